@@ -1,0 +1,37 @@
+# Everything a newcomer types. `make run` and `make test` need Python 3.11 to 3.13, make and git, nothing else.
+PYTHON ?= python3
+ENV := .venv
+BIN := $(ENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help env run test lint server clean
+help:            ## this list
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+env: $(ENV)/ready  ## the locked environment, in .venv
+
+# The stamp is written last: an interrupted install is done again, never half used.
+$(ENV)/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; Epoxy Flow needs 3.11 to 3.13. Name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(ENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: env         ## the whole pipeline on the demo; a second run recomputes nothing
+	@$(BIN)/epoxy run
+
+test: env        ## all tests
+	$(BIN)/python -m pytest
+
+lint: env        ## style, types, known vulnerabilities
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy flows tasks lfs
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
+
+server: env      ## Prefect server, worker and deployments, until Ctrl-C
+	@$(BIN)/epoxy server
+
+clean:           ## remove the environment (never data)
+	rm -rf $(ENV)

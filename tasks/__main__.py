@@ -1,0 +1,43 @@
+"""`python -m tasks <stage>`: run one stage in the current folder, the command that dvc.yaml gives to DVC."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from tasks.errors import EpoxyError
+from tasks.params import read_params
+
+STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "evaluate")
+"""In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
+
+
+def run_stage(root: Path, stage: str) -> None:
+    """Run `stage` in the project at `root`, reading and writing below its data/.
+
+    Raises
+    ------
+    EpoxyError
+        Bad params or data; nothing half-written is left.
+    """
+    if stage == "demo":
+        importlib.import_module("tasks.demo").run(root)
+        return
+    params = read_params(root)
+    importlib.import_module(f"tasks.{stage}").run(root, params.classes, getattr(params, stage))
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code of running the stage that `arguments` names."""
+    if len(arguments) != 1 or arguments[0] not in (*STAGES, "demo"):
+        print(f"usage: python -m tasks {{{','.join(STAGES)},demo}}", file=sys.stderr)
+        return 2
+    try:
+        run_stage(Path(), arguments[0])
+    except EpoxyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,318 @@
+"""Every artifact is written and read here: validated both ways, atomic, and the same bytes for the same content."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandera.errors
+import polars as pl
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+
+from tasks import schemas
+from tasks.errors import DataError
+from tasks.schemas import ITEM_ID, TableSchema
+
+# Where each stage's artifacts are, below the project's root; dvc.yaml names the same paths (a test compares them).
+ITEMS = Path("data/ingest/items.parquet")
+VALID_GOLD = Path("data/ingest/valid_gold.parquet")
+WITHHELD_GOLD = Path("data/ingest/withheld_gold.parquet")
+EMBEDDINGS = Path("data/ingest/embeddings.parquet")
+INDEX = Path("data/index/index.faiss")
+INDEX_DESCRIPTION = Path("data/index/index.json")
+VOTES = Path("data/apply/votes.parquet")
+LF_SUMMARY = Path("data/apply/lf_summary.csv")
+LF_FAILURES = Path("data/apply/lf_failures.parquet")
+NEIGHBORS = Path("data/search/neighbors.parquet")
+THRESHOLDS = Path("data/tune/thresholds.json")
+THRESHOLD_CURVES = Path("data/tune/threshold_curves.csv")
+EXTENDED_VOTES = Path("data/extend/votes.parquet")
+PROVENANCE = Path("data/extend/provenance.parquet")
+LABEL_MODEL = Path("data/fit/label_model.json")
+LABELS = Path("data/fit/labels.parquet")
+PREDICTIONS = Path("data/fit/predictions.parquet")
+METRICS = Path("data/evaluate/metrics.json")
+REPORT = Path("data/evaluate/report.html")
+REPORT_SUMMARY = Path("data/evaluate/summary.md")
+LF_REPORT = Path("data/evaluate/lf_report.csv")
+PLOTS = Path("data/evaluate/plots")
+
+ROW_GROUP = 16_384
+"""Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
+
+_SHOWN = 5
+"""How many offending rows an error names."""
+
+_WIDTH = 60
+"""How much of an offending value an error shows."""
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block ends well and removed when it does not.
+
+    The move is the last step, after the bytes are on disk, so that a reader sees the old file or the new one, whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o644)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> None:
+    """Write `table`, checked against `schema`, to Parquet at `path`.
+
+    Raises
+    ------
+    DataError
+        The table breaks its schema; nothing is written.
+    """
+    write_batches(path, [table], schema)
+
+
+def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> None:
+    """Write `batches` (at least one, all with the same columns) as one Parquet table, never holding more than two.
+
+    The bytes depend on the rows alone, not on how they were cut into batches. `item_id` must ascend across batches
+    wherever the schema asks for it within one.
+
+    Raises
+    ------
+    DataError
+        A batch breaks the schema, or ids do not ascend from one batch to the next; nothing is written.
+    """
+    with open_atomic(path) as part:
+        writer: parquet.ParquetWriter | None = None
+        try:
+            for table in _regroup(_validate_batches(path, batches, schema)):
+                encoded = _to_arrow(table)
+                if writer is None:
+                    writer = parquet.ParquetWriter(part, encoded.schema, compression="zstd", version="2.6")
+                writer.write_table(encoded, row_group_size=ROW_GROUP)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise AssertionError(f"{path}: no batch to write")
+
+
+def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The table at `path`, checked against `schema`; with `columns`, only these (in this order), still checked.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or breaks its schema.
+    """
+    if columns is not None:
+        schema = _restrict(schema, columns)
+    with _explained(path):
+        table = pl.read_parquet(path, columns=None if columns is None else list(columns), memory_map=False)
+    table = table if columns is None else table.select(columns)
+    return _validate(path, table, schema)
+
+
+def read_batches(path: Path, schema: TableSchema, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+    """The table at `path`, row group by row group (at least one, maybe empty), each checked against `schema`.
+
+    Raises
+    ------
+    DataError
+        As for `read_table`; also when ids do not ascend from one row group to the next.
+    """
+    if columns is not None:
+        schema = _restrict(schema, columns)
+    yield from _validate_batches(path, _stored_batches(path, columns), schema)
+
+
+def read_schema(path: Path) -> pl.Schema:
+    """Column names and types of the table at `path`, without reading a row."""
+    with _explained(path):
+        return pl.Schema(pl.read_parquet_schema(path))
+
+
+def read_votes(path: Path, k: int) -> pl.DataFrame:
+    """The table of votes at `path`: item_id and one int8 column per LF.
+
+    Raises
+    ------
+    DataError
+        As for `read_table`.
+    """
+    return read_table(path, schemas.votes(k, read_schema(path)))
+
+
+def write_csv(path: Path, table: pl.DataFrame) -> None:
+    """Write a small result as CSV."""
+    with open_atomic(path) as part:
+        table.write_csv(part)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small result as JSON: indented, keys in the order given, no NaN (use None for the undefined)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8."""
+    with open_atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value at `path`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or is not JSON.
+    """
+    with _explained(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other: pl.DataFrame) -> None:
+    """Check that two tables hold the same items in the same (ascending) order, which makes their rows joined by id.
+
+    Raises
+    ------
+    DataError
+        An item is in one table only; names how many and the first of them.
+    """
+    ids, other_ids = table[ITEM_ID], other[ITEM_ID]
+    if ids.dtype != other_ids.dtype:
+        raise DataError(f"{path}: item_id is {ids.dtype}, but {other_ids.dtype} in {other_path}. Run 'dvc repro'.")
+    if ids.equals(other_ids):
+        return
+    for one, one_path, two, two_path in ((ids, path, other_ids, other_path), (other_ids, other_path, ids, path)):
+        missing = one.filter(~one.is_in(two.implode()))
+        if len(missing):
+            raise DataError(
+                f"{two_path}: {len(missing):,} items of {one_path} are missing, first {_first(missing)}. Run 'dvc repro'."
+            )
+    raise DataError(f"{path} and {other_path}: the same items in a different order. Run 'dvc repro'.")
+
+
+def _to_arrow(table: pl.DataFrame) -> arrow.Table:
+    """The table with plain Arrow types, so that the stored schema does not depend on Polars' internal string type."""
+    encoded = table.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    fields = [
+        arrow.field(field.name, arrow.string() if arrow.types.is_large_string(field.type) else field.type)
+        for field in encoded.schema
+    ]
+    return encoded.cast(arrow.schema(fields))
+
+
+def _regroup(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in batches of a multiple of ROW_GROUP, the last one smaller; always at least one batch."""
+    held: pl.DataFrame | None = None
+    wrote = False
+    for batch in batches:
+        held = batch if held is None else pl.concat([held, batch])
+        whole = held.height // ROW_GROUP * ROW_GROUP
+        if whole:
+            yield held[:whole]
+            held, wrote = held[whole:], True
+    if held is not None and (held.height or not wrote):
+        yield held
+
+
+def _stored_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
+    with _explained(path):
+        stored = parquet.ParquetFile(path)
+    with stored:
+        for group in range(stored.num_row_groups):
+            with _explained(path):
+                batch = stored.read_row_group(group, columns=None if columns is None else list(columns))
+                table = pl.from_arrow(batch)
+            assert isinstance(table, pl.DataFrame)
+            yield table if columns is None else table.select(columns)
+        if stored.num_row_groups == 0:
+            table = pl.from_arrow(stored.schema_arrow.empty_table())
+            assert isinstance(table, pl.DataFrame)
+            yield table if columns is None else table.select(columns)
+
+
+def _validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> Iterator[pl.DataFrame]:
+    ascending = any(check.name == schemas.ASCENDS for check in schema.checks)
+    last: Any = None
+    for batch in batches:
+        table = _validate(path, batch, schema)
+        if ascending and table.height:
+            first = table[ITEM_ID][0]
+            if last is not None and first <= last:
+                raise DataError(f"{path}: item_id {first!r} comes after {last!r}; ids must ascend. Run 'dvc repro'.")
+            last = table[ITEM_ID][-1]
+        yield table
+
+
+def _validate(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
+    try:
+        try:
+            return schema.validate(table, lazy=True)
+        except pl.exceptions.PolarsError:
+            # pandera 0.35 cannot stack failures of different types; then the first one alone is reported.
+            return schema.validate(table)
+    except (pandera.errors.SchemaErrors, pandera.errors.SchemaError) as error:
+        raise DataError(_describe(path, table, error)) from None
+
+
+def _describe(path: Path, table: pl.DataFrame, error: Any) -> str:
+    """What pandera found, one line per column and check: count, first values, first ids, what to do."""
+    cases = getattr(error, "failure_cases", None)
+    if not isinstance(cases, pl.DataFrame) or cases.is_empty():
+        return f"{path}: breaks its schema: {error}. Run 'dvc repro'."
+    lines = []
+    for (column, check), found in cases.group_by("column", "check", maintain_order=True):
+        values = ", ".join(str(value)[:_WIDTH] for value in found["failure_case"].head(_SHOWN))
+        rows = [row for row in found["index"].drop_nulls().head(_SHOWN) if row < table.height]
+        ids = f" at {ITEM_ID} {_first(table[ITEM_ID].gather(rows))}" if rows and ITEM_ID in table.columns else ""
+        place = f"column '{column}'" if column in table.columns else "table"
+        lines.append(f"{path}: {place}: {len(found):,} failed '{check}': {values}{ids}.")
+    return "\n".join([*lines, f"Check what wrote {path}, then run 'dvc repro'."])
+
+
+def _first(ids: pl.Series) -> str:
+    return ", ".join(repr(value) for value in ids.head(_SHOWN))
+
+
+def _restrict(schema: TableSchema, columns: Sequence[str]) -> TableSchema:
+    """`schema` for these columns alone; table-wide checks stay where item_id is among them."""
+    kept = {name: column for name, column in schema.columns.items() if name in columns}
+    return TableSchema(kept, checks=schema.checks if ITEM_ID in columns else [], strict=bool(schema.strict))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns a reader's error into one that says which file and what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. Run 'dvc repro' (or 'dvc pull').") from None
+    except (OSError, pl.exceptions.PolarsError, arrow.ArrowException, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read: {reason}. It may be damaged: run 'dvc checkout {path}' or 'dvc repro'."
+        ) from None

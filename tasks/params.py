@@ -1,0 +1,259 @@
+"""params.yaml as typed, frozen models: every key known, every value checked, nothing read that is not declared."""
+
+import difflib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tasks.errors import ParamsError
+
+FILE = "params.yaml"
+
+
+class Split(StrEnum):
+    """Which part of the data an item belongs to."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+
+class Section(BaseModel):
+    """A frozen section of params.yaml; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderParams(Section):
+    """How embeddings are computed from a text column (needs the extra `text`)."""
+
+    model: str
+    """A sentence-transformers model: a name, or a folder inside the project."""
+    column: str = "text"
+    batch_size: int = Field(64, ge=1)
+
+
+class IngestParams(Section):
+    """Where raw items and embeddings are, and how their columns are called."""
+
+    source: str
+    """Folder with everything ingest reads; a dependency of the stage as a whole."""
+    items: str = "items.parquet"
+    """File or glob below `source`: Parquet, CSV or JSONL."""
+    embeddings: str | None = "embeddings.npy"
+    """File or glob below `source`: .npy (with `embedding_ids`), .npz, or Parquet; null: use `encoder`."""
+    embedding_ids: str | None = None
+    """For .npy: a table below `source` whose item id column gives the order of the rows, or a .npy or .txt of ids."""
+    item_id: str = "item_id"
+    split: str = "split"
+    gold: str = "gold"
+    encoder: EncoderParams | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "IngestParams":
+        if (self.embeddings is None) == (self.encoder is None):
+            raise ValueError("give either `embeddings` (a file) or `encoder` (a model), not both and not neither")
+        return self
+
+
+class Metric(StrEnum):
+    """How near two embeddings are."""
+
+    COSINE = "cosine"
+    L2 = "l2"
+
+
+class IndexParams(Section):
+    """The nearest-neighbor index."""
+
+    kind: Literal["flat"] = "flat"
+    metric: Metric = Metric.COSINE
+
+
+class ApplyParams(Section):
+    """Where votes come from."""
+
+    source: str
+    """A Python module below lfs/ with labeling functions, or a Parquet or CSV table of votes below lfs/."""
+
+    @field_validator("source")
+    @classmethod
+    def _below_lfs(cls, value: str) -> str:
+        path = Path(value)
+        if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("lfs",):
+            raise ValueError("must be a file below lfs/ (the folder the apply stage depends on)")
+        if path.suffix not in {".py", ".parquet", ".csv"}:
+            raise ValueError("must end in .py (labeling functions) or .parquet or .csv (a table of votes)")
+        return value
+
+
+class SearchParams(Section):
+    """Which items lend their votes."""
+
+    reference: tuple[Split, ...] = (Split.TRAIN,)
+    """Splits whose votes may be extended to their neighbors."""
+
+
+class TuneMethod(StrEnum):
+    """How thresholds are chosen."""
+
+    PER_LF = "per_lf"
+    GLOBAL = "global"
+    FIXED = "fixed"
+
+
+class TuneMetric(StrEnum):
+    """What a threshold is chosen for, on valid gold."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro_f1"
+
+
+Threshold = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class TuneParams(Section):
+    """The threshold of each LF: a vote is extended only to items strictly nearer than it.
+
+    Cosine: a similarity in [-1, 1]. L2: a plain Euclidean distance. null: do not extend.
+    """
+
+    method: TuneMethod = TuneMethod.PER_LF
+    metric: TuneMetric = TuneMetric.ACCURACY
+    candidates: int = Field(20, ge=1, le=1000)
+    """How many quantiles of the observed similarities are tried, besides "do not extend"."""
+    default: Threshold | None = None
+    """For every LF without a value of its own in `thresholds`, and where there is no valid gold to choose with."""
+    thresholds: dict[str, Threshold | None] = Field(default_factory=dict)
+    """By LF; these are taken as they are, whatever the method."""
+
+
+class Scope(StrEnum):
+    """Which abstaining cells are filled."""
+
+    CELLS = "cells"
+    ROWS = "rows"
+
+
+class ExtendParams(Section):
+    """Which cells extension may fill: every abstaining one, or only rows on which every LF abstains."""
+
+    scope: Scope = Scope.CELLS
+
+
+class LabelModelKind(StrEnum):
+    """How votes become labels."""
+
+    FLYINGSQUID = "flyingsquid"
+    MAJORITY_VOTE = "majority_vote"
+
+
+class FitParams(Section):
+    """The label model."""
+
+    label_model: LabelModelKind = LabelModelKind.FLYINGSQUID
+    class_balance: Literal["valid", "uniform"] | tuple[Annotated[float, Field(gt=0, lt=1)], ...] = "valid"
+    """P(class): counted on valid gold, uniform, or given in the order of `classes`."""
+
+    @field_validator("class_balance")
+    @classmethod
+    def _sums_to_one(cls, value: object) -> object:
+        if isinstance(value, tuple) and abs(sum(value) - 1) > 1e-6:
+            raise ValueError(f"sums to {sum(value):.6g}; a class balance sums to 1")
+        return value
+
+
+class EvaluateParams(Section):
+    """How results are judged."""
+
+    bootstrap: int = Field(1000, ge=0)
+    """Resamples behind each interval; 0: no intervals."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+
+class Params(Section):
+    """All of params.yaml. Each stage gets `classes` and its own section, nothing else."""
+
+    classes: tuple[str, ...] = Field(min_length=2, max_length=127)
+    """Class names; a vote is a position in this list. At most 127, so that a vote fits int8."""
+    ingest: IngestParams
+    index: IndexParams
+    apply: ApplyParams
+    search: SearchParams
+    tune: TuneParams
+    extend: ExtendParams
+    fit: FitParams
+    evaluate: EvaluateParams
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _unique_names(cls, value: object) -> object:
+        if isinstance(value, list):
+            if not all(isinstance(name, str) for name in value):
+                raise ValueError("class names must be text; quote numbers and yes/no")
+            if len(set(value)) < len(value):
+                raise ValueError("class names must differ from each other")
+        return value
+
+    @model_validator(mode="after")
+    def _one_weight_per_class(self) -> "Params":
+        balance = self.fit.class_balance
+        if isinstance(balance, tuple) and len(balance) != len(self.classes):
+            raise ValueError(f"fit.class_balance has {len(balance)} values for {len(self.classes)} classes")
+        return self
+
+
+def read_params(root: Path) -> Params:
+    """The checked contents of `root`/params.yaml.
+
+    Raises
+    ------
+    ParamsError
+        The file is missing, is not YAML, or has an unknown key or a bad value; names each with its place.
+    """
+    path = root / FILE
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{FILE}: got {type(raw).__name__}, expected a mapping with the sections of the README.")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [_describe(found) for found in error.errors()]
+        raise ParamsError("\n".join(lines)) from None
+
+
+def _describe(found: object) -> str:
+    """One pydantic finding as a line a user can act on."""
+    assert isinstance(found, dict)
+    place = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        known = _known_keys(found["loc"][:-1])
+        near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0)
+        return f"{FILE}: unknown key '{place}'." + (f" Did you mean '{near[0]}'?" if near else "")
+    if found["type"] == "missing":
+        return f"{FILE}: '{place}' is missing. Add it; the README lists every key."
+    message = found["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(found["input"], dict) else f" Got {found['input']!r}."
+    return f"{FILE}: '{place or 'params'}': {message}.{got}"
+
+
+def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    """Keys that the section at `place` knows."""
+    model: type[BaseModel] = Params
+    for part in place:
+        field = model.model_fields.get(str(part))
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)

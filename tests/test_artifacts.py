@@ -1,0 +1,147 @@
+"""Reading and writing: validated both ways, atomic, the same bytes for the same rows."""
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import artifacts, schemas
+from tasks.errors import DataError
+
+VOTES = pl.DataFrame({"item_id": [1, 2, 3], "kw": pl.Series([-1, 0, 1], dtype=pl.Int8)})
+SCHEMA = schemas.votes(2, ["kw"])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "votes.parquet"
+
+
+def test_what_is_written_is_read(path):
+    artifacts.write_table(path, VOTES, SCHEMA)
+    assert artifacts.read_table(path, SCHEMA).equals(VOTES)
+    assert artifacts.read_votes(path, 2).equals(VOTES)
+    assert artifacts.read_table(path, SCHEMA, ["kw"]).columns == ["kw"]
+
+
+BROKEN = {
+    "unknown class": (VOTES.with_columns(kw=pl.Series([-1, 0, 7], dtype=pl.Int8)), ["'kw'", "7", "item_id 3"]),
+    "wrong type": (VOTES.with_columns(pl.col("kw").cast(pl.Int64)), ["'kw'", "Int64"]),
+    "missing value": (VOTES.with_columns(kw=pl.Series([-1, None, 1], dtype=pl.Int8)), ["'kw'"]),
+    "repeated id": (VOTES.with_columns(item_id=pl.Series([1, 2, 2])), ["ascending", "2"]),
+    "ids out of order": (VOTES[::-1], ["ascending"]),
+    "ids of a third type": (VOTES.with_columns(pl.col("item_id").cast(pl.Float64)), ["item_id"]),
+    "missing id": (VOTES.with_columns(item_id=pl.Series([1, None, 3])), ["item_id"]),
+    "missing column": (VOTES.select("item_id"), ["kw"]),
+    "column too many": (VOTES.with_columns(more=pl.lit(1)), ["more"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_refused_on_write_and_the_old_one_stays(path, name):
+    table, said = BROKEN[name]
+    artifacts.write_table(path, VOTES, SCHEMA)
+    before = path.read_bytes()
+    with pytest.raises(DataError) as caught:
+        artifacts.write_table(path, table, SCHEMA)
+    assert all(word in str(caught.value) for word in ["votes.parquet", *said]), str(caught.value)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["votes.parquet"]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_refused_on_read(path, name):
+    table, _said = BROKEN[name]
+    table.write_parquet(path)
+    for read in (lambda: artifacts.read_table(path, SCHEMA), lambda: list(artifacts.read_batches(path, SCHEMA))):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert "votes.parquet" in str(caught.value)
+
+
+def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(path):
+    artifacts.write_table(path, VOTES, SCHEMA)
+
+    def batches():
+        yield VOTES[:1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.write_batches(path, batches(), SCHEMA)
+    assert artifacts.read_table(path, SCHEMA).equals(VOTES)
+    assert len(list(path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", None])
+def test_a_damaged_file_is_named(path, damage):
+    artifacts.write_table(path, VOTES, SCHEMA)
+    path.write_bytes(path.read_bytes()[:-9] if damage is None else damage)
+    for read in (lambda: artifacts.read_votes(path, 2), lambda: list(artifacts.read_batches(path, SCHEMA))):
+        with pytest.raises(DataError, match=r"votes\.parquet cannot be read"):
+            read()
+
+
+def test_a_missing_file_is_named(path):
+    with pytest.raises(DataError, match=r"votes\.parquet is missing"):
+        artifacts.read_table(path, SCHEMA)
+    with pytest.raises(DataError, match=r"votes\.parquet is missing"):
+        list(artifacts.read_batches(path, SCHEMA))
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(0, 40_000), max_size=5))
+def test_bytes_depend_on_rows_not_on_batches(tmp_path_factory, cuts):
+    folder = tmp_path_factory.mktemp("bytes")
+    n = 40_000
+    table = pl.DataFrame(
+        {"item_id": pl.int_range(n, eager=True), "embedding": pl.Series(np.arange(2 * n, dtype="f4").reshape(n, 2))}
+    )
+    table = table.with_columns(pl.col("embedding").cast(pl.Array(pl.Float32, 2)))
+    schema = schemas.embeddings(2)
+    artifacts.write_table(folder / "whole", table, schema)
+    edges = [0, *sorted(cuts), n]
+    parts = [table[a:b] for a, b in itertools.pairwise(edges)]
+    artifacts.write_batches(folder / "parts", parts, schema)
+    assert (folder / "whole").read_bytes() == (folder / "parts").read_bytes()
+    assert pl.concat(artifacts.read_batches(folder / "parts", schema)).equals(table)
+
+
+def test_ids_must_ascend_across_batches(path):
+    with pytest.raises(DataError, match="must ascend"):
+        artifacts.write_batches(path, [VOTES, VOTES], SCHEMA)
+    assert not path.exists()
+
+
+def test_an_empty_table_is_a_table(path):
+    artifacts.write_table(path, VOTES[:0], SCHEMA)
+    assert artifacts.read_votes(path, 2).equals(VOTES[:0])
+    assert [batch.height for batch in artifacts.read_batches(path, SCHEMA)] == [0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_embeddings_must_be_finite(path, value):
+    vectors = pl.Series([[1.0, value]], dtype=pl.Array(pl.Float32, 2))
+    with pytest.raises(DataError, match="finite"):
+        artifacts.write_table(path, pl.DataFrame({"item_id": ["a"], "embedding": vectors}), schemas.embeddings(2))
+
+
+def test_same_items_are_proved_by_id(path):
+    other = VOTES.with_columns(item_id=pl.Series([1, 2, 4]))
+    artifacts.require_same_items(path, VOTES, path, VOTES.clone())
+    with pytest.raises(DataError, match=r"1 items of .* are missing, first 3"):
+        artifacts.require_same_items(path, VOTES, path.with_name("other"), other)
+    with pytest.raises(DataError, match="String"):
+        artifacts.require_same_items(path, VOTES, path, VOTES.with_columns(pl.col("item_id").cast(pl.String)))
+
+
+def test_json_has_no_nan(path):
+    with pytest.raises(ValueError):
+        artifacts.write_json(path, {"a": float("nan")})
+    artifacts.write_json(path, {"b": 1, "a": None})
+    assert artifacts.read_json(path) == {"b": 1, "a": None}
+    path.write_text("{")
+    with pytest.raises(DataError):
+        artifacts.read_json(path)
