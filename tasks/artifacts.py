@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandera.errors
 import polars as pl
 import pyarrow as arrow
@@ -40,6 +42,7 @@ REPORT = Path("data/evaluate/report.html")
 REPORT_SUMMARY = Path("data/evaluate/summary.md")
 LF_REPORT = Path("data/evaluate/lf_report.csv")
 PLOTS = Path("data/evaluate/plots")
+PLOTS_TEMPLATE = Path("data/evaluate/plots_template.html")
 
 ROW_GROUP = 16_384
 """Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
@@ -71,6 +74,16 @@ def open_atomic(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A float32 array of zeros on disk below `folder`, for what may not fit memory; gone when nobody holds it.
+
+    The file has no name: even a killed process leaves nothing behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -153,6 +166,18 @@ def read_schema(path: Path) -> pl.Schema:
         return pl.Schema(pl.read_parquet_schema(path))
 
 
+def count_rows(path: Path) -> int:
+    """The number of rows of the table at `path`, without reading one.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged.
+    """
+    with _explained(path), parquet.ParquetFile(path) as stored:
+        return int(stored.metadata.num_rows)
+
+
 def read_votes(path: Path, k: int) -> pl.DataFrame:
     """The table of votes at `path`: item_id and one int8 column per LF.
 
@@ -168,6 +193,22 @@ def write_csv(path: Path, table: pl.DataFrame) -> None:
     """Write a small result as CSV."""
     with open_atomic(path) as part:
         table.write_csv(part)
+
+
+def read_csv(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+    """The small result at `path`: these columns with these types, in this order; other columns are passed over.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or lacks a column.
+    """
+    with _explained(path):
+        table = pl.read_csv(path, schema_overrides=columns)
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DataError(f"{path}: column '{missing[0]}' is missing. Check what wrote {path}, then run 'dvc repro'.")
+    return table.select(list(columns))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,128 @@
+"""What a label matrix says about its labeling functions: coverage, polarity, overlaps, conflicts, precision.
+
+Everywhere L is the label matrix, int8 of shape (n, m): -1 abstains, 0..k-1 is a class. Every function costs O(n m):
+two LFs are never compared with each other, only each vote with what its row says as a whole.
+
+Source: the terms are those of Ratner et al., "Snorkel: Rapid Training Data Creation with Weak Supervision", VLDB 2017.
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+Votes = npt.NDArray[np.int8]
+Shares = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldCounts:
+    """Per LF, int64 of shape (m,): how many of its votes fall on items with gold, and how many of those are right."""
+
+    votes: Counts
+    correct: Counts
+
+
+def count_votes(L: Votes) -> Counts:
+    """Number of votes of each LF, int64 of shape (m,).
+
+    >>> count_votes(np.array([[0, -1], [1, -1], [-1, -1]], dtype=np.int8)).tolist()
+    [2, 0]
+    """
+    return np.asarray(np.count_nonzero(L != ABSTAIN, axis=0), dtype=np.int64)
+
+
+def find_polarity(L: Votes, k: int) -> npt.NDArray[np.bool_]:
+    """Whether each LF ever votes each of the k classes, of shape (m, k).
+
+    >>> find_polarity(np.array([[0, -1], [1, -1]], dtype=np.int8), k=2).tolist()
+    [[True, True], [False, False]]
+    """
+    return np.stack([np.equal(L, label).any(axis=0) for label in range(k)], axis=1)
+
+
+def measure_coverage(L: Votes) -> Shares:
+    """Share of all items on which each LF votes, float64 of shape (m,) in [0, 1]; NaN without items."""
+    return _share(count_votes(L), L.shape[0])
+
+
+def measure_overlaps(L: Votes) -> Shares:
+    """Share of all items on which each LF votes and so does another, float64 of shape (m,); NaN without items.
+
+    >>> measure_overlaps(np.array([[0, 0, -1], [1, -1, -1]], dtype=np.int8)).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    voted = L != ABSTAIN
+    shared = np.count_nonzero(voted, axis=1) > 1
+    return _share(np.count_nonzero(voted & shared[:, None], axis=0), L.shape[0])
+
+
+def measure_conflicts(L: Votes) -> Shares:
+    """Share of all items on which each LF votes and another votes another class, float64 of shape (m,).
+
+    On a row with two classes or more, every LF that votes has another against it. NaN without items.
+
+    >>> measure_conflicts(np.array([[0, 1, -1], [1, 1, -1]], dtype=np.int8)).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    voted = L != ABSTAIN
+    highest = L.max(axis=1, initial=ABSTAIN)
+    lowest = np.min(L, axis=1, where=voted, initial=np.iinfo(np.int8).max)
+    disputed = highest > lowest
+    return _share(np.count_nonzero(voted & disputed[:, None], axis=0), L.shape[0])
+
+
+def count_correct(L: Votes, gold: npt.NDArray[np.integer]) -> GoldCounts:
+    """Votes of each LF on items with gold, and how many of them equal it.
+
+    Parameters
+    ----------
+    L
+        int8 of shape (n, m).
+    gold
+        Integers of shape (n,): the true class of each row, -1 where it is unknown.
+
+    >>> counts = count_correct(np.array([[0, 1], [1, -1], [0, 0]], dtype=np.int8), np.array([0, 0, -1]))
+    >>> counts.votes.tolist(), counts.correct.tolist()
+    ([2, 1], [1, 0])
+    """
+    known = gold != ABSTAIN
+    judged, truth = L[known], gold[known]
+    return GoldCounts(
+        votes=count_votes(judged),
+        correct=np.count_nonzero((judged == truth[:, None]) & (judged != ABSTAIN), axis=0).astype(np.int64),
+    )
+
+
+def measure_precision(counts: GoldCounts) -> Shares:
+    """Share of each LF's judged votes that are right, float64 of shape (m,); NaN for an LF with none."""
+    return _share(counts.correct, counts.votes)
+
+
+def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Shares, Shares]:
+    """Lower and upper bound of each LF's precision, float64 of shape (m,) each; NaN for an LF without judged votes.
+
+    Unlike the normal approximation, it stays within [0, 1] and does not shrink to a point at 0 of n or n of n.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    >>> low, high = wilson_interval(GoldCounts(votes=np.array([10]), correct=np.array([10])))
+    >>> round(float(low[0]), 4), float(high[0])
+    (0.7225, 1.0)
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    n = np.where(counts.votes > 0, counts.votes, np.nan)
+    p = counts.correct / n
+    center = p + z**2 / (2 * n)
+    margin = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    return np.clip((center - margin) / scale, 0, 1), np.clip((center + margin) / scale, 0, 1)
+
+
+def _share(part: Counts, whole: Counts | int) -> Shares:
+    """`part` / `whole`, NaN where `whole` is 0."""
+    return part / np.where(np.asarray(whole) > 0, whole, np.nan)

@@ -1,0 +1,200 @@
+"""Embeddings from a text column, by an optional sentence-transformers model; every text is encoded once, ever.
+
+What has been encoded is kept in data/.memo/encode, by model and text, outside the outputs of the stage (which DVC removes
+before it runs one). The folder may be deleted at any time, and every file in it is checked before it is believed.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks import artifacts
+from tasks.errors import DataError, EpoxyError, ParamsError
+from tasks.params import EncoderParams
+from tasks.progress import Progress
+
+MEMO = Path("data/.memo/encode")
+
+CHUNK = 4096
+"""Texts per memo file: a stopped run loses at most this many, and a million texts make some 250 files."""
+
+Matrix = npt.NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors, each by itself: the vector of a text must not depend on the others of its batch.
+
+    (Up to rounding: real models pad a batch to its longest text, which moves the last bits.)
+    """
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        """One row of floats per text, of shape (len(texts), d)."""
+
+
+LoadEncoder = Callable[[Path, EncoderParams], Encoder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedTexts:
+    """Vectors of n texts: text i has row `rows[i]` of `matrix`, float32 of shape (distinct texts, d), on disk."""
+
+    matrix: Matrix
+    rows: npt.NDArray[np.int64]
+
+
+def load_encoder(root: Path, params: EncoderParams) -> Encoder:
+    """The sentence-transformers model `params.model`; runs no code of the model's and reads safetensors weights only.
+
+    Raises
+    ------
+    EpoxyError
+        sentence-transformers is not installed, or the model cannot be loaded.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise EpoxyError(
+            f"ingest.encoder: '{params.model}' needs sentence-transformers. Install it: pip install 'epoxy-flow[text]'"
+        ) from None
+    folder = root / params.model
+    try:
+        model = SentenceTransformer(
+            str(folder) if folder.is_dir() else params.model,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except (OSError, ValueError) as error:
+        raise EpoxyError(f"ingest.encoder: '{params.model}' cannot be loaded: {error}") from None
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        vectors: npt.NDArray[np.floating] = model.encode(
+            list(texts), batch_size=params.batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
+        return vectors
+
+    return encode
+
+
+def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: LoadEncoder = load_encoder) -> EncodedTexts:
+    """The vectors of `texts` (no null, at least one), from the memo where it has them and else from the encoder.
+
+    `load` is called only when a text is not in the memo.
+
+    Raises
+    ------
+    EpoxyError
+        The encoder cannot be loaded.
+    ParamsError
+        `params.model` leads out of the project.
+    DataError
+        The encoder gives something else than one vector of one length per text.
+    """
+    # Shortest first, so that a batch pads little, and its content does not depend on the order of the items.
+    distinct = texts.unique().sort()
+    distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
+    keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
+    memo = root / MEMO / _identify_model(root, params.model)
+    matrix: Matrix | None = None
+    missing = dict(zip(keys, range(len(keys)), strict=True))
+    for chunk in _read_memo(memo):
+        known = [(row, missing.pop(key)) for row, key in enumerate(chunk.keys) if key in missing]
+        if known:
+            matrix = _fit(matrix, root, len(keys), chunk.vectors, params.model)
+            source, target = zip(*known, strict=True)
+            matrix[list(target)] = chunk.vectors[list(source)]
+    if missing:
+        encoder = load(root, params)
+        rows = list(missing.values())
+        with Progress("encode", total=len(rows)) as progress:
+            for start in range(0, len(rows), CHUNK):
+                part = rows[start : start + CHUNK]
+                vectors = _encode(encoder, distinct.gather(part), params, progress)
+                matrix = _fit(matrix, root, len(keys), vectors, params.model)
+                matrix[part] = vectors
+                _write_chunk(memo, _Chunk(keys=[keys[row] for row in part], vectors=vectors))
+    assert matrix is not None, "no texts"
+    rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
+    return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())
+
+
+def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress: Progress) -> Matrix:
+    """Vectors of `texts`, encoded in batches."""
+    batches: list[Matrix] = []
+    for start in range(0, len(texts), params.batch_size):
+        batch = texts[start : start + params.batch_size].to_list()
+        vectors = np.asarray(encoder(batch))
+        if vectors.ndim != 2 or len(vectors) != len(batch) or vectors.shape[1:] != (batches or [vectors])[0].shape[1:]:
+            raise DataError(
+                f"ingest.encoder: '{params.model}' gave an array of shape {vectors.shape} for {len(batch)} texts; "
+                "expected one vector per text, all of one length."
+            )
+        batches.append(vectors.astype(np.float32))
+        progress.advance(len(batch))
+    return np.concatenate(batches)
+
+
+def _fit(matrix: Matrix | None, root: Path, n: int, vectors: Matrix, model: str) -> Matrix:
+    """`matrix`, made with n rows if there is none yet, once `vectors` are seen to be as wide."""
+    if matrix is None:
+        return artifacts.open_scratch(root / MEMO, (n, vectors.shape[1]))
+    if matrix.shape[1] != vectors.shape[1]:
+        raise DataError(
+            f"ingest.encoder: '{model}' gives vectors of length {vectors.shape[1]}, and {matrix.shape[1]} before. "
+            f"Delete {MEMO} if the model behind this name has changed."
+        )
+    return matrix
+
+
+def _identify_model(root: Path, model: str) -> str:
+    """A name for the model's folder in the memo: of its files' content, or of its public name."""
+    if Path(model).is_absolute() or ".." in Path(model).parts:
+        raise ParamsError(f"params.yaml: 'ingest.encoder.model': {model!r} leads out of the project.")
+    digest = hashlib.sha256(model.encode())
+    for file in sorted((root / model).rglob("*")) if (root / model).is_dir() else []:
+        if file.is_file():
+            digest.update(str(file.relative_to(root / model)).encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+# The memo: files of keys (SHA-256 of the text) and vectors, each called by the SHA-256 of its content.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Vectors, float32 of shape (len(keys), d), of the texts with these SHA-256 digests."""
+
+    keys: list[bytes]
+    vectors: Matrix
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256(b"".join(self.keys) + np.ascontiguousarray(self.vectors).tobytes()).hexdigest()
+
+
+def _write_chunk(memo: Path, chunk: _Chunk) -> None:
+    keys = np.frombuffer(b"".join(chunk.keys), dtype=np.uint8).reshape(-1, hashlib.sha256().digest_size)
+    with artifacts.open_atomic(memo / f"{chunk.name}.npz") as part, part.open("wb") as file:
+        np.savez(file, keys=keys, vectors=chunk.vectors)
+
+
+def _read_memo(memo: Path) -> Iterator[_Chunk]:
+    """Every sound file of the memo; one that is damaged is removed, and its texts are encoded again."""
+    for path in sorted(memo.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                chunk = _Chunk(keys=[key.tobytes() for key in stored["keys"]], vectors=stored["vectors"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            chunk = None
+        if chunk is None or chunk.name != path.stem:
+            path.unlink()
+        else:
+            yield chunk
