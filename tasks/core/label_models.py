@@ -1,0 +1,376 @@
+"""What every label model shares: gold anchors, findings, the two kinds of fitted model, majority vote with weights.
+
+A label model is a function `fit_x(votes, class_balance, ..., gold)` that returns a frozen object with
+`predict_proba(votes)`, `precision`, `findings` and `to_json()`; `model_choice.from_json` reads it back. There is no base
+class. Everywhere: votes are int8 of shape (n, m), -1 abstains, 0..k-1 is a class; class_balance is float64 of shape
+(k,), positive, summing to one. Results depend neither on the order of rows nor on the number of threads: what is summed
+over rows are whole numbers, and everything else is summed in a fixed order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from tasks.core.patterns import Patterns, find_patterns
+
+ABSTAIN = -1
+
+PRIOR_VOTES = 10.0
+"""What is believed of an LF before any evidence counts like so many votes: a tenth of what settles a precision to .05."""
+
+FEWEST_TO_JUDGE = 10
+"""Votes, or overlaps, below which a finding about an LF would be noise."""
+
+NEAR_COPY = 0.98
+"""Share of the items on which either LF votes where both cast the same vote; two good LFs seldom get there."""
+
+_CELLS = 1 << 22
+"""Cells of an indicator matrix held at once: 16 MiB in float32."""
+
+_SPARSE_COST = 32
+"""What a pair of votes costs when only votes cast are multiplied, in multiply-adds of a dense product (measured)."""
+
+_EXACT = 1 << 24
+"""Whole numbers up to here are exact in float32, and so is every sum of them in any order that stays below."""
+
+Float = npt.NDArray[np.float64]
+Votes = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gold:
+    """Rows of a label matrix whose class is known."""
+
+    rows: npt.NDArray[np.intp]
+    """(g,): positions in the label matrix, each at most once."""
+    classes: npt.NDArray[np.int64]
+    """(g,): 0..k-1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about the votes that a user should know.
+
+    Core has no names: LFs are positions, and `{2}` in the message stands for the name of class 2.
+    """
+
+    message: str
+    lfs: tuple[int, ...] = ()
+
+
+class LabelModel(Protocol):
+    """What a fitted label model offers."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What fitting noticed."""
+        ...
+
+    @property
+    def precision(self) -> Float:
+        """(m, k): P(Y = c | the LF votes c) as the model sees it; NaN where it has no notion of it."""
+        ...
+
+    def predict_proba(self, votes: Votes) -> Float:
+        """(n, k): the probability of each class; rows sum to one."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `model_choice.from_json` turns back into an equal model."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MajorityVote:
+    """The class with most votes; classes that tie share evenly; a row without votes gets the class balance."""
+
+    class_balance: Float
+    lfs: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def precision(self) -> Float:
+        """(m, k): NaN, since majority vote learns nothing."""
+        return np.full((self.lfs, len(self.class_balance)), np.nan)
+
+    def predict_proba(self, votes: Votes) -> Float:
+        """(n, k): one for the class with most votes, 1 / t each where t classes tie, the class balance without votes.
+
+        Raises
+        ------
+        ValueError
+            `votes` has another number of LFs.
+        """
+        return predict_patterns(votes, self.lfs, lambda patterns: share_majority(patterns, self.class_balance))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "form": "majority",
+            "class_balance": self.class_balance.tolist(),
+            "lfs": self.lfs,
+            "findings": encode_findings(self.findings),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The model that `to_json` described."""
+        return cls(
+            class_balance=np.array(value["class_balance"], dtype=np.float64),
+            lfs=value["lfs"],
+            findings=decode_findings(value["findings"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VoteTable:
+    """A score per LF, vote and class; the posterior is the exponential of their sum, normalized."""
+
+    bias: Float
+    """(k,): the score of each class before any vote; for most models the log of the class balance."""
+    scores: Float
+    """(m, k + 1, k): what LF j's vote v (0 is abstain, 1 + c is class c) adds to the log posterior of each class."""
+    precision: Float
+    """(m, k): P(Y = c | the LF votes c); NaN where it never votes c or the model has no notion of it."""
+    findings: tuple[Finding, ...] = ()
+
+    def predict_proba(self, votes: Votes) -> Float:
+        """(n, k): the posterior; uniform where every class is impossible.
+
+        Raises
+        ------
+        ValueError
+            `votes` has another number of LFs.
+        """
+        return predict_patterns(votes, len(self.scores), self._score)
+
+    def _score(self, patterns: Patterns) -> Float:
+        return normalize_logs(add_scores(self.bias, self.scores, patterns))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an impossible vote (score minus infinity) and an undefined precision are None."""
+        return {
+            "form": "vote_table",
+            "bias": self.bias.tolist(),
+            "scores": encode_array(self.scores),
+            "precision": encode_array(self.precision),
+            "findings": encode_findings(self.findings),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The model that `to_json` described."""
+        return cls(
+            bias=np.array(value["bias"], dtype=np.float64),
+            scores=decode_array(value["scores"], missing=-np.inf),
+            precision=decode_array(value["precision"], missing=np.nan),
+            findings=decode_findings(value["findings"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VoteCounts:
+    """How often LFs vote, alone and together: all that fitting needs to know of the rows. Whole numbers as float64."""
+
+    patterns: Patterns
+    rows: int
+    lf: npt.NDArray[np.intp]
+    """(r,): a unit is an LF and a class that it votes; the LF of each, ascending."""
+    vote: npt.NDArray[np.intp]
+    """(r,): the class of each."""
+    together: Float
+    """(r, r): rows on which both units vote; the diagonal is how often each does."""
+    seen: npt.NDArray[np.bool_]
+    """(m, k): whether the LF votes the class anywhere."""
+    first: npt.NDArray[np.intp]
+    """(m,): for each LF the first one with exactly its votes; itself, if there is none before it."""
+
+    @property
+    def share(self) -> Float:
+        """(m,): one over the number of LFs with exactly these votes, so that copies count once together."""
+        share: Float = 1.0 / np.bincount(self.first, minlength=len(self.first))[self.first]
+        return share
+
+
+def fit_majority_vote(votes: Votes, class_balance: Float) -> MajorityVote:
+    """Majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
+    findings = inspect_votes(count_votes(votes, len(class_balance)))
+    return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
+
+
+def share_majority(patterns: Patterns, class_balance: Float) -> Float:
+    """(u, k): for each pattern one over the number of classes with most votes, or the class balance without votes."""
+    counts = np.stack([(patterns.votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
+    most = counts == counts.max(axis=1, keepdims=True)
+    shared = most / most.sum(axis=1, keepdims=True)
+    return np.where(counts.any(axis=1, keepdims=True), shared, class_balance)
+
+
+def fit_weighted_majority_vote(votes: Votes, class_balance: Float, gold: Gold | None = None) -> VoteTable:
+    """A vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
+
+    The precision of an LF is its share of correct votes on gold rows where there are any, otherwise the share of its
+    votes that agree with another LF's vote on the same row; both are smoothed by `PRIOR_VOTES` at halfway between chance
+    and certainty. Identical LFs share one vote. A row without votes gets the class balance.
+    """
+    k, m = len(class_balance), votes.shape[1]
+    counts = count_votes(votes, k)
+    prior = np.mean((1 + class_balance) / 2)
+    if gold is not None and len(gold.rows):
+        known = votes[gold.rows]
+        hits = (known == gold.classes[:, None]).sum(axis=0)
+        trials = (known != ABSTAIN).sum(axis=0)
+    else:
+        pairs = np.where(counts.lf[:, None] == counts.lf[None, :], 0.0, counts.together)
+        same = np.where(counts.vote[:, None] == counts.vote[None, :], pairs, 0.0)
+        hits = np.bincount(counts.lf, same.sum(axis=1), minlength=m)
+        trials = np.bincount(counts.lf, pairs.sum(axis=1), minlength=m)
+    # No LF is taken to be worse than a guess, so that a lone vote decides.
+    precision = (np.maximum(hits, trials / k) + PRIOR_VOTES * prior) / (trials + PRIOR_VOTES)
+    # The log odds against one given wrong class, which is what a vote must outweigh.
+    weight = np.log(precision * (k - 1) / (1 - precision)) * counts.share
+    scores = np.zeros((m, k + 1, k))
+    for c in range(k):
+        scores[:, c + 1, c] = weight
+    return VoteTable(
+        bias=np.log(class_balance),
+        scores=scores,
+        precision=np.where(counts.seen, precision[:, None], np.nan),
+        findings=inspect_votes(counts),
+    )
+
+
+def count_votes(votes: Votes, k: int) -> VoteCounts:
+    """How often each LF votes each class, and each two of them on the same row.
+
+    The counts are exact, hence the same for every order of rows and number of threads. Cost: what is less of the pairs
+    of votes cast on the same row, and r^2 for each distinct row.
+    """
+    patterns = find_patterns(votes)
+    seen = np.array([np.bincount(cast + 1, minlength=k + 1)[1:] > 0 for cast in patterns.votes]).reshape(-1, k)
+    lf, vote = np.nonzero(seen)
+    known: dict[bytes, int] = {}
+    return VoteCounts(
+        patterns=patterns,
+        rows=len(votes),
+        lf=lf,
+        vote=vote,
+        together=_count_together(patterns, lf, vote, k),
+        seen=seen,
+        first=np.array([known.setdefault(cast.tobytes(), j) for j, cast in enumerate(patterns.votes)], dtype=np.intp),
+    )
+
+
+def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDArray[np.intp], k: int) -> Float:
+    m, u, r = len(patterns.votes), len(patterns.counts), len(lf)
+    per_row = (patterns.votes != ABSTAIN).sum(axis=0).astype(np.float64)
+    if _SPARSE_COST * (per_row**2).sum() < u * float(r) ** 2:
+        unit = np.zeros((m, k), dtype=np.int32)
+        unit[lf, vote] = np.arange(r)
+        row, by = np.nonzero(patterns.votes.T != ABSTAIN)
+        column = unit[by, patterns.votes[by, row]]
+        cast = sparse.csr_array((np.ones(len(row), dtype=np.int64), (row, column)), shape=(u, r))
+        counted = sparse.csr_array((patterns.counts[row], (row, column)), shape=(u, r))
+        return (cast.T @ counted).toarray().astype(np.float64)
+    together = np.zeros((r, r))
+    dtype = np.float32 if patterns.counts.sum() < _EXACT else np.float64
+    step = max(1, _CELLS // max(1, r))
+    for start in range(0, u, step):
+        block = slice(start, start + step)
+        cells = (patterns.votes[lf, block] == vote[:, None]).astype(dtype)
+        weights = patterns.counts[block].astype(dtype)
+        # A matrix times its own transpose takes half the work.
+        together += cells @ cells.T if (weights == 1).all() else (cells * weights) @ cells.T
+    return together
+
+
+def inspect_votes(counts: VoteCounts) -> tuple[Finding, ...]:
+    """What is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote."""
+    findings = []
+    silent = np.flatnonzero(~counts.seen.any(axis=1))
+    if len(silent):
+        findings.append(Finding(message="never votes on the items the model is fitted on", lfs=_positions(silent)))
+    for first in np.unique(counts.first):
+        copies = np.flatnonzero(counts.first == first)
+        if len(copies) > 1 and counts.seen[first].any():
+            findings.append(Finding(message="cast identical votes, so they count as one", lfs=_positions(copies)))
+    findings += [
+        Finding(message=f"cast the same vote on at least {NEAR_COPY:.0%} of the items where either votes", lfs=pair)
+        for pair in _find_near_copies(counts)
+    ]
+    for c in np.flatnonzero(~counts.seen.any(axis=0)):
+        findings.append(Finding(message=f"no labeling function votes for class {{{c}}}"))
+    return tuple(findings)
+
+
+def _find_near_copies(counts: VoteCounts) -> list[tuple[int, int]]:
+    m = len(counts.first)
+    starts = np.flatnonzero(np.diff(counts.lf, prepend=-1))
+    if not len(starts):
+        return []
+    lfs = counts.lf[starts]
+    alike = np.where(counts.vote[:, None] == counts.vote[None, :], counts.together, 0.0)
+    same, both = np.zeros((m, m)), np.zeros((m, m))
+    for total, cells in ((same, alike), (both, counts.together)):
+        total[np.ix_(lfs, lfs)] = np.add.reduceat(np.add.reduceat(cells, starts, axis=0), starts, axis=1)
+    cast = np.diag(both)
+    either = cast[:, None] + cast[None, :] - both
+    near = (same >= NEAR_COPY * either) & (same >= FEWEST_TO_JUDGE)
+    near &= counts.first[:, None] != counts.first[None, :]
+    return [(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True)]
+
+
+def _positions(lfs: npt.NDArray[np.intp]) -> tuple[int, ...]:
+    return tuple(int(j) for j in lfs)
+
+
+def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float]) -> Float:
+    """(n, k): `score`, (u, k), worked out once per distinct row of `votes` and handed to every row that shows it."""
+    if votes.shape[1] != m:
+        raise ValueError(f"votes of {votes.shape[1]} labeling functions for a label model of {m}")
+    patterns = find_patterns(votes)
+    return np.take(score(patterns), patterns.inverse, axis=0)
+
+
+def add_scores(bias: Float, scores: Float, patterns: Patterns) -> Float:
+    """(u, k): `bias` plus, LF by LF, the score of its vote in each pattern."""
+    total = np.tile(bias, (len(patterns.counts), 1))
+    for votes, table in zip(patterns.votes, scores, strict=True):
+        total += np.take(table, votes + 1, axis=0)
+    return total
+
+
+def normalize_logs(logs: Float) -> Float:
+    """exp(logs) divided by its sum over the last axis; uniform where all are minus infinity."""
+    top = logs.max(axis=-1, keepdims=True)
+    values = np.where(np.isneginf(top), 1.0, np.exp(logs - np.where(np.isneginf(top), 0.0, top)))
+    normalized: Float = values / values.sum(axis=-1, keepdims=True)
+    return normalized
+
+
+def encode_array(values: Float) -> Any:
+    """Nested lists, None for what is not finite; floats come back exactly."""
+    boxed = values.astype(object)
+    boxed[~np.isfinite(values)] = None
+    return boxed.tolist()
+
+
+def decode_array(values: Any, *, missing: float) -> Float:
+    """The array that `encode_array` wrote, `missing` where it has None."""
+    # NumPy reads None as NaN.
+    numbers = np.array(values, dtype=np.float64)
+    return np.where(np.isnan(numbers), missing, numbers)
+
+
+def encode_findings(findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
+    """Findings as plain values."""
+    return [{"message": finding.message, "lfs": list(finding.lfs)} for finding in findings]
+
+
+def decode_findings(values: list[dict[str, Any]]) -> tuple[Finding, ...]:
+    """The findings that `encode_findings` wrote."""
+    return tuple(Finding(message=value["message"], lfs=tuple(value["lfs"])) for value in values)

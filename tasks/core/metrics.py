@@ -1,0 +1,242 @@
+"""How good probabilities are against gold: point values, calibration and bootstrap intervals.
+
+Every function takes probabilities P, float (n, k), rows that sum to one, and gold, integer (n,), 0..k-1. A statistic
+that the data leave undefined is NaN, never 0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Gold = npt.NDArray[np.integer]
+
+TIE = 1e-9
+"""Probabilities nearer than this are tied: rounding in log space moves them by some 1e-15, evidence by far more."""
+
+FLOOR = 1e-15
+"""Log loss takes the probability of the gold class as at least this: one confident mistake costs 34.5, not infinity."""
+
+BINS = 10
+"""Calibration bins, at most: enough to show a shape."""
+
+ROWS_PER_BIN = 10
+"""Calibration bins hold at least about this many rows each: below, a bin shows its own luck."""
+
+_CELLS = 4_000_000
+"""Cells of a block of bootstrap weights: 32 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Confidence against accuracy in bins of about equal mass, in ascending confidence.
+
+    confidence, accuracy: float64 (bins,), means of the bin in [0, 1]; count: int64 (bins,), rows, none of them 0.
+    """
+
+    confidence: Floats
+    accuracy: Floats
+    count: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How good one method's probabilities are on n rows with gold.
+
+    confusion: float64 (k, k), rows are gold, columns are labels; a tied row is split evenly over its columns.
+    support: int64 (k,), rows of each class. precision, recall, f1: float64 (k,); precision is NaN for a class that is
+    never the label, recall and f1 for a class without gold. macro_f1 is the mean f1 over classes with gold. brier, in
+    [0, 2], sums the squared errors of all classes. calibration_error is the expected calibration error, in [0, 1].
+    """
+
+    n: int
+    accuracy: float
+    macro_f1: float
+    log_loss: float
+    brier: float
+    calibration_error: float
+    confusion: Floats
+    support: npt.NDArray[np.int64]
+    precision: Floats
+    recall: Floats
+    f1: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampled:
+    """Statistics of M methods on the same B bootstrap resamples: float64 (M, B) each."""
+
+    accuracy: Floats
+    macro_f1: Floats
+    log_loss: Floats
+    brier: Floats
+
+
+def decide(P: Floats) -> Floats:
+    """The share of each row's hard label that goes to each class, float64 (n, k), rows sum to one.
+
+    The most probable class gets all of it; classes tied for that (within TIE) share evenly, so that a score is the
+    expectation over random tie-breaking and no class is favored by its position.
+
+    >>> decide(np.array([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2]]))
+    array([[1. , 0. , 0. ],
+           [0.5, 0.5, 0. ]])
+    """
+    tied = np.asarray(P.max(axis=1, keepdims=True) - P < TIE, np.float64)
+    shares: Floats = tied / tied.sum(axis=1, keepdims=True)
+    return shares
+
+
+def score(P: Floats, gold: Gold) -> Scores:
+    """All scores of probabilities `P` against `gold`; with no row at all, everything but n and counts is NaN."""
+    n, k = P.shape
+    shares = decide(P) if n else np.zeros((0, k))
+    confusion = _one_hot(gold, k).T @ shares
+    hits, support, predicted = np.diag(confusion), np.bincount(gold, minlength=k), confusion.sum(axis=0)
+    f1 = _f1(hits, predicted, support)
+    return Scores(
+        n=n,
+        accuracy=float(_ratio(hits.sum(), n)),
+        macro_f1=float(_mean_defined(f1)),
+        log_loss=float(_ratio(_log_losses(P, gold).sum(), n)),
+        brier=float(_ratio(_brier_losses(P, gold).sum(), n)),
+        calibration_error=calibration_error(reliability(P, gold)),
+        confusion=confusion,
+        support=support,
+        precision=_ratio(hits, predicted),
+        recall=_ratio(hits, support),
+        f1=f1,
+    )
+
+
+def reliability(P: Floats, gold: Gold) -> Reliability:
+    """Mean confidence (the highest probability) and accuracy per bin; no bins without rows.
+
+    At most BINS bins of about equal mass. Rows of equal confidence stay in one bin, by the middle of their ranks, so
+    that neither row order nor a vote pattern that many items share can split them; a bin may thus stay empty and is
+    left out.
+    """
+    n = len(P)
+    if n == 0:
+        return Reliability(confidence=np.zeros(0), accuracy=np.zeros(0), count=np.zeros(0, np.int64))
+    confidence = P.max(axis=1)
+    correct = decide(P)[np.arange(n), gold]
+    # Rounded to TIE, so that rows which differ by rounding noise alone are one group here too.
+    _, group, size = np.unique(np.round(confidence / TIE), return_inverse=True, return_counts=True)
+    middle = (np.cumsum(size) - size / 2) / n
+    bins = max(1, min(BINS, n // ROWS_PER_BIN))
+    place = np.minimum((middle * bins).astype(np.int64), bins - 1)[group]
+    count = np.bincount(place, minlength=bins)
+    filled = count > 0
+    return Reliability(
+        confidence=np.bincount(place, confidence, bins)[filled] / count[filled],
+        accuracy=np.bincount(place, correct, bins)[filled] / count[filled],
+        count=count[filled].astype(np.int64),
+    )
+
+
+def calibration_error(curve: Reliability) -> float:
+    """The expected calibration error in [0, 1]: the mean over rows of |accuracy - confidence| of their bin.
+
+    Source: Naeini, Cooper and Hauskrecht 2015, with bins of equal mass; NaN without rows.
+    """
+    gap = np.abs(curve.accuracy - curve.confidence)
+    return float(_ratio((gap * curve.count).sum(), curve.count.sum()))
+
+
+def resample(probabilities: list[Floats], gold: Gold, *, resamples: int, seed: int) -> Resampled:
+    """Statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
+
+    `probabilities` holds M arrays (n, k) over the same rows; sharing the samples is what makes differences between
+    methods paired. Row statistics are summed with the multinomial weights of a block of resamples at a time, so the
+    cost is one matrix product per block and method, and memory does not grow with `resamples`.
+
+    Source: Efron and Tibshirani 1993, chapter 13.
+    """
+    n, k = probabilities[0].shape
+    rows = [_row_statistics(P, gold) for P in probabilities]
+    truth = _one_hot(gold, k)
+    generator = np.random.default_rng(seed)
+    accuracy, macro_f1, log_loss, brier = np.empty((4, len(rows), resamples))
+    step = max(1, _CELLS // n)
+    for start in range(0, resamples, step):
+        block = slice(start, min(start + step, resamples))
+        weights = _weights(generator, n, block.stop - block.start)
+        support = weights @ truth
+        for method, statistics in enumerate(rows):
+            sums = weights @ statistics
+            hits, predicted = sums[:, :k], sums[:, k : 2 * k]
+            accuracy[method, block] = hits.sum(axis=1) / n
+            macro_f1[method, block] = _mean_defined(_f1(hits, predicted, support))
+            log_loss[method, block] = sums[:, 2 * k] / n
+            brier[method, block] = sums[:, 2 * k + 1] / n
+    return Resampled(accuracy=accuracy, macro_f1=macro_f1, log_loss=log_loss, brier=brier)
+
+
+def percentile_interval(samples: Floats, confidence: float) -> Floats:
+    """Lower and upper end of the central `confidence` share of samples: float64 (..., 2) from (..., B).
+
+    Source: the percentile method of Efron and Tibshirani 1993, chapter 13. NaN without samples.
+    """
+    if samples.shape[-1] == 0:
+        return np.full((*samples.shape[:-1], 2), np.nan)
+    tail = (1 - confidence) / 2
+    return np.moveaxis(np.quantile(samples, [tail, 1 - tail], axis=-1), 0, -1)
+
+
+def _row_statistics(P: Floats, gold: Gold) -> Floats:
+    """What each row adds to the sums behind every statistic: hits per class, labels per class, log loss, Brier."""
+    n, k = P.shape
+    shares, index = decide(P), np.arange(n)
+    statistics = np.zeros((n, 2 * k + 2))
+    statistics[index, gold] = shares[index, gold]
+    statistics[:, k : 2 * k] = shares
+    statistics[:, 2 * k] = _log_losses(P, gold)
+    statistics[:, 2 * k + 1] = _brier_losses(P, gold)
+    return statistics
+
+
+def _weights(generator: np.random.Generator, n: int, resamples: int) -> Floats:
+    """How often each of n rows is drawn in each resample: float64 (resamples, n), rows sum to n."""
+    draws = generator.integers(0, n, size=(resamples, n))
+    draws += np.arange(resamples)[:, None] * n
+    return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
+def _one_hot(gold: Gold, k: int) -> Floats:
+    truth = np.zeros((len(gold), k))
+    truth[np.arange(len(gold)), gold] = 1
+    return truth
+
+
+def _log_losses(P: Floats, gold: Gold) -> Floats:
+    losses: Floats = -np.log(np.maximum(P[np.arange(len(P)), gold], FLOOR))
+    return losses
+
+
+def _brier_losses(P: Floats, gold: Gold) -> Floats:
+    errors = P.astype(np.float64)
+    errors[np.arange(len(P)), gold] -= 1
+    losses: Floats = np.square(errors).sum(axis=1)
+    return losses
+
+
+def _f1(hits: Floats, predicted: Floats, support: npt.ArrayLike) -> Floats:
+    """2 hits / (predicted + support) where there is support, else NaN."""
+    size = np.asarray(support, np.float64)
+    return np.where(size > 0, _ratio(2 * hits, predicted + size), np.nan)
+
+
+def _mean_defined(values: Floats) -> Floats:
+    """The mean over the last axis of what is not NaN; NaN where nothing is left."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
+
+
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
+    """part / whole as float64, NaN where whole is 0."""
+    over, under = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    shape = np.broadcast_shapes(over.shape, under.shape)
+    quotient: Floats = np.divide(over, under, out=np.full(shape, np.nan), where=under > 0)
+    return quotient
