@@ -1,0 +1,457 @@
+"""Stage evaluate: how good each method's labels are, as metrics, plots, tables and a page. Alone in reading test gold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import vl_convert
+
+from tasks import artifacts, report, schemas
+from tasks.core import lf_analysis, metrics
+from tasks.errors import DataError
+from tasks.params import EvaluateParams, Split
+from tasks.progress import Progress
+from tasks.report import BASELINE, Coverage, Estimate, Evaluation, Fact, MethodResult, SplitResult, Stratum
+from tasks.schemas import ABSTAIN, ITEM_ID
+
+EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
+"""Splits from the best evidence to the weakest: valid gold chose params; train items lend votes to each other."""
+
+DECIMALS = 6
+"""Of the numbers in metrics and plots: more than any data set can tell, few enough to hide the order of summation."""
+
+_SHOWN = 12
+"""Classes whose balance is spelled out."""
+
+_VEGALITE = "5.21"
+"""The Vega-Lite series that DVC's own plot templates are written for."""
+
+_SUMMARY_COLUMNS = {"lf": pl.String, "polarity": pl.String, "overlaps": pl.Float64, "conflicts": pl.Float64}
+_CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float64, "metric": pl.Float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that is judged, rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
+
+    split: npt.NDArray[np.str_]
+    gold: npt.NDArray[np.int8]
+    lfs: tuple[str, ...]
+    original: lf_analysis.Votes
+    extended: lf_analysis.Votes
+    labels: npt.NDArray[np.int64]
+    probabilities: dict[str, metrics.Floats]
+    shipped: str
+    thresholds: dict[str, float | None]
+    summary: pl.DataFrame
+    curves: pl.DataFrame
+    curve_metric: str
+    facts: tuple[Fact, ...]
+    findings: tuple[str, ...]
+
+
+def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
+    """Read votes, predictions and gold; write metrics, plots, the table of LFs, the summary and the page.
+
+    Raises
+    ------
+    DataError
+        An input is missing or damaged, or tables do not hold the same items.
+    """
+    evaluation = evaluate(read_inputs(root, classes), classes, params)
+    artifacts.write_json(root / artifacts.METRICS, tabulate_metrics(evaluation))
+    for name, table in tabulate_plots(evaluation):
+        artifacts.write_csv(root / artifacts.PLOTS / f"{name}.csv", table)
+    artifacts.write_csv(root / artifacts.LF_REPORT, _round(evaluation.lfs))
+    artifacts.write_text(root / artifacts.REPORT_SUMMARY, report.render_summary(evaluation))
+    artifacts.write_text(root / artifacts.REPORT, report.render_page(evaluation))
+    artifacts.write_text(root / artifacts.PLOTS_TEMPLATE, render_plots_template())
+
+
+def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
+    """Everything to be judged, joined by item id."""
+    k = len(classes)
+    items = artifacts.read_table(root / artifacts.ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    original = artifacts.read_votes(root / artifacts.VOTES, k)
+    extended = artifacts.read_votes(root / artifacts.EXTENDED_VOTES, k)
+    labels = artifacts.read_table(root / artifacts.LABELS, schemas.labels(classes))
+    path = root / artifacts.PREDICTIONS
+    predictions = artifacts.read_table(path, schemas.predictions(k, artifacts.read_schema(path)))
+    for other_path, table in (
+        (artifacts.VOTES, original),
+        (artifacts.EXTENDED_VOTES, extended),
+        (artifacts.LABELS, labels),
+        (artifacts.PREDICTIONS, predictions),
+    ):
+        artifacts.require_same_items(root / artifacts.ITEMS, items, root / other_path, table)
+    lfs = tuple(name for name in original.columns if name != ITEM_ID)
+    if set(extended.columns) != set(original.columns):
+        raise DataError(
+            f"{root / artifacts.EXTENDED_VOTES}: other labeling functions than in {root / artifacts.VOTES}. "
+            "Run 'dvc repro'."
+        )
+    probabilities = _read_probabilities(path, predictions, k)
+    shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
+    same = [name for name, P in probabilities.items() if np.allclose(P, shipped, rtol=0, atol=metrics.TIE)]
+    if not same:
+        probabilities[report.SHIPPED] = shipped
+    thresholds = artifacts.read_json(root / artifacts.THRESHOLDS)
+    label_model = artifacts.read_json(root / artifacts.LABEL_MODEL)
+    position = {name: index for index, name in enumerate(classes)}
+    return Inputs(
+        split=items["split"].to_numpy(),
+        gold=_read_gold(root, items, k),
+        lfs=lfs,
+        original=original.select(lfs).to_numpy(),
+        extended=extended.select(lfs).to_numpy(),
+        labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
+        probabilities=probabilities,
+        # Methods may agree on every item; then the most elaborate one, which comes last, is what was meant.
+        shipped=same[-1] if same else report.SHIPPED,
+        thresholds=thresholds["thresholds"],
+        summary=artifacts.read_csv(root / artifacts.LF_SUMMARY, _SUMMARY_COLUMNS),
+        curves=artifacts.read_csv(root / artifacts.THRESHOLD_CURVES, _CURVE_COLUMNS),
+        curve_metric=thresholds["objective"] or "objective",
+        facts=(
+            Fact(name="Label model", value=_describe_label_model(label_model)),
+            Fact(name="Fitted on", value=_describe_fit(label_model)),
+            Fact(name="Class balance", value=_describe_balance(label_model)),
+            Fact(name="Thresholds", value=_describe_thresholds(thresholds)),
+        ),
+        findings=tuple(label_model["findings"]),
+    )
+
+
+def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -> Evaluation:
+    """The evaluation of `inputs`: scores, intervals, strata, coverage and the table of LFs."""
+    k = len(classes)
+    splits = [split for split in EVIDENCE if (inputs.gold[inputs.split == split] != ABSTAIN).any()]
+    results = []
+    with Progress("resampling", total=len(splits)) as progress:
+        for split in splits:
+            results.append(_evaluate_split(inputs, split, params))
+            progress.advance()
+    confusion = None
+    if splits:
+        judged = (inputs.split == splits[0]) & (inputs.gold != ABSTAIN)
+        pairs = inputs.gold[judged].astype(np.int64) * k + inputs.labels[judged]
+        confusion = np.bincount(pairs, minlength=k * k).reshape(k, k)
+    present = [split for split in Split if (inputs.split == split).any()]
+    return Evaluation(
+        classes=classes,
+        splits=tuple(results),
+        coverage=(
+            _count_coverage(inputs, "all", np.ones(len(inputs.split), bool)),
+            *(_count_coverage(inputs, str(split), inputs.split == split) for split in present),
+        ),
+        shipped=inputs.shipped,
+        confusion=confusion,
+        label_counts=tuple(np.bincount(inputs.labels, minlength=k).tolist()),
+        lfs=_tabulate_lfs(inputs, splits, params.confidence),
+        curves=inputs.curves,
+        curve_metric=inputs.curve_metric,
+        facts=(
+            *inputs.facts,
+            Fact(name="Gold read for this report", value=_describe_gold(inputs)),
+            Fact(name="Intervals", value=_describe_intervals(params)),
+            Fact(name="Log loss", value=f"takes the probability of the gold class as at least {metrics.FLOOR:g}"),
+        ),
+        findings=inputs.findings,
+        resamples=params.bootstrap,
+        confidence=params.confidence,
+    )
+
+
+def tabulate_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """Nested scores for `dvc metrics`: split, then method, then metric; None where undefined.
+
+    Intervals are in plots/scores.csv: here they would double what `dvc metrics diff` shows.
+    """
+    table: dict[str, Any] = {}
+    for coverage in evaluation.coverage:
+        table[coverage.name] = {
+            "items": coverage.n,
+            "coverage": {
+                "original": _plain(coverage.original / coverage.n),
+                "extended": _plain((coverage.original + coverage.extended_only) / coverage.n),
+            },
+        }
+    for result in evaluation.splits:
+        table[str(result.split)] |= {"gold": result.n} | {
+            row.method: {
+                "accuracy": _plain(row.accuracy.value),
+                "against_majority_vote": _plain(row.to_baseline.value),
+                "macro_f1": _plain(row.macro_f1.value),
+                "log_loss": _plain(row.log_loss.value),
+                "brier": _plain(row.brier.value),
+                "calibration_error": _plain(row.scores.calibration_error),
+            }
+            for row in result.methods
+        }
+    return table
+
+
+def tabulate_plots(evaluation: Evaluation) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Name and rows of each file for `dvc plots`; all are tidy, one row per thing drawn."""
+    splits = evaluation.splits
+    scores = [
+        (str(result.split), row.method, metric, estimate.value, estimate.low, estimate.high)
+        for result in splits
+        for row in result.methods
+        for metric, estimate in (
+            ("accuracy", row.accuracy),
+            ("macro_f1", row.macro_f1),
+            ("log_loss", row.log_loss),
+            ("brier", row.brier),
+            ("against_majority_vote", row.to_baseline),
+        )
+    ]
+    yield (
+        "scores",
+        _frame({"split": str, "method": str, "metric": str, "value": float, "low": float, "high": float}, scores),
+    )
+    per_class = [
+        (
+            str(result.split),
+            row.method,
+            name,
+            int(s.support[c]),
+            float(s.precision[c]),
+            float(s.recall[c]),
+            float(s.f1[c]),
+        )
+        for result in splits
+        for row in result.methods
+        for s in [row.scores]
+        for c, name in enumerate(evaluation.classes)
+    ]
+    columns = {
+        "split": str,
+        "method": str,
+        "class": str,
+        "support": int,
+        "precision": float,
+        "recall": float,
+        "f1": float,
+    }
+    yield "classes", _frame(columns, per_class)
+    curve = [
+        (str(result.split), row.method, *bin_)
+        for result in splits
+        for row in result.methods
+        for bin_ in zip(
+            row.curve.confidence.tolist(), row.curve.accuracy.tolist(), row.curve.count.tolist(), strict=True
+        )
+    ]
+    columns = {"split": str, "method": str, "confidence": float, "accuracy": float, "items": int}
+    yield "reliability", _frame(columns, curve)
+    coverage = [
+        (one.name, covered_by, count, count / one.n)
+        for one in evaluation.coverage
+        for covered_by, count in (
+            ("labeling functions", one.original),
+            ("extension only", one.extended_only),
+            ("nothing", one.uncovered),
+        )
+    ]
+    yield "coverage", _frame({"split": str, "covered_by": str, "items": int, "share": float}, coverage)
+    strata = [
+        (str(result.split), stratum.covered_by, stratum.n, row.method, accuracy)
+        for result in splits
+        for stratum in result.strata
+        for row, accuracy in zip(result.methods, stratum.accuracy, strict=True)
+    ]
+    columns = {"split": str, "covered_by": str, "items": int, "method": str, "accuracy": float}
+    yield "strata", _frame(columns, strata)
+
+
+@cache
+def render_plots_template() -> str:
+    """The HTML template for `dvc plots show`, with vega inside: DVC's own loads it from the internet.
+
+    DVC replaces `{plot_divs}`; without `{scripts}` it adds no script of its own.
+    """
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGALITE)
+    assert "</script" not in script and "{plot_divs}" not in script
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Plots</title>\n'
+        "<style>body { margin: 2rem } .vega-embed { display: block !important; margin-bottom: 2rem }</style>\n"
+        f"<script>{script}</script>\n</head>\n<body>\n{{plot_divs}}\n</body>\n</html>\n"
+    )
+
+
+def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
+    """Gold of every item, -1 where there is none."""
+    paths = (root / artifacts.VALID_GOLD, root / artifacts.WITHHELD_GOLD)
+    gold = pl.concat(artifacts.read_table(path, schemas.gold(k)) for path in paths)
+    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left", validate="1:1")["gold"]
+    if joined.count() != gold.height:
+        raise DataError(
+            f"{paths[0]}, {paths[1]}: {gold.height - joined.count():,} items with gold are not in "
+            f"{root / artifacts.ITEMS}. Run 'dvc repro ingest'."
+        )
+    return joined.fill_null(ABSTAIN).to_numpy()
+
+
+def _read_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, metrics.Floats]:
+    """Probabilities (n, k) of each method, in the order of reports."""
+    found = dict.fromkeys(name.split("/")[0] for name in predictions.columns if name != ITEM_ID)
+    if BASELINE not in found:
+        raise DataError(f"{path}: method '{BASELINE}' is missing, which all are compared with. Run 'dvc repro fit'.")
+    probabilities = {}
+    for method in report.order_methods(list(found)):
+        columns = [f"{method}/{label}" for label in range(k)]
+        missing = [column for column in columns if column not in predictions.columns]
+        if missing:
+            raise DataError(f"{path}: columns {', '.join(missing)} are missing. Run 'dvc repro fit'.")
+        probabilities[method] = predictions.select(columns).to_numpy()
+    return probabilities
+
+
+def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams) -> SplitResult:
+    judged = (inputs.split == split) & (inputs.gold != ABSTAIN)
+    gold = inputs.gold[judged]
+    names = list(inputs.probabilities)
+    probabilities = [P[judged] for P in inputs.probabilities.values()]
+    samples = metrics.resample(probabilities, gold, resamples=params.bootstrap, seed=params.seed)
+    baseline, shipped = names.index(BASELINE), names.index(inputs.shipped)
+    scores = [metrics.score(P, gold) for P in probabilities]
+
+    def estimate(value: float, drawn: metrics.Floats) -> Estimate:
+        low, high = metrics.percentile_interval(drawn, params.confidence).tolist()
+        return Estimate(value=value, low=low, high=high)
+
+    def subtract(one: int, other: int) -> Estimate:
+        return estimate(scores[one].accuracy - scores[other].accuracy, samples.accuracy[one] - samples.accuracy[other])
+
+    methods = tuple(
+        MethodResult(
+            method=name,
+            scores=scores[row],
+            curve=metrics.reliability(probabilities[row], gold),
+            accuracy=estimate(scores[row].accuracy, samples.accuracy[row]),
+            macro_f1=estimate(scores[row].macro_f1, samples.macro_f1[row]),
+            log_loss=estimate(scores[row].log_loss, samples.log_loss[row]),
+            brier=estimate(scores[row].brier, samples.brier[row]),
+            to_baseline=subtract(row, baseline),
+            to_shipped=subtract(row, shipped),
+        )
+        for row, name in enumerate(names)
+    )
+    covered, reached = _covered(inputs.original[judged]), _covered(inputs.extended[judged])
+    strata = tuple(
+        Stratum(
+            covered_by=name,
+            n=int(rows.sum()),
+            accuracy=tuple(metrics.score(P[rows], gold[rows]).accuracy for P in probabilities),
+        )
+        for name, rows in (
+            ("labeling functions", covered),
+            ("extension only", reached & ~covered),
+            ("nothing", ~reached & ~covered),
+        )
+    )
+    return SplitResult(split=split, n=len(gold), methods=methods, strata=strata)
+
+
+def _count_coverage(inputs: Inputs, name: str, rows: npt.NDArray[np.bool_]) -> Coverage:
+    covered, reached = _covered(inputs.original[rows]), _covered(inputs.extended[rows])
+    return Coverage(
+        name=name, n=int(rows.sum()), original=int(covered.sum()), extended_only=int((reached & ~covered).sum())
+    )
+
+
+def _covered(L: lf_analysis.Votes) -> npt.NDArray[np.bool_]:
+    """Whether any LF votes on each row."""
+    covered: npt.NDArray[np.bool_] = (L != ABSTAIN).any(axis=1)
+    return covered
+
+
+def _tabulate_lfs(inputs: Inputs, splits: list[Split], confidence: float) -> pl.DataFrame:
+    """One row per LF: what it votes, its threshold and reach, and on each split with gold its precision.
+
+    `<split>_<votes>_precision`, `_n`, `_low`, `_high`: precision of its `original`, `added` or `all` votes on items
+    with gold, how many these are, and the Wilson interval; null without such votes.
+    """
+    added = np.where(inputs.original == ABSTAIN, inputs.extended, ABSTAIN)
+    columns: dict[str, Any] = {
+        "lf": inputs.lfs,
+        "threshold": pl.Series([inputs.thresholds.get(lf) for lf in inputs.lfs], dtype=pl.Float64),
+        "votes": lf_analysis.count_votes(inputs.original),
+        "votes_added": lf_analysis.count_votes(added),
+        "coverage": lf_analysis.measure_coverage(inputs.original),
+        "coverage_extended": lf_analysis.measure_coverage(inputs.extended),
+    }
+    for split in splits:
+        gold = np.where(inputs.split == split, inputs.gold, ABSTAIN)
+        for name, L in (("original", inputs.original), ("added", added), ("all", inputs.extended)):
+            counts = lf_analysis.count_correct(L, gold)
+            low, high = lf_analysis.wilson_interval(counts, confidence)
+            columns[f"{split}_{name}_n"] = counts.votes
+            columns[f"{split}_{name}_precision"] = lf_analysis.measure_precision(counts)
+            columns[f"{split}_{name}_low"], columns[f"{split}_{name}_high"] = low, high
+    measured = pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
+    return measured[:, :1].join(inputs.summary, on="lf", how="left", maintain_order="left").hstack(measured[:, 1:])
+
+
+def _describe_thresholds(found: dict[str, Any]) -> str:
+    extended = sum(value is not None for value in found["thresholds"].values())
+    objective = f", for the {found['objective']}" if found["objective"] else ""
+    return (
+        f"{extended} of {len(found['thresholds'])} labeling functions are extended; {found['metric']}, "
+        f"method {found['method']}, from {found['chosen_on']}{objective}"
+    )
+
+
+def _describe_label_model(found: dict[str, Any]) -> str:
+    accuracy = found["held_out_accuracy"]
+    if accuracy is None:
+        return f"{found['label_model']}, named by {found['chosen_by']}"
+    tried = ", ".join(f"{kind} {report.format_share(value)}" for kind, value in accuracy.items())
+    return f"{found['label_model']}, chosen by {found['chosen_by']}; accuracy on held-out valid gold: {tried}"
+
+
+def _describe_fit(found: dict[str, Any]) -> str:
+    gold = found["gold_rows"]
+    return f"{found['fitted_rows']:,} items" + (f", {gold:,} of them with valid gold" if gold else ", no gold")
+
+
+def _describe_balance(found: dict[str, Any]) -> str:
+    balance = sorted(found["class_balance"].items(), key=lambda one: -one[1])
+    shown = ", ".join(f"{name}: {report.format_share(share)}" for name, share in balance[:_SHOWN])
+    return f"{shown}{', …' if len(balance) > _SHOWN else ''} ({found['class_balance_source']})"
+
+
+def _describe_gold(inputs: Inputs) -> str:
+    parts = [
+        f"{split} {count:,}"
+        for split in EVIDENCE
+        if (count := int((inputs.gold[inputs.split == split] != ABSTAIN).sum()))
+    ]
+    return ", ".join(parts) + " items" if parts else "none"
+
+
+def _describe_intervals(params: EvaluateParams) -> str:
+    if params.bootstrap == 0:
+        return "none (evaluate.bootstrap: 0)"
+    return f"{report.format_share(params.confidence, 0)} percentile bootstrap, {params.bootstrap:,} resamples, seed {params.seed}"
+
+
+def _plain(value: float) -> float | None:
+    """`value` rounded for a file, None where undefined."""
+    return None if np.isnan(value) else round(float(value), DECIMALS)
+
+
+def _frame(columns: dict[str, type], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+    types = {str: pl.String, int: pl.Int64, float: pl.Float64}
+    return _round(pl.DataFrame(rows, schema={name: types[kind] for name, kind in columns.items()}, orient="row"))
+
+
+def _round(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with rounded numbers, null where undefined."""
+    return table.with_columns(pl.selectors.float().fill_nan(None).round(DECIMALS))
