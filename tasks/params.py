@@ -147,14 +147,37 @@ class ExtendParams(Section):
 class LabelModelKind(StrEnum):
     """How votes become labels."""
 
-    FLYINGSQUID = "flyingsquid"
+    AUTO = "auto"
     MAJORITY_VOTE = "majority_vote"
+    WEIGHTED_MAJORITY_VOTE = "weighted_majority_vote"
+    FLYINGSQUID = "flyingsquid"
+    DAWID_SKENE = "dawid_skene"
+
+
+class FlyingSquidParams(Section):
+    """How FlyingSquid estimates."""
+
+    mode: Literal["corrected", "reference"] = "corrected"
+    """`reference` answers what the flyingsquid package answers, its errors included."""
+    estimate: Literal["mean", "median"] = "mean"
+    """How triplets are averaged."""
+    dependencies: tuple[tuple[str, str], ...] = ()
+    """Pairs of LFs that depend on each other given the class; two classes only."""
+    sequence_length: int = Field(default=1, ge=1, le=10)
+    """Items in a sequence, in the order of item ids within a split; 1: none. Two classes only."""
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether LFs or items depend on each other, which needs the flyingsquid package."""
+        return self.sequence_length > 1 or bool(self.dependencies)
 
 
 class FitParams(Section):
     """The label model."""
 
     label_model: LabelModelKind = LabelModelKind.FLYINGSQUID
+    """`auto`: the best on held-out valid gold, with majority vote as the floor."""
+    flyingsquid: FlyingSquidParams = Field(default_factory=FlyingSquidParams)
     class_balance: Literal["valid", "uniform"] | tuple[Annotated[float, Field(gt=0, lt=1)], ...] = "valid"
     """P(class): counted on valid gold, uniform, or given in the order of `classes`."""
 
@@ -164,6 +187,12 @@ class FitParams(Section):
         if isinstance(value, tuple) and abs(sum(value) - 1) > 1e-6:
             raise ValueError(f"sums to {sum(value):.6g}; a class balance sums to 1")
         return value
+
+    @model_validator(mode="after")
+    def _graph_is_used(self) -> "FitParams":
+        if self.flyingsquid.is_graph and self.label_model is not LabelModelKind.FLYINGSQUID:
+            raise ValueError("flyingsquid.dependencies and sequence_length need `label_model: flyingsquid`")
+        return self
 
 
 class EvaluateParams(Section):
@@ -204,6 +233,8 @@ class Params(Section):
         balance = self.fit.class_balance
         if isinstance(balance, tuple) and len(balance) != len(self.classes):
             raise ValueError(f"fit.class_balance has {len(balance)} values for {len(self.classes)} classes")
+        if self.fit.flyingsquid.is_graph and len(self.classes) != 2:
+            raise ValueError("fit.flyingsquid: dependencies and sequence_length are for two classes")
         return self
 
 

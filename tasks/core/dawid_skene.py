@@ -26,7 +26,7 @@ TOLERANCE = 1e-6
 """EM has converged when no posterior moves by more: far below what turns a label, far above rounding."""
 
 MOST_ROUNDS = 500
-"""Sparse LFs converge slowly (several hundred rounds on 73 of them); more changes no label that was looked at."""
+"""On 73 sparse LFs (sms) EM has not settled by then, but no label differs from those after 5,000 rounds; at 100, 30 do."""
 
 
 def fit_dawid_skene(votes: Votes, class_balance: Float, gold: Gold | None = None) -> VoteTable:

@@ -26,7 +26,7 @@ CANDIDATES: tuple[Kind, ...] = ("majority_vote", "weighted_majority_vote", "flyi
 """What `choose_kind` tries; of equals the first is taken, so majority vote is the floor."""
 
 DEFAULT: Kind = "flyingsquid"
-"""Where there is too little gold to choose with: it needs none, and falls back towards majority vote in the worst case."""
+"""Where there is too little gold to choose with: it needs none, and a lone vote decides as in majority vote."""
 
 FOLDS = 5
 """Parts of the gold rows, each held out once: four fifths to learn from, at five fits a candidate."""

@@ -196,8 +196,9 @@ def _fit_reference(votes: Votes, balance: float, estimate: Estimate) -> VoteTabl
     counts = count_votes(votes, 2)
     sign = np.where(counts.vote == 1, 1.0, -1.0)
     moments = np.zeros((m, m))
-    np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together / n)
-    accuracy = _average_triplets(moments, estimate)
+    np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together)
+    # Divided last: whole numbers cancel to exactly zero, which fractions of n need not.
+    accuracy = _average_triplets(moments / n, estimate)
     rates = np.zeros((m, 2))
     rates[counts.lf, counts.vote] = np.diag(counts.together) / n
     negative, positive = rates.T

@@ -1,0 +1,301 @@
+"""fit: turn votes into labels with a label model; write the model, the labels, and what other methods would say."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks import artifacts, schemas
+from tasks.artifacts import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTIONS, VALID_GOLD, VOTES
+from tasks.core.flyingsquid import SequenceModel, count_sequences
+from tasks.core.label_models import Gold, LabelModel, MajorityVote
+from tasks.core.model_choice import (
+    Choice,
+    Kind,
+    Options,
+    choose_kind,
+    count_class_balance,
+    fit_label_model,
+    pick_labels,
+    uses_gold,
+)
+from tasks.errors import DataError, ParamsError
+from tasks.params import FitParams, LabelModelKind, Split
+from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
+
+DIGITS = 6
+"""Of a precision in label_model.json's summary; the model itself keeps every digit."""
+
+Float = npt.NDArray[np.float64]
+Votes = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the stage reads; all rows are those of items, by ascending id."""
+
+    items: pl.DataFrame
+    split: npt.NDArray[np.str_]
+    gold: npt.NDArray[np.int64]
+    """Classes of valid items that have gold, -1 elsewhere."""
+    lfs: tuple[str, ...]
+    raw: Votes
+    extended: Votes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance:
+    """The class balance, where it is from, and the value that params fix (None where it is counted)."""
+
+    values: Float
+    source: str
+    given: Float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A label model and what it says of every item."""
+
+    kind: Kind
+    model: LabelModel
+    probabilities: Float
+    rows: int
+    gold_rows: int
+    choice: Choice | None
+    notes: tuple[str, ...]
+    """Findings as sentences, with names."""
+
+
+def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
+    """Write label model, labels and predictions of the project at `root`.
+
+    Raises
+    ------
+    DataError
+        An input is missing or damaged, tables hold different items, or no labeling function votes on any item.
+    ParamsError
+        `dependencies` names an unknown labeling function, or leaves too few that are independent.
+    """
+    inputs = read_inputs(root, classes)
+    balance = find_balance(inputs, classes, params)
+    options = _make_options(inputs, balance, params)
+    raw = _fit(inputs.raw, inputs, balance, options, classes, params)
+    extended = _fit(inputs.extended, inputs, balance, options, classes, params)
+    for note in extended.notes:
+        print(f"fit: {note}", file=sys.stderr)
+    majority = MajorityVote(class_balance=balance.values, lfs=len(inputs.lfs))
+    methods = {
+        "majority_vote": majority.predict_proba(inputs.raw),
+        "majority_vote_extended": majority.predict_proba(inputs.extended),
+        "label_model_raw": raw.probabilities,
+        "label_model_extended": extended.probabilities,
+    }
+    predictions = _tabulate_predictions(inputs.items, methods)
+    artifacts.write_table(root / LABELS, _tabulate_labels(inputs, extended, balance, classes), schemas.labels(classes))
+    artifacts.write_table(root / PREDICTIONS, predictions, schemas.predictions(len(classes), predictions.columns))
+    artifacts.write_json(root / LABEL_MODEL, _describe(inputs, raw, extended, balance, classes, params))
+
+
+def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
+    """Items, gold of valid, original and extended votes of the project at `root`, rows joined by id.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged, tables hold different items or LFs, or no LF votes on any item.
+    """
+    items = artifacts.read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    raw = artifacts.read_votes(root / VOTES, len(classes))
+    extended = artifacts.read_votes(root / EXTENDED_VOTES, len(classes))
+    for path, table in ((VOTES, raw), (EXTENDED_VOTES, extended)):
+        artifacts.require_same_items(root / ITEMS, items, root / path, table)
+    if raw.columns != extended.columns:
+        raise DataError(
+            f"{EXTENDED_VOTES}: has the labeling functions {extended.columns[1:]}, but {VOTES} has {raw.columns[1:]}. "
+            "Run 'dvc repro'."
+        )
+    gold = artifacts.read_table(root / VALID_GOLD, schemas.gold(len(classes)))
+    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left").get_column("gold")
+    if len(joined) - joined.null_count() != gold.height:
+        raise DataError(f"{VALID_GOLD}: has items that {ITEMS} lacks. Run 'dvc repro ingest'.")
+    lfs = tuple(raw.columns[1:])
+    inputs = Inputs(
+        items=items,
+        split=items.get_column("split").to_numpy().astype(str),
+        gold=joined.fill_null(ABSTAIN).cast(pl.Int64).to_numpy(),
+        lfs=lfs,
+        raw=_as_matrix(raw, lfs),
+        extended=_as_matrix(extended, lfs),
+    )
+    if not (inputs.extended != ABSTAIN).any():
+        raise DataError(
+            f"{EXTENDED_VOTES}: none of the {len(lfs)} labeling functions votes on any of the {items.height:,} items, "
+            "so there is nothing to learn from. Check the labeling functions, then run 'dvc repro apply'."
+        )
+    return inputs
+
+
+def find_balance(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> Balance:
+    """The class balance that `params` asks for: given, uniform, or counted on valid gold with one added per class.
+
+    Without any valid gold it is uniform. Gold of train and test never enters.
+    """
+    k = len(classes)
+    if isinstance(params.class_balance, tuple):
+        values = np.array(params.class_balance, dtype=np.float64)
+        return Balance(values=values / values.sum(), source="given in params.yaml", given=values / values.sum())
+    uniform = np.full(k, 1 / k)
+    known = inputs.gold[inputs.gold != ABSTAIN]
+    if params.class_balance == "uniform":
+        return Balance(values=uniform, source="uniform, as params.yaml asks", given=uniform)
+    if not len(known):
+        return Balance(
+            values=uniform,
+            source="uniform, since no valid item has gold; set fit.class_balance if known",
+            given=uniform,
+        )
+    missing = [name for c, name in enumerate(classes) if c not in known]
+    source = f"counted on {len(known):,} valid items with gold, one added per class"
+    if missing:
+        source += f"; none of them is of class {', '.join(repr(name) for name in missing)}"
+    return Balance(values=count_class_balance(known, k), source=source, given=None)
+
+
+def _make_options(inputs: Inputs, balance: Balance, params: FitParams) -> Options:
+    asked = params.flyingsquid
+    unknown = [lf for pair in asked.dependencies for lf in pair if lf not in inputs.lfs]
+    if unknown:
+        raise ParamsError(
+            f"params.yaml: 'fit.flyingsquid.dependencies' names {unknown[0]!r}, which is not a labeling function. "
+            f"There are: {', '.join(inputs.lfs)}."
+        )
+    counted = None
+    if asked.sequence_length > 1 and balance.given is None:
+        counted = count_sequences(inputs.gold[inputs.split == Split.VALID], asked.sequence_length)
+    return Options(
+        mode=asked.mode,
+        estimate=asked.estimate,
+        dependencies=tuple((inputs.lfs.index(one), inputs.lfs.index(other)) for one, other in asked.dependencies),
+        length=asked.sequence_length,
+        sequence_balance=counted,
+    )
+
+
+def _fit(
+    votes: Votes, inputs: Inputs, balance: Balance, options: Options, classes: tuple[str, ...], params: FitParams
+) -> Fitted:
+    """The label model that `params` asks for, fitted on train (and anchored on valid gold where it can be)."""
+    notes = []
+    train = inputs.split == Split.TRAIN
+    known = inputs.gold != ABSTAIN
+    if not (votes[train] != ABSTAIN).any():
+        notes.append("no labeling function votes on a train item: the label model is fitted on all items")
+        train = np.ones(len(votes), dtype=bool)
+    rows = np.flatnonzero(train | known)
+    anchors = Gold(rows=np.flatnonzero(known[rows]), classes=inputs.gold[rows][known[rows]])
+    choice = None
+    if params.label_model is LabelModelKind.AUTO:
+        choice = choose_kind(votes[rows], balance.given, len(classes), gold=anchors, options=options)
+        kind = choice.kind
+        if choice.accuracy is None:
+            notes.append(
+                f"auto: {len(anchors.rows)} valid items with gold are too few to choose with; took {kind}, and could "
+                "not check that it beats majority vote"
+            )
+    else:
+        kind = cast(Kind, params.label_model.value)
+    anchored = uses_gold(kind, options) and len(anchors.rows) > 0
+    fitted_rows = rows if anchored else np.flatnonzero(train)
+    try:
+        model = fit_label_model(
+            kind, votes[fitted_rows], balance.values, gold=anchors if anchored else None, options=options
+        )
+    except ValueError as error:
+        raise ParamsError(f"params.yaml: 'fit.flyingsquid': {error}.") from None
+    if options.length > 1 and options.sequence_balance is None:
+        notes.append("no sequence of valid items is all gold: the items of a sequence are taken to be independent")
+    for finding in model.findings:
+        names = ", ".join(inputs.lfs[j] for j in finding.lfs)
+        notes.append(f"{names}: {finding.message.format(*classes)}" if names else finding.message.format(*classes))
+    return Fitted(
+        kind=kind,
+        model=model,
+        probabilities=_predict(model, votes, inputs.split),
+        rows=len(fitted_rows),
+        gold_rows=len(anchors.rows) if anchored else 0,
+        choice=choice,
+        notes=tuple(notes),
+    )
+
+
+def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float:
+    """(n, k): the model's posterior; a sequence never runs from one split into another."""
+    if not isinstance(model, SequenceModel):
+        return model.predict_proba(votes)
+    probabilities = np.empty((len(votes), 2))
+    for name in Split:
+        rows = split == name
+        probabilities[rows] = model.predict_proba(votes[rows])
+    return probabilities
+
+
+def _tabulate_labels(inputs: Inputs, fitted: Fitted, balance: Balance, classes: tuple[str, ...]) -> pl.DataFrame:
+    picked = pick_labels(fitted.probabilities, balance.values)
+    columns: dict[str, Any] = {"label": np.array(classes)[picked]}
+    columns |= {probability_column(name): fitted.probabilities[:, c] for c, name in enumerate(classes)}
+    original = inputs.raw != ABSTAIN
+    columns["original_votes"] = original.sum(axis=1, dtype=np.int32)
+    columns["extended_votes"] = ((inputs.extended != ABSTAIN) & ~original).sum(axis=1, dtype=np.int32)
+    return inputs.items.select(ITEM_ID).with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def _tabulate_predictions(items: pl.DataFrame, methods: dict[str, Float]) -> pl.DataFrame:
+    return items.select(ITEM_ID).with_columns(
+        pl.Series(f"{method}/{c}", np.ascontiguousarray(column))
+        for method, probabilities in methods.items()
+        for c, column in enumerate(probabilities.T)
+    )
+
+
+def _describe(
+    inputs: Inputs, raw: Fitted, extended: Fitted, balance: Balance, classes: tuple[str, ...], params: FitParams
+) -> dict[str, Any]:
+    """label_model.json: the shipped model first, then the same model on original votes."""
+    return {
+        "label_model": extended.kind,
+        "options": params.flyingsquid.model_dump(mode="json") if extended.kind == "flyingsquid" else {},
+        "class_balance": dict(zip(classes, balance.values.tolist(), strict=True)),
+        "class_balance_source": balance.source,
+        **_describe_fit(inputs, extended, classes),
+        "on_original_votes": {"label_model": raw.kind, **_describe_fit(inputs, raw, classes)},
+    }
+
+
+def _describe_fit(inputs: Inputs, fitted: Fitted, classes: tuple[str, ...]) -> dict[str, Any]:
+    precision = [
+        {
+            name: round(float(value), DIGITS) if np.isfinite(value) else None
+            for name, value in zip(classes, row, strict=True)
+        }
+        for row in fitted.model.precision
+    ]
+    return {
+        "chosen_by": "params.yaml" if fitted.choice is None else "auto",
+        "held_out_accuracy": None if fitted.choice is None else fitted.choice.accuracy,
+        "fitted_rows": fitted.rows,
+        "gold_rows": fitted.gold_rows,
+        "findings": list(fitted.notes),
+        "precision": dict(zip(inputs.lfs, precision, strict=True)),
+        "model": fitted.model.to_json(),
+    }
+
+
+def _as_matrix(table: pl.DataFrame, lfs: tuple[str, ...]) -> Votes:
+    """(n, m), each row contiguous."""
+    return (
+        np.ascontiguousarray(table.select(lfs).to_numpy()).astype(np.int8, copy=False).reshape(table.height, len(lfs))
+    )
