@@ -1,0 +1,105 @@
+"""Epoxy's extension as a mask over neighbors: which abstaining cells take the vote of their nearest support item.
+
+Source: Chen et al., Train and You'll Miss It (Epoxy), arXiv 2006.15168, section 3, with the corrections of design.md.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+MetricName = Literal["cosine", "l2"]
+Bools = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Votes = npt.NDArray[np.int8]
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbors:
+    """Similarities of n items to the nearest support item, for each pair of an LF and a class in its support."""
+
+    lf: Int64
+    """(p,) position of the pair's LF, ascending."""
+    label: Votes
+    """(p,) the pair's class."""
+    similarity: Float32
+    """(p, n) larger is nearer; NaN where there is no neighbor (the LF votes on the item itself)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offers:
+    """For each of n items and m LFs the vote that the nearest support item offers, whatever the threshold."""
+
+    vote: Votes
+    """(n, m) its class; ABSTAIN where there is no neighbor, or where different classes are equally near."""
+    similarity: Float32
+    """(n, m) how near it is; NaN where `vote` is ABSTAIN."""
+    pair: Int64
+    """(n, m) which pair of `Neighbors` it is; -1 where `vote` is ABSTAIN."""
+
+
+def find_offers(neighbors: Neighbors, m: int) -> Offers:
+    """The vote that each LF's nearest support item offers, of any class; a tie between classes offers none.
+
+    >>> two_classes = Neighbors(
+    ...     lf=np.array([0, 0]), label=np.int8([0, 1]), similarity=np.float32([[0.9, 0.5], [0.8, 0.5]])
+    ... )
+    >>> offers = find_offers(two_classes, 1)
+    >>> offers.vote.ravel().tolist(), offers.pair.ravel().tolist()
+    ([0, -1], [0, -1])
+    """
+    n = neighbors.similarity.shape[1]
+    best = np.full((m, n), -np.inf, np.float32)
+    pair = np.full((m, n), -1, np.int64)
+    for place, lf in enumerate(neighbors.lf):
+        similarity = neighbors.similarity[place]
+        nearer, tied = similarity > best[lf], similarity == best[lf]  # both False for NaN
+        best[lf][nearer] = similarity[nearer]
+        pair[lf][nearer] = place
+        pair[lf][tied] = -1
+    none = pair < 0
+    labels = np.append(neighbors.label, np.int8(ABSTAIN))
+    return Offers(
+        vote=labels[pair].T,
+        similarity=np.where(none, np.float32(np.nan), best).T,
+        pair=pair.T,
+    )
+
+
+def find_abstaining_cells(L: Votes) -> Bools:
+    """The cells (n, m) of `L` (n, m) that abstain: Epoxy's scope."""
+    abstains: Bools = L == ABSTAIN
+    return abstains
+
+
+def find_abstaining_rows(L: Votes) -> Bools:
+    """The cells (n, m) of rows of `L` (n, m) on which every LF abstains: no conflict with explicit votes is added."""
+    return np.broadcast_to((L == ABSTAIN).all(axis=1, keepdims=True), L.shape)
+
+
+def to_similarity(thresholds: Float64, metric: MetricName) -> Float64:
+    """Thresholds (m,) as users give them to thresholds on similarity; NaN ("do not extend") becomes infinity.
+
+    A user gives L2 thresholds as plain distances; this is the only place that turns them around.
+
+    >>> to_similarity(np.array([0.5, np.nan]), "l2").tolist()
+    [-0.5, inf]
+    """
+    oriented = thresholds if metric == "cosine" else -thresholds
+    return np.where(np.isnan(oriented), np.inf, oriented)
+
+
+def extend_votes(offers: Offers, scope: Bools, thresholds: Float64) -> Bools:
+    """The cells (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
+
+    `thresholds` (m,) are those of `to_similarity`. A cosine threshold of 1 never extends, since similarity is at most
+    1; votes that exist are kept because no scope holds them.
+    """
+    # float64 against float64: a float32 threshold would be rounded onto the similarity it must exclude.
+    extended: Bools = scope & (offers.vote != ABSTAIN) & (offers.similarity.astype(np.float64) > thresholds)
+    return extended

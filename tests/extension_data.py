@@ -1,0 +1,40 @@
+"""Small projects on disk for the tests of index, search, tune and extend."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tasks import index, schemas, search
+from tasks.artifacts import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES, write_table
+from tasks.params import IndexParams, Metric, SearchParams
+
+
+def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
+    """Write items, embeddings, votes (n, m) of LFs lf0, lf1, ... and valid gold ({row: class}); returns the ids."""
+    vectors, votes = np.asarray(vectors, np.float32), np.asarray(votes, np.int8)
+    n, d = vectors.shape
+    ids = pl.Series("item_id", list(range(n)) if ids is None else ids, dtype=None if n else pl.Int64)
+    write_table(root / ITEMS, pl.DataFrame([ids, pl.Series("split", splits, dtype=pl.String)]), schemas.ITEMS)
+    embedding = (
+        pl.Series("embedding", vectors, dtype=pl.Array(pl.Float32, d))
+        if n
+        else pl.Series("embedding", [], dtype=pl.Array(pl.Float32, d))
+    )
+    write_table(root / EMBEDDINGS, pl.DataFrame([ids, embedding]), schemas.embeddings(d))
+    table = pl.DataFrame([ids, *(pl.Series(f"lf{j}", votes[:, j], dtype=pl.Int8) for j in range(votes.shape[1]))])
+    write_table(root / VOTES, table, schemas.votes(k, table.columns))
+    rows = sorted(gold or {})
+    known = pl.DataFrame([ids.gather(rows), pl.Series("gold", [(gold or {})[row] for row in rows], dtype=pl.Int8)])
+    write_table(root / VALID_GOLD, known, schemas.gold(k))
+    return ids
+
+
+def write_neighbors(root, *, metric=Metric.COSINE, classes=("no", "yes")):
+    """Run index and search on what `write_project` wrote; returns the table of neighbors."""
+    index.run(root, classes, IndexParams(metric=metric))
+    search.run(root, classes, SearchParams())
+    return pl.read_parquet(root / NEIGHBORS)
+
+
+DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"

@@ -1,0 +1,114 @@
+"""The index holds every embedding, is the same each time, and is recognized when it is damaged or out of date."""
+
+import json
+
+import faiss
+import numpy as np
+import polars as pl
+import pytest
+from extension_data import write_project
+
+from tasks import index, schemas, search
+from tasks.artifacts import EMBEDDINGS, INDEX, INDEX_DESCRIPTION, write_table
+from tasks.core.faiss_index import build_index, read_index, write_index
+from tasks.errors import DataError
+from tasks.params import IndexParams, Metric, SearchParams
+
+CLASSES = ("no", "yes")
+VECTORS = [[3, 4], [0, 2], [-1, 0]]
+
+
+@pytest.fixture
+def project(tmp_path):
+    write_project(tmp_path, vectors=VECTORS, votes=[[0], [1], [-1]], splits=["train"] * 3)
+    return tmp_path
+
+
+def test_cosine_stores_unit_vectors_in_the_order_of_ids(project):
+    index.run(project, CLASSES, IndexParams())
+    stored = read_index(project / INDEX)
+    assert stored.metric == "cosine"
+    np.testing.assert_allclose(stored.vectors, [[3 / 5, 4 / 5], [0, 1], [-1, 0]], rtol=1e-7)
+
+
+def test_l2_stores_the_embeddings_as_they_are(project):
+    index.run(project, CLASSES, IndexParams(metric=Metric.L2))
+    stored = read_index(project / INDEX)
+    assert stored.metric == "l2"
+    np.testing.assert_array_equal(stored.vectors, VECTORS)
+
+
+def test_faiss_itself_can_search_the_file(project):
+    index.run(project, CLASSES, IndexParams())
+    similarity, position = faiss.read_index(str(project / INDEX)).search(np.float32([[0, 1]]), 1)
+    assert position.item() == 1
+    assert similarity.item() == 1
+
+
+def test_description_says_what_the_index_is(project):
+    index.run(project, CLASSES, IndexParams(metric=Metric.L2))
+    found = json.loads((project / INDEX_DESCRIPTION).read_text())
+    assert {key: found[key] for key in ("kind", "metric", "n", "d")} == {"kind": "flat", "metric": "l2", "n": 3, "d": 2}
+
+
+def test_two_runs_give_the_same_bytes(project):
+    index.run(project, CLASSES, IndexParams())
+    first = (project / INDEX).read_bytes(), (project / INDEX_DESCRIPTION).read_bytes()
+    index.run(project, CLASSES, IndexParams())
+    assert ((project / INDEX).read_bytes(), (project / INDEX_DESCRIPTION).read_bytes()) == first
+
+
+def test_batches_do_not_change_the_index(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    write_index(build_index([vectors], d=3, metric="cosine"), tmp_path / "whole")
+    write_index(build_index([vectors[:7], vectors[7:7], vectors[7:]], d=3, metric="cosine"), tmp_path / "parts")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+
+
+def test_a_zero_vector_has_no_cosine(tmp_path):
+    write_project(tmp_path, vectors=[[1, 0], [0, 0]], votes=[[0], [1]], splits=["train"] * 2)
+    with pytest.raises(DataError, match="zero"):
+        index.run(tmp_path, CLASSES, IndexParams())
+    assert not (tmp_path / INDEX).exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: data[:-1] + b"\xff", lambda data: b""])
+def test_a_damaged_index_is_refused(project, damage):
+    index.run(project, CLASSES, IndexParams())
+    (project / INDEX).write_bytes(damage((project / INDEX).read_bytes()))
+    with pytest.raises(DataError, match=r"index\.faiss"):
+        search.run(project, CLASSES, SearchParams())
+
+
+def test_a_truncated_index_is_not_read(project):
+    index.run(project, CLASSES, IndexParams())
+    (project / INDEX).write_bytes((project / INDEX).read_bytes()[:-5])
+    with pytest.raises(ValueError, match="faiss cannot read"):
+        read_index(project / INDEX)
+
+
+@pytest.mark.parametrize("change", ["ids", "vectors", "width"])
+def test_an_index_of_other_embeddings_is_refused(project, change):
+    index.run(project, CLASSES, IndexParams())
+    vectors = [*VECTORS[:2], [-1, 1]] if change == "vectors" else VECTORS
+    vectors = [[*row, 1] for row in VECTORS] if change == "width" else vectors
+    ids = [0, 1, 7] if change == "ids" else [0, 1, 2]
+    write_project(project, vectors=vectors, votes=[[0], [1], [-1]], splits=["train"] * 3, ids=ids)
+    with pytest.raises(DataError, match="out of date"):
+        search.run(project, CLASSES, SearchParams())
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"kind": "flat"'])
+def test_a_damaged_description_is_refused(project, text):
+    index.run(project, CLASSES, IndexParams())
+    (project / INDEX_DESCRIPTION).write_text(text)
+    with pytest.raises(DataError, match=r"index\.json"):
+        search.run(project, CLASSES, SearchParams())
+
+
+def test_embeddings_of_the_wrong_type_are_named(project):
+    (project / EMBEDDINGS).unlink()
+    wrong = pl.DataFrame({"item_id": [0], "p_a": [0.5], "p_b": [0.5]})
+    write_table(project / EMBEDDINGS, wrong.select("item_id"), schemas.votes(2, []))
+    with pytest.raises(DataError, match="embedding"):
+        index.run(project, CLASSES, IndexParams())
