@@ -1,0 +1,7 @@
+"""Prefect and DVC: who calls a stage, in which order, and what is reused. Nothing else imports this package."""
+
+import os
+
+# Prefect asks this variable while it is being imported, so it has to be set before any module here imports Prefect;
+# the server's own switch is in pyproject.toml. A user's own value wins.
+os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -1,0 +1,234 @@
+"""One stage, run through DVC: its lines relayed, its time limited, its failure told in the stage's own words."""
+
+import json
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flows.bridge import BusyError, Command, Outcome, Spawn, Stage, run_stage
+from flows.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
+from tasks.errors import StageError
+from tasks.progress import ENVIRONMENT, MARK
+
+TERMINAL = logging.getLogger("epoxy")
+"""What a person at a terminal reads while stages run; silent unless a command line switches it on."""
+TERMINAL.propagate = False
+TERMINAL.addHandler(logging.NullHandler())
+
+_TAIL = 20
+"""Lines of standard error that are kept for the message of a failure: a long error, never a flood."""
+
+_BUSY_PAUSE_SECONDS = 1.0
+"""Between two looks at a project that is in use; DVC's own look takes up to three seconds more."""
+
+_BUSY_REMINDER_SECONDS = 30.0
+"""How often the log repeats who is being waited for."""
+
+_EX_TEMPFAIL = 75
+"""The exit code that sysexits.h gives to a failure that may be gone next time."""
+
+_HEALING_ERRORS = frozenset(
+    {
+        "BlockingIOError",
+        "BrokenPipeError",
+        "ConnectionAbortedError",
+        "ConnectionError",
+        "ConnectionRefusedError",
+        "ConnectionResetError",
+        "InterruptedError",
+        "OSError",
+        "TimeoutError",
+    }
+)
+"""Last lines of a traceback that another try may heal. Python names a missing file or permission more exactly."""
+
+
+class StageFailedError(StageError):
+    """The command of a stage ended with another exit code than 0; `exit_code` is that code."""
+
+    def __init__(self, message: str, *, exit_code: int, can_heal: bool) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.can_heal = can_heal
+
+
+class StageTimeoutError(StageError, TimeoutError):
+    """The command of a stage ran past its time and was ended; Prefect shows a TimeoutError as TimedOut."""
+
+
+class StageStoppedError(StageError):
+    """Somebody stopped the run."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stage is: `done` of `total` units of `what`."""
+
+    what: str
+    done: int
+    total: int
+
+
+class Listener(Protocol):
+    """Who hears of a stage while it runs, in the thread that runs it."""
+
+    def say(self, text: str) -> None:
+        """One line for the log."""
+
+    def show(self, progress: Progress) -> None:
+        """How far the stage is; may come often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of a stage, and in how many seconds: an `Outcome`, `Failed`, `TimedOut` or `Stopped`."""
+
+    name: str
+    outcome: str
+    seconds: float
+
+
+def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Listener) -> Report:
+    """What became of `stage`, after waiting for whoever else uses what it needs.
+
+    Raises
+    ------
+    StageFailedError
+        Its command failed.
+    StageTimeoutError
+        Its command ran past the `timeout_seconds` of its options.
+    StageStoppedError
+        `commands` was stopped.
+    StageError
+        DVC met a mistake.
+    """
+    tail: deque[str] = deque(maxlen=_TAIL)
+
+    def relay(line: Line) -> None:
+        progress = _read_progress(line)
+        if progress:
+            listener.show(progress)
+            return
+        if line.stream is Stream.ERR:
+            tail.append(line.text)
+        listener.say(line.text)
+
+    def spawn(command: Command) -> None:
+        tail.clear()
+        listener.say(f"> {command.text}")
+        limit = stage.options.timeout_seconds
+        env = make_environment({**command.env, ENVIRONMENT: "marked"})
+        try:
+            code = commands.run(command.argv, cwd=command.cwd, env=env, timeout_seconds=limit, on_line=relay)
+        except CommandTimeoutError:
+            raise StageTimeoutError(
+                f"stage {stage.name}: ended after {limit:g} seconds; make it faster, or raise timeout_seconds under "
+                f"meta.prefect in dvc.yaml"
+            ) from None
+        if code != 0:
+            message = f"stage {stage.name}: {_describe_exit(code)}{_quote(tail)}"
+            raise StageFailedError(message, exit_code=code, can_heal=_can_heal(code, tail))
+
+    began = time.monotonic()
+    try:
+        outcome = _run_when_free(stage, root, spawn, commands, listener)
+    except CommandStoppedError:
+        raise StageStoppedError(f"stage {stage.name}: stopped") from None
+    return Report(name=stage.name, outcome=outcome.value, seconds=time.monotonic() - began)
+
+
+def _run_when_free(stage: Stage, root: Path, spawn: Spawn, commands: Commands, listener: Listener) -> Outcome:
+    reminded = float("-inf")
+    while True:
+        commands.pause(0)
+        try:
+            return run_stage(root, stage.name, spawn)
+        except BusyError as error:
+            now = time.monotonic()
+            if now - reminded >= _BUSY_REMINDER_SECONDS:
+                reminded = now
+                listener.say(f"waiting: {error}")
+            commands.pause(_BUSY_PAUSE_SECONDS)
+
+
+def _read_progress(line: Line) -> Progress | None:
+    if line.stream is not Stream.ERR or not line.text.startswith(MARK):
+        return None
+    try:
+        fields = json.loads(line.text.removeprefix(MARK))
+        return Progress(what=str(fields["what"]), done=int(fields["done"]), total=int(fields["total"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _describe_exit(code: int) -> str:
+    if code <= 128:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"exit code {code}"
+    return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+
+
+def _quote(tail: "deque[str]") -> str:
+    """The stage's own words: its last error if it names one, else its last lines."""
+    lines = [line for line in tail if line.strip()]
+    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    if starts:
+        return ": " + "\n".join(lines[starts[-1] :]).removeprefix("error: ")
+    if any(line.startswith("Traceback ") for line in lines):
+        return f": {lines[-1]}"
+    return ": " + "\n".join(lines[-5:]) if lines else ""
+
+
+def _can_heal(code: int, tail: "deque[str]") -> bool:
+    lines = [line for line in tail if line.strip()]
+    error = lines[-1].partition(":")[0].rpartition(".")[2] if lines else ""
+    return code == _EX_TEMPFAIL or error in _HEALING_ERRORS
+
+
+def show_stages_in_terminal() -> None:
+    """Let `TERMINAL` write to standard error."""
+    if not any(isinstance(handler, _TerminalHandler) for handler in TERMINAL.handlers):
+        TERMINAL.addHandler(_TerminalHandler())
+        TERMINAL.setLevel(logging.INFO)
+
+
+class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    pass
+
+
+def describe_reports(reports: Sequence[Report]) -> str:
+    """A line per report: name, outcome, seconds."""
+    width = max((len(report.name) for report in reports), default=0)
+    return "\n".join(f"{report.name:<{width}}  {report.outcome:<9}  {report.seconds:7.1f} s" for report in reports)
+
+
+class TerminalListener:
+    """Writes what it hears to `TERMINAL`, each line behind the stage's name."""
+
+    _PAUSE_SECONDS = 5.0  # between two lines of progress: a sign of life, not a flood
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._shown = float("-inf")
+
+    def say(self, text: str) -> None:
+        """One line."""
+        TERMINAL.info("%s | %s", self._name, text)
+
+    def show(self, progress: Progress) -> None:
+        """A line every few seconds."""
+        now = time.monotonic()
+        if now - self._shown >= self._PAUSE_SECONDS:
+            self._shown = now
+            share = progress.done / progress.total if progress.total else 1.0
+            self.say(f"{progress.what}: {share:.0%} ({progress.done:,} of {progress.total:,})")

@@ -1,0 +1,276 @@
+"""The Prefect flow over DVC's graph, one task per stage; `python -m flows.relabel` runs it in the current folder."""
+
+import contextlib
+import csv
+import logging
+import queue
+import re
+import sys
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect import Task, flow, get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Failed
+
+from flows.bridge import Outcome, Stage, read_stages, remove_leftovers
+from flows.execute import (
+    Progress,
+    Report,
+    StageFailedError,
+    StageTimeoutError,
+    TerminalListener,
+    describe_reports,
+    execute_stage,
+    show_stages_in_terminal,
+)
+from flows.process import Commands
+from flows.results import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
+from flows.server import find_api_url, start_temporary_server
+from tasks.errors import EpoxyError, StageError
+
+_INTERRUPTED = 130
+"""What a shell expects of a program that Ctrl-C ended: 128 + SIGINT."""
+
+_COMMANDS: ContextVar[Commands] = ContextVar("_COMMANDS")
+"""The running flow's commands; Prefect copies the context into the threads of its tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run did: the stages that ended, in that order, those that did not start, and the first mistake."""
+
+    reports: tuple[Report, ...]
+    skipped: tuple[str, ...]
+    error: Exception | None
+
+    def describe(self) -> str:
+        """The text that ends a run in a terminal."""
+        lines = [describe_reports(self.reports)]
+        if self.skipped:
+            lines.append(f"not run: {', '.join(self.skipped)}")
+        if all(report.outcome == Outcome.CACHED for report in self.reports) and not self.error:
+            lines.append("nothing to do: everything is up to date")
+        return "\n".join(lines)
+
+
+class _RunListener(TerminalListener):
+    """Tells the Prefect run what a stage says: lines to its log, progress to an artifact."""
+
+    _UPDATE_SECONDS = 1.0  # a request per update; nobody reads faster
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._logger = get_run_logger()
+        self._key = "progress-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        self._artifact: UUID | None = None
+        self._updated = float("-inf")
+        self._last: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """One line, to the run's log and the terminal."""
+        super().say(text)
+        self._logger.info("%s", text)
+
+    def show(self, progress: Progress) -> None:
+        """An update of the artifact at most once a second, and at the end."""
+        now = time.monotonic()
+        is_end = progress.done >= progress.total
+        if progress == self._last or (now - self._updated < self._UPDATE_SECONDS and not is_end):
+            return
+        self._updated, self._last = now, progress
+        TerminalListener.show(self, progress)
+        percent = 100.0 * progress.done / progress.total if progress.total else 100.0
+        try:
+            if self._artifact is None:
+                self._artifact = cast(UUID, create_progress_artifact(percent, key=self._key, description=progress.what))
+            else:
+                update_progress_artifact(self._artifact, percent, description=progress.what)
+        except (httpx.HTTPError, PrefectException) as error:
+            self._logger.warning("no progress in the UI: %s", error)  # hours of work are worth more than a bar
+
+
+def _can_heal(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.data, StageFailedError) and state.data.can_heal
+
+
+# Prefect's cache is off: DVC alone knows what is up to date, and two caches could disagree. Nothing is persisted:
+# tasks pass names; their data are DVC's.
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_can_heal)
+def run_stage(stage: Stage, root: Path) -> State[Report]:
+    """A state named after what became of `stage`."""
+    report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=_RunListener(stage.name))
+    return Completed(name=report.outcome, message=f"{report.seconds:.1f} s", data=report)
+
+
+def _submit(stage: Stage, root: Path, needs: "Sequence[PrefectFuture[Any]]") -> "PrefectFuture[Any]":
+    options = stage.options
+    # Prefect types `submit` for calls without `wait_for`, hence Any.
+    named: Any = run_stage.with_options(
+        name=stage.name,
+        task_run_name=stage.name,
+        retries=options.retries,
+        retry_delay_seconds=options.retry_delay_seconds,
+        tags=options.tags,
+    )
+    future: PrefectFuture[Any] = named.submit(stage, root, wait_for=needs)
+    return future
+
+
+@flow(name="relabel", persist_result=False)
+def relabel(targets: list[str] | None = None) -> State[Summary]:
+    """Bring the pipeline whose root is the working directory, or `targets` and all they need, up to date.
+
+    Parameters
+    ----------
+    targets
+        Names of stages, as in dvc.yaml; all of them by default.
+    """
+    root = Path.cwd()
+    stages = read_stages(root, targets or ())
+    logger = get_run_logger()
+    for part in remove_leftovers(root, stages):
+        logger.info("removed what a dead run left: %s", part.relative_to(root))
+    commands = Commands()
+    token = _COMMANDS.set(commands)
+    try:
+        summary = _run_all(stages, root)
+    except BaseException:
+        commands.stop()  # before Prefect waits for the tasks' threads
+        raise
+    finally:
+        _COMMANDS.reset(token)
+    for line in summary.describe().splitlines():
+        logger.info("%s", line)
+    if summary.error:
+        return Failed(message=str(summary.error), data=summary)
+    _create_artifacts(root)
+    return Completed(message=_count(summary.reports), data=summary)
+
+
+def _run_all(stages: Sequence[Stage], root: Path) -> Summary:
+    """What became of `stages`, each submitted when all that it needs has ended well."""
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    futures: dict[str, PrefectFuture[Any]] = {}
+    began: dict[str, float] = {}
+    reports: dict[str, Report] = {}
+    good: set[str] = set()
+    error: Exception | None = None
+
+    def submit(stage: Stage) -> None:
+        began[stage.name] = time.monotonic()
+        future = futures[stage.name] = _submit(stage, root, [futures[need] for need in stage.needs])
+        future.add_done_callback(lambda _: ended.put(stage.name))
+
+    while True:
+        for stage in stages:
+            if stage.name not in futures and good.issuperset(stage.needs):
+                submit(stage)
+        if len(reports) == len(futures):
+            break
+        name = ended.get()
+        result = futures[name].result(raise_on_failure=False)
+        if isinstance(result, Report):
+            reports[name] = result
+            good.add(name)
+            continue
+        failure = result if isinstance(result, Exception) else StageError(f"stage {name}: {result}")
+        error = error or failure
+        outcome = "TimedOut" if isinstance(failure, StageTimeoutError) else "Failed"
+        reports[name] = Report(name=name, outcome=outcome, seconds=time.monotonic() - began[name])
+    skipped = tuple(stage.name for stage in stages if stage.name not in futures)
+    return Summary(reports=tuple(reports.values()), skipped=skipped, error=error)
+
+
+def _count(reports: Sequence[Report]) -> str:
+    outcomes = [report.outcome for report in reports]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+
+
+def _create_artifacts(root: Path) -> None:
+    if (root / REPORT_SUMMARY).is_file():
+        summary = (root / REPORT_SUMMARY).read_text()
+        create_markdown_artifact(summary, key="report-summary", description="What the labels are worth")
+    if (root / LF_REPORT).is_file():
+        with (root / LF_REPORT).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        create_table_artifact(rows, key="labeling-functions", description="Each labeling function")
+    places = [f"- {what}: `{root / path}`" for what, path in find_results(root).items()]
+    if places:
+        create_markdown_artifact("\n".join(places), key="results", description="Where the results are")
+
+
+def run(*, targets: Sequence[str] = (), quiet: bool = False) -> Summary:
+    """What the flow did in the project that the current folder lies in, on the Prefect server that is set up, or on a temporary one.
+
+    Parameters
+    ----------
+    targets
+        Names of stages to bring up to date with all they need; all stages by default.
+    quiet
+        Do not relay the stages' lines to standard error.
+
+    Raises
+    ------
+    EpoxyError
+        The flow could not start: dvc.yaml is wrong, a target unknown, or no server can be had.
+    """
+    with contextlib.chdir(find_root(Path.cwd())):
+        read_stages(Path.cwd(), targets)  # a mistake in dvc.yaml is told before anything is started
+        if not quiet:
+            show_stages_in_terminal()
+        _hush_prefect()
+        with temporary_settings({PREFECT_API_URL: find_api_url() or start_temporary_server()}):
+            state = relabel(list(targets), return_state=True)
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, Summary):
+        return result
+    raise result if isinstance(result, EpoxyError) else StageError(f"the flow ended as {state.name}: {state.message}")
+
+
+def _hush_prefect() -> None:
+    """Keep what Prefect says about runs out of the terminal: the same is shown there in fewer words."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING and not record.name.startswith(("prefect.flow_runs", "prefect.task_"))
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(is_wanted)
+
+
+def main(targets: Sequence[str], *, quiet: bool = False) -> int:
+    """The exit code of a run whose summary has been printed: that of the first stage that failed."""
+    try:
+        summary = run(targets=targets, quiet=quiet)
+    except EpoxyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the next run continues where this one stopped", file=sys.stderr)
+        return _INTERRUPTED
+    print(summary.describe())
+    if summary.error:
+        print(f"error: {summary.error}", file=sys.stderr)
+        return getattr(summary.error, "exit_code", EpoxyError.exit_code)
+    print(f"\n{describe_results(find_root(Path.cwd()))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""Prefect servers on this machine: a temporary one for a single run, or one with a worker and the deployments."""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import yaml
+
+from flows.process import end_guarded, make_environment, start_guarded
+from tasks.errors import EpoxyError
+
+HOST = "127.0.0.1"
+"""Loopback only: the server has no password."""
+
+PORT = 4200
+"""Prefect's own default."""
+
+DEPLOYMENTS = "prefect.yaml"
+
+_START_SECONDS = 120.0
+"""The first start creates a database; 8 seconds were measured on an idle machine with two cores."""
+
+
+class ServerError(EpoxyError):
+    """A Prefect server, worker or deployment could not be started."""
+
+    exit_code = 6
+
+
+def make_api_url(port: int) -> str:
+    """The address of the API of a server on this machine."""
+    return f"http://{HOST}:{port}/api"
+
+
+def is_answering(api_url: str) -> bool:
+    """Whether a Prefect server answers at `api_url`."""
+    try:
+        return httpx.get(f"{api_url}/health", timeout=2.0).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def find_api_url() -> str | None:
+    """The API that Prefect is set up for (PREFECT_API_URL or the profile), else that of `epoxy server` if it answers."""
+    from prefect.settings import PREFECT_API_URL
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        return str(configured)
+    local = make_api_url(PORT)
+    return local if is_answering(local) else None
+
+
+def start_temporary_server() -> str:
+    """The API address of a new server, which ends when this process ends, however it ends.
+
+    Unlike the one that Prefect would start by itself, it survives neither a SIGKILL of this process nor dies of a
+    Ctrl-C before the run has told it how it ended.
+
+    Raises
+    ------
+    ServerError
+        It did not answer in time.
+    """
+    port = _find_free_port()
+    command = [*_PREFECT, "server", "start", "--host", HOST, "--port", str(port), "--no-ui", "--no-scheduler"]
+    guard = _start(command, cwd=Path.cwd(), api_url=None, is_quiet=True)
+    atexit.register(end_guarded, guard)
+    _wait_for(make_api_url(port), guard)
+    return make_api_url(port)
+
+
+def serve(*, root: Path, port: int = PORT) -> None:
+    """Run a server (unless one answers), a process worker and the deployments of prefect.yaml until interrupted.
+
+    Raises
+    ------
+    ServerError
+        One of them could not be started, or ended by itself.
+    """
+    pool = _read_pool(root)
+    api_url = make_api_url(port)
+    with ExitStack() as stack:
+        running = {}
+        if is_answering(api_url):
+            print(f"server   {_ui(api_url)} (was running)", flush=True)
+        else:
+            command = [*_PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
+            running["server"] = stack.enter_context(_running(command, root, api_url=api_url))
+            _wait_for(api_url, running["server"])
+            print(f"server   {_ui(api_url)}", flush=True)
+        command = [*_PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", "epoxy"]
+        running["worker"] = stack.enter_context(_running(command, root, api_url=api_url))
+        _wait_for_pool(api_url, pool, running["worker"])
+        print(f"worker   pool {pool}", flush=True)
+        deploy(root=root, api_url=api_url)
+        print(f"deployed {DEPLOYMENTS}; Ctrl-C ends everything", flush=True)
+        while all(guard.poll() is None for guard in running.values()):
+            time.sleep(1.0)
+        dead = ", ".join(name for name, guard in running.items() if guard.poll() is not None)
+        raise ServerError(f"the {dead} ended by itself; its last words are above")
+
+
+def deploy(*, root: Path, api_url: str) -> None:
+    """Register the deployments of prefect.yaml in `root`.
+
+    Raises
+    ------
+    ServerError
+        Prefect refused.
+    """
+    env = make_environment({**os.environ, "PREFECT_API_URL": api_url})
+    command = [*_PREFECT, "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ServerError(f"{root / DEPLOYMENTS}: Prefect could not deploy it:\n{done.stdout}{done.stderr}")
+
+
+_PREFECT = (sys.executable, "-m", "prefect")
+
+
+def _ui(api_url: str) -> str:
+    return api_url.removesuffix("/api")
+
+
+def _start(command: Sequence[str], *, cwd: Path, api_url: str | None, is_quiet: bool) -> "subprocess.Popen[bytes]":
+    env = make_environment({**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
+    if api_url:
+        # The second is what the UI asks; a server tells it Prefect's default port, whatever port it was given.
+        env.update(PREFECT_API_URL=api_url, PREFECT_UI_API_URL=api_url)
+    output = subprocess.DEVNULL if is_quiet else None
+    # In a group of its own: Ctrl-C ends this process first, which then ends them in order.
+    return start_guarded(command, cwd=cwd, env=env, stdout=output, stderr=output, process_group=0)
+
+
+@contextmanager
+def _running(command: Sequence[str], root: Path, *, api_url: str | None) -> Iterator["subprocess.Popen[bytes]"]:
+    guard = _start(command, cwd=root, api_url=api_url, is_quiet=False)
+    try:
+        yield guard
+    finally:
+        end_guarded(guard)
+
+
+def _wait_for(api_url: str, guard: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not is_answering(api_url):
+        if guard.poll() is not None or time.monotonic() > deadline:
+            end_guarded(guard)
+            raise ServerError(
+                f"no Prefect server came up at {api_url}; run 'prefect server start' to see what it says, or set "
+                f"PREFECT_API_URL to a server that runs"
+            )
+        time.sleep(0.1)
+
+
+def _wait_for_pool(api_url: str, pool: str, guard: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while httpx.get(f"{api_url}/work_pools/{pool}", timeout=10.0).status_code != httpx.codes.OK:
+        if guard.poll() is not None or time.monotonic() > deadline:
+            raise ServerError(f"the worker did not create its pool '{pool}'; its last words are above")
+        time.sleep(0.2)
+
+
+def _read_pool(root: Path) -> str:
+    path = root / DEPLOYMENTS
+    try:
+        deployments = yaml.safe_load(path.read_text())["deployments"]
+        (pool,) = {str(deployment["work_pool"]["name"]) for deployment in deployments}
+    except FileNotFoundError:
+        raise ServerError(f"{path} is missing; expected the deployments there") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(f"{path}: expected deployments that all name one work_pool ({error})") from None
+    return pool
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
