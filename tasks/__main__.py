@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.errors import EpoxyError
 from tasks.params import read_params
 
-STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "evaluate")
+STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
 
 

@@ -79,14 +79,15 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     items = artifacts.read_table(root / artifacts.ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
     original = artifacts.read_votes(root / artifacts.VOTES, k)
     extended = artifacts.read_votes(root / artifacts.EXTENDED_VOTES, k)
-    labels = artifacts.read_table(root / artifacts.LABELS, schemas.labels(classes))
-    path = root / artifacts.PREDICTIONS
-    predictions = artifacts.read_table(path, schemas.predictions(k, artifacts.read_schema(path)))
+    labels = artifacts.read_table(root / artifacts.END_LABELS, schemas.end_labels(classes))
+    predictions = _read_predictions(root, artifacts.PREDICTIONS, k)
+    end_predictions = _read_predictions(root, artifacts.END_PREDICTIONS, k)
     for other_path, table in (
         (artifacts.VOTES, original),
         (artifacts.EXTENDED_VOTES, extended),
-        (artifacts.LABELS, labels),
+        (artifacts.END_LABELS, labels),
         (artifacts.PREDICTIONS, predictions),
+        (artifacts.END_PREDICTIONS, end_predictions),
     ):
         artifacts.require_same_items(root / artifacts.ITEMS, items, root / other_path, table)
     lfs = tuple(name for name in original.columns if name != ITEM_ID)
@@ -95,13 +96,15 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
             f"{root / artifacts.EXTENDED_VOTES}: other labeling functions than in {root / artifacts.VOTES}. "
             "Run 'dvc repro'."
         )
-    probabilities = _read_probabilities(path, predictions, k)
+    predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
+    probabilities = _to_probabilities(root / artifacts.PREDICTIONS, predictions, k)
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
     same = [name for name, P in probabilities.items() if np.allclose(P, shipped, rtol=0, atol=metrics.TIE)]
     if not same:
         probabilities[report.SHIPPED] = shipped
     thresholds = artifacts.read_json(root / artifacts.THRESHOLDS)
     label_model = artifacts.read_json(root / artifacts.LABEL_MODEL)
+    end_model = artifacts.read_json(root / artifacts.END_MODEL)
     position = {name: index for index, name in enumerate(classes)}
     return Inputs(
         split=items["split"].to_numpy(),
@@ -118,9 +121,11 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         curves=artifacts.read_csv(root / artifacts.THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=thresholds["objective"] or "objective",
         facts=(
-            Fact(name="Label model", value=_describe_label_model(label_model)),
-            Fact(name="Fitted on", value=_describe_fit(label_model)),
-            Fact(name="Class balance", value=_describe_balance(label_model)),
+            Fact(name="Shipped labels", value=_describe_end_model(end_model)),
+            Fact(name="Class balance of the shipped labels", value=_describe_balance(end_model)),
+            Fact(name="Label model on votes", value=_describe_label_model(label_model)),
+            Fact(name="Label model fitted on", value=_describe_fit(label_model)),
+            Fact(name="Class balance of the label model", value=_describe_balance(label_model)),
             Fact(name="Thresholds", value=_describe_thresholds(thresholds)),
         ),
         findings=tuple(label_model["findings"]),
@@ -298,7 +303,11 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
     return joined.fill_null(ABSTAIN).to_numpy()
 
 
-def _read_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, metrics.Floats]:
+def _read_predictions(root: Path, path: Path, k: int) -> pl.DataFrame:
+    return artifacts.read_table(root / path, schemas.predictions(k, artifacts.read_schema(root / path)))
+
+
+def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, metrics.Floats]:
     """Probabilities (n, k) of each method, in the order of reports."""
     found = dict.fromkeys(name.split("/")[0] for name in predictions.columns if name != ITEM_ID)
     if BASELINE not in found:
@@ -406,6 +415,14 @@ def _describe_thresholds(found: dict[str, Any]) -> str:
         f"{extended} of {len(found['thresholds'])} labeling functions are extended; {found['metric']}, "
         f"method {found['method']}, from {found['chosen_on']}{objective}"
     )
+
+
+def _describe_end_model(found: dict[str, Any]) -> str:
+    weights = found["end_model_weights"]
+    if weights is None:
+        return str(found["summary"])
+    named = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    return f"{found['summary']} Weights, chosen on held-out gold: {named}."
 
 
 def _describe_label_model(found: dict[str, Any]) -> str:

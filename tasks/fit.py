@@ -11,8 +11,10 @@ import polars as pl
 
 from tasks import artifacts, schemas
 from tasks.artifacts import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTIONS, VALID_GOLD, VOTES
+from tasks.core.decisions import pick_labels
 from tasks.core.flyingsquid import SequenceModel, count_sequences
 from tasks.core.label_models import Gold, LabelModel, MajorityVote
+from tasks.core.liger import Liger, fit_liger
 from tasks.core.model_choice import (
     Choice,
     Kind,
@@ -20,11 +22,12 @@ from tasks.core.model_choice import (
     choose_kind,
     count_class_balance,
     fit_label_model,
-    pick_labels,
     uses_gold,
 )
 from tasks.errors import DataError, ParamsError
+from tasks.index_description import read_description
 from tasks.params import FitParams, LabelModelKind, Split
+from tasks.points import read_points
 from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
 
 DIGITS = 6
@@ -87,17 +90,29 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
     extended = _fit(inputs.extended, inputs, balance, options, classes, params)
     for note in extended.notes:
         print(f"fit: {note}", file=sys.stderr)
-    majority = MajorityVote(class_balance=balance.values, lfs=len(inputs.lfs))
+    k = len(classes)
+    # Plain majority vote knows no class balance: a row without votes is a tie of all classes.
+    plain = MajorityVote(class_balance=np.full(k, 1 / k), lfs=len(inputs.lfs))
+    balanced = MajorityVote(class_balance=balance.values, lfs=len(inputs.lfs))
+    liger = _fit_liger(root, inputs, balance, k)
     methods = {
-        "majority_vote": majority.predict_proba(inputs.raw),
-        "majority_vote_extended": majority.predict_proba(inputs.extended),
+        "majority_vote": plain.predict_proba(inputs.raw),
+        "majority_vote_balance": balanced.predict_proba(inputs.raw),
+        "majority_vote_extended": plain.predict_proba(inputs.extended),
         "label_model_raw": raw.probabilities,
-        "label_model_extended": extended.probabilities,
+        "liger": liger.posterior,
     }
+    if extended.kind == "flyingsquid":
+        methods["epoxy"] = extended.probabilities
+    else:
+        methods["label_model_extended"] = extended.probabilities
+        epoxy = params.model_copy(update={"label_model": LabelModelKind.FLYINGSQUID})
+        methods["epoxy"] = _fit(inputs.extended, inputs, balance, options, classes, epoxy).probabilities
     predictions = _tabulate_predictions(inputs.items, methods)
     artifacts.write_table(root / LABELS, _tabulate_labels(inputs, extended, balance, classes), schemas.labels(classes))
-    artifacts.write_table(root / PREDICTIONS, predictions, schemas.predictions(len(classes), predictions.columns))
-    artifacts.write_json(root / LABEL_MODEL, _describe(inputs, raw, extended, balance, classes, params))
+    artifacts.write_table(root / PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    described = _describe(inputs, raw, extended, balance, classes, params)
+    artifacts.write_json(root / LABEL_MODEL, described | {"liger": _describe_liger(liger)})
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
@@ -230,6 +245,21 @@ def _fit(
         choice=choice,
         notes=tuple(notes),
     )
+
+
+def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
+    """Liger on the extended votes, in partitions of the embeddings."""
+    known = np.flatnonzero(inputs.gold != ABSTAIN)
+    train = np.flatnonzero(inputs.split == Split.TRAIN)
+    reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
+    points = read_points(root, inputs.items, read_description(root).metric)
+    gold = Gold(rows=known, classes=inputs.gold[known])
+    return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold)
+
+
+def _describe_liger(liger: Liger) -> dict[str, Any]:
+    accuracy = None if liger.accuracy is None else {str(parts): value for parts, value in liger.accuracy.items()}
+    return {"parts": liger.parts, "parts_with_own_model": liger.own_model, "held_out_accuracy": accuracy}
 
 
 def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float:

@@ -172,6 +172,12 @@ class FlyingSquidParams(Section):
         return self.sequence_length > 1 or bool(self.dependencies)
 
 
+def _check_balance(value: object) -> object:
+    if isinstance(value, tuple) and abs(sum(value) - 1) > 1e-6:
+        raise ValueError(f"sums to {sum(value):.6g}; a class balance sums to 1")
+    return value
+
+
 class FitParams(Section):
     """The label model."""
 
@@ -184,15 +190,29 @@ class FitParams(Section):
     @field_validator("class_balance")
     @classmethod
     def _sums_to_one(cls, value: object) -> object:
-        if isinstance(value, tuple) and abs(sum(value) - 1) > 1e-6:
-            raise ValueError(f"sums to {sum(value):.6g}; a class balance sums to 1")
-        return value
+        return _check_balance(value)
 
     @model_validator(mode="after")
     def _graph_is_used(self) -> "FitParams":
         if self.flyingsquid.is_graph and self.label_model is not LabelModelKind.FLYINGSQUID:
             raise ValueError("flyingsquid.dependencies and sequence_length need `label_model: flyingsquid`")
         return self
+
+
+class TrainParams(Section):
+    """The labels that are shipped: similarity as evidence, then a classifier on the embeddings."""
+
+    class_balance: Literal["estimated", "uniform"] | tuple[Annotated[float, Field(gt=0, lt=1)], ...] = "estimated"
+    """P(class): estimated from the votes and valid gold, uniform, or given in the order of `classes`."""
+    gold: Literal["valid", "none"] = "valid"
+    """Whether gold of valid items may teach the model."""
+    seed: int = Field(0, ge=0)
+    """Of the folds that gold and votes are held out in."""
+
+    @field_validator("class_balance")
+    @classmethod
+    def _sums_to_one(cls, value: object) -> object:
+        return _check_balance(value)
 
 
 class EvaluateParams(Section):
@@ -216,6 +236,7 @@ class Params(Section):
     tune: TuneParams
     extend: ExtendParams
     fit: FitParams
+    train: TrainParams
     evaluate: EvaluateParams
 
     @field_validator("classes", mode="before")
@@ -230,9 +251,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _one_weight_per_class(self) -> "Params":
-        balance = self.fit.class_balance
-        if isinstance(balance, tuple) and len(balance) != len(self.classes):
-            raise ValueError(f"fit.class_balance has {len(balance)} values for {len(self.classes)} classes")
+        for name, balance in (("fit", self.fit.class_balance), ("train", self.train.class_balance)):
+            if isinstance(balance, tuple) and len(balance) != len(self.classes):
+                raise ValueError(f"{name}.class_balance has {len(balance)} values for {len(self.classes)} classes")
         if self.fit.flyingsquid.is_graph and len(self.classes) != 2:
             raise ValueError("fit.flyingsquid: dependencies and sequence_length are for two classes")
         return self

@@ -23,9 +23,15 @@ BASELINE = "majority_vote"
 
 METHODS = {
     BASELINE: "Majority vote",
+    "majority_vote_balance": "Majority vote, class balance where it is silent",
     "label_model_raw": "Label model, original votes",
     "majority_vote_extended": "Majority vote, extended votes",
     "label_model_extended": "Label model, extended votes",
+    "epoxy": "Epoxy: FlyingSquid, extended votes",
+    "liger": "Liger: Epoxy in partitions",
+    "nearvote": "Nearvote: similarity as evidence",
+    "end_model": "End model on nearvote",
+    "gold_only": "Logistic regression on valid gold alone",
 }
 """What methods are called in reports, in the order of their rows; others follow under a name made from their own."""
 

@@ -128,16 +128,20 @@ def provenance(k: int, id_type: pl.DataType | type[pl.DataType]) -> TableSchema:
     )
 
 
-def labels(classes: Sequence[str]) -> TableSchema:
-    """item_id, label (a class name), one probability per class, numbers of original and extended votes."""
+def labels(classes: Sequence[str], counts: Sequence[str] = ("original_votes", "extended_votes")) -> TableSchema:
+    """item_id, label (a class name), one probability per class, and numbers of votes."""
     return _table(
         {
             "label": pa.Column(pl.String, pa.Check.isin(list(classes))),
             **{probability_column(name): _probability() for name in classes},
-            "original_votes": pa.Column(pl.Int32, pa.Check.ge(0)),
-            "extended_votes": pa.Column(pl.Int32, pa.Check.ge(0)),
+            **{name: pa.Column(pl.Int32, pa.Check.ge(0)) for name in counts},
         }
     )
+
+
+def end_labels(classes: Sequence[str]) -> TableSchema:
+    """As `labels`, with the number of original votes alone: the end model reads similarity, not extended votes."""
+    return labels(classes, counts=("original_votes",))
 
 
 def predictions(k: int, columns: Iterable[str]) -> TableSchema:

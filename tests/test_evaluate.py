@@ -52,16 +52,17 @@ class Project:
             "label": [self.classes[c] for c in P.argmax(axis=1)],
             **{schemas.probability_column(name): P[:, c] for c, name in enumerate(self.classes)},
             "original_votes": (self.original >= 0).sum(axis=1).astype(np.int32),
-            "extended_votes": ((self.original < 0) & (self.extended >= 0)).sum(axis=1).astype(np.int32),
         }
         artifacts.write_table(
-            root / artifacts.LABELS,
+            root / artifacts.END_LABELS,
             pl.DataFrame([ids]).with_columns(pl.Series(name, values) for name, values in labels.items()),
-            schemas.labels(self.classes),
+            schemas.end_labels(self.classes),
         )
         columns = {f"{name}/{c}": P[:, c] for name, P in self.methods.items() if name != "shipped" for c in range(k)}
         table = pl.DataFrame([ids]).with_columns(pl.Series(name, values) for name, values in columns.items())
         artifacts.write_table(root / artifacts.PREDICTIONS, table, schemas.predictions(k, columns))
+        artifacts.write_table(root / artifacts.END_PREDICTIONS, pl.DataFrame([ids]), schemas.predictions(k, ()))
+        artifacts.write_json(root / artifacts.END_MODEL, self.describe_end_model())
         summary = pl.DataFrame(
             {
                 "lf": lfs,
@@ -83,6 +84,14 @@ class Project:
         artifacts.write_csv(root / artifacts.THRESHOLD_CURVES, table)
         artifacts.write_json(root / artifacts.LABEL_MODEL, self.describe_label_model())
         return root
+
+    def describe_end_model(self) -> dict:
+        return {
+            "summary": "no gold",
+            "class_balance": dict.fromkeys(self.classes, 1 / len(self.classes)),
+            "class_balance_source": "uniform",
+            "end_model_weights": None,
+        }
 
     def describe_label_model(self) -> dict:
         return {
@@ -272,7 +281,7 @@ def test_only_withheld_gold_moves_the_test_figures(tmp_path):
     [
         (lambda root: rewrite(root / artifacts.PREDICTIONS, lambda t: t.drop("majority_vote/0", "majority_vote/1")), "majority_vote"),
         (lambda root: rewrite(root / artifacts.PREDICTIONS, lambda t: t.drop("label_model_extended/1")), "label_model_extended/1"),
-        (lambda root: rewrite(root / artifacts.LABELS, lambda t: t[1:]), "1 items"),
+        (lambda root: rewrite(root / artifacts.END_LABELS, lambda t: t[1:]), "1 items"),
         (lambda root: rewrite(root / artifacts.EXTENDED_VOTES, lambda t: t.rename({"lf_b": "lf_c"})), "other labeling functions"),
         (lambda root: rewrite(root / artifacts.VALID_GOLD, lambda t: t.with_columns(item_id=pl.col("item_id") + 100)), "2 items with gold"),
         (lambda root: (root / artifacts.THRESHOLD_CURVES).write_text("lf,threshold\nlf_a,0.5\n"), "'coverage' is missing"),

@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks import artifacts, fit, schemas
-from tasks.core.model_choice import from_json, score_labels
+from tasks import artifacts, fit, index, schemas
+from tasks.core.decisions import score_labels
+from tasks.core.model_choice import from_json
 from tasks.errors import DataError, ParamsError
-from tasks.params import FitParams
+from tasks.params import FitParams, IndexParams
 
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 needs_datasets = pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared data sets are not on this machine")
@@ -34,6 +35,14 @@ def write_project(root, split, votes, gold=None, extended=None, classes=CLASSES,
         columns = np.array(matrix, dtype=np.int8)
         table = pl.DataFrame({"item_id": ids, **{lf: columns[:, j] for j, lf in enumerate(lfs)}})
         artifacts.write_table(root / path, table, schemas.votes(k, table.columns))
+    write_embeddings(root, ids, np.random.default_rng(0).normal(size=(len(ids), 2)).astype(np.float32), classes)
+
+
+def write_embeddings(root, ids, vectors, classes):
+    d = vectors.shape[1]
+    table = pl.DataFrame({"item_id": ids, "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, d))})
+    artifacts.write_table(root / artifacts.EMBEDDINGS, table, schemas.embeddings(d))
+    index.run(root, classes, IndexParams())
 
 
 def read_results(root):
@@ -278,7 +287,7 @@ def test_many_classes(tmp_path):
     ):
         fit.run(tmp_path, classes, FitParams(**options))
         labels, predictions, _ = read_results(tmp_path)
-        assert probabilities(predictions, "label_model_extended", 5).sum(axis=1) == pytest.approx(np.ones(600))
+        assert probabilities(predictions, "epoxy", 5).sum(axis=1) == pytest.approx(np.ones(600))
         assert (labels["label"].to_numpy() == np.array(classes)[gold]).mean() > 0.85
 
 
@@ -292,6 +301,8 @@ def bring_dataset(root, name):
     artifacts.write_table(root / artifacts.VALID_GOLD, gold, schemas.gold(len(classes)))
     for path in (artifacts.VOTES, artifacts.EXTENDED_VOTES):
         artifacts.write_table(root / path, votes, schemas.votes(len(classes), votes.columns))
+    order = pl.read_parquet(DATASETS / name / "items.parquet")["item_id"].arg_sort().to_numpy()
+    write_embeddings(root, items["item_id"], np.load(DATASETS / name / "embeddings.npy")[order], classes)
     test = (items["split"] == "test").to_numpy()
     return classes, test, items["gold"].fill_null(-1).to_numpy().astype(np.int64)[test]
 

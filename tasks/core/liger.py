@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.decisions import score_labels
 from tasks.core.label_models import ABSTAIN, Float, Gold, Votes
-from tasks.core.model_choice import FEWEST_GOLD, FOLDS, count_class_balance, score_labels
+from tasks.core.model_choice import FEWEST_GOLD, FOLDS, count_class_balance
 from tasks.core.partitions import fit_partition
 from tasks.core.triplets import fit_flyingsquid
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.dawid_skene import fit_dawid_skene
+from tasks.core.decisions import SAME, score_labels
 from tasks.core.flyingsquid import Mode, SequenceModel, fit_sequence_model
 from tasks.core.label_models import (
     Float,
@@ -33,9 +34,6 @@ FOLDS = 5
 
 FEWEST_GOLD = 20
 """Gold rows below which one item more or less moves an accuracy by over five points, too much to choose by."""
-
-_SAME = 12
-"""Digits to which probabilities must agree to tie; rounding in the last bits must not break a tie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,26 +126,7 @@ def choose_kind(votes: Votes, class_balance: Float | None, k: int, *, gold: Gold
             model = fit_label_model(kind, votes[remaining], balance, gold=anchors, options=options)
             right[kind] += score_labels(model.predict_proba(votes[gold.rows[out]]), gold.classes[out]).sum()
     accuracy = {kind: float(total / len(gold.rows)) for kind, total in right.items()}
-    return Choice(kind=max(CANDIDATES, key=lambda kind: round(accuracy[kind], _SAME)), accuracy=accuracy)
-
-
-def score_labels(probabilities: Float, classes: npt.NDArray[np.int64]) -> Float:
-    """(n,): 1 where the most probable class is right, 0 where it is wrong, 1 / t where t classes tie and one is right."""
-    top = _find_top(probabilities)
-    shares: Float = top[np.arange(len(classes)), classes] / top.sum(axis=1)
-    return shares
-
-
-def pick_labels(probabilities: Float, class_balance: Float) -> npt.NDArray[np.intp]:
-    """(n,): the most probable class; of those that tie, the one with the larger class balance, then the first."""
-    picked: npt.NDArray[np.intp] = np.argmax(np.where(_find_top(probabilities), class_balance, -1.0), axis=1)
-    return picked
-
-
-def _find_top(probabilities: Float) -> npt.NDArray[np.bool_]:
-    rounded = probabilities.round(_SAME)
-    top: npt.NDArray[np.bool_] = rounded == rounded.max(axis=1, keepdims=True)
-    return top
+    return Choice(kind=max(CANDIDATES, key=lambda kind: round(accuracy[kind], SAME)), accuracy=accuracy)
 
 
 def from_json(value: dict[str, Any]) -> LabelModel:

@@ -1,0 +1,573 @@
+"""Classifiers on embeddings: the vote head, the end model trained on weak labels, and what gold alone would give.
+
+Three things live here, in the order a run calls them.
+
+1. `fit_spectral_map` turns embeddings into features whose ridge penalty knows the data. With C the covariance of all
+   embeddings (no labels), a linear model with weight prior N(0, C^t) prefers directions along which items actually
+   vary; t = 0 is plain ridge, t = 1 is the two-step random-walk kernel x'Cx'' of semi-supervised learning (Chapelle,
+   Weston & Schölkopf, "Cluster kernels for semi-supervised learning", NIPS 2002). The map uses the mean of the three
+   kernels t = 0, 1/2 and 1, each of unit trace: one d x d matrix, no n x n one, nothing to choose.
+
+2. `fit_vote_head` asks how the votes generalize: a class-balanced, temperature-calibrated classifier of "which class
+   would an LF vote here", cross-fitted over the rows with votes. Each LF's reliability on a class is how far above
+   chance the head's held-out probability of that class lies where the LF votes it; the head is then fitted once more
+   with votes so weighted (one round of Raykar et al., "Learning from crowds", JMLR 2010). Its mean over all rows is
+   the class balance when there is no gold (`estimate_class_balance`): one step of EM from the uniform balance, so a
+   class pair that the embedding cannot separate stays near uniform instead of running to a corner.
+
+3. `fit_end_model` trains a student on the weak labels of every row and, given gold rows, pools four cross-fitted
+   experts log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student.
+
+Everything is transductive and says so: embeddings and votes of every split are inputs, gold comes from the rows the
+caller passes (valid) and from nowhere else.
+
+Numerics: float32 features, float64 objective, L-BFGS. BLAS runs on one thread inside the fits, so that the thread
+count of the process cannot change a result on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int8]
+I64 = npt.NDArray[np.int64]
+
+SPECTRAL_POWERS = (0.0, 0.5, 1.0)  # plain ridge, half and full step of the random walk; averaged, not chosen
+HEAD_PENALTY = 0.3  # inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks
+HEAD_FOLDS = 4
+RELIABILITY_VOTES = 2.0  # an LF's reliability starts from chance, worth this many votes
+RELIABILITY_FLOOR = 0.02  # a vote at or below chance keeps this much weight: the head may be wrong about an LF
+STUDENT_PENALTY = 0.1  # inverse penalty of the student; weak labels are noisy in regions, so below the usual 1
+GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # half decades, chosen by cross-fitted log loss
+GOLD_FOLDS = 5
+EXPERTS = ("gold alone", "gold on student and votes", "label model", "student")
+VOTE_BLOCK_NORM = 0.5  # root mean square norm of the block of one-hot votes beside features of norm 1
+POOL_SPREAD = 0.4  # prior standard deviation of a pooling weight around 1/4
+BALANCE_STRENGTH = 30.0  # per class: the vote-only class balance counts as this many gold rows; 100 rows of ten
+# classes estimate a class's share within 30 %, and raking to that noise cost the student 1.4 points on 23 tasks
+LOG_FLOOR = 1e-4  # smallest class probability a log feature may carry
+BLOCK = 4096  # rows per block of a float64 reduction: a fixed order whatever n
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralMap:
+    """A linear map from embeddings to features of unit mean squared norm.
+
+    mean: (d,) float64. projection: (d, d) float64, symmetric, so that eigenvector signs cannot matter.
+    """
+
+    mean: F64
+    projection: F64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxRegression:
+    """Multinomial logistic regression. coef: (d, k) float64; intercept: (k,) float64."""
+
+    coef: F64
+    intercept: F64
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteHead:
+    """How the votes generalize over the embeddings.
+
+    proba: (n, k) float64, rows sum to 1, the class an LF would vote under a uniform class balance; held out on rows
+    with votes. reliability: (m, k) float64 in (0, 1], the weight of LF j's vote for class c: precision above chance,
+    1 is always right, 0 is chance; NaN where LF j never votes c.
+    """
+
+    proba: F64
+    reliability: F64
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldRows:
+    """Items whose gold class may be used: rows (g,) int64 indices into the items, classes (g,) int64 in 0..k-1."""
+
+    rows: I64
+    classes: I64
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldExpert:
+    """A classifier fitted on gold rows.
+
+    log_proba: (n, k) float64 for every item. held_out: (g, k) float64 for the gold rows, each from folds without it.
+    penalty: the inverse penalty that won; loss: its mean held-out log loss in nats.
+    """
+
+    log_proba: F64
+    held_out: F64
+    penalty: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndModel:
+    """The end model's answer for every item.
+
+    posterior: (n, k) float64, rows sum to 1. student: (n, k) float64, the model trained on weak labels alone.
+    gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
+    posterior of gold rows from folds without them (empty without gold; the four pooling weights saw all rows).
+    pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
+    penalties: (2,) float64, inverse penalties of the first two (NaN without gold).
+    """
+
+    posterior: F64
+    student: F64
+    gold_alone: F64
+    held_out: F64
+    pool_weights: F64
+    penalties: F64
+
+
+def fit_spectral_map(embeddings: F32) -> SpectralMap:
+    """Return the map whose plain ridge penalty equals the averaged spectral kernel on these embeddings.
+
+    Parameters
+    ----------
+    embeddings : (n, d) float32, all items of all splits, no labels. Finite.
+
+    Notes
+    -----
+    With eigenvalues v of the covariance the scale of each direction is sqrt(mean_t v^t / sum(v^(t+1))), t over
+    `SPECTRAL_POWERS`; every kernel has unit trace, so the mean squared norm of a feature row is 1. O(n d^2 + d^3).
+    Constant embeddings map to zeros.
+
+    Raises
+    ------
+    ValueError: no rows, or not finite.
+    """
+    n, d = embeddings.shape
+    if n == 0:
+        raise ValueError("embeddings: got 0 rows; expected at least 1")
+    with threadpool_limits(limits=1):
+        total = np.zeros(d)
+        for block in _blocks(n):
+            total += embeddings[block].sum(axis=0, dtype=np.float64)
+        mean = total / n
+        if not np.isfinite(mean).all():
+            raise ValueError("embeddings: got NaN or infinity; expected finite values")
+        covariance = np.zeros((d, d))
+        for block in _blocks(n):
+            centered = embeddings[block].astype(np.float64) - mean
+            covariance += centered.T @ centered
+        values, vectors = np.linalg.eigh(covariance / n)
+        values = np.maximum(values, 0.0)
+        if values.max(initial=0.0) <= 0.0:
+            return SpectralMap(mean=mean, projection=np.zeros((d, d)))
+        square = np.zeros(d)
+        for power in SPECTRAL_POWERS:
+            square += values**power / (values ** (power + 1)).sum() / len(SPECTRAL_POWERS)
+        return SpectralMap(mean=mean, projection=(vectors * np.sqrt(square)) @ vectors.T)
+
+
+def apply_spectral_map(spectral_map: SpectralMap, embeddings: F32) -> F32:
+    """Return features (n, d) float32: (embeddings - mean) @ projection."""
+    features = np.empty(embeddings.shape, dtype=np.float32)
+    with threadpool_limits(limits=1):
+        for block in _blocks(len(embeddings)):
+            features[block] = (embeddings[block].astype(np.float64) - spectral_map.mean) @ spectral_map.projection
+    return features
+
+
+def fit_softmax_regression(features: F32, targets: F64, weights: F64, penalty: float) -> SoftmaxRegression:
+    """Return the minimizer of penalty * sum_i weights_i * cross-entropy(targets_i, softmax) + ||coef||^2 / 2.
+
+    Parameters
+    ----------
+    features : (n, d) float32. targets : (n, k) float64, rows sum to 1. weights : (n,) float64, nonnegative.
+    penalty : inverse penalty, scikit-learn's C. The intercept is not penalized.
+
+    Notes
+    -----
+    A soft target costs the same as a hard one: no replicated rows. 13,000 x 384 x 4 takes about half a second.
+    """
+    with threadpool_limits(limits=1):
+        return _fit_softmax(features, targets, weights, penalty, None)
+
+
+def predict_log_proba(model: SoftmaxRegression, features: F32) -> F64:
+    """Return log class probabilities (n, k) float64."""
+    with threadpool_limits(limits=1):
+        return _normalize(_scores(model, features))
+
+
+def fit_gold_baseline(embeddings: F32, gold: GoldRows, n_classes: int, penalty: float = 10.0) -> F64:
+    """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
+
+    What a user with gold would do instead of weak supervision; default penalty C = 10 as in the datasets' README.
+    A class without gold gets a probability near 0.
+    """
+    targets = np.eye(n_classes)[gold.classes]
+    model = fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty)
+    return predict_log_proba(model, embeddings)
+
+
+def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0) -> VoteHead:
+    """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
+
+    Parameters
+    ----------
+    features : (n, d) float32 from the spectral map. votes : (n, m) int8, -1 abstains.
+    seed : of the fold assignment; the only randomness.
+
+    Notes
+    -----
+    Two rounds: all votes weigh 1, then each its reliability (`measure_reliability`) under the first round's head.
+    Targets: an item's votes, averaged. Weights: each class's votes sum to the same. A row with votes is predicted by
+    folds without it; then one temperature and k offsets are fitted on those held-out rows. Rows without votes get the
+    mean of the folds' scores. Fewer than 8 rows with votes, or votes of one class only: uniform over the classes
+    voted for (over all without votes). A class without votes: probability 0.
+    """
+    weights = np.where(_has_votes(votes, n_classes), 1.0, np.nan)
+    first = _predict_votes(features, _count_votes(votes, weights), seed)
+    reliability = measure_reliability(votes, first)
+    return VoteHead(proba=_predict_votes(features, _count_votes(votes, reliability), seed), reliability=reliability)
+
+
+def measure_reliability(votes: I8, proba: F64) -> F64:
+    """Return each LF's precision above chance by class, (m, k) float64, NaN where LF j never votes c.
+
+    Parameters
+    ----------
+    votes : (n, m) int8, -1 abstains. proba : (n, k) float64 under a uniform class balance, held out on rows with votes.
+
+    Notes
+    -----
+    (mean of proba_c where LF j votes c, with two votes at chance, - 1/k) / (1 - 1/k), at least .02 / (1 - 1/k).
+    No gold: relative to what the LFs together generalize to.
+    """
+    n_classes = proba.shape[1]
+    chance = 1.0 / n_classes
+    reliability = np.full((votes.shape[1], n_classes), np.nan)
+    for j in range(votes.shape[1]):
+        for c in range(n_classes):
+            rows = np.flatnonzero(votes[:, j] == c)
+            if len(rows):
+                total = float(proba[rows, c].sum()) + RELIABILITY_VOTES * chance
+                above = total / (len(rows) + RELIABILITY_VOTES) - chance
+                reliability[j, c] = max(above, RELIABILITY_FLOOR) / (1.0 - chance)
+    return reliability
+
+
+def _predict_votes(features: F32, counts: F64, seed: int) -> F64:
+    """Return the head (n, k) float64 for weighted vote counts (n, k) float64; see `fit_vote_head`."""
+    n, n_classes = counts.shape
+    covered = np.flatnonzero(counts.sum(axis=1) > 0)
+    voted = counts.sum(axis=0) > 0
+    if voted.sum() < 2 or len(covered) < 2 * HEAD_FOLDS:
+        head = np.where(voted, 1.0, 0.0) if voted.any() else np.ones(n_classes)
+        return np.tile(head / head.sum(), (n, 1))
+    share = counts[covered][:, voted]
+    share /= share.sum(axis=1, keepdims=True)
+    balanced = share / share.mean(axis=0)
+    weights = balanced.sum(axis=1)
+    targets = balanced / weights[:, None]
+    weights = weights / weights.mean()
+    fold = np.random.default_rng(seed).permutation(len(covered)) % HEAD_FOLDS
+    total = np.zeros((n, int(voted.sum())))
+    held_out = np.zeros_like(targets)
+    with threadpool_limits(limits=1):
+        model: SoftmaxRegression | None = None
+        for f in range(HEAD_FOLDS):
+            rest = fold != f
+            model = _fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, model)
+            scores = _scores(model, features)
+            total += scores
+            held_out[~rest] = scores[covered[~rest]]
+    total /= HEAD_FOLDS
+    total[covered] = held_out
+    calibrated = _fit_temperature(held_out, targets * weights[:, None])
+    head = np.zeros((n, n_classes))
+    head[:, voted] = np.exp(_normalize(calibrated[0] * total + calibrated[1:]))
+    return head
+
+
+def estimate_class_balance(head: VoteHead, gold: GoldRows | None) -> F64:
+    """Return the class balance (k,) float64, positive, sum 1: the head's mean, updated by gold counts if there are any.
+
+    Without gold: mean of the vote head, one EM step from uniform. With gold: that mean counts as `BALANCE_STRENGTH`
+    rows per class of a Dirichlet prior. Every class keeps at least .1 / k.
+    """
+    n_classes = head.proba.shape[1]
+    balance = head.proba.mean(axis=0)
+    if gold is not None and len(gold.rows):
+        strength = BALANCE_STRENGTH * n_classes
+        counts = np.bincount(gold.classes, minlength=n_classes)
+        balance = (counts + strength * balance) / (len(gold.rows) + strength)
+    balance = np.maximum(balance, 0.1 / n_classes)
+    return np.asarray(balance / balance.sum(), dtype=np.float64)
+
+
+def fit_end_model(
+    features: F32,
+    votes: I8,
+    weak_labels: F64,
+    gold: GoldRows | None,
+    label_log_proba: F64 | None,
+    label_held_out: F64 | None,
+    seed: int = 0,
+) -> EndModel:
+    """Return the end model's posterior for every item.
+
+    Parameters
+    ----------
+    features : (n, d) float32 from the spectral map, every item of every split.
+    votes : (n, m) int8, -1 abstains.
+    weak_labels : (n, k) float64, rows sum to 1, made without any gold row's own class (`evidence.EvidenceLabels.weak`).
+    gold : gold rows that may be used, or None.
+    label_log_proba, label_held_out : the label model's log posterior (n, k), and that of the gold rows from folds
+        without them (g, k). Both needed with gold; ignored without.
+    seed : of the fold assignment.
+
+    Notes
+    -----
+    Without gold the student is the end model: softmax regression on `weak_labels` of all rows. Soft targets and the
+    penalty leave it too humble, so one temperature is fitted on the votes of the rows that have any (weighted to the
+    weak labels' class balance); it moves no hard label.
+    With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
+    gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes scaled to norm
+    1/2], which lets gold correct the student along its own axes for little penalty and elsewhere for the full one;
+    the label model; and the student, which carries the pool while gold is scarce. The w_e >= 0 minimize held-out log
+    loss with prior N(1/4, .4^2): near equal with 100 rows, free with thousands. Fewer than 10 gold rows, or gold of
+    one class, count as no gold here (not in the class balance).
+
+    Raises
+    ------
+    ValueError: gold without the label model's posteriors.
+    """
+    n, n_classes = weak_labels.shape
+    with threadpool_limits(limits=1):
+        model = _fit_softmax(features, weak_labels, np.ones(n), STUDENT_PENALTY, None)
+        raw = _normalize(_scores(model, features))
+        student = _normalize(_measure_confidence(raw, votes, weak_labels.mean(axis=0)) * raw)
+        if gold is None or not is_enough_gold(gold):
+            nothing = np.full((n, n_classes), np.nan)
+            return EndModel(
+                posterior=np.exp(student),
+                student=np.exp(student),
+                gold_alone=nothing,
+                held_out=np.empty((0, n_classes)),
+                pool_weights=np.full(len(EXPERTS), np.nan),
+                penalties=np.full(2, np.nan),
+            )
+        if label_log_proba is None or label_held_out is None:
+            raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
+        fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
+        alone = _fit_gold_expert([features], gold, fold, n_classes)
+        centered = np.maximum(raw, np.log(LOG_FLOOR))
+        centered = centered - centered.mean(axis=1, keepdims=True)
+        norm = np.sqrt((centered**2).sum(axis=1).mean())
+        blocks = [features, (centered / max(norm, 1e-12)).astype(np.float32), _encode_votes(votes, n_classes)]
+        fused = _fit_gold_expert(blocks, gold, fold, n_classes)
+        # the student never saw a gold row's class, so all its rows are held out
+        held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
+        weights = fit_pool_weights(np.stack(held_out, axis=2), gold.classes)
+        everywhere = [alone.log_proba, fused.log_proba, label_log_proba, student]
+        posterior = np.exp(_normalize(np.stack(everywhere, axis=2) @ weights))
+        pooled = np.exp(_normalize(np.stack(held_out, axis=2) @ weights))
+    return EndModel(
+        posterior=posterior,
+        student=np.exp(student),
+        gold_alone=np.exp(alone.log_proba),
+        held_out=pooled,
+        pool_weights=weights,
+        penalties=np.array([alone.penalty, fused.penalty]),
+    )
+
+
+def is_enough_gold(gold: GoldRows) -> bool:
+    """Return whether gold can be cross-fitted: at least two rows per fold and two classes."""
+    return len(gold.rows) >= 2 * GOLD_FOLDS and len(np.unique(gold.classes)) >= 2
+
+
+def assign_folds(classes: I64, n_folds: int, seed: int) -> I64:
+    """Return a fold 0..n_folds-1 for each row (g,) int64: a seeded shuffle, then dealt class by class.
+
+    Every class is spread over the folds as evenly as it can be.
+    """
+    order = np.random.default_rng(seed).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    fold = np.empty(len(classes), dtype=np.int64)
+    fold[order] = np.arange(len(classes)) % n_folds
+    return fold
+
+
+def fit_pool_weights(held_out: F64, classes: I64) -> F64:
+    """Return nonnegative log-linear pooling weights (e,) float64 of e experts.
+
+    Parameters
+    ----------
+    held_out : (g, k, e) float64 log probabilities. classes : (g,) int64 gold.
+
+    Notes
+    -----
+    Minimizes the log loss of softmax(sum_e w_e log p_e) with prior N(1/e, POOL_SPREAD^2) on each weight. Convex. The sum
+    is free, which also sets the temperature of the pool.
+    """
+    g, _, e = held_out.shape
+    rows = np.arange(g)
+    strength = 1.0 / POOL_SPREAD**2
+
+    def objective(w: F64) -> tuple[float, F64]:
+        """Penalized log loss and its gradient."""
+        log_p = _normalize(held_out @ w)
+        residual = np.exp(log_p)
+        residual[rows, classes] -= 1.0
+        offset = w - 1.0 / e
+        value = -float(log_p[rows, classes].sum()) + 0.5 * strength * float(offset @ offset)
+        return value, np.einsum("gk,gke->e", residual, held_out) + strength * offset
+
+    start = np.full(e, 1.0 / e)
+    fitted = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * e)
+    return np.asarray(fitted.x, dtype=np.float64)
+
+
+def _measure_confidence(log_proba: F64, votes: I8, class_balance: F64) -> float:
+    """Return the temperature's inverse in [1/e, e^3] at which the student best predicts the votes; 1 without votes."""
+    counts = _count_votes(votes, np.ones((votes.shape[1], len(class_balance))))
+    covered = counts.sum(axis=1) > 0
+    if not covered.any():
+        return 1.0
+    share = counts[covered] / counts[covered].sum(axis=1, keepdims=True)
+    mean = share.mean(axis=0)
+    targets = share * np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
+    return float(_fit_temperature(log_proba[covered], targets)[0])
+
+
+def _fit_temperature(scores: F64, targets: F64) -> F64:
+    """Return an inverse temperature and k offsets, (1 + k,) float64, that minimize the log loss on weighted targets.
+
+    scores, targets: (n, k) float64; a row of targets sums to its weight. The inverse temperature stays in [1/e, e^3]:
+    separable votes would send it to infinity.
+    """
+    weights = targets.sum(axis=1, keepdims=True)
+    total = weights.sum()
+
+    def objective(v: F64) -> tuple[float, F64]:
+        """Log loss and its gradient at inverse temperature exp(v[0]) and offsets v[1:]."""
+        log_p = _normalize(np.exp(v[0]) * scores + v[1:])
+        residual = weights * np.exp(log_p) - targets
+        gradient = np.r_[np.exp(v[0]) * (residual * scores).sum(), residual.sum(axis=0)]
+        return -float((targets * log_p).sum()) / total, gradient / total
+
+    k = scores.shape[1]
+    v = minimize(objective, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-1.0, 3.0)] + [(-10.0, 10.0)] * k).x
+    return np.asarray(np.r_[np.exp(v[0]), v[1:]], dtype=np.float64)
+
+
+def _fit_gold_expert(blocks: Sequence[F32], gold: GoldRows, fold: I64, n_classes: int) -> GoldExpert:
+    """Return the expert on stacked feature blocks, its penalty chosen by cross-fitted log loss (ties: the smaller)."""
+    x = np.hstack([block[gold.rows] for block in blocks])
+    targets = np.eye(n_classes)[gold.classes]
+    rows = np.arange(len(x))
+    starts: list[SoftmaxRegression | None] = [None] * GOLD_FOLDS
+    best: tuple[float, float, F64] | None = None
+    for penalty in GOLD_PENALTIES:
+        held_out = np.zeros((len(x), n_classes))
+        for f in range(GOLD_FOLDS):
+            rest = fold != f
+            model = _fit_softmax(x[rest], targets[rest], np.ones(int(rest.sum())), penalty, starts[f])
+            held_out[~rest] = _normalize(_scores(model, x[~rest]))
+            starts[f] = model
+        loss = -float(held_out[rows, gold.classes].mean())
+        if best is None or loss < best[0]:
+            best = (loss, penalty, held_out)
+        elif loss > 1.1 * best[0]:  # past the minimum of a smooth curve: the rest would only cost time
+            break
+    assert best is not None
+    model = _fit_softmax(x, targets, np.ones(len(x)), best[1], None)
+    scores = np.tile(model.intercept, (len(blocks[0]), 1))
+    at = 0
+    for block in blocks:
+        scores += _scores(
+            SoftmaxRegression(coef=model.coef[at : at + block.shape[1]], intercept=np.zeros(n_classes)), block
+        )
+        at += block.shape[1]
+    return GoldExpert(log_proba=_normalize(scores), held_out=best[2], penalty=best[1], loss=best[0])
+
+
+def _fit_softmax(
+    features: F32, targets: F64, weights: F64, penalty: float, start: SoftmaxRegression | None
+) -> SoftmaxRegression:
+    """Return the regression of `fit_softmax_regression`, from a warm start if given."""
+    d = features.shape[1]
+    k = targets.shape[1]
+    weighted = targets * weights[:, None]
+
+    def objective(v: F64) -> tuple[float, F64]:
+        """Objective and gradient at v, coef and intercept stacked as (d + 1, k)."""
+        stacked = v.reshape(d + 1, k)
+        coef = stacked[:d].astype(np.float32)
+        value = 0.0
+        gradient = np.zeros((d + 1, k))
+        for block in _blocks(len(features)):
+            x = features[block]
+            log_p = _normalize((x @ coef).astype(np.float64) + stacked[d])
+            residual = np.exp(log_p) * weights[block, None] - weighted[block]
+            value -= float((weighted[block] * log_p).sum())
+            gradient[:d] += x.T @ residual.astype(np.float32)
+            gradient[d] += residual.sum(axis=0)
+        gradient *= penalty
+        gradient[:d] += stacked[:d]
+        return penalty * value + 0.5 * float((stacked[:d] ** 2).sum()), gradient.ravel()
+
+    v0 = np.zeros((d + 1) * k) if start is None else np.vstack([start.coef, start.intercept]).ravel()
+    # 200 steps and a relative change of 1e-7 (float32 products) leave accuracies unchanged against 1e-9
+    options = {"maxiter": 200, "maxfun": 400, "ftol": 1e-7, "gtol": 1e-4}
+    stacked = minimize(objective, v0, jac=True, method="L-BFGS-B", options=options).x.reshape(d + 1, k)
+    return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
+
+
+def _scores(model: SoftmaxRegression, features: F32) -> F64:
+    """Return unnormalized log probabilities (n, k) float64."""
+    scores = np.empty((len(features), len(model.intercept)))
+    coef = model.coef.astype(np.float32)
+    for block in _blocks(len(features)):
+        scores[block] = features[block] @ coef
+    return scores + model.intercept
+
+
+def _normalize(scores: F64) -> F64:
+    """Return scores minus their logsumexp over classes."""
+    return np.asarray(scores - logsumexp(scores, axis=1, keepdims=True))
+
+
+def _blocks(n: int) -> list[slice]:
+    """Return slices of `BLOCK` rows that cover n rows in order."""
+    return [slice(at, min(at + BLOCK, n)) for at in range(0, n, BLOCK)]
+
+
+def _has_votes(votes: I8, n_classes: int) -> npt.NDArray[np.bool_]:
+    """Return whether LF j votes class c anywhere, (m, k)."""
+    return np.stack([(votes == c).any(axis=0) for c in range(n_classes)], axis=1)
+
+
+def _count_votes(votes: I8, weights: F64) -> F64:
+    """Return the summed weights (m, k) of the votes per item and class, (n, k) float64, added in LF order."""
+    counts = np.zeros((len(votes), weights.shape[1]))
+    for j in range(votes.shape[1]):
+        rows = np.flatnonzero(votes[:, j] >= 0)
+        counts[rows, votes[rows, j]] += weights[j, votes[rows, j]]
+    return counts
+
+
+def _encode_votes(votes: I8, n_classes: int) -> F32:
+    """Return one column per LF and class it votes for, scaled so that a row's root mean square norm is the constant."""
+    columns = [votes[:, j] == c for j in range(votes.shape[1]) for c in range(n_classes)]
+    columns = [column for column in columns if column.any()]
+    if not columns:
+        return np.zeros((len(votes), 0), dtype=np.float32)
+    block = np.stack(columns, axis=1).astype(np.float32)
+    return np.asarray(block * (VOTE_BLOCK_NORM / np.sqrt(block.sum(axis=1, dtype=np.float64).mean())), dtype=np.float32)

@@ -1,0 +1,237 @@
+"""train: turn votes, similarities and embeddings into the labels that are shipped, with a classifier for the last word.
+
+Two steps. Nearvote (tasks/core/evidence.py) reads every neighbor's vote as evidence that fades with distance, so that
+no threshold is needed. The end model (tasks/core/end_model.py) then learns from these soft labels of all items, and
+from gold of valid where there is any, what the embeddings say beyond votes.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks import artifacts, schemas
+from tasks.artifacts import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
+from tasks.core import end_model, evidence
+from tasks.core.decisions import pick_labels
+from tasks.core.end_model import GoldRows
+from tasks.core.label_models import Float
+from tasks.errors import DataError
+from tasks.extension_tables import PairColumns, find_pair_columns, to_matrix
+from tasks.index_description import read_description
+from tasks.params import Metric, TrainParams
+from tasks.points import Points, read_points
+from tasks.progress import Progress
+from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
+
+DIGITS = 6
+"""Of the numbers in end_model.json, which explain the labels and are not read again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the stage reads; all rows are those of items, by ascending id."""
+
+    items: pl.DataFrame
+    lfs: tuple[str, ...]
+    votes: npt.NDArray[np.int8]
+    points: Points
+    metric: Metric
+    gold: GoldRows | None
+    """Gold of valid items, None where there is none or params forbid it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredColumns:
+    """The LFs' votes and similarities, read from disk one LF at a time, as often as they are iterated over."""
+
+    root: Path
+    inputs: Inputs
+    pairs: PairColumns
+    k: int
+
+    def __iter__(self) -> Iterator[evidence.LFColumn]:
+        """One column per LF.
+
+        Raises
+        ------
+        DataError
+            The neighbors are damaged, or belong to other items.
+        """
+        path = self.root / NEIGHBORS
+        id_type = self.inputs.items.schema[ITEM_ID]
+        for lf in range(len(self.inputs.lfs)):
+            own = np.flatnonzero(self.pairs.lf == lf)
+            names = [ITEM_ID, *(self.pairs.similarity[pair] for pair in own)]
+            table = artifacts.read_table(path, schemas.neighbors(names, id_type), names)
+            artifacts.require_same_items(self.root / ITEMS, self.inputs.items, path, table)
+            similarity = np.full((table.height, self.k), np.nan, dtype=np.float32)
+            for pair, name in zip(own, names[1:], strict=True):
+                similarity[:, self.pairs.label[pair]] = self._to_cosine(table[name].fill_null(np.nan).to_numpy())
+            yield evidence.LFColumn(votes=np.ascontiguousarray(self.inputs.votes[:, lf]), similarity=similarity)
+
+    def _to_cosine(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Minus a distance as what the cosine is to unit vectors: 1 - distance^2 / 2."""
+        if self.inputs.metric is Metric.COSINE:
+            return similarity
+        return (1 - (similarity / np.float32(self.inputs.points.scale)) ** 2 / 2).astype(np.float32)
+
+
+def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
+    """Write labels, predictions and a description of the end model of the project at `root`.
+
+    Raises
+    ------
+    DataError
+        An input is missing or damaged, tables hold different items, or no labeling function votes on any item.
+    """
+    k = len(classes)
+    inputs = read_inputs(root, k, params)
+    vectors = inputs.points.vectors
+    with Progress("training", total=5) as progress:
+        features = end_model.apply_spectral_map(end_model.fit_spectral_map(vectors), vectors)
+        progress.advance()
+        head = end_model.fit_vote_head(features, inputs.votes, k, params.seed)
+        progress.advance()
+        balance = _find_balance(head, inputs.gold, k, params)
+        pairs = find_pair_columns(root / NEIGHBORS, list(inputs.lfs))
+        columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
+        bandwidth = evidence.choose_bandwidth(columns)
+        pooled = evidence.pool_evidence(columns, head.reliability, bandwidth)
+        near_gold = None
+        if inputs.gold is not None:
+            near_gold = evidence.measure_gold_similarity(vectors, inputs.gold, k)
+        progress.advance()
+        nearvote = evidence.fit_evidence_labels(pooled, head, balance, inputs.gold, near_gold, params.seed)
+        progress.advance()
+        end = end_model.fit_end_model(
+            features,
+            inputs.votes,
+            nearvote.weak,
+            inputs.gold,
+            None if inputs.gold is None else _log(nearvote.posterior),
+            None if inputs.gold is None else _log(nearvote.held_out),
+            params.seed,
+        )
+        progress.advance()
+    methods = {"nearvote": nearvote.posterior, "end_model": end.posterior}
+    if inputs.gold is not None:
+        methods["gold_only"] = np.exp(end_model.fit_gold_baseline(vectors, inputs.gold, k))
+    predictions = _tabulate_predictions(inputs.items, methods)
+    labels = _tabulate_labels(inputs, end.posterior, balance, classes)
+    artifacts.write_table(root / END_LABELS, labels, schemas.end_labels(classes))
+    artifacts.write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    description = _describe(inputs, nearvote, end, balance, bandwidth, classes, params)
+    artifacts.write_json(root / END_MODEL, description)
+    print(f"train: {description['summary']}", file=sys.stderr)
+
+
+def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
+    """Items, votes, points and gold of valid, rows joined by id.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged, tables hold different items, or no LF votes on any item.
+    """
+    items = artifacts.read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
+    table = artifacts.read_votes(root / VOTES, k)
+    artifacts.require_same_items(root / ITEMS, items, root / VOTES, table)
+    votes = to_matrix(table)
+    if not (votes != ABSTAIN).any():
+        raise DataError(
+            f"{root / VOTES}: none of the {votes.shape[1]} labeling functions votes on any of the {len(votes):,} "
+            "items, so there is nothing to learn from. Check the labeling functions, then run 'dvc repro apply'."
+        )
+    metric = read_description(root).metric
+    return Inputs(
+        items=items,
+        lfs=tuple(name for name in table.columns if name != ITEM_ID),
+        votes=votes,
+        points=read_points(root, items, metric),
+        metric=metric,
+        gold=_read_gold(root, items, k) if params.gold == "valid" else None,
+    )
+
+
+def _read_gold(root: Path, items: pl.DataFrame, k: int) -> GoldRows | None:
+    gold = artifacts.read_table(root / VALID_GOLD, schemas.gold(k))
+    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left").get_column("gold")
+    if joined.count() != gold.height:
+        raise DataError(f"{root / VALID_GOLD}: has items that {root / ITEMS} lacks. Run 'dvc repro ingest'.")
+    rows = joined.is_not_null().arg_true().to_numpy().astype(np.int64)
+    return GoldRows(rows=rows, classes=joined.drop_nulls().to_numpy().astype(np.int64)) if len(rows) else None
+
+
+def _find_balance(head: end_model.VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float:
+    """The class balance that `params` asks for; gold of train and test never enters."""
+    if isinstance(params.class_balance, tuple):
+        given: Float = np.array(params.class_balance, dtype=np.float64)
+        return given / np.float64(given.sum())
+    if params.class_balance == "uniform":
+        return np.full(k, 1 / k)
+    return end_model.estimate_class_balance(head, gold)
+
+
+def _log(probabilities: Float) -> Float:
+    """The log of probabilities, those of 0 taken for the smallest number there is."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+
+
+def _tabulate_labels(inputs: Inputs, posterior: Float, balance: Float, classes: tuple[str, ...]) -> pl.DataFrame:
+    columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(posterior, balance)]}
+    columns |= {probability_column(name): np.ascontiguousarray(posterior[:, c]) for c, name in enumerate(classes)}
+    columns["original_votes"] = (inputs.votes != ABSTAIN).sum(axis=1, dtype=np.int32)
+    return inputs.items.with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def _tabulate_predictions(items: pl.DataFrame, methods: dict[str, Float]) -> pl.DataFrame:
+    return items.with_columns(
+        pl.Series(f"{method}/{c}", np.ascontiguousarray(column))
+        for method, probabilities in methods.items()
+        for c, column in enumerate(probabilities.T)
+    )
+
+
+def _describe(
+    inputs: Inputs,
+    nearvote: evidence.EvidenceLabels,
+    end: end_model.EndModel,
+    balance: Float,
+    bandwidth: float,
+    classes: tuple[str, ...],
+    params: TrainParams,
+) -> dict[str, Any]:
+    """end_model.json: what taught the model, and how much each source of evidence counted."""
+    gold_rows = 0 if inputs.gold is None else len(inputs.gold.rows)
+    is_used = inputs.gold is not None and end_model.is_enough_gold(inputs.gold)
+    if is_used:
+        summary = f"nearvote and {gold_rows:,} gold rows of valid teach the end model."
+    elif gold_rows:
+        summary = f"{gold_rows:,} gold rows of valid are too few to learn from: they only count in the class balance."
+    else:
+        summary = "no gold: nearvote alone teaches the end model, and nothing here could check it."
+    return {
+        "summary": summary,
+        "gold_rows": gold_rows,
+        "class_balance": dict(zip(classes, balance.tolist(), strict=True)),
+        "class_balance_source": _name_balance(params, gold_rows),
+        "bandwidth": round(bandwidth, DIGITS),
+        "nearvote_weights": _name_numbers(evidence.SOURCES, nearvote.weights) if is_used else None,
+        "end_model_weights": _name_numbers(end_model.EXPERTS, end.pool_weights) if is_used else None,
+    }
+
+
+def _name_balance(params: TrainParams, gold_rows: int) -> str:
+    if params.class_balance != "estimated":
+        return "uniform, as params.yaml asks" if params.class_balance == "uniform" else "given in params.yaml"
+    return "estimated from the votes" + (f" and {gold_rows:,} gold rows of valid" if gold_rows else " alone")
+
+
+def _name_numbers(names: tuple[str, ...], numbers: Float) -> dict[str, float]:
+    return {name: round(float(number), DIGITS) for name, number in zip(names, numbers, strict=True)}

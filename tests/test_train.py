@@ -1,0 +1,140 @@
+"""The train stage: shipped labels from votes, similarities and gold, and what it does where there is little of each."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tasks import artifacts, index, schemas, search, train
+from tasks.errors import DataError
+from tasks.params import IndexParams, Metric, SearchParams, TrainParams
+
+CLASSES = ("ham", "spam")
+PATHS = (artifacts.END_LABELS, artifacts.END_PREDICTIONS, artifacts.END_MODEL)
+
+
+def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=40, scale=1.0, votes=None):
+    """Items in as many clusters as classes, LFs right nine times in ten on a third of them; returns the true class."""
+    rng = np.random.default_rng(0)
+    k = len(classes)
+    truth = rng.integers(0, k, n)
+    centers = rng.normal(size=(k, 8))
+    vectors = (scale * (centers[truth] + 0.4 * rng.normal(size=(n, 8)))).astype(np.float32)
+    ids = [f"i{row:04d}" for row in range(n)]
+    split = np.where(np.arange(n) < n // 2, "train", np.where(np.arange(n) % 2, "valid", "test"))
+    if votes is None:
+        right = np.where(rng.random((n, 4)) < 0.9, truth[:, None], rng.integers(0, k, (n, 4)))
+        votes = np.where(rng.random((n, 4)) < 0.33, right, -1)
+    known = np.flatnonzero(split == "valid")[:gold_rows]
+    tables = {
+        artifacts.ITEMS: (pl.DataFrame({"item_id": ids, "split": split.tolist()}), schemas.ITEMS),
+        artifacts.VALID_GOLD: (
+            pl.DataFrame(
+                {"item_id": [ids[row] for row in known], "gold": pl.Series(truth[known], dtype=pl.Int8)},
+                schema_overrides={"item_id": pl.String},
+            ),
+            schemas.gold(k),
+        ),
+        artifacts.EMBEDDINGS: (
+            pl.DataFrame({"item_id": ids, "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, 8))}),
+            schemas.embeddings(8),
+        ),
+    }
+    table = pl.DataFrame({"item_id": ids, **{f"lf_{j}": votes[:, j].astype(np.int8) for j in range(votes.shape[1])}})
+    tables[artifacts.VOTES] = (table, schemas.votes(k, table.columns))
+    for path, (table, schema) in tables.items():
+        artifacts.write_table(root / path, table, schema)
+    index.run(root, classes, IndexParams(metric=metric))
+    search.run(root, classes, SearchParams())
+    return truth
+
+
+def read_labels(root, classes=CLASSES):
+    return artifacts.read_table(root / artifacts.END_LABELS, schemas.end_labels(classes))
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("classes", [CLASSES, tuple("abcde")])
+@pytest.mark.parametrize("gold_rows", [0, 3, 40])
+def test_clusters_are_labeled_with_and_without_gold(tmp_path, metric, classes, gold_rows):
+    truth = write_project(tmp_path, classes=classes, metric=metric, gold_rows=gold_rows)
+    train.run(tmp_path, classes, TrainParams())
+    labels = read_labels(tmp_path, classes)
+    assert (labels["label"].to_numpy() == np.array(classes)[truth]).mean() > 0.85
+    assert np.allclose(labels.select("^p_.*$").to_numpy().sum(axis=1), 1)
+    predictions = pl.read_parquet(tmp_path / artifacts.END_PREDICTIONS)
+    methods = {name.split("/")[0] for name in predictions.columns} - {"item_id"}
+    assert methods == {"nearvote", "end_model"} | ({"gold_only"} if gold_rows else set())
+    described = artifacts.read_json(tmp_path / artifacts.END_MODEL)
+    assert described["gold_rows"] == gold_rows
+    assert (described["end_model_weights"] is not None) == (gold_rows == 40)
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path):
+    write_project(tmp_path)
+    written = []
+    for _ in range(2):
+        train.run(tmp_path, CLASSES, TrainParams())
+        written.append([(tmp_path / path).read_bytes() for path in PATHS])
+    assert written[0] == written[1]
+
+
+def test_the_scale_of_l2_embeddings_does_not_matter(tmp_path):
+    for name, scale in (("one", 1.0), ("other", 64.0)):
+        write_project(tmp_path / name, metric=Metric.L2, scale=scale)
+        train.run(tmp_path / name, CLASSES, TrainParams())
+    one, other = (read_labels(tmp_path / name).select("^p_.*$").to_numpy() for name in ("one", "other"))
+    assert np.abs(one - other).max() < 1e-4
+
+
+def test_gold_is_left_alone_where_params_say_so(tmp_path):
+    write_project(tmp_path / "none", gold_rows=0)
+    write_project(tmp_path / "some", gold_rows=40)
+    for name in ("none", "some"):
+        train.run(tmp_path / name, CLASSES, TrainParams(gold="none"))
+    assert read_labels(tmp_path / "none").equals(read_labels(tmp_path / "some"))
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"), [("uniform", [0.5, 0.5]), ((0.2, 0.8), [0.2, 0.8]), ((0.3, 0.7), [0.3, 0.7])]
+)
+def test_the_class_balance_of_params_is_used(tmp_path, balance, expected):
+    write_project(tmp_path, gold_rows=0)
+    train.run(tmp_path, CLASSES, TrainParams(class_balance=balance))
+    assert list(artifacts.read_json(tmp_path / artifacts.END_MODEL)["class_balance"].values()) == expected
+    nearvote = pl.read_parquet(tmp_path / artifacts.END_PREDICTIONS).select("^nearvote/.*$").to_numpy()
+    assert nearvote.mean(axis=0) == pytest.approx(expected, abs=1e-6)
+
+
+def test_all_abstaining_is_an_error_that_says_what_to_do(tmp_path):
+    write_project(tmp_path, votes=np.full((240, 4), -1))
+    with pytest.raises(DataError, match="none of the 4 labeling functions votes"):
+        train.run(tmp_path, CLASSES, TrainParams())
+    assert not (tmp_path / artifacts.END_LABELS).exists()
+
+
+ODD_VOTES = {
+    "one LF": np.where(np.arange(240)[:, None] % 3 == 0, np.arange(240)[:, None] % 2, -1),
+    "one class": np.where(np.arange(240)[:, None] % 3 == np.arange(4), 0, -1),
+    "identical LFs": np.repeat(np.arange(240)[:, None] % 3 - 1, 4, axis=1),
+    "a silent LF": np.stack([np.arange(240) % 2, np.full(240, -1)], axis=1),
+    "one vote": np.where(np.arange(240)[:, None] == 5, np.array([[1, -1]]), -1),
+    "votes outside train": np.where(np.arange(240)[:, None] >= 120, np.arange(240)[:, None] % 2, -1),
+}
+
+
+@pytest.mark.parametrize("gold_rows", [0, 40])
+@pytest.mark.parametrize("name", ODD_VOTES)
+def test_odd_votes_still_give_labels_for_every_item(tmp_path, name, gold_rows):
+    write_project(tmp_path, votes=ODD_VOTES[name], gold_rows=gold_rows)
+    train.run(tmp_path, CLASSES, TrainParams())
+    probabilities = read_labels(tmp_path).select("^p_.*$").to_numpy()
+    assert probabilities.shape == (240, 2)
+    assert np.isfinite(probabilities).all()
+
+
+def test_embeddings_of_other_items_are_refused(tmp_path):
+    write_project(tmp_path)
+    table = pl.read_parquet(tmp_path / artifacts.EMBEDDINGS).with_columns(item_id="x" + pl.col("item_id"))
+    artifacts.write_table(tmp_path / artifacts.EMBEDDINGS, table, schemas.embeddings(8))
+    with pytest.raises(DataError, match=r"embeddings\.parquet"):
+        train.run(tmp_path, CLASSES, TrainParams())
