@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from flows.release_cli import release_command, releases_command, rollback_command
 from flows.results import REPORT_SUMMARY, describe_results, find_root
 from tasks.errors import EpoxyError
 
@@ -142,6 +143,10 @@ def _in_project() -> Iterator[None]:
     """Work in the root of the project that the current folder lies in."""
     with contextlib.chdir(find_root(Path.cwd())):
         yield
+
+
+for command in (release_command, releases_command, rollback_command):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ PIPELINE = "dvc.yaml"
 """The pipeline's definition, in the project's root."""
 
 # The same paths as in tasks/artifacts.py (a test compares them), whose imports would cost every command half a second.
-LABELS = Path("data/fit/labels.parquet")
+LABELS = Path("data/train/labels.parquet")
 METRICS = Path("data/evaluate/metrics.json")
 REPORT = Path("data/evaluate/report.html")
 REPORT_SUMMARY = Path("data/evaluate/summary.md")

@@ -32,3 +32,9 @@ class StageError(EpoxyError):
     """A stage ended badly, ran out of time, or the repository is in use."""
 
     exit_code = 5
+
+
+class GateError(EpoxyError):
+    """The policy of releases refuses a candidate; the last release stays in place."""
+
+    exit_code = 6

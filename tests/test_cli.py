@@ -34,7 +34,7 @@ def test_help_comes_without_prefect_and_dvc() -> None:
 
 
 def test_places_of_results_are_the_artifacts_own() -> None:
-    assert results.LABELS == artifacts.LABELS
+    assert results.LABELS == artifacts.END_LABELS
     assert results.METRICS == artifacts.METRICS
     assert results.REPORT == artifacts.REPORT
     assert results.REPORT_SUMMARY == artifacts.REPORT_SUMMARY

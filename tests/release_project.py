@@ -1,0 +1,122 @@
+"""A small project as a finished run leaves it, written without running one: what tests of releases release."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from tasks import artifacts, schemas
+
+CLASSES = ("ham", "spam")
+
+PARAMS = yaml.safe_load((Path(__file__).resolve().parents[1] / "params.yaml").read_text()) | {
+    "classes": list(CLASSES),
+    "ingest": {"source": "raw"},
+    "apply": {"source": "lfs/spam.py"},
+    "evaluate": {"bootstrap": 0},
+}
+"""The shipped params, so that a section added there is there, for two classes and another source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run made: labels as class positions, votes per LF, extended votes as (item, LF, vote, neighbor).
+
+    Items are called a, b, c ...; the first two are valid and have gold, the rest are train.
+    """
+
+    labels: Sequence[int] = (0, 1, 0, 1)
+    votes: dict[str, Sequence[int]] = field(default_factory=lambda: {"offer": (-1, 1, -1, 1), "hello": (0, -1, -1, -1)})
+    lent: Sequence[tuple[str, str, int, str]] = (("c", "hello", 0, "a"),)
+    gold: Sequence[int] = (0, 1)
+    embeddings: Sequence[tuple[float, float]] = ((1, 0), (0, 1), (1, 0), (0, 1))
+    threshold: float = 0.5
+    comment: str = ""
+    balance: float = 0.5
+
+
+def write_run(root: Path, run: Run) -> None:
+    """Write artifacts, params.yaml and dvc.lock of `run` below `root`."""
+    n = len(run.labels)
+    ids = [chr(ord("a") + row) for row in range(n)]
+    item = pl.Series("item_id", ids)
+    original = [sum(column[row] != -1 for column in run.votes.values()) for row in range(n)]
+    P = [0.1 if label == 0 else 0.9 for label in run.labels]
+    labels = pl.DataFrame(
+        {
+            "item_id": item,
+            "label": [CLASSES[label] for label in run.labels],
+            "p_ham": [1 - p for p in P],
+            "p_spam": P,
+            "original_votes": pl.Series(original, dtype=pl.Int32),
+        }
+    )
+    artifacts.write_table(root / artifacts.END_LABELS, labels, schemas.end_labels(CLASSES))
+    votes = pl.DataFrame(
+        {"item_id": item, **{lf: pl.Series(list(column), dtype=pl.Int8) for lf, column in run.votes.items()}}
+    )
+    artifacts.write_table(root / artifacts.VOTES, votes, schemas.votes(2, run.votes))
+    provenance = pl.DataFrame(
+        {
+            "item_id": [one[0] for one in run.lent],
+            "lf": [one[1] for one in run.lent],
+            "vote": [one[2] for one in run.lent],
+            "neighbor": [one[3] for one in run.lent],
+            "similarity": [1.0] * len(run.lent),
+        },
+        schema={
+            "item_id": pl.String,
+            "lf": pl.String,
+            "vote": pl.Int8,
+            "neighbor": pl.String,
+            "similarity": pl.Float32,
+        },
+    )
+    artifacts.write_table(root / artifacts.PROVENANCE, provenance, schemas.provenance(2, pl.String))
+    items = pl.DataFrame({"item_id": item, "split": ["valid"] * 2 + ["train"] * (n - 2)})
+    artifacts.write_table(root / artifacts.ITEMS, items, schemas.ITEMS)
+    gold = pl.DataFrame({"item_id": ids[: len(run.gold)], "gold": pl.Series(list(run.gold), dtype=pl.Int8)})
+    artifacts.write_table(root / artifacts.VALID_GOLD, gold.cast({"item_id": pl.String}), schemas.gold(2))
+    embeddings = pl.DataFrame(
+        {"item_id": item, "embedding": pl.Series(list(run.embeddings), dtype=pl.Array(pl.Float32, 2))}
+    )
+    artifacts.write_table(root / artifacts.EMBEDDINGS, embeddings, schemas.embeddings(2))
+    near = pl.DataFrame(
+        {
+            "item_id": item,
+            "hello/0/similarity": pl.Series([None, 0.0, 1.0, 0.0][:n] + [0.0] * (n - 4), dtype=pl.Float32),
+            "hello/0/neighbor": pl.Series([None] + ["a"] * (n - 1), dtype=pl.String),
+        }
+    )
+    artifacts.write_table(root / artifacts.NEIGHBORS, near, schemas.neighbors(near.columns, pl.String))
+    artifacts.write_json(root / artifacts.THRESHOLDS, {"thresholds": {"offer": None, "hello": run.threshold}})
+    artifacts.write_json(
+        root / artifacts.LABEL_MODEL, {"kind": "majority_vote", "class_balance": [run.balance, 1 - run.balance]}
+    )
+    artifacts.write_json(root / artifacts.END_MODEL, {"bandwidth": 0.5})
+    artifacts.write_json(root / artifacts.METRICS, {"valid": {"majority_vote": {"accuracy": 1.0}}})
+    artifacts.write_text(root / artifacts.REPORT, f"<!doctype html>\n<!-- {run.comment} -->\n")
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False) + f"# {run.comment}\n")
+    (root / "lfs").mkdir(exist_ok=True)
+    (root / "lfs" / "spam.py").write_text("# labeling functions\n")
+    write_lock(root)
+
+
+def write_lock(root: Path) -> None:
+    """Write a dvc.lock that says that all artifacts there are come from params.yaml as it is."""
+    made = [path for path in vars(artifacts).values() if isinstance(path, Path) and (root / path).is_file()]
+    outs = [
+        {"path": str(path), "hash": "md5", "md5": hashlib.md5((root / path).read_bytes()).hexdigest()}
+        for path in sorted(made)
+    ]
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    stage = {
+        "cmd": "all",
+        "deps": [{"path": "raw", "hash": "md5", "md5": "0" * 32 + ".dir"}],
+        "params": {"params.yaml": params},
+        "outs": outs,
+    }
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"all": stage}}))
