@@ -15,7 +15,7 @@ $(ENV)/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; Epoxy Flow needs 3.11 to 3.13. Name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear $(ENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 run: env         ## the whole pipeline on the demo; a second run recomputes nothing

@@ -7,6 +7,7 @@ import ast
 import re
 from pathlib import Path
 
+import click
 import yaml
 
 from flows.cli import main
@@ -46,8 +47,8 @@ def test_every_command_is_documented_and_has_help():
     for name, command in main.commands.items():
         assert f"epoxy {name}" in text, f"README does not mention `epoxy {name}`"
         assert command.help, f"`epoxy {name}` has no help"
-        for option in command.params:
-            assert getattr(option, "help", "argument"), f"`epoxy {name}`: {option.name} has no help"
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        assert [option.name for option in options if not option.help] == []
 
 
 def test_every_make_target_is_documented():
