@@ -31,7 +31,7 @@ _START_SECONDS = 120.0
 class ServerError(EpoxyError):
     """A Prefect server, worker or deployment could not be started."""
 
-    exit_code = 6
+    exit_code = 7
 
 
 def make_api_url(port: int) -> str:
