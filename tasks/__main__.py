@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from tasks.errors import EpoxyError
+from tasks.errors import EpoxyError, StageError
 from tasks.params import read_params
 
 STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
@@ -36,6 +36,10 @@ def main(arguments: list[str]) -> int:
     except EpoxyError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # Of the machine, not of the program: a full disk, a folder that may not be written.
+        print(f"error: {arguments[0]}: {error}. Check free space and permissions, then run it again.", file=sys.stderr)
+        return StageError.exit_code
     return 0
 
 

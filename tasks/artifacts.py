@@ -26,12 +26,16 @@ WITHHELD_GOLD = Path("data/ingest/withheld_gold.parquet")
 EMBEDDINGS = Path("data/ingest/embeddings.parquet")
 INDEX = Path("data/index/index.faiss")
 INDEX_DESCRIPTION = Path("data/index/index.json")
+CELLS = Path("data/index/cells.parquet")
 VOTES = Path("data/apply/votes.parquet")
 LF_SUMMARY = Path("data/apply/lf_summary.csv")
 LF_FAILURES = Path("data/apply/lf_failures.parquet")
 NEIGHBORS = Path("data/search/neighbors.parquet")
+RECALL = Path("data/search/recall.json")
 THRESHOLDS = Path("data/tune/thresholds.json")
 THRESHOLD_CURVES = Path("data/tune/threshold_curves.csv")
+EMBEDDING_FITNESS = Path("data/tune/embedding_fitness.json")
+EMBEDDING_FITNESS_CURVES = Path("data/tune/embedding_fitness.csv")
 EXTENDED_VOTES = Path("data/extend/votes.parquet")
 PROVENANCE = Path("data/extend/provenance.parquet")
 LABEL_MODEL = Path("data/fit/label_model.json")
@@ -86,6 +90,8 @@ def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
+        # Reserved, since a mapped file on a full disk would end the process where an error could be told.
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 

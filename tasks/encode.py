@@ -1,29 +1,32 @@
 """Embeddings from a text column, by an optional sentence-transformers model; every text is encoded once, ever.
 
-What has been encoded is kept in data/.memo/encode, by model and text, outside the outputs of the stage (which DVC removes
-before it runs one). The folder may be deleted at any time, and every file in it is checked before it is believed.
+What has been encoded is kept in the memo (see tasks.memo), by model and text, in entries of many texts each.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import artifacts
+from tasks import artifacts, memo
 from tasks.errors import DataError, EpoxyError, ParamsError
+from tasks.memo import Memo
 from tasks.params import EncoderParams
 from tasks.progress import Progress
 
-MEMO = Path("data/.memo/encode")
+MEMO = "encode"
+
+BUDGET = 32 * 2**30
+"""Bytes of the memo: vectors are dearer than anything else in it; these are twenty million of 384 floats."""
 
 CHUNK = 4096
-"""Texts per memo file: a stopped run loses at most this many, and a million texts make some 250 files."""
+"""Texts per entry of the memo: a stopped run loses at most this many, and a million texts make some 250 entries."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -100,25 +103,28 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
     distinct = texts.unique().sort()
     distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
     keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
-    memo = root / MEMO / _identify_model(root, params.model)
+    model = _identify_model(root, params.model)
     matrix: Matrix | None = None
     missing = dict(zip(keys, range(len(keys)), strict=True))
-    for chunk in _read_memo(memo):
-        known = [(row, missing.pop(key)) for row, key in enumerate(chunk.keys) if key in missing]
-        if known:
-            matrix = _fit(matrix, root, len(keys), chunk.vectors, params.model)
-            source, target = zip(*known, strict=True)
-            matrix[list(target)] = chunk.vectors[list(source)]
-    if missing:
-        encoder = load(root, params)
-        rows = list(missing.values())
-        with Progress("encode", total=len(rows)) as progress:
-            for start in range(0, len(rows), CHUNK):
-                part = rows[start : start + CHUNK]
-                vectors = _encode(encoder, distinct.gather(part), params, progress)
-                matrix = _fit(matrix, root, len(keys), vectors, params.model)
-                matrix[part] = vectors
-                _write_chunk(memo, _Chunk(keys=[keys[row] for row in part], vectors=vectors))
+    with Memo(root, MEMO, budget=BUDGET) as kept:
+        for entry in kept.read_all(model):
+            chunk = _unpack(entry)
+            known = [(row, missing.pop(key)) for row, key in enumerate(chunk.keys) if key in missing]
+            if known:
+                matrix = _fit(matrix, root, len(keys), chunk.vectors, params.model)
+                source, target = zip(*known, strict=True)
+                matrix[list(target)] = chunk.vectors[list(source)]
+        if missing:
+            encoder = load(root, params)
+            rows = list(missing.values())
+            with Progress("encode", total=len(rows)) as progress:
+                for start in range(0, len(rows), CHUNK):
+                    part = rows[start : start + CHUNK]
+                    vectors = _encode(encoder, distinct.gather(part), params, progress)
+                    matrix = _fit(matrix, root, len(keys), vectors, params.model)
+                    matrix[part] = vectors
+                    entry = _pack(_Chunk(keys=[keys[row] for row in part], vectors=vectors))
+                    kept.write(f"{model}-{hashlib.sha256(entry).hexdigest()}", entry)
     assert matrix is not None, "no texts"
     rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
     return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())
@@ -143,11 +149,11 @@ def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress:
 def _fit(matrix: Matrix | None, root: Path, n: int, vectors: Matrix, model: str) -> Matrix:
     """`matrix`, made with n rows if there is none yet, once `vectors` are seen to be as wide."""
     if matrix is None:
-        return artifacts.open_scratch(root / MEMO, (n, vectors.shape[1]))
+        return artifacts.open_scratch(root / memo.FOLDER, (n, vectors.shape[1]))
     if matrix.shape[1] != vectors.shape[1]:
         raise DataError(
             f"ingest.encoder: '{model}' gives vectors of length {vectors.shape[1]}, and {matrix.shape[1]} before. "
-            f"Delete {MEMO} if the model behind this name has changed."
+            f"Delete {memo.FOLDER / MEMO} if the model behind this name has changed."
         )
     return matrix
 
@@ -165,9 +171,6 @@ def _identify_model(root: Path, model: str) -> str:
     return digest.hexdigest()[:32]
 
 
-# The memo: files of keys (SHA-256 of the text) and vectors, each called by the SHA-256 of its content.
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
     """Vectors, float32 of shape (len(keys), d), of the texts with these SHA-256 digests."""
@@ -175,26 +178,16 @@ class _Chunk:
     keys: list[bytes]
     vectors: Matrix
 
-    @property
-    def name(self) -> str:
-        return hashlib.sha256(b"".join(self.keys) + np.ascontiguousarray(self.vectors).tobytes()).hexdigest()
 
-
-def _write_chunk(memo: Path, chunk: _Chunk) -> None:
+def _pack(chunk: _Chunk) -> bytes:
+    """A chunk as an entry of the memo."""
+    packed = io.BytesIO()
     keys = np.frombuffer(b"".join(chunk.keys), dtype=np.uint8).reshape(-1, hashlib.sha256().digest_size)
-    with artifacts.open_atomic(memo / f"{chunk.name}.npz") as part, part.open("wb") as file:
-        np.savez(file, keys=keys, vectors=chunk.vectors)
+    np.savez(packed, keys=keys, vectors=chunk.vectors)
+    return packed.getvalue()
 
 
-def _read_memo(memo: Path) -> Iterator[_Chunk]:
-    """Every sound file of the memo; one that is damaged is removed, and its texts are encoded again."""
-    for path in sorted(memo.glob("*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                chunk = _Chunk(keys=[key.tobytes() for key in stored["keys"]], vectors=stored["vectors"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            chunk = None
-        if chunk is None or chunk.name != path.stem:
-            path.unlink()
-        else:
-            yield chunk
+def _unpack(entry: bytes) -> _Chunk:
+    """The chunk in an entry of the memo."""
+    with np.load(io.BytesIO(entry), allow_pickle=False) as stored:
+        return _Chunk(keys=[key.tobytes() for key in stored["keys"]], vectors=stored["vectors"])

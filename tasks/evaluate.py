@@ -51,6 +51,7 @@ class Inputs:
     summary: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
+    fitness: report.EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
 
@@ -119,7 +120,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         thresholds=thresholds["thresholds"],
         summary=artifacts.read_csv(root / artifacts.LF_SUMMARY, _SUMMARY_COLUMNS),
         curves=artifacts.read_csv(root / artifacts.THRESHOLD_CURVES, _CURVE_COLUMNS),
-        curve_metric=thresholds["objective"] or "objective",
+        curve_metric=thresholds["curve_metric"],
+        fitness=_read_fitness(root),
         facts=(
             Fact(name="Shipped labels", value=_describe_end_model(end_model)),
             Fact(name="Class balance of the shipped labels", value=_describe_balance(end_model)),
@@ -160,6 +162,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         lfs=_tabulate_lfs(inputs, splits, params.confidence),
         curves=inputs.curves,
         curve_metric=inputs.curve_metric,
+        fitness=inputs.fitness,
         facts=(
             *inputs.facts,
             Fact(name="Gold read for this report", value=_describe_gold(inputs)),
@@ -301,6 +304,22 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
             f"{root / artifacts.ITEMS}. Run 'dvc repro ingest'."
         )
     return joined.fill_null(ABSTAIN).to_numpy()
+
+
+def _read_fitness(root: Path) -> report.EmbeddingFitness:
+    found = artifacts.read_json(root / artifacts.EMBEDDING_FITNESS)
+    return report.EmbeddingFitness(
+        sentences=tuple(found["sentences"]),
+        rows=tuple(
+            report.NeighborAgreement(
+                labels=row["labels"],
+                n=row["items"],
+                chance=float("nan") if row["chance"] is None else row["chance"],
+                by_rank=tuple((one["rank"], one["agreement"]) for one in row["neighbors"]),
+            )
+            for row in found["agreement"]
+        ),
+    )
 
 
 def _read_predictions(root: Path, path: Path, k: int) -> pl.DataFrame:

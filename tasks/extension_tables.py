@@ -38,6 +38,8 @@ class Thresholds(BaseModel):
     objective: str | None
     """What was maximized; null where nothing was."""
     chosen_on: str
+    curve_metric: str
+    """What the metric in threshold_curves.csv is, and on what."""
     thresholds: dict[str, Threshold | None]
     """By LF, in the order of votes; null: do not extend."""
 

@@ -1,17 +1,42 @@
-"""The index stage: embeddings to a FAISS index and its description. It sees no vote, so an LF edit never reruns it."""
+"""The index stage: embeddings to a FAISS index and its description. It sees no vote, so an LF edit never reruns it.
 
+Peak memory for n items of d dimensions: the vectors, 4 n d bytes; for an approximate index 64 of them per cell again.
+"""
+
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from tasks import schemas
-from tasks.artifacts import EMBEDDINGS, INDEX, INDEX_DESCRIPTION, count_rows, open_atomic, read_batches, write_json
-from tasks.core.faiss_index import build_index, write_index
+from tasks.artifacts import (
+    CELLS,
+    EMBEDDINGS,
+    INDEX,
+    INDEX_DESCRIPTION,
+    count_rows,
+    open_atomic,
+    read_batches,
+    write_json,
+    write_table,
+)
+from tasks.core.faiss_index import (
+    assign_cells,
+    build_index,
+    count_cells,
+    is_approximate_worth_it,
+    predict_approximate_cost,
+    predict_exact_cost,
+    view_vectors,
+    write_index,
+)
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_width
-from tasks.params import IndexParams
+from tasks.params import IndexKind, IndexParams
 from tasks.progress import Progress
 from tasks.schemas import ITEM_ID
 
@@ -26,27 +51,58 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
     """
     path = root / EMBEDDINGS
     d = read_width(path)
+    n = count_rows(path)
     content = ContentHash()
-    rows = 0
+    ids: list[pl.Series] = []
 
     def vectors() -> Iterator[npt.NDArray[np.float32]]:
-        nonlocal rows
-        with Progress("indexing", total=count_rows(path)) as progress:
+        with Progress("indexing", total=n) as progress:
             for batch in read_batches(path, schemas.embeddings(d)):
                 embeddings = batch["embedding"].to_numpy().reshape(batch.height, d)
                 content.update(batch[ITEM_ID], embeddings)
-                rows += batch.height
+                ids.append(batch[ITEM_ID])
                 yield embeddings
                 progress.advance(batch.height)
 
     try:
-        index = build_index(vectors(), d=d, metric=params.metric.value)
+        index = build_index(vectors(), n=n, d=d, metric=params.metric.value)
     except ValueError as error:
         raise DataError(f"{path}: {error}. Remove such items, then run 'dvc repro ingest'.") from None
+    kind = _choose(params.kind, n)
+    cells = 1 if kind == "flat" else count_cells(n)
+    with Progress("finding cells", total=1) as progress:
+        of_item = assign_cells(view_vectors(index), cells=cells, metric=params.metric.value)
+        progress.advance()
     with open_atomic(root / INDEX) as part:
         write_index(index, part)
         checksum = hash_file(part)
+    write_table(root / CELLS, pl.DataFrame([pl.concat(ids), pl.Series("cell", of_item)]), schemas.CELLS)
     description = IndexDescription(
-        kind=params.kind, metric=params.metric, n=rows, d=d, content=content.hexdigest(), sha256=checksum
+        kind=kind,
+        chosen_because=_explain(params.kind, n),
+        metric=params.metric,
+        n=n,
+        d=d,
+        content=content.hexdigest(),
+        sha256=checksum,
+        cells=cells,
+        cells_sha256=hash_file(root / CELLS),
     )
     write_json(root / INDEX_DESCRIPTION, description.model_dump(mode="json"))
+    print(f"index: {kind} ({description.chosen_because}), {cells:,} cells", file=sys.stderr)
+
+
+def _choose(kind: IndexKind, n: int) -> Literal["flat", "ivf"]:
+    """`kind`, decided where it is `auto`: by n alone, so that every machine decides alike."""
+    is_approximate = kind is IndexKind.IVF or (kind is IndexKind.AUTO and is_approximate_worth_it(n))
+    return "ivf" if is_approximate else "flat"
+
+
+def _explain(kind: IndexKind, n: int) -> str:
+    """Why the index is of its kind."""
+    if kind is not IndexKind.AUTO:
+        return "as params.yaml asks"
+    return (
+        f"auto: predicted comparisons per item: exact at most {predict_exact_cost(n) // max(n, 1):,}, "
+        f"approximate {predict_approximate_cost(n) // max(n, 1):,}"
+    )

@@ -19,7 +19,9 @@ class IndexDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["flat"]
+    kind: Literal["flat", "ivf"]
+    """How neighbors are searched; never `auto`, which has chosen one of these."""
+    chosen_because: str
     metric: Metric
     n: int = Field(ge=0)
     d: int = Field(ge=1)
@@ -27,6 +29,10 @@ class IndexDescription(BaseModel):
     """SHA-256 of item ids and embeddings in their order, see `ContentHash`."""
     sha256: str
     """SHA-256 of the index file."""
+    cells: int = Field(ge=1)
+    """Of the embedding space; 1 in a flat index."""
+    cells_sha256: str
+    """SHA-256 of the file that says which item is in which cell."""
 
 
 class ContentHash:

@@ -13,7 +13,6 @@ order of definition. A vote is a class name of params.yaml, the position of one,
 """
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +24,7 @@ import polars as pl
 
 from tasks import schemas
 from tasks.errors import LabelingFunctionError
+from tasks.text_patterns import TextPattern, compile_keywords, compile_regex, match_patterns
 
 ABSTAIN = schemas.ABSTAIN
 """The vote of an LF that does not vote."""
@@ -105,6 +105,15 @@ class VectorizedLF(_Named):
     def __call__(self, items: pl.DataFrame) -> ColumnOfVotes:
         """The votes on the rows of `items`, as a Polars expression over them, a Series or a NumPy array."""
         return self.function(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternLF(VectorizedLF):
+    """A vectorized LF that votes `label` where `pattern` is in `column`; the stage looks for all patterns at once."""
+
+    column: str
+    pattern: TextPattern = field(repr=False)
+    label: str | int
 
 
 LabelingFunction = RowwiseLF | VectorizedLF
@@ -209,7 +218,7 @@ def keyword_lf(
     label: str | int,
     case_insensitive: bool = True,
     whole_words: bool = True,
-) -> VectorizedLF:
+) -> PatternLF:
     """An LF that votes `label` where the text in `column` holds one of `keywords`, and abstains elsewhere.
 
     Parameters
@@ -226,20 +235,11 @@ def keyword_lf(
         raise LabelingFunctionError(
             f"labeling function '{name}': keywords is {keywords!r}; expected a list of at least one text, none empty."
         )
-    pattern = "|".join(pl.escape_regex(word) for word in sorted(set(keywords)))
-    if whole_words:
-        # Consuming the neighbors instead of looking around is what a finite automaton can do, and enough to find one.
-        pattern = rf"(?:^|\W)(?:{pattern})(?:\W|$)"
-    if case_insensitive:
-        pattern = f"(?i){pattern}"
-
-    def vote(items: pl.DataFrame) -> pl.Expr:
-        return vote_where(pl.col(column).str.contains(pattern), label)
-
-    return VectorizedLF(name=name, function=vote)
+    pattern = compile_keywords(keywords, case_insensitive=case_insensitive, whole_words=whole_words)
+    return _pattern_lf(name, column, pattern, label)
 
 
-def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_insensitive: bool = False) -> VectorizedLF:
+def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_insensitive: bool = False) -> PatternLF:
     r"""An LF that votes `label` where Python's `re.search(pattern, text)` finds a match, and abstains elsewhere.
 
     Polars' regular expressions (a finite automaton, much faster) do the work wherever they are certain to agree with
@@ -251,77 +251,20 @@ def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_ins
     LabelingFunctionError
         `pattern` is not a regular expression.
     """
-    python = _compile(name, pattern, re.IGNORECASE if case_insensitive else re.NOFLAG)
-    fast = f"(?i){pattern}" if case_insensitive else pattern
-
-    def search(texts: pl.Series) -> pl.Series:
-        given = texts.drop_nulls()
-        if given.is_empty():
-            return pl.repeat(None, len(texts), dtype=pl.Boolean, eager=True)
-        found = (None if text is None else python.search(text) is not None for text in texts)
-        return pl.Series(texts.name, found, dtype=pl.Boolean)
-
-    def vote(items: pl.DataFrame) -> pl.Expr:
-        text = pl.col(column)
-        if not agrees:
-            return vote_where(text.map_batches(search, return_dtype=pl.Boolean), label)
-        odd = pl.when(~text.str.contains(_PLAIN_TEXT)).then(text).map_batches(search, return_dtype=pl.Boolean)
-        return vote_where(pl.coalesce(odd, text.str.contains(fast)), label)
-
-    agrees = _SHARED_SYNTAX.fullmatch(pattern) is not None and _is_compiled_by_polars(fast)
-    return VectorizedLF(name=name, function=vote)
-
-
-_PLAIN = (
-    # ASCII without \x1c-\x1f, which only Python counts as space.
-    r"[[\t\n\x0B\x0C\r\x20-\x7E"
-    # Letters, digits, punctuation, symbols and spaces on whose nature both agree: not marks and joiners (letters to
-    # Polars alone), not numbers like a superscript two (to Python alone), nothing that Python 3.11 is too old to know.
-    r"[\p{Age=13.0}&&[\p{L}\p{Nd}[[\p{P}\p{S}\p{Z}]--[\p{Alphabetic}\p{Pc}]]]]"
-    # Dotted I, dotless i, long s and the Kelvin sign fold onto ASCII letters, differently.
-    r"]--[\x{130}\x{131}\x{17F}\x{212A}]]"
-)
-"""Characters that a pattern of `_SHARED_SYNTAX` reads as Python does; a test asks for every one that exists."""
-
-_PLAIN_TEXT = rf"\A{_PLAIN}*[{_PLAIN}--\n]\z"
-r"""Texts in which both find the same: not empty, where \B differs, no newline at the end, before which Python's $ is."""
-
-_SHARED_SYNTAX = re.compile(
-    r"""(?:
-      [\x20-\x7E\t\n](?<![\\\[\](){}*+?])                               # a literal, an anchor, a dot or a bar
-    | \\[AbBdDsSwWfnrtv](?!\{)                                          # \b{start} is a word boundary to Polars
-    | \\[!-/:;=?@\[-`{-~]                                               # escaped punctuation, but not \< and \>
-    | \[\^?(?!\])                                                       # a class; a leading ] differs,
-      (?:(?!&&|--|~~|\|\|)(?:[\x20-\x7E\t\n](?<![\\\[\]])|\\[dDsSwWfnrtv]|\\[!-/:;=?@\[-`{-~]))+
-      \]                                                                # and so do nested classes and set operations
-    | \((?:\?:|\?P<[A-Za-z_]\w*>|\?[ims]+\))?                           # a group, or flags
-    | \)
-    | (?:[*+?]|\{\d+(?:,\d*)?\})\??(?![*+?{])                           # a++ is possessive in Python
-    )*""",
-    re.VERBOSE | re.ASCII,
-)
-"""Patterns, already valid in Python, that Polars reads in the same way."""
-
-
-def _compile(name: str, pattern: str, flags: re.RegexFlag) -> re.Pattern[str]:
     try:
-        with warnings.catch_warnings():
-            # Python warns of set operations to come; `_SHARED_SYNTAX` leaves such patterns to Python's present reading.
-            warnings.simplefilter("ignore", FutureWarning)
-            return re.compile(pattern, flags)
+        compiled = compile_regex(pattern, case_insensitive=case_insensitive)
     except re.error as error:
         raise LabelingFunctionError(
             f"labeling function '{name}': {pattern!r} is not a regular expression: {error}."
         ) from None
+    return _pattern_lf(name, column, compiled, label)
 
 
-def _is_compiled_by_polars(pattern: str) -> bool:
-    """Whether Polars takes the pattern; it may be too large for it, or use what only Python knows."""
-    try:
-        pl.Series([""]).str.contains(pattern)
-    except pl.exceptions.ComputeError:
-        return False
-    return True
+def _pattern_lf(name: str, column: str, pattern: TextPattern, label: str | int) -> PatternLF:
+    def vote(items: pl.DataFrame) -> pl.Expr:
+        return vote_where(match_patterns([pattern], items[column])[0], label)
+
+    return PatternLF(name=name, function=vote, column=column, pattern=pattern, label=label)
 
 
 def _policy(on_error: OnError | str) -> OnError:

@@ -66,10 +66,18 @@ class Metric(StrEnum):
     L2 = "l2"
 
 
-class IndexParams(Section):
-    """The nearest-neighbor index."""
+class IndexKind(StrEnum):
+    """How neighbors are searched."""
 
-    kind: Literal["flat"] = "flat"
+    FLAT = "flat"
+    IVF = "ivf"
+    AUTO = "auto"
+
+
+class IndexParams(Section):
+    """The nearest-neighbor index: exact (flat), approximate (ivf: cells found by k-means), or by predicted cost."""
+
+    kind: IndexKind = IndexKind.AUTO
     metric: Metric = Metric.COSINE
 
 
@@ -95,6 +103,8 @@ class SearchParams(Section):
 
     reference: tuple[Split, ...] = (Split.TRAIN,)
     """Splits whose votes may be extended to their neighbors."""
+    target_recall: float = Field(default=0.99, gt=0, lt=1)
+    """Of an approximate index: the share of neighbors that must be those of exact search, measured on samples."""
 
 
 class TuneMethod(StrEnum):
@@ -102,11 +112,12 @@ class TuneMethod(StrEnum):
 
     PER_LF = "per_lf"
     GLOBAL = "global"
+    AGREEMENT = "agreement"
     FIXED = "fixed"
 
 
 class TuneMetric(StrEnum):
-    """What a threshold is chosen for, on valid gold."""
+    """What a threshold is chosen for, on valid gold or, for want of it, on held-out votes."""
 
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
@@ -122,11 +133,13 @@ class TuneParams(Section):
     """
 
     method: TuneMethod = TuneMethod.PER_LF
+    """`agreement`: per LF as well, but by how well the other LFs foretell votes, without gold."""
     metric: TuneMetric = TuneMetric.ACCURACY
     candidates: int = Field(20, ge=1, le=1000)
     """How many quantiles of the observed similarities are tried, besides "do not extend"."""
     default: Threshold | None = None
-    """For every LF without a value of its own in `thresholds`, and where there is no valid gold to choose with."""
+    """For every LF without a value of its own in `thresholds`, with `fixed` or where there is no valid gold; null then
+    means "do not extend" with `fixed`, and choosing by agreement with the other methods."""
     thresholds: dict[str, Threshold | None] = Field(default_factory=dict)
     """By LF; these are taken as they are, whatever the method."""
 

@@ -34,25 +34,38 @@ def read_points(root: Path, items: pl.DataFrame, metric: Metric) -> Points:
     DataError
         The embeddings are missing or damaged, or belong to other items.
     """
-    path = root / artifacts.EMBEDDINGS
-    width = artifacts.read_schema(path).get("embedding")
-    if not isinstance(width, pl.Array):
-        raise DataError(f"{path}: column 'embedding' is {width}; expected arrays of float32. Run 'dvc repro ingest'.")
-    vectors = np.empty((items.height, width.size), dtype=np.float32)
-    start = 0
-    for batch in artifacts.read_batches(path, schemas.embeddings(width.size)):
-        own = items[start : start + batch.height].select(ITEM_ID)
-        artifacts.require_same_items(root / artifacts.ITEMS, own, path, batch)
-        vectors[start : start + batch.height] = batch["embedding"].to_numpy()
-        start += batch.height
-    if start < items.height:
-        raise DataError(f"{path}: {start:,} of {items.height:,} items have an embedding. Run 'dvc repro ingest'.")
+    vectors = read_vectors(root, items, np.arange(items.height))
     if metric is Metric.COSINE:
         vectors /= np.sqrt(_square_norms(vectors))[:, None].astype(np.float32)
         return Points(vectors=vectors, scale=1.0)
     vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     scale = float(np.sqrt(_square_norms(vectors).mean())) if vectors.any() else 1.0
     return Points(vectors=np.divide(vectors, np.float32(scale), out=vectors), scale=scale)
+
+
+def read_vectors(root: Path, items: pl.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The embeddings (r, d) of the items at positions `rows` (r,), ascending; others are read and let go.
+
+    Raises
+    ------
+    DataError
+        The embeddings are missing or damaged, or belong to other items.
+    """
+    path = root / artifacts.EMBEDDINGS
+    width = artifacts.read_schema(path).get("embedding")
+    if not isinstance(width, pl.Array):
+        raise DataError(f"{path}: column 'embedding' is {width}; expected arrays of float32. Run 'dvc repro ingest'.")
+    vectors = np.empty((len(rows), width.size), dtype=np.float32)
+    start = 0
+    for batch in artifacts.read_batches(path, schemas.embeddings(width.size)):
+        own = items[start : start + batch.height].select(ITEM_ID)
+        artifacts.require_same_items(root / artifacts.ITEMS, own, path, batch)
+        low, high = np.searchsorted(rows, [start, start + batch.height])
+        vectors[low:high] = batch["embedding"].to_numpy()[rows[low:high] - start]
+        start += batch.height
+    if start < items.height:
+        raise DataError(f"{path}: {start:,} of {items.height:,} items have an embedding. Run 'dvc repro ingest'.")
+    return vectors
 
 
 def _square_norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

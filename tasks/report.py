@@ -121,6 +121,24 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NeighborAgreement:
+    """How often labels of one kind are those of an item's neighbors: by rank, from 1, and of any two items."""
+
+    labels: str
+    n: int
+    chance: float
+    by_rank: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingFitness:
+    """Whether the embedding can carry votes: sentences for people, and the figures behind them."""
+
+    sentences: tuple[str, ...]
+    rows: tuple[NeighborAgreement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fact:
     """A line of "How it was made"."""
 
@@ -135,7 +153,7 @@ class Evaluation:
     splits: those with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
     the method whose labels are shipped. confusion: int64 (k, k), shipped labels (columns) against the gold (rows) of
     the first split. lfs: one row per LF, the table of lf_report.csv. curves: the table of threshold_curves.csv, and
-    curve_metric what its metric is called. findings: what the label model noticed, as sentences.
+    curve_metric what its metric is called. fitness: what was seen before thresholds were chosen. findings: what the label model noticed, as sentences.
     """
 
     classes: tuple[str, ...]
@@ -147,6 +165,7 @@ class Evaluation:
     lfs: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
+    fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
     resamples: int

@@ -86,6 +86,10 @@ def embeddings(d: int) -> TableSchema:
     return _table({"embedding": pa.Column(pl.Array(pl.Float32, d), finite)})
 
 
+CELLS = _table({"cell": pa.Column(pl.Int32, pa.Check.ge(0))})
+"""item_id and the cell of the embedding space that approximate search finds it in; 0 everywhere in a flat index."""
+
+
 def votes(k: int, lfs: Iterable[str]) -> TableSchema:
     """item_id and one int8 column, -1..k-1, for each of `lfs` (column names; `item_id` among them is passed over)."""
     return _table(

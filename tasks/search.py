@@ -1,33 +1,67 @@
-"""The search stage: for every item and LF that abstains on it, the nearest item of each class in that LF's support."""
+"""The search stage: for every item and LF that abstains on it, the nearest item of each class in that LF's support.
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+What was found for an LF is kept in the memo, by everything that determines it: when one LF is edited, it alone is
+searched again, and the bytes written are those of a full run.
+
+With an approximate index, the effort of each LF is chosen on a sample of items that are searched exactly as well, and
+the recall measured afterwards on another sample; a run whose recall is below the target fails.
+
+Peak memory for n items of d dimensions, m LFs, p pairs of an LF and a class in its support, and v distinct vectors in
+the support: 4 v d bytes for the support, 8 n p for neighbors, n m for votes, and per thread 100 MiB. The index and a copy
+of the embeddings (4 n d bytes each) are mapped files, which the system drops from memory when it is needed elsewhere.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import BaseModel, ConfigDict
 from threadpoolctl import ThreadpoolController
 
 from tasks import schemas
 from tasks.artifacts import (
+    CELLS,
     EMBEDDINGS,
     INDEX,
     INDEX_DESCRIPTION,
     ITEMS,
     NEIGHBORS,
+    RECALL,
+    ROW_GROUP,
     VOTES,
+    open_scratch,
     read_batches,
     read_table,
     read_votes,
     require_same_items,
     write_batches,
+    write_json,
+)
+from tasks.core import cells as cells_module
+from tasks.core import neighbors as neighbors_module
+from tasks.core.cells import (
+    Cells,
+    choose_effort,
+    group_items,
+    iterate_queries,
+    locate_pairs,
+    measure_need,
+    rank_cells,
+    visit,
 )
 from tasks.core.faiss_index import FlatIndex, read_index
 from tasks.core.neighbors import (
     NOBODY,
     QUERIES,
     Nearest,
+    Pair,
     Search,
     Support,
     build_queries,
@@ -37,13 +71,98 @@ from tasks.core.neighbors import (
 )
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_description, read_width
+from tasks.memo import Memo, Part, identify, identify_file
+from tasks.neighbor_columns import NeighborColumns, pack, unpack
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.schemas import ABSTAIN, ITEM_ID, neighbor_column, similarity_column
 
+MEMO = "search"
+"""The kind of the memo's entries: one LF's neighbors of all items."""
+
+SAMPLE = 2048
+"""Items on which effort is chosen, and again on which recall is measured; .99 is then known to about .002 per LF."""
+
+
+class LFRecall(BaseModel):
+    """How approximate search did for one LF."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recall: float | None
+    """The share of checked neighbors that are as near as those of exact search; null where none was checked."""
+    checked_neighbors: int
+    effort: int | None
+    """How many members of each class's support an item looks at before it stops with the cell at hand; null: at all."""
+
+
+class Recall(BaseModel):
+    """recall.json: what approximate search missed, measured on sampled items that were searched exactly as well.
+
+    A flat index is exact: there is nothing to measure, and target and recall are null.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["flat", "ivf"]
+    target_recall: float | None
+    recall: float | None
+    checked_neighbors: int
+    lfs: dict[str, LFRecall]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the stage reads; rows are those of items."""
+
+    ids: pl.Series
+    lfs: tuple[str, ...]
+    L: npt.NDArray[np.int8]
+    """(n, m) votes."""
+    lends: npt.NDArray[np.bool_]
+    """(n,) whether the item is a reference."""
+    description: IndexDescription
+    index: FlatIndex
+    embeddings: npt.NDArray[np.float32]
+    """(n, d) a mapped file."""
+    cells: Cells | None
+    """None in a flat index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the stage found."""
+
+    columns: dict[str, NeighborColumns]
+    """By LF, in the order of votes."""
+    searched: tuple[str, ...]
+    """The LFs that the memo did not have."""
+
 
 def run(root: Path, classes: tuple[str, ...], params: SearchParams) -> None:
-    """Write the neighbors of every item below `root`.
+    """Write the neighbors of every item below `root`, and the recall.
+
+    Raises
+    ------
+    DataError
+        As for `search_items`, or the recall of approximate search is below `params.target_recall`.
+    """
+    inputs = read_inputs(root, len(classes), params)
+    found = search_items(root, inputs, params)
+    print(f"search: {len(found.searched)} of {len(inputs.lfs)} LFs searched, the others are known", file=sys.stderr)
+    recall = _describe_recall(inputs.description, found, params)
+    _require_recall(recall)
+    columns = [ITEM_ID]
+    for lf, one in found.columns.items():
+        for label in one.labels:
+            columns += [neighbor_column(lf, label), similarity_column(lf, label)]
+    tables = (_to_table(inputs.ids, found, start, columns) for start in range(0, max(len(inputs.ids), 1), ROW_GROUP))
+    write_batches(root / NEIGHBORS, tables, schemas.neighbors(columns, inputs.ids.dtype))
+    write_json(root / RECALL, recall.model_dump(mode="json"))
+
+
+def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
+    """Items, votes of `k` classes, embeddings and index below `root`, rows joined by id.
 
     Raises
     ------
@@ -51,30 +170,46 @@ def run(root: Path, classes: tuple[str, ...], params: SearchParams) -> None:
         A table or the index is missing or damaged, they are not about the same items, or the index is out of date.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    votes = read_votes(root / VOTES, len(classes))
+    votes = read_votes(root / VOTES, k)
     require_same_items(root / ITEMS, items, root / VOTES, votes)
-    index = _open_index(root)
-    lfs = [name for name in votes.columns if name != ITEM_ID]
-    L = votes.select(lfs).to_numpy().astype(np.int8, copy=False).reshape(items.height, len(lfs))
-    lends = items["split"].is_in([str(split) for split in params.reference]).to_numpy()
-    support = _read_support(root, items, L, np.flatnonzero(lends & (L != ABSTAIN).any(axis=1)), index)
-    searches = plan_searches(support, (L == ABSTAIN).sum(axis=0), items.height)
-    columns = [ITEM_ID]
-    for pair in support.pairs:
-        columns += [neighbor_column(lfs[pair.lf], pair.label), similarity_column(lfs[pair.lf], pair.label)]
-
-    def tables() -> Iterator[pl.DataFrame]:
-        with Progress("searching", total=items.height) as progress:
-            for start, nearest in _search(root, support, searches, L, index):
-                yield _to_table(nearest, start, items[ITEM_ID], columns)
-                progress.advance(nearest.similarity.shape[1])
-
-    write_batches(root / NEIGHBORS, tables(), schemas.neighbors(columns, items[ITEM_ID].dtype))
+    lfs = tuple(name for name in votes.columns if name != ITEM_ID)
+    description = read_description(root)
+    index = _open_index(root, description)
+    return Inputs(
+        ids=items[ITEM_ID],
+        lfs=lfs,
+        L=votes.select(lfs).to_numpy().astype(np.int8, copy=False).reshape(items.height, len(lfs)),
+        lends=items["split"].is_in([str(split) for split in params.reference]).to_numpy(),
+        description=description,
+        index=index,
+        embeddings=_read_embeddings(root, items, index, description),
+        cells=_read_cells(root, items, index, description),
+    )
 
 
-def _open_index(root: Path) -> FlatIndex:
+def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
+    """The neighbors of every LF: from the memo below `root` where it has them, else searched, and kept there."""
+    with Memo(root, MEMO) as kept:
+        base = _identify(inputs, params)
+        keys = [identify(base, hashlib.sha256(inputs.L[:, lf].tobytes()).hexdigest()) for lf in range(len(inputs.lfs))]
+        entries = [kept.read(key) for key in keys]
+        missing = [lf for lf, entry in enumerate(entries) if entry is None]
+        columns = {lf: unpack(entry) for lf, entry in enumerate(entries) if entry is not None}
+        for lf, one in zip(missing, _search(inputs, np.array(missing, np.int64), params), strict=True):
+            columns[lf] = one
+            kept.write(keys[lf], pack(one))
+    return Found(
+        columns={name: columns[lf] for lf, name in enumerate(inputs.lfs)},
+        searched=tuple(inputs.lfs[lf] for lf in missing),
+    )
+
+
+# Reading.
+
+
+def _open_index(root: Path, description: IndexDescription) -> FlatIndex:
     """The index, checked against its description and the embeddings' shape."""
-    path, description = root / INDEX, read_description(root)
+    path = root / INDEX
     if hash_file(path) != description.sha256:
         raise DataError(
             f"{path} is not the file that {INDEX_DESCRIPTION} describes; it is damaged or from another run. "
@@ -96,72 +231,276 @@ def _open_index(root: Path) -> FlatIndex:
     return index
 
 
-def _read_support(
-    root: Path, items: pl.DataFrame, L: npt.NDArray[np.int8], positions: npt.NDArray[np.int64], index: FlatIndex
-) -> Support:
-    """The support: embeddings of the items at `positions`, gathered in one pass that also proves the index fresh."""
-    path, description = root / EMBEDDINGS, read_description(root)
+def _read_embeddings(
+    root: Path, items: pl.DataFrame, index: FlatIndex, description: IndexDescription
+) -> npt.NDArray[np.float32]:
+    """The embeddings (n, d), mapped, read in one pass that also proves the index fresh.
+
+    For L2 the index itself holds them; for cosine they are copied to a scratch file.
+    """
+    path = root / EMBEDDINGS
     content = ContentHash()
-    vectors = np.empty((len(positions), description.d), np.float32)
+    is_copied = index.metric == "cosine" and items.height > 0
+    shape = (items.height, description.d)
+    embeddings = np.asarray(open_scratch((root / NEIGHBORS).parent, shape)) if is_copied else index.vectors
     ids = []
     start = 0
     for batch in read_batches(path, schemas.embeddings(description.d)):
-        embeddings = _embeddings(batch, description.d)
-        content.update(batch[ITEM_ID], embeddings)
+        vectors = batch["embedding"].to_numpy().reshape(batch.height, description.d)
+        content.update(batch[ITEM_ID], vectors)
         ids.append(batch[ITEM_ID])
-        low, high = np.searchsorted(positions, [start, start + batch.height])
-        vectors[low:high] = embeddings[positions[low:high] - start]
+        if is_copied and start + batch.height <= items.height:
+            embeddings[start : start + batch.height] = vectors
         start += batch.height
     require_same_items(root / ITEMS, items, path, pl.concat(ids).to_frame())
     if content.hexdigest() != description.content:
         raise _stale(root, description, "other contents")
-    return build_support(L[positions], positions, vectors, index.vectors[positions], metric=index.metric)
+    return embeddings
 
 
-def _search(
-    root: Path, support: Support, searches: tuple[Search, ...], L: npt.NDArray[np.int8], index: FlatIndex
-) -> Iterator[tuple[int, Nearest]]:
-    """Position of the first query and the neighbors of a block of queries, block by block in the items' order."""
-    controller = ThreadpoolController()
-    # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
-    threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
-    d = support.vectors.shape[1]
-    start = 0
-    with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        for batch in read_batches(root / EMBEDDINGS, schemas.embeddings(d)):
-            embeddings = _embeddings(batch, d)
-
-            def find(low: int, embeddings: npt.NDArray[np.float32] = embeddings, start: int = start) -> Nearest:
-                part = slice(low, low + QUERIES)
-                where = slice(start + low, start + low + len(embeddings[part]))
-                queries = build_queries(support.geometry, embeddings[part], index.vectors[where])
-                return find_neighbors(support, searches, queries, L[where] == ABSTAIN)
-
-            blocks = range(0, max(batch.height, 1), QUERIES)
-            for low, nearest in zip(blocks, pool.map(find, blocks), strict=True):
-                yield start + low, nearest
-            start += batch.height
-
-
-def _to_table(nearest: Nearest, start: int, ids: pl.Series, columns: list[str]) -> pl.DataFrame:
-    """Rows of the neighbors table for the items from position `start` on."""
-    rows = nearest.similarity.shape[1]
-    series = [ids[start : start + rows]]
-    for pair, (neighbor, similarity) in enumerate(zip(columns[1::2], columns[2::2], strict=True)):
-        position = nearest.position[pair]
-        found = pl.Series(position).set(pl.Series(position == NOBODY), None)
-        series.append(ids.gather(found).alias(neighbor))
-        series.append(pl.Series(similarity, nearest.similarity[pair]).fill_nan(None))
-    return pl.DataFrame(series)
-
-
-def _embeddings(batch: pl.DataFrame, d: int) -> npt.NDArray[np.float32]:
-    """The embeddings (rows, d) of a batch of the table of embeddings."""
-    return batch["embedding"].to_numpy().reshape(batch.height, d)
+def _read_cells(root: Path, items: pl.DataFrame, index: FlatIndex, description: IndexDescription) -> Cells | None:
+    """The cells of an approximate index."""
+    if description.kind == "flat":
+        return None
+    path = root / CELLS
+    if hash_file(path) != description.cells_sha256:
+        raise DataError(
+            f"{path} is not the file that {INDEX_DESCRIPTION} describes. "
+            f"Run 'dvc checkout {CELLS}' or 'dvc repro -f index'."
+        )
+    table = read_table(path, schemas.CELLS)
+    require_same_items(root / ITEMS, items, path, table)
+    return group_items(table["cell"].to_numpy().astype(np.int64), index.vectors, index.metric)
 
 
 def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
     return DataError(
         f"{root / EMBEDDINGS}: {got}, but the index was built from {description.n:,} items of {description.d} "
         f"dimensions that differ. The index is out of date: run 'dvc repro index'."
+    )
+
+
+def _identify(inputs: Inputs, params: SearchParams) -> str:
+    """What determines the neighbors of an LF, beside its votes."""
+    code = [identify_file(Path(module.__file__ or "")) for module in (neighbors_module, cells_module)]
+    approximate: Part = None
+    if inputs.cells is not None:
+        approximate = [inputs.description.cells_sha256, params.target_recall, SAMPLE]
+    return identify(
+        [*code, identify_file(Path(__file__)), np.__version__],
+        inputs.description.content,
+        inputs.index.metric,
+        hashlib.sha256(inputs.lends.tobytes()).hexdigest(),
+        approximate,
+    )
+
+
+# Searching.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Queries that are searched together, and how."""
+
+    items: npt.NDArray[np.int64]
+    """Their positions, ascending."""
+    plan: Callable[[], tuple[Search, ...]]
+
+
+def _search(inputs: Inputs, lfs: npt.NDArray[np.int64], params: SearchParams) -> list[NeighborColumns]:
+    """The neighbors of the LFs at positions `lfs`, searched together."""
+    if not len(lfs):
+        return []
+    n = len(inputs.ids)
+    L = np.asfortranarray(inputs.L[:, lfs])
+    reference = np.flatnonzero(inputs.lends & (L != ABSTAIN).any(axis=1))
+    support = build_support(
+        np.ascontiguousarray(L[reference]),
+        reference,
+        inputs.embeddings,
+        inputs.index.vectors,
+        metric=inputs.index.metric,
+        cells=None if inputs.cells is None else inputs.cells.of_item,
+    )
+    columns = _Columns(support.pairs, n)
+    efforts: list[int | None] = [None] * len(lfs)
+    if inputs.cells is None:
+        _search_blocks(inputs, support, L, _cut_all(support, support.pairs, L), columns, "searching")
+        return [columns.take(lf, None, 0, 0) for lf in range(len(lfs))]
+    samples = np.random.default_rng(0).permutation(n)
+    # Of few items the second sample is all of them, since no other would be left.
+    tuning, checking = np.sort(samples[:SAMPLE]), np.sort(samples[SAMPLE : 2 * SAMPLE] if n >= 2 * SAMPLE else samples)
+    known = np.union1d(tuning, checking)
+    exact = _Columns(support.pairs, n, of=known)
+    plans = plan_searches(support.pairs, (L == ABSTAIN).sum(axis=0), n, support.factors.shape[1])
+    blocks = [_Block(items=known[a : a + QUERIES], plan=lambda: plans) for a in range(0, len(known), QUERIES)]
+    _search_blocks(inputs, support, L, blocks, exact, "searching a sample exactly")
+    located = locate_pairs(support, inputs.cells)
+    need = measure_need(located, inputs.cells, tuning, exact.position[:, np.searchsorted(known, tuning)])
+    for lf in range(len(lfs)):
+        own = [place for place, pair in enumerate(support.pairs) if pair.lf == lf]
+        efforts[lf] = _choose_effort(support, own, need[own], params)
+    _search_blocks(
+        inputs, support, L, _cut_cells(inputs.cells, support, efforts, L), columns, "searching approximately"
+    )
+    rest = [pair if efforts[pair.lf] is None else _leave_out(pair) for pair in support.pairs]
+    if any(len(pair.members) for pair in rest):
+        _search_blocks(inputs, support, L, _cut_all(support, rest, L), columns, "searching exactly")
+    place = np.searchsorted(known, checking)
+    checked = exact.position[:, place] != NOBODY
+    right = checked & (columns.similarity[:, checking] == exact.similarity[:, place])
+    found = []
+    for lf in range(len(lfs)):
+        own = [place for place, pair in enumerate(support.pairs) if pair.lf == lf]
+        found.append(columns.take(lf, efforts[lf], int(checked[own].sum()), int(right[own].sum())))
+    return found
+
+
+def _choose_effort(
+    support: Support, own: Sequence[int], need: npt.NDArray[np.int64], params: SearchParams
+) -> int | None:
+    """The effort of the LF whose pairs are at places `own`; None where exact search is hardly more work."""
+    effort = choose_effort(need, params.target_recall)
+    sizes = [len(support.pairs[place].members) for place in own]
+    # Beyond half of the members, gathering those to look at costs more than it saves.
+    return None if 2 * sum(min(effort, size) for size in sizes) > sum(sizes) else effort
+
+
+def _leave_out(pair: Pair) -> Pair:
+    return Pair(lf=pair.lf, label=pair.label, members=pair.members[:0], positions=pair.positions[:0])
+
+
+def _cut_all(support: Support, pairs: Sequence[Pair], L: npt.NDArray[np.int8]) -> Iterator[_Block]:
+    """All items in their order, in blocks that search `pairs` exactly."""
+    n = len(L)
+    plans = plan_searches(pairs, (L == ABSTAIN).sum(axis=0), n, support.factors.shape[1])
+    for start in range(0, n, QUERIES):
+        yield _Block(items=np.arange(start, min(start + QUERIES, n)), plan=lambda: plans)
+
+
+def _cut_cells(
+    cells: Cells, support: Support, efforts: Sequence[int | None], L: npt.NDArray[np.int8]
+) -> Iterator[_Block]:
+    """All items, cell by cell, in blocks that search the cells nearby."""
+    located = locate_pairs(support, cells)
+    by_pair = [efforts[pair.lf] for pair in support.pairs]
+    if all(effort is None for effort in by_pair):
+        return
+    for cell, items in iterate_queries(cells, QUERIES):
+
+        def plan(cell: int = cell, items: npt.NDArray[np.int64] = items) -> tuple[Search, ...]:
+            pairs = visit(support.pairs, located, rank_cells(cells, cell), by_pair)
+            return plan_searches(pairs, (L[items] == ABSTAIN).sum(axis=0), len(items), support.factors.shape[1])
+
+        yield _Block(items=items, plan=plan)
+
+
+class _Columns:
+    """Neighbors of n items, or of the items `of` alone (ascending), per pair; filled block by block in any order."""
+
+    def __init__(self, pairs: Sequence[Pair], n: int, of: npt.NDArray[np.int64] | None = None) -> None:
+        self._pairs, self._of = pairs, of
+        size = n if of is None else len(of)
+        self.similarity = np.full((len(pairs), size), np.nan, np.float32)
+        self.position = np.full((len(pairs), size), NOBODY, np.int32)
+
+    def fill(self, items: npt.NDArray[np.int64], nearest: Nearest) -> None:
+        """Take over what was found; pairs that were not searched in this block keep what they have."""
+        where = items if self._of is None else np.searchsorted(self._of, items)
+        for pair in np.flatnonzero((nearest.position != NOBODY).any(axis=1)):
+            self.similarity[pair, where] = nearest.similarity[pair]
+            self.position[pair, where] = nearest.position[pair]
+
+    def take(self, lf: int, effort: int | None, checked: int, right: int) -> NeighborColumns:
+        """The columns of one LF."""
+        own = [place for place, pair in enumerate(self._pairs) if pair.lf == lf]
+        part = slice(own[0], own[-1] + 1) if own else slice(0, 0)
+        return NeighborColumns(
+            labels=tuple(self._pairs[place].label for place in own),
+            similarity=self.similarity[part],
+            position=self.position[part],
+            effort=effort,
+            checked=checked,
+            right=right,
+        )
+
+
+def _search_blocks(
+    inputs: Inputs,
+    support: Support,
+    L: npt.NDArray[np.int8],
+    blocks: Iterator[_Block] | Sequence[_Block],
+    columns: _Columns,
+    what: str,
+) -> None:
+    """Fill `columns` by searching `blocks`, several at a time."""
+
+    def find(block: _Block) -> Nearest:
+        queries = build_queries(support.geometry, inputs.embeddings[block.items], inputs.index.vectors[block.items])
+        return find_neighbors(support, block.plan(), queries, L[block.items] == ABSTAIN)
+
+    controller = ThreadpoolController()
+    # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
+    threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
+    with (
+        Progress(what, total=columns.similarity.shape[1]) as progress,
+        controller.limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        waiting: list[tuple[_Block, Future[Nearest]]] = []
+        for block in blocks:
+            waiting.append((block, pool.submit(find, block)))
+            # As many again are planned ahead, so that no thread waits and few results do.
+            while len(waiting) > 2 * threads:
+                _collect(waiting, columns, progress)
+        while waiting:
+            _collect(waiting, columns, progress)
+
+
+def _collect(waiting: list[tuple[_Block, Future[Nearest]]], columns: _Columns, progress: Progress) -> None:
+    block, future = waiting.pop(0)
+    columns.fill(block.items, future.result())
+    progress.advance(len(block.items))
+
+
+# Writing.
+
+
+def _to_table(ids: pl.Series, found: Found, start: int, columns: Sequence[str]) -> pl.DataFrame:
+    """Rows of the neighbors table for a row group of items from position `start` on."""
+    series = [ids[start : start + ROW_GROUP]]
+    names = iter(columns[1:])
+    for one in found.columns.values():
+        for position, similarity in zip(one.position, one.similarity, strict=True):
+            part = pl.Series(position[start : start + ROW_GROUP])
+            series.append(ids.gather(part.set(part == NOBODY, None)).alias(next(names)))
+            series.append(pl.Series(next(names), similarity[start : start + ROW_GROUP]).fill_nan(None))
+    return pl.DataFrame(series)
+
+
+def _describe_recall(description: IndexDescription, found: Found, params: SearchParams) -> Recall:
+    lfs = {}
+    for name, one in found.columns.items():
+        share = round(one.right / one.checked, 6) if one.checked else None
+        lfs[name] = LFRecall(recall=share, checked_neighbors=one.checked, effort=one.effort)
+    checked = sum(one.checked for one in found.columns.values())
+    right = sum(one.right for one in found.columns.values())
+    return Recall(
+        kind=description.kind,
+        target_recall=None if description.kind == "flat" else params.target_recall,
+        recall=round(right / checked, 6) if checked else None,
+        checked_neighbors=checked,
+        lfs=lfs,
+    )
+
+
+def _require_recall(recall: Recall) -> None:
+    """Refuse a recall below the target."""
+    if recall.recall is None or recall.target_recall is None or recall.recall >= recall.target_recall:
+        return
+    worst = sorted((one.recall, name) for name, one in recall.lfs.items() if one.recall is not None)[:5]
+    raise DataError(
+        f"search: recall is {recall.recall:.4f} on {recall.checked_neighbors:,} neighbors of sampled items, expected at "
+        f"least {recall.target_recall:g}. Lowest: {', '.join(f'{name} {one:.4f}' for one, name in worst)}. "
+        "Raise search.target_recall (more effort is then chosen), or set index.kind to flat for exact search."
     )

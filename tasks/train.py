@@ -2,14 +2,15 @@
 
 Two steps. Nearvote (tasks/core/evidence.py) reads every neighbor's vote as evidence that fades with distance, so that
 no threshold is needed. The end model (tasks/core/end_model.py) then learns from these soft labels of all items, and
-from gold of valid where there is any, what the embeddings say beyond votes.
+from gold of valid where there is any, what the embeddings say beyond votes. Where there is no gold to learn from and
+the embeddings do not foretell votes, the end model cannot know anything, and Nearvote's own labels are shipped.
 """
 
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from tasks.params import Metric, TrainParams
 from tasks.points import Points, read_points
 from tasks.progress import Progress
 from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
+
+Method = Literal["nearvote", "end_model"]
 
 DIGITS = 6
 """Of the numbers in end_model.json, which explain the labels and are not read again."""
@@ -120,13 +123,14 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         )
         progress.advance()
     methods = {"nearvote": nearvote.posterior, "end_model": end.posterior}
+    shipped = _pick_shipped(inputs, head)
     if inputs.gold is not None:
         methods["gold_only"] = np.exp(end_model.fit_gold_baseline(vectors, inputs.gold, k))
     predictions = _tabulate_predictions(inputs.items, methods)
-    labels = _tabulate_labels(inputs, end.posterior, balance, classes)
+    labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
     artifacts.write_table(root / END_LABELS, labels, schemas.end_labels(classes))
     artifacts.write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
-    description = _describe(inputs, nearvote, end, balance, bandwidth, classes, params)
+    description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
     artifacts.write_json(root / END_MODEL, description)
     print(f"train: {description['summary']}", file=sys.stderr)
 
@@ -168,6 +172,19 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> GoldRows | None:
     return GoldRows(rows=rows, classes=joined.drop_nulls().to_numpy().astype(np.int64)) if len(rows) else None
 
 
+def _can_learn_from_gold(inputs: Inputs) -> bool:
+    return inputs.gold is not None and end_model.is_enough_gold(inputs.gold)
+
+
+def _pick_shipped(inputs: Inputs, head: end_model.VoteHead) -> Method:
+    """The method whose labels are shipped: the end model, unless it has nothing but embeddings that say nothing.
+
+    With gold the end model weighs embeddings against votes by itself; without, it sees an item's embedding alone.
+    """
+    says_nothing = end_model.measure_skill(inputs.votes, head.proba) < end_model.LEAST_SKILL  # False for NaN
+    return "nearvote" if says_nothing and not _can_learn_from_gold(inputs) else "end_model"
+
+
 def _find_balance(head: end_model.VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float:
     """The class balance that `params` asks for; gold of train and test never enters."""
     if isinstance(params.class_balance, tuple):
@@ -200,6 +217,7 @@ def _tabulate_predictions(items: pl.DataFrame, methods: dict[str, Float]) -> pl.
 
 def _describe(
     inputs: Inputs,
+    shipped: Method,
     nearvote: evidence.EvidenceLabels,
     end: end_model.EndModel,
     balance: Float,
@@ -209,15 +227,22 @@ def _describe(
 ) -> dict[str, Any]:
     """end_model.json: what taught the model, and how much each source of evidence counted."""
     gold_rows = 0 if inputs.gold is None else len(inputs.gold.rows)
-    is_used = inputs.gold is not None and end_model.is_enough_gold(inputs.gold)
+    is_used = _can_learn_from_gold(inputs)
     if is_used:
         summary = f"nearvote and {gold_rows:,} gold rows of valid teach the end model."
-    elif gold_rows:
-        summary = f"{gold_rows:,} gold rows of valid are too few to learn from: they only count in the class balance."
+    elif inputs.gold is not None:
+        why = "of one class" if len(np.unique(inputs.gold.classes)) == 1 else "too few to learn from"
+        summary = f"{gold_rows:,} gold rows of valid are {why}: they only count in the class balance."
     else:
         summary = "no gold: nearvote alone teaches the end model, and nothing here could check it."
+    if shipped == "nearvote":
+        summary += (
+            " WARNING: a classifier on the embeddings does not foretell votes that were held out, so the labels are "
+            "nearvote's, not the end model's. Check that embeddings and items belong together, or try another encoder."
+        )
     return {
         "summary": summary,
+        "shipped": shipped,
         "gold_rows": gold_rows,
         "class_balance": dict(zip(classes, balance.tolist(), strict=True)),
         "class_balance_source": _name_balance(params, gold_rows),

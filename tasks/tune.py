@@ -1,7 +1,8 @@
-"""The tune stage: how near a neighbor must be for its vote to be taken, by LF, with the reasons and the curves."""
+"""The tune stage: whether neighbors tell anything, how near one must be for its vote to be taken, and the curves."""
 
 import difflib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,15 @@ from tasks.core.thresholds import (
     Evidence,
     choose_thresholds,
     count_above,
+    draw_hidden,
     fit_global,
     fit_per_lf,
+    hide_votes,
     propose_thresholds,
     trace_coverage,
     trace_curve,
 )
+from tasks.embedding_fitness import check_embedding
 from tasks.errors import ParamsError
 from tasks.extension_tables import PairColumns, Thresholds, find_pair_columns, to_matrix, to_neighbors
 from tasks.index_description import read_description
@@ -52,7 +56,22 @@ _CURVE = {
     "metric": pl.Float64,
 }
 """Columns of threshold_curves.csv: a threshold (null: do not extend), the share of all items on which the LF then has
-a vote, the same for items with valid gold, and the metric on these while every other LF has its chosen threshold."""
+a vote, the same for items with valid gold, and the metric while every other LF has its chosen threshold: on valid gold,
+or where that does not count on hidden votes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What the thresholds, or at least their curves, are judged by."""
+
+    method: TuneMethod
+    """How thresholds are chosen in the end: per_lf is agreement where there is no gold."""
+    chosen_on: str
+    is_hidden: bool
+    """Whether hidden votes stand in for gold."""
+    may_choose: bool
+    """Whether any threshold is to be chosen, and there is something to choose by."""
+    evidence: Evidence
 
 
 def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
@@ -71,41 +90,36 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
     require_same_items(root / ITEMS, items, root / VOTES, votes)
     gold = read_table(root / VALID_GOLD, schemas.gold(len(classes)))
-    labels = items.join(gold, on=ITEM_ID, how="left", maintain_order="left")["gold"].fill_null(schemas.ABSTAIN)
-    known = np.flatnonzero(labels.to_numpy() != schemas.ABSTAIN)
-    # Without gold there is nothing to choose by, but the curves of coverage still need a range: that of all items.
-    rows = known if len(known) else np.arange(items.height)
+    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left")["gold"]
+    labels = joined.fill_null(schemas.ABSTAIN).to_numpy()
     metric = read_description(root).metric
-    pairs = find_pair_columns(root / NEIGHBORS, lfs)
     L = to_matrix(votes)
-    offers = find_offers(_read_rows(root, items, pairs, rows), len(lfs))
-    evidence = Evidence(
-        L=L[rows],
-        vote=offers.vote,
-        similarity=offers.similarity,
-        gold=labels.to_numpy()[rows],
-        k=len(classes),
-        objective=params.metric.value,
-    )
-    candidates = [propose_thresholds(offers.similarity[:, lf], params.candidates) for lf in range(len(lfs))]
+    for sentence in check_embedding(root, items, L, labels, len(classes), metric):
+        print(f"tune: {sentence}", file=sys.stderr)
+    pairs = find_pair_columns(root / NEIGHBORS, lfs)
+    basis = _gather_basis(root, items, pairs, L, labels, len(classes), params)
+    evidence = basis.evidence
+    candidates = [propose_thresholds(evidence.similarity[:, lf], params.candidates) for lf in range(len(lfs))]
     given = to_similarity(
         np.array([_number(params.thresholds.get(lf, params.default)) for lf in lfs], np.float64), metric.value
     )
     free = np.array([lf not in params.thresholds for lf in lfs], np.bool_)
     thresholds, choice = given, None
-    if params.method != TuneMethod.FIXED and len(known) and free.any():
+    if basis.may_choose and free.any():
         start = np.where(free, np.inf, given)
-        if params.method == TuneMethod.PER_LF:
-            choice = choose_thresholds(evidence, fit_per_lf, candidates, start, free)
-        else:
-            pooled = propose_thresholds(offers.similarity[:, free].ravel(), params.candidates)
+        if params.method == TuneMethod.GLOBAL:
+            pooled = propose_thresholds(evidence.similarity[:, free].ravel(), params.candidates)
             choice = choose_thresholds(evidence, fit_global, [pooled] * len(lfs), start, free)
+        else:
+            choice = choose_thresholds(evidence, fit_per_lf, candidates, start, free)
         thresholds = choice.thresholds
     found = Thresholds(
         metric=metric,
-        method=params.method.value,
+        method=basis.method.value,
         objective=f"{params.metric} of the majority vote" if choice else None,
-        chosen_on=_say_chosen_on(params, len(known)),
+        chosen_on=basis.chosen_on,
+        curve_metric=f"{params.metric} of the majority vote on "
+        + ("held-out votes, classes weighing the same" if basis.is_hidden else "valid gold"),
         thresholds={lf: _to_user(value, metric) for lf, value in zip(lfs, thresholds, strict=True)},
     )
     write_json(root / THRESHOLDS, found.model_dump(mode="json"))
@@ -117,12 +131,60 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
             "lf": [name] * len(candidates[lf]),
             "threshold": [_to_user(one, metric) for one in candidates[lf]],
             "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
-            "valid_coverage": trace_coverage(evidence, lf, candidates[lf]) if len(known) else None,
-            "metric": trace_curve(evidence, thresholds, lf, candidates[lf]) if len(known) else None,
+            "valid_coverage": None if basis.is_hidden else trace_coverage(evidence, lf, candidates[lf]),
+            "metric": trace_curve(evidence, thresholds, lf, candidates[lf]) if len(evidence.gold) else None,
         }
         curves.append(pl.DataFrame(columns, schema=_CURVE))
     write_csv(root / THRESHOLD_CURVES, pl.concat(curves))
     print(_summarize(found, params, choice), file=sys.stderr)
+
+
+def _gather_basis(
+    root: Path,
+    items: pl.DataFrame,
+    pairs: PairColumns,
+    L: npt.NDArray[np.int8],
+    labels: npt.NDArray[np.int8],
+    k: int,
+    params: TuneParams,
+) -> Basis:
+    """What thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
+    known = np.flatnonzero(labels != schemas.ABSTAIN)
+    is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
+    hidden = draw_hidden(L) if is_hidden else None
+    rows = known if hidden is None else hidden.rows
+    offers = find_offers(_read_rows(root, items, pairs, rows), L.shape[1])
+    evidence = Evidence(
+        L=L[rows],
+        vote=offers.vote,
+        similarity=offers.similarity,
+        gold=labels[rows],
+        weight=np.ones(len(rows)),
+        k=k,
+        objective=params.metric.value,
+    )
+    is_given = params.method == TuneMethod.FIXED or (
+        is_hidden and params.method != TuneMethod.AGREEMENT and params.default is not None
+    )
+    return Basis(
+        method=TuneMethod.AGREEMENT
+        if is_hidden and params.method == TuneMethod.PER_LF and not is_given
+        else params.method,
+        chosen_on=_say_chosen_on(params, is_given, is_hidden, len(rows), len(known)),
+        is_hidden=is_hidden,
+        may_choose=not is_given and len(rows) > 0,
+        evidence=evidence if hidden is None else hide_votes(evidence, hidden.lf),
+    )
+
+
+def _say_chosen_on(params: TuneParams, is_given: bool, is_hidden: bool, rows: int, known: int) -> str:
+    if params.method == TuneMethod.FIXED:
+        return "params"
+    if is_given:
+        return "default: no valid gold"
+    if not is_hidden:
+        return f"valid gold ({rows:,} rows)"
+    return f"held-out votes ({rows:,} items)" + ("" if known else ", since there is no valid gold")
 
 
 def _require_lfs(params: TuneParams, lfs: list[str]) -> None:
@@ -177,19 +239,12 @@ def _to_user(similarity: float, metric: Metric) -> float | None:
     return float(similarity if metric == Metric.COSINE else -similarity)
 
 
-def _say_chosen_on(params: TuneParams, known: int) -> str:
-    if params.method == TuneMethod.FIXED:
-        return "params"
-    return f"valid gold ({known} rows)" if known else "default: no valid gold"
-
-
 def _summarize(found: Thresholds, params: TuneParams, choice: Choice | None) -> str:
     """What a person wants to know about the choice, in one line."""
     extended = sum(value is not None for value in found.thresholds.values())
-    line = f"tune: {params.method}, {found.chosen_on}: {extended} of {len(found.thresholds)} LFs are extended"
+    line = f"tune: {found.method}, {found.chosen_on}: {extended} of {len(found.thresholds)} LFs are extended"
     if choice is not None:
-        return f"{line}; {found.objective} {choice.before:.3f} before, {choice.after:.3f} after (cross-fitted)."
+        return f"{line}; {found.curve_metric} {choice.before:.3f} before, {choice.after:.3f} after (cross-fitted)."
     if found.chosen_on.startswith("default"):
-        default = "do not extend" if params.default is None else f"{params.default:g}"
-        return f"{line}. Without gold no threshold can be chosen; tune.default ({default}) is used."
+        return f"{line} (tune.default is {params.default:g})."
     return f"{line}."

@@ -7,7 +7,7 @@ import polars as pl
 
 from tasks import index, schemas, search
 from tasks.artifacts import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES, write_table
-from tasks.params import IndexParams, Metric, SearchParams
+from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 
 
 def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
@@ -30,9 +30,9 @@ def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
     return ids
 
 
-def write_neighbors(root, *, metric=Metric.COSINE, classes=("no", "yes")):
+def write_neighbors(root, *, metric=Metric.COSINE, classes=("no", "yes"), kind=IndexKind.FLAT):
     """Run index and search on what `write_project` wrote; returns the table of neighbors."""
-    index.run(root, classes, IndexParams(metric=metric))
+    index.run(root, classes, IndexParams(metric=metric, kind=kind))
     search.run(root, classes, SearchParams())
     return pl.read_parquet(root / NEIGHBORS)
 

@@ -20,6 +20,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PARAMS = EvaluateParams(bootstrap=50)
 
 
+FITNESS = {
+    "sentences": ["WARNING: neighbors do not share the <i>majority</i> vote.", "Gold cannot be told."],
+    "agreement": [
+        {
+            "labels": "majority vote",
+            "items": 8,
+            "chance": 0.4375,
+            "neighbors": [{"rank": rank, "threshold": 0.5, "agreement": 1 / rank - 0.125} for rank in (1, 2)],
+        },
+        {"labels": "valid gold", "items": 1, "chance": None, "neighbors": []},
+    ],
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Project:
     """Everything evaluate reads: gold is -1 where unknown, votes are (n, m), the method `shipped` is the one shipped."""
@@ -77,12 +91,14 @@ class Project:
         artifacts.write_csv(root / artifacts.LF_SUMMARY, summary)
         thresholds = dict.fromkeys(lfs, None) | {"lf_a": 0.75}
         chosen = {"metric": "cosine", "method": "fixed", "objective": None, "chosen_on": "params"}
+        chosen["curve_metric"] = "accuracy of the majority vote on valid gold"
         artifacts.write_json(root / artifacts.THRESHOLDS, chosen | {"thresholds": thresholds})
         curves = [(lf, t, t / 2, 1 - t / 2) for lf in lfs for t in (0.5, 0.75, 1.0)]
         curves.append(("lf_a", None, 0.0, 0.5))
         table = pl.DataFrame(curves, schema=["lf", "threshold", "coverage", "metric"], orient="row")
         artifacts.write_csv(root / artifacts.THRESHOLD_CURVES, table)
         artifacts.write_json(root / artifacts.LABEL_MODEL, self.describe_label_model())
+        artifacts.write_json(root / artifacts.EMBEDDING_FITNESS, FITNESS)
         return root
 
     def describe_end_model(self) -> dict:
@@ -189,6 +205,15 @@ def test_strata_counted_by_hand(tmp_path):
     assert accuracy["extension only", "majority_vote"] == (1, 1 / 2)
     assert accuracy["extension only", "label_model_extended"] == (1, 0)
     assert accuracy["nothing", "label_model_extended"] == (1, 0)
+
+
+def test_the_page_says_what_neighbors_tell(tmp_path):
+    page = (run(SMALL, tmp_path) / artifacts.REPORT).read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert '<p class="bad">WARNING: neighbors do not share the &lt;i&gt;majority&lt;/i&gt; vote.</p>' in page
+    cells = re.search(r"<tr><th[^>]*>Majority vote</th><td>8</td>(.*?)</tr>", page).group(1)
+    assert re.findall(r"<td>(.*?)</td>", cells) == ["87.5 %", "37.5 %", "43.8 %"]
+    cells = re.search(r"<tr><th[^>]*>Valid gold</th><td>1</td>(.*?)</tr>", page).group(1)
+    assert re.findall(r"<td>(.*?)</td>", cells) == ["", "", "\N{EN DASH}"]
 
 
 def test_labeling_functions_counted_by_hand(tmp_path):

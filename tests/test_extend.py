@@ -107,7 +107,7 @@ PROJECT = {
 
 
 def write_thresholds(root, lf0, lf1, metric="cosine"):
-    value = {"metric": metric, "method": "fixed", "objective": None, "chosen_on": "params"}
+    value = {"metric": metric, "method": "fixed", "objective": None, "chosen_on": "params", "curve_metric": "accuracy"}
     write_json(root / THRESHOLDS, value | {"thresholds": {"lf0": lf0, "lf1": lf1}})
 
 
@@ -175,7 +175,13 @@ def test_l2_in_the_stage(tmp_path):
 def test_equal_distance_to_two_classes_abstains(tmp_path):
     write_project(tmp_path, vectors=[[0], [2], [1]], votes=[[0], [1], [-1]], splits=["train"] * 3)
     write_neighbors(tmp_path, metric=Metric.L2)
-    thresholds = {"metric": "l2", "method": "fixed", "objective": None, "chosen_on": "params"}
+    thresholds = {
+        "metric": "l2",
+        "method": "fixed",
+        "objective": None,
+        "chosen_on": "params",
+        "curve_metric": "accuracy",
+    }
     write_json(tmp_path / THRESHOLDS, thresholds | {"thresholds": {"lf0": 100}})
     assert run(tmp_path)[0] == [(0,), (1,), (-1,)]
 

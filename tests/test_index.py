@@ -9,10 +9,10 @@ import pytest
 from extension_data import write_project
 
 from tasks import index, schemas, search
-from tasks.artifacts import EMBEDDINGS, INDEX, INDEX_DESCRIPTION, write_table
-from tasks.core.faiss_index import build_index, read_index, write_index
+from tasks.artifacts import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, write_table
+from tasks.core.faiss_index import build_index, is_approximate_worth_it, read_index, write_index
 from tasks.errors import DataError
-from tasks.params import IndexParams, Metric, SearchParams
+from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 
 CLASSES = ("no", "yes")
 VECTORS = [[3, 4], [0, 2], [-1, 0]]
@@ -58,10 +58,42 @@ def test_two_runs_give_the_same_bytes(project):
     assert ((project / INDEX).read_bytes(), (project / INDEX_DESCRIPTION).read_bytes()) == first
 
 
+def test_an_approximate_index_puts_near_items_in_one_cell(tmp_path):
+    """Two far clusters of 64 items: at most 128 / 32 = 4 cells, none of them with items of both."""
+    vectors = np.random.default_rng(0).standard_normal((128, 3)) * 0.01 + np.repeat([[1, 0, 0], [0, 1, 0]], 64, axis=0)
+    write_project(tmp_path, vectors=vectors, votes=[[0]] * 128, splits=["train"] * 128)
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    first = (tmp_path / CELLS).read_bytes(), (tmp_path / INDEX_DESCRIPTION).read_bytes()
+    cells = pl.read_parquet(tmp_path / CELLS)["cell"].to_list()
+    assert json.loads(first[1])["cells"] == 4
+    assert not set(cells[:64]) & set(cells[64:])
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    assert ((tmp_path / CELLS).read_bytes(), (tmp_path / INDEX_DESCRIPTION).read_bytes()) == first
+
+
+def test_auto_is_exact_until_approximate_search_is_several_times_cheaper(project):
+    index.run(project, CLASSES, IndexParams(kind=IndexKind.AUTO))
+    description = json.loads((project / INDEX_DESCRIPTION).read_text())
+    assert description["kind"] == "flat" and description["chosen_because"].startswith("auto")
+    assert not is_approximate_worth_it(0) and not is_approximate_worth_it(100_000)
+    assert is_approximate_worth_it(1_000_000)
+
+
+@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.IVF])
+def test_damaged_cells_are_refused(project, kind):
+    index.run(project, CLASSES, IndexParams(kind=kind))
+    (project / CELLS).write_bytes((project / CELLS).read_bytes()[:-5])
+    if kind is IndexKind.FLAT:
+        search.run(project, CLASSES, SearchParams())  # they say nothing
+    else:
+        with pytest.raises(DataError, match=r"cells\.parquet"):
+            search.run(project, CLASSES, SearchParams())
+
+
 def test_batches_do_not_change_the_index(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
-    write_index(build_index([vectors], d=3, metric="cosine"), tmp_path / "whole")
-    write_index(build_index([vectors[:7], vectors[7:7], vectors[7:]], d=3, metric="cosine"), tmp_path / "parts")
+    write_index(build_index([vectors], n=50, d=3, metric="cosine"), tmp_path / "whole")
+    write_index(build_index([vectors[:7], vectors[7:7], vectors[7:]], n=50, d=3, metric="cosine"), tmp_path / "parts")
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
 
 

@@ -11,7 +11,18 @@ import pytest
 from tasks import report
 from tasks.core import metrics
 from tasks.params import Split
-from tasks.report import Coverage, Estimate, Evaluation, Fact, MethodResult, Outcome, SplitResult, Stratum
+from tasks.report import (
+    Coverage,
+    EmbeddingFitness,
+    Estimate,
+    Evaluation,
+    Fact,
+    MethodResult,
+    NeighborAgreement,
+    Outcome,
+    SplitResult,
+    Stratum,
+)
 
 NAN = float("nan")
 EVIL = "<script>alert('x')</script> & | `co` *b* [l](u)"
@@ -78,6 +89,10 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
         lfs=lfs if methods else lfs.select(pl.exclude("^test.*$")),
         curves=curves,
         curve_metric="accuracy",
+        fitness=EmbeddingFitness(
+            sentences=("Neighbors share the majority vote.",),
+            rows=(NeighborAgreement(labels="majority vote", n=100, chance=0.5, by_rank=((1, 0.9), (2, 0.8))),),
+        ),
         facts=(Fact(name="Label model", value="flyingsquid"),),
         findings=(),
         resamples=1000,
@@ -206,7 +221,7 @@ def test_text_of_users_never_becomes_markup():
     evil = replace(evil, lfs=evil.lfs.with_columns(polarity=pl.lit(EVIL)))
     page = Page(report.render_page(evil))
     assert "script" not in page.tags
-    assert page.words.count(EVIL) == 6  # class table, matrix twice, a fact's name and value, a finding
+    assert page.words.count(EVIL) == 7  # class table, matrix twice, the curves, a fact's name and value, a finding
     assert page.words.count(EVIL.replace("|", ", ")) == 2  # what the two LFs vote for
     summary = report.render_summary(evil)
     assert "<script" not in summary

@@ -1,5 +1,8 @@
 """Neighbors equal the brute-force oracle, whatever the strategy, the batches, the threads and the ties."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +15,14 @@ from extension_data import write_neighbors, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import artifacts
-from tasks.artifacts import NEIGHBORS
+from tasks import artifacts, index, search
+from tasks.artifacts import NEIGHBORS, RECALL
+from tasks.core import cells
 from tasks.core import neighbors as core
 from tasks.core.faiss_index import normalize
 from tasks.errors import DataError
-from tasks.params import Metric
+from tasks.memo import FOLDER
+from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
 
 METRICS = ("cosine", "l2")
 
@@ -26,8 +31,8 @@ def find(vectors, votes, is_reference, metric, plan, block=core.QUERIES):
     """(similarity, position) of (pairs, n) by one strategy, `block` queries at a time; and the pairs."""
     proposals = normalize(vectors) if metric == "cosine" else vectors
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = core.build_support(votes[lenders], lenders, vectors[lenders], proposals[lenders], metric=metric)
-    searches = plan(support)
+    support = core.build_support(votes[lenders], lenders, vectors, proposals, metric=metric)
+    searches = plan(support.pairs)
     found = []
     for start in range(0, len(vectors), block):
         part = slice(start, start + block)
@@ -125,10 +130,8 @@ def test_the_cheaper_strategy_is_chosen():
 
     def chosen(votes):
         lenders = np.flatnonzero((votes >= 0).any(axis=1))
-        support = core.build_support(
-            votes[lenders], lenders, vectors[lenders], normalize(vectors[lenders]), metric="cosine"
-        )
-        return core.plan_searches(support, (votes < 0).sum(axis=0), 400)
+        support = core.build_support(votes[lenders], lenders, vectors, normalize(vectors), metric="cosine")
+        return core.plan_searches(support.pairs, (votes < 0).sum(axis=0), 400, 64)
 
     disjoint = np.full((400, 4), -1, np.int8)
     disjoint[np.arange(400), np.arange(400) % 4] = 0  # 4 x 300 x 100 products against 400 x 400
@@ -166,12 +169,38 @@ def test_integer_ids_and_l2(tmp_path):
     assert table["lf1/1/neighbor"].to_list() == [8, 8, 8, None, 8]
 
 
+KINDS = (IndexKind.FLAT, IndexKind.IVF)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [0, 1])
-def test_hardly_any_items(tmp_path, n):
+def test_hardly_any_items(tmp_path, n, kind):
     write_project(tmp_path, vectors=np.ones((n, 1)), votes=np.full((n, 1), -1), splits=["train"] * n)
-    table = write_neighbors(tmp_path)
+    table = write_neighbors(tmp_path, kind=kind)
     assert table.columns == ["item_id"]
     assert table.height == n
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_support_of_one_item_serves_everyone(tmp_path, kind):
+    vectors = np.random.default_rng(0).standard_normal((200, 3))
+    votes = np.full((200, 1), -1)
+    votes[7] = 1
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train"] * 200)
+    table = write_neighbors(tmp_path, kind=kind)
+    assert table["lf0/1/neighbor"].to_list() == [None if item == 7 else 7 for item in range(200)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
+def test_equal_vectors_by_the_thousand_lend_the_smallest_id(tmp_path, kind, metric):
+    votes = np.tile([[0], [-1], [1]], (1000, 1))
+    write_project(tmp_path, vectors=np.full((3000, 1), 0.3), votes=votes, splits=["train"] * 3000)
+    table = write_neighbors(tmp_path, kind=kind, metric=metric)
+    abstains = votes[:, 0] < 0
+    assert table["lf0/0/neighbor"].to_list() == [0 if one else None for one in abstains]
+    assert table["lf0/1/neighbor"].to_list() == [2 if one else None for one in abstains]
+    assert set(table["lf0/0/similarity"]) == {None, 1.0 if metric == Metric.COSINE else 0.0}
 
 
 def test_an_lf_without_support_has_no_columns(tmp_path):
@@ -227,3 +256,199 @@ def test_tables_of_other_items_are_refused(tmp_path):
     votes[:4].write_parquet(tmp_path / artifacts.VOTES)
     with pytest.raises(DataError, match="missing"):
         write_neighbors(tmp_path)
+
+
+# One edited LF costs one search.
+
+
+def search_again(root, *, params=None):
+    """The LFs that a run of the stage had to search."""
+    params = params or SearchParams()
+    found = search.search_items(root, search.read_inputs(root, 2, params), params)
+    return found.searched
+
+
+def random_project(n=600, m=4, d=6):
+    rng = np.random.default_rng(0)
+    votes = np.where(rng.random((n, m)) < 0.3, rng.integers(0, 2, (n, m)), -1)
+    return {"vectors": rng.standard_normal((n, d)), "votes": votes, "splits": ["train", "train", "valid"] * (n // 3)}
+
+
+def read_outputs(root):
+    return (root / NEIGHBORS).read_bytes(), (root / RECALL).read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
+def test_an_edited_lf_alone_is_searched_again_and_the_bytes_are_those_of_a_full_run(tmp_path, kind, metric):
+    project = random_project()
+    write_project(tmp_path / "edited", **project)
+    write_neighbors(tmp_path / "edited", kind=kind, metric=metric)
+    assert search_again(tmp_path / "edited") == ()
+    project["votes"][::5, 2] = 1
+    for root in ("edited", "fresh"):
+        write_project(tmp_path / root, **project)
+    assert search_again(tmp_path / "edited") == ("lf2",)
+    for root in ("edited", "fresh"):
+        write_neighbors(tmp_path / root, kind=kind, metric=metric)
+    assert read_outputs(tmp_path / "edited") == read_outputs(tmp_path / "fresh")
+
+
+def test_a_new_reference_or_new_embeddings_search_everything_again(tmp_path):
+    project = random_project()
+    write_project(tmp_path, **project)
+    write_neighbors(tmp_path)
+    assert len(search_again(tmp_path, params=SearchParams(reference=(Split.TRAIN, Split.VALID)))) == 4
+    project["vectors"][0] += 1
+    write_project(tmp_path, **project)
+    index.run(tmp_path, ("no", "yes"), IndexParams())
+    assert len(search_again(tmp_path)) == 4
+
+
+def test_without_its_memo_the_stage_writes_the_same_bytes(tmp_path):
+    write_project(tmp_path, **random_project())
+    write_neighbors(tmp_path)
+    before = read_outputs(tmp_path)
+    shutil.rmtree(tmp_path / FOLDER)
+    write_neighbors(tmp_path)
+    assert read_outputs(tmp_path) == before
+
+
+# Approximate search.
+
+
+def clustered_project(n=4000, m=3):
+    """Forty well-separated clusters; an LF votes at random, one in a single cluster, one on hardly any item."""
+    rng = np.random.default_rng(0)
+    cluster = rng.integers(0, 40, n)
+    vectors = rng.standard_normal((40, 8))[cluster] + 0.1 * rng.standard_normal((n, 8))
+    votes = np.full((n, m), -1)
+    for lf, share in enumerate([rng.random(n) < 0.2, cluster == 3, rng.random(n) < 0.002]):
+        votes[share, lf] = rng.integers(0, 2, n)[share]
+    return {"vectors": vectors, "votes": votes, "splits": ["train"] * n}
+
+
+def test_approximate_search_meets_its_target_and_says_what_it_reached(tmp_path):
+    project = clustered_project()
+    write_project(tmp_path, **project)
+    exact = write_neighbors(tmp_path)
+    found = write_neighbors(tmp_path, kind=IndexKind.IVF)
+    recall = json.loads((tmp_path / RECALL).read_text())
+    assert recall["kind"] == "ivf" and recall["target_recall"] == 0.99
+    # Here every item is in the sample that is checked, so what is reported is the truth.
+    right = asked = 0
+    for name in found.columns[2::2]:
+        right += (found[name] == exact[name]).sum()
+        asked += exact[name].count()
+        assert found[name].count() == exact[name].count()
+    assert recall["checked_neighbors"] == asked
+    assert 0.99 <= recall["recall"] == round(right / asked, 6) < 1
+
+
+def test_a_missed_target_fails_with_the_figures_and_writes_nothing(tmp_path, monkeypatch):
+    project = clustered_project()
+    project["vectors"] = np.random.default_rng(1).standard_normal((4000, 8))
+    write_project(tmp_path, **project)
+    monkeypatch.setattr(search, "choose_effort", lambda need, target: 1)
+    with pytest.raises(DataError, match=r"recall is 0\.\d+ .* at least 0\.99"):
+        write_neighbors(tmp_path, kind=IndexKind.IVF)
+    assert not (tmp_path / NEIGHBORS).exists() and not (tmp_path / RECALL).exists()
+
+
+def test_approximate_search_is_the_same_with_more_threads(tmp_path):
+    write_project(tmp_path, **clustered_project())
+    write_neighbors(tmp_path, kind=IndexKind.IVF)
+    before = read_outputs(tmp_path)
+    shutil.rmtree(tmp_path / FOLDER)
+    for path in (NEIGHBORS, RECALL):
+        (tmp_path / path).unlink()
+    environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", _RUN, str(tmp_path)], check=True, cwd=root, env=environment)
+    assert read_outputs(tmp_path) == before
+
+
+def line_of_cells():
+    """Six items on a line, two a cell; LF 0 has support at items 1, 3 and 5, LF 1 at item 5 alone."""
+    vectors = np.arange(6, dtype=np.float32)[:, None]
+    votes = np.array([[-1, -1], [0, -1], [-1, -1], [0, -1], [-1, -1], [0, 0]], np.int8)
+    lenders = np.flatnonzero((votes >= 0).any(axis=1))
+    grouped = cells.group_items(np.array([0, 0, 1, 1, 2, 2]), vectors, "l2")
+    support = core.build_support(votes[lenders], lenders, vectors, vectors, metric="l2", cells=grouped.of_item)
+    return grouped, support
+
+
+def test_cells_are_visited_from_near_to_far_and_empty_ones_do_not_count():
+    grouped, support = line_of_cells()
+    located = cells.locate_pairs(support, grouped)
+    order = cells.rank_cells(grouped, 0)
+    assert order.tolist() == [0, 1, 2]
+
+    def seen(*efforts):
+        visited = cells.visit(support.pairs, located, order, efforts)
+        return [support.items[pair.members].tolist() for pair in visited]
+
+    assert seen(1, 1) == [[1], [5]]  # the only support of LF 1 is two cells away
+    assert seen(2, None) == [[1, 3], []]
+    assert seen(3, 9) == [[1, 3, 5], [5]]
+
+
+def test_the_effort_is_what_the_sample_needs():
+    grouped, support = line_of_cells()
+    located = cells.locate_pairs(support, grouped)
+    # Items 0, 2, 4, whose neighbors are said to be 1, 1, 5 (LF 0) and 5, nobody, 5 (LF 1).
+    position = np.array([[1, 1, 5], [5, core.NOBODY, 5]], np.int32)
+    need = cells.measure_need(located, grouped, np.array([0, 2, 4]), position)
+    # From cell 1, cell 0 is as near as cell 2 and comes first: it is reached after the one member of cell 1.
+    assert need.tolist() == [[1, 2, 1], [1, 0, 1]]
+    assert cells.choose_effort(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
+    assert cells.choose_effort(np.array([0, 0]), 0.9) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), metric=st.sampled_from(METRICS), seed=st.integers(0, 99))
+def test_with_all_effort_cells_change_nothing(problem, metric, seed):
+    vectors, votes, is_reference = problem
+    proposals = normalize(vectors) if metric == "cosine" else vectors
+    grouped = cells.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), proposals, metric)
+    lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
+    support = core.build_support(votes[lenders], lenders, vectors, proposals, metric=metric, cells=grouped.of_item)
+    located = cells.locate_pairs(support, grouped)
+    similarity = np.full((len(support.pairs), len(vectors)), np.nan, np.float32)
+    position = np.full(similarity.shape, core.NOBODY)
+    for cell, items in cells.iterate_queries(grouped, 5):
+        pairs = cells.visit(support.pairs, located, cells.rank_cells(grouped, cell), [10**6] * len(support.pairs))
+        queries = core.build_queries(support.geometry, vectors[items], proposals[items])
+        searches = core.plan_searches(pairs, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
+        nearest = core.find_neighbors(support, searches, queries, votes[items] < 0)
+        similarity[:, items], position[:, items] = nearest.similarity, nearest.position
+    pairs = [(pair.lf, pair.label) for pair in support.pairs]
+    assert_equals_oracle(vectors, votes, is_reference, metric, (similarity, position, pairs))
+
+
+# The disk.
+
+
+@pytest.mark.parametrize("left", [50_000, 500_000])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, left):
+    """A small file system of its own, on which `left` bytes are free when the search begins."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        project = random_project(n=3000, m=4, d=30)  # embeddings of 360,000 bytes, neighbors of more than 80,000
+        write_project(disk, **project)
+        index.run(disk, ("no", "yes"), IndexParams())
+        before = {path for path in disk.rglob("*") if path.is_file()}
+        with (disk / "filler").open("wb") as filler:
+            filler.write(bytes(shutil.disk_usage(disk).free - left))
+        with pytest.raises(OSError, match="No space left"):
+            search.run(disk, ("no", "yes"), SearchParams())
+        after = {path for path in disk.rglob("*") if path.is_file() and FOLDER.name not in path.parts}
+        assert after - {disk / "filler"} == before
+        (disk / "filler").unlink()
+        search.run(disk, ("no", "yes"), SearchParams())
+    finally:
+        subprocess.run(["umount", disk], check=True)

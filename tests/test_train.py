@@ -1,12 +1,17 @@
 """The train stage: shipped labels from votes, similarities and gold, and what it does where there is little of each."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from tasks import artifacts, index, schemas, search, train
-from tasks.errors import DataError
-from tasks.params import IndexParams, Metric, SearchParams, TrainParams
+from tasks.errors import DataError, ParamsError
+from tasks.params import IndexParams, Metric, SearchParams, TrainParams, read_params
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CLASSES = ("ham", "spam")
 PATHS = (artifacts.END_LABELS, artifacts.END_PREDICTIONS, artifacts.END_MODEL)
@@ -120,6 +125,61 @@ ODD_VOTES = {
     "one vote": np.where(np.arange(240)[:, None] == 5, np.array([[1, -1]]), -1),
     "votes outside train": np.where(np.arange(240)[:, None] >= 120, np.arange(240)[:, None] % 2, -1),
 }
+
+
+def test_valid_gold_of_one_class_counts_in_the_class_balance_alone_and_says_so(tmp_path, capsys):
+    write_project(tmp_path, gold_rows=40)
+    gold = pl.read_parquet(tmp_path / artifacts.VALID_GOLD).with_columns(gold=pl.lit(1, pl.Int8))
+    artifacts.write_table(tmp_path / artifacts.VALID_GOLD, gold, schemas.gold(2))
+    train.run(tmp_path, CLASSES, TrainParams())
+    described = artifacts.read_json(tmp_path / artifacts.END_MODEL)
+    assert described["end_model_weights"] is None
+    assert described["class_balance"]["spam"] > 0.6  # 120 rows' worth of about .5, and 40 rows of 1
+    assert "40 gold rows of valid are of one class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gold_rows", "shipped"), [(0, "nearvote"), (3, "nearvote"), (40, "end_model")])
+def test_random_embeddings_do_not_ruin_what_the_votes_know(tmp_path, capsys, gold_rows, shipped):
+    rng = np.random.default_rng(7)
+    # What `write_project` draws first is the truth; these votes are right nine times in ten, on nearly all items.
+    truth = np.random.default_rng(0).integers(0, 2, 240)
+    right = np.where(rng.random((240, 5)) < 0.9, truth[:, None], 1 - truth[:, None])
+    votes = np.where(rng.random((240, 5)) < 0.7, right, -1)
+    assert np.array_equal(write_project(tmp_path, votes=votes, gold_rows=gold_rows), truth)
+    noise = pl.Series("embedding", rng.normal(size=(240, 8)).astype(np.float32), dtype=pl.Array(pl.Float32, 8))
+    table = pl.read_parquet(tmp_path / artifacts.EMBEDDINGS).with_columns(noise)
+    artifacts.write_table(tmp_path / artifacts.EMBEDDINGS, table, schemas.embeddings(8))
+    index.run(tmp_path, CLASSES, IndexParams())
+    search.run(tmp_path, CLASSES, SearchParams())
+    train.run(tmp_path, CLASSES, TrainParams())
+    labels = read_labels(tmp_path)
+    assert (labels["label"].to_numpy() == np.array(CLASSES)[truth]).mean() > 0.9
+    predictions = pl.read_parquet(tmp_path / artifacts.END_PREDICTIONS)
+    assert np.array_equal(labels.select("^p_.*$"), predictions.select(f"^{shipped}/.*$"))
+    described = artifacts.read_json(tmp_path / artifacts.END_MODEL)
+    assert described["shipped"] == shipped
+    assert ("WARNING" in capsys.readouterr().err) == (shipped == "nearvote")
+
+
+def test_a_class_that_no_lf_votes_for_is_found_by_gold(tmp_path):
+    truth = write_project(tmp_path, classes=tuple("abc"), gold_rows=60)
+    votes = pl.read_parquet(tmp_path / artifacts.VOTES)
+    silenced = votes.with_columns(pl.col("^lf_.*$").replace(2, -1))
+    artifacts.write_table(tmp_path / artifacts.VOTES, silenced, schemas.votes(3, silenced.columns))
+    search.run(tmp_path, tuple("abc"), SearchParams())
+    train.run(tmp_path, tuple("abc"), TrainParams())
+    labels = read_labels(tmp_path, tuple("abc"))["label"].to_numpy()
+    assert (labels == np.array(list("abc"))[truth]).mean() > 0.8
+
+
+@pytest.mark.parametrize("section", ["fit", "train"])
+def test_a_class_balance_must_sum_to_one(tmp_path, section):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["classes"] = list(CLASSES)
+    params[section]["class_balance"] = [0.5, 0.6]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ParamsError, match=rf"{section}\.class_balance.*sums to 1\.1; a class balance sums to 1"):
+        read_params(tmp_path)
 
 
 @pytest.mark.parametrize("gold_rows", [0, 40])

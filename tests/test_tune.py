@@ -1,6 +1,7 @@
 """Thresholds are chosen on valid gold alone, extend only where that helps, and say how they came about."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,31 +10,42 @@ from extension_data import DATASETS, write_neighbors, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import tune
-from tasks.artifacts import THRESHOLD_CURVES, THRESHOLDS
+from tasks import schemas, tune
+from tasks.artifacts import (
+    EMBEDDING_FITNESS,
+    EMBEDDING_FITNESS_CURVES,
+    EMBEDDINGS,
+    THRESHOLD_CURVES,
+    THRESHOLDS,
+    VALID_GOLD,
+    write_table,
+)
 from tasks.core.thresholds import (
     Evidence,
     choose_thresholds,
+    draw_hidden,
     extend,
     fit_global,
     fit_per_lf,
+    hide_votes,
     propose_thresholds,
     score_votes,
     trace_curve,
 )
-from tasks.errors import ParamsError
+from tasks.errors import DataError, ParamsError
 from tasks.params import Metric, TuneMethod, TuneMetric, TuneParams
 
 CLASSES = ("no", "yes")
 INF = np.inf
 
 
-def evidence_of(L, vote, similarity, gold, k=2, objective="accuracy"):
+def evidence_of(L, vote, similarity, gold, k=2, objective="accuracy", weight=None):
     return Evidence(
         L=np.int8(L),
         vote=np.int8(vote),
         similarity=np.float32(similarity),
         gold=np.int8(gold),
+        weight=np.ones(len(gold)) if weight is None else np.array(weight),
         k=k,
         objective=objective,
     )
@@ -50,18 +62,32 @@ def random_evidence(seed, objective, n=40, m=3, k=3):
         rng.integers(0, k, n),
         k,
         objective,
+        rng.uniform(0.5, 2, n),
     )
+
+
+def score(L, gold, k=2, objective="accuracy", weight=None):
+    """The score of votes that nothing is offered to extend."""
+    evidence = evidence_of(L, np.full(np.shape(L), -1), np.full(np.shape(L), np.nan), gold, k, objective, weight)
+    return score_votes(evidence, evidence.L)
 
 
 def test_ties_and_empty_rows_count_in_equal_parts():
     L = np.int8([[0, 1, -1], [-1, -1, -1], [1, 1, 0], [0, -1, -1]])
-    assert score_votes(L, np.int8([0, 0, 1, 1]), 2, "accuracy") == (1 / 2 + 1 / 2 + 1 + 0) / 4
+    assert score(L, [0, 0, 1, 1]) == (1 / 2 + 1 / 2 + 1 + 0) / 4
 
 
 def test_macro_f1_averages_the_classes_in_gold():
     L = np.int8([[0], [0], [1], [2]])
     # class 0: 1 of 2 predicted, 1 of 1 found: 2/3; class 1: 1 of 1 predicted, 1 of 3 found: 1/2; class 2: not in gold.
-    assert score_votes(L, np.int8([0, 1, 1, 1]), 3, "macro_f1") == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert score(L, [0, 1, 1, 1], 3, "macro_f1") == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_weights_are_numbers_of_items():
+    L, gold = [[0], [0], [1]], [0, 1, 1]
+    for objective in ("accuracy", "macro_f1"):
+        once = score([*L, L[2], L[2]], [*gold, gold[2], gold[2]], 2, objective)
+        assert score(L, gold, 2, objective, [1.0, 1.0, 3.0]) == pytest.approx(once)
 
 
 def test_candidates_start_with_do_not_extend_and_end_with_everything():
@@ -86,7 +112,7 @@ def test_the_curve_equals_scoring_each_threshold_anew(seed, objective):
         curve = trace_curve(evidence, thresholds, lf, candidates)
         for one, score in zip(candidates, curve, strict=True):
             L = extend(evidence, np.where(np.arange(3) == lf, one, thresholds))
-            assert score == pytest.approx(score_votes(L, evidence.gold, 3, objective), abs=1e-12)
+            assert score == pytest.approx(score_votes(evidence, L), abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -95,11 +121,11 @@ def test_a_fit_never_loses_on_what_it_saw(seed, objective):
     evidence = random_evidence(seed, objective)
     candidates = [propose_thresholds(evidence.similarity[:, lf], 5) for lf in range(3)]
     start, free = np.full(3, INF), np.array([True, False, True])
-    before = score_votes(evidence.L, evidence.gold, 3, objective)
+    before = score_votes(evidence, evidence.L)
     for fit in (fit_per_lf, fit_global):
         thresholds = fit(evidence, [candidates[0]] * 3 if fit is fit_global else candidates, start, free)
         assert thresholds[1] == INF
-        assert score_votes(extend(evidence, thresholds), evidence.gold, 3, objective) >= before - 1e-9
+        assert score_votes(evidence, extend(evidence, thresholds)) >= before - 1e-9
 
 
 # An LF that votes on nothing; its neighbors are right above .5 and wrong below.
@@ -125,7 +151,7 @@ def test_useless_neighbors_are_not_extended():
     )
     candidates = [propose_thresholds(evidence.similarity[:, lf], 20) for lf in range(m)]
     seen = fit_per_lf(evidence, candidates, np.full(m, INF), np.ones(m, bool))
-    assert score_votes(extend(evidence, seen), evidence.gold, 2, "accuracy") > 0.6  # noise can be fitted ...
+    assert score_votes(evidence, extend(evidence, seen)) > 0.6  # noise can be fitted ...
     choice = choose_thresholds(evidence, fit_per_lf, candidates, np.full(m, INF), np.ones(m, bool))
     assert choice.after < 0.6  # ... but the left-out items are not fooled
 
@@ -135,6 +161,72 @@ def test_equal_scores_prefer_less_extension():
     evidence = evidence_of([[-1, -1], [-1, 0]], [[0, -1], [0, -1]], [[0.9, np.nan], [0.5, np.nan]], [0, 0])
     found = fit_per_lf(evidence, [np.array([INF, 0.7, 0.1]), np.array([INF])], np.full(2, INF), np.ones(2, bool))
     assert found.tolist() == [0.7, INF]
+
+
+def test_one_vote_of_each_item_is_hidden():
+    L = np.int8([[-1, 1], [-1, -1], [0, 1], [0, -1]])
+    hidden = draw_hidden(L)
+    assert hidden.rows.tolist() == [0, 2, 3]
+    assert (hidden.lf[0], hidden.lf[2]) == (1, 0)
+
+
+def test_every_vote_of_an_item_is_equally_likely_to_be_hidden():
+    L = np.tile(np.int8([1, -1, 0, 0]), (4000, 1))
+    counts = np.bincount(draw_hidden(L).lf, minlength=4)
+    assert counts[1] == 0
+    # A third of 4,000, with a standard deviation of 30.
+    assert np.abs(counts[[0, 2, 3]] - 4000 / 3).max() < 120
+
+
+def test_what_a_hidden_votes_own_lf_says_is_gone():
+    evidence = evidence_of(
+        [[0, 1, -1], [1, -1, 0]], [[-1, -1, 1], [-1, 0, -1]], [[np.nan, np.nan, 0.5], [np.nan, 0.25, np.nan]], [-1, -1]
+    )
+    found = hide_votes(evidence, np.array([1, 0]))
+    assert found.gold.tolist() == [1, 1]
+    assert found.L.tolist() == [[0, -1, -1], [-1, -1, 0]]
+    assert found.vote.tolist() == evidence.vote.tolist()
+    assert found.weight.tolist() == [1, 1]
+    # An offer by the hidden LF itself, which only a broken search would make, is gone as well.
+    offered = hide_votes(evidence_of([[1, 0]], [[0, -1]], [[0.5, np.nan]], [-1]), np.array([0]))
+    assert offered.vote.tolist() == [[-1, -1]] and np.isnan(offered.similarity).all()
+
+
+def test_hidden_votes_of_each_class_weigh_the_same():
+    nothing = np.full((4, 1), -1)
+    evidence = evidence_of([[0], [2], [0], [0]], nothing, np.full((4, 1), np.nan), [-1] * 4, k=3)
+    assert hide_votes(evidence, np.zeros(4, np.int64)).weight == pytest.approx([4 / 2 / 3, 4 / 2, 4 / 2 / 3, 4 / 2 / 3])
+
+
+def test_the_most_frequent_class_for_everything_is_no_gain():
+    # Three of four items are of class 0; an LF that is always near enough to offer 0 foretells nothing.
+    truth = np.where(np.arange(400) % 4, 0, 1)
+    offered = np.stack([np.full(400, -1), np.zeros(400, int)], axis=1)
+    similarity = np.where(offered < 0, np.nan, 0.5)
+    evidence = evidence_of(np.stack([truth, np.full(400, -1)], axis=1), offered, similarity, np.full(400, -1))
+    hidden = hide_votes(evidence, np.zeros(400, np.int64))
+    candidates = [propose_thresholds(hidden.similarity[:, lf], 20) for lf in range(2)]
+    for weight, extended in ((np.ones(400), True), (hidden.weight, False)):
+        judged = replace(hidden, weight=weight)
+        choice = choose_thresholds(judged, fit_per_lf, candidates, np.full(2, INF), np.ones(2, bool))
+        assert np.isfinite(choice.thresholds).tolist() == [False, extended]
+
+
+def test_agreement_extends_what_foretells_other_votes_and_not_what_contradicts_them():
+    # LF 0 votes on everything, rightly; LF 1 is offered rightly and LF 2 wrongly, so that one foretells LF 0's votes.
+    n = 200
+    truth = np.arange(n) % 2
+    evidence = evidence_of(
+        np.stack([truth, np.full(n, -1), np.full(n, -1)], axis=1),
+        np.stack([np.full(n, -1), truth, 1 - truth], axis=1),
+        np.stack([np.full(n, np.nan), np.full(n, 0.5), np.full(n, 0.5)], axis=1),
+        np.full(n, -1),
+    )
+    hidden = hide_votes(evidence, np.zeros(n, np.int64))
+    candidates = [propose_thresholds(hidden.similarity[:, lf], 5) for lf in range(3)]
+    choice = choose_thresholds(hidden, fit_per_lf, candidates, np.full(3, INF), np.ones(3, bool))
+    assert np.isfinite(choice.thresholds).tolist() == [False, True, False]
+    assert (choice.before, choice.after) == (1 / 2, 1)
 
 
 # Items 0 to 3 lend votes; valid items lie near a lender of their class, except the far ones.
@@ -204,14 +296,147 @@ def test_a_given_threshold_survives_every_method(tmp_path):
     assert run(tmp_path, thresholds={"lf0": 0.125})["thresholds"]["lf0"] == 0.125
 
 
-def test_without_gold_the_default_is_used_and_said(tmp_path, capsys):
+def test_without_gold_a_given_default_is_used_and_said(tmp_path, capsys):
     write_valid(tmp_path, gold=False)
     found = run(tmp_path, default=0.5)
     assert found["thresholds"] == {"lf0": 0.5, "lf1": 0.5}
-    assert found["chosen_on"] == "default: no valid gold"
-    assert "tune.default (0.5)" in capsys.readouterr().err
+    assert (found["method"], found["chosen_on"]) == ("per_lf", "default: no valid gold")
+    assert "tune.default is 0.5" in capsys.readouterr().err
+
+
+def write_voters(root, *, gold=None):
+    """Two clusters of 60 items: lf0 votes on each even item, lf1 on each third one, both rightly; lf2 votes at random
+    on each fifth one, in a place of its own choosing."""
+    rng = np.random.default_rng(3)
+    n = 120
+    truth = np.arange(n) // 60
+    angle = np.where(truth == 0, 0.1, 1.4) + rng.uniform(-0.3, 0.3, n)
+    votes = np.full((n, 3), -1)
+    votes[::2, 0], votes[::3, 1] = truth[::2], truth[::3]
+    votes[::5, 2] = rng.integers(0, 2, len(votes[::5]))
+    write_project(
+        root,
+        vectors=np.stack([np.cos(angle), np.sin(angle)], axis=1),
+        votes=votes,
+        splits=["valid" if row % 4 == 1 else "train" for row in range(n)],
+        gold=gold,
+    )
+    write_neighbors(root)
+
+
+def test_without_gold_agreement_chooses_and_says_so(tmp_path, capsys):
+    write_voters(tmp_path)
+    found = run(tmp_path)
+    assert found["method"] == "agreement"
+    assert found["chosen_on"].endswith("since there is no valid gold")
+    assert found["curve_metric"] == "accuracy of the majority vote on held-out votes, classes weighing the same"
+    assert found["thresholds"]["lf0"] is not None and found["thresholds"]["lf2"] is None
+    message = capsys.readouterr().err
+    assert "tune: agreement, held-out votes (88 items), since there is no valid gold" in message
     curves = pl.read_csv(tmp_path / THRESHOLD_CURVES)
-    assert curves["metric"].null_count() == curves.height > 2
+    assert curves["metric"].null_count() == 0 and curves["valid_coverage"].null_count() == curves.height > 3
+
+
+@pytest.mark.parametrize("method", [TuneMethod.PER_LF, TuneMethod.GLOBAL])
+def test_every_method_can_choose_by_agreement(tmp_path, method):
+    write_voters(tmp_path)
+    found = run(tmp_path, method=method, thresholds={"lf2": None})
+    assert found["chosen_on"].startswith("held-out votes")
+    assert found["thresholds"]["lf0"] is not None and found["thresholds"]["lf2"] is None
+
+
+def test_agreement_asked_for_reads_no_gold(tmp_path):
+    write_voters(tmp_path)
+    without = run(tmp_path)["thresholds"]
+    ids = pl.Series("item_id", [1, 5, 9, 13])
+    for classes in ([0, 0, 0, 0], [1, 1, 1, 1]):
+        gold = pl.DataFrame([ids, pl.Series("gold", classes, dtype=pl.Int8)])
+        write_table(tmp_path / VALID_GOLD, gold, schemas.gold(2))
+        found = run(tmp_path, method=TuneMethod.AGREEMENT, default=0.5)
+        assert found["thresholds"] == without
+        assert found["chosen_on"] == "held-out votes (88 items)"
+
+
+def test_lfs_that_never_meet_cannot_foretell_each_other(tmp_path):
+    # Each LF votes in a cluster of its own and is near nothing else: extending it foretells no other vote.
+    write_project(
+        tmp_path,
+        vectors=np.repeat(np.eye(2), 20, axis=0),
+        votes=[[row % 2, -1] if row < 20 else [-1, row % 2] for row in range(40)],
+        splits=["train"] * 40,
+    )
+    write_neighbors(tmp_path)
+    assert run(tmp_path)["thresholds"] == {"lf0": None, "lf1": None}
+
+
+def test_no_votes_and_no_gold_leave_everything_as_it_is(tmp_path):
+    write_project(tmp_path, vectors=np.eye(3), votes=np.full((3, 2), -1), splits=["train"] * 3)
+    write_neighbors(tmp_path)
+    found = run(tmp_path)
+    assert found["thresholds"] == {"lf0": None, "lf1": None}
+    assert found["chosen_on"].startswith("held-out votes (0 items)")
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path):
+    write_voters(tmp_path)
+    files = (THRESHOLDS, THRESHOLD_CURVES, EMBEDDING_FITNESS, EMBEDDING_FITNESS_CURVES)
+    written = []
+    for _ in range(2):
+        run(tmp_path)
+        written.append([(tmp_path / file).read_bytes() for file in files])
+    assert written[0] == written[1]
+
+
+def test_neighbors_that_tell_votes_are_said_to(tmp_path, capsys):
+    write_voters(tmp_path, gold={1: 0, 61: 1})
+    run(tmp_path)
+    fitness = json.loads((tmp_path / EMBEDDING_FITNESS).read_text())
+    assert fitness["carries"] == {"majority vote": "yes", "valid gold": "unknown"}
+    low, high = fitness["suggested_thresholds"]
+    assert 0 < low <= high < 1
+    message = capsys.readouterr().err
+    assert "WARNING" not in message
+    assert f"between a similarity of {low:.2f} and {high:.2f}" in message
+    assert "Whether neighbors share the valid gold cannot be told: only 2 items have one." in message
+    curves = pl.read_csv(tmp_path / EMBEDDING_FITNESS_CURVES)
+    assert curves.columns == ["labels", "threshold", "agreement", "chance"]
+    assert curves.filter(labels="majority vote")["threshold"].is_sorted(descending=True)
+
+
+def test_l2_ranges_are_distances(tmp_path):
+    write_voters(tmp_path)
+    write_neighbors(tmp_path, metric=Metric.L2)
+    run(tmp_path)
+    low, high = json.loads((tmp_path / EMBEDDING_FITNESS).read_text())["suggested_thresholds"]
+    assert 0 < low <= high < 2
+
+
+def test_a_random_embedding_is_warned_of(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 300)
+    write_project(
+        tmp_path,
+        vectors=rng.normal(size=(300, 8)),
+        votes=np.where(rng.random((300, 3)) < 0.5, truth[:, None], -1),
+        splits=["valid" if row % 2 else "train" for row in range(300)],
+        gold={row: truth[row] for row in range(1, 300, 2)},
+    )
+    write_neighbors(tmp_path)
+    run(tmp_path)
+    fitness = json.loads((tmp_path / EMBEDDING_FITNESS).read_text())
+    assert fitness["carries"] == {"majority vote": "no", "valid gold": "no"}
+    assert fitness["suggested_thresholds"] is None
+    message = capsys.readouterr().err
+    assert "WARNING: neighbors do not share the majority vote" in message
+    assert "WARNING: neighbors do not share the valid gold" in message
+
+
+def test_embeddings_of_other_items_are_refused(tmp_path):
+    write_voters(tmp_path)
+    table = pl.read_parquet(tmp_path / EMBEDDINGS).with_columns(item_id=pl.col("item_id") + 1)
+    write_table(tmp_path / EMBEDDINGS, table, schemas.embeddings(2))
+    with pytest.raises(DataError, match=r"embeddings\.parquet"):
+        run(tmp_path)
 
 
 def test_macro_f1_is_named(tmp_path):

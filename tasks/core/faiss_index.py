@@ -4,6 +4,7 @@ The flat index stores the vectors that propose neighbors (unit vectors for cosin
 Which proposal wins is decided elsewhere, in float64 on the embeddings.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 MetricName = Literal["cosine", "l2"]
+_BLOCK = 16_384
+"""Vectors assigned to cells at a time."""
+
+_POINTS = 64
+"""Items per cell that k-means sees: more hardly move the centers, and the sample stays small (n = 10^6: 128,000)."""
+
+_ROUNDS = 10
+"""Iterations of k-means; the cells need not be optimal, only compact."""
+
+_SMALLEST = 32
+"""Items per cell at least, on average: below, products are of too few rows to be fast."""
+
+_VISITED = 40_000
+"""Support vectors that an item is predicted to be compared with: some 20 LFs of 2,000 members each."""
+
+_WORTH = 5
+"""How many times cheaper approximate search must be before exactness is given up unasked."""
+
 _TYPES: dict[MetricName, Any] = {"cosine": faiss.IndexFlatIP, "l2": faiss.IndexFlatL2}
 
 
@@ -43,8 +62,10 @@ def normalize(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return unit
 
 
-def build_index(batches: Iterable[npt.NDArray[np.float32]], *, d: int, metric: MetricName) -> Any:
-    """A faiss flat index over the rows of `batches`, each (rows, `d`), in their order.
+def build_index(batches: Iterable[npt.NDArray[np.float32]], *, n: int, d: int, metric: MetricName) -> Any:
+    """A faiss flat index over the `n` rows of `batches`, each (rows, `d`), in their order.
+
+    Peak memory: the vectors, 4 n d bytes, and one batch.
 
     Raises
     ------
@@ -52,6 +73,8 @@ def build_index(batches: Iterable[npt.NDArray[np.float32]], *, d: int, metric: M
         For cosine: a vector is zero or not finite.
     """
     index = _TYPES[metric](d)
+    # Room for all at once; growing would hold old and new vectors side by side. The first `add` cuts the size back.
+    index.codes.resize(n * index.code_size)
     for batch in batches:
         vectors = normalize(batch) if metric == "cosine" else batch
         index.add(np.ascontiguousarray(vectors, dtype=np.float32))
@@ -86,7 +109,56 @@ def read_index(path: Path) -> FlatIndex:
         raise ValueError(f"faiss cannot read it: {error}") from None
     for metric, kind in _TYPES.items():
         if type(index) is kind:
-            vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d) if index.ntotal else np.empty(0)
-            shaped = vectors.astype(np.float32, copy=False).reshape(index.ntotal, index.d)
-            return FlatIndex(metric=metric, vectors=shaped, handle=index)
+            return FlatIndex(metric=metric, vectors=view_vectors(index), handle=index)
     raise ValueError(f"it holds a {type(index).__name__}, not a flat index")
+
+
+def view_vectors(index: Any) -> npt.NDArray[np.float32]:
+    """The vectors (n, d) of a faiss flat index, in its own memory: valid as long as the index is."""
+    vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d) if index.ntotal else np.empty(0)
+    shaped: npt.NDArray[np.float32] = vectors.astype(np.float32, copy=False).reshape(index.ntotal, index.d)
+    return shaped
+
+
+def count_cells(n: int) -> int:
+    """How many cells suit `n` items: twice the square root, so that finding cells costs less than searching them."""
+    return max(1, min(round(2 * math.sqrt(n)), n // _SMALLEST))
+
+
+def predict_exact_cost(n: int) -> int:
+    """Pairs of vectors compared, at most, in an exact search of `n` items, whatever the votes."""
+    return n * n
+
+
+def predict_approximate_cost(n: int) -> int:
+    """Pairs of vectors compared when cells of `n` items are trained, assigned and searched with a typical effort."""
+    cells = count_cells(n)
+    return cells * cells * _POINTS * _ROUNDS + n * cells + n * min(n, _VISITED)
+
+
+def is_approximate_worth_it(n: int) -> bool:
+    """Whether approximate search of `n` items is predicted to be so much cheaper that exactness may go."""
+    return predict_exact_cost(n) >= _WORTH * predict_approximate_cost(n) > 0
+
+
+def assign_cells(vectors: npt.NDArray[np.float32], *, cells: int, metric: MetricName) -> npt.NDArray[np.int32]:
+    """The cell (n,) of each of `vectors` (n, d): the nearest of the centers that k-means finds on a sample of them.
+
+    The sample is drawn by a fixed seed. Peak memory: the sample, 4 d bytes for each of 64 items per cell, and a block
+    of vectors.
+    """
+    n, d = vectors.shape
+    if cells == 1:
+        return np.zeros(n, np.int32)
+    quantizer = _TYPES[metric](d)
+    training = faiss.Clustering(d, cells)
+    training.seed, training.niter, training.spherical = 0, _ROUNDS, metric == "cosine"
+    # faiss would draw a sample of its own, and warn of small ones.
+    training.max_points_per_centroid, training.min_points_per_centroid = n, 1
+    sample = np.sort(np.random.default_rng(0).choice(n, min(n, _POINTS * cells), replace=False))
+    training.train(vectors[sample], quantizer)
+    found = np.empty(n, np.int32)
+    for start in range(0, n, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        found[part] = quantizer.search(vectors[part], 1)[1][:, 0]
+    return found

@@ -50,30 +50,82 @@ def measure_coverage(L: Votes) -> Shares:
     return _share(count_votes(L), L.shape[0])
 
 
-def measure_overlaps(L: Votes) -> Shares:
-    """Share of all items on which each LF votes and so does another, float64 of shape (m,); NaN without items.
+def count_overlaps(L: Votes) -> Counts:
+    """Number of items on which each LF votes and so does another, int64 of shape (m,).
 
-    >>> measure_overlaps(np.array([[0, 0, -1], [1, -1, -1]], dtype=np.int8)).tolist()
-    [0.5, 0.5, 0.0]
+    >>> count_overlaps(np.array([[0, 0, -1], [1, -1, -1]], dtype=np.int8)).tolist()
+    [1, 1, 0]
     """
     voted = L != ABSTAIN
     shared = np.count_nonzero(voted, axis=1) > 1
-    return _share(np.count_nonzero(voted & shared[:, None], axis=0), L.shape[0])
+    return np.asarray(np.count_nonzero(voted & shared[:, None], axis=0), dtype=np.int64)
 
 
-def measure_conflicts(L: Votes) -> Shares:
-    """Share of all items on which each LF votes and another votes another class, float64 of shape (m,).
+def measure_overlaps(L: Votes) -> Shares:
+    """Share of all items on which each LF votes and so does another, float64 of shape (m,); NaN without items."""
+    return _share(count_overlaps(L), L.shape[0])
 
-    On a row with two classes or more, every LF that votes has another against it. NaN without items.
 
-    >>> measure_conflicts(np.array([[0, 1, -1], [1, 1, -1]], dtype=np.int8)).tolist()
-    [0.5, 0.5, 0.0]
+def count_conflicts(L: Votes) -> Counts:
+    """Number of items on which each LF votes and another votes another class, int64 of shape (m,).
+
+    On a row with two classes or more, every LF that votes has another against it.
+
+    >>> count_conflicts(np.array([[0, 1, -1], [1, 1, -1]], dtype=np.int8)).tolist()
+    [1, 1, 0]
     """
     voted = L != ABSTAIN
     highest = L.max(axis=1, initial=ABSTAIN)
     lowest = np.min(L, axis=1, where=voted, initial=np.iinfo(np.int8).max)
     disputed = highest > lowest
-    return _share(np.count_nonzero(voted & disputed[:, None], axis=0), L.shape[0])
+    return np.asarray(np.count_nonzero(voted & disputed[:, None], axis=0), dtype=np.int64)
+
+
+def measure_conflicts(L: Votes) -> Shares:
+    """Share of all items on which each LF votes and another votes another class, float64 (m,); NaN without items."""
+    return _share(count_conflicts(L), L.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteCounts:
+    """What can be counted part by part: rows, and per LF (shape (m,)) votes, overlaps, conflicts, and gold.
+
+    `polarity` is bool of shape (m, k): whether the LF ever votes the class.
+    """
+
+    n: int
+    votes: Counts
+    overlaps: Counts
+    conflicts: Counts
+    polarity: npt.NDArray[np.bool_]
+    gold: GoldCounts
+
+    def __add__(self, other: "VoteCounts") -> "VoteCounts":
+        """The counts of both parts together."""
+        return VoteCounts(
+            n=self.n + other.n,
+            votes=self.votes + other.votes,
+            overlaps=self.overlaps + other.overlaps,
+            conflicts=self.conflicts + other.conflicts,
+            polarity=self.polarity | other.polarity,
+            gold=GoldCounts(votes=self.gold.votes + other.gold.votes, correct=self.gold.correct + other.gold.correct),
+        )
+
+    def share(self, counts: Counts) -> Shares:
+        """`counts` as shares of all rows, float64 of shape (m,); NaN without rows."""
+        return _share(counts, self.n)
+
+
+def count_all(L: Votes, gold: npt.NDArray[np.integer], k: int) -> VoteCounts:
+    """The counts of these rows; `gold`, integers of shape (n,), is -1 where it is unknown."""
+    return VoteCounts(
+        n=len(L),
+        votes=count_votes(L),
+        overlaps=count_overlaps(L),
+        conflicts=count_conflicts(L),
+        polarity=find_polarity(L, k),
+        gold=count_correct(L, gold),
+    )
 
 
 def count_correct(L: Votes, gold: npt.NDArray[np.integer]) -> GoldCounts:

@@ -11,14 +11,25 @@ depends on its two rows alone. The neighbor has the largest similarity, and amon
 Matrix products in float32 only propose: every vector whose product is within a proven error bound of the best one is
 scored in float64. Batches, threads, BLAS and strategy therefore cannot change a result. Vectors that occur more than
 once are searched once.
+
+Most of the time should go to the products. In the first tile of support the best product of each LF and class is found
+by reducing its members' rows. From then on it is known how good a product must be to matter, few are, and one
+comparison of the whole tile finds them for all LFs at once.
+
+Peak memory for v distinct support vectors of d dimensions, p pairs of an LF and a class with s members together: the
+factors, 4 v d bytes (L2: 4 v (d + 1)), 16 s for members and twice that while a search is planned; and per thread 16 MiB
+of products and 80 MiB of candidates. Embeddings and index may be mapped files; only rows in use are touched.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from tasks.core.patterns import find_patterns
 
 MetricName = Literal["cosine", "l2"]
 Bools = npt.NDArray[np.bool_]
@@ -28,7 +39,7 @@ Int64 = npt.NDArray[np.int64]
 Votes = npt.NDArray[np.int8]
 
 QUERIES = 1024
-"""Queries worth searching at a time: with a tile of support 8 MiB of scores, which stay in the last-level cache."""
+"""Queries worth searching at a time: with a tile of support 16 MiB of products, which stay in the last-level cache."""
 
 NOBODY = -1
 """The position of a neighbor that does not exist."""
@@ -36,17 +47,23 @@ NOBODY = -1
 _TILE = 4096
 """Support vectors per matrix product."""
 
-_CHUNK = 8
-"""Scores behind one kept maximum: fewer means more maxima to compare, more means more scores to look at again."""
+_SEEN = 64
+"""Members after which a pair's best product is good enough that later ones rarely reach it."""
 
-_MAXIMUM_COST = 32
-"""Multiply-adds in the time of one gathered maximum (measured at d = 384 on one core: 0.3 ns against 0.009 ns)."""
+_CHUNK = 16
+"""Products behind one kept maximum: fewer means more maxima to compare, more means more products to look at again."""
+
+_MAXIMUM_COST = 16
+"""Multiply-adds in the time it takes to have one more LF look at a product (measured at d = 384 on one core)."""
 
 _PENDING = 1 << 20
-"""Candidates collected before they are scored, 32 MiB: memory stays bounded whatever the number of ties."""
+"""Candidates collected before they are scored, 40 MiB: memory stays bounded whatever the number of ties."""
 
-_SCORED = 512
-"""Pairs of vectors scored at a time, so that their float64 products (d = 384: 1.5 MiB) stay in the cache."""
+_SCORED = 256
+"""Pairs of vectors scored at a time, so that their float64 rows (d = 384: 768 KiB) stay in the cache."""
+
+_GATHERED = 4096
+"""Rows hashed, compared or converted at a time when a support is built."""
 
 _UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -59,7 +76,7 @@ class Pair:
     lf: int
     label: int
     members: Int64
-    """(s,) rows of `Support.vectors`, ascending."""
+    """(s,) rows of the support, ascending."""
     positions: Int64
     """(s,) per member the smallest position among the items with this vector and this vote."""
 
@@ -80,10 +97,12 @@ class Support:
     """The items that lend votes: their distinct embeddings, and which of these vote for what."""
 
     geometry: Geometry
-    vectors: Float32
-    """(v, d) distinct embeddings."""
+    embeddings: Float32
+    """(n, d) of all items; may be a mapped file."""
+    items: Int64
+    """(v,) the first item with each distinct embedding; v is the number of rows."""
     squares: Float64
-    """(v,) their sums of squares."""
+    """(v,) sums of squares of the distinct embeddings."""
     factors: Float32
     """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
     pairs: tuple[Pair, ...]
@@ -92,14 +111,14 @@ class Support:
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """The members of one pair in one tile, in chunks of `_CHUNK`; the last chunk repeats its last member."""
+    """The members of one pair in one tile."""
 
+    pair: int
+    """Place of the pair within the search."""
     places: Int64
-    """(chunks, _CHUNK) places in the tile's rows."""
+    """Places in the tile's rows, ascending."""
     positions: Int64
-    """(chunks, _CHUNK) item positions, as in `Pair`."""
-    block: slice | None
-    """The places, where they are consecutive: their scores need not be gathered."""
+    """Item positions, as in `Pair`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +126,11 @@ class Tile:
     """Support vectors that are multiplied together, at most `_TILE`."""
 
     rows: Int64
-    """Rows of `Support.vectors`, ascending."""
-    members: tuple[Members, ...]
-    """One for each pair of the search."""
+    """Rows of the support, ascending."""
+    new: tuple[Members, ...]
+    """Of pairs of which few members were in earlier tiles; never empty."""
+    known: tuple[Members, ...]
+    """Of the other pairs: their best product so far says which of these matter; never empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +181,13 @@ def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
 
 
 def build_support(
-    votes: Votes, positions: Int64, vectors: Float32, proposals: Float32, *, metric: MetricName
+    votes: Votes,
+    positions: Int64,
+    embeddings: Float32,
+    proposals: Float32,
+    *,
+    metric: MetricName,
+    cells: Int64 | None = None,
 ) -> Support:
     """The support of every LF among r reference items.
 
@@ -170,35 +197,46 @@ def build_support(
         (r, m) the items' votes, at least one each.
     positions
         (r,) their positions among all items, ascending.
-    vectors
-        (r, d) their embeddings.
+    embeddings
+        (n, d) of all items.
     proposals
-        (r, d) the index's vectors of the same items: unit vectors for cosine, the embeddings for L2.
+        (n, d) the index's vectors of all items: unit vectors for cosine, the embeddings for L2.
     metric
         "cosine" or "l2".
+    cells
+        (n,) of all items; where given, the support's rows are sorted by the cell of their first item.
     """
-    r, d = vectors.shape
-    rows = np.ascontiguousarray(vectors).view(np.dtype((np.void, 4 * d))).reshape(r)
-    _, first, row = np.unique(rows, return_index=True, return_inverse=True)
-    distinct = vectors[first]
-    geometry = _place(distinct, metric)
+    leader = _find_leaders(embeddings, positions)
+    first = np.flatnonzero(leader == np.arange(len(leader)))
+    # Items with the same votes lie side by side, so that the members of an LF are often consecutive.
+    patterns = find_patterns(votes[first]).inverse
+    order = np.lexsort((patterns,) if cells is None else (patterns, cells[positions[first]]))
+    first = first[order]
+    row = np.empty(len(leader), np.int64)
+    row[first] = np.arange(len(first))
+    row = row[leader]
     pairs = []
     for lf in range(votes.shape[1]):
-        for label in np.unique(votes[votes[:, lf] >= 0, lf]).tolist():
-            voters = np.flatnonzero(votes[:, lf] == label)
+        own = np.ascontiguousarray(votes[:, lf])
+        for label in np.unique(own[own >= 0]).tolist():
+            voters = np.flatnonzero(own == label)
             members, where = np.unique(row[voters], return_index=True)
             pairs.append(Pair(lf=lf, label=label, members=members, positions=positions[voters[where]]))
-    if metric == "cosine":
-        factors = proposals[first]
-    else:
-        placed = (distinct - geometry.center) * geometry.scale
-        factors = np.column_stack([placed, -0.5 * (placed * placed).sum(axis=1)]).astype(np.float32)
+    items = positions[first]
+    geometry = _place(embeddings, items, metric)
+    width = embeddings.shape[1] + (metric == "l2")
+    factors, squares = np.empty((len(items), width), np.float32), np.empty(len(items))
+    for part in _parts(len(items), _GATHERED):
+        vectors = embeddings[items[part]]
+        squares[part] = _dot(vectors, vectors)
+        if metric == "cosine":
+            factors[part] = proposals[items[part]]
+        else:
+            placed = (vectors - geometry.center) * geometry.scale
+            factors[part, :-1] = placed
+            factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
     return Support(
-        geometry=geometry,
-        vectors=distinct,
-        squares=_dot(distinct, distinct),
-        factors=factors,
-        pairs=tuple(pairs),
+        geometry=geometry, embeddings=embeddings, items=items, squares=squares, factors=factors, pairs=tuple(pairs)
     )
 
 
@@ -228,42 +266,40 @@ def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Q
     return Queries(vectors=vectors, squares=_dot(vectors, vectors), factors=factors, margin=margin.astype(np.float32))
 
 
-def plan_per_lf(support: Support) -> tuple[Search, ...]:
+def plan_per_lf(pairs: Sequence[Pair]) -> tuple[Search, ...]:
     """One search for each LF, over its own support, by the items on which it abstains."""
-    lfs = sorted({pair.lf for pair in support.pairs})
-    return tuple(
-        _plan(support, tuple(place for place, pair in enumerate(support.pairs) if pair.lf == lf), lf) for lf in lfs
-    )
+    lfs = sorted({pair.lf for pair in pairs if len(pair.members)})
+    return tuple(_plan(pairs, tuple(place for place, pair in enumerate(pairs) if pair.lf == lf), lf) for lf in lfs)
 
 
-def plan_union(support: Support) -> tuple[Search, ...]:
+def plan_union(pairs: Sequence[Pair]) -> tuple[Search, ...]:
     """One search for all LFs, over the union of their supports, by every item."""
-    return (_plan(support, tuple(range(len(support.pairs))), None),) if support.pairs else ()
+    places = tuple(place for place, pair in enumerate(pairs) if len(pair.members))
+    return (_plan(pairs, places, None),) if places else ()
 
 
-def plan_searches(support: Support, abstaining: Int64, n: int) -> tuple[Search, ...]:
+def plan_searches(pairs: Sequence[Pair], abstaining: Int64, n: int, width: int) -> tuple[Search, ...]:
     """The cheaper of `plan_per_lf` and `plan_union` by predicted multiply-adds; both give the same result.
 
-    `abstaining` (m,) counts the items on which each LF abstains, among `n`.
+    `pairs` are those of a support, or the same with fewer members, whose factors have `width` columns; `abstaining`
+    (m,) counts the items on which each LF abstains, among `n`.
     """
-    width = support.factors.shape[1]
-    per_lf = sum(abstaining[pair.lf] * len(pair.members) * (width + _MAXIMUM_COST) for pair in support.pairs)
-    union = n * (len(support.vectors) * width + sum(len(pair.members) for pair in support.pairs) * _MAXIMUM_COST)
-    return plan_per_lf(support) if per_lf <= union else plan_union(support)
+    per_lf = sum(abstaining[pair.lf] * len(pair.members) * (width + _MAXIMUM_COST) for pair in pairs)
+    rows = _unite([pair.members for pair in pairs])
+    union = n * (len(rows) * width + sum(len(pair.members) for pair in pairs) * _MAXIMUM_COST)
+    return plan_per_lf(pairs) if per_lf <= union else plan_union(pairs)
 
 
 def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bools) -> Nearest:
     """The neighbors of some queries, at best about `QUERIES` at a time; `abstains` (q, m): which LF on which query."""
     q = len(queries.vectors)
     found = _Found(pairs=len(support.pairs), q=q)
-    scratch = np.empty(_TILE * q, np.float32)
+    tallest = max((len(tile.rows) for search in searches for tile in search.tiles), default=0)
+    scratch = np.empty(tallest * q, np.float32)
     for search in searches:
-        if search.lf is None:
-            _run(support, search, queries, np.arange(q), abstains, found, scratch)
-        else:
-            asking = np.flatnonzero(abstains[:, search.lf])
-            if len(asking):
-                _run(support, search, queries, asking, abstains, found, scratch)
+        asking = np.arange(q) if search.lf is None else np.flatnonzero(abstains[:, search.lf])
+        if len(asking):
+            _Run(support, search, queries, asking, abstains, found).go(scratch)
     nobody = found.position == _LAST
     return Nearest(
         similarity=np.where(nobody, np.float32(np.nan), found.similarity),
@@ -287,115 +323,220 @@ class _Found:
 class _Candidates:
     """Those who may be the neighbor; arrays of one length."""
 
-    place: Int64
-    """Pair within the search."""
-    query: Int64
-    """Query within those that ask."""
+    cell: Int64
+    """Pair within the search, times the number of queries that ask, plus the query within these."""
     row: Int64
-    """Row of `Support.vectors`."""
+    """Row of the support."""
     position: Int64
     score: Float32
 
 
-def _run(
-    support: Support, search: Search, queries: Queries, asking: Int64, abstains: Bools, found: _Found, scratch: Float32
-) -> None:
-    """Improve `found` by one search of the queries `asking`; `scratch` has room for the scores of a tile."""
-    factors = queries.factors[asking] if len(asking) < len(queries.factors) else queries.factors
-    margin = queries.margin[asking]
-    best = np.full((len(search.pairs), len(asking)), -np.inf, np.float32)
-    voted = [~abstains[asking, support.pairs[pair].lf] for pair in search.pairs]
-    pending: list[_Candidates] = []
-    count = 0
-    for tile in search.tiles:
-        scores = scratch[: len(tile.rows) * len(asking)].reshape(len(tile.rows), len(asking))
-        np.matmul(support.factors[tile.rows], factors.T, out=scores)
-        for place, members in enumerate(tile.members):
-            if not len(members.places):
-                continue
-            maxima = _reduce(scores, members)
-            np.maximum(best[place], maxima.max(axis=0), out=best[place])
-            floor = best[place] - margin
-            floor[voted[place]] = np.inf
-            candidates = _propose(scores, maxima, floor, members, tile.rows, place)
-            pending.append(candidates)
-            count += len(candidates.query)
-            if count >= _PENDING:
-                _settle(support, search, queries, asking, best - margin, pending, found)
-                pending, count = [], 0
-    _settle(support, search, queries, asking, best - margin, pending, found)
+class _Run:
+    """One search of some queries, which improves what was found for them before."""
+
+    def __init__(
+        self, support: Support, search: Search, queries: Queries, asking: Int64, abstains: Bools, found: _Found
+    ) -> None:
+        self._support, self._search, self._queries, self._asking, self._found = support, search, queries, asking, found
+        lfs = [support.pairs[pair].lf for pair in search.pairs]
+        # Once per LF, then per pair: advanced indexing of both at once is slow.
+        self._voted = ~abstains[asking].T[lfs]
+        self._margin = queries.margin[asking]
+        self._best = np.full((len(lfs), len(asking)), -np.inf, np.float32)
+        self._pending: list[_Candidates] = []
+
+    def go(self, scratch: Float32) -> None:
+        """Search every tile; `scratch` has room for the products of the tallest."""
+        q = len(self._asking)
+        factors = self._queries.factors if q == len(self._queries.factors) else self._queries.factors[self._asking]
+        for tile in self._search.tiles:
+            scores = scratch[: len(tile.rows) * q].reshape(len(tile.rows), q)
+            np.matmul(_take_rows(self._support.factors, tile.rows), factors.T, out=scores)
+            for members in tile.new:
+                self._reduce(scores, tile, members)
+            if tile.known and not self._compare(scores, tile):
+                for members in tile.known:
+                    self._reduce(scores, tile, members)
+        self._settle()
+
+    def _find_floor(self, pairs: list[int]) -> Float32:
+        """(pairs, q) the product that a candidate must reach; infinite where the LF votes itself."""
+        floor: Float32 = self._best[pairs] - self._margin
+        floor[self._voted[pairs]] = np.inf
+        return floor
+
+    def _reduce(self, scores: Float32, tile: Tile, members: Members) -> None:
+        """Find the best product of one pair in a tile, then the candidates: chunks that reach it, and who in them."""
+        q, places = len(self._asking), members.places
+        s = len(places)
+        is_block = places[-1] - places[0] == s - 1
+        block = scores[places[0] : places[-1] + 1] if is_block else scores.take(places, axis=0)
+        maxima = np.maximum.reduceat(block, np.arange(0, s, _CHUNK), axis=0) if s < _CHUNK else _reduce_chunks(block)
+        np.maximum(self._best[members.pair], maxima.max(axis=0), out=self._best[members.pair])
+        floor = self._find_floor([members.pair])[0]
+        # One-dimensional indices throughout: NumPy finds and takes them several times faster than pairs.
+        chunk, query = np.divmod(np.flatnonzero(maxima >= floor), q)
+        for part in _parts(len(chunk), max(_PENDING // _CHUNK, 1)):
+            slots = chunk[part, None] * _CHUNK + np.arange(_CHUNK)
+            inside = block.reshape(-1).take(np.minimum(slots, s - 1) * q + query[part, None])
+            hit = np.flatnonzero((inside >= floor[query[part], None]) & (slots < s))
+            slot = slots.reshape(-1)[hit]
+            self._collect(
+                _Candidates(
+                    cell=members.pair * q + query[part][hit // _CHUNK],
+                    row=tile.rows[places[slot]],
+                    position=members.positions[slot],
+                    score=inside.reshape(-1)[hit],
+                )
+            )
+
+    def _compare(self, scores: Float32, tile: Tile) -> bool:
+        """Find the candidates of known pairs; False, and nothing done, where so many products matter that it is slow.
+
+        One comparison with the lowest floor of any pair finds the products that may matter, row by row; each member is
+        then compared on its row's products alone.
+        """
+        q = len(self._asking)
+        floor = self._find_floor([members.pair for members in tile.known])
+        hits = np.flatnonzero(scores >= floor.min(axis=0))
+        starts = np.searchsorted(hits, np.arange(len(tile.rows) + 1) * q)
+        counts = np.diff(starts)
+        sizes = [len(members.places) for members in tile.known]
+        place = np.concatenate([members.places for members in tile.known])
+        each = counts[place]
+        total = int(each.sum())
+        if total > min(_PENDING, len(place) * q // 8):
+            return False
+        if not total:
+            return True
+        # For every member the hits of its row: `hit` walks through the segment of `hits` that is its row's.
+        ends = np.cumsum(each)
+        hit = np.repeat(starts[place] - (ends - each), each)
+        hit += np.arange(total)
+        index = hits[hit]
+        # The hit's index is row * q + query; the floor's is pair * q + query.
+        cell = index + np.repeat(np.repeat(np.arange(len(sizes)), sizes) * q - place * q, each)
+        score = scores.reshape(-1)[index]
+        kept = np.flatnonzero(score >= floor.reshape(-1)[cell])
+        slot = np.searchsorted(ends, kept, side="right")
+        pairs = np.array([members.pair for members in tile.known])
+        pair, query = np.divmod(cell[kept], q)
+        cell = pairs[pair] * q + query
+        score = score[kept]
+        np.maximum.at(self._best.reshape(-1), cell, score)
+        positions = np.concatenate([members.positions for members in tile.known])
+        self._collect(_Candidates(cell=cell, row=tile.rows[place[slot]], position=positions[slot], score=score))
+        return True
+
+    def _collect(self, candidates: _Candidates) -> None:
+        self._pending.append(candidates)
+        if sum(len(one.cell) for one in self._pending) >= _PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Score the pending candidates that still reach the floor and keep the best."""
+        if not self._pending:
+            return
+        cell, row, position, score = (
+            np.concatenate([getattr(one, name) for one in self._pending])
+            for name in ("cell", "row", "position", "score")
+        )
+        self._pending = []
+        kept = score >= (self._best - self._margin).reshape(-1)[cell]
+        cell, row, position = cell[kept], row[kept], position[kept]
+        pair, query = np.divmod(cell, len(self._asking))
+        query = self._asking[query]
+        similarity = _score(self._support, self._queries, query, row)
+        found = np.asarray(self._search.pairs)[pair] * len(self._queries.vectors) + query
+        before = self._found.similarity.copy()
+        after, positions = self._found.similarity.reshape(-1), self._found.position.reshape(-1)
+        np.maximum.at(after, found, similarity)
+        positions[after > before.reshape(-1)] = _LAST
+        wins = similarity == after[found]
+        np.minimum.at(positions, found[wins], position[wins])
 
 
-def _reduce(scores: Float32, members: Members) -> Float32:
-    """The maximum (chunks, q) in each chunk of members of the scores (tile, q)."""
-    block = scores.take(members.places.ravel(), axis=0) if members.block is None else scores[members.block]
-    maxima: Float32 = np.maximum.reduce(block.reshape(len(members.places), _CHUNK, -1), axis=1)
+def _reduce_chunks(block: Float32) -> Float32:
+    """The maximum (chunks, q) of each `_CHUNK` rows of `block` (s, q), s >= _CHUNK; the last chunk may be smaller."""
+    s = len(block)
+    whole = s // _CHUNK
+    maxima: Float32 = np.maximum.reduce(block[: whole * _CHUNK].reshape(whole, _CHUNK, -1), axis=1)
+    if s % _CHUNK:
+        maxima = np.concatenate([maxima, block[whole * _CHUNK :].max(axis=0)[None]])
     return maxima
 
 
-def _propose(
-    scores: Float32, maxima: Float32, floor: Float32, members: Members, rows: Int64, place: int
-) -> _Candidates:
-    """Members whose score reaches the floor (q,) of their query: first the chunks with such members, then these."""
-    # One-dimensional indices throughout: NumPy finds and takes them several times faster than pairs.
-    chunk, query = np.divmod(np.flatnonzero(maxima >= floor), len(floor))
-    inside = scores.reshape(-1).take(members.places[chunk] * len(floor) + query[:, None])
-    hit = np.flatnonzero(inside >= floor[query][:, None])
-    where = hit // _CHUNK
-    slot = chunk[where] * _CHUNK + hit % _CHUNK
-    return _Candidates(
-        place=np.full(len(hit), place),
-        query=query[where],
-        row=rows[members.places.reshape(-1)[slot]],
-        position=members.positions.reshape(-1)[slot],
-        score=inside.reshape(-1)[hit],
-    )
+def _score(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
+    """The exact similarities of queries and support vectors, pair by pair.
 
-
-def _settle(
-    support: Support,
-    search: Search,
-    queries: Queries,
-    asking: Int64,
-    floor: Float32,
-    pending: list[_Candidates],
-    found: _Found,
-) -> None:
-    """Score the candidates that still reach `floor` (pairs of the search, q) and keep the best."""
-    if not pending:
-        return
-    place, query, row, position, score = (
-        np.concatenate([getattr(candidates, name) for candidates in pending])
-        for name in ("place", "query", "row", "position", "score")
-    )
-    if len(search.tiles) > 1:
-        kept = score >= floor[place, query]
-        place, query, row, position = place[kept], query[kept], row[kept], position[kept]
-    query = asking[query]
-    similarity = _score(support, queries, query, row, shared=search.lf is None)
-    cell = np.asarray(search.pairs)[place] * len(queries.vectors) + query
-    before = found.similarity.copy()
-    after, positions = found.similarity.reshape(-1), found.position.reshape(-1)
-    np.maximum.at(after, cell, similarity)
-    positions[after > before.reshape(-1)] = _LAST
-    wins = similarity == after[cell]
-    np.minimum.at(positions, cell[wins], position[wins])
-
-
-def _score(support: Support, queries: Queries, query: Int64, row: Int64, *, shared: bool) -> Float32:
-    """The exact similarities of queries and support vectors, pair by pair; `shared`: many pairs occur repeatedly."""
-    if shared:
-        distinct, back = np.unique(query * len(support.vectors) + row, return_inverse=True)
-        query, row = np.divmod(distinct, len(support.vectors))
+    BLAS sums in an order of its own, so its float64 product is used only where every number within the errors of both
+    sums rounds to the same float32; the few others are summed as the definition says.
+    """
+    if not len(query):
+        return np.empty(0, np.float32)
+    # One number per pair and its place below it: sorting plain integers is several times faster than sorting indices.
+    shift = len(query).bit_length()
+    packed = np.sort((query * len(support.items) + row) << shift | np.arange(len(query)))
+    key, place = packed >> shift, packed & ((1 << shift) - 1)
+    is_first = np.concatenate([[True], key[1:] != key[:-1]])
+    query, row = np.divmod(key[is_first], len(support.items))
     similarity = np.empty(len(query), np.float32)
-    for start in range(0, len(query), _SCORED):
-        part = slice(start, start + _SCORED)
-        x, y = queries.vectors[query[part]], support.vectors[row[part]]
-        if support.geometry.metric == "cosine":
-            similarity[part] = _round_cosine(_dot(x, y), queries.squares[query[part]], support.squares[row[part]])
-        else:
-            similarity[part] = _round_distance(x, y)
-    return similarity[back] if shared else similarity
+    for part in _parts(len(query), _SCORED):
+        similarity[part] = _score_sorted(support, queries, query[part], row[part])
+    back = np.empty(len(key), np.float32)
+    back[place] = similarity[np.cumsum(is_first) - 1]
+    return back
+
+
+def _score_sorted(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
+    """As `_score`, for a few pairs whose queries ascend."""
+    y = support.embeddings[support.items[row]]
+    squares, other_squares = queries.squares[query], support.squares[row]
+    cuts = [0, *(np.flatnonzero(np.diff(query)) + 1).tolist(), len(query)]
+    low = high = None
+    if len(query) >= 4 * len(cuts):  # otherwise most products would be of very few rows, which is no faster
+        wide, dots = y.astype(np.float64), np.empty(len(query))
+        for a, b in pairwise(cuts):
+            np.dot(wide[a:b], queries.vectors[query[a]].astype(np.float64), out=dots[a:b])
+        low, high = _bound(dots, squares, other_squares, y.shape[1], support.geometry.metric)
+        if np.array_equal(low, high):
+            return low
+    unsure = np.arange(len(query)) if low is None else np.flatnonzero(low != high)
+    x, y = queries.vectors[query[unsure]], y[unsure]
+    if support.geometry.metric == "cosine":
+        exact = _round_cosine(_dot(x, y), squares[unsure], other_squares[unsure])
+    else:
+        exact = _round_distance(x, y)
+    if low is None:
+        return exact
+    low[unsure] = exact
+    return low
+
+
+def _bound(
+    dots: Float64, squares: Float64, other_squares: Float64, d: int, metric: MetricName
+) -> tuple[Float32, Float32]:
+    """Between which two numbers the similarity is that the definition gives, from inner products summed in any order.
+
+    Each sum of d terms errs by at most g = d u / (1 - d u) of the sum of their absolute values, which is at most
+    |x| |y| (and (|x|^2 + |y|^2) / 2); both sums err, and a few operations follow: 2 (d + 8) u, doubled.
+    """
+    error = 4 * (d + 8) * 2.0**-53
+    if metric == "cosine":
+        cosine = dots / np.sqrt(squares * other_squares)
+        return (
+            np.clip(cosine - error, -1, 1).astype(np.float32),
+            np.clip(cosine + error, -1, 1).astype(np.float32),
+        )
+    total = squares + other_squares
+    square = total - 2 * dots
+    near = np.sqrt(np.maximum(square - error * total, 0)) * (1 - error)
+    far = np.sqrt(np.maximum(square + error * total, 0)) * (1 + error)
+    largest = np.finfo(np.float32).max
+    return (
+        (0.0 - np.minimum(far, largest)).astype(np.float32),
+        (0.0 - np.minimum(near, largest)).astype(np.float32),
+    )
 
 
 def _dot(x: Float32, y: Float32) -> Float64:
@@ -418,35 +559,84 @@ def _round_distance(x: Float32, y: Float32) -> Float32:
     return near.astype(np.float32)
 
 
-def _place(vectors: Float32, metric: MetricName) -> Geometry:
-    """The geometry that suits these support vectors (v, d)."""
-    if metric == "cosine" or not len(vectors):
-        return Geometry(metric=metric, center=np.zeros(vectors.shape[1]), scale=1.0)
-    center = vectors.mean(axis=0, dtype=np.float64)
-    # Twice the largest component spread times sqrt(d) bounds every norm without a float64 copy of all vectors.
-    spread = np.maximum(vectors.max(axis=0) - center, center - vectors.min(axis=0))
+def _place(embeddings: Float32, items: Int64, metric: MetricName) -> Geometry:
+    """The geometry that suits the support vectors of `items` (v,)."""
+    d = embeddings.shape[1]
+    if metric == "cosine" or not len(items):
+        return Geometry(metric=metric, center=np.zeros(d), scale=1.0)
+    total, low, high = np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
+    for part in _parts(len(items), _GATHERED):
+        vectors = embeddings[items[part]]
+        total += vectors.sum(axis=0, dtype=np.float64)
+        low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
+    center = total / len(items)
+    # The largest spread of each component bounds every norm.
+    spread = np.maximum(high - center, center - low)
     radius = float(np.sqrt((spread * spread).sum()))
     return Geometry(metric=metric, center=center, scale=1.0 if radius == 0 else float(2.0 ** -np.ceil(np.log2(radius))))
 
 
-def _plan(support: Support, pairs: tuple[int, ...], lf: int | None) -> Search:
-    """A search for `pairs`, its tiles cut and each pair's members found in them."""
-    rows = np.unique(np.concatenate([support.pairs[pair].members for pair in pairs]))
+def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
+    """For each of `positions` (r,) the place of the first one with the same embedding, bit for bit.
+
+    Equal hashes bring equal rows together, which are then compared. Different rows with the same hash could only
+    separate equal ones, and leave them to be searched twice.
+    """
+    r, d = len(positions), embeddings.shape[1]
+    weights = np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64, endpoint=False) | np.uint64(1)
+    hashes = np.empty(r, np.uint64)
+    for part in _parts(r, _GATHERED):
+        words = np.ascontiguousarray(embeddings[positions[part]]).view(np.uint32)
+        hashes[part] = (words.astype(np.uint64) * weights).sum(axis=1)
+    order = np.argsort(hashes, kind="stable")
+    is_new = np.ones(r, bool)
+    maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
+    for part in _parts(len(maybe), _GATHERED):
+        one, other = positions[order[maybe[part]]], positions[order[maybe[part] - 1]]
+        same = embeddings[one].view(np.uint32) == embeddings[other].view(np.uint32)
+        is_new[maybe[part]] = ~same.all(axis=1)
+    leader = np.empty(r, np.int64)
+    leader[order] = order[np.flatnonzero(is_new)[np.cumsum(is_new) - 1]]
+    return leader
+
+
+def _plan(pairs: Sequence[Pair], places: tuple[int, ...], lf: int | None) -> Search:
+    """A search for the pairs at `places`, its tiles cut and each pair's members found in them."""
+    rows = _unite([pairs[place].members for place in places])
     cuts = [*range(0, len(rows), _TILE), len(rows)]
-    tiles = tuple(
-        Tile(rows=rows[a:b], members=tuple(_cut(support.pairs[pair], rows[a:b]) for pair in pairs))
-        for a, b in pairwise(cuts)
-    )
-    return Search(pairs=pairs, tiles=tiles, lf=lf)
+    tiles = []
+    seen = dict.fromkeys(range(len(places)), 0)
+    for a, b in pairwise(cuts):
+        new: list[Members] = []
+        known: list[Members] = []
+        for pair, place in enumerate(places):
+            members = _cut(pairs[place], pair, rows[a:b])
+            if len(members.places):
+                (new if seen[pair] < _SEEN else known).append(members)
+                seen[pair] += len(members.places)
+        tiles.append(Tile(rows=rows[a:b], new=tuple(new), known=tuple(known)))
+    return Search(pairs=places, tiles=tuple(tiles), lf=lf)
 
 
-def _cut(pair: Pair, rows: Int64) -> Members:
+def _cut(pair: Pair, place: int, rows: Int64) -> Members:
     """The members of `pair` among `rows`."""
     a, b = np.searchsorted(pair.members, [rows[0], rows[-1] + 1])
-    padding = (0, -(b - a) % _CHUNK)
-    places, positions = np.searchsorted(rows, pair.members[a:b]), pair.positions[a:b]
-    consecutive = b > a and padding == (0, 0) and places[-1] - places[0] == b - a - 1
-    block = slice(places[0], places[-1] + 1) if consecutive else None
-    if b > a:
-        places, positions = np.pad(places, padding, mode="edge"), np.pad(positions, padding, mode="edge")
-    return Members(places=places.reshape(-1, _CHUNK), positions=positions.reshape(-1, _CHUNK), block=block)
+    return Members(pair=place, places=np.searchsorted(rows, pair.members[a:b]), positions=pair.positions[a:b])
+
+
+def _unite(members: Sequence[Int64]) -> Int64:
+    """The distinct rows among `members`, ascending."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *members]))
+
+
+def _take_rows(matrix: Float32, rows: Int64) -> Float32:
+    """The rows of `matrix`, in place where they are consecutive."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return matrix[rows[0] : rows[-1] + 1]
+    return matrix.take(rows, axis=0)
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    """Slices of `size` that cover `count`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,7 +1,14 @@
-"""Choosing how near a neighbor must be, on items whose gold is known.
+"""Choosing how near a neighbor must be, on items whose gold is known, or by agreement among LFs where none is.
 
 A choice is judged by the majority vote over all LFs after extension, since what one LF adds is worth only what it
 changes among the others. A tied vote counts each class in equal parts; an item without votes counts every class so.
+
+Without gold one vote of each item is hidden and stands in for it: a good extension lets the other LFs, which may have
+been silent there, foretell a vote that they did not see. The hidden vote's LF has no part in the prediction, neither
+by its vote nor by an extended one, and no item lends a vote to itself. Hidden votes for each class weigh the same in
+total: otherwise, where neighbors tell nothing, extending the most frequent class everywhere would look like a gain on
+items that have no other vote. What this cannot see is an error that LFs share; and items that no LF votes on may be
+harder than those it looks at.
 """
 
 from collections.abc import Callable
@@ -23,6 +30,9 @@ ABSTAIN = -1
 FOLDS = 10
 """Folds of cross-fitting: on three real tasks ten varied less from sample to sample than five, at little cost."""
 
+HIDDEN = 5000
+"""Items at most whose vote is hidden: the standard error of a share is then below one percent point."""
+
 _SWEEPS = 5
 """Rounds of coordinate ascent at most; seen to settle in two to four."""
 
@@ -31,8 +41,18 @@ _GAIN = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """One vote of each of h items that is to be foretold by the other LFs."""
+
+    rows: Int64
+    """(h,) ascending positions of items."""
+    lf: Int64
+    """(h,) whose vote is hidden."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Items with gold, what the LFs vote and what their nearest neighbors offer."""
+    """Items with gold or a hidden vote, what the LFs vote and what their nearest neighbors offer."""
 
     L: Votes
     """(n, m) original votes."""
@@ -41,7 +61,9 @@ class Evidence:
     similarity: Float32
     """(n, m) how near the neighbor is that offers; NaN where nothing is offered."""
     gold: Votes
-    """(n,) classes."""
+    """(n,) classes: of gold, or the hidden votes."""
+    weight: Float64
+    """(n,) of each item in the objective; positive."""
     k: int
     objective: Objective
 
@@ -52,6 +74,7 @@ class Evidence:
             vote=self.vote[rows],
             similarity=self.similarity[rows],
             gold=self.gold[rows],
+            weight=self.weight[rows],
             k=self.k,
             objective=self.objective,
         )
@@ -91,6 +114,38 @@ def propose_thresholds(similarity: Float32, count: int) -> Float64:
     return np.concatenate([[np.inf], np.unique([np.nextafter(known[0], -np.inf), *halfway])[::-1]])
 
 
+def draw_hidden(L: Votes, seed: int = 0) -> Hidden:
+    """One vote of each row of `L` (n, m) that has any, of at most `HIDDEN` rows, all drawn with `seed`."""
+    count = np.count_nonzero(L != ABSTAIN, axis=1)
+    generator = np.random.default_rng(seed)
+    rows = np.sort(generator.permutation(np.flatnonzero(count))[:HIDDEN])
+    place = (generator.random(len(rows)) * count[rows]).astype(np.int64)
+    # The place-th vote of a row is the first cell at which its votes so far exceed `place`.
+    lf = np.argmax(np.cumsum(L[rows] != ABSTAIN, axis=1) > place[:, None], axis=1)
+    return Hidden(rows=rows, lf=lf.astype(np.int64))
+
+
+def hide_votes(evidence: Evidence, lf: Int64) -> Evidence:
+    """The same items without the votes of `lf` (n,), one LF for each item, and these votes in place of gold.
+
+    Each class that is among them has the same total weight, and all n items that of n.
+    """
+    cells = np.arange(len(lf)), lf
+    L, vote, similarity = evidence.L.copy(), evidence.vote.copy(), evidence.similarity.copy()
+    L[cells], vote[cells], similarity[cells] = ABSTAIN, ABSTAIN, np.nan
+    gold = evidence.L[cells]
+    counts = np.bincount(gold, minlength=evidence.k)
+    return Evidence(
+        L=L,
+        vote=vote,
+        similarity=similarity,
+        gold=gold,
+        weight=len(gold) / np.count_nonzero(counts) / counts[gold] if len(gold) else np.empty(0),
+        k=evidence.k,
+        objective=evidence.objective,
+    )
+
+
 def extend(evidence: Evidence, thresholds: Float64) -> Votes:
     """The votes (n, m) after extension with `thresholds` (m,) on similarity."""
     extended = (
@@ -99,14 +154,14 @@ def extend(evidence: Evidence, thresholds: Float64) -> Votes:
     return np.where(extended, evidence.vote, evidence.L)
 
 
-def score_votes(L: Votes, gold: Votes, k: int, objective: Objective) -> float:
-    """Accuracy or macro F1, in [0, 1], of the majority vote of `L` (n, m) against `gold` (n,); NaN if n is 0.
+def score_votes(evidence: Evidence, L: Votes) -> float:
+    """Accuracy or macro F1, in [0, 1], of the majority vote of `L` (n, m) on the items of `evidence`; NaN if n is 0.
 
     Macro F1 is the mean over the classes that occur in gold.
     """
-    if not len(gold):
+    if not len(L):
         return float("nan")
-    return float(_score_counts(_count_votes(L, k), gold, objective))
+    return float(_score_counts(_count_votes(L, evidence.k), evidence))
 
 
 def trace_curve(evidence: Evidence, thresholds: Float64, lf: int, candidates: Float64) -> Float64:
@@ -135,10 +190,7 @@ def fit_global(evidence: Evidence, candidates: list[Float64], start: Float64, fr
 
     All entries of `candidates` are the same.
     """
-    scores = [
-        score_votes(extend(evidence, np.where(free, one, start)), evidence.gold, evidence.k, evidence.objective)
-        for one in candidates[0]
-    ]
+    scores = [score_votes(evidence, extend(evidence, np.where(free, one, start))) for one in candidates[0]]
     return np.where(free, candidates[0][_first_best(np.array(scores))], start)
 
 
@@ -169,7 +221,7 @@ def choose_thresholds(evidence: Evidence, fit: Fit, candidates: list[Float64], s
     Parameters
     ----------
     evidence
-        n items with gold, n at least 1; the i-th is in fold i mod FOLDS.
+        n items with gold or a hidden vote, n at least 1; the i-th is in fold i mod FOLDS.
     fit
         `fit_per_lf` or `fit_global`.
     candidates
@@ -189,8 +241,8 @@ def choose_thresholds(evidence: Evidence, fit: Fit, candidates: list[Float64], s
         fitted.append(fit(evidence.take(inside), candidates, start, free))
         outside = np.flatnonzero(fold == one)
         held_out[outside] = extend(evidence.take(outside), fitted[-1])
-    before = score_votes(extend(evidence, start), evidence.gold, evidence.k, evidence.objective)
-    after = score_votes(held_out, evidence.gold, evidence.k, evidence.objective)
+    before = score_votes(evidence, extend(evidence, start))
+    after = score_votes(evidence, held_out)
     if after <= before + _GAIN:
         return Choice(thresholds=start, before=before, after=before)
     return Choice(thresholds=np.sort(fitted, axis=0)[folds // 2], before=before, after=after)
@@ -222,15 +274,14 @@ def _share(counts: Int64) -> Float64:
     return share
 
 
-def _score_counts(counts: Int64, gold: Votes, objective: Objective) -> Float64:
+def _score_counts(counts: Int64, evidence: Evidence) -> Float64:
     """The objective for the majority vote of `counts` (n, k)."""
-    share, onehot = _share(counts), np.eye(counts.shape[1])[gold]
-    hits, predicted = (share * onehot).sum(axis=0), share.sum(axis=0)
-    return _score(hits, predicted, onehot.sum(axis=0), objective)
+    share, onehot = _share(counts) * evidence.weight[:, None], np.eye(evidence.k)[evidence.gold]
+    return _score((share * onehot).sum(axis=0), share.sum(axis=0), evidence.weight @ onehot, evidence.objective)
 
 
 def _score(hits: Float64, predicted: Float64, actual: Float64, objective: Objective) -> Float64:
-    """The objective from numbers of items by class (last axis): rightly predicted, predicted, in gold."""
+    """The objective from weights of items by class (last axis): rightly predicted, predicted, in gold."""
     if objective == "accuracy":
         accuracy: Float64 = hits.sum(axis=-1) / actual.sum()
         return accuracy
@@ -251,8 +302,9 @@ def _score_candidates(evidence: Evidence, counts: Int64, lf: int, candidates: Fl
     rows, similarity = rows[order], similarity[order]
     with_offer = counts[rows]
     with_offer[np.arange(len(rows)), evidence.vote[rows, lf]] += 1
-    share, onehot = _share(counts), np.eye(evidence.k)[evidence.gold]
-    change = _share(with_offer) - share[rows]
+    weight, onehot = evidence.weight[:, None], np.eye(evidence.k)[evidence.gold]
+    share = _share(counts) * weight
+    change = _share(with_offer) * weight[rows] - share[rows]
     nothing = np.zeros((1, evidence.k))
     hits = np.concatenate([nothing, np.cumsum(change * onehot[rows], axis=0)])
     predicted = np.concatenate([nothing, np.cumsum(change, axis=0)])
@@ -260,6 +312,6 @@ def _score_candidates(evidence: Evidence, counts: Int64, lf: int, candidates: Fl
     return _score(
         (share * onehot).sum(axis=0) + hits[extended],
         share.sum(axis=0) + predicted[extended],
-        onehot.sum(axis=0),
+        evidence.weight @ onehot,
         evidence.objective,
     )

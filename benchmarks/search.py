@@ -1,0 +1,245 @@
+"""`python -m benchmarks search --size full`: exact search against its floor and against one index per LF; recall.
+
+Three parts, each of ratios within one run, by processor time of one thread, best of several:
+
+- exact: seconds over those of the bare float32 matrix products that the cheaper strategy needs (the floor, measured at
+  the same shape in the same run), and the reference: one FAISS flat index per LF, as Epoxy's paper describes, searched
+  by every item on which the LF abstains, for its nearest support item of any class (ours finds one of each class, and
+  re-scores it in float64).
+- repeat: the stage after one LF was edited, against the stage without a memo.
+- growth: the stages ingest, index, apply and search on more and more items; seconds, peak memory and recall, where
+  `index.kind: auto` picks the kind. `--space uniform` is the hard case.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from threadpoolctl import threadpool_limits
+
+from benchmarks.pipeline import measure_pipeline
+from benchmarks.spaces import draw_space, draw_votes
+from tasks import index, schemas, search
+from tasks.artifacts import EMBEDDINGS, ITEMS, VOTES, write_batches, write_table
+from tasks.core.faiss_index import normalize
+from tasks.core.neighbors import (
+    QUERIES,
+    Search,
+    build_queries,
+    build_support,
+    find_neighbors,
+    plan_per_lf,
+    plan_searches,
+    plan_union,
+)
+from tasks.memo import FOLDER
+from tasks.params import IndexParams, SearchParams
+
+Float32 = npt.NDArray[np.float32]
+Votes = npt.NDArray[np.int8]
+
+_TILE = 4096
+"""Rows of the products whose speed is the floor."""
+
+
+_LONG = 50_000
+"""Items from which on one repetition lasts long enough to be measured once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a size of the benchmark measures."""
+
+    exact: tuple[tuple[int, int, Literal[1, 2]], ...]
+    """Items, LFs and classes an LF votes for."""
+    d: int
+    repeat: int
+    """Items of the part `repeat`."""
+    growth: tuple[int, ...]
+
+
+SIZES = {
+    "small": Size(exact=((400, 3, 2),), d=16, repeat=300, growth=()),
+    "full": Size(
+        exact=tuple(
+            (n, m, polarity)
+            for n in (20_000,)
+            for m in (10, 20, 80)
+            for polarity in (1, 2)
+            if n * m < 4_000_000
+        ),
+        d=384,
+        repeat=20_000,
+        growth=(100_000, 200_000, 400_000),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """One row of the part `exact`."""
+
+    n: int
+    m: int
+    polarity: int
+    strategy: str
+    seconds: float
+    floor: float
+    reference: float
+    over_floor: float
+    times_faster: float
+
+
+def main(arguments: list[str]) -> int:
+    """0 after printing tables and, if asked, writing JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks search", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument(
+        "--parts", nargs="+", choices=["exact", "repeat", "growth"], default=["exact", "repeat", "growth"]
+    )
+    parser.add_argument("--n", type=int, nargs="+", help="numbers of items of the part growth")
+    parser.add_argument("--space", choices=["clustered", "uniform"], default="clustered")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    options = parser.parse_args(arguments)
+    size = SIZES[options.size]
+    results: dict[str, object] = {}
+    if "exact" in options.parts:
+        rows = []
+        print(
+            f"{'n':>8} {'LFs':>4} {'classes':>7} {'strategy':>8} {'seconds':>8} {'/ floor':>8} {'reference / ours':>17}"
+        )
+        for n, m, polarity in size.exact:
+            one = measure_exact(n, m, polarity, size.d)
+            rows.append(asdict(one))
+            print(
+                f"{n:8,} {m:4} {polarity:7} {one.strategy:>8} {one.seconds:8.2f} {one.over_floor:8.2f} "
+                f"{one.times_faster:17.2f}",
+                flush=True,
+            )
+        results["exact"] = rows
+    if "repeat" in options.parts:
+        results["repeat"] = repeat = measure_repeat(size.repeat, 20, size.d)
+        print(f"the stage, {size.repeat:,} items, 20 LFs: " + ", ".join(f"{k} {v:.2f} s" for k, v in repeat.items()))
+    if "growth" in options.parts:
+        results["growth"] = [measure_pipeline(n, size.d, 20, options.space, "search") for n in options.n or size.growth]
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
+    """Exact search of items without structure by LFs that vote at random, the worst case: hardly any share a pattern."""
+    repetitions = 3 if n < _LONG else 1
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((n, d), dtype=np.float32)
+    proposals = normalize(embeddings)
+    L = np.full((n, m), -1, np.int8)
+    for lf in range(m):
+        votes = rng.random(n) < 0.05
+        L[votes, lf] = rng.integers(0, 2, votes.sum()) if polarity == 2 else lf % 2
+    abstaining = (L < 0).sum(axis=0)
+    lenders = np.flatnonzero((L >= 0).any(axis=1))
+
+    def ours() -> None:
+        support = build_support(L[lenders], lenders, embeddings, proposals, metric="cosine")
+        searches = plan_searches(support.pairs, abstaining, n, d)
+        for start in range(0, n, QUERIES):
+            part = slice(start, start + QUERIES)
+            queries = build_queries(support.geometry, embeddings[part], proposals[part])
+            find_neighbors(support, searches, queries, L[part] < 0)
+
+    def reference() -> None:
+        for lf in range(m):
+            flat = faiss.IndexFlatIP(d)
+            flat.add(proposals[L[:, lf] >= 0])
+            flat.search(proposals[L[:, lf] < 0], 1)
+
+    with threadpool_limits(1):
+        support = build_support(L[lenders], lenders, embeddings, proposals, metric="cosine")
+        plan = plan_searches(support.pairs, abstaining, n, d)
+        plans = plan_per_lf(support.pairs), plan_union(support.pairs)
+        cheapest = min(_count_products(one, abstaining, n) for one in plans)
+        per_product = _time(lambda: _multiply(proposals), 5)
+        seconds = _time(ours, repetitions)
+        reference_seconds = _time(reference, repetitions)
+        per_product = min(per_product, _time(lambda: _multiply(proposals), 5))
+    floor = per_product * cheapest / (min(n, _TILE) * min(n, QUERIES))
+    return Exact(
+        n=n,
+        m=m,
+        polarity=polarity,
+        strategy="union" if plan[0].lf is None else "per LF",
+        seconds=seconds,
+        floor=floor,
+        reference=reference_seconds,
+        over_floor=seconds / floor,
+        times_faster=reference_seconds / seconds,
+    )
+
+
+def _count_products(searches: tuple[Search, ...], abstaining: npt.NDArray[np.int64], n: int) -> int:
+    """Pairs of vectors that are multiplied."""
+    return sum(
+        int(n if one.lf is None else abstaining[one.lf]) * sum(len(tile.rows) for tile in one.tiles) for one in searches
+    )
+
+
+def _multiply(proposals: Float32) -> None:
+    """The bare product of a tile of support with a block of queries, several times."""
+    out = np.empty((min(len(proposals), _TILE), min(len(proposals), QUERIES)), np.float32)
+    np.matmul(proposals[:_TILE], proposals[:QUERIES].T, out=out)
+
+
+def _time(function: Callable[[], object], repetitions: int) -> float:
+    """The least processor seconds of several calls."""
+    best = float("inf")
+    for _ in range(repetitions):
+        began = time.process_time()
+        function()
+        best = min(best, time.process_time() - began)
+    return best
+
+
+def measure_repeat(n: int, m: int, d: int) -> dict[str, float]:
+    """Seconds of the search stage: without a memo, with one LF edited, and with none."""
+    space = draw_space("clustered", n, d)
+    L = draw_votes(space, m, 0.05, 2)
+    ids = pl.Series("item_id", np.arange(n))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_table(root / ITEMS, pl.DataFrame([ids, pl.Series("split", ["train"] * n)]), schemas.ITEMS)
+        starts = iter(range(0, n, 16_384))
+        batches = (
+            pl.DataFrame([ids[a : a + len(batch)], pl.Series("embedding", batch, dtype=pl.Array(pl.Float32, d))])
+            for a, batch in zip(starts, space.draw_batches(), strict=True)
+        )
+        write_batches(root / EMBEDDINGS, batches, schemas.embeddings(d))
+
+        def run() -> float:
+            votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", np.ascontiguousarray(L[:, lf])) for lf in range(m))])
+            write_table(root / VOTES, votes, schemas.votes(2, votes.columns))
+            began = time.perf_counter()
+            search.run(root, ("no", "yes"), SearchParams())
+            return time.perf_counter() - began
+
+        index.run(root, ("no", "yes"), IndexParams())
+        found = {"all": run()}
+        L[::7, 0] = 1
+        found |= {"one LF edited": run(), "none edited": run()}
+        shutil.rmtree(root / FOLDER)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""A memo of what was slow to compute: one file per entry below data/.memo/<kind>, addressed by what determines it.
+
+DVC removes a stage's outputs before it runs the stage, so that what one run may reuse of another has to be elsewhere.
+Nothing here says whether a stage is done: the folder may be deleted at any time, every entry is checked before it is
+believed, and a stage without its memo writes the same bytes, later.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+FOLDER = Path("data/.memo")
+
+BUDGET = 8 * 2**30
+"""Bytes per kind: some eight thousand columns of votes on a million items, or five million 384-d embeddings."""
+
+_STALE = 24 * 3600
+"""Seconds after which a half-written file is certain to have lost its writer."""
+
+_DIGEST = hashlib.sha256().digest_size
+
+Part = str | int | float | bool | None | Sequence["Part"] | Mapping[str, "Part"]
+
+
+def identify(*parts: Part) -> str:
+    """The key of what `parts` determine: SHA-256, 64 hexadecimal digits, of their canonical JSON.
+
+    >>> identify("votes", {"b": 1, "a": 2}) == identify("votes", {"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def identify_file(path: Path) -> str:
+    """SHA-256 of the file's content, 64 hexadecimal digits."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+class Memo:
+    """The entries of one kind in the project at `root`; leaving its `with` block holds them to `budget` bytes.
+
+    What goes is what was not used for the longest time. Any number of processes may use the same memo: an entry appears
+    whole or not at all, and one that vanishes meanwhile is one that was never there. A disk that cannot take an entry
+    costs that entry only.
+    """
+
+    def __init__(self, root: Path, kind: str, *, budget: int = BUDGET) -> None:
+        self._folder = root / FOLDER / kind
+        self._budget = budget
+
+    def __enter__(self) -> "Memo":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._trim()
+
+    def read(self, key: str) -> bytes | None:
+        """The value of `key`; None where there is none, or a damaged one, which is removed."""
+        path = self._folder / key
+        try:
+            stored = path.read_bytes()
+        except OSError:
+            return None
+        value = stored[_DIGEST:]
+        is_sound = stored[:_DIGEST] == _check(key, value)
+        with contextlib.suppress(OSError):
+            if is_sound:
+                os.utime(path)
+            else:
+                path.unlink()
+        return value if is_sound else None
+
+    def read_all(self, prefix: str = "") -> Iterator[bytes]:
+        """The values of all sound entries whose key begins with `prefix`, by key."""
+        for path in sorted(self._folder.glob(f"{prefix}*")):
+            value = self.read(path.name)
+            if value is not None:
+                yield value
+
+    def write(self, key: str, value: bytes) -> None:
+        """Keep `value` under `key` (letters, digits and '-')."""
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{key}.", suffix=".part", dir=self._folder)
+            try:
+                with os.fdopen(handle, "wb") as part:
+                    part.write(_check(key, value))
+                    part.write(value)
+                # Not synced: after a power cut, the check tells what did not reach the disk.
+                Path(name).replace(self._folder / key)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def _trim(self) -> None:
+        """Remove the entries used longest ago until the rest fit the budget, and what killed processes left."""
+        entries: list[tuple[float, int, str]] = []
+        with contextlib.suppress(OSError), os.scandir(self._folder) as found:
+            for entry in found:
+                with contextlib.suppress(OSError):
+                    status = entry.stat()
+                    if not entry.name.startswith("."):
+                        entries.append((status.st_mtime, status.st_size, entry.name))
+                    elif time.time() - status.st_mtime > _STALE:
+                        (self._folder / entry.name).unlink()
+        total = sum(size for _, size, _ in entries)
+        for _, size, name in sorted(entries):
+            if total <= self._budget:
+                break
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink(missing_ok=True)
+            total -= size
+
+
+def _check(key: str, value: bytes) -> bytes:
+    """What an entry begins with: of its key, too, so that a renamed one is not believed."""
+    digest = hashlib.sha256(key.encode())
+    digest.update(value)
+    return digest.digest()
