@@ -22,7 +22,7 @@ run: env         ## the whole pipeline on the demo; a second run recomputes noth
 	@$(BIN)/epoxy run
 
 test: env        ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: env        ## style, types, known vulnerabilities
 	$(BIN)/ruff check .

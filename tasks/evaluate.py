@@ -100,7 +100,12 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
     probabilities = _to_probabilities(root / artifacts.PREDICTIONS, predictions, k)
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
-    same = [name for name, P in probabilities.items() if np.allclose(P, shipped, rtol=0, atol=metrics.TIE)]
+    gold = _read_gold(root, items, k)
+    # Predictions of valid items with gold are held out: those that made the shipped labels had learned from them.
+    alike = ~((items["split"] == Split.VALID).to_numpy() & (gold != ABSTAIN))
+    same = [
+        name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=metrics.TIE)
+    ]
     if not same:
         probabilities[report.SHIPPED] = shipped
     thresholds = artifacts.read_json(root / artifacts.THRESHOLDS)
@@ -109,14 +114,14 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     position = {name: index for index, name in enumerate(classes)}
     return Inputs(
         split=items["split"].to_numpy(),
-        gold=_read_gold(root, items, k),
+        gold=gold,
         lfs=lfs,
         original=original.select(lfs).to_numpy(),
         extended=extended.select(lfs).to_numpy(),
         labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
         probabilities=probabilities,
         # Methods may agree on every item; then the most elaborate one, which comes last, is what was meant.
-        shipped=same[-1] if same else report.SHIPPED,
+        shipped=end_model["shipped"] if end_model["shipped"] in same else [report.SHIPPED, *same][-1],
         thresholds=thresholds["thresholds"],
         summary=artifacts.read_csv(root / artifacts.LF_SUMMARY, _SUMMARY_COLUMNS),
         curves=artifacts.read_csv(root / artifacts.THRESHOLD_CURVES, _CURVE_COLUMNS),

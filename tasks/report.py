@@ -263,8 +263,8 @@ def judge(evaluation: Evaluation) -> Verdict:
 
 
 _CAVEATS = {
-    Split.VALID: "There is no test gold. Valid gold may have chosen thresholds and class balance or trained a model, "
-    "so these figures flatter what was chosen with it.",
+    Split.VALID: "There is no test gold. Valid gold may have chosen thresholds and class balance, which flatters what "
+    "was chosen with it; what learns from it is judged on parts of it held out.",
     Split.TRAIN: "There is no test gold; train gold was withheld from every stage, but its items lend votes to others.",
 }
 
@@ -402,8 +402,8 @@ _PADDING = {"left": 42, "top": 8, "right": 16, "bottom": 38}
 
 _SPLIT_NOTES = {
     Split.TEST: "Gold that no other stage reads.",
-    Split.VALID: "Gold that may have chosen thresholds and class balance or trained a model: flattering for what was "
-    "chosen with it.",
+    Split.VALID: "Gold that may have chosen thresholds and class balance: flattering for what was chosen with it. "
+    "Nearvote, the end model and the regression on gold are judged on parts of it held out.",
     Split.TRAIN: "Gold that no other stage reads, on items whose votes are lent to their neighbors.",
 }
 

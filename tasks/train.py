@@ -126,8 +126,9 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     shipped = _pick_shipped(inputs, head)
     if inputs.gold is not None:
         methods["gold_only"] = np.exp(end_model.fit_gold_baseline(vectors, inputs.gold, k))
-    predictions = _tabulate_predictions(inputs.items, methods)
     labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
+    judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
+    predictions = _tabulate_predictions(inputs.items, judged)
     artifacts.write_table(root / END_LABELS, labels, schemas.end_labels(classes))
     artifacts.write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
@@ -183,6 +184,30 @@ def _pick_shipped(inputs: Inputs, head: end_model.VoteHead) -> Method:
     """
     says_nothing = end_model.measure_skill(inputs.votes, head.proba) < end_model.LEAST_SKILL  # False for NaN
     return "nearvote" if says_nothing and not _can_learn_from_gold(inputs) else "end_model"
+
+
+def _hold_out(
+    inputs: Inputs,
+    methods: dict[str, Float],
+    nearvote: evidence.EvidenceLabels,
+    end: end_model.EndModel,
+    k: int,
+    seed: int,
+) -> dict[str, Float]:
+    """The methods with what each says of gold rows when it has not learned from them, so that valid can judge them."""
+    if inputs.gold is None or not _can_learn_from_gold(inputs):
+        return methods
+    gold, vectors = inputs.gold, inputs.points.vectors[inputs.gold.rows]
+    fold = end_model.assign_folds(gold.classes, end_model.GOLD_FOLDS, seed)
+    alone = np.empty((len(gold.rows), k))
+    for held in range(end_model.GOLD_FOLDS):
+        rest = GoldRows(rows=np.flatnonzero(fold != held), classes=gold.classes[fold != held])
+        alone[fold == held] = np.exp(end_model.fit_gold_baseline(vectors, rest, k))[fold == held]
+    held_out = {"nearvote": nearvote.held_out, "end_model": end.held_out, "gold_only": alone}
+    judged = {name: probabilities.copy() for name, probabilities in methods.items()}
+    for name, probabilities in held_out.items():
+        judged[name][gold.rows] = probabilities
+    return judged
 
 
 def _find_balance(head: end_model.VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float:

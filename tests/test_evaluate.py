@@ -104,6 +104,7 @@ class Project:
     def describe_end_model(self) -> dict:
         return {
             "summary": "no gold",
+            "shipped": self.shipped,
             "class_balance": dict.fromkeys(self.classes, 1 / len(self.classes)),
             "class_balance_source": "uniform",
             "end_model_weights": None,
