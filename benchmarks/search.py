@@ -74,7 +74,7 @@ SIZES = {
     "full": Size(
         exact=tuple(
             (n, m, polarity)
-            for n in (20_000,)
+            for n in (20_000, 100_000)
             for m in (10, 20, 80)
             for polarity in (1, 2)
             if n * m < 4_000_000

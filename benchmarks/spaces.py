@@ -1,9 +1,10 @@
 """Synthetic items with embeddings and votes, on which the benchmarks of search and of the pipeline run.
 
-`clustered` resembles embeddings of texts: one topic per 500 items, their sizes falling like 1 / rank; within a topic,
-items spread in 12 directions of its own, the i-th with standard deviation .6 / sqrt(i), and a little (.02) in all;
-the centers of topics are drawn around the centers of 1 area per 20 topics. `uniform` is noise: nearest neighbors are
-hardly nearer than others, the hard case for every approximate search.
+`clustered` resembles embeddings of texts: one topic per 500 items, their sizes falling like 1 / sqrt(rank); within a
+topic, items spread in 12 directions of its own, the i-th with standard deviation .6 / sqrt(i), and a little (.02) in all.
+Topics spread likewise around 1 area per 20 topics, and areas around the origin, in 24 directions each: what is far apart
+differs in few ways as well. `uniform` is noise: nearest neighbors are hardly nearer than others, the hard case for every
+approximate search.
 
 Half of the LFs vote on items at random; the other half on a third of the items of some topics, as keywords do. An LF
 votes for one class (`polarity` 1) or two, and is right on 80 % of the items it votes on.
@@ -22,6 +23,7 @@ _BATCH = 16_384
 _ITEMS_PER_TOPIC = 500
 _TOPICS_PER_AREA = 20
 _DIRECTIONS = 12
+_AREA_DIRECTIONS = 24
 _SHARE_OF_TOPIC = 1 / 3
 _ACCURACY = 0.8
 
@@ -42,8 +44,8 @@ class Space:
         """The embeddings (n, d), in batches."""
         rng = np.random.default_rng(1)
         topics = int(self.topic.max(initial=0)) + 1
-        areas = rng.standard_normal((topics // _TOPICS_PER_AREA + 1, self.d))
-        centers = areas[rng.integers(0, len(areas), topics)] + 0.7 * rng.standard_normal((topics, self.d))
+        areas = _spread(rng, topics // _TOPICS_PER_AREA + 1, self.d, _AREA_DIRECTIONS, 1.0)
+        centers = areas[rng.integers(0, len(areas), topics)] + _spread(rng, topics, self.d, _AREA_DIRECTIONS, 0.7)
         centers = (centers / np.sqrt((centers**2).sum(axis=1, keepdims=True))).astype(np.float32)
         scales = 0.6 / np.sqrt(np.arange(1, _DIRECTIONS + 1))
         for start in range(0, self.n, _BATCH):
@@ -60,6 +62,13 @@ class Space:
                 sheet = np.random.default_rng([3, one]).standard_normal((_DIRECTIONS, self.d)) / np.sqrt(self.d)
                 batch[rows] += (offsets[rows] @ sheet).astype(np.float32)
             yield batch
+
+
+def _spread(rng: np.random.Generator, count: int, d: int, directions: int, scale: float) -> npt.NDArray[np.float64]:
+    """Points (count, d) around the origin in a few random directions, the i-th with deviation scale / sqrt(i)."""
+    offsets = rng.standard_normal((count, directions)) * scale / np.sqrt(np.arange(1, directions + 1))
+    points: npt.NDArray[np.float64] = offsets @ (rng.standard_normal((directions, d)) / np.sqrt(d))
+    return points
 
 
 def draw_space(kind: Kind, n: int, d: int) -> Space:

@@ -97,8 +97,8 @@ def _judge(check: Check) -> str:
     fitness, of = check.fitness, check.labels
     verdict = judge_fitness(fitness)
     if verdict is Carries.UNKNOWN:
-        why = "all are of one class" if fitness.chance == 1 else f"only {fitness.n:,} items have one"
-        return f"Whether neighbors share the {of} cannot be told: {why}."
+        why = "which are all of one class" if fitness.chance == 1 else "too few of some class"
+        return f"Whether neighbors share the {of} cannot be told from {fitness.n:,} items, {why}."
     figures = (
         f"{fitness.rank_agreement[0]:.0%} of {fitness.n:,} items share it with their nearest neighbor, "
         f"and {fitness.chance:.0%} with an item drawn at random"

@@ -397,7 +397,7 @@ def test_neighbors_that_tell_votes_are_said_to(tmp_path, capsys):
     message = capsys.readouterr().err
     assert "WARNING" not in message
     assert f"between a similarity of {low:.2f} and {high:.2f}" in message
-    assert "Whether neighbors share the valid gold cannot be told: only 2 items have one." in message
+    assert "Whether neighbors share the valid gold cannot be told from 2 items, too few of some class." in message
     curves = pl.read_csv(tmp_path / EMBEDDING_FITNESS_CURVES)
     assert curves.columns == ["labels", "threshold", "agreement", "chance"]
     assert curves.filter(labels="majority vote")["threshold"].is_sorted(descending=True)
@@ -413,13 +413,13 @@ def test_l2_ranges_are_distances(tmp_path):
 
 def test_a_random_embedding_is_warned_of(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 2, 300)
+    truth = rng.integers(0, 2, 800)
     write_project(
         tmp_path,
-        vectors=rng.normal(size=(300, 8)),
-        votes=np.where(rng.random((300, 3)) < 0.5, truth[:, None], -1),
-        splits=["valid" if row % 2 else "train" for row in range(300)],
-        gold={row: truth[row] for row in range(1, 300, 2)},
+        vectors=rng.normal(size=(800, 8)),
+        votes=np.where(rng.random((800, 3)) < 0.5, truth[:, None], -1),
+        splits=["valid" if row % 2 else "train" for row in range(800)],
+        gold={row: truth[row] for row in range(1, 800, 2)},
     )
     write_neighbors(tmp_path)
     run(tmp_path)
@@ -459,7 +459,7 @@ def test_hardly_any_items(tmp_path, n):
 
 
 @pytest.mark.skipif(not DATASETS.is_dir(), reason="../shared/datasets is not here")
-def test_extension_helps_a_real_task(tmp_path):
+def test_extension_helps_a_real_task_and_its_embedding_is_found_fit(tmp_path, capsys):
     raw, votes = (pl.read_parquet(DATASETS / "spam" / f"{name}.parquet") for name in ("items", "votes"))
     assert raw["item_id"].equals(votes["item_id"])
     order = raw["item_id"].arg_sort()
@@ -477,3 +477,6 @@ def test_extension_helps_a_real_task(tmp_path):
     assert neighbors.height == 1936
     thresholds = run(tmp_path)["thresholds"]
     assert sum(one is not None for one in thresholds.values()) >= 3
+    fitness = json.loads((tmp_path / EMBEDDING_FITNESS).read_text())
+    assert fitness["carries"] == {"majority vote": "yes", "valid gold": "yes"}
+    assert "WARNING" not in capsys.readouterr().err

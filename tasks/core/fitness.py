@@ -32,14 +32,14 @@ NEIGHBORS = 64
 BINS = 20
 """Of similarity, with equally many pairs of neighbors each."""
 
-FEWEST = 50
-"""Items with a label below which nothing is said: a standard error would exceed .1."""
-
 _ERRORS = 3.0
 """Standard errors that agreement must be above chance: a random embedding passes once in several hundred times."""
 
 _HARDLY = 0.1
 """Share of the way from chance to full agreement below which nine neighbors in ten say nothing."""
+
+_DETECTABLE = 0.25
+"""Share of the way from chance to full agreement that a sample must be able to show before it may say "no"."""
 
 _BLOCK = 512
 """Rows of similarities at a time: 8 MiB at the full sample."""
@@ -155,16 +155,18 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName) -> Fitn
 def judge_fitness(fitness: Fitness) -> Carries:
     """Whether the nearest neighbor's label is a better guess than that of any other item.
 
-    UNKNOWN with fewer than `FEWEST` items or a single class.
+    UNKNOWN with a single class, or where agreement is not clearly above chance and the sample too small to expect it.
     """
-    if fitness.n < FEWEST or not fitness.chance < 1:
+    if not fitness.chance < 1:  # of one class, or NaN
         return Carries.UNKNOWN
-    above = fitness.rank_agreement[0] - fitness.chance
+    above, room = fitness.rank_agreement[0] - fitness.chance, 1 - fitness.chance
+    # One item more that agrees and one that does not: among few items chance may seem to be 0, without any error.
+    rate = (fitness.chance * fitness.n + 1) / (fitness.n + 2)
     # Two items that are each other's nearest are one observation, so there may be only n / 2 of them.
-    error = np.sqrt(fitness.chance * (1 - fitness.chance) / (fitness.n / 2))
-    if above <= _ERRORS * error:
-        return Carries.NO
-    return Carries.HARDLY if above <= _HARDLY * (1 - fitness.chance) else Carries.YES
+    margin = _ERRORS * np.sqrt(rate * (1 - rate) / (fitness.n / 2))
+    if above <= margin:
+        return Carries.NO if margin <= _DETECTABLE * room else Carries.UNKNOWN
+    return Carries.HARDLY if above <= _HARDLY * room else Carries.YES
 
 
 def suggest_range(fitness: Fitness) -> ThresholdRange | None:

@@ -1,0 +1,61 @@
+"""Each benchmark at a small size: it runs, its answers are right, its table has the shape it should. Never a time."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from benchmarks import pipeline, search, votes
+
+
+def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["Free money, call now", "hello", "ok, later", "I won a prize", "call me at home"]
+    pl.DataFrame({"text": texts}).write_parquet(tmp_path / "items.parquet")
+    rules = [
+        {"name": "rule_0", "label": 1, "regex": r"( |^)(free|won)[^\w]*( |$)"},
+        {"name": "rule_1", "label": 0, "regex": r"(?<!x)\bcall (?=me)"},
+    ]
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    command = [
+        str(tmp_path),
+        "--size",
+        "500",
+        "--sample",
+        "100",
+        "--repeats",
+        "1",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    assert votes.main(command) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [(one["work"], one["rows"], one["lfs"], one["votes_equal"]) for one in results] == [
+        ("regex", 500, 2, True),
+        ("keyword", 500, 20, True),
+        ("both", 500, 22, True),
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and {line.count("|") for line in lines} == {13}
+
+
+def test_a_folder_without_rules_is_refused(tmp_path: Path) -> None:
+    assert votes.main([str(tmp_path)]) == 2
+
+
+def test_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search.main(["--size", "small", "--json", str(tmp_path / "out.json")]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [(one["n"], one["m"], one["strategy"]) for one in results["exact"]] == [(400, 3, "per LF")]
+    assert list(results["repeat"]) == ["all", "one LF edited", "none edited"]
+    assert results["growth"] == []
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--n", "600", "--d", "8", "--lfs", "4", "--until", "search", "--folder", str(tmp_path)]
+    assert pipeline.main([*command, "--json", str(tmp_path / "out.json")]) == 0
+    (result,) = json.loads((tmp_path / "out.json").read_text())
+    assert [one["stage"] for one in result["stages"]] == ["ingest", "index", "apply", "search"]
+    assert result["recall"]["kind"] == result["index"]["kind"] == "flat"
+    assert len(capsys.readouterr().out.splitlines()) == 8
