@@ -42,3 +42,9 @@ def test_no_row_at_all():
     with pytest.raises(ValueError, match="4 parts of 0 rows"):
         fit_partition(np.empty((0, 2), np.float32), 4)
     assert Partition(centroids=np.zeros((1, 2))).assign(np.empty((0, 2), np.float32)).shape == (0,)
+
+
+def test_a_sample_of_many_rows_finds_the_same_clusters():
+    vectors = np.tile(clusters(50), (250, 1))
+    homes = fit_partition(vectors, 4).assign(CORNERS)
+    assert len(vectors) == 50_000 and sorted(homes) == [0, 1, 2, 3]
