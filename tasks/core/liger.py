@@ -66,8 +66,9 @@ def fit_liger(
     gold
         Gold rows (positions in `votes`) that may choose the number of parts and count class balances; may be empty.
     """
+    everyone = np.arange(len(votes))
     if len(gold.rows) < FEWEST_GOLD:
-        return _answer(votes, np.zeros(len(votes), np.int64), 1, reference, class_balance, k, gold, None)
+        return _answer(votes, everyone, np.zeros(len(votes), np.int64), 1, reference, class_balance, k, gold, None)
     fold = np.empty(len(gold.rows), dtype=np.intp)
     fold[np.argsort(gold.classes, kind="stable")] = np.arange(len(gold.rows)) % FOLDS
     accuracy: dict[int, float] = {}
@@ -77,15 +78,17 @@ def fit_liger(
         right = 0.0
         for held in range(FOLDS):
             kept = Gold(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
-            found = _answer(votes, homes[parts], parts, reference, class_balance, k, kept, None)
-            right += score_labels(found.posterior[gold.rows[fold == held]], gold.classes[fold == held]).sum()
+            asked = gold.rows[fold == held]
+            found = _answer(votes, asked, homes[parts], parts, reference, class_balance, k, kept, None)
+            right += score_labels(found.posterior, gold.classes[fold == held]).sum()
         accuracy[parts] = float(right / len(gold.rows))
     chosen = max(PARTS, key=lambda parts: accuracy[parts])  # of equals the first: the fewest parts
-    return _answer(votes, homes[chosen], chosen, reference, class_balance, k, gold, accuracy)
+    return _answer(votes, everyone, homes[chosen], chosen, reference, class_balance, k, gold, accuracy)
 
 
 def _answer(
     votes: Votes,
+    asked: npt.NDArray[np.intp],
     home: npt.NDArray[np.int64],
     parts: int,
     reference: npt.NDArray[np.intp],
@@ -94,19 +97,20 @@ def _answer(
     gold: Gold,
     accuracy: dict[int, float] | None,
 ) -> Liger:
+    """Liger with a given partition, for the rows `asked`."""
     whole = count_class_balance(gold.classes, k) if class_balance is None else class_balance
     overall = fit_flyingsquid(votes[reference], whole)
-    posterior = np.empty((len(votes), k))
+    posterior = np.empty((len(asked), k))
     own_model = 0
     for part in range(parts):
-        rows = np.flatnonzero(home == part)
+        at = np.flatnonzero(home[asked] == part)
         fitted = reference[home[reference] == part]
         overlaps = np.count_nonzero((votes[fitted] != ABSTAIN).sum(axis=1) > 1)
         model = overall
         if parts > 1 and overlaps >= FEWEST_OVERLAPS:
             model = fit_flyingsquid(votes[fitted], _draw_balance(whole, home, part, k, gold, class_balance))
             own_model += 1
-        posterior[rows] = model.predict_proba(votes[rows])
+        posterior[at] = model.predict_proba(votes[asked[at]])
     return Liger(posterior=posterior, parts=parts, own_model=own_model, accuracy=accuracy)
 
 
