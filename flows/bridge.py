@@ -2,8 +2,9 @@
 
 DVC decides everything about caching. Two of its private functions are replaced, both behind a context variable that
 only `run_stage` sets, so that any other use of DVC in this process is untouched: how a command is spawned
-(`dvc.stage.run._run`) and under what name a stage locks its files (`dvc.rwlock.rwlock`). pyproject.toml pins DVC for
-this reason, and tests/test_bridge.py would notice a change.
+(`dvc.stage.run._run`) and under what name a stage locks its files (`dvc.rwlock.rwlock`). A third,
+`dvc.utils.strictyaml.load`, remembers what it parsed. pyproject.toml pins DVC for this reason, and
+tests/test_bridge.py would notice a change.
 
 The working directory has to be the project's root, the `root` of every function here.
 """
@@ -11,6 +12,7 @@ The working directory has to be the project's root, the `root` of every function
 import difflib
 import json
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +25,11 @@ from typing import Any
 
 import dvc.rwlock
 import dvc.stage.run
+import dvc.utils.strictyaml
 import psutil
 import pydantic
 from dvc.exceptions import DvcException, ReproductionError
+from dvc.fs import LocalFileSystem
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
@@ -106,6 +110,10 @@ _BOOKKEEPING = threading.Lock()
 
 _spawn_as_dvc = dvc.stage.run._run
 _lock_as_dvc = dvc.rwlock.rwlock
+_load_as_dvc = dvc.utils.strictyaml.load
+
+_PARSED: dict[str, tuple[bytes, Any, bytes]] = {}
+"""Per path: the file's bytes, the schema they passed, and the pickle of what DVC made of them. Never leaves memory."""
 
 
 def _spawn(executable: str | None, cmd: str, **options: Any) -> None:
@@ -136,8 +144,24 @@ def _lock_files(
         yield
 
 
+def _load(path: str, schema: Any = None, fs: Any = None, encoding: str = "utf-8", round_trip: bool = False) -> Any:
+    # DVC parses and checks dvc.yaml and dvc.lock again for every stage: half the time of a run with nothing to do. The
+    # same bytes give the same answer; a pickle, because callers change what they get.
+    if round_trip or not isinstance(fs, LocalFileSystem) or not Path(path).is_file():
+        return _load_as_dvc(path, schema, fs, encoding, round_trip)
+    content = Path(path).read_bytes()
+    known = _PARSED.get(path)
+    if known and known[0] == content and known[1] is schema:
+        return pickle.loads(known[2])
+    data, text = _load_as_dvc(path, schema, fs, encoding)
+    if text.encode(encoding) == content:  # nobody wrote it between the two reads
+        _PARSED[path] = (content, schema, pickle.dumps((data, text), pickle.HIGHEST_PROTOCOL))
+    return data, text
+
+
 dvc.stage.run._run = _spawn
 dvc.rwlock.rwlock = _lock_files
+dvc.utils.strictyaml.load = _load
 logging.getLogger("dvc").setLevel(logging.ERROR)  # what matters is told by the flow; the rest is not for its readers
 
 
@@ -226,13 +250,15 @@ def remove_leftovers(root: Path, stages: Sequence[Stage]) -> tuple[Path, ...]:
     Outputs that a living process has locked are left alone. DVC's list of locks is repaired where a process was killed
     in the middle of writing it.
     """
+    outputs = [output for stage in stages for output in stage.outputs if output.is_relative_to(root / "data")]
+    parts = {part: output for output in outputs for part in output.parent.glob(_PARTS.format(name=output.name))}
+    if not parts and _has_no_locks(root / ".dvc" / "tmp"):
+        return ()  # the usual case, without the cost of opening the project
     with _BOOKKEEPING, _open(root) as repo:
         try:
             with lock_repo(repo):
                 busy = _find_locked_for_writing(Path(repo.tmp_dir))
-                outputs = [output for stage in stages for output in stage.outputs if output not in busy]
-                parts = [part for output in outputs for part in output.parent.glob(_PARTS.format(name=output.name))]
-                removed = tuple(sorted(part for part in parts if part.is_relative_to(root / "data")))
+                removed = tuple(sorted(part for part, output in parts.items() if output not in busy))
                 for part in removed:
                     part.unlink(missing_ok=True)
                 return removed
@@ -347,6 +373,11 @@ def _list_changes(entries: Iterable[Any]) -> Iterator[str]:
 def _list_params(path: str, verdicts: Mapping[str, Any]) -> Iterator[str]:
     for key, verdict in verdicts.items():
         yield f"{path}: {key} ({verdict})"
+
+
+def _has_no_locks(tmp_dir: Path) -> bool:
+    path = tmp_dir / dvc.rwlock.RWLOCK_FILE
+    return not path.exists() or path.read_text() == "{}"
 
 
 def _find_locked_for_writing(tmp_dir: Path) -> set[Path]:

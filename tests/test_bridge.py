@@ -162,6 +162,27 @@ def test_command_is_what_dvc_would_spawn(toy: Toy) -> None:
     assert command.env["DVC_STAGE"].endswith("demo")
 
 
+def test_dvcs_files_are_parsed_once_until_their_bytes_change(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dvc.utils.strictyaml
+
+    parse = dvc.utils.strictyaml.parse_yaml
+    parsed: list[str] = []
+
+    def count(text: str, path: str, typ: str = "safe") -> object:
+        parsed.append(path)
+        return parse(text, path, typ)
+
+    run_all(toy)
+    monkeypatch.setattr(dvc.utils.strictyaml, "parse_yaml", count)
+    assert run_all(toy, refuse) == ALL_CACHED
+    assert sorted({*parsed}) == sorted(parsed)
+    parsed.clear()
+    assert run_all(toy, refuse) == ALL_CACHED
+    assert parsed == []
+    edit_pipeline(toy, "python step.py fit", "python step.py fiX")  # as long as before, as soon as a clock can tell
+    assert "fit" in find_changes(toy.root)
+
+
 def test_other_uses_of_dvc_in_this_process_are_untouched(toy: Toy) -> None:
     from dvc.repo import Repo
 
