@@ -26,7 +26,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
 
 from flows.bridge import Outcome, Stage, read_stages, remove_leftovers
@@ -240,7 +240,13 @@ def run(*, targets: Sequence[str] = (), quiet: bool = False) -> Summary:
         if not quiet:
             show_stages_in_terminal()
         _hush_prefect()
-        with temporary_settings({PREFECT_API_URL: find_api_url() or start_temporary_server()}):
+        # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second. Somebody
+        # at a terminal sees that. A deployment's run does not come this way and keeps them.
+        settings = {
+            PREFECT_API_URL: find_api_url() or start_temporary_server(),
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        }
+        with temporary_settings(settings):
             state = relabel(list(targets), return_state=True)
         _STAGES.set(None)
     result = state.result(raise_on_failure=False)
