@@ -1,24 +1,26 @@
 """apply: run the labeling functions on every item, or take a table of votes; write votes and a summary per LF.
 
-An LF's column is computed once for what determines it (see tasks.fingerprint) and these items, and else comes from the
-memo. Peak memory beyond what the imports take, for n items of b bytes in m LFs, with W workers for row-wise ones:
+An LF is asked about a row once: what it voted on a row of the same content is in the memo (see tasks.vote_memory), and
+the votes written are those of a run without a memo. Peak memory beyond what the imports take, for n items of b bytes in
+m LFs, with W workers for row-wise ones:
 
-    128 MiB + 8 G (b + m) + 8 V + 2 n + 4 W c b
+    128 MiB + 8 G (b + m) + 8 V + 34 n + 4 W c b
 
 where G = 16,384 rows are a row group, V = 8 MiB of votes are written at a time, and c = 2,048 rows are a worker's
 chunk. 128 MiB are for compiled patterns and what allocators keep; 8 is for the copies that reading, checking and
-matching make; 2 n is one LF's column on its way to or from the memo. The votes themselves, n m bytes, wait in a file
-without a name. Not counted: what the LFs' own code holds, what a worker's interpreter takes (as much as the stage's
+matching make; 34 n are the keys of rows (24), the rows to be asked about (8), and one LF's column on its way to or from
+the memo; for a moment, when the rows are compared with those of another day, it is 100 n more. The votes themselves,
+n m bytes, wait in a file without a name. Not counted: what the LFs' own code holds, what a worker's interpreter takes (as much as the stage's
 imports), and failures that their policy lets pass. `python -m benchmarks votes` compares this with what it measures.
 """
 
 import faulthandler
 import itertools
-import json
 import re
+import sys
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import artifacts, memo, schemas
+from tasks import artifacts, schemas
 from tasks.artifacts import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
 from tasks.core import lf_analysis
 from tasks.errors import DataError, LabelingFunctionError
@@ -38,10 +40,8 @@ from tasks.params import ApplyParams
 from tasks.progress import Progress
 from tasks.row_workers import RowwiseJob, vote_rowwise
 from tasks.schemas import ABSTAIN, ITEM_ID
+from tasks.vote_memory import MEMO, VoteMemory
 from tasks.voting import ColumnVotes, Failure, apply_vectorized
-
-MEMO = "votes"
-"""The kind of the memo's entries: one LF's column on all items."""
 
 _SHOWN = 5
 """How many ids or values an error names."""
@@ -123,56 +123,109 @@ def _write_computed(root: Path, classes: Sequence[str], source: str, summary: LF
     lfs = load_lfs(root, source)
     n = artifacts.count_rows(root / ITEMS)
     known = Fingerprints(root)
-    items = memo.identify_file(root / ITEMS)
-    keys: dict[str, str] = {}
+    digests = {lf.name: known.identify_lf(lf) for lf in lfs}
     with Memo(root, MEMO) as kept, _Columns([lf.name for lf in lfs], n, root / VOTES.parent) as columns:
-        missing: list[LabelingFunction] = []
+        memory = VoteMemory(root, kept, classes)
+        everything = np.arange(n)
+        changes: str | None = None
+        # LFs that are to be asked about the same rows are asked together; by the array, which they then share.
+        shares: dict[int, _Share] = {}
         for lf in lfs:
-            identity = known.identify_lf(lf)
-            if identity is not None:
-                keys[lf.name] = memo.identify(identity, items, classes)
-            column = _unpack(kept.read(keys[lf.name]), n) if lf.name in keys else None
+            digest = digests[lf.name]
+            recalled = None if digest is None else memory.recall(digest)
+            rows = everything
             # Failures beyond a budget that was lowered meanwhile are met again, and told with their traceback.
-            if column is None or len(column.failures) > lf.error_budget * n:
-                missing.append(lf)
-            else:
-                columns.write(lf.name, 0, column)
-        _compute(root, source, missing, classes, columns)
-        for lf in missing:
-            if lf.name in keys:
-                kept.write(keys[lf.name], _pack(columns.read_column(lf.name)))
+            if recalled is not None and len(recalled.column.failures) <= lf.error_budget * n:
+                columns.write(lf.name, everything, recalled.column)
+                rows = recalled.missing
+                changes = recalled.match.describe() if recalled.match else changes
+            if len(rows):
+                shares.setdefault(id(rows), _Share(lfs=[], rows=rows)).lfs.append(lf)
+        _say(shares.values(), n * len(lfs), changes)
+        # What fails as a whole on some rows takes others along on all of them, as it would have without a memo.
+        again = [lf for share in shares.values() for lf in _compute(root, source, share, classes, columns)]
+        for lf in again:
+            columns.clear(lf.name)
+        _compute(root, source, _Share(lfs=again, rows=everything), classes, columns)
+        for lf in (lf for share in shares.values() for lf in share.lfs):
+            digest = digests[lf.name]
+            if digest is not None:
+                memory.keep(digest, columns.read_column(lf.name))
         votes = summary.watch(columns.read_batches(root))
         artifacts.write_batches(root / VOTES, votes, schemas.votes(len(classes), columns.lfs))
         return columns.tabulate_failures(root)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """LFs that are to be asked about the same rows, which ascend."""
+
+    lfs: list[LabelingFunction]
+    rows: npt.NDArray[np.int64]
+
+
+def _say(shares: Iterable[_Share], cells: int, changes: str | None) -> None:
+    """Tell how much is to be done; `changes` is what became of the items since an earlier day."""
+    if changes:
+        print(f"apply: items since they were last voted on: {changes}", file=sys.stderr)
+    asked = sum(len(share.rows) * len(share.lfs) for share in shares)
+    print(f"apply: {asked:,} of {cells:,} votes are asked for, the others are known", file=sys.stderr)
+
+
 def _compute(
-    root: Path, source: str, lfs: Sequence[LabelingFunction], classes: Sequence[str], columns: "_Columns"
-) -> None:
-    """Fill in the columns of `lfs`, batch by batch; what one LF votes depends on nothing but that LF and the items."""
-    vectorized = [lf for lf in lfs if isinstance(lf, VectorizedLF)]
-    rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
-    with Progress("apply", total=columns.n * len(lfs)) as progress:
-        if vectorized:
-            start = 0
-            for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS):
-                if start == 0:
-                    _require_votes_by_row(vectorized, items, classes, source)
-                votes = apply_vectorized(vectorized, items, classes)
-                for lf in vectorized:
-                    columns.write(lf.name, start, votes[lf.name])
-                    _require_within_budget(lf, votes[lf.name].failures, items[ITEM_ID], columns, source)
-                start += items.height
-                progress.advance(items.height * len(vectorized))
+    root: Path, source: str, share: _Share, classes: Sequence[str], columns: "_Columns"
+) -> list[LabelingFunction]:
+    """Fill in what is missing, batch by batch; what one LF votes depends on nothing but that LF and the items.
+
+    Gives back the LFs that failed as a whole on some of the rows when not all were asked for.
+    """
+    vectorized = [lf for lf in share.lfs if isinstance(lf, VectorizedLF)]
+    rowwise = [lf for lf in share.lfs if isinstance(lf, RowwiseLF)]
+    again: list[LabelingFunction] = []
+    with Progress("apply", total=len(share.rows) * len(share.lfs)) as progress:
+        at = 0
+        for items in _read_rows(root, share.rows) if vectorized else ():
+            if at == 0:
+                _require_votes_by_row(vectorized, items, classes, source)
+            rows = share.rows[at : at + items.height]
+            votes = apply_vectorized(vectorized, items, classes)
+            for lf in vectorized:
+                if votes[lf.name].is_by_batch and len(share.rows) < columns.n:
+                    again.append(lf)
+                    continue
+                columns.write(lf.name, rows, votes[lf.name])
+                _require_within_budget(lf, votes[lf.name].failures, items[ITEM_ID], columns, source)
+            progress.advance(items.height * len(vectorized))
+            vectorized = [lf for lf in vectorized if lf not in again]
+            at += items.height
         if rowwise:
-            start = 0
-            batches = artifacts.read_batches(root / ITEMS, schemas.ITEMS)
-            job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=columns.n)
-            for chunk in vote_rowwise(job, batches, progress):
+            at = 0
+            job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=len(share.rows))
+            for chunk in vote_rowwise(job, _read_rows(root, share.rows), progress):
+                rows = share.rows[at : at + len(chunk.ids)]
                 for asked in rowwise:
-                    columns.write(asked.name, start, chunk.columns[asked.name])
+                    columns.write(asked.name, rows, chunk.columns[asked.name])
                     _require_within_budget(asked, chunk.columns[asked.name].failures, chunk.ids, columns, source)
-                start += len(chunk.ids)
+                at += len(chunk.ids)
+    return again
+
+
+def _read_rows(root: Path, rows: npt.NDArray[np.int64]) -> Iterator[pl.DataFrame]:
+    """The items at `rows` (ascending) in tables of at most a row group; of all items, these are the row groups."""
+    start, held = 0, 0
+    parts: list[pl.DataFrame] = []
+    for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS):
+        own = rows[slice(*np.searchsorted(rows, [start, start + items.height]))] - start
+        start += items.height
+        if held and held + len(own) > artifacts.ROW_GROUP:
+            yield pl.concat(parts)
+            held = 0
+            parts.clear()
+        if len(own):
+            parts.append(items if len(own) == items.height else items[own])
+            held += len(own)
+    if held:
+        yield pl.concat(parts)
 
 
 class _Columns:
@@ -181,6 +234,7 @@ class _Columns:
     def __init__(self, lfs: Sequence[str], n: int, folder: Path) -> None:
         self.lfs, self.n = lfs, n
         self.failures: dict[str, list[Failure]] = {lf: [] for lf in lfs}
+        self._is_by_batch = dict.fromkeys(lfs, False)
         self._place = {lf: number * n for number, lf in enumerate(lfs)}
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by __exit__
@@ -193,11 +247,23 @@ class _Columns:
     ) -> None:
         self._file.close()
 
-    def write(self, lf: str, start: int, column: ColumnVotes) -> None:
-        """Keep the votes of `lf` on the items from `start` on, and its failures, whose rows count from there."""
-        self._file.seek(self._place[lf] + start)
-        self._file.write(np.ascontiguousarray(column.votes).data)
-        self.failures[lf] += [Failure(row=start + failure.row, error=failure.error) for failure in column.failures]
+    def write(self, lf: str, rows: npt.NDArray[np.int64], column: ColumnVotes) -> None:
+        """Keep the votes of `lf` on the items at `rows` (ascending), and its failures, whose rows are places in these.
+
+        Of rows with gaps between them, everything before the last one was written before.
+        """
+        votes = column.votes
+        if len(rows) and rows[-1] - rows[0] + 1 > len(rows):
+            votes = self.read(lf, int(rows[0]), int(rows[-1] - rows[0]) + 1).copy()
+            votes[rows - rows[0]] = column.votes
+        self._file.seek(self._place[lf] + int(rows[0] if len(rows) else 0))
+        self._file.write(np.ascontiguousarray(votes).data)
+        self.failures[lf] += [Failure(row=int(rows[failure.row]), error=failure.error) for failure in column.failures]
+        self._is_by_batch[lf] |= column.is_by_batch
+
+    def clear(self, lf: str) -> None:
+        """Forget what `lf` failed on; its votes are to be written anew."""
+        self.failures[lf] = []
 
     def read(self, lf: str, start: int, count: int) -> npt.NDArray[np.int8]:
         """The votes of `lf` on `count` items from `start` on."""
@@ -206,7 +272,9 @@ class _Columns:
 
     def read_column(self, lf: str) -> ColumnVotes:
         """All votes of `lf`, and its failures."""
-        return ColumnVotes(votes=self.read(lf, 0, self.n), failures=self.failures[lf])
+        return ColumnVotes(
+            votes=self.read(lf, 0, self.n), failures=self.failures[lf], is_by_batch=self._is_by_batch[lf]
+        )
 
     def read_batches(self, root: Path) -> Iterator[pl.DataFrame]:
         """The table of votes, in batches of some row groups."""
@@ -238,23 +306,6 @@ class _Columns:
             tables.append(own.select(items[ITEM_ID].gather(own["row"] - start), "lf", "error"))
             start += items.height
         return pl.concat(tables)
-
-
-def _pack(column: ColumnVotes) -> bytes:
-    """A column as an entry of the memo."""
-    failures = json.dumps([(failure.row, failure.error) for failure in column.failures]).encode()
-    # Level 1: votes are mostly runs of abstains, and no level makes much of the rest.
-    return len(failures).to_bytes(8, "little") + failures + zlib.compress(column.votes.tobytes(), 1)
-
-
-def _unpack(entry: bytes | None, n: int) -> ColumnVotes | None:
-    """The column of n votes in an entry of the memo."""
-    if entry is None:
-        return None
-    end = 8 + int.from_bytes(entry[:8], "little")
-    failures = [Failure(row=row, error=error) for row, error in json.loads(entry[8:end])]
-    votes = np.frombuffer(zlib.decompress(memoryview(entry)[end:], bufsize=max(n, 1)), dtype=np.int8)
-    return ColumnVotes(votes=votes, failures=failures)
 
 
 def _require_votes_by_row(

@@ -87,6 +87,22 @@ class Memo:
             if value is not None:
                 yield value
 
+    def find(self, prefix: str) -> list[str]:
+        """The keys that begin with `prefix`, the one written or read last first; some may be of damaged entries."""
+        found: list[tuple[int, str]] = []
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(prefix):
+                    with contextlib.suppress(OSError):
+                        found.append((-entry.stat().st_mtime_ns, entry.name))
+        return [name for _, name in sorted(found)]
+
+    def keep_latest(self, prefix: str, count: int) -> None:
+        """Remove the entries whose key begins with `prefix`, all but the `count` used last."""
+        for key in self.find(prefix)[count:]:
+            with contextlib.suppress(OSError):
+                (self._folder / key).unlink(missing_ok=True)
+
     def write(self, key: str, value: bytes) -> None:
         """Keep `value` under `key` (letters, digits and '-')."""
         with contextlib.suppress(OSError):

@@ -39,6 +39,8 @@ class ColumnVotes:
 
     votes: npt.NDArray[np.int8]
     failures: Sequence[Failure] = ()
+    is_by_batch: bool = False
+    """Whether the LF failed on a batch as a whole: which items that takes along is then a matter of the batch."""
 
 
 class Advances(Protocol):
@@ -186,6 +188,7 @@ def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> Column
     return ColumnVotes(
         votes=np.full(items.height, ABSTAIN, dtype=np.int8),
         failures=[Failure(row=row, error=error, trace="" if row else trace) for row in range(items.height)],
+        is_by_batch=True,
     )
 
 
