@@ -14,7 +14,7 @@ from tasks.artifacts import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTI
 from tasks.core.decisions import pick_labels
 from tasks.core.flyingsquid import SequenceModel, count_sequences
 from tasks.core.label_models import Gold, LabelModel, MajorityVote
-from tasks.core.liger import Liger, fit_liger
+from tasks.core.liger import PARTS, Liger, fit_liger
 from tasks.core.model_choice import (
     Choice,
     Kind,
@@ -28,6 +28,7 @@ from tasks.errors import DataError, ParamsError
 from tasks.index_description import read_description
 from tasks.params import FitParams, LabelModelKind, Split
 from tasks.points import read_points
+from tasks.progress import Progress
 from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
 
 DIGITS = 6
@@ -252,9 +253,11 @@ def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     known = np.flatnonzero(inputs.gold != ABSTAIN)
     train = np.flatnonzero(inputs.split == Split.TRAIN)
     reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
-    points = read_points(root, inputs.items, read_description(root).metric)
+    points = read_points(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
     gold = Gold(rows=known, classes=inputs.gold[known])
-    return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold)
+    with Progress("fitting Liger", total=len(PARTS)) as progress:
+        tried = progress.follow(PARTS)
+        return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, tried)
 
 
 def _describe_liger(liger: Liger) -> dict[str, Any]:

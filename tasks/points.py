@@ -1,5 +1,10 @@
-"""Embeddings as the label model and the end model see them: unit vectors for cosine, one common scale for L2."""
+"""Embeddings as the label model and the end model see them: unit vectors for cosine, one common scale for L2.
 
+They lie in a mapped file of 4 n d bytes, which the system drops from memory when it is needed elsewhere; only blocks of
+rows are ever copied.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +15,18 @@ import polars as pl
 from tasks import artifacts, schemas
 from tasks.errors import DataError
 from tasks.params import Metric
+from tasks.progress import Progress
 from tasks.schemas import ITEM_ID
+
+_BLOCK = artifacts.ROW_GROUP
+"""Rows scaled at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
     """Vectors scaled so that 1 - |x - y|^2 / 2 is the similarity of two of them.
 
-    vectors: (n, d) float32. Cosine: unit vectors, and the similarity is the cosine. L2: embeddings about their mean,
+    vectors: (n, d) float32, a mapped file. Cosine: unit vectors, and the similarity is the cosine. L2: embeddings about their mean,
     divided by `scale`, so that two items drawn at random have a similarity of 0 on average. scale: the root of the mean
     squared norm for L2, 1 for cosine.
     """
@@ -26,21 +35,37 @@ class Points:
     scale: float
 
 
-def read_points(root: Path, items: pl.DataFrame, metric: Metric) -> Points:
-    """The embeddings of `items`, in their order, as points.
+def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -> Points:
+    """The embeddings of `items`, in their order, as points in a file without a name below `folder`.
 
     Raises
     ------
     DataError
         The embeddings are missing or damaged, or belong to other items.
     """
-    vectors = read_vectors(root, items, np.arange(items.height))
+    n = items.height
+    vectors = artifacts.open_scratch(folder, (n, _read_width(root)))
+    with Progress("reading embeddings", total=n) as progress:
+        for rows, embeddings in _read_blocks(root, items):
+            vectors[rows] = embeddings
+            if metric is Metric.COSINE:
+                vectors[rows] /= np.sqrt(_square_norms(embeddings))[:, None].astype(np.float32)
+            progress.advance(len(embeddings))
     if metric is Metric.COSINE:
-        vectors /= np.sqrt(_square_norms(vectors))[:, None].astype(np.float32)
         return Points(vectors=vectors, scale=1.0)
-    vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scale = float(np.sqrt(_square_norms(vectors).mean())) if vectors.any() else 1.0
-    return Points(vectors=np.divide(vectors, np.float32(scale), out=vectors), scale=scale)
+    total = np.zeros((1, vectors.shape[1]))
+    for rows in _cut(n):
+        # Row after row whatever the blocks are, so that the last digit is that of one sum over all rows.
+        total[0] = np.concatenate([total, vectors[rows]]).sum(axis=0)
+    center = (total[0] / n).astype(np.float32)
+    squares = np.empty(n)
+    for rows in _cut(n):
+        vectors[rows] -= center
+        squares[rows] = _square_norms(vectors[rows])
+    scale = float(np.sqrt(squares.mean())) if squares.any() else 1.0
+    for rows in _cut(n):
+        vectors[rows] /= np.float32(scale)
+    return Points(vectors=vectors, scale=scale)
 
 
 def read_vectors(root: Path, items: pl.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -51,21 +76,37 @@ def read_vectors(root: Path, items: pl.DataFrame, rows: npt.NDArray[np.int64]) -
     DataError
         The embeddings are missing or damaged, or belong to other items.
     """
+    vectors = np.empty((len(rows), _read_width(root)), dtype=np.float32)
+    for block, embeddings in _read_blocks(root, items):
+        low, high = np.searchsorted(rows, [block.start, block.stop])
+        vectors[low:high] = embeddings[rows[low:high] - block.start]
+    return vectors
+
+
+def _read_width(root: Path) -> int:
     path = root / artifacts.EMBEDDINGS
     width = artifacts.read_schema(path).get("embedding")
     if not isinstance(width, pl.Array):
         raise DataError(f"{path}: column 'embedding' is {width}; expected arrays of float32. Run 'dvc repro ingest'.")
-    vectors = np.empty((len(rows), width.size), dtype=np.float32)
+    return width.size
+
+
+def _read_blocks(root: Path, items: pl.DataFrame) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """The embeddings of `items`, row group by row group, with the rows that they are of."""
+    path = root / artifacts.EMBEDDINGS
     start = 0
-    for batch in artifacts.read_batches(path, schemas.embeddings(width.size)):
-        own = items[start : start + batch.height].select(ITEM_ID)
-        artifacts.require_same_items(root / artifacts.ITEMS, own, path, batch)
-        low, high = np.searchsorted(rows, [start, start + batch.height])
-        vectors[low:high] = batch["embedding"].to_numpy()[rows[low:high] - start]
+    for batch in artifacts.read_batches(path, schemas.embeddings(_read_width(root))):
+        rows = slice(start, start + batch.height)
+        artifacts.require_same_items(root / artifacts.ITEMS, items[rows].select(ITEM_ID), path, batch)
+        yield rows, batch["embedding"].to_numpy()
         start += batch.height
     if start < items.height:
         raise DataError(f"{path}: {start:,} of {items.height:,} items have an embedding. Run 'dvc repro ingest'.")
-    return vectors
+
+
+def _cut(n: int) -> Iterator[slice]:
+    for start in range(0, n, _BLOCK):
+        yield slice(start, min(start + _BLOCK, n))
 
 
 def _square_norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -4,7 +4,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MARK = "@progress "
 """Starts a line meant for the flow, which turns it into a progress artifact in the Prefect UI."""
@@ -47,6 +51,12 @@ class Progress:
         if now - self._began >= 2.0 and now - self._shown >= pause:
             self._shown = now
             self._show()
+
+    def follow(self, units: Iterable[T]) -> Iterator[T]:
+        """The `units` as they are, each counted as done when the next one is asked for."""
+        for unit in units:
+            yield unit
+            self.advance()
 
     def _show(self) -> None:
         self._wrote = True

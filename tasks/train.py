@@ -97,7 +97,8 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     inputs = read_inputs(root, k, params)
     vectors = inputs.points.vectors
     with Progress("training", total=5) as progress:
-        features = end_model.apply_spectral_map(end_model.fit_spectral_map(vectors), vectors)
+        features = artifacts.open_scratch((root / END_MODEL).parent, vectors.shape)
+        end_model.apply_spectral_map(end_model.fit_spectral_map(vectors), vectors, features)
         progress.advance()
         head = end_model.fit_vote_head(features, inputs.votes, k, params.seed)
         progress.advance()
@@ -108,7 +109,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         pooled = evidence.pool_evidence(columns, head.reliability, bandwidth)
         near_gold = None
         if inputs.gold is not None:
-            near_gold = evidence.measure_gold_similarity(vectors, inputs.gold, k)
+            near_gold = evidence.measure_gold_similarity(vectors, evidence.thin_gold(inputs.gold, len(vectors)), k)
         progress.advance()
         nearvote = evidence.fit_evidence_labels(pooled, head, balance, inputs.gold, near_gold, params.seed)
         progress.advance()
@@ -158,7 +159,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         items=items,
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
         votes=votes,
-        points=read_points(root, items, metric),
+        points=read_points(root, items, metric, (root / END_MODEL).parent),
         metric=metric,
         gold=_read_gold(root, items, k) if params.gold == "valid" else None,
     )

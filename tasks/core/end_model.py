@@ -56,6 +56,8 @@ POOL_SPREAD = 0.4  # prior standard deviation of a pooling weight around 1/4
 BALANCE_STRENGTH = 30.0  # per class: the vote-only class balance counts as this many gold rows; 100 rows of ten
 # classes estimate a class's share within 30 %, and raking to that noise cost the student 1.4 points on 23 tasks
 LOG_FLOOR = 1e-4  # smallest class probability a log feature may carry
+TRAINING_ROWS = 100_000  # that the vote head and the student learn from at most: over a hundred per coefficient of 384
+# dimensions and two classes, over ten of 768 and ten; time and memory of both stay those of so many rows
 BLOCK = 4096  # rows per block of a float64 reduction: a fixed order whatever n
 
 
@@ -173,9 +175,9 @@ def fit_spectral_map(embeddings: F32) -> SpectralMap:
         return SpectralMap(mean=mean, projection=(vectors * np.sqrt(square)) @ vectors.T)
 
 
-def apply_spectral_map(spectral_map: SpectralMap, embeddings: F32) -> F32:
-    """Return features (n, d) float32: (embeddings - mean) @ projection."""
-    features = np.empty(embeddings.shape, dtype=np.float32)
+def apply_spectral_map(spectral_map: SpectralMap, embeddings: F32, out: F32 | None = None) -> F32:
+    """Return features (n, d) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
+    features = np.empty(embeddings.shape, dtype=np.float32) if out is None else out
     with threadpool_limits(limits=1):
         for block in _blocks(len(embeddings)):
             features[block] = (embeddings[block].astype(np.float64) - spectral_map.mean) @ spectral_map.projection
@@ -226,9 +228,9 @@ def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0) -> Vo
     Notes
     -----
     Two rounds: all votes weigh 1, then each its reliability (`measure_reliability`) under the first round's head.
-    Targets: an item's votes, averaged. Weights: each class's votes sum to the same. A row with votes is predicted by
-    folds without it; then one temperature and k offsets are fitted on those held-out rows. Rows without votes get the
-    mean of the folds' scores. Fewer than 8 rows with votes, or votes of one class only: uniform over the classes
+    Targets: an item's votes, averaged. Weights: each class's votes sum to the same. Of more than `TRAINING_ROWS` rows
+    with votes, so many are drawn. Each is predicted by folds without it; then one temperature and k offsets are fitted
+    on those held-out rows. The other rows, from which no fold learned, get the mean of the folds' scores. Fewer than 8 rows with votes, or votes of one class only: uniform over the classes
     voted for (over all without votes). A class without votes: probability 0.
     """
     weights = np.where(_has_votes(votes, n_classes), 1.0, np.nan)
@@ -285,7 +287,7 @@ def measure_skill(votes: I8, proba: F64) -> float:
 def _predict_votes(features: F32, counts: F64, seed: int) -> F64:
     """Return the head (n, k) float64 for weighted vote counts (n, k) float64; see `fit_vote_head`."""
     n, n_classes = counts.shape
-    covered = np.flatnonzero(counts.sum(axis=1) > 0)
+    covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
     voted = counts.sum(axis=0) > 0
     if voted.sum() < 2 or len(covered) < 2 * HEAD_FOLDS:
         head = np.where(voted, 1.0, 0.0) if voted.any() else np.ones(n_classes)
@@ -354,7 +356,8 @@ def fit_end_model(
 
     Notes
     -----
-    Without gold the student is the end model: softmax regression on `weak_labels` of all rows. Soft targets and the
+    Without gold the student is the end model: softmax regression on `weak_labels` of all rows, or of `TRAINING_ROWS`
+    drawn from more. Soft targets and the
     penalty leave it too humble, so one temperature is fitted on the votes of the rows that have any (weighted to the
     weak labels' class balance); it moves no hard label.
     With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
@@ -370,7 +373,8 @@ def fit_end_model(
     """
     n, n_classes = weak_labels.shape
     with threadpool_limits(limits=1):
-        model = _fit_softmax(features, weak_labels, np.ones(n), STUDENT_PENALTY, None)
+        rows = draw_rows(np.arange(n), TRAINING_ROWS, seed)
+        model = _fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None)
         raw = _normalize(_scores(model, features))
         student = _normalize(_measure_confidence(raw, votes, weak_labels.mean(axis=0)) * raw)
         if gold is None or not is_enough_gold(gold):
@@ -406,6 +410,13 @@ def fit_end_model(
         pool_weights=weights,
         penalties=np.array([alone.penalty, fused.penalty]),
     )
+
+
+def draw_rows(rows: I64, most: int, seed: int) -> I64:
+    """Return `rows`, or a random `most` of them if they are more, ascending if `rows` are."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
 
 
 def is_enough_gold(gold: GoldRows) -> bool:

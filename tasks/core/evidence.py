@@ -44,7 +44,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from tasks.core.end_model import GOLD_FOLDS, LOG_FLOOR, GoldRows, VoteHead, assign_folds, is_enough_gold
+from tasks.core.end_model import GOLD_FOLDS, LOG_FLOOR, GoldRows, VoteHead, assign_folds, draw_rows, is_enough_gold
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -58,6 +58,8 @@ WEIGHT_SPREAD = np.sqrt(0.1)  # prior standard deviation of a source's weight
 OFFSET_SPREAD = np.sqrt(10.0)  # prior standard deviation of a class offset: nearly free
 OWN_FLOOR = 0.1  # added to counts relative to their mean before the log: no vote is weak evidence against a class
 NEAR_FLOOR = 1e-3  # likewise for kernels
+GOLD_PAIRS = 1 << 32  # items times gold rows compared at most: a minute of one core at d = 384
+FEWEST_NEIGHBORS = 1000  # gold rows to be near to however many the items
 BLOCK = 1024  # rows per block of the similarities to gold rows
 
 
@@ -219,6 +221,12 @@ def match_class_balance(evidence: F64, class_balance: F64) -> F64:
         weights /= weights.sum()
     posterior[known] = scaled
     return posterior
+
+
+def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
+    """Return the gold rows that n items are compared with: all, or a random part where that would take too long."""
+    kept = draw_rows(np.arange(len(gold.rows)), max(GOLD_PAIRS // max(n, 1), FEWEST_NEIGHBORS), seed)
+    return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
 
 
 def measure_gold_similarity(embeddings: F32, gold: GoldRows, n_classes: int) -> F32:

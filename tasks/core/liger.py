@@ -7,16 +7,17 @@ Source: Chen et al., "Shoring Up the Foundations: Fusing Model Embeddings and We
 arXiv 2203.13270. The number of parts is chosen on valid gold by cross-fitting, never on test.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.core.decisions import score_labels
-from tasks.core.label_models import ABSTAIN, Float, Gold, Votes
+from tasks.core.label_models import ABSTAIN, Float, Gold, VoteCounts, Votes, count_votes
 from tasks.core.model_choice import FEWEST_GOLD, FOLDS, count_class_balance
-from tasks.core.partitions import fit_partition
-from tasks.core.triplets import fit_flyingsquid
+from tasks.core.partitions import fit_partition, thin_rows
+from tasks.core.triplets import solve_flyingsquid
 
 PARTS = (1, 2, 4, 8, 16)
 """Numbers of parts that are tried; one part is Epoxy."""
@@ -43,6 +44,16 @@ class Liger:
     accuracy: dict[int, float] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Space:
+    """The space in parts, and what the reference rows of each part voted."""
+
+    home: npt.NDArray[np.int64]
+    """(n,): the part of each row."""
+    counts: tuple[VoteCounts | None, ...]
+    """By part; None where there is too little to estimate a model from."""
+
+
 def fit_liger(
     votes: Votes,
     embeddings: npt.NDArray[np.float32],
@@ -50,68 +61,94 @@ def fit_liger(
     class_balance: Float | None,
     k: int,
     gold: Gold,
+    tried: Iterable[int] = PARTS,
 ) -> Liger:
     """Liger's posterior for every row of the extended `votes`.
+
+    Votes are counted once per part, whatever the folds: gold changes class balances alone.
 
     Parameters
     ----------
     votes
         (n, m) int8, extended, -1 abstains.
     embeddings
-        (n, d) float32; parts are found on the `reference` rows and every item belongs to the nearest centroid.
+        (n, d) float32, may be a mapped file; parts are found on `thin_rows` of the `reference` rows and every item
+        belongs to the nearest centroid.
     reference
         Rows whose votes the models are fitted on.
     class_balance
         (k,) float64, the same for every part, or None: counted on gold, drawn towards the global count within a part.
     gold
         Gold rows (positions in `votes`) that may choose the number of parts and count class balances; may be empty.
+    tried
+        Numbers of parts to choose from, ascending, the first of them 1.
     """
+    overall = count_votes(votes[reference], k)
     everyone = np.arange(len(votes))
-    if len(gold.rows) < FEWEST_GOLD:
-        return _answer(votes, everyone, np.zeros(len(votes), np.int64), 1, reference, class_balance, k, gold, None)
-    fold = np.empty(len(gold.rows), dtype=np.intp)
-    fold[np.argsort(gold.classes, kind="stable")] = np.arange(len(gold.rows)) % FOLDS
+    best = _Space(home=np.zeros(len(votes), np.int64), counts=(None,))
     accuracy: dict[int, float] = {}
-    homes: dict[int, npt.NDArray[np.int64]] = {}
-    for parts in PARTS:
-        homes[parts] = fit_partition(embeddings[reference], parts).assign(embeddings)
-        right = 0.0
-        for held in range(FOLDS):
-            kept = Gold(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
-            asked = gold.rows[fold == held]
-            found = _answer(votes, asked, homes[parts], parts, reference, class_balance, k, kept, None)
-            right += score_labels(found.posterior, gold.classes[fold == held]).sum()
-        accuracy[parts] = float(right / len(gold.rows))
-    chosen = max(PARTS, key=lambda parts: accuracy[parts])  # of equals the first: the fewest parts
-    return _answer(votes, everyone, homes[chosen], chosen, reference, class_balance, k, gold, accuracy)
+    if len(gold.rows) >= FEWEST_GOLD:
+        fold = np.empty(len(gold.rows), dtype=np.intp)
+        fold[np.argsort(gold.classes, kind="stable")] = np.arange(len(gold.rows)) % FOLDS
+        sample = embeddings[thin_rows(reference)]
+        for parts in tried:
+            space = _divide(votes, embeddings, sample, reference, parts, k)
+            right = 0.0
+            for held in range(FOLDS):
+                kept = Gold(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
+                asked = gold.rows[fold == held]
+                posterior = _answer(votes, asked, space, overall, class_balance, k, kept)
+                right += score_labels(posterior, gold.classes[fold == held]).sum()
+            accuracy[parts] = float(right / len(gold.rows))
+            # Of equals the first: the fewest parts.
+            if accuracy[parts] > max((other for one, other in accuracy.items() if one != parts), default=-1.0):
+                best = space
+    return Liger(
+        posterior=_answer(votes, everyone, best, overall, class_balance, k, gold),
+        parts=len(best.counts),
+        own_model=sum(counts is not None for counts in best.counts),
+        accuracy=accuracy or None,
+    )
+
+
+def _divide(
+    votes: Votes,
+    embeddings: npt.NDArray[np.float32],
+    sample: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.intp],
+    parts: int,
+    k: int,
+) -> _Space:
+    """The space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
+    home = fit_partition(sample, parts).assign(embeddings)
+    counts: list[VoteCounts | None] = []
+    for part in range(parts):
+        own = votes[reference[home[reference] == part]]
+        has_own_model = parts > 1 and np.count_nonzero((own != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
+        counts.append(count_votes(own, k) if has_own_model else None)
+    return _Space(home=home, counts=tuple(counts))
 
 
 def _answer(
     votes: Votes,
     asked: npt.NDArray[np.intp],
-    home: npt.NDArray[np.int64],
-    parts: int,
-    reference: npt.NDArray[np.intp],
+    space: _Space,
+    overall: VoteCounts,
     class_balance: Float | None,
     k: int,
     gold: Gold,
-    accuracy: dict[int, float] | None,
-) -> Liger:
-    """Liger with a given partition, for the rows `asked`."""
+) -> Float:
+    """Liger's posterior for the rows `asked`."""
     whole = count_class_balance(gold.classes, k) if class_balance is None else class_balance
-    overall = fit_flyingsquid(votes[reference], whole)
+    everywhere = solve_flyingsquid(overall, whole)
     posterior = np.empty((len(asked), k))
-    own_model = 0
-    for part in range(parts):
-        at = np.flatnonzero(home[asked] == part)
-        fitted = reference[home[reference] == part]
-        overlaps = np.count_nonzero((votes[fitted] != ABSTAIN).sum(axis=1) > 1)
-        model = overall
-        if parts > 1 and overlaps >= FEWEST_OVERLAPS:
-            model = fit_flyingsquid(votes[fitted], _draw_balance(whole, home, part, k, gold, class_balance))
-            own_model += 1
+    for part, counts in enumerate(space.counts):
+        at = np.flatnonzero(space.home[asked] == part)
+        model = everywhere
+        if counts is not None:
+            model = solve_flyingsquid(counts, _draw_balance(whole, space.home, part, k, gold, class_balance))
         posterior[at] = model.predict_proba(votes[asked[at]])
-    return Liger(posterior=posterior, parts=parts, own_model=own_model, accuracy=accuracy)
+    return posterior
 
 
 def _draw_balance(

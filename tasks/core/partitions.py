@@ -16,7 +16,7 @@ _STARTS = 4
 """Runs of k-means from different seeds; the tightest one counts."""
 
 _SAMPLE = 20_000
-"""Rows that k-means sees at most, evenly spaced: over a thousand for each of sixteen parts settle their centroids."""
+"""Rows that are enough for k-means: over a thousand for each of sixteen parts settle their centroids."""
 
 _BLOCK = 8192
 """Rows assigned at once: bounded memory, any number of items."""
@@ -38,10 +38,14 @@ class Partition:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
+def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """At most `_SAMPLE` of `rows`, evenly spaced, so that time and memory of k-means stay bounded; all, if not more."""
+    return rows[:: max(1, -(-len(rows) // _SAMPLE))]
+
+
 def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     """`parts` centroids by k-means on `vectors` (n, d), or as many as there are distinct rows.
 
-    Beyond `_SAMPLE` rows an evenly spaced sample stands for all, so that time and memory stay bounded.
     Runs on one thread: k-means adds up its centroids per thread, so that more threads give other last digits.
 
     Raises
@@ -51,7 +55,6 @@ def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     """
     if parts < 1 or len(vectors) == 0:
         raise ValueError(f"cannot make {parts} parts of {len(vectors)} rows")
-    vectors = vectors[:: -(-len(vectors) // _SAMPLE)]
     parts = min(parts, len(np.unique(vectors, axis=0)))
     with threadpool_limits(limits=1):
         found = KMeans(n_clusters=parts, n_init=_STARTS, random_state=_SEED).fit(vectors.astype(np.float64))

@@ -17,6 +17,7 @@ from tasks.core.label_models import (
     Finding,
     Float,
     Gold,
+    VoteCounts,
     Votes,
     VoteTable,
     count_votes,
@@ -71,8 +72,20 @@ def fit_flyingsquid(
 
     Cost: one exact count of co-votes, then O(r^2) for r units (mean), or O(r^3 log r) (median).
     """
-    k, m = len(class_balance), votes.shape[1]
-    counts = count_votes(votes, k)
+    known = None
+    if gold is not None and len(gold.rows):
+        known = _count_gold(votes, gold, len(class_balance))
+    return solve_flyingsquid(count_votes(votes, len(class_balance)), class_balance, estimate=estimate, known=known)
+
+
+def solve_flyingsquid(
+    counts: VoteCounts, class_balance: Float, *, estimate: Estimate = "mean", known: Float | None = None
+) -> VoteTable:
+    """`fit_flyingsquid` from counted votes, so that other class balances need no other count.
+
+    `known` (m, k, k) counts gold rows by LF, its vote and the class.
+    """
+    k, m = len(class_balance), len(counts.first)
     findings = list(inspect_votes(counts))
     units = np.flatnonzero(counts.first[counts.lf] == counts.lf)
     lf, vote = counts.lf[units], counts.vote[units]
@@ -104,9 +117,9 @@ def fit_flyingsquid(
         ]
     own, worth = own[counts.first], worth[counts.first]
     given = _spread_errors(own, class_balance)
-    if gold is not None and len(gold.rows):
+    if known is not None:
         pseudo = np.minimum(worth, ANCHORED_VOTES)[:, :, None] * given
-        pseudo += _count_gold(votes, gold, k)
+        pseudo += known
         given = pseudo / pseudo.sum(axis=2, keepdims=True)
     scores = np.zeros((m, k + 1, k))
     scores[:, 1:] = counts.share[:, None, None] * (np.log(np.maximum(given, _LEAST)) - np.log(class_balance))
