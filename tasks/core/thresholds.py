@@ -13,6 +13,7 @@ harder than those it looks at.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -66,6 +67,11 @@ class Evidence:
     """(n,) of each item in the objective; positive."""
     k: int
     objective: Objective
+
+    @cached_property
+    def onehot(self) -> Float64:
+        """(k, n) 1 at the class of gold."""
+        return (self.gold == np.arange(self.k)[:, None]).astype(np.float64)
 
     def take(self, rows: Int64) -> "Evidence":
         """The same for some of the items."""
@@ -168,7 +174,7 @@ def trace_curve(evidence: Evidence, thresholds: Float64, lf: int, candidates: Fl
     """The objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
     L = extend(evidence, thresholds)
     L[:, lf] = evidence.L[:, lf]
-    return _score_candidates(evidence, _count_votes(L, evidence.k), lf, candidates)
+    return _score_candidates(evidence, _count_votes(L, evidence.k), _rank_offers(evidence, lf), candidates)
 
 
 def count_above(similarity: Float32, thresholds: Float64) -> Int64:
@@ -196,18 +202,20 @@ def fit_global(evidence: Evidence, candidates: list[Float64], start: Float64, fr
 
 def fit_per_lf(evidence: Evidence, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
     """Thresholds (m,) by coordinate ascent from `start`: LF by LF the best candidate, until none gains."""
+    places = np.flatnonzero(free).tolist()
+    ranked = {lf: _rank_offers(evidence, lf) for lf in places}
     thresholds = start.copy()
-    for _ in range(_SWEEPS):
-        settled = thresholds.copy()
-        counts = _count_votes(extend(evidence, thresholds), evidence.k)
-        for lf in np.flatnonzero(free).tolist():
-            _add(counts, evidence, lf, thresholds[lf], -1)
-            tried = np.append(thresholds[lf], candidates[lf])
-            # A stable descending order puts the highest threshold first among equals, the present one included.
-            tried = np.sort(tried)[::-1]
-            thresholds[lf] = tried[_first_best(_score_candidates(evidence, counts, lf, tried))]
-            _add(counts, evidence, lf, thresholds[lf], 1)
-        if np.array_equal(settled, thresholds):
+    counts = _count_votes(extend(evidence, thresholds), evidence.k)
+    same = -1  # LFs in a row that kept their threshold: once that holds for all but the last to change, it stays so
+    for lf in places * _SWEEPS:
+        before = thresholds[lf]
+        _add(counts, ranked[lf], before, -1)
+        # A stable descending order puts the highest threshold first among equals, the present one included.
+        tried = np.sort(np.append(before, candidates[lf]))[::-1]
+        thresholds[lf] = tried[_first_best(_score_candidates(evidence, counts, ranked[lf], tried))]
+        _add(counts, ranked[lf], thresholds[lf], 1)
+        same = same + 1 if thresholds[lf] == before else 0
+        if same == len(places) - 1:
             break
     return thresholds
 
@@ -253,65 +261,81 @@ def _first_best(scores: Float64) -> int:
     return int(np.argmax(scores >= scores.max() - _GAIN))
 
 
-def _add(counts: Int64, evidence: Evidence, lf: int, threshold: float, sign: int) -> None:
-    """Add (or with -1 take away) the extended votes of `lf` at `threshold` to `counts` (n, k)."""
-    rows = np.flatnonzero((evidence.L[:, lf] == ABSTAIN) & (evidence.similarity[:, lf].astype(np.float64) > threshold))
-    counts[rows, evidence.vote[rows, lf]] += sign
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """The r offers that an LF may take, by falling similarity; equally near ones in the order of items."""
+
+    rows: Int64
+    """(r,) their items."""
+    vote: Votes
+    """(r,)"""
+    similarity: Float64
+    """(r,)"""
+
+    def count_above(self, thresholds: Float64) -> Int64:
+        """How many are above each of `thresholds` (c,)."""
+        return len(self.rows) - np.searchsorted(self.similarity[::-1], thresholds, side="right")
+
+
+def _rank_offers(evidence: Evidence, lf: int) -> _Ranked:
+    rows = np.flatnonzero((evidence.L[:, lf] == ABSTAIN) & (evidence.vote[:, lf] != ABSTAIN))
+    similarity = evidence.similarity[rows, lf].astype(np.float64)
+    order = np.argsort(-similarity, kind="stable")
+    return _Ranked(rows=rows[order], vote=evidence.vote[rows[order], lf], similarity=similarity[order])
+
+
+def _add(counts: Int64, ranked: _Ranked, threshold: float, sign: int) -> None:
+    """Add (or with -1 take away) the extended votes of an LF at `threshold` to `counts` (k, n)."""
+    above = slice(0, int(ranked.count_above(np.float64(threshold))))
+    counts[ranked.vote[above], ranked.rows[above]] += sign
 
 
 def _count_votes(L: Votes, k: int) -> Int64:
-    """Votes (n, k) for each class."""
-    counts = np.zeros((len(L), k), np.int64)
-    for label in range(k):
-        counts[:, label] = np.count_nonzero(label == L, axis=1)
-    return counts
+    """Votes (k, n) for each class; class by class, since sums and maxima over two or ten cells in a row are slow."""
+    return np.stack([np.count_nonzero(label == L, axis=1) for label in range(k)])
 
 
 def _share(counts: Int64) -> Float64:
-    """What the majority vote gives each class (n, k): rows sum to 1, tied classes have equal parts."""
-    top: Bools = counts == counts.max(axis=1, keepdims=True)
-    share: Float64 = top / top.sum(axis=1, keepdims=True)
+    """What the majority vote gives each class (k, n): columns sum to 1, tied classes have equal parts."""
+    top: Bools = counts == counts.max(axis=0)
+    share: Float64 = top / top.sum(axis=0)
     return share
 
 
 def _score_counts(counts: Int64, evidence: Evidence) -> Float64:
-    """The objective for the majority vote of `counts` (n, k)."""
-    share, onehot = _share(counts) * evidence.weight[:, None], np.eye(evidence.k)[evidence.gold]
-    return _score((share * onehot).sum(axis=0), share.sum(axis=0), evidence.weight @ onehot, evidence.objective)
+    """The objective for the majority vote of `counts` (k, n)."""
+    share = _share(counts) * evidence.weight
+    return _score((share * evidence.onehot).sum(axis=1), share.sum(axis=1), evidence)
 
 
-def _score(hits: Float64, predicted: Float64, actual: Float64, objective: Objective) -> Float64:
-    """The objective from weights of items by class (last axis): rightly predicted, predicted, in gold."""
-    if objective == "accuracy":
-        accuracy: Float64 = hits.sum(axis=-1) / actual.sum()
+def _score(hits: Float64, predicted: Float64, evidence: Evidence) -> Float64:
+    """The objective from weights of items by class (first axis): rightly predicted, and predicted."""
+    actual = evidence.onehot @ evidence.weight
+    if evidence.objective == "accuracy":
+        accuracy: Float64 = hits.sum(axis=0) / actual.sum()
         return accuracy
     occurs = actual > 0
-    f1: Float64 = 2 * hits[..., occurs] / (predicted[..., occurs] + actual[occurs])
-    return np.asarray(f1.mean(axis=-1))
+    f1: Float64 = (2 * hits[occurs].T / (predicted[occurs].T + actual[occurs])).mean(axis=-1)
+    return f1
 
 
-def _score_candidates(evidence: Evidence, counts: Int64, lf: int, candidates: Float64) -> Float64:
-    """The objective (c,) for each threshold of `lf`, given the votes `counts` (n, k) without its extension.
+def _score_candidates(evidence: Evidence, counts: Int64, ranked: _Ranked, candidates: Float64) -> Float64:
+    """The objective (c,) for each threshold of an LF, given the votes `counts` (k, n) without its extension.
 
     Each offered vote changes its own item alone. In order of falling similarity the changes add up, so that all
     thresholds together cost one pass.
     """
-    rows = np.flatnonzero((evidence.L[:, lf] == ABSTAIN) & (evidence.vote[:, lf] != ABSTAIN))
-    similarity = evidence.similarity[rows, lf].astype(np.float64)
-    order = np.argsort(-similarity, kind="stable")
-    rows, similarity = rows[order], similarity[order]
-    with_offer = counts[rows]
-    with_offer[np.arange(len(rows)), evidence.vote[rows, lf]] += 1
-    weight, onehot = evidence.weight[:, None], np.eye(evidence.k)[evidence.gold]
-    share = _share(counts) * weight
-    change = _share(with_offer) * weight[rows] - share[rows]
-    nothing = np.zeros((1, evidence.k))
-    hits = np.concatenate([nothing, np.cumsum(change * onehot[rows], axis=0)])
-    predicted = np.concatenate([nothing, np.cumsum(change, axis=0)])
-    extended = count_above(evidence.similarity[rows, lf], candidates)
+    rows = ranked.rows
+    with_offer = counts[:, rows]
+    with_offer[ranked.vote, np.arange(len(rows))] += 1
+    share = _share(counts) * evidence.weight
+    change = _share(with_offer) * evidence.weight[rows] - share[:, rows]
+    nothing = np.zeros((evidence.k, 1))
+    hits = np.concatenate([nothing, np.cumsum(change * evidence.onehot[:, rows], axis=1)], axis=1)
+    predicted = np.concatenate([nothing, np.cumsum(change, axis=1)], axis=1)
+    extended = ranked.count_above(candidates)
     return _score(
-        (share * onehot).sum(axis=0) + hits[extended],
-        share.sum(axis=0) + predicted[extended],
-        evidence.weight @ onehot,
-        evidence.objective,
+        (share * evidence.onehot).sum(axis=1, keepdims=True) + hits[:, extended],
+        share.sum(axis=1, keepdims=True) + predicted[:, extended],
+        evidence,
     )
