@@ -377,7 +377,7 @@ def _list_params(path: str, verdicts: Mapping[str, Any]) -> Iterator[str]:
 
 def _has_no_locks(tmp_dir: Path) -> bool:
     path = tmp_dir / dvc.rwlock.RWLOCK_FILE
-    return not path.exists() or path.read_text() == "{}"
+    return not path.exists() or path.read_bytes() == b"{}"
 
 
 def _find_locked_for_writing(tmp_dir: Path) -> set[Path]:
@@ -387,13 +387,13 @@ def _find_locked_for_writing(tmp_dir: Path) -> set[Path]:
     """
     path = tmp_dir / dvc.rwlock.RWLOCK_FILE
     try:
-        locks = json.loads(path.read_text())
+        locks = json.loads(path.read_text()).get("write", {})
+        return {Path(path) for path, holder in locks.items() if psutil.pid_exists(holder["pid"])}
     except FileNotFoundError:
         return set()
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         path.unlink()
         return set()
-    return {Path(path) for path, holder in locks.get("write", {}).items() if psutil.pid_exists(holder["pid"])}
 
 
 def _name_blockers(error: LockError) -> str:

@@ -164,8 +164,8 @@ def _read_progress(line: Line) -> Progress | None:
     try:
         fields = json.loads(line.text.removeprefix(MARK))
         return Progress(what=str(fields["what"]), done=int(fields["done"]), total=int(fields["total"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None  # an LF may write what it likes
 
 
 def _describe_exit(code: int) -> str:

@@ -42,7 +42,7 @@ from flows.execute import (
 )
 from flows.process import Commands
 from flows.results import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
-from flows.server import find_api_url, start_temporary_server
+from flows.server import ServerError, find_api_url, start_temporary_server
 from tasks.errors import EpoxyError, StageError
 
 _INTERRUPTED = 130
@@ -246,9 +246,17 @@ def run(*, targets: Sequence[str] = (), quiet: bool = False) -> Summary:
             PREFECT_API_URL: find_api_url() or start_temporary_server(),
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         }
-        with temporary_settings(settings):
-            state = relabel(list(targets), return_state=True)
-        _STAGES.set(None)
+        try:
+            with temporary_settings(settings):
+                state = relabel(list(targets), return_state=True)
+        except httpx.TransportError as error:
+            # Never the address, which may hold a password.
+            raise ServerError(
+                f"the Prefect server does not answer ({error}). What stages have done is kept: start the server (or "
+                "unset PREFECT_API_URL, or switch the Prefect profile), and run again"
+            ) from None
+        finally:
+            _STAGES.set(None)
     result = state.result(raise_on_failure=False)
     if isinstance(result, Summary):
         return result

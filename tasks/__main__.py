@@ -1,6 +1,8 @@
 """`python -m tasks <stage>`: run one stage in the current folder, the command that dvc.yaml gives to DVC."""
 
+import ctypes
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from tasks.params import read_params
 
 STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
+
+_PR_SET_PDEATHSIG = 1
+"""From Linux's prctl.h: a signal to this process when the one that started it dies."""
 
 
 def run_stage(root: Path, stage: str) -> None:
@@ -43,5 +48,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _die_with_parent() -> None:
+    """Let the kernel end this process once the one that started it is dead.
+
+    A killed `dvc repro` would otherwise leave a stage behind, which writes its outputs when the next run has begun.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 if __name__ == "__main__":
+    _die_with_parent()
     sys.exit(main(sys.argv[1:]))

@@ -376,6 +376,8 @@ def _write_given(root: Path, classes: Sequence[str], source: str, summary: LFSum
 
 
 def _read_raw_votes(root: Path, source: str, id_type: pl.DataType) -> pl.DataFrame:
+    if not (root / source).resolve().is_relative_to((root / "lfs").resolve()):
+        raise DataError(f"{source} leads out of lfs/, the folder that the apply stage depends on. Put a copy there.")
     try:
         if Path(source).suffix == ".csv":
             # Unlike Parquet, CSV has no types: its ids are of whatever kind the items' are.
@@ -383,7 +385,7 @@ def _read_raw_votes(root: Path, source: str, id_type: pl.DataType) -> pl.DataFra
         return pl.read_parquet(root / source, memory_map=False)
     except FileNotFoundError:
         raise DataError(f"{source} not found. Correct apply.source in params.yaml.") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from None
 
 

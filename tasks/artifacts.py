@@ -131,7 +131,10 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSche
             for table in _regroup(_validate_batches(path, batches, schema)):
                 encoded = _to_arrow(table)
                 if writer is None:
-                    writer = parquet.ParquetWriter(part, encoded.schema, compression="zstd", version="2.6")
+                    # A flipped bit mostly unpacks to other values, all of them valid; checksums tell.
+                    writer = parquet.ParquetWriter(
+                        part, encoded.schema, compression="zstd", version="2.6", write_page_checksum=True
+                    )
                 writer.write_table(encoded, row_group_size=ROW_GROUP)
         finally:
             if writer is not None:
@@ -150,9 +153,8 @@ def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = 
     """
     if columns is not None:
         schema = _restrict(schema, columns)
-    with _explained(path):
-        table = pl.read_parquet(path, columns=None if columns is None else list(columns), memory_map=False)
-    table = table if columns is None else table.select(columns)
+    with _explained(path), _open(path) as stored:
+        table = _from_arrow(stored.read(columns=None if columns is None else list(columns)), columns)
     return _validate(path, table, schema)
 
 
@@ -291,18 +293,28 @@ def _regroup(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 def _stored_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
     with _explained(path):
-        stored = parquet.ParquetFile(path)
+        stored = _open(path)
     with stored:
         for group in range(stored.num_row_groups):
             with _explained(path):
                 batch = stored.read_row_group(group, columns=None if columns is None else list(columns))
-                table = pl.from_arrow(batch)
-            assert isinstance(table, pl.DataFrame)
-            yield table if columns is None else table.select(columns)
+                table = _from_arrow(batch, columns)
+            yield table
         if stored.num_row_groups == 0:
-            table = pl.from_arrow(stored.schema_arrow.empty_table())
-            assert isinstance(table, pl.DataFrame)
-            yield table if columns is None else table.select(columns)
+            with _explained(path):
+                table = _from_arrow(stored.schema_arrow.empty_table(), columns)
+            yield table
+
+
+def _open(path: Path) -> parquet.ParquetFile:
+    return parquet.ParquetFile(path, page_checksum_verification=True)
+
+
+def _from_arrow(stored: arrow.Table, columns: Sequence[str] | None) -> pl.DataFrame:
+    stored.validate(full=True)  # Polars would trust text that is not UTF-8, and lengths beyond the column
+    table = pl.from_arrow(stored)
+    assert isinstance(table, pl.DataFrame)
+    return table if columns is None else table.select(columns)
 
 
 def _validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> Iterator[pl.DataFrame]:
@@ -361,7 +373,13 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Run 'dvc repro' (or 'dvc pull').") from None
-    except (OSError, pl.exceptions.PolarsError, arrow.ArrowException, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        arrow.ArrowException,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"{path} cannot be read: {reason}. It may be damaged: run 'dvc checkout {path}' or 'dvc repro'."

@@ -1,6 +1,7 @@
 """Stage evaluate: how good each method's labels are, as metrics, plots, tables and a page. Alone in reading test gold."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,9 +109,23 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     ]
     if not same:
         probabilities[report.SHIPPED] = shipped
-    thresholds = artifacts.read_json(root / artifacts.THRESHOLDS)
-    label_model = artifacts.read_json(root / artifacts.LABEL_MODEL)
-    end_model = artifacts.read_json(root / artifacts.END_MODEL)
+    with _interpreted(root / artifacts.END_MODEL) as found:
+        trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=_describe_end_model(found))]
+        facts += [Fact(name="Class balance of the shipped labels", value=_describe_balance(found))]
+    with _interpreted(root / artifacts.LABEL_MODEL) as found:
+        findings = tuple(map(str, found["findings"]))
+        facts += [Fact(name="Label model on votes", value=_describe_label_model(found))]
+        facts += [Fact(name="Label model fitted on", value=_describe_fit(found))]
+        facts += [Fact(name="Class balance of the label model", value=_describe_balance(found))]
+    with _interpreted(root / artifacts.THRESHOLDS) as found:
+        thresholds = {lf: None if value is None else float(value) for lf, value in found["thresholds"].items()}
+        curve_metric = str(found["curve_metric"])
+        facts += [Fact(name="Thresholds", value=_describe_thresholds(found))]
+    with _interpreted(root / artifacts.EMBEDDING_FITNESS) as found:
+        fitness = _describe_fitness(found)
+    summary = artifacts.read_csv(root / artifacts.LF_SUMMARY, _SUMMARY_COLUMNS)
+    if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
+        raise DataError(f"{root / artifacts.LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
     position = {name: index for index, name in enumerate(classes)}
     return Inputs(
         split=items["split"].to_numpy(),
@@ -121,21 +136,14 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
         probabilities=probabilities,
         # Methods may agree on every item; then the most elaborate one, which comes last, is what was meant.
-        shipped=end_model["shipped"] if end_model["shipped"] in same else [report.SHIPPED, *same][-1],
-        thresholds=thresholds["thresholds"],
-        summary=artifacts.read_csv(root / artifacts.LF_SUMMARY, _SUMMARY_COLUMNS),
+        shipped=trained if trained in same else [report.SHIPPED, *same][-1],
+        thresholds=thresholds,
+        summary=summary,
         curves=artifacts.read_csv(root / artifacts.THRESHOLD_CURVES, _CURVE_COLUMNS),
-        curve_metric=thresholds["curve_metric"],
-        fitness=_read_fitness(root),
-        facts=(
-            Fact(name="Shipped labels", value=_describe_end_model(end_model)),
-            Fact(name="Class balance of the shipped labels", value=_describe_balance(end_model)),
-            Fact(name="Label model on votes", value=_describe_label_model(label_model)),
-            Fact(name="Label model fitted on", value=_describe_fit(label_model)),
-            Fact(name="Class balance of the label model", value=_describe_balance(label_model)),
-            Fact(name="Thresholds", value=_describe_thresholds(thresholds)),
-        ),
-        findings=tuple(label_model["findings"]),
+        curve_metric=curve_metric,
+        fitness=fitness,
+        facts=tuple(facts),
+        findings=findings,
     )
 
 
@@ -311,16 +319,26 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
     return joined.fill_null(ABSTAIN).to_numpy()
 
 
-def _read_fitness(root: Path) -> report.EmbeddingFitness:
-    found = artifacts.read_json(root / artifacts.EMBEDDING_FITNESS)
+@contextmanager
+def _interpreted(path: Path) -> Iterator[Any]:
+    """The JSON document at `path`; what the block does not find in it is told as a fault of the file."""
+    found = artifacts.read_json(path)
+    try:
+        yield found
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path}: not what its stage writes ({reason}). Run 'dvc repro {path.parent.name}'.") from None
+
+
+def _describe_fitness(found: dict[str, Any]) -> report.EmbeddingFitness:
     return report.EmbeddingFitness(
-        sentences=tuple(found["sentences"]),
+        sentences=tuple(map(str, found["sentences"])),
         rows=tuple(
             report.NeighborAgreement(
-                labels=row["labels"],
-                n=row["items"],
-                chance=float("nan") if row["chance"] is None else row["chance"],
-                by_rank=tuple((one["rank"], one["agreement"]) for one in row["neighbors"]),
+                labels=str(row["labels"]),
+                n=int(row["items"]),
+                chance=float("nan") if row["chance"] is None else float(row["chance"]),
+                by_rank=tuple((int(one["rank"]), float(one["agreement"])) for one in row["neighbors"]),
             )
             for row in found["agreement"]
         ),

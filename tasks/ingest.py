@@ -1,11 +1,15 @@
 """ingest: join raw items and embeddings by id, check them, and write them in one form, sorted by id."""
 
+import math
+import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +20,7 @@ import pyarrow.parquet as parquet
 
 from tasks import artifacts, encode, schemas
 from tasks.artifacts import EMBEDDINGS, ITEMS, ROW_GROUP, VALID_GOLD, WITHHELD_GOLD
-from tasks.errors import DataError, ParamsError
+from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams, IngestParams, Split
 from tasks.schemas import ITEM_ID
 
@@ -25,6 +29,11 @@ _SHOWN = 5
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 """Text that is how a 64-bit integer is written: '7', not '007' or '+7', which would not come back as they were."""
+
+_DEFLATE = 1032
+"""How many times smaller than what it unpacks to a deflated file can be, at most."""
+
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 UNTYPED = {".csv", ".txt"}
 """Files in which everything is text: their ids are integers where each looks like one."""
@@ -151,6 +160,11 @@ def _find_files(source: Path, pattern: str, key: str) -> list[Path]:
             f"{source}: no file is called {pattern!r} (ingest.{key} in params.yaml); the folder holds {shown or 'none'}."
             + (" Embeddings can also be computed from a text column: ingest.encoder." if key == "embeddings" else "")
         )
+    for file in files:
+        if not file.resolve().is_relative_to(source.resolve()):
+            raise DataError(
+                f"{file} is a link that leads out of {source}. Put a copy there: ingest reads nothing else."
+            )
     return files
 
 
@@ -166,7 +180,7 @@ def _suffix(files: Sequence[Path]) -> str:
 
 def _read_table(path: Path, text: Sequence[str]) -> pl.DataFrame:
     """A raw table; in CSV, the columns `text` stay the text that they are."""
-    try:
+    with _readable(path):
         match path.suffix.lower():
             case ".parquet":
                 return pl.read_parquet(path, memory_map=False)
@@ -174,14 +188,22 @@ def _read_table(path: Path, text: Sequence[str]) -> pl.DataFrame:
                 return pl.read_csv(path, infer_schema_length=None, schema_overrides=dict.fromkeys(text, pl.String))
             case ".jsonl" | ".ndjson":
                 return pl.read_ndjson(path, infer_schema_length=None)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise _unreadable(path, error) from None
     raise DataError(f"{path}: expected a table in .parquet, .csv or .jsonl.")
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(f"{path} cannot be read: {reason}")
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns whatever a library makes of foreign bytes into an error that names the file.
+
+    None of them says what it may raise: NumPy's range from zlib.error to TokenError, and Polars' panics are no Exception.
+    """
+    try:
+        yield
+    except EpoxyError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path} cannot be read: {reason}") from None
 
 
 def _concatenate(tables: Sequence[pl.DataFrame], where: str, params: IngestParams) -> pl.DataFrame:
@@ -352,28 +374,54 @@ def _read_embeddings(root: Path, source: Path, id_type: pl.DataType, params: Ing
 
 def _open_array(path: Path) -> npt.NDArray[np.floating]:
     """The matrix in a .npy file, left on disk."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from None
-    return _require_matrix(path, array)
+    with _readable(path):
+        return _require_matrix(path, np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _read_npz(path: Path) -> Embeddings:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if missing := sorted({"ids", "embeddings"} - set(stored.files)):
-                raise DataError(
-                    f"{path}: no array {' and '.join(missing)}; it has {', '.join(stored.files) or 'none'}. "
-                    "Write it with numpy.savez(path, ids=..., embeddings=...)."
-                )
-            raw_ids, matrix = stored["ids"], _require_matrix(path, stored["embeddings"])
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise _unreadable(path, error) from None
-    ids = _ids_from_array(path, raw_ids)
+    with _readable(path), np.load(path, allow_pickle=False) as stored:
+        if missing := sorted({"ids", "embeddings"} - set(stored.files)):
+            raise DataError(
+                f"{path}: no array {' and '.join(missing)}; it has {', '.join(stored.files) or 'none'}. "
+                "Write it with numpy.savez(path, ids=..., embeddings=...)."
+            )
+        _require_plausible(path)
+        ids, matrix = _ids_from_array(path, stored["ids"]), _require_matrix(path, stored["embeddings"])
     if len(ids) != len(matrix):
         raise DataError(f"{path}: {len(matrix):,} embeddings, but {len(ids):,} ids.")
     return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)))
+
+
+def _require_plausible(path: Path) -> None:
+    """Check, before anything is unpacked, that a .npz holds as much as it declares, and no more than fits memory."""
+    total = 0
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                declared = _measure_array(file)
+            if declared != member.file_size or declared > _DEFLATE * max(member.compress_size, 1):
+                raise DataError(
+                    f"{path}: array '{member.filename}' declares {declared:,} bytes, but the file holds "
+                    f"{member.compress_size:,} bytes of it that unpack to {member.file_size:,}. Write it again."
+                )
+            total += declared
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total > memory:
+        raise DataError(
+            f"{path}: {total:,} bytes unpacked, but this machine has {memory:,} bytes of memory. Write the embeddings "
+            "as .npy, which is read from disk."
+        )
+
+
+def _measure_array(file: IO[bytes]) -> int:
+    """The size in bytes of an array in NumPy's format, its header included, as that header declares it."""
+    version = np.lib.format.read_magic(file)
+    if version not in _READ_HEADER:
+        raise ValueError(f"version {version} of NumPy's format is neither for numbers nor for text")
+    shape, _, kind = _READ_HEADER[version](file)
+    if kind.hasobject:
+        raise ValueError("it holds Python objects, which are never opened")
+    return file.tell() + math.prod(shape) * int(kind.itemsize)
 
 
 def _require_matrix(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
@@ -429,39 +477,39 @@ def _read_embedding_ids(source: Path, id_type: pl.DataType, params: IngestParams
 
 
 def _read_id_array(path: Path) -> pl.Series:
-    try:
-        return _ids_from_array(path, np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from None
+    with _readable(path):
+        # Mapped, so that a size that is declared but not there costs nothing.
+        return _ids_from_array(path, np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _ids_from_array(path: Path, array: npt.NDArray[np.generic]) -> pl.Series:
     if array.ndim != 1 or array.dtype.kind not in "Uiu":
         raise DataError(f"{path}: ids are {array.dtype} of shape {array.shape}; expected a row of text or integers.")
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
+        if codes.max() > sys.maxunicode:  # Polars would take it, and panic later
+            raise DataError(f"{path}: ids are no text: a character has the number {codes.max():#x}. Write them again.")
     return pl.Series("ids", array)
 
 
 def _read_lines(path: Path) -> pl.Series:
-    try:
+    with _readable(path):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
     return pl.Series("ids", text.removesuffix("\n").split("\n"), dtype=pl.String)
 
 
 def _read_id_column(path: Path, name: str, where: str) -> pl.Series:
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                return pl.scan_parquet(path).select(name).collect()[name]
-            case ".csv":
-                return pl.read_csv(path, columns=[name], schema_overrides={name: pl.String})[name]
-            case _:
-                return _read_table(path, [name])[name]
-    except pl.exceptions.ColumnNotFoundError:
-        raise DataError(f"{where}: no column '{name}' (ingest.item_id in params.yaml) in {path.name}.") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise _unreadable(path, error) from None
+    with _readable(path):
+        try:
+            match path.suffix.lower():
+                case ".parquet":
+                    return pl.scan_parquet(path).select(name).collect()[name]
+                case ".csv":
+                    return pl.read_csv(path, columns=[name], schema_overrides={name: pl.String})[name]
+                case _:
+                    return _read_table(path, [name])[name]
+        except pl.exceptions.ColumnNotFoundError:
+            raise DataError(f"{where}: no column '{name}' (ingest.item_id in params.yaml) in {path.name}.") from None
 
 
 def _concatenate_ids(parts: Sequence[pl.Series], where: str) -> pl.Series:
@@ -477,25 +525,18 @@ def _read_vectors(root: Path, files: Sequence[Path], ids: pl.Series, params: Ing
     matrix: npt.NDArray[np.float32] | None = None
     wrong: list[int] = []
     at = 0
-    try:
-        for file in files:
-            # Buffering ahead would read every row group at once.
-            with parquet.ParquetFile(file, pre_buffer=False) as stored:
-                name = _find_vectors(stored.schema_arrow, where)
-                for batch in stored.iter_batches(batch_size=ROW_GROUP, columns=[name]):
-                    column = batch.column(0)
-                    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
-                    if matrix is None:
-                        matrix = artifacts.open_scratch((root / EMBEDDINGS).parent, (len(ids), _width(lengths, where)))
-                    fits = lengths == matrix.shape[1]
-                    wrong.extend((at + np.flatnonzero(~fits)).tolist())
-                    if fits.all():
-                        # A missing number becomes NaN here, and is reported as that.
-                        flat = column.flatten().to_numpy(zero_copy_only=False)
-                        matrix[at : at + len(column)] = _to_float32(flat.reshape(len(column), -1))
-                    at += len(column)
-    except (OSError, arrow.ArrowException) as error:
-        raise _unreadable(files[0], error) from None
+    for file in files:
+        for column in _read_lists(file, where):
+            lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
+            if matrix is None:
+                matrix = artifacts.open_scratch((root / EMBEDDINGS).parent, (len(ids), _width(lengths, where)))
+            fits = lengths == matrix.shape[1]
+            wrong.extend((at + np.flatnonzero(~fits)).tolist())
+            if fits.all():
+                # A missing number becomes NaN here, and is reported as that.
+                flat = column.flatten().to_numpy(zero_copy_only=False)
+                matrix[at : at + len(column)] = _to_float32(flat.reshape(len(column), -1))
+            at += len(column)
     if matrix is None:
         raise DataError(f"{where}: no embeddings; expected at least one row.")
     if wrong:
@@ -504,6 +545,25 @@ def _read_vectors(root: Path, files: Sequence[Path], ids: pl.Series, params: Ing
             f"{_first(ids.gather(wrong))}."
         )
     return matrix
+
+
+def _read_lists(path: Path, where: str) -> Iterator[arrow.Array]:
+    """The column of lists of a Parquet file, in pieces."""
+    with _readable(path):
+        # Buffering ahead would read every row group at once.
+        stored = parquet.ParquetFile(path, pre_buffer=False)
+    with stored:
+        with _readable(path):
+            name = _find_vectors(stored.schema_arrow, where)
+            batches = stored.iter_batches(batch_size=ROW_GROUP, columns=[name])
+        while True:
+            with _readable(path):
+                batch = next(batches, None)
+                if batch is not None:
+                    batch.validate(full=True)  # or a damaged length would reach beyond the memory of the column
+            if batch is None:
+                return
+            yield batch.column(0)
 
 
 def _find_vectors(schema: arrow.Schema, where: str) -> str:

@@ -40,7 +40,7 @@ class IngestParams(Section):
     """Where raw items and embeddings are, and how their columns are called."""
 
     source: str
-    """Folder with everything ingest reads; a dependency of the stage as a whole."""
+    """Folder inside the project with everything ingest reads; a dependency of the stage as a whole."""
     items: str = "items.parquet"
     """File or glob below `source`: Parquet, CSV or JSONL."""
     embeddings: str | None = "embeddings.npy"
@@ -51,6 +51,13 @@ class IngestParams(Section):
     split: str = "split"
     gold: str = "gold"
     encoder: EncoderParams | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _inside_project(cls, value: str) -> str:
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError("must be a folder inside the project")
+        return value
 
     @model_validator(mode="after")
     def _one_origin(self) -> "IngestParams":
@@ -285,7 +292,7 @@ def read_params(root: Path) -> Params:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ParamsError(f"{FILE}: got {type(raw).__name__}, expected a mapping with the sections of the README.")
