@@ -64,6 +64,22 @@ def stage_command(name: str) -> None:
         click.echo(run_one(root=Path.cwd(), name=name))
 
 
+@main.command("watch")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line instead of a page.")
+def watch_command(is_json: bool) -> None:
+    """Show what labeling functions and params.yaml come to, at once after each edit, until Ctrl-C.
+
+    Index, and what it needs, are brought up to date first. Then everything stays in memory: each time you save, the
+    table of LFs, coverage, metrics on valid gold and the labels that flipped are shown; Liger and the shipped labels
+    follow. Nothing below data/ is written but the memo, so that `epoxy run` afterwards has no neighbor left to search.
+    """
+    with _in_project():
+        from flows.watch import watch
+        from flows.watch_page import JsonPage, TerminalPage
+
+        watch(root=Path.cwd(), page=JsonPage() if is_json else TerminalPage())
+
+
 @main.command("status")
 def status_command() -> None:
     """List the stages that `epoxy run` would look at again, and what changed.

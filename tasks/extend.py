@@ -22,6 +22,7 @@ from tasks.artifacts import (
     write_batches,
 )
 from tasks.core.extension import (
+    Neighbors,
     Offers,
     extend_votes,
     find_abstaining_cells,
@@ -29,7 +30,7 @@ from tasks.core.extension import (
     find_offers,
     to_similarity,
 )
-from tasks.extension_tables import find_pair_columns, read_thresholds, to_matrix, to_neighbors
+from tasks.extension_tables import Thresholds, find_pair_columns, read_thresholds, to_matrix, to_neighbors
 from tasks.params import ExtendParams, Scope
 from tasks.progress import Progress
 from tasks.schemas import ITEM_ID
@@ -38,15 +39,14 @@ _SCOPES = {Scope.CELLS: find_abstaining_cells, Scope.ROWS: find_abstaining_rows}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """Some items of the stage's input, and what extension does to them."""
+class Extension:
+    """What extension does to some items."""
 
-    votes: pl.DataFrame
-    neighbors: pl.DataFrame
-    L: npt.NDArray[np.int8]
     offers: Offers
     extended: npt.NDArray[np.bool_]
     """(n, m) the cells that take the offered vote."""
+    votes: pl.DataFrame
+    """The items' votes with these cells filled."""
 
 
 def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
@@ -62,10 +62,8 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
     lfs = [name for name in columns if name != ITEM_ID]
     pairs = find_pair_columns(root / NEIGHBORS, lfs)
     found = read_thresholds(root / THRESHOLDS, lfs)
-    given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
-    thresholds = to_similarity(given, found.metric.value)
 
-    def blocks(what: str, neighbor_columns: tuple[str, ...]) -> Iterator[Block]:
+    def blocks(what: str, neighbor_columns: tuple[str, ...]) -> Iterator[tuple[Extension, pl.DataFrame]]:
         needed = [ITEM_ID, *pairs.similarity, *neighbor_columns]
         schema = schemas.neighbors(needed, columns[ITEM_ID])
         with Progress(what, total=count_rows(root / VOTES)) as progress:
@@ -75,34 +73,39 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
                 strict=False,  # tables that differ in length differ in items, which is said below
             ):
                 require_same_items(root / VOTES, votes, root / NEIGHBORS, neighbors)
-                L, offers = to_matrix(votes), find_offers(to_neighbors(neighbors, pairs), len(lfs))
-                extended = extend_votes(offers, _SCOPES[params.scope](L), thresholds)
-                yield Block(votes=votes, neighbors=neighbors, L=L, offers=offers, extended=extended)
+                yield extend_items(votes, to_neighbors(neighbors, pairs), found, params), neighbors
                 progress.advance(votes.height)
 
-    votes = (_fill(block, lfs) for block in blocks("extending", ()))
+    votes = (extension.votes for extension, _ in blocks("extending", ()))
     write_batches(root / EXTENDED_VOTES, votes, schemas.votes(k, columns))
-    provenance = (_explain(block, lfs, pairs.neighbor) for block in blocks("writing provenance", pairs.neighbor))
+    provenance = (_explain(*block, lfs, pairs.neighbor) for block in blocks("writing provenance", pairs.neighbor))
     write_batches(root / PROVENANCE, provenance, schemas.provenance(k, columns[ITEM_ID]))
 
 
-def _fill(block: Block, lfs: list[str]) -> pl.DataFrame:
-    """The votes with extended cells filled."""
-    filled = np.where(block.extended, block.offers.vote, block.L)
-    return block.votes.with_columns(pl.Series(lf, filled[:, place]) for place, lf in enumerate(lfs))
+def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, params: ExtendParams) -> Extension:
+    """What thresholds `found` for the LFs of `votes` (item_id and one column per LF) do to these items."""
+    L = to_matrix(votes)
+    given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
+    offers = find_offers(neighbors, L.shape[1])
+    extended = extend_votes(offers, _SCOPES[params.scope](L), to_similarity(given, found.metric.value))
+    filled = np.where(extended, offers.vote, L)
+    columns = (pl.Series(lf, filled[:, place]) for place, lf in enumerate(found.thresholds))
+    return Extension(offers=offers, extended=extended, votes=votes.with_columns(columns))
 
 
-def _explain(block: Block, lfs: list[str], neighbor_columns: tuple[str, ...]) -> pl.DataFrame:
+def _explain(
+    extension: Extension, neighbors: pl.DataFrame, lfs: list[str], neighbor_columns: tuple[str, ...]
+) -> pl.DataFrame:
     """One row per extended cell: whose vote it is, and how near."""
-    item, lf = np.nonzero(block.extended)
-    ids = block.votes[ITEM_ID]
-    lenders = pl.concat([ids[:0], *(block.neighbors[name].alias(ITEM_ID) for name in neighbor_columns)])
+    item, lf = np.nonzero(extension.extended)
+    ids, offers = neighbors[ITEM_ID], extension.offers
+    lenders = pl.concat([ids[:0], *(neighbors[name].alias(ITEM_ID) for name in neighbor_columns)])
     return pl.DataFrame(
         {
             ITEM_ID: ids.gather(item),
             "lf": pl.Series(lfs, dtype=pl.String).gather(lf),
-            "vote": pl.Series(block.offers.vote[item, lf], dtype=pl.Int8),
-            "neighbor": lenders.gather(block.offers.pair[item, lf] * len(ids) + item),
-            "similarity": pl.Series(block.offers.similarity[item, lf], dtype=pl.Float32),
+            "vote": pl.Series(offers.vote[item, lf], dtype=pl.Int8),
+            "neighbor": lenders.gather(offers.pair[item, lf] * len(ids) + item),
+            "similarity": pl.Series(offers.similarity[item, lf], dtype=pl.Float32),
         }
     )

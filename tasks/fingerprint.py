@@ -36,16 +36,25 @@ _LIBRARIES = tuple(Path(path).resolve() for path in set(sysconfig.get_paths().va
 _PIPELINE = Path(__file__).resolve().parent
 
 
+_EDITORS_OWN = re.compile(r"\..*\.sw.|\.?#.*|.*~")
+"""What Vim and Emacs call swap, lock and backup files."""
+
+
 class _UnknownError(Exception):
     """Something whose content cannot be told."""
+
+
+def find_lf_files(root: Path) -> list[Path]:
+    """All files below lfs/ that LFs consist of or may read, ascending: no byte-code, and nothing of an editor's own."""
+    found = (path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(path for path in found if not _EDITORS_OWN.fullmatch(path.name))
 
 
 class Fingerprints:
     """Digests of the labeling functions of the project at `root`, as its files are now."""
 
     def __init__(self, root: Path) -> None:
-        files = sorted(path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-        contents = {path.relative_to(root).as_posix(): identify_file(path) for path in files}
+        contents = {path.relative_to(root).as_posix(): identify_file(path) for path in find_lf_files(root)}
         self._all = identify(contents)
         # Code may read any table or list of words that lies beside it.
         self._data = identify({name: content for name, content in contents.items() if not name.endswith(".py")})

@@ -74,6 +74,15 @@ class Fitted:
     """Findings as sentences, with names."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labeled:
+    """The same kind of label model on original votes and on extended ones."""
+
+    balance: Balance
+    raw: Fitted
+    extended: Fitted
+
+
 def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
     """Write label model, labels and predictions of the project at `root`.
 
@@ -85,32 +94,19 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
         `dependencies` names an unknown labeling function, or leaves too few that are independent.
     """
     inputs = read_inputs(root, classes)
-    balance = find_balance(inputs, classes, params)
-    options = _make_options(inputs, balance, params)
-    raw = _fit(inputs.raw, inputs, balance, options, classes, params)
-    extended = _fit(inputs.extended, inputs, balance, options, classes, params)
+    labeled = label_items(inputs, classes, params)
+    raw, extended, balance = labeled.raw, labeled.extended, labeled.balance
     for note in extended.notes:
         print(f"fit: {note}", file=sys.stderr)
     k = len(classes)
-    # Plain majority vote knows no class balance: a row without votes is a tie of all classes.
-    plain = MajorityVote(class_balance=np.full(k, 1 / k), lfs=len(inputs.lfs))
-    balanced = MajorityVote(class_balance=balance.values, lfs=len(inputs.lfs))
     liger = _fit_liger(root, inputs, balance, k)
-    methods = {
-        "majority_vote": plain.predict_proba(inputs.raw),
-        "majority_vote_balance": balanced.predict_proba(inputs.raw),
-        "majority_vote_extended": plain.predict_proba(inputs.extended),
-        "label_model_raw": raw.probabilities,
-        "liger": liger.posterior,
-    }
-    if extended.kind == "flyingsquid":
-        methods["epoxy"] = extended.probabilities
-    else:
-        methods["label_model_extended"] = extended.probabilities
+    methods = collect_methods(inputs, labeled) | {"liger": liger.posterior}
+    if "epoxy" not in methods:
         epoxy = params.model_copy(update={"label_model": LabelModelKind.FLYINGSQUID})
+        options = _make_options(inputs, balance, params)
         methods["epoxy"] = _fit(inputs.extended, inputs, balance, options, classes, epoxy).probabilities
     predictions = _tabulate_predictions(inputs.items, methods)
-    artifacts.write_table(root / LABELS, _tabulate_labels(inputs, extended, balance, classes), schemas.labels(classes))
+    artifacts.write_table(root / LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
     artifacts.write_table(root / PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     described = _describe(inputs, raw, extended, balance, classes, params)
     artifacts.write_json(root / LABEL_MODEL, described | {"liger": _describe_liger(liger)})
@@ -125,16 +121,26 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         A table is missing or damaged, tables hold different items or LFs, or no LF votes on any item.
     """
     items = artifacts.read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    gold = artifacts.read_table(root / VALID_GOLD, schemas.gold(len(classes)))
     raw = artifacts.read_votes(root / VOTES, len(classes))
-    extended = artifacts.read_votes(root / EXTENDED_VOTES, len(classes))
+    return join_inputs(items, gold, raw, artifacts.read_votes(root / EXTENDED_VOTES, len(classes)))
+
+
+def join_inputs(items: pl.DataFrame, gold: pl.DataFrame, raw: pl.DataFrame, extended: pl.DataFrame) -> Inputs:
+    """What the tables of items (item_id, split), of valid gold, of votes and of extended votes say, joined by id.
+
+    Raises
+    ------
+    DataError
+        Tables hold different items or LFs, or no LF votes on any item.
+    """
     for path, table in ((VOTES, raw), (EXTENDED_VOTES, extended)):
-        artifacts.require_same_items(root / ITEMS, items, root / path, table)
+        artifacts.require_same_items(ITEMS, items, path, table)
     if raw.columns != extended.columns:
         raise DataError(
             f"{EXTENDED_VOTES}: has the labeling functions {extended.columns[1:]}, but {VOTES} has {raw.columns[1:]}. "
             "Run 'dvc repro'."
         )
-    gold = artifacts.read_table(root / VALID_GOLD, schemas.gold(len(classes)))
     joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left").get_column("gold")
     if len(joined) - joined.null_count() != gold.height:
         raise DataError(f"{VALID_GOLD}: has items that {ITEMS} lacks. Run 'dvc repro ingest'.")
@@ -179,6 +185,37 @@ def find_balance(inputs: Inputs, classes: tuple[str, ...], params: FitParams) ->
     if missing:
         source += f"; none of them is of class {', '.join(repr(name) for name in missing)}"
     return Balance(values=count_class_balance(known, k), source=source, given=None)
+
+
+def label_items(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> Labeled:
+    """The label model that `params` ask for, on original and on extended votes.
+
+    Raises
+    ------
+    ParamsError
+        `dependencies` names an unknown labeling function, or leaves too few that are independent.
+    """
+    balance = find_balance(inputs, classes, params)
+    options = _make_options(inputs, balance, params)
+    raw = _fit(inputs.raw, inputs, balance, options, classes, params)
+    extended = _fit(inputs.extended, inputs, balance, options, classes, params)
+    return Labeled(balance=balance, raw=raw, extended=extended)
+
+
+def collect_methods(inputs: Inputs, labeled: Labeled) -> dict[str, Float]:
+    """What majority votes and the label models say of every item: (n, k) by method."""
+    k = len(labeled.balance.values)
+    # Plain majority vote knows no class balance: a row without votes is a tie of all classes.
+    plain = MajorityVote(class_balance=np.full(k, 1 / k), lfs=len(inputs.lfs))
+    balanced = MajorityVote(class_balance=labeled.balance.values, lfs=len(inputs.lfs))
+    extended = "epoxy" if labeled.extended.kind == "flyingsquid" else "label_model_extended"
+    return {
+        "majority_vote": plain.predict_proba(inputs.raw),
+        "majority_vote_balance": balanced.predict_proba(inputs.raw),
+        "majority_vote_extended": plain.predict_proba(inputs.extended),
+        "label_model_raw": labeled.raw.probabilities,
+        extended: labeled.extended.probabilities,
+    }
 
 
 def _make_options(inputs: Inputs, balance: Balance, params: FitParams) -> Options:
@@ -276,10 +313,11 @@ def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Fl
     return probabilities
 
 
-def _tabulate_labels(inputs: Inputs, fitted: Fitted, balance: Balance, classes: tuple[str, ...]) -> pl.DataFrame:
-    picked = pick_labels(fitted.probabilities, balance.values)
-    columns: dict[str, Any] = {"label": np.array(classes)[picked]}
-    columns |= {probability_column(name): fitted.probabilities[:, c] for c, name in enumerate(classes)}
+def tabulate_labels(inputs: Inputs, labeled: Labeled, classes: tuple[str, ...]) -> pl.DataFrame:
+    """The table of labels: what the label model says of the extended votes."""
+    probabilities = labeled.extended.probabilities
+    columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(probabilities, labeled.balance.values)]}
+    columns |= {probability_column(name): probabilities[:, c] for c, name in enumerate(classes)}
     original = inputs.raw != ABSTAIN
     columns["original_votes"] = original.sum(axis=1, dtype=np.int32)
     columns["extended_votes"] = ((inputs.extended != ABSTAIN) & ~original).sum(axis=1, dtype=np.int32)

@@ -137,6 +137,7 @@ class Found:
     """By LF, in the order of votes."""
     searched: tuple[str, ...]
     """The LFs that the memo did not have."""
+    recall: Recall
 
 
 def run(root: Path, classes: tuple[str, ...], params: SearchParams) -> None:
@@ -150,15 +151,18 @@ def run(root: Path, classes: tuple[str, ...], params: SearchParams) -> None:
     inputs = read_inputs(root, len(classes), params)
     found = search_items(root, inputs, params)
     print(f"search: {len(found.searched)} of {len(inputs.lfs)} LFs searched, the others are known", file=sys.stderr)
-    recall = _describe_recall(inputs.description, found, params)
-    _require_recall(recall)
+    write_found(root, inputs, found)
+
+
+def write_found(root: Path, inputs: Inputs, found: Found) -> None:
+    """Write the table of neighbors, and the recall."""
     columns = [ITEM_ID]
     for lf, one in found.columns.items():
         for label in one.labels:
             columns += [neighbor_column(lf, label), similarity_column(lf, label)]
     tables = (_to_table(inputs.ids, found, start, columns) for start in range(0, max(len(inputs.ids), 1), ROW_GROUP))
     write_batches(root / NEIGHBORS, tables, schemas.neighbors(columns, inputs.ids.dtype))
-    write_json(root / RECALL, recall.model_dump(mode="json"))
+    write_json(root / RECALL, found.recall.model_dump(mode="json"))
 
 
 def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
@@ -188,7 +192,13 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
 
 
 def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
-    """The neighbors of every LF: from the memo below `root` where it has them, else searched, and kept there."""
+    """The neighbors of every LF: from the memo below `root` where it has them, else searched, and kept there.
+
+    Raises
+    ------
+    DataError
+        The recall of approximate search is below `params.target_recall`.
+    """
     with Memo(root, MEMO) as kept:
         base = _identify(inputs, params)
         keys = [identify(base, hashlib.sha256(inputs.L[:, lf].tobytes()).hexdigest()) for lf in range(len(inputs.lfs))]
@@ -198,10 +208,10 @@ def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
         for lf, one in zip(missing, _search(inputs, np.array(missing, np.int64), params), strict=True):
             columns[lf] = one
             kept.write(keys[lf], pack(one))
-    return Found(
-        columns={name: columns[lf] for lf, name in enumerate(inputs.lfs)},
-        searched=tuple(inputs.lfs[lf] for lf in missing),
-    )
+    by_name = {name: columns[lf] for lf, name in enumerate(inputs.lfs)}
+    recall = _describe_recall(inputs.description, by_name, params)
+    _require_recall(recall)
+    return Found(columns=by_name, searched=tuple(inputs.lfs[lf] for lf in missing), recall=recall)
 
 
 # Reading.
@@ -478,13 +488,15 @@ def _to_table(ids: pl.Series, found: Found, start: int, columns: Sequence[str]) 
     return pl.DataFrame(series)
 
 
-def _describe_recall(description: IndexDescription, found: Found, params: SearchParams) -> Recall:
+def _describe_recall(
+    description: IndexDescription, columns: dict[str, NeighborColumns], params: SearchParams
+) -> Recall:
     lfs = {}
-    for name, one in found.columns.items():
+    for name, one in columns.items():
         share = round(one.right / one.checked, 6) if one.checked else None
         lfs[name] = LFRecall(recall=share, checked_neighbors=one.checked, effort=one.effort)
-    checked = sum(one.checked for one in found.columns.values())
-    right = sum(one.right for one in found.columns.values())
+    checked = sum(one.checked for one in columns.values())
+    right = sum(one.right for one in columns.values())
     return Recall(
         kind=description.kind,
         target_recall=None if description.kind == "flat" else params.target_recall,

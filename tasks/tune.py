@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,19 @@ or where that does not count on hidden votes."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What thresholds are chosen for and on, neighbors aside; rows are those of items."""
+
+    lfs: list[str]
+    L: npt.NDArray[np.int8]
+    """(n, m) votes."""
+    labels: npt.NDArray[np.int8]
+    """(n,) gold of valid items, ABSTAIN elsewhere."""
+    k: int
+    metric: Metric
+
+
+@dataclass(frozen=True, kw_only=True)
 class Basis:
     """What the thresholds, or at least their curves, are judged by."""
 
@@ -72,6 +86,20 @@ class Basis:
     may_choose: bool
     """Whether any threshold is to be chosen, and there is something to choose by."""
     evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The thresholds, and how they came about."""
+
+    thresholds: Thresholds
+    similarity: Float64
+    """(m,) the same on similarity; infinity: do not extend."""
+    candidates: list[Float64]
+    """By LF."""
+    basis: Basis
+    choice: Choice | None
+    """None where nothing was to be chosen."""
 
 
 def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
@@ -86,7 +114,6 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     """
     votes = read_votes(root / VOTES, len(classes))
     lfs = [name for name in votes.columns if name != ITEM_ID]
-    _require_lfs(params, lfs)
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
     require_same_items(root / ITEMS, items, root / VOTES, votes)
     gold = read_table(root / VALID_GOLD, schemas.gold(len(classes)))
@@ -97,11 +124,41 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     for sentence in check_embedding(root, items, L, labels, len(classes), metric):
         print(f"tune: {sentence}", file=sys.stderr)
     pairs = find_pair_columns(root / NEIGHBORS, lfs)
-    basis = _gather_basis(root, items, pairs, L, labels, len(classes), params)
+    inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
+    chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
+    found, candidates, evidence = chosen.thresholds, chosen.candidates, chosen.basis.evidence
+    write_json(root / THRESHOLDS, found.model_dump(mode="json"))
+    originals = (L != schemas.ABSTAIN).sum(axis=0)
+    extended = _count_extended(root, items, pairs, candidates)
+    curves = [pl.DataFrame(schema=_CURVE)]
+    for lf, name in enumerate(lfs):
+        columns = {
+            "lf": [name] * len(candidates[lf]),
+            "threshold": [_to_user(one, metric) for one in candidates[lf]],
+            "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
+            "valid_coverage": None if chosen.basis.is_hidden else trace_coverage(evidence, lf, candidates[lf]),
+            "metric": trace_curve(evidence, chosen.similarity, lf, candidates[lf]) if len(evidence.gold) else None,
+        }
+        curves.append(pl.DataFrame(columns, schema=_CURVE))
+    write_csv(root / THRESHOLD_CURVES, pl.concat(curves))
+    print(_summarize(found, params, chosen.choice), file=sys.stderr)
+
+
+def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Chosen:
+    """The thresholds that `params` ask for; `read_rows` gives the neighbors of the items at positions (r,), ascending.
+
+    Raises
+    ------
+    ParamsError
+        A threshold is given for an LF that does not exist.
+    """
+    lfs = inputs.lfs
+    _require_lfs(params, lfs)
+    basis = _gather_basis(inputs, params, read_rows)
     evidence = basis.evidence
     candidates = [propose_thresholds(evidence.similarity[:, lf], params.candidates) for lf in range(len(lfs))]
     given = to_similarity(
-        np.array([_number(params.thresholds.get(lf, params.default)) for lf in lfs], np.float64), metric.value
+        np.array([_number(params.thresholds.get(lf, params.default)) for lf in lfs], np.float64), inputs.metric.value
     )
     free = np.array([lf not in params.thresholds for lf in lfs], np.bool_)
     thresholds, choice = given, None
@@ -114,53 +171,32 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
             choice = choose_thresholds(evidence, fit_per_lf, candidates, start, free)
         thresholds = choice.thresholds
     found = Thresholds(
-        metric=metric,
+        metric=inputs.metric,
         method=basis.method.value,
         objective=f"{params.metric} of the majority vote" if choice else None,
         chosen_on=basis.chosen_on,
         curve_metric=f"{params.metric} of the majority vote on "
         + ("held-out votes, classes weighing the same" if basis.is_hidden else "valid gold"),
-        thresholds={lf: _to_user(value, metric) for lf, value in zip(lfs, thresholds, strict=True)},
+        thresholds={lf: _to_user(value, inputs.metric) for lf, value in zip(lfs, thresholds, strict=True)},
     )
-    write_json(root / THRESHOLDS, found.model_dump(mode="json"))
-    originals = (L != schemas.ABSTAIN).sum(axis=0)
-    extended = _count_extended(root, items, pairs, candidates)
-    curves = [pl.DataFrame(schema=_CURVE)]
-    for lf, name in enumerate(lfs):
-        columns = {
-            "lf": [name] * len(candidates[lf]),
-            "threshold": [_to_user(one, metric) for one in candidates[lf]],
-            "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
-            "valid_coverage": None if basis.is_hidden else trace_coverage(evidence, lf, candidates[lf]),
-            "metric": trace_curve(evidence, thresholds, lf, candidates[lf]) if len(evidence.gold) else None,
-        }
-        curves.append(pl.DataFrame(columns, schema=_CURVE))
-    write_csv(root / THRESHOLD_CURVES, pl.concat(curves))
-    print(_summarize(found, params, choice), file=sys.stderr)
+    return Chosen(thresholds=found, similarity=thresholds, candidates=candidates, basis=basis, choice=choice)
 
 
-def _gather_basis(
-    root: Path,
-    items: pl.DataFrame,
-    pairs: PairColumns,
-    L: npt.NDArray[np.int8],
-    labels: npt.NDArray[np.int8],
-    k: int,
-    params: TuneParams,
-) -> Basis:
+def _gather_basis(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Basis:
     """What thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
+    L, labels = inputs.L, inputs.labels
     known = np.flatnonzero(labels != schemas.ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
     hidden = draw_hidden(L) if is_hidden else None
     rows = known if hidden is None else hidden.rows
-    offers = find_offers(_read_rows(root, items, pairs, rows), L.shape[1])
+    offers = find_offers(read_rows(rows), L.shape[1])
     evidence = Evidence(
         L=L[rows],
         vote=offers.vote,
         similarity=offers.similarity,
         gold=labels[rows],
         weight=np.ones(len(rows)),
-        k=k,
+        k=inputs.k,
         objective=params.metric.value,
     )
     is_given = params.method == TuneMethod.FIXED or (

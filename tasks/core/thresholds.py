@@ -71,7 +71,8 @@ class Evidence:
     @cached_property
     def onehot(self) -> Float64:
         """(k, n) 1 at the class of gold."""
-        return (self.gold == np.arange(self.k)[:, None]).astype(np.float64)
+        onehot: Float64 = np.eye(self.k)[:, self.gold]
+        return onehot
 
     def take(self, rows: Int64) -> "Evidence":
         """The same for some of the items."""
@@ -286,7 +287,7 @@ def _rank_offers(evidence: Evidence, lf: int) -> _Ranked:
 
 def _add(counts: Int64, ranked: _Ranked, threshold: float, sign: int) -> None:
     """Add (or with -1 take away) the extended votes of an LF at `threshold` to `counts` (k, n)."""
-    above = slice(0, int(ranked.count_above(np.float64(threshold))))
+    above = slice(0, int(ranked.count_above(np.array([threshold]))[0]))
     counts[ranked.vote[above], ranked.rows[above]] += sign
 
 
