@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -128,13 +128,17 @@ class Rest:
 
 
 class Loop:
-    """The loop over the project at `root`; `copy` is an empty folder for its own use."""
+    """The loop over the project at `root`; `copy` is an empty folder for its own use.
 
-    def __init__(self, root: Path, copy: Path, page: Page) -> None:
-        self._root, self._page = root, page
+    `prepare` brings ingest and index up to date, at the start and when their params have changed. `result` is the last
+    good one.
+    """
+
+    def __init__(self, root: Path, copy: Path, page: Page, prepare: Callable[[], None]) -> None:
+        self._page, self._prepare = page, prepare
         self._session, self._rest = Session(root, copy), Rest(copy.resolve())
         self._prepared: object = None
-        self._result: Result | None = None
+        self.result: Result | None = None
         self._since = 0.0
         self._shipped: pl.DataFrame | None = None
 
@@ -155,7 +159,7 @@ class Loop:
     def _answer(self, began: float) -> bool:
         """Show what the state of the last look comes to, or why it cannot be told; False if there is a newer state."""
         try:
-            self._prepare(self._session.read_params())
+            self._take_over(self._session.read_params())
             result = self._session.evaluate()
         except Exception as error:
             time.sleep(_SETTLE_SECONDS)
@@ -165,26 +169,23 @@ class Loop:
                 traceback.print_exc()
             self._page.fail(str(error) if isinstance(error, EpoxyError) else f"{type(error).__name__}: {error}")
             return True
-        before = self._result
+        before = self.result
         flips = None if before is None else compare_labels(before.labels, result.labels)
         follows = self._rest.find_due(result.determined_by)
-        self._result, self._since = result, time.perf_counter()
+        self.result, self._since = result, time.perf_counter()
         self._page.show(view_result(result, flips, seconds=self._since - began, follows=follows))
         self._rest.start(result.determined_by)
         return True
 
-    def _prepare(self, params: Params) -> None:
-        """Bring the index, and what it needs, up to date, as `dvc repro index` does, unless params are as last time."""
+    def _take_over(self, params: Params) -> None:
+        """Have ingest and index run if their params have changed since they last were."""
         wanted = (params.classes, params.ingest, params.index)
-        if wanted == self._prepared:
-            return
-        self._page.say("bringing ingest and index up to date")
-        show_stages_in_terminal()
-        for stage in read_stages(self._root, ["index"]):
-            execute_stage(stage, root=self._root, commands=Commands(), listener=TerminalListener(stage.name))
-        self._prepared = wanted
-        self._session.look()
-        self._page.say("reading embeddings and index")
+        if wanted != self._prepared:
+            self._page.say("bringing ingest and index up to date")
+            self._prepare()
+            self._prepared = wanted
+            self._session.look()
+            self._page.say("reading embeddings and index")
 
     def _tell_rest(self) -> None:
         try:
@@ -193,11 +194,11 @@ class Loop:
             self._page.fail(f"what follows: {error}")
             return
         for stage in ended:
-            assert self._result is not None
+            assert self.result is not None
             if stage == "train":
-                self._tell_shipped(self._result)
+                self._tell_shipped(self.result)
             elif stage == "fit":
-                self._tell_fit(self._result)
+                self._tell_fit(self.result)
 
     def _tell_shipped(self, result: Result) -> None:
         path = self._session.copy / END_LABELS
@@ -234,12 +235,25 @@ class Loop:
         )
 
 
+def prepare_data(root: Path) -> None:
+    """Bring the index of the project at `root`, and what it needs, up to date, as `dvc repro index` does.
+
+    Raises
+    ------
+    EpoxyError
+        A stage failed, or DVC met a mistake.
+    """
+    show_stages_in_terminal()
+    for stage in read_stages(root, ["index"]):
+        execute_stage(stage, root=root, commands=Commands(), listener=TerminalListener(stage.name))
+
+
 def watch(*, root: Path, page: Page) -> None:
     """Show on `page` what LFs and params of the project at `root` come to, now and after each edit, until Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # to leave as tidily as after Ctrl-C
     with tempfile.TemporaryDirectory(prefix="epoxy-watch-") as copy, contextlib.suppress(KeyboardInterrupt):
-        loop = Loop(root, Path(copy), page)
+        loop = Loop(root, Path(copy), page, lambda: prepare_data(root))
         try:
             while True:
                 loop.step()
