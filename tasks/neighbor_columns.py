@@ -1,10 +1,13 @@
-"""What the search stage finds for one LF, whole: kept in the memo, so that an edited LF costs its own search only."""
+"""What the search stage found for one LF, and of what: kept in the memo, so that only what is new is searched again."""
 
 import json
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from tasks.core.earlier_neighbors import EarlierNeighbors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +28,53 @@ class NeighborColumns:
     """How many of these are as near as those of exact search."""
 
 
-def pack(columns: NeighborColumns) -> bytes:
-    """`columns` as an entry of the memo."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An entry of the memo."""
+
+    columns: NeighborColumns
+    day: str
+    """Names the items and their embeddings."""
+    support: npt.NDArray[np.int8]
+    """(n,) who lent which vote, as `earlier_neighbors.mark_support` gives it."""
+
+    def as_earlier(self) -> EarlierNeighbors:
+        """What the entry tells about other days."""
+        found = self.columns
+        return EarlierNeighbors(
+            support=self.support, labels=found.labels, similarity=found.similarity, position=found.position
+        )
+
+
+def pack(entry: Entry) -> bytes:
+    """`entry` as it is stored."""
+    columns = entry.columns
     head = {
         "labels": columns.labels,
         "shape": columns.similarity.shape,
         "effort": columns.effort,
         "checked": columns.checked,
         "right": columns.right,
+        "day": entry.day,
     }
     similarity, position = columns.similarity.astype("<f4", copy=False), columns.position.astype("<i4", copy=False)
-    return b"\n".join([json.dumps(head).encode(), similarity.tobytes() + position.tobytes()])
+    support = zlib.compress(entry.support.tobytes(), 1)
+    return b"".join([json.dumps(head).encode(), b"\n", similarity.tobytes(), position.tobytes(), support])
 
 
-def unpack(entry: bytes) -> NeighborColumns:
-    """The columns of an entry of the memo, which has checked that the entry is what `pack` gave."""
-    end = entry.index(b"\n")
-    head = json.loads(entry[:end])
+def unpack(stored: bytes) -> Entry:
+    """The entry that the memo, which has checked it, holds as `stored`."""
+    start = stored.index(b"\n") + 1
+    head = json.loads(stored[:start])
     shape = tuple(head["shape"])
-    half = end + 1 + 4 * shape[0] * shape[1]
-    return NeighborColumns(
+    half, end = start + 4 * shape[0] * shape[1], start + 8 * shape[0] * shape[1]
+    columns = NeighborColumns(
         labels=tuple(head["labels"]),
-        similarity=np.frombuffer(entry[end + 1 : half], "<f4").reshape(shape),
-        position=np.frombuffer(entry[half:], "<i4").reshape(shape),
+        similarity=np.frombuffer(stored[start:half], "<f4").reshape(shape),
+        position=np.frombuffer(stored[half:end], "<i4").reshape(shape),
         effort=head["effort"],
         checked=head["checked"],
         right=head["right"],
     )
+    support = np.frombuffer(zlib.decompress(memoryview(stored)[end:]), np.int8)
+    return Entry(columns=columns, day=head["day"], support=support)

@@ -6,6 +6,7 @@ SHA-256 over the row, its id included, in an encoding that no two different rows
 attempts.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -121,7 +122,8 @@ def _to_text(column: pl.Series) -> pl.Series:
 
 def _view_bytes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """The bytes (n, any) of `values` (n,) or (n, d)."""
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    width = values.itemsize * math.prod(values.shape[1:])
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width)
 
 
 def _hash(ids: pl.Series, heads: npt.NDArray[np.uint8], tails: Iterable[bytes]) -> Keys:

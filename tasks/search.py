@@ -1,19 +1,21 @@
 """The search stage: for every item and LF that abstains on it, the nearest item of each class in that LF's support.
 
-What was found for an LF is kept in the memo, by everything that determines it: when one LF is edited, it alone is
-searched again, and the bytes written are those of a full run.
+What was found for an LF is kept in the memo. When the LF, the items or the embeddings change, an exact search looks for
+what may be nearer only, and anew where a neighbor is gone (see tasks/core/earlier_neighbors.py); the bytes written are
+those of a full run. An approximate index is another one when an embedding changes, since its cells are learned from all
+of them: then everything is searched again, and when an LF is edited, that LF.
 
 With an approximate index, the effort of each LF is chosen on a sample of items that are searched exactly as well, and
 the recall measured afterwards on another sample; a run whose recall is below the target fails.
 
 Peak memory for n items of d dimensions, m LFs, p pairs of an LF and a class in its support, and v distinct vectors in
-the support: 4 v d bytes for the support, 8 n p for neighbors, n m for votes, and per thread 100 MiB. The index and a copy
-of the embeddings (4 n d bytes each) are mapped files, which the system drops from memory when it is needed elsewhere.
+the support: 4 v d bytes for the support, 8 n p for neighbors, 8 n m for votes and who asks, 24 n (200 n for a
+moment) to compare items with those of another day, and per thread 100 MiB. The index and a copy of the embeddings (4 n d
+bytes each) are mapped files, which the system drops from memory when it is needed elsewhere.
 """
 
-import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,7 @@ from tasks.artifacts import (
     write_json,
 )
 from tasks.core import cells as cells_module
+from tasks.core import earlier_neighbors as earlier_module
 from tasks.core import neighbors as neighbors_module
 from tasks.core.cells import (
     Cells,
@@ -56,10 +59,12 @@ from tasks.core.cells import (
     rank_cells,
     visit,
 )
+from tasks.core.earlier_neighbors import Carried, carry_over, mark_support
 from tasks.core.faiss_index import FlatIndex, read_index
 from tasks.core.neighbors import (
     NOBODY,
     QUERIES,
+    Bools,
     Nearest,
     Pair,
     Search,
@@ -71,14 +76,13 @@ from tasks.core.neighbors import (
 )
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_description, read_width
-from tasks.memo import Memo, Part, identify, identify_file
-from tasks.neighbor_columns import NeighborColumns, pack, unpack
+from tasks.memo import Memo, Part, identify_file
+from tasks.neighbor_columns import NeighborColumns
+from tasks.neighbor_memory import MEMO, NeighborMemory, Today
 from tasks.params import SearchParams
 from tasks.progress import Progress
+from tasks.row_keys import Keys, hash_vectors
 from tasks.schemas import ABSTAIN, ITEM_ID, neighbor_column, similarity_column
-
-MEMO = "search"
-"""The kind of the memo's entries: one LF's neighbors of all items."""
 
 SAMPLE = 2048
 """Items on which effort is chosen, and again on which recall is measured; .99 is then known to about .002 per LF."""
@@ -136,7 +140,11 @@ class Found:
     columns: dict[str, NeighborColumns]
     """By LF, in the order of votes."""
     searched: tuple[str, ...]
-    """The LFs that the memo did not have."""
+    """The LFs of which the memo did not have all."""
+    compared: int
+    """Pairs of an item and a support vector whose product was computed."""
+    changes: str | None
+    """What became of the items since those that the memo has; None where they are the same, or nothing is known."""
     recall: Recall
 
 
@@ -150,7 +158,13 @@ def run(root: Path, classes: tuple[str, ...], params: SearchParams) -> None:
     """
     inputs = read_inputs(root, len(classes), params)
     found = search_items(root, inputs, params)
-    print(f"search: {len(found.searched)} of {len(inputs.lfs)} LFs searched, the others are known", file=sys.stderr)
+    if found.changes:
+        print(f"search: items since they were last searched: {found.changes}", file=sys.stderr)
+    print(
+        f"search: {len(found.searched)} of {len(inputs.lfs)} LFs searched, {found.compared:,} pairs of vectors compared; "
+        "the rest is known",
+        file=sys.stderr,
+    )
     write_found(root, inputs, found)
 
 
@@ -192,7 +206,7 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
 
 
 def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
-    """The neighbors of every LF: from the memo below `root` where it has them, else searched, and kept there.
+    """The neighbors of every LF: from the memo below `root` as far as it has them, else searched, and kept there.
 
     Raises
     ------
@@ -200,18 +214,31 @@ def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
         The recall of approximate search is below `params.target_recall`.
     """
     with Memo(root, MEMO) as kept:
-        base = _identify(inputs, params)
-        keys = [identify(base, hashlib.sha256(inputs.L[:, lf].tobytes()).hexdigest()) for lf in range(len(inputs.lfs))]
-        entries = [kept.read(key) for key in keys]
-        missing = [lf for lf, entry in enumerate(entries) if entry is None]
-        columns = {lf: unpack(entry) for lf, entry in enumerate(entries) if entry is not None}
-        for lf, one in zip(missing, _search(inputs, np.array(missing, np.int64), params), strict=True):
-            columns[lf] = one
-            kept.write(keys[lf], pack(one))
-    by_name = {name: columns[lf] for lf, name in enumerate(inputs.lfs)}
-    recall = _describe_recall(inputs.description, by_name, params)
-    _require_recall(recall)
-    return Found(columns=by_name, searched=tuple(inputs.lfs[lf] for lf in missing), recall=recall)
+        memory = NeighborMemory(kept, _describe_today(inputs, params))
+        known = [memory.recall(inputs.L[:, lf]) for lf in range(len(inputs.lfs))]
+        missing = [lf for lf, columns in enumerate(known) if columns is None]
+        searched = _Searched(columns=[], compared=0)
+        if missing:
+            L = np.asfortranarray(inputs.L[:, missing])
+            if inputs.cells is None:
+                names = [inputs.lfs[lf] for lf in missing]
+                searched = _search_exactly(inputs, L, _carry_over(inputs, L, names, memory))
+                memory.keep_rows()
+            else:
+                searched = _search(inputs, inputs.cells, L, params)
+        for lf, found in zip(missing, searched.columns, strict=True):
+            known[lf] = found
+            memory.keep(inputs.lfs[lf], inputs.L[:, lf], found)
+        columns = {name: one for name, one in zip(inputs.lfs, known, strict=True) if one is not None}
+        recall = _describe_recall(inputs.description, columns, params)
+        _require_recall(recall)
+        return Found(
+            columns=columns,
+            searched=tuple(inputs.lfs[lf] for lf in missing),
+            compared=searched.compared,
+            changes=memory.describe_changes(),
+            recall=recall,
+        )
 
 
 # Reading.
@@ -290,22 +317,38 @@ def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
     )
 
 
-def _identify(inputs: Inputs, params: SearchParams) -> str:
+def _describe_today(inputs: Inputs, params: SearchParams) -> Today:
     """What determines the neighbors of an LF, beside its votes."""
-    code = [identify_file(Path(module.__file__ or "")) for module in (neighbors_module, cells_module)]
+    modules = (neighbors_module, cells_module, earlier_module)
+    code: list[Part] = [identify_file(Path(module.__file__ or "")) for module in modules]
     approximate: Part = None
     if inputs.cells is not None:
         approximate = [inputs.description.cells_sha256, params.target_recall, SAMPLE]
-    return identify(
-        [*code, identify_file(Path(__file__)), np.__version__],
-        inputs.description.content,
-        inputs.index.metric,
-        hashlib.sha256(inputs.lends.tobytes()).hexdigest(),
-        approximate,
+    return Today(
+        base=[*code, identify_file(Path(__file__)), np.__version__, inputs.index.metric, inputs.cells is None],
+        content=[inputs.description.content, approximate],
+        lends=inputs.lends,
+        hash_rows=lambda: _hash_rows(inputs),
     )
 
 
+def _hash_rows(inputs: Inputs) -> Keys:
+    keys = np.empty((len(inputs.ids), 3), np.uint64)
+    for start in range(0, len(keys), QUERIES):
+        part = slice(start, start + QUERIES)
+        keys[part] = hash_vectors(inputs.ids[part], inputs.embeddings[part])
+    return keys
+
+
 # Searching.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Searched:
+    """What was found for some LFs, and with how many products."""
+
+    columns: list[NeighborColumns]
+    compared: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,53 +360,108 @@ class _Block:
     plan: Callable[[], tuple[Search, ...]]
 
 
-def _search(inputs: Inputs, lfs: npt.NDArray[np.int64], params: SearchParams) -> list[NeighborColumns]:
-    """The neighbors of the LFs at positions `lfs`, searched together."""
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """Blocks of `total` queries, together."""
+
+    support: Support
+    asking: Bools
+    """(n, m) which LF asks for which item."""
+    blocks: Iterable[_Block]
+    total: int
+    what: str
+    """What to call it while it lasts."""
+
+
+def _carry_over(
+    inputs: Inputs, L: npt.NDArray[np.int8], names: Sequence[str], memory: NeighborMemory
+) -> Iterator[Carried]:
+    """What is known of LFs with these votes (n, m) and names, one after the other."""
+    for lf, name in enumerate(names):
+        support = mark_support(L[:, lf], inputs.lends)
+        labels = tuple(np.unique(support[support >= 0]).tolist())
+        earlier = memory.recall_earlier(name)
+        if earlier is None:
+            yield carry_over(None, None, support, labels)
+        else:
+            yield carry_over(earlier.entry.as_earlier(), earlier.place, support, labels)
+
+
+def _search_exactly(inputs: Inputs, L: npt.NDArray[np.int8], known: Iterable[Carried]) -> _Searched:
+    """The neighbors of LFs with the votes `L` (n, m), of which some are `known`."""
+    lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
+    labels = [np.unique(own[own >= 0]).tolist() for own in lent.T]
+    columns = _Columns([(lf, label) for lf, own in enumerate(labels) for label in own], len(L))
+    is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
+    for lf, carried in enumerate(known):
+        is_open[:, lf], is_added[:, lf] = carried.is_open, carried.is_added
+        columns.put(lf, carried)
+    # Those of which nothing is known ask the whole support, and the others what was added to it.
+    compared = _improve(inputs, is_open, lent, columns, "searching")
+    lent[~is_added] = ABSTAIN
+    compared += _improve(inputs, (L == ABSTAIN) & ~is_open, lent, columns, "searching what is new")
+    return _Searched(columns=[columns.take(lf, None, 0, 0) for lf in range(L.shape[1])], compared=compared)
+
+
+def _improve(inputs: Inputs, asks: Bools, votes: npt.NDArray[np.int8], columns: "_Columns", what: str) -> int:
+    """Search exactly for those who ask (n, m) among those who lend `votes` (n, m); gives back the number of products."""
+    lfs = np.flatnonzero(asks.any(axis=0) & (votes != ABSTAIN).any(axis=0))
     if not len(lfs):
-        return []
-    n = len(inputs.ids)
-    L = np.asfortranarray(inputs.L[:, lfs])
-    reference = np.flatnonzero(inputs.lends & (L != ABSTAIN).any(axis=1))
-    support = build_support(
-        np.ascontiguousarray(L[reference]),
+        return 0
+    support = _build_support(inputs, votes[:, lfs])
+    asking = asks[:, lfs]
+    rows = columns.place([(int(lfs[pair.lf]), pair.label) for pair in support.pairs])
+    return _search_blocks(inputs, _cut_all(support, support.pairs, asking, what), columns, rows)
+
+
+def _build_support(inputs: Inputs, votes: npt.NDArray[np.int8]) -> Support:
+    """The support of LFs that are lent `votes` (n, m)."""
+    reference = np.flatnonzero((votes != ABSTAIN).any(axis=1))
+    return build_support(
+        np.ascontiguousarray(votes[reference]),
         reference,
         inputs.embeddings,
         inputs.index.vectors,
         metric=inputs.index.metric,
         cells=None if inputs.cells is None else inputs.cells.of_item,
     )
-    columns = _Columns(support.pairs, n)
-    efforts: list[int | None] = [None] * len(lfs)
-    if inputs.cells is None:
-        _search_blocks(inputs, support, L, _cut_all(support, support.pairs, L), columns, "searching")
-        return [columns.take(lf, None, 0, 0) for lf in range(len(lfs))]
+
+
+def _search(inputs: Inputs, cells: Cells, L: npt.NDArray[np.int8], params: SearchParams) -> _Searched:
+    """The neighbors of LFs with the votes `L` (n, m) in an approximate index."""
+    n, m = L.shape
+    support = _build_support(inputs, np.where(inputs.lends[:, None], L, np.int8(ABSTAIN)))
+    asking = L == ABSTAIN
+    pairs = [(pair.lf, pair.label) for pair in support.pairs]
+    columns = _Columns(pairs, n)
+    rows = columns.place(pairs)
+    efforts: list[int | None] = [None] * m
     samples = np.random.default_rng(0).permutation(n)
     # Of few items the second sample is all of them, since no other would be left.
     tuning, checking = np.sort(samples[:SAMPLE]), np.sort(samples[SAMPLE : 2 * SAMPLE] if n >= 2 * SAMPLE else samples)
     known = np.union1d(tuning, checking)
-    exact = _Columns(support.pairs, n, of=known)
-    plans = plan_searches(support.pairs, (L == ABSTAIN).sum(axis=0), n, support.factors.shape[1])
+    exact = _Columns(pairs, n, of=known)
+    plans = plan_searches(support.pairs, asking.sum(axis=0), n, support.factors.shape[1])
     blocks = [_Block(items=known[a : a + QUERIES], plan=lambda: plans) for a in range(0, len(known), QUERIES)]
-    _search_blocks(inputs, support, L, blocks, exact, "searching a sample exactly")
-    located = locate_pairs(support, inputs.cells)
-    need = measure_need(located, inputs.cells, tuning, exact.position[:, np.searchsorted(known, tuning)])
-    for lf in range(len(lfs)):
+    sample = _Pass(support=support, asking=asking, blocks=blocks, total=len(known), what="searching a sample exactly")
+    compared = _search_blocks(inputs, sample, exact, rows)
+    located = locate_pairs(support, cells)
+    need = measure_need(located, cells, tuning, exact.position[:, np.searchsorted(known, tuning)])
+    for lf in range(m):
         own = [place for place, pair in enumerate(support.pairs) if pair.lf == lf]
         efforts[lf] = _choose_effort(support, own, need[own], params)
-    _search_blocks(
-        inputs, support, L, _cut_cells(inputs.cells, support, efforts, L), columns, "searching approximately"
-    )
+    compared += _search_blocks(inputs, _cut_cells(cells, support, efforts, asking), columns, rows)
     rest = [pair if efforts[pair.lf] is None else _leave_out(pair) for pair in support.pairs]
     if any(len(pair.members) for pair in rest):
-        _search_blocks(inputs, support, L, _cut_all(support, rest, L), columns, "searching exactly")
+        compared += _search_blocks(inputs, _cut_all(support, rest, asking, "searching exactly"), columns, rows)
     place = np.searchsorted(known, checking)
     checked = exact.position[:, place] != NOBODY
     right = checked & (columns.similarity[:, checking] == exact.similarity[:, place])
     found = []
-    for lf in range(len(lfs)):
-        own = [place for place, pair in enumerate(support.pairs) if pair.lf == lf]
-        found.append(columns.take(lf, efforts[lf], int(checked[own].sum()), int(right[own].sum())))
-    return found
+    for lf in range(m):
+        part = columns.locate(lf)
+        found.append(columns.take(lf, efforts[lf], int(checked[part].sum()), int(right[part].sum())))
+    return _Searched(columns=found, compared=compared)
 
 
 def _choose_effort(
@@ -380,97 +478,134 @@ def _leave_out(pair: Pair) -> Pair:
     return Pair(lf=pair.lf, label=pair.label, members=pair.members[:0], positions=pair.positions[:0])
 
 
-def _cut_all(support: Support, pairs: Sequence[Pair], L: npt.NDArray[np.int8]) -> Iterator[_Block]:
-    """All items in their order, in blocks that search `pairs` exactly."""
-    n = len(L)
-    plans = plan_searches(pairs, (L == ABSTAIN).sum(axis=0), n, support.factors.shape[1])
-    for start in range(0, n, QUERIES):
-        yield _Block(items=np.arange(start, min(start + QUERIES, n)), plan=lambda: plans)
+def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bools, what: str) -> _Pass:
+    """All items that ask (n, m) in their order, in blocks that search `pairs` exactly."""
+    items = np.flatnonzero(asking.any(axis=1))
+    plans = plan_searches(pairs, asking.sum(axis=0), len(items), support.factors.shape[1])
+    parts = (items[start : start + QUERIES] for start in range(0, len(items), QUERIES))
+    blocks = (_Block(items=part, plan=lambda: plans) for part in parts)
+    return _Pass(support=support, asking=asking, blocks=blocks, total=len(items), what=what)
 
 
-def _cut_cells(
-    cells: Cells, support: Support, efforts: Sequence[int | None], L: npt.NDArray[np.int8]
-) -> Iterator[_Block]:
+def _cut_cells(cells: Cells, support: Support, efforts: Sequence[int | None], asking: Bools) -> _Pass:
     """All items, cell by cell, in blocks that search the cells nearby."""
     located = locate_pairs(support, cells)
     by_pair = [efforts[pair.lf] for pair in support.pairs]
-    if all(effort is None for effort in by_pair):
-        return
-    for cell, items in iterate_queries(cells, QUERIES):
 
-        def plan(cell: int = cell, items: npt.NDArray[np.int64] = items) -> tuple[Search, ...]:
-            pairs = visit(support.pairs, located, rank_cells(cells, cell), by_pair)
-            return plan_searches(pairs, (L[items] == ABSTAIN).sum(axis=0), len(items), support.factors.shape[1])
+    def cut() -> Iterator[_Block]:
+        for cell, items in iterate_queries(cells, QUERIES):
 
-        yield _Block(items=items, plan=plan)
+            def plan(cell: int = cell, items: npt.NDArray[np.int64] = items) -> tuple[Search, ...]:
+                pairs = visit(support.pairs, located, rank_cells(cells, cell), by_pair)
+                return plan_searches(pairs, asking[items].sum(axis=0), len(items), support.factors.shape[1])
+
+            yield _Block(items=items, plan=plan)
+
+    blocks = () if all(effort is None for effort in by_pair) else cut()
+    return _Pass(support=support, asking=asking, blocks=blocks, total=len(asking), what="searching approximately")
 
 
 class _Columns:
-    """Neighbors of n items, or of the items `of` alone (ascending), per pair; filled block by block in any order."""
+    """Neighbors of n items, or of the items `of` alone (ascending), per LF and class; improved in any order."""
 
-    def __init__(self, pairs: Sequence[Pair], n: int, of: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, pairs: Sequence[tuple[int, int]], n: int, of: npt.NDArray[np.int64] | None = None) -> None:
         self._pairs, self._of = pairs, of
         size = n if of is None else len(of)
         self.similarity = np.full((len(pairs), size), np.nan, np.float32)
         self.position = np.full((len(pairs), size), NOBODY, np.int32)
 
-    def fill(self, items: npt.NDArray[np.int64], nearest: Nearest) -> None:
-        """Take over what was found; pairs that were not searched in this block keep what they have."""
+    def put(self, lf: int, carried: Carried) -> None:
+        """Begin with what is known of one LF."""
+        own = self.locate(lf)
+        self.similarity[own], self.position[own] = carried.similarity, carried.position
+
+    def improve(self, items: npt.NDArray[np.int64], nearest: Nearest, rows: npt.NDArray[np.int64]) -> None:
+        """Take over what was found, pair by pair for these `rows`, where it is nearer, or as near and earlier."""
         where = items if self._of is None else np.searchsorted(self._of, items)
         for pair in np.flatnonzero((nearest.position != NOBODY).any(axis=1)):
-            self.similarity[pair, where] = nearest.similarity[pair]
-            self.position[pair, where] = nearest.position[pair]
+            similarity, position = self.similarity[rows[pair]], self.position[rows[pair]]
+            near, new = nearest.similarity[pair], nearest.position[pair]
+            old_near, old = similarity[where], position[where]
+            wins = (new != NOBODY) & ((old == NOBODY) | (near > old_near) | ((near == old_near) & (new < old)))
+            similarity[where[wins]], position[where[wins]] = near[wins], new[wins]
+
+    def place(self, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        """The rows of some pairs of an LF and a class."""
+        return np.array([self._pairs.index(pair) for pair in pairs], np.int64)
+
+    def locate(self, lf: int) -> slice:
+        """The rows of one LF."""
+        own = [row for row, pair in enumerate(self._pairs) if pair[0] == lf]
+        return slice(own[0], own[-1] + 1) if own else slice(0, 0)
 
     def take(self, lf: int, effort: int | None, checked: int, right: int) -> NeighborColumns:
         """The columns of one LF."""
-        own = [place for place, pair in enumerate(self._pairs) if pair.lf == lf]
-        part = slice(own[0], own[-1] + 1) if own else slice(0, 0)
+        own = self.locate(lf)
         return NeighborColumns(
-            labels=tuple(self._pairs[place].label for place in own),
-            similarity=self.similarity[part],
-            position=self.position[part],
+            labels=tuple(label for _, label in self._pairs[own]),
+            similarity=self.similarity[own],
+            position=self.position[own],
             effort=effort,
             checked=checked,
             right=right,
         )
 
 
-def _search_blocks(
-    inputs: Inputs,
-    support: Support,
-    L: npt.NDArray[np.int8],
-    blocks: Iterator[_Block] | Sequence[_Block],
-    columns: _Columns,
-    what: str,
-) -> None:
-    """Fill `columns` by searching `blocks`, several at a time."""
+def _search_blocks(inputs: Inputs, work: _Pass, columns: _Columns, rows: npt.NDArray[np.int64]) -> int:
+    """Improve the `rows` of `columns` that are those of the support's pairs, several blocks at a time.
 
-    def find(block: _Block) -> Nearest:
+    Gives back the number of products that were computed.
+    """
+    support = work.support
+
+    def find(block: _Block) -> _FoundInBlock:
         queries = build_queries(support.geometry, inputs.embeddings[block.items], inputs.index.vectors[block.items])
-        return find_neighbors(support, block.plan(), queries, L[block.items] == ABSTAIN)
+        asking, plan = work.asking[block.items], block.plan()
+        compared = sum(_count_products(search, asking) for search in plan)
+        return _FoundInBlock(nearest=find_neighbors(support, plan, queries, asking), compared=compared)
 
     controller = ThreadpoolController()
     # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
     threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
+    compared = 0
     with (
-        Progress(what, total=columns.similarity.shape[1]) as progress,
+        Progress(work.what, total=work.total) as progress,
         controller.limit(limits=1, user_api="blas"),
         ThreadPoolExecutor(threads) as pool,
     ):
-        waiting: list[tuple[_Block, Future[Nearest]]] = []
-        for block in blocks:
+        waiting: list[tuple[_Block, Future[_FoundInBlock]]] = []
+        for block in work.blocks:
             waiting.append((block, pool.submit(find, block)))
             # As many again are planned ahead, so that no thread waits and few results do.
             while len(waiting) > 2 * threads:
-                _collect(waiting, columns, progress)
+                compared += _collect(waiting, columns, rows, progress)
         while waiting:
-            _collect(waiting, columns, progress)
+            compared += _collect(waiting, columns, rows, progress)
+    return compared
 
 
-def _collect(waiting: list[tuple[_Block, Future[Nearest]]], columns: _Columns, progress: Progress) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _FoundInBlock:
+    nearest: Nearest
+    compared: int
+
+
+def _count_products(search: Search, asking: Bools) -> int:
+    queries = len(asking) if search.lf is None else int(asking[:, search.lf].sum())
+    return queries * sum(len(tile.rows) for tile in search.tiles)
+
+
+def _collect(
+    waiting: list[tuple[_Block, Future[_FoundInBlock]]],
+    columns: _Columns,
+    rows: npt.NDArray[np.int64],
+    progress: Progress,
+) -> int:
     block, future = waiting.pop(0)
-    columns.fill(block.items, future.result())
+    found = future.result()
+    columns.improve(block.items, found.nearest, rows)
     progress.advance(len(block.items))
+    return found.compared
 
 
 # Writing.

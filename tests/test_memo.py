@@ -112,3 +112,17 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         pass
     names = [path.name for path in (tmp_path / FOLDER / "votes").iterdir()]
     assert 0 < len(names) <= 10 and not any(name.startswith(".") for name in names)
+
+
+def test_entries_are_found_by_use_and_only_the_latest_kept(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER / "votes"
+    entries = Memo(tmp_path, "votes")
+    assert entries.find("") == []
+    for age, key in enumerate(("a-3", "a-2", "b-1", "a-1")):
+        entries.write(key, b"value")
+        os.utime(folder / key, (1000 + age, 1000 + age))
+    assert entries.find("a-") == ["a-1", "a-2", "a-3"]
+    entries.read("a-3")
+    assert entries.find("a-") == ["a-3", "a-1", "a-2"]
+    entries.keep_latest("a-", 2)
+    assert sorted(entries.find("")) == ["a-1", "a-3", "b-1"]
