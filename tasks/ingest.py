@@ -4,7 +4,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import pyarrow.parquet as parquet
 from tasks import artifacts, encode, schemas
 from tasks.artifacts import EMBEDDINGS, ITEMS, ROW_GROUP, VALID_GOLD, WITHHELD_GOLD
 from tasks.errors import DataError, EpoxyError, ParamsError
-from tasks.params import EncoderParams, IngestParams, Split
+from tasks.params import Duplicates, EncoderParams, IngestParams, Split
 from tasks.schemas import ITEM_ID
 
 _SHOWN = 5
@@ -120,7 +120,10 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
                 f"names '{raw_name}' as that. Rename or remove one of them."
             )
     ids = _normalize_ids(raw[params.item_id], where, is_untyped=untyped).alias(ITEM_ID)
-    _require_unique(ids, where)
+    counts = _find_last(ids, where, params)
+    replaced = len(counts) - counts.sum()
+    if replaced:
+        raw, ids = raw.filter(counts), ids.filter(counts)
     split = _read_split(raw[params.split], ids, where) if params.split in raw.columns else _all_train(ids)
     gold = (
         _read_gold(raw[params.gold], ids, classes, where, is_untyped=untyped)
@@ -136,6 +139,8 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
         for column, meaning in ((params.split, "every item is in train"), (params.gold, "no item has gold"))
         if column not in raw.columns
     ]
+    if replaced:
+        remarks.append(f"{replaced:,} rows in {where} are replaced by later ones of the same id")
     return Items(table=pl.DataFrame([ids, split, *rest])[order], gold=gold[order], remarks=tuple(remarks))
 
 
@@ -152,7 +157,10 @@ def _find_files(source: Path, pattern: str, key: str) -> list[Path]:
     if not source.is_dir():
         raise DataError(f"{source} is not a folder. Correct ingest.source in params.yaml, or run 'dvc repro'.")
     named = source / pattern
-    files = [named] if named.is_file() else sorted(file for file in source.glob(pattern) if file.is_file())
+    found = named.rglob("*") if named.is_dir() else source.glob(pattern)
+    # Hidden files are those of tools, such as Git's.
+    several = sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+    files = [named] if named.is_file() else several
     if not files:
         held = sorted(str(file.relative_to(source)) for file in source.rglob("*") if file.is_file())
         shown = ", ".join(held[:_SHOWN]) + (", ..." if len(held) > _SHOWN else "")
@@ -253,12 +261,16 @@ def _normalize_ids(ids: pl.Series, where: str, *, is_untyped: bool) -> pl.Series
         ) from None
 
 
-def _require_unique(ids: pl.Series, where: str) -> None:
-    twice = ids.filter(ids.is_duplicated()).unique().sort()
-    if len(twice):
+def _find_last(ids: pl.Series, where: str, params: IngestParams) -> pl.Series:
+    """Which of the rows with these `ids` count: all, or of those with the same id the last, where params say so."""
+    last = ids.is_last_distinct()
+    if params.duplicates == Duplicates.ERROR and not last.all():
+        twice = ids.filter(~last).unique().sort()
         raise DataError(
-            f"{where}: {len(twice):,} ids occur more than once, first {_first(twice)}. Each item needs its own."
+            f"{where}: {len(twice):,} ids occur more than once, first {_first(twice)}. Each item needs its own; if later "
+            "rows are to replace earlier ones, set ingest.duplicates to last in params.yaml."
         )
+    return last
 
 
 def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
@@ -353,8 +365,10 @@ def _read_embeddings(root: Path, source: Path, id_type: pl.DataType, params: Ing
         )
     match suffix:
         case ".npy":
-            ids = _read_embedding_ids(source, id_type, params)
-            matrix = _stack(root, [_open_array(file) for file in files], where)
+            arrays = [_open_array(file) for file in files]
+            lengths = {file: len(array) for file, array in zip(files, arrays, strict=True)}
+            ids = _read_embedding_ids(source, id_type, lengths, params)
+            matrix = _stack(root, arrays, where)
         case ".npz":
             with_ids = [_read_npz(file) for file in files]
             ids = _concatenate_ids([one.ids for one in with_ids], where)
@@ -456,8 +470,10 @@ def _to_float32(block: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         return np.asarray(block, dtype=np.float32)
 
 
-def _read_embedding_ids(source: Path, id_type: pl.DataType, params: IngestParams) -> pl.Series:
-    """The ids of the rows of .npy embeddings, in their order."""
+def _read_embedding_ids(
+    source: Path, id_type: pl.DataType, lengths: Mapping[Path, int], params: IngestParams
+) -> pl.Series:
+    """The ids of the rows of .npy embeddings, in their order; `lengths` are the files and how many rows each has."""
     if params.embedding_ids is None:
         raise ParamsError(
             f"params.yaml: {params.embeddings} has no ids of its own. Name in 'ingest.embedding_ids' what gives the id of "
@@ -472,6 +488,14 @@ def _read_embedding_ids(source: Path, id_type: pl.DataType, params: IngestParams
             parts = [_read_lines(file) for file in files]
         case _:
             parts = [_read_id_column(file, params.item_id, where) for file in files]
+    if [file.stem for file in files] == [file.stem for file in lengths]:
+        # Of files with the same names, a row too few in one and one too many in another would shift ids unnoticed.
+        for file, part, (matrix, length) in zip(files, parts, lengths.items(), strict=True):
+            if len(part) != length:
+                raise DataError(
+                    f"{matrix}: {length:,} rows, but {len(part):,} ids in {file}. Ids and rows must be of the same items "
+                    "in the same order."
+                )
     ids = pl.concat(parts) if suffix in UNTYPED else _concatenate_ids(parts, where)
     return _normalize_ids(ids, where, is_untyped=suffix in UNTYPED and id_type == pl.Int64)
 
@@ -598,18 +622,19 @@ def _match(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.NDArr
     where = f"{params.source}/{params.embeddings}"
     if found.ids.dtype != ids.dtype:
         raise DataError(f"{where}: ids are {found.ids.dtype}, but {ids.dtype} in {params.items}. Write both alike.")
-    _require_unique(found.ids, where)
-    order = found.ids.arg_sort()
-    if not found.ids.gather(order).equals(ids):
+    counts = _find_last(found.ids, where, params)
+    own, place = found.ids.filter(counts), found.rows[counts.to_numpy()]
+    order = own.arg_sort()
+    if not own.gather(order).equals(ids):
         lines = []
         for lonely, what in (
-            (ids.filter(~ids.is_in(found.ids.implode())), f"items of {params.items} have no embedding"),
-            (found.ids.filter(~found.ids.is_in(ids.implode())).sort(), f"embeddings are of no item of {params.items}"),
+            (ids.filter(~ids.is_in(own.implode())), f"items of {params.items} have no embedding"),
+            (own.filter(~own.is_in(ids.implode())).sort(), f"embeddings are of no item of {params.items}"),
         ):
             if len(lonely):
                 lines.append(f"{where}: {len(lonely):,} {what}, first ids {_first(lonely)}.")
         raise DataError("\n".join([*lines, "Each item needs one embedding, and each embedding an item."]))
-    rows: npt.NDArray[np.int64] = found.rows[order.to_numpy()]
+    rows: npt.NDArray[np.int64] = place[order.to_numpy()]
     return rows
 
 

@@ -36,17 +36,26 @@ class EncoderParams(Section):
     batch_size: int = Field(64, ge=1)
 
 
+class Duplicates(StrEnum):
+    """What an item id that occurs more than once means."""
+
+    ERROR = "error"
+    LAST = "last"
+
+
 class IngestParams(Section):
     """Where raw items and embeddings are, and how their columns are called."""
 
     source: str
     """Folder inside the project with everything ingest reads; a dependency of the stage as a whole."""
     items: str = "items.parquet"
-    """File or glob below `source`: Parquet, CSV or JSONL."""
+    """File, folder or glob below `source`: Parquet, CSV or JSONL. Several files are read in the order of their paths."""
     embeddings: str | None = "embeddings.npy"
-    """File or glob below `source`: .npy (with `embedding_ids`), .npz, or Parquet; null: use `encoder`."""
+    """File, folder or glob below `source`: .npy (with `embedding_ids`), .npz, or Parquet; null: use `encoder`."""
     embedding_ids: str | None = None
     """For .npy: a table below `source` whose item id column gives the order of the rows, or a .npy or .txt of ids."""
+    duplicates: Duplicates = Duplicates.ERROR
+    """What an id that occurs more than once means: a mistake, or that its last row (last file, last line) counts."""
     item_id: str = "item_id"
     split: str = "split"
     gold: str = "gold"

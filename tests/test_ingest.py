@@ -155,6 +155,55 @@ def test_every_form_of_items_gives_the_same_artifacts(tmp_path: Path, expected: 
     assert read_outputs(tmp_path) == expected
 
 
+def write_days(root: Path, days: Sequence[Sequence[int]]) -> Path:
+    """Items and embeddings at these places of ITEMS, in a file of each for every day."""
+    for folder in ("items", "embeddings"):
+        (root / "raw" / folder).mkdir(parents=True)
+        (root / "raw" / folder / ".gitignore").write_text("")
+    for day, places in enumerate(days, start=21):
+        ITEMS[list(places)].write_parquet(root / "raw" / "items" / f"2026-11-{day}.parquet")
+        np.save(root / "raw" / "embeddings" / f"2026-11-{day}.npy", VECTORS[list(places)])
+    return root
+
+
+FOLDERS = {"items": "items", "embeddings": "embeddings", "embedding_ids": "items"}
+
+
+def test_folders_of_files_give_the_same_artifacts_and_deleted_rows_are_gone(
+    tmp_path: Path, expected: list[bytes]
+) -> None:
+    write_days(tmp_path, [[0, 3], [1], [2]])
+    run(tmp_path, **FOLDERS)
+    assert read_outputs(tmp_path) == expected
+    for folder in ("items", "embeddings"):
+        next((tmp_path / "raw" / folder).glob("2026-11-22.*")).unlink()
+    run(tmp_path, **FOLDERS)
+    assert pl.read_parquet(tmp_path / artifacts.ITEMS)["item_id"].to_list() == ["b", "c", "d"]
+
+
+def test_a_later_row_replaces_an_earlier_one_only_where_params_say_so(
+    tmp_path: Path, expected: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_days(tmp_path, [[0, 1, 2], [3, 2, 0]])
+    first = ITEMS[[0, 1, 2]].with_columns(text=pl.lit("as it was"))
+    first.write_parquet(tmp_path / "raw" / "items" / "2026-11-21.parquet")
+    ITEMS[[1]].write_parquet(tmp_path / "raw" / "items" / "2026-11-23.parquet")
+    np.save(tmp_path / "raw" / "embeddings" / "2026-11-23.npy", VECTORS[[1]])
+    np.save(tmp_path / "raw" / "embeddings" / "2026-11-21.npy", VECTORS[[0, 1, 2]] + 1)
+    said = complaint(tmp_path, **FOLDERS)
+    assert "raw/items: 3 ids occur more than once, first 'a', 'b', 'd'" in said and "ingest.duplicates to last" in said
+    run(tmp_path, **FOLDERS, duplicates="last")
+    assert read_outputs(tmp_path) == expected
+    assert "3 rows in raw/items are replaced by later ones of the same id" in capsys.readouterr().out
+
+
+def test_ids_and_rows_are_counted_file_by_file(tmp_path: Path) -> None:
+    write_days(tmp_path, [[0, 3], [1, 2]])
+    np.save(tmp_path / "raw" / "embeddings" / "2026-11-21.npy", VECTORS[[0]])
+    np.save(tmp_path / "raw" / "embeddings" / "2026-11-22.npy", VECTORS[[3, 1, 2]])
+    assert "2026-11-21.npy: 1 rows, but 2 ids in" in complaint(tmp_path, **FOLDERS)
+
+
 @pytest.mark.parametrize("file", ["ids.npy", "ids.txt", "ids.csv"])
 @pytest.mark.parametrize("ids", [["b", "a", "d", "c"], [20, 3, -1, 100], ["007", "7", "x", "-"]])
 def test_ids_of_rows_beside_the_matrix(tmp_path: Path, file: str, ids: list[str | int]) -> None:
