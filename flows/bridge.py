@@ -66,13 +66,16 @@ class Stage:
     """One node of DVC's graph: a stage of a dvc.yaml, or a `.dvc` file.
 
     `name` is what `dvc repro` takes in the project's root; `needs` are the names of the stages right before it;
-    `outputs` are absolute.
+    `outputs` are absolute. `is_import`: it is a `.dvc` file whose data come from elsewhere; `is_to_update`: it is to be
+    asked there what is new.
     """
 
     name: str
     needs: tuple[str, ...]
     outputs: tuple[Path, ...]
     options: Options
+    is_import: bool = False
+    is_to_update: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +320,7 @@ def _describe(name: str, node: DvcStage, plan: _Plan) -> Stage:
         needs=tuple(sorted(plan.names[need] for need in plan.graph.successors(node))),
         outputs=tuple(Path(output.fs_path) for output in node.outs if output.is_in_repo),
         options=_read_options(name, node.meta),
+        is_import=bool(node.is_import),
     )
 
 

@@ -38,8 +38,9 @@ def main() -> None:
 
 @main.command("run")
 @click.argument("stages", nargs=-1, metavar="[STAGE]...")
+@click.option("--update", is_flag=True, help="First ask the sources of DVC imports what is new.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not show the stages' own lines.")
-def run_command(stages: tuple[str, ...], quiet: bool) -> None:
+def run_command(stages: tuple[str, ...], update: bool, quiet: bool) -> None:
     """Bring the pipeline up to date, through Prefect.
 
     With STAGEs, only those and all that they need. The run appears in the Prefect server that PREFECT_API_URL or your
@@ -50,7 +51,7 @@ def run_command(stages: tuple[str, ...], quiet: bool) -> None:
     from flows import relabel
 
     with _in_project():
-        sys.exit(relabel.main(stages, quiet=quiet))
+        sys.exit(relabel.main(stages, update=update, quiet=quiet))
 
 
 @main.command("stage")

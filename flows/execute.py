@@ -1,16 +1,19 @@
 """One stage, run through DVC: its lines relayed, its time limited, its failure told in the stage's own words."""
 
+import contextlib
 import json
 import logging
+import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from flows.bridge import BusyError, Command, Outcome, Spawn, Stage, run_stage
+from flows.bridge import BusyError, Command, Options, Outcome, Spawn, Stage, run_stage
 from flows.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
 from tasks.errors import StageError
 from tasks.progress import ENVIRONMENT, MARK
@@ -46,6 +49,10 @@ _HEALING_ERRORS = frozenset(
     }
 )
 """Last lines of a traceback that another try may heal. Python names a missing file or permission more exactly."""
+
+
+_UPDATE = Options(retries=3, retry_delay_seconds=10, timeout_seconds=3600)
+"""Of an import: three more tries, after 10, 20 and 40 seconds, for a network that is away for a moment; and an hour."""
 
 
 class StageFailedError(StageError):
@@ -98,10 +105,13 @@ class Report:
 def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Listener) -> Report:
     """What became of `stage`, after waiting for whoever else uses what it needs.
 
+    An import that is to be updated is `dvc update`d; where that fails or is killed, the data of before are brought
+    back, by this call or the next one.
+
     Raises
     ------
     StageFailedError
-        Its command failed.
+        Its command failed, or the source of an import does not give what is new.
     StageTimeoutError
         Its command ran past the `timeout_seconds` of its options.
     StageStoppedError
@@ -120,10 +130,9 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
             tail.append(line.text)
         listener.say(line.text)
 
-    def spawn(command: Command) -> None:
+    def spawn(command: Command, limit: float | None = stage.options.timeout_seconds) -> None:
         tail.clear()
         listener.say(f"> {command.text}")
-        limit = stage.options.timeout_seconds
         env = make_environment({**command.env, ENVIRONMENT: "marked"})
         try:
             code = commands.run(command.argv, cwd=command.cwd, env=env, timeout_seconds=limit, on_line=relay)
@@ -136,12 +145,65 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
             message = f"stage {stage.name}: {_describe_exit(code)}{_quote(tail)}"
             raise StageFailedError(message, exit_code=code, can_heal=_can_heal(code, tail))
 
+    def update() -> Outcome:
+        before = (root / stage.name).read_bytes()
+        # DVC removes the old data before it looks for new ones; the mark outlives whatever ends this process.
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        try:
+            spawn(_make_dvc_command(root, "update", stage.name))
+        except (StageFailedError, StageTimeoutError) as error:
+            with contextlib.suppress(StageFailedError, StageTimeoutError):
+                restore()
+            raise _explain_update(stage, error, is_restored=not mark.exists()) from None
+        mark.unlink()
+        return Outcome.CACHED if (root / stage.name).read_bytes() == before else Outcome.COMPLETED
+
+    def restore() -> None:
+        # From DVC's cache on this machine: no network to wait for, and nothing to do but wait.
+        spawn(_make_dvc_command(root, "checkout", "--force", stage.name), limit=None)
+        mark.unlink()
+
+    mark = root / ".dvc" / "tmp" / "epoxy-update" / stage.name
     began = time.monotonic()
     try:
-        outcome = _run_when_free(stage, root, spawn, commands, listener)
+        if mark.exists() and not stage.is_to_update:
+            restore()
+        outcome = update() if stage.is_to_update else _run_when_free(stage, root, spawn, commands, listener)
     except CommandStoppedError:
         raise StageStoppedError(f"stage {stage.name}: stopped") from None
     return Report(name=stage.name, outcome=outcome.value, seconds=time.monotonic() - began)
+
+
+def ask_for_updates(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """`stages`, the imports among them to be updated, with a time limit and tries in reserve where they name none."""
+    return tuple(
+        replace(
+            stage, is_to_update=True, options=_UPDATE.model_copy(update=stage.options.model_dump(exclude_unset=True))
+        )
+        if stage.is_import
+        else stage
+        for stage in stages
+    )
+
+
+def _make_dvc_command(root: Path, *words: str) -> Command:
+    argv = (sys.executable, "-m", "dvc", "--wait-for-lock", *words)
+    return Command(text=" ".join(["dvc", *words]), argv=argv, cwd=root, env=os.environ)
+
+
+def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> StageError:
+    """An error that says what to do about a source that does not give its data."""
+    advice = (
+        "The data of the last update are in place again: without the update, a run uses them. "
+        if is_restored
+        else f"The data of before are not in DVC's cache here: bring them back with 'dvc pull {stage.name}'. "
+    ) + f"If the source has moved, correct its address in {stage.name}; 'dvc update {stage.name}' tries it by hand."
+    if isinstance(error, StageTimeoutError):
+        limit = f"{stage.options.timeout_seconds:g} seconds (timeout_seconds under meta.prefect in {stage.name})"
+        return StageTimeoutError(f"import {stage.name}: its source did not give its data in {limit}. {advice}")
+    message = str(error).removeprefix(f"stage {stage.name}: ")
+    return StageFailedError(f"import {stage.name}: {message}. {advice}", exit_code=StageError.exit_code, can_heal=True)
 
 
 def _run_when_free(stage: Stage, root: Path, spawn: Spawn, commands: Commands, listener: Listener) -> Outcome:

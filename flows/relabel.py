@@ -36,6 +36,7 @@ from flows.execute import (
     StageFailedError,
     StageTimeoutError,
     TerminalListener,
+    ask_for_updates,
     describe_reports,
     execute_stage,
     show_stages_in_terminal,
@@ -129,7 +130,7 @@ def _submit(stage: Stage, root: Path, needs: "Sequence[PrefectFuture[Any]]") -> 
         name=stage.name,
         task_run_name=stage.name,
         retries=options.retries,
-        retry_delay_seconds=options.retry_delay_seconds,
+        retry_delay_seconds=[options.retry_delay_seconds * 2**attempt for attempt in range(options.retries)],
         tags=options.tags,
     )
     future: PrefectFuture[Any] = named.submit(stage, root, wait_for=needs)
@@ -137,16 +138,20 @@ def _submit(stage: Stage, root: Path, needs: "Sequence[PrefectFuture[Any]]") -> 
 
 
 @flow(name="relabel", persist_result=False)
-def relabel(targets: list[str] | None = None) -> State[Summary]:
+def relabel(targets: list[str] | None = None, update: bool = False) -> State[Summary]:
     """Bring the pipeline whose root is the working directory, or `targets` and all they need, up to date.
 
     Parameters
     ----------
     targets
         Names of stages, as in dvc.yaml; all of them by default.
+    update
+        First ask the sources of imports (`dvc import-url`, `dvc import`) what is new.
     """
     root = Path.cwd()
     stages = _STAGES.get() or read_stages(root, targets or ())
+    if update:
+        stages = ask_for_updates(stages)
     logger = get_run_logger()
     for part in remove_leftovers(root, stages):
         logger.info("removed what a dead run left: %s", part.relative_to(root))
@@ -219,13 +224,15 @@ def _create_artifacts(root: Path) -> None:
         create_markdown_artifact("\n".join(places), key="results", description="Where the results are")
 
 
-def run(*, targets: Sequence[str] = (), quiet: bool = False) -> Summary:
+def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False) -> Summary:
     """What the flow did in the project that the current folder lies in, on the Prefect server that is set up, or on a temporary one.
 
     Parameters
     ----------
     targets
         Names of stages to bring up to date with all they need; all stages by default.
+    update
+        First ask the sources of imports what is new.
     quiet
         Do not relay the stages' lines to standard error.
 
@@ -248,7 +255,7 @@ def run(*, targets: Sequence[str] = (), quiet: bool = False) -> Summary:
         }
         try:
             with temporary_settings(settings):
-                state = relabel(list(targets), return_state=True)
+                state = relabel(list(targets), update, return_state=True)
         except httpx.TransportError as error:
             # Never the address, which may hold a password.
             raise ServerError(
@@ -273,10 +280,10 @@ def _hush_prefect() -> None:
         handler.addFilter(is_wanted)
 
 
-def main(targets: Sequence[str], *, quiet: bool = False) -> int:
+def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -> int:
     """The exit code of a run whose summary has been printed: that of the first stage that failed."""
     try:
-        summary = run(targets=targets, quiet=quiet)
+        summary = run(targets=targets, update=update, quiet=quiet)
     except EpoxyError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
