@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from benchmarks import pipeline, search, votes
+from benchmarks import pipeline, search, votes, watch
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +59,12 @@ def test_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["stage"] for one in result["stages"]] == ["ingest", "index", "apply", "search"]
     assert result["recall"]["kind"] == result["index"]["kind"] == "flat"
     assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_watch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["--n", "400", "--d", "8", "--lfs", "4", "--repeats", "2", "--json", str(tmp_path / "out.json")]
+    assert watch.main(command) == 0
+    threshold, lf = json.loads((tmp_path / "out.json").read_text())
+    assert (threshold["edit"], lf["edit"]) == ("threshold", "LF")
+    assert set(lf["parts"]) - set(threshold["parts"]) == {"apply", "search"}
+    assert len(capfd.readouterr().out.splitlines()) == 5
