@@ -295,6 +295,9 @@ class _Columns:
 
     def tabulate_failures(self, root: Path) -> pl.DataFrame:
         """One row per failure: item_id, lf, error; by item, then in the order of the LFs."""
+        if not any(self.failures.values()):
+            ids = artifacts.read_schema(root / ITEMS)[ITEM_ID]
+            return pl.DataFrame(schema={ITEM_ID: ids, "lf": pl.String, "error": pl.String})
         found = pl.DataFrame(
             [(failure.row, lf, failure.error) for lf in self.lfs for failure in self.failures[lf]],
             schema={"row": pl.Int64, "lf": pl.String, "error": pl.String},

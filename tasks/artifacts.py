@@ -88,6 +88,8 @@ def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32
 
     The file has no name: even a killed process leaves nothing behind.
     """
+    if 0 in shape:
+        return np.zeros(shape, np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         # Reserved, since a mapped file on a full disk would end the process where an error could be told.

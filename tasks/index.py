@@ -1,6 +1,6 @@
 """The index stage: embeddings to a FAISS index and its description. It sees no vote, so an LF edit never reruns it.
 
-Peak memory for n items of d dimensions: the vectors, 4 n d bytes; for an approximate index 64 of them per cell again.
+Embeddings pass row group by row group into the file of the index, which is mapped to find cells.
 """
 
 import sys
@@ -25,13 +25,15 @@ from tasks.artifacts import (
     write_table,
 )
 from tasks.core.faiss_index import (
+    ROUNDS,
+    FlatIndex,
     assign_cells,
-    build_index,
     count_cells,
+    find_centers,
     is_approximate_worth_it,
     predict_approximate_cost,
     predict_exact_cost,
-    view_vectors,
+    read_index,
     write_index,
 )
 from tasks.errors import DataError
@@ -64,17 +66,14 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
                 yield embeddings
                 progress.advance(batch.height)
 
-    try:
-        index = build_index(vectors(), n=n, d=d, metric=params.metric.value)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}. Remove such items, then run 'dvc repro ingest'.") from None
     kind = _choose(params.kind, n)
     cells = 1 if kind == "flat" else count_cells(n)
-    with Progress("finding cells", total=1) as progress:
-        of_item = assign_cells(view_vectors(index), cells=cells, metric=params.metric.value)
-        progress.advance()
     with open_atomic(root / INDEX) as part:
-        write_index(index, part)
+        try:
+            write_index(vectors(), part, d=d, metric=params.metric.value)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}. Remove such items, then run 'dvc repro ingest'.") from None
+        of_item = _find_cells(read_index(part), cells)
         checksum = hash_file(part)
     write_table(root / CELLS, pl.DataFrame([pl.concat(ids), pl.Series("cell", of_item)]), schemas.CELLS)
     description = IndexDescription(
@@ -90,6 +89,18 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
     )
     write_json(root / INDEX_DESCRIPTION, description.model_dump(mode="json"))
     print(f"index: {kind} ({description.chosen_because}), {cells:,} cells", file=sys.stderr)
+
+
+def _find_cells(index: FlatIndex, cells: int) -> npt.NDArray[np.int32]:
+    """The cell (n,) of each vector of `index`; there is nothing to find in a flat one, which has one cell."""
+    n = len(index.vectors)
+    if cells == 1:
+        return np.zeros(n, np.int32)
+    with Progress("finding cells", total=ROUNDS) as progress:
+        rounds = progress.follow(range(ROUNDS))
+        centers = find_centers(index.vectors, cells=cells, metric=index.metric, rounds=rounds)
+    with Progress("assigning items to cells", total=n) as progress:
+        return assign_cells(index.vectors, centers, metric=index.metric, advance=progress.advance)
 
 
 def _choose(kind: IndexKind, n: int) -> Literal["flat", "ivf"]:

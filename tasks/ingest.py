@@ -22,6 +22,7 @@ from tasks import artifacts, encode, schemas
 from tasks.artifacts import EMBEDDINGS, ITEMS, ROW_GROUP, VALID_GOLD, WITHHELD_GOLD
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import Duplicates, EncoderParams, IngestParams, Split
+from tasks.progress import Progress
 from tasks.schemas import ITEM_ID
 
 _SHOWN = 5
@@ -651,13 +652,15 @@ def _cut_embeddings(
     kind = pl.Array(pl.Float32, matrix.shape[1])
     infinite: list[pl.Series] = []
     zero: list[pl.Series] = []
-    for start in range(0, len(ids), ROW_GROUP):
-        part = ids[start : start + ROW_GROUP]
-        block = _to_float32(matrix[rows[start : start + ROW_GROUP]])
-        infinite.append(part.filter(pl.Series(~np.isfinite(block).all(axis=1))))
-        zero.append(part.filter(pl.Series(~block.any(axis=1))))
-        if not len(infinite[-1]) and not len(zero[-1]):
-            yield pl.DataFrame([part, pl.Series("embedding", block, dtype=kind)])
+    with Progress("writing embeddings", total=len(ids)) as progress:
+        for start in range(0, len(ids), ROW_GROUP):
+            part = ids[start : start + ROW_GROUP]
+            block = _to_float32(matrix[rows[start : start + ROW_GROUP]])
+            infinite.append(part.filter(pl.Series(~np.isfinite(block).all(axis=1))))
+            zero.append(part.filter(pl.Series(~block.any(axis=1))))
+            if not len(infinite[-1]) and not len(zero[-1]):
+                yield pl.DataFrame([part, pl.Series("embedding", block, dtype=kind)])
+            progress.advance(len(part))
     for parts, what, remedy in (
         (infinite, "have NaN or infinity (in float32)", "Compute them again, or leave the items out."),
         (zero, "are zero vectors", "They have no direction: compute them again, or leave the items out."),

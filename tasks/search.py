@@ -9,9 +9,9 @@ With an approximate index, the effort of each LF is chosen on a sample of items 
 the recall measured afterwards on another sample; a run whose recall is below the target fails.
 
 Peak memory for n items of d dimensions, m LFs, p pairs of an LF and a class in its support, and v distinct vectors in
-the support: 4 v d bytes for the support, 8 n p for neighbors, 8 n m for votes and who asks, 24 n (200 n for a
-moment) to compare items with those of another day, and per thread 100 MiB. The index and a copy of the embeddings (4 n d
-bytes each) are mapped files, which the system drops from memory when it is needed elsewhere.
+the support: 8 n p bytes for neighbors, 8 n m for votes and who asks, 24 n (200 n for a moment) to compare items with
+those of another day, and per thread 100 MiB. The index, a copy of the embeddings (4 n d bytes each) and the support
+(4 v d) are mapped files, which the system drops from memory when it is needed elsewhere.
 """
 
 import sys
@@ -131,6 +131,8 @@ class Inputs:
     """(n, d) a mapped file."""
     cells: Cells | None
     """None in a flat index."""
+    scratch: Path
+    """The folder of mapped files without a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,7 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
         index=index,
         embeddings=_read_embeddings(root, items, index, description),
         cells=_read_cells(root, items, index, description),
+        scratch=(root / NEIGHBORS).parent,
     )
 
 
@@ -424,6 +427,7 @@ def _build_support(inputs: Inputs, votes: npt.NDArray[np.int8]) -> Support:
         inputs.index.vectors,
         metric=inputs.index.metric,
         cells=None if inputs.cells is None else inputs.cells.of_item,
+        allocate=lambda shape: np.asarray(open_scratch(inputs.scratch, shape)),
     )
 
 

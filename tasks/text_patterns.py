@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,30 +70,42 @@ def compile_keywords(keywords: Sequence[str], *, case_insensitive: bool, whole_w
     if whole_words:
         # Consuming the neighbors instead of looking around is what a finite automaton can do, and enough to find one.
         pattern = rf"(?:^|\W)(?:{pattern})(?:\W|$)"
-    flags = re.IGNORECASE if case_insensitive else re.NOFLAG
     pieces = [max(re.findall(r"[\x00-\x7F]+", word), key=len, default="").lower() for word in keywords]
     return TextPattern(
         definition=Definition.POLARS,
         polars=f"(?i){pattern}" if case_insensitive else pattern,
-        python=re.compile(pattern, flags) if _SHARED_SYNTAX.fullmatch(pattern) else None,
+        python=None,
         words=_keep_telling([frozenset(pieces)]),
     )
 
 
 def match_patterns(patterns: Sequence[TextPattern], texts: pl.Series) -> list[Found]:
     """Where each of `patterns` is found in `texts` (text or null), bool of shape (n,) each; False where null."""
-    with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
-        plain = threads.submit(lambda: texts.str.contains(_PLAIN_TEXT).fill_null(True).to_numpy())
-        candidates = _find_candidates([pattern.words for pattern in patterns], texts)
-        odd = ~plain.result()
-        return list(threads.map(lambda pattern, rows: _match(pattern, texts, rows, odd), patterns, candidates))
+    threads = _open_threads()
+    odd = threads.submit(_find_odd, patterns, texts)
+    candidates = _find_candidates([pattern.words for pattern in patterns], texts)
+    return list(threads.map(lambda pattern, rows: _match(pattern, texts, rows, odd.result()), patterns, candidates))
+
+
+@cache
+def _open_threads() -> ThreadPoolExecutor:
+    """The same threads for every batch: Polars remembers per thread which patterns it has compiled."""
+    return ThreadPoolExecutor(pl.thread_pool_size())
+
+
+def _find_odd(patterns: Sequence[TextPattern], texts: pl.Series) -> Found:
+    """Which of `texts` Polars and Python may read differently; none where no pattern is defined by Python's reading."""
+    if all(pattern.definition is Definition.POLARS for pattern in patterns):
+        return np.zeros(len(texts), dtype=np.bool_)
+    found: Found = ~texts.str.contains(_PLAIN_TEXT).fill_null(True).to_numpy()
+    return found
 
 
 def _match(pattern: TextPattern, texts: pl.Series, rows: Rows | None, odd: Found) -> Found:
     """Where `pattern` is found, tried on `rows` of `texts` (None: all of them), of which some are `odd`."""
     found = np.zeros(len(texts), dtype=np.bool_)
     rows = np.arange(len(texts)) if rows is None else rows
-    if pattern.polars is not None and not _is_left_to_python(pattern, rows, odd):
+    if pattern.polars is not None and not _is_left_to_python(pattern, rows):
         tried = texts if len(rows) == len(texts) else texts.gather(rows)
         found[rows] = tried.str.contains(pattern.polars).fill_null(False).to_numpy()
         if pattern.definition is Definition.POLARS:
@@ -114,10 +127,8 @@ _LONG = 100
 """Characters of a pattern from which on Python is taken to be slower in proportion, as it is with many alternatives."""
 
 
-def _is_left_to_python(pattern: TextPattern, rows: Rows, odd: Found) -> bool:
-    if pattern.python is None or len(rows) * max(len(pattern.python.pattern), _LONG) > _FEW * _LONG:
-        return False
-    return pattern.definition is Definition.PYTHON or not odd[rows].any()
+def _is_left_to_python(pattern: TextPattern, rows: Rows) -> bool:
+    return pattern.python is not None and len(rows) * max(len(pattern.python.pattern), _LONG) <= _FEW * _LONG
 
 
 # Which texts to try.

@@ -10,7 +10,7 @@ from extension_data import write_project
 
 from tasks import index, schemas, search
 from tasks.artifacts import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, write_table
-from tasks.core.faiss_index import build_index, is_approximate_worth_it, read_index, write_index
+from tasks.core.faiss_index import find_centers, is_approximate_worth_it, normalize, read_index, write_index
 from tasks.errors import DataError
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 
@@ -90,11 +90,25 @@ def test_damaged_cells_are_refused(project, kind):
             search.run(project, CLASSES, SearchParams())
 
 
-def test_batches_do_not_change_the_index(tmp_path):
-    vectors = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
-    write_index(build_index([vectors], n=50, d=3, metric="cosine"), tmp_path / "whole")
-    write_index(build_index([vectors[:7], vectors[7:7], vectors[7:]], n=50, d=3, metric="cosine"), tmp_path / "parts")
+@pytest.mark.parametrize(("metric", "kind"), [("cosine", faiss.IndexFlatIP), ("l2", faiss.IndexFlatL2)])
+@pytest.mark.parametrize("cuts", [[50], [7, 0, 43], []])
+def test_batches_give_the_bytes_that_faiss_writes_of_all_vectors(tmp_path, metric, kind, cuts):
+    vectors = np.random.default_rng(0).standard_normal((sum(cuts), 3)).astype(np.float32)
+    index = kind(3)
+    index.add(normalize(vectors) if metric == "cosine" else vectors)
+    faiss.write_index(index, str(tmp_path / "whole"))
+    write_index(np.split(vectors, np.cumsum(cuts)), tmp_path / "parts", d=3, metric=metric)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+
+
+def test_k_means_may_pause_between_rounds():
+    vectors = np.random.default_rng(0).standard_normal((600, 4)).astype(np.float32)
+    vectors[:300] = vectors[0]  # centers without items are moved: that, too, must not depend on pauses
+    whole = faiss.Clustering(4, 20)
+    whole.seed, whole.niter, whole.max_points_per_centroid = 0, 10, 1000
+    whole.train(vectors, faiss.IndexFlatL2(4))
+    centers = find_centers(vectors, cells=20, metric="l2", rounds=range(10))
+    assert np.array_equal(centers.ravel(), faiss.vector_to_array(whole.centroids))
 
 
 def test_a_zero_vector_has_no_cosine(tmp_path):

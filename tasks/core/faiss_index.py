@@ -5,7 +5,7 @@ Which proposal wins is decided elsewhere, in float64 on the embeddings.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ _BLOCK = 16_384
 _POINTS = 64
 """Items per cell that k-means sees: more hardly move the centers, and the sample stays small (n = 10^6: 128,000)."""
 
-_ROUNDS = 10
+ROUNDS = 10
 """Iterations of k-means; the cells need not be optimal, only compact."""
 
 _SMALLEST = 32
@@ -62,37 +62,42 @@ def normalize(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return unit
 
 
-def build_index(batches: Iterable[npt.NDArray[np.float32]], *, n: int, d: int, metric: MetricName) -> Any:
-    """A faiss flat index over the `n` rows of `batches`, each (rows, `d`), in their order.
+def write_index(batches: Iterable[npt.NDArray[np.float32]], path: Path, *, d: int, metric: MetricName) -> None:
+    """Write a faiss flat index over the rows of `batches`, each (rows, `d`), in their order: one batch in memory at most.
 
-    Peak memory: the vectors, 4 n d bytes, and one batch.
+    The bytes are those of `faiss.write_index`, which needs all vectors in memory.
 
     Raises
     ------
     ValueError
         For cosine: a vector is zero or not finite.
-    """
-    index = _TYPES[metric](d)
-    # Room for all at once; growing would hold old and new vectors side by side. The first `add` cuts the size back.
-    index.codes.resize(n * index.code_size)
-    for batch in batches:
-        vectors = normalize(batch) if metric == "cosine" else batch
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    return index
-
-
-def write_index(index: Any, path: Path) -> None:
-    """Write a faiss index in faiss's own format; the same vectors give the same bytes.
-
-    Raises
-    ------
     OSError
         The file cannot be written in full.
     """
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        raise OSError(f"faiss cannot write {path}: {error}") from None
+    n = 0
+    with path.open("wb") as file:
+        file.write(_make_header(0, d, metric))
+        for batch in batches:
+            vectors = normalize(batch) if metric == "cosine" else batch
+            file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+            n += len(batch)
+        file.seek(0)
+        file.write(_make_header(n, d, metric))
+
+
+def _make_header(n: int, d: int, metric: MetricName) -> bytes:
+    """What faiss writes before the vectors: those of an empty index, with the number of items and that of values."""
+    index = _TYPES[metric](d)
+    header = _fill_header(faiss.serialize_index(index).tobytes(), n, d)
+    index.add(np.ones((1, d), np.float32))
+    one = faiss.serialize_index(index).tobytes()
+    if _fill_header(one[: len(header)], n, d) != header or len(one) != len(header) + 4 * d:
+        raise AssertionError("faiss writes flat indices in another form than this module does")
+    return header
+
+
+def _fill_header(header: bytes, n: int, d: int) -> bytes:
+    return header[:8] + n.to_bytes(8, "little") + header[16:-8] + (n * d).to_bytes(8, "little")
 
 
 def read_index(path: Path) -> FlatIndex:
@@ -109,11 +114,11 @@ def read_index(path: Path) -> FlatIndex:
         raise ValueError(f"faiss cannot read it: {error}") from None
     for metric, kind in _TYPES.items():
         if type(index) is kind:
-            return FlatIndex(metric=metric, vectors=view_vectors(index), handle=index)
+            return FlatIndex(metric=metric, vectors=_view_vectors(index), handle=index)
     raise ValueError(f"it holds a {type(index).__name__}, not a flat index")
 
 
-def view_vectors(index: Any) -> npt.NDArray[np.float32]:
+def _view_vectors(index: Any) -> npt.NDArray[np.float32]:
     """The vectors (n, d) of a faiss flat index, in its own memory: valid as long as the index is."""
     vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d) if index.ntotal else np.empty(0)
     shaped: npt.NDArray[np.float32] = vectors.astype(np.float32, copy=False).reshape(index.ntotal, index.d)
@@ -133,7 +138,7 @@ def predict_exact_cost(n: int) -> int:
 def predict_approximate_cost(n: int) -> int:
     """Pairs of vectors compared when cells of `n` items are trained, assigned and searched with a typical effort."""
     cells = count_cells(n)
-    return cells * cells * _POINTS * _ROUNDS + n * cells + n * min(n, _VISITED)
+    return cells * cells * _POINTS * ROUNDS + n * cells + n * min(n, _VISITED)
 
 
 def is_approximate_worth_it(n: int) -> bool:
@@ -141,24 +146,41 @@ def is_approximate_worth_it(n: int) -> bool:
     return predict_exact_cost(n) >= _WORTH * predict_approximate_cost(n) > 0
 
 
-def assign_cells(vectors: npt.NDArray[np.float32], *, cells: int, metric: MetricName) -> npt.NDArray[np.int32]:
-    """The cell (n,) of each of `vectors` (n, d): the nearest of the centers that k-means finds on a sample of them.
+def find_centers(
+    vectors: npt.NDArray[np.float32], *, cells: int, metric: MetricName, rounds: Iterable[int]
+) -> npt.NDArray[np.float32]:
+    """The centers (cells, d) that k-means finds on a sample of `vectors` (n, d), in as many iterations as `rounds` has.
 
-    The sample is drawn by a fixed seed. Peak memory: the sample, 4 d bytes for each of 64 items per cell, and a block
-    of vectors.
+    The sample is drawn by a fixed seed. Peak memory: the sample, 4 d bytes for each of 64 items per cell.
     """
     n, d = vectors.shape
-    if cells == 1:
-        return np.zeros(n, np.int32)
     quantizer = _TYPES[metric](d)
     training = faiss.Clustering(d, cells)
-    training.seed, training.niter, training.spherical = 0, _ROUNDS, metric == "cosine"
+    training.seed, training.spherical = 0, metric == "cosine"
     # faiss would draw a sample of its own, and warn of small ones.
     training.max_points_per_centroid, training.min_points_per_centroid = n, 1
-    sample = np.sort(np.random.default_rng(0).choice(n, min(n, _POINTS * cells), replace=False))
-    training.train(vectors[sample], quantizer)
-    found = np.empty(n, np.int32)
-    for start in range(0, n, _BLOCK):
+    # One iteration goes on from the centers of the last, so that each can be seen to end.
+    training.niter = 1
+    sample = vectors[np.sort(np.random.default_rng(0).choice(n, min(n, _POINTS * cells), replace=False))]
+    for _ in rounds:
+        training.train(sample, quantizer)
+    centers: npt.NDArray[np.float32] = faiss.vector_to_array(training.centroids).reshape(cells, d)
+    return centers
+
+
+def assign_cells(
+    vectors: npt.NDArray[np.float32],
+    centers: npt.NDArray[np.float32],
+    *,
+    metric: MetricName,
+    advance: Callable[[int], None],
+) -> npt.NDArray[np.int32]:
+    """The nearest of `centers` (n,) to each of `vectors` (n, d); `advance` is told how many more have theirs."""
+    quantizer = _TYPES[metric](vectors.shape[1])
+    quantizer.add(centers)
+    found = np.empty(len(vectors), np.int32)
+    for start in range(0, len(vectors), _BLOCK):
         part = slice(start, start + _BLOCK)
         found[part] = quantizer.search(vectors[part], 1)[1][:, 0]
+        advance(len(found[part]))
     return found

@@ -18,10 +18,10 @@ comparison of the whole tile finds them for all LFs at once.
 
 Peak memory for v distinct support vectors of d dimensions, p pairs of an LF and a class with s members together: the
 factors, 4 v d bytes (L2: 4 v (d + 1)), 16 s for members and twice that while a search is planned; and per thread 16 MiB
-of products and 80 MiB of candidates. Embeddings and index may be mapped files; only rows in use are touched.
+of products and 80 MiB of candidates. Embeddings, index and factors may be mapped files; only rows in use are touched.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -180,6 +180,10 @@ def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
     return _round_distance(x, y)
 
 
+def _allocate(shape: tuple[int, int]) -> Float32:
+    return np.empty(shape, np.float32)
+
+
 def build_support(
     votes: Votes,
     positions: Int64,
@@ -188,6 +192,7 @@ def build_support(
     *,
     metric: MetricName,
     cells: Int64 | None = None,
+    allocate: Callable[[tuple[int, int]], Float32] = _allocate,
 ) -> Support:
     """The support of every LF among r reference items.
 
@@ -205,6 +210,8 @@ def build_support(
         "cosine" or "l2".
     cells
         (n,) of all items; where given, the support's rows are sorted by the cell of their first item.
+    allocate
+        Makes room for the factors, such as a mapped file where they may not fit memory.
     """
     leader = _find_leaders(embeddings, positions)
     first = np.flatnonzero(leader == np.arange(len(leader)))
@@ -225,7 +232,7 @@ def build_support(
     items = positions[first]
     geometry = _place(embeddings, items, metric)
     width = embeddings.shape[1] + (metric == "l2")
-    factors, squares = np.empty((len(items), width), np.float32), np.empty(len(items))
+    factors, squares = np.asarray(allocate((len(items), width))), np.empty(len(items))
     for part in _parts(len(items), _GATHERED):
         vectors = embeddings[items[part]]
         squares[part] = _dot(vectors, vectors)
