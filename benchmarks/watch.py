@@ -158,9 +158,9 @@ def measure(root: Path, copy: Path, repeats: int) -> list[Result]:
             for number in range(1, 2 * repeats + 1):
                 kind = "threshold" if number % 2 else "LF"
                 if kind == "threshold":
-                    threshold -= 0.005
+                    threshold -= 0.3 / repeats
                 else:
-                    edge += 0.01
+                    edge += 0.9 / repeats  # its "yes" votes lie between 1 and 2, so that each edit changes some
                 shown, began, used = len(page.views), time.perf_counter(), time.process_time()
                 write_edit(root, m, edge=edge, threshold=threshold)
                 while len(page.views) == shown:
