@@ -123,7 +123,8 @@ def test_a_fit_never_loses_on_what_it_saw(seed, objective):
     start, free = np.full(3, INF), np.array([True, False, True])
     before = score_votes(evidence, evidence.L)
     for fit in (fit_per_lf, fit_global):
-        thresholds = fit(evidence, [candidates[0]] * 3 if fit is fit_global else candidates, start, free)
+        tried = [candidates[0]] * 3 if fit is fit_global else candidates
+        (thresholds,) = fit(evidence, np.ones((1, len(evidence.gold)), bool), tried, start, free)
         assert thresholds[1] == INF
         assert score_votes(evidence, extend(evidence, thresholds)) >= before - 1e-9
 
@@ -150,7 +151,7 @@ def test_useless_neighbors_are_not_extended():
         np.full((n, m), -1), rng.integers(0, 2, (n, m)), rng.random((n, m)), np.where(np.arange(n) % 2, 0, 1)
     )
     candidates = [propose_thresholds(evidence.similarity[:, lf], 20) for lf in range(m)]
-    seen = fit_per_lf(evidence, candidates, np.full(m, INF), np.ones(m, bool))
+    (seen,) = fit_per_lf(evidence, np.ones((1, n), bool), candidates, np.full(m, INF), np.ones(m, bool))
     assert score_votes(evidence, extend(evidence, seen)) > 0.6  # noise can be fitted ...
     choice = choose_thresholds(evidence, fit_per_lf, candidates, np.full(m, INF), np.ones(m, bool))
     assert choice.after < 0.6  # ... but the left-out items are not fooled
@@ -159,8 +160,9 @@ def test_useless_neighbors_are_not_extended():
 def test_equal_scores_prefer_less_extension():
     # Both thresholds below .9 add one right vote; the lower one adds a vote that changes nothing.
     evidence = evidence_of([[-1, -1], [-1, 0]], [[0, -1], [0, -1]], [[0.9, np.nan], [0.5, np.nan]], [0, 0])
-    found = fit_per_lf(evidence, [np.array([INF, 0.7, 0.1]), np.array([INF])], np.full(2, INF), np.ones(2, bool))
-    assert found.tolist() == [0.7, INF]
+    tried = [np.array([INF, 0.7, 0.1]), np.array([INF])]
+    found = fit_per_lf(evidence, np.ones((1, 2), bool), tried, np.full(2, INF), np.ones(2, bool))
+    assert found.tolist() == [[0.7, INF]]
 
 
 def test_one_vote_of_each_item_is_hidden():

@@ -13,7 +13,6 @@ harder than those it looks at.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Votes = npt.NDArray[np.int8]
+Counts = npt.NDArray[np.int16]
 Objective = Literal["accuracy", "macro_f1"]
 
 ABSTAIN = -1
@@ -36,6 +36,9 @@ HIDDEN = 5000
 
 _SWEEPS = 5
 """Rounds of coordinate ascent at most; seen to settle in two to four."""
+
+_CELLS = 1 << 20
+"""Cells of an array of parts, classes and items: a few MiB, beyond which more parts at once save no time."""
 
 _GAIN = 1e-9
 """What counts as better: more than the rounding of a sum of shares."""
@@ -68,24 +71,6 @@ class Evidence:
     k: int
     objective: Objective
 
-    @cached_property
-    def onehot(self) -> Float64:
-        """(k, n) 1 at the class of gold."""
-        onehot: Float64 = np.eye(self.k)[:, self.gold]
-        return onehot
-
-    def take(self, rows: Int64) -> "Evidence":
-        """The same for some of the items."""
-        return Evidence(
-            L=self.L[rows],
-            vote=self.vote[rows],
-            similarity=self.similarity[rows],
-            gold=self.gold[rows],
-            weight=self.weight[rows],
-            k=self.k,
-            objective=self.objective,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -99,8 +84,9 @@ class Choice:
     """The objective with it, each item judged by thresholds that were fitted without it."""
 
 
-Fit = Callable[[Evidence, list[Float64], Float64, Bools], Float64]
-"""Thresholds (m,) from evidence, candidates by LF, thresholds to start from, and which LFs are free."""
+Fit = Callable[[Evidence, Bools, list[Float64], Float64, Bools], Float64]
+"""Thresholds (f, m) on f parts of the evidence: from all of it, the items of each part (f, n), candidates by LF,
+thresholds to start from (m,), and which LFs are free (m,)."""
 
 
 def propose_thresholds(similarity: Float32, count: int) -> Float64:
@@ -168,14 +154,19 @@ def score_votes(evidence: Evidence, L: Votes) -> float:
     """
     if not len(L):
         return float("nan")
-    return float(_score_counts(_count_votes(L, evidence.k), evidence))
+    totals = _judge(evidence, _count_votes(L, evidence.k)[None]) @ evidence.weight
+    return float(_score(evidence, evidence.weight[None], totals[:, :, None])[0, 0])
 
 
 def trace_curve(evidence: Evidence, thresholds: Float64, lf: int, candidates: Float64) -> Float64:
     """The objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
-    L = extend(evidence, thresholds)
-    L[:, lf] = evidence.L[:, lf]
-    return _score_candidates(evidence, _count_votes(L, evidence.k), _rank_offers(evidence, lf), candidates)
+    without = np.where(np.arange(len(thresholds)) == lf, np.inf, thresholds)
+    counts = _count_votes(extend(evidence, without), evidence.k)[None]
+    weight, own = evidence.weight[None], _rank_offers(evidence, lf)
+    _, gained = _try_offers(evidence, weight, counts, own, np.array([np.inf]))
+    total = _judge(evidence, counts) @ weight[:, :, None]
+    curve: Float64 = _score(evidence, weight, total + gained[:, :, own.count_above(candidates)])[0]
+    return curve
 
 
 def count_above(similarity: Float32, thresholds: Float64) -> Int64:
@@ -192,30 +183,42 @@ def trace_coverage(evidence: Evidence, lf: int, candidates: Float64) -> Float64:
     return share
 
 
-def fit_global(evidence: Evidence, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
+def fit_global(evidence: Evidence, parts: Bools, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
     """The best single threshold for all `free` LFs (m,), the others keeping `start`; among equals the highest.
 
     All entries of `candidates` are the same.
     """
-    scores = [score_votes(evidence, extend(evidence, np.where(free, one, start))) for one in candidates[0]]
-    return np.where(free, candidates[0][_first_best(np.array(scores))], start)
+    weight = evidence.weight * parts
+    tried = (extend(evidence, np.where(free, one, start)) for one in candidates[0])
+    totals = np.stack([_judge(evidence, _count_votes(L, evidence.k)[None])[0] @ weight.T for L in tried], axis=-1)
+    best = _find_first_best(_score(evidence, weight, totals.swapaxes(0, 1)))
+    return np.where(free, candidates[0][best][:, None], start)
 
 
-def fit_per_lf(evidence: Evidence, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
-    """Thresholds (m,) by coordinate ascent from `start`: LF by LF the best candidate, until none gains."""
+def fit_per_lf(evidence: Evidence, parts: Bools, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
+    """Thresholds (f, m) by coordinate ascent from `start`: LF by LF the best candidate, until none gains.
+
+    Among equals the highest.
+    """
     places = np.flatnonzero(free).tolist()
     ranked = {lf: _rank_offers(evidence, lf) for lf in places}
-    thresholds = start.copy()
-    counts = _count_votes(extend(evidence, thresholds), evidence.k)
-    same = -1  # LFs in a row that kept their threshold: once that holds for all but the last to change, it stays so
+    weight = evidence.weight * parts
+    thresholds = np.tile(start, (len(parts), 1))
+    counts = np.repeat(_count_votes(extend(evidence, start), evidence.k)[None], len(parts), axis=0)
+    total = _judge(evidence, counts) @ weight[:, :, None]
+    same = -1  # LFs in a row that kept their thresholds: once all but the last to change have, all will
     for lf in places * _SWEEPS:
-        before = thresholds[lf]
-        _add(counts, ranked[lf], before, -1)
-        # A stable descending order puts the highest threshold first among equals, the present one included.
-        tried = np.sort(np.append(before, candidates[lf]))[::-1]
-        thresholds[lf] = tried[_first_best(_score_candidates(evidence, counts, ranked[lf], tried))]
-        _add(counts, ranked[lf], thresholds[lf], 1)
-        same = same + 1 if thresholds[lf] == before else 0
+        own, before = ranked[lf], thresholds[:, lf].copy()
+        without, gained = _try_offers(evidence, weight, counts, own, before)
+        total -= _take_each(gained, own.count_above(before))
+        scores = _score(evidence, weight, total + gained[:, :, own.count_above(candidates[lf])])
+        thresholds[:, lf] = candidates[lf][_find_first_best(scores)]
+        total += _take_each(gained, own.count_above(thresholds[:, lf]))
+        if np.array_equal(thresholds[:, lf], before):
+            same += 1
+        else:
+            counts[:, :, own.rows] = without + own.cast(thresholds[:, lf])
+            same = 0
         if same == len(places) - 1:
             break
     return thresholds
@@ -243,23 +246,27 @@ def choose_thresholds(evidence: Evidence, fit: Fit, candidates: list[Float64], s
     n = len(evidence.gold)
     folds = min(FOLDS, n)
     fold = np.arange(n) % folds
-    fitted = []
-    held_out = np.empty_like(evidence.L)
-    for one in range(folds):
-        inside = np.flatnonzero((fold != one) | (folds == 1))
-        fitted.append(fit(evidence.take(inside), candidates, start, free))
-        outside = np.flatnonzero(fold == one)
-        held_out[outside] = extend(evidence.take(outside), fitted[-1])
+    parts = (fold != np.arange(folds)[:, None]) | (folds == 1)
+    step = max(1, _CELLS // (evidence.k * n))
+    fitted = np.concatenate(
+        [fit(evidence, parts[one : one + step], candidates, start, free) for one in range(0, folds, step)]
+    )
     before = score_votes(evidence, extend(evidence, start))
-    after = score_votes(evidence, held_out)
+    after = score_votes(evidence, extend(evidence, fitted[fold]))
     if after <= before + _GAIN:
         return Choice(thresholds=start, before=before, after=before)
     return Choice(thresholds=np.sort(fitted, axis=0)[folds // 2], before=before, after=after)
 
 
-def _first_best(scores: Float64) -> int:
-    """Position of the first score that no other exceeds by more than rounding."""
-    return int(np.argmax(scores >= scores.max() - _GAIN))
+def _find_first_best(scores: Float64) -> Int64:
+    """Position, along the last axis, of the first score that no other exceeds by more than rounding."""
+    found: Int64 = np.argmax(scores >= scores.max(axis=-1, keepdims=True) - _GAIN, axis=-1)
+    return found
+
+
+def _take_each(gained: Float64, place: Int64) -> Float64:
+    """(f, q, 1): of each of f parts, its own `place` (f,) along the last axis."""
+    return np.take_along_axis(gained, place[:, None, None], axis=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +275,8 @@ class _Ranked:
 
     rows: Int64
     """(r,) their items."""
-    vote: Votes
-    """(r,)"""
+    vote: Counts
+    """(k, r) 1 at the offered class."""
     similarity: Float64
     """(r,)"""
 
@@ -277,66 +284,66 @@ class _Ranked:
         """How many are above each of `thresholds` (c,)."""
         return len(self.rows) - np.searchsorted(self.similarity[::-1], thresholds, side="right")
 
+    def cast(self, thresholds: Float64) -> Counts:
+        """(f, k, r): the votes that each of f `thresholds` lets pass."""
+        above = np.arange(len(self.rows)) < self.count_above(thresholds)[:, None]
+        return above[:, None] * self.vote
+
 
 def _rank_offers(evidence: Evidence, lf: int) -> _Ranked:
     rows = np.flatnonzero((evidence.L[:, lf] == ABSTAIN) & (evidence.vote[:, lf] != ABSTAIN))
     similarity = evidence.similarity[rows, lf].astype(np.float64)
     order = np.argsort(-similarity, kind="stable")
-    return _Ranked(rows=rows[order], vote=evidence.vote[rows[order], lf], similarity=similarity[order])
-
-
-def _add(counts: Int64, ranked: _Ranked, threshold: float, sign: int) -> None:
-    """Add (or with -1 take away) the extended votes of an LF at `threshold` to `counts` (k, n)."""
-    above = slice(0, int(ranked.count_above(np.array([threshold]))[0]))
-    counts[ranked.vote[above], ranked.rows[above]] += sign
-
-
-def _count_votes(L: Votes, k: int) -> Int64:
-    """Votes (k, n) for each class; class by class, since sums and maxima over two or ten cells in a row are slow."""
-    return np.stack([np.count_nonzero(label == L, axis=1) for label in range(k)])
-
-
-def _share(counts: Int64) -> Float64:
-    """What the majority vote gives each class (k, n): columns sum to 1, tied classes have equal parts."""
-    top: Bools = counts == counts.max(axis=0)
-    share: Float64 = top / top.sum(axis=0)
-    return share
-
-
-def _score_counts(counts: Int64, evidence: Evidence) -> Float64:
-    """The objective for the majority vote of `counts` (k, n)."""
-    share = _share(counts) * evidence.weight
-    return _score((share * evidence.onehot).sum(axis=1), share.sum(axis=1), evidence)
-
-
-def _score(hits: Float64, predicted: Float64, evidence: Evidence) -> Float64:
-    """The objective from weights of items by class (first axis): rightly predicted, and predicted."""
-    actual = evidence.onehot @ evidence.weight
-    if evidence.objective == "accuracy":
-        accuracy: Float64 = hits.sum(axis=0) / actual.sum()
-        return accuracy
-    occurs = actual > 0
-    f1: Float64 = (2 * hits[occurs].T / (predicted[occurs].T + actual[occurs])).mean(axis=-1)
-    return f1
-
-
-def _score_candidates(evidence: Evidence, counts: Int64, ranked: _Ranked, candidates: Float64) -> Float64:
-    """The objective (c,) for each threshold of an LF, given the votes `counts` (k, n) without its extension.
-
-    Each offered vote changes its own item alone. In order of falling similarity the changes add up, so that all
-    thresholds together cost one pass.
-    """
-    rows = ranked.rows
-    with_offer = counts[:, rows]
-    with_offer[ranked.vote, np.arange(len(rows))] += 1
-    share = _share(counts) * evidence.weight
-    change = _share(with_offer) * evidence.weight[rows] - share[:, rows]
-    nothing = np.zeros((evidence.k, 1))
-    hits = np.concatenate([nothing, np.cumsum(change * evidence.onehot[:, rows], axis=1)], axis=1)
-    predicted = np.concatenate([nothing, np.cumsum(change, axis=1)], axis=1)
-    extended = ranked.count_above(candidates)
-    return _score(
-        (share * evidence.onehot).sum(axis=1, keepdims=True) + hits[:, extended],
-        share.sum(axis=1, keepdims=True) + predicted[:, extended],
-        evidence,
+    classes = np.arange(evidence.k)[:, None]
+    return _Ranked(
+        rows=rows[order],
+        vote=(evidence.vote[rows[order], lf] == classes).astype(np.int16),
+        similarity=similarity[order],
     )
+
+
+def _count_votes(L: Votes, k: int) -> Counts:
+    """Votes (k, n) for each class; class by class, since sums and maxima over two or ten cells in a row are slow."""
+    return np.stack([np.equal(L, label).sum(axis=1, dtype=np.int16) for label in range(k)])
+
+
+def _judge(evidence: Evidence, counts: Counts, rows: Int64 | slice = slice(None)) -> Float64:
+    """(f, q, r): what the majority vote of `counts` (f, k, r) on `rows` adds to the sums that the objective is made of.
+
+    Accuracy: the share of the gold class. Macro F1: that for each class, then the share of each class. Tied classes
+    share evenly.
+    """
+    top = counts == counts.max(axis=1, keepdims=True)
+    tied = top.sum(axis=1, dtype=np.int16)[:, None]
+    is_gold = evidence.gold[rows] == np.arange(evidence.k, dtype=np.int8)[:, None]
+    if evidence.objective == "accuracy":
+        return np.asarray((top & is_gold).any(axis=1, keepdims=True) / tied)
+    share = top / tied
+    return np.concatenate([share * is_gold, share], axis=1)
+
+
+def _score(evidence: Evidence, weight: Float64, totals: Float64) -> Float64:
+    """The objective (f, c) from sums (f, q, c) as of `_judge`, of items that weigh `weight` (f, n)."""
+    if evidence.objective == "accuracy":
+        accuracy: Float64 = totals[:, 0] / weight.sum(axis=1, keepdims=True)
+        return accuracy
+    actual = (weight @ (evidence.gold[:, None] == np.arange(evidence.k)))[:, :, None]
+    occurs = actual > 0
+    f1 = 2 * totals[:, : evidence.k] / np.where(occurs, totals[:, evidence.k :] + actual, np.inf)
+    mean: Float64 = f1.sum(axis=1) / occurs.sum(axis=1)
+    return mean
+
+
+def _try_offers(
+    evidence: Evidence, weight: Float64, counts: Counts, own: _Ranked, thresholds: Float64
+) -> tuple[Counts, Float64]:
+    """Votes (f, k, r) on the items of an LF's offers without these, and what its nearest 0, 1, ..., r offers gain.
+
+    `counts` (f, k, n) are the votes with its extension at `thresholds` (f,); gains are (f, q, r + 1). Each offered vote
+    changes its own item alone, so that in order of falling similarity the changes add up.
+    """
+    without = counts.take(own.rows, axis=2) - own.cast(thresholds)
+    change = _judge(evidence, without + own.vote, own.rows) - _judge(evidence, without, own.rows)
+    gained = np.zeros((*change.shape[:2], len(own.rows) + 1))
+    np.cumsum(change * weight.take(own.rows, axis=1)[:, None], axis=2, out=gained[:, :, 1:])
+    return without, gained
