@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,33 @@ class Size:
     k: int
 
 
+UNITS: dict[str, Callable[[Size], float]] = {
+    "MiB": lambda size: MIB,
+    "n": lambda size: size.n,
+    "n m": lambda size: size.n * size.m,
+    "n k": lambda size: size.n * size.k,
+    "n m k": lambda size: size.n * size.m * size.k,
+    "G d": lambda size: ROW_GROUP * size.d,
+    "R d": lambda size: min(size.n, TRAINING_ROWS) * size.d,
+    "C d": lambda size: 64 * count_cells(size.n) * size.d,
+}
+"""What memory grows with: G, the rows of a row group; R, the rows that a model learns from at most; C, the vectors that
+cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
+
+FORMULAS: dict[str, dict[str, float]] = {
+    "ingest": {"MiB": 160, "n": 150, "G d": 24},
+    "index": {"MiB": 160, "n": 60, "G d": 24, "C d": 8},
+    "apply": {"MiB": 160, "n": 60, "n m": 3},
+    "search": {"MiB": 360, "n": 250, "n m": 16, "n m k": 12, "G d": 24},
+    "tune": {"MiB": 240, "n": 60, "n m": 3, "G d": 24},
+    "extend": {"MiB": 240},
+    "fit": {"MiB": 240, "n": 150, "n m": 12, "n k": 100, "R d": 5, "G d": 24},
+    "train": {"MiB": 240, "n": 100, "n m": 12, "n m k": 12, "n k": 300, "R d": 12, "G d": 24},
+    "evaluate": {"MiB": 300, "n": 150, "n m": 6, "n k": 100},
+}
+"""Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
+
+
 @dataclass(kw_only=True)
 class Peak:
     """The most that a process and its children took at a time, in bytes."""
@@ -40,7 +67,7 @@ class Peak:
 
 def predict_memory(stage: str, size: Size) -> int:
     """The bytes that `stage` takes at most, mapped files not counted: the sum of what `FORMULAS` says."""
-    return int(sum(factor * _measure_unit(unit, size) for unit, factor in FORMULAS[stage].items()))
+    return int(sum(factor * UNITS[unit](size) for unit, factor in FORMULAS[stage].items()))
 
 
 @contextmanager
@@ -88,13 +115,3 @@ def _read_memory(pid: int) -> Peak:
     }
     anonymous = sizes.get("RssAnon", 0)
     return Peak(anonymous=anonymous, resident=sizes.get("VmRSS", 0))
-
-
-FORMULAS: dict[str, dict[str, float]] = {
-    stage: {"MiB": 10_000}
-    for stage in ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
-}
-
-
-def _measure_unit(unit: str, size: Size) -> float:
-    return {"MiB": MIB}[unit]

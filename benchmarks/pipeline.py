@@ -14,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -153,13 +154,18 @@ def _measure(
 
 def _run_stage(root: Path, stage: str, size: Size, limit: float | None) -> dict[str, Any]:
     """Seconds, processor seconds and peak memory of one stage."""
-    bound = ["prlimit", f"--data={int(limit * MIB)}"] if limit else []
+
+    def bound() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(limit * MIB), int(limit * MIB)))
+
     before = os.getloadavg()[0]
     began = time.perf_counter()
     with (root / f"{stage}.log").open("w") as log:
         process = subprocess.Popen(
-            [*bound, sys.executable, "-m", "tasks", stage],
+            [sys.executable, "-m", "tasks", stage],
             cwd=root,
+            preexec_fn=bound,
             env=os.environ | {"PYTHONPATH": str(_ROOT)},
             stderr=log,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from benchmarks import pipeline, search, votes, watch
+from benchmarks import labels, pipeline, search, votes, watch
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,12 +53,49 @@ def test_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--n", "600", "--d", "8", "--lfs", "4", "--until", "search", "--folder", str(tmp_path)]
-    assert pipeline.main([*command, "--json", str(tmp_path / "out.json")]) == 0
-    (result,) = json.loads((tmp_path / "out.json").read_text())
+    out = tmp_path / "out.json"
+    command = [
+        "--n",
+        "600",
+        "--d",
+        "8",
+        "--lfs",
+        "4",
+        "--dtype",
+        "float16",
+        "--keep",
+        str(tmp_path),
+        "--json",
+        str(out),
+    ]
+    # The exit code also says whether memory is within its formula, which is for machines with a few cores.
+    pipeline.main([*command, "--until", "ingest"])
+    (before,) = json.loads(out.read_text())
+    pipeline.main([*command, "--until", "search"])
+    (result,) = json.loads(out.read_text())
     assert [one["stage"] for one in result["stages"]] == ["ingest", "index", "apply", "search"]
+    assert [one["exit_code"] for one in result["stages"]] == [0, 0, 0, 0]
+    assert result["stages"][0] == before["stages"][0], "a stage that is done is not repeated"
+    assert all(0 < one["memory_mib"] < 1024 * one["peak_gib"] for one in result["stages"])
     assert result["recall"]["kind"] == result["index"]["kind"] == "flat"
-    assert len(capsys.readouterr().out.splitlines()) == 8
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 8
+
+
+def test_a_stage_that_needs_more_memory_than_its_limit_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = ["--n", "600", "--d", "8", "--lfs", "4", "--limit", "1", "--folder", str(tmp_path), "--json", str(out)]
+    assert pipeline.main(command) == 1
+    (result,) = json.loads(out.read_text())
+    assert [one["stage"] for one in result["stages"]] == ["ingest"] and result["stages"][0]["exit_code"]
+
+
+def test_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--sizes", "300x4", "200x30", "--repeats", "1", "--coverage", "0.5", "--sample", "100"]
+    assert labels.main([*command, "--json", str(tmp_path / "out.json")]) == 0
+    few, many = json.loads((tmp_path / "out.json").read_text())
+    assert (few["n"], few["m"], many["n"], many["m"]) == (300, 4, 200, 30)
+    assert few["ratio"] > 0 and many["ratio"] is None
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_watch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ pieces = st.sampled_from([*r"abkIé .,-_^$|()[]{}*+?\<>&~#", *classes])
     st.lists(st.text("abkI_é1² .-\n\x1cİ&[", max_size=5), min_size=1, max_size=8),
     st.booleans(),
 )
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_fuzzed_regexes_find_what_python_finds(pattern: str, texts: list[str], case_insensitive: bool) -> None:
     try:
         with warnings.catch_warnings():
