@@ -1,0 +1,96 @@
+"""A search in blocks of queries, each with all it needs to be searched anywhere: here, in a thread, on another machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.cells import Cells, PairCells, rank_cells, visit
+from tasks.core.neighbors import Nearest, Pair, Search, Support, build_queries, find_neighbors, plan_searches
+
+Bools = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryBlock:
+    """Items that look for neighbors together."""
+
+    items: Int64
+    """(q,) their positions."""
+    cell: int | None
+    """The cell they are all in; None where that does not matter."""
+    vectors: Float32
+    """(q, d) their embeddings."""
+    proposals: Float32
+    """(q, d) the index's vectors of the same items."""
+    abstains: Bools
+    """(q, m) which LF abstains on which of them."""
+
+
+class Plan(Protocol):
+    """How blocks are searched."""
+
+    def choose(self, block: QueryBlock) -> tuple[Search, ...]:
+        """The searches that answer `block`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamePlan:
+    """Every block is searched alike."""
+
+    searches: tuple[Search, ...]
+
+    def choose(self, block: QueryBlock) -> tuple[Search, ...]:
+        """The same searches for every block."""
+        return self.searches
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearbyPlan:
+    """A block is searched in the cells near its own."""
+
+    pairs: Sequence[Pair]
+    located: PairCells
+    cells: Cells
+    efforts: Sequence[int | None]
+    """Per pair, as for `visit`."""
+    width: int
+    """Columns of the support's factors."""
+
+    def choose(self, block: QueryBlock) -> tuple[Search, ...]:
+        """The searches of the members that `visit` leaves."""
+        assert block.cell is not None
+        pairs = visit(self.pairs, self.located, rank_cells(self.cells, block.cell), self.efforts)
+        return plan_searches(pairs, block.abstains.sum(axis=0), len(block.abstains), self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What all blocks of a search share."""
+
+    support: Support
+    plan: Plan
+
+
+def find_block(task: SearchTask, block: QueryBlock) -> Nearest:
+    """The neighbors of the items of `block`."""
+    queries = build_queries(task.support.geometry, block.vectors, block.proposals)
+    return find_neighbors(task.support, task.plan.choose(block), queries, block.abstains)
+
+
+def detach(task: SearchTask) -> SearchTask:
+    """`task` without the embeddings of items that lend no vote, and without who is in which cell: what has to travel.
+
+    For v distinct support vectors of d dimensions and s members of pairs: 8 v d + 32 s bytes.
+    """
+    support, plan = task.support, task.plan
+    rows = np.arange(len(support.items))
+    support = replace(support, embeddings=support.embeddings[support.items], items=rows)
+    if isinstance(plan, NearbyPlan):
+        nobody = np.empty(0, np.int64)
+        plan = replace(plan, cells=replace(plan.cells, of_item=nobody, order=nobody))
+    return SearchTask(support=support, plan=plan)
