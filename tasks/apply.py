@@ -30,6 +30,7 @@ import polars as pl
 
 from tasks import artifacts, schemas
 from tasks.artifacts import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
+from tasks.cluster import Cluster, open_cluster
 from tasks.core import lf_analysis
 from tasks.errors import DataError, LabelingFunctionError
 from tasks.fingerprint import Fingerprints
@@ -38,9 +39,10 @@ from tasks.lf_modules import load_lfs
 from tasks.memo import Memo
 from tasks.params import ApplyParams
 from tasks.progress import Progress
-from tasks.row_workers import RowwiseJob, vote_rowwise
+from tasks.row_workers import ChunkVotes, RowwiseJob, vote_rowwise
 from tasks.schemas import ABSTAIN, ITEM_ID
 from tasks.vote_memory import MEMO, VoteMemory
+from tasks.vote_shards import read_module, vote_on_cluster
 from tasks.voting import ColumnVotes, Failure, apply_vectorized
 
 _SHOWN = 5
@@ -180,34 +182,53 @@ def _compute(
     Gives back the LFs that failed as a whole on some of the rows when not all were asked for.
     """
     vectorized = [lf for lf in share.lfs if isinstance(lf, VectorizedLF)]
-    rowwise = [lf for lf in share.lfs if isinstance(lf, RowwiseLF)]
+    kinds: list[list[LabelingFunction]] = [[*vectorized], [lf for lf in share.lfs if isinstance(lf, RowwiseLF)]]
     again: list[LabelingFunction] = []
-    with Progress("apply", total=len(share.rows) * len(share.lfs)) as progress:
-        at = 0
-        for items in _read_rows(root, share.rows) if vectorized else ():
-            if at == 0:
-                _require_votes_by_row(vectorized, items, classes, source)
-            rows = share.rows[at : at + items.height]
-            votes = apply_vectorized(vectorized, items, classes)
-            for lf in vectorized:
-                if votes[lf.name].is_by_batch and len(share.rows) < columns.n:
-                    again.append(lf)
-                    continue
-                columns.write(lf.name, rows, votes[lf.name])
-                _require_within_budget(lf, votes[lf.name].failures, items[ITEM_ID], columns, source)
-            progress.advance(items.height * len(vectorized))
-            vectorized = [lf for lf in vectorized if lf not in again]
-            at += items.height
-        if rowwise:
+    if not share.lfs:
+        return again
+    for items in itertools.islice(_read_rows(root, share.rows), 1 if vectorized else 0):
+        _require_votes_by_row(vectorized, items, classes, source)
+    with Progress("apply", total=len(share.rows) * len(share.lfs)) as progress, open_cluster() as cluster:
+        for lfs in filter(None, kinds):
             at = 0
-            job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=len(share.rows))
-            for chunk in vote_rowwise(job, _read_rows(root, share.rows), progress):
+            for chunk in _vote(root, source, lfs, share.rows, classes, cluster, progress):
                 rows = share.rows[at : at + len(chunk.ids)]
-                for asked in rowwise:
-                    columns.write(asked.name, rows, chunk.columns[asked.name])
-                    _require_within_budget(asked, chunk.columns[asked.name].failures, chunk.ids, columns, source)
+                for lf in lfs:
+                    column = chunk.columns[lf.name]
+                    if column.is_by_batch and len(share.rows) < columns.n:
+                        again.append(lf)
+                        continue
+                    columns.write(lf.name, rows, column)
+                    _require_within_budget(lf, column.failures, chunk.ids, columns, source)
+                lfs[:] = [lf for lf in lfs if lf not in again]
                 at += len(chunk.ids)
     return again
+
+
+def _vote(
+    root: Path,
+    source: str,
+    lfs: Sequence[LabelingFunction],
+    rows: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    cluster: Cluster | None,
+    progress: Progress,
+) -> Iterator[ChunkVotes]:
+    """The votes of `lfs`, all vectorized or all row-wise, on the items at `rows`, in their order.
+
+    Vectorized LFs that the caller takes out of `lfs` meanwhile are asked no more.
+    """
+    batches = _read_rows(root, rows)
+    if cluster is not None:
+        yield from vote_on_cluster(cluster, read_module(root, source, classes), lfs, batches, progress)
+    elif rowwise := [lf for lf in lfs if isinstance(lf, RowwiseLF)]:
+        job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=len(rows))
+        yield from vote_rowwise(job, batches, progress)
+    else:
+        for items in batches:
+            votes = apply_vectorized([lf for lf in lfs if isinstance(lf, VectorizedLF)], items, classes)
+            yield ChunkVotes(ids=items[ITEM_ID], columns=votes)
+            progress.advance(items.height * len(lfs))
 
 
 def _read_rows(root: Path, rows: npt.NDArray[np.int64]) -> Iterator[pl.DataFrame]:

@@ -88,17 +88,19 @@ class Cluster:
         *,
         name: Callable[[Shard], str],
         shared: Sequence[object] = (),
+        rescue: Callable[[Shard], Result] | None = None,
     ) -> Iterator[tuple[Shard, Result]]:
         """Each of `shards` with what `function(*shared, shard)` gives on some worker, in the order of `shards`.
 
         A module-level function that depends on its arguments alone. `shared` is sent to each worker once. Shards are
         taken as workers can use them, so that only a few per worker are in memory here. Those of a worker that dies are
-        done by others.
+        done by others; one that ends every worker that tries it goes to `rescue`, while no other is under way.
 
         Raises
         ------
         ShardLostError
-            A shard ended every worker that tried it (Dask's distributed.scheduler.allowed-failures, 3 by default).
+            A shard, which has a `name`, ended every worker that tried it (one more than Dask's setting
+            distributed.scheduler.allowed-failures, 3 by default), and there is no `rescue`.
         StageError
             No worker is left, or the connection is.
         Exception
@@ -115,7 +117,7 @@ class Cluster:
                     shard = next(source)
                 except StopIteration:
                     break
-                waiting.append((shard, self._submit(function, held, shard, name)))
+                waiting.append((shard, self._submit(function, held, shard)))
             if not waiting:
                 return
             shard, future = waiting[0]
@@ -123,17 +125,23 @@ class Cluster:
                 self._wait(future)
                 result: Result = future.result()
             except KilledWorker:
-                raise ShardLostError(
-                    f"{name(shard)}: every worker of the Dask cluster at {self._address} that tried it died. What it runs "
-                    "may end the interpreter, or take more memory than a worker has; the workers' logs tell."
-                ) from None
+                if rescue is None:
+                    raise ShardLostError(
+                        f"{name(shard)}: every worker of the Dask cluster at {self._address} that tried it died. Perhaps it "
+                        "wants more memory than a worker has; the workers' logs tell."
+                    ) from None
+                # Dask blames everything that a worker had when it died. Alone, a shard can only blame itself.
+                for _, other in waiting:
+                    other.cancel()
+                result = rescue(shard)
+                waiting = deque((one, self._submit(function, held, one)) for one, _ in waiting)
             except CancelledError:
                 # Nobody has `shared` any more: the workers that had it died. What is done stays done.
                 losses += 1
                 if losses > _LIVES or self._client.status != "running":
                     raise self._lose("lost its work again and again") from None
                 held = self._share(shared)
-                waiting = deque((one, self._submit(function, held, one, name)) for one, _ in waiting)
+                waiting = deque((one, self._submit(function, held, one)) for one, _ in waiting)
                 continue
             losses = 0
             waiting.popleft()
@@ -146,9 +154,10 @@ class Cluster:
         # One object in a list: Dask would look into a bare tuple. hash=False: two copies of it may be there at once.
         return self._ask(lambda: self._client.scatter([tuple(shared)], broadcast=True, hash=False)[0])
 
-    def _submit(self, function: Callable[..., Any], held: Any, shard: Any, name: Callable[[Any], str]) -> Any:
-        key = f"{name(shard)}-{uuid4().hex}"
+    def _submit(self, function: Callable[..., Any], held: Any, shard: object) -> Any:
         digest = describe_environment().digest
+        named = function.func if isinstance(function, functools.partial) else function
+        key = f"{named.__name__}-{uuid4().hex}"  # Dask's dashboard groups by what is before the hyphen
         return self._ask(lambda: self._client.submit(_perform, digest, function, held, shard, key=key, pure=False))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
@@ -165,7 +174,7 @@ class Cluster:
         alone_since: float | None = None
         while not future.done():
             try:
-                wait([future], timeout=1)
+                wait([future], timeout=1)  # type: ignore[no-untyped-call]
             except TimeoutError:
                 if self._client.status != "running":
                     raise self._lose("closed the connection") from None
@@ -206,7 +215,8 @@ def open_cluster() -> Iterator[Cluster | None]:
         ) from None
     # Shards hold their data, and are meant to.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
-        client = _connect(lambda: Client(address, timeout=CONNECT_SECONDS, set_as_default=False), address)
+        start: Callable[[], Any] = functools.partial(Client, address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = _connect(start, address)
         with client:
             try:
                 client.wait_for_workers(1, timeout=CONNECT_SECONDS)

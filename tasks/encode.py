@@ -5,8 +5,11 @@ What has been encoded is kept in the memo (see tasks.memo), by model and text, i
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+import platform
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +18,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks import artifacts, memo
-from tasks.errors import DataError, EpoxyError, ParamsError
+from tasks.cluster import open_cluster
+from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 from tasks.memo import Memo
 from tasks.params import EncoderParams
 from tasks.progress import Progress
@@ -115,12 +119,12 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
                 source, target = zip(*known, strict=True)
                 matrix[list(target)] = chunk.vectors[list(source)]
         if missing:
-            encoder = load(root, params)
             rows = list(missing.values())
+            job = _Job(params=params, identity=model, load=load)
             with Progress("encode", total=len(rows)) as progress:
-                for start in range(0, len(rows), CHUNK):
-                    part = rows[start : start + CHUNK]
-                    vectors = _encode(encoder, distinct.gather(part), params, progress)
+                parts = (distinct.gather(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
+                for number, vectors in enumerate(_encode_parts(root, job, parts, progress)):
+                    part = rows[number * CHUNK : (number + 1) * CHUNK]
                     matrix = _fit(matrix, root, len(keys), vectors, params.model)
                     matrix[part] = vectors
                     entry = _pack(_Chunk(keys=[keys[row] for row in part], vectors=vectors))
@@ -128,6 +132,54 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
     assert matrix is not None, "no texts"
     rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
     return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What texts are encoded with."""
+
+    params: EncoderParams
+    identity: str
+    """Of the model, as `_identify_model` gives it."""
+    load: LoadEncoder
+
+
+def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: Progress) -> Iterator[Matrix]:
+    """The vectors of each of `parts`, here or on the workers of a cluster."""
+    with open_cluster() as cluster:
+        if cluster is None:
+            encoder = job.load(root, job.params)
+            for texts in parts:
+                yield _encode(encoder, texts, job.params, progress)
+        else:
+            for texts, vectors in cluster.spread(partial(encode_shard, job), parts, name=_describe):
+                progress.advance(len(texts))
+                yield vectors
+
+
+def encode_shard(job: _Job, texts: pl.Series) -> Matrix:
+    """The vectors of `texts`; runs on a worker, which loads a model once and has its files in the folder it runs in."""
+    with _loading:
+        if job.identity not in _encoders:
+            if _identify_model(Path(), job.params.model) != job.identity:
+                raise StageError(
+                    f"ingest.encoder: the folder {job.params.model} of a Dask worker on {platform.node()} is not that of "
+                    f"this project. Start workers in a copy of the project's folder ({Path.cwd()} there) with the model."
+                )
+            _encoders.clear()
+            _encoders[job.identity] = job.load(Path(), job.params)
+        encoder = _encoders[job.identity]
+    with Progress("encode", total=len(texts)) as progress:
+        return _encode(encoder, texts, job.params, progress)
+
+
+_loading = threading.Lock()
+_encoders: dict[str, Encoder] = {}
+"""The model that a worker has loaded."""
+
+
+def _describe(texts: pl.Series) -> str:
+    return f"{len(texts):,} texts from {texts[0][:40]!r} on"
 
 
 def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress: Progress) -> Matrix:
