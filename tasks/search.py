@@ -15,6 +15,7 @@ those of another day, and per thread 100 MiB. The index, a copy of the embedding
 """
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,9 +47,11 @@ from tasks.artifacts import (
     write_batches,
     write_json,
 )
+from tasks.cluster import open_cluster
 from tasks.core import cells as cells_module
 from tasks.core import earlier_neighbors as earlier_module
 from tasks.core import neighbors as neighbors_module
+from tasks.core import query_blocks as query_blocks_module
 from tasks.core.cells import (
     Cells,
     choose_effort,
@@ -56,8 +59,6 @@ from tasks.core.cells import (
     iterate_queries,
     locate_pairs,
     measure_need,
-    rank_cells,
-    visit,
 )
 from tasks.core.earlier_neighbors import Carried, carry_over, mark_support
 from tasks.core.faiss_index import FlatIndex, read_index
@@ -67,13 +68,11 @@ from tasks.core.neighbors import (
     Bools,
     Nearest,
     Pair,
-    Search,
     Support,
-    build_queries,
     build_support,
-    find_neighbors,
     plan_searches,
 )
+from tasks.core.query_blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach, find_block
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_description, read_width
 from tasks.memo import Memo, Part, identify_file
@@ -322,7 +321,7 @@ def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
 
 def _describe_today(inputs: Inputs, params: SearchParams) -> Today:
     """What determines the neighbors of an LF, beside its votes."""
-    modules = (neighbors_module, cells_module, earlier_module)
+    modules = (neighbors_module, cells_module, earlier_module, query_blocks_module)
     code: list[Part] = [identify_file(Path(module.__file__ or "")) for module in modules]
     approximate: Part = None
     if inputs.cells is not None:
@@ -356,18 +355,19 @@ class _Searched:
 
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Queries that are searched together, and how."""
+    """Items that are searched together."""
 
     items: npt.NDArray[np.int64]
     """Their positions, ascending."""
-    plan: Callable[[], tuple[Search, ...]]
+    cell: int | None = None
+    """The one they are all in, where they are searched cell by cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
     """Blocks of `total` queries, together."""
 
-    support: Support
+    task: SearchTask
     asking: Bools
     """(n, m) which LF asks for which item."""
     blocks: Iterable[_Block]
@@ -445,9 +445,9 @@ def _search(inputs: Inputs, cells: Cells, L: npt.NDArray[np.int8], params: Searc
     tuning, checking = np.sort(samples[:SAMPLE]), np.sort(samples[SAMPLE : 2 * SAMPLE] if n >= 2 * SAMPLE else samples)
     known = np.union1d(tuning, checking)
     exact = _Columns(pairs, n, of=known)
-    plans = plan_searches(support.pairs, asking.sum(axis=0), n, support.factors.shape[1])
-    blocks = [_Block(items=known[a : a + QUERIES], plan=lambda: plans) for a in range(0, len(known), QUERIES)]
-    sample = _Pass(support=support, asking=asking, blocks=blocks, total=len(known), what="searching a sample exactly")
+    task = _plan_exactly(support, support.pairs, asking, n)
+    blocks = [_Block(items=known[a : a + QUERIES]) for a in range(0, len(known), QUERIES)]
+    sample = _Pass(task=task, asking=asking, blocks=blocks, total=len(known), what="searching a sample exactly")
     compared = _search_blocks(inputs, sample, exact, rows)
     located = locate_pairs(support, cells)
     need = measure_need(located, cells, tuning, exact.position[:, np.searchsorted(known, tuning)])
@@ -482,31 +482,29 @@ def _leave_out(pair: Pair) -> Pair:
     return Pair(lf=pair.lf, label=pair.label, members=pair.members[:0], positions=pair.positions[:0])
 
 
+def _plan_exactly(support: Support, pairs: Sequence[Pair], asking: Bools, n: int) -> SearchTask:
+    """To search `pairs` exactly, by `n` items of which some ask."""
+    searches = plan_searches(pairs, asking.sum(axis=0), n, support.factors.shape[1])
+    return SearchTask(support=support, plan=SamePlan(searches=searches))
+
+
 def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bools, what: str) -> _Pass:
     """All items that ask (n, m) in their order, in blocks that search `pairs` exactly."""
     items = np.flatnonzero(asking.any(axis=1))
-    plans = plan_searches(pairs, asking.sum(axis=0), len(items), support.factors.shape[1])
-    parts = (items[start : start + QUERIES] for start in range(0, len(items), QUERIES))
-    blocks = (_Block(items=part, plan=lambda: plans) for part in parts)
-    return _Pass(support=support, asking=asking, blocks=blocks, total=len(items), what=what)
+    task = _plan_exactly(support, pairs, asking, len(items))
+    blocks = (_Block(items=items[start : start + QUERIES]) for start in range(0, len(items), QUERIES))
+    return _Pass(task=task, asking=asking, blocks=blocks, total=len(items), what=what)
 
 
 def _cut_cells(cells: Cells, support: Support, efforts: Sequence[int | None], asking: Bools) -> _Pass:
     """All items, cell by cell, in blocks that search the cells nearby."""
-    located = locate_pairs(support, cells)
     by_pair = [efforts[pair.lf] for pair in support.pairs]
-
-    def cut() -> Iterator[_Block]:
-        for cell, items in iterate_queries(cells, QUERIES):
-
-            def plan(cell: int = cell, items: npt.NDArray[np.int64] = items) -> tuple[Search, ...]:
-                pairs = visit(support.pairs, located, rank_cells(cells, cell), by_pair)
-                return plan_searches(pairs, asking[items].sum(axis=0), len(items), support.factors.shape[1])
-
-            yield _Block(items=items, plan=plan)
-
-    blocks = () if all(effort is None for effort in by_pair) else cut()
-    return _Pass(support=support, asking=asking, blocks=blocks, total=len(asking), what="searching approximately")
+    located, width = locate_pairs(support, cells), support.factors.shape[1]
+    plan = NearbyPlan(pairs=support.pairs, located=located, cells=cells, efforts=by_pair, width=width)
+    parts = () if all(effort is None for effort in by_pair) else iterate_queries(cells, QUERIES)
+    blocks = (_Block(items=items, cell=cell) for cell, items in parts)
+    task = SearchTask(support=support, plan=plan)
+    return _Pass(task=task, asking=asking, blocks=blocks, total=len(asking), what="searching approximately")
 
 
 class _Columns:
@@ -556,60 +554,57 @@ class _Columns:
 
 
 def _search_blocks(inputs: Inputs, work: _Pass, columns: _Columns, rows: npt.NDArray[np.int64]) -> int:
-    """Improve the `rows` of `columns` that are those of the support's pairs, several blocks at a time.
+    """Improve the `rows` of `columns` that are those of the support's pairs, on this machine or on a cluster.
 
     Gives back the number of products that were computed.
     """
-    support = work.support
 
-    def find(block: _Block) -> _FoundInBlock:
-        queries = build_queries(support.geometry, inputs.embeddings[block.items], inputs.index.vectors[block.items])
-        asking, plan = work.asking[block.items], block.plan()
-        compared = sum(_count_products(search, asking) for search in plan)
-        return _FoundInBlock(nearest=find_neighbors(support, plan, queries, asking), compared=compared)
+    def cut(block: _Block) -> QueryBlock:
+        items = block.items
+        return QueryBlock(
+            items=items,
+            cell=block.cell,
+            vectors=inputs.embeddings[items],
+            proposals=inputs.index.vectors[items],
+            asking=work.asking[items],
+        )
+
+    compared = 0
+    with Progress(work.what, total=work.total) as progress, open_cluster() as cluster:
+        if cluster is None:
+            found = _search_here(work, cut)
+        else:
+            found = cluster.spread(find_block, map(cut, work.blocks), shared=[detach(work.task)], name=_describe)
+        for block, one in found:
+            columns.improve(block.items, one.nearest, rows)
+            compared += one.compared
+            progress.advance(len(block.items))
+    return compared
+
+
+def _describe(block: QueryBlock) -> str:
+    return f"search: {len(block.items):,} items from position {block.items[0]:,} on"
+
+
+def _search_here(work: _Pass, cut: Callable[[_Block], QueryBlock]) -> Iterator[tuple[QueryBlock, FoundInBlock]]:
+    """Each block with what was found, several searched at a time."""
+
+    def find(block: _Block) -> tuple[QueryBlock, FoundInBlock]:
+        queries = cut(block)
+        return queries, find_block(work.task, queries)
 
     controller = ThreadpoolController()
     # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
     threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
-    compared = 0
-    with (
-        Progress(work.what, total=work.total) as progress,
-        controller.limit(limits=1, user_api="blas"),
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        waiting: list[tuple[_Block, Future[_FoundInBlock]]] = []
+    with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[tuple[QueryBlock, FoundInBlock]]] = deque()
         for block in work.blocks:
-            waiting.append((block, pool.submit(find, block)))
+            waiting.append(pool.submit(find, block))
             # As many again are planned ahead, so that no thread waits and few results do.
             while len(waiting) > 2 * threads:
-                compared += _collect(waiting, columns, rows, progress)
+                yield waiting.popleft().result()
         while waiting:
-            compared += _collect(waiting, columns, rows, progress)
-    return compared
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FoundInBlock:
-    nearest: Nearest
-    compared: int
-
-
-def _count_products(search: Search, asking: Bools) -> int:
-    queries = len(asking) if search.lf is None else int(asking[:, search.lf].sum())
-    return queries * sum(len(tile.rows) for tile in search.tiles)
-
-
-def _collect(
-    waiting: list[tuple[_Block, Future[_FoundInBlock]]],
-    columns: _Columns,
-    rows: npt.NDArray[np.int64],
-    progress: Progress,
-) -> int:
-    block, future = waiting.pop(0)
-    found = future.result()
-    columns.improve(block.items, found.nearest, rows)
-    progress.advance(len(block.items))
-    return found.compared
+            yield waiting.popleft().result()
 
 
 # Writing.

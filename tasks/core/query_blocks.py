@@ -27,8 +27,8 @@ class QueryBlock:
     """(q, d) their embeddings."""
     proposals: Float32
     """(q, d) the index's vectors of the same items."""
-    abstains: Bools
-    """(q, m) which LF abstains on which of them."""
+    asking: Bools
+    """(q, m) which LF asks for which of them."""
 
 
 class Plan(Protocol):
@@ -65,7 +65,7 @@ class NearbyPlan:
         """The searches of the members that `visit` leaves."""
         assert block.cell is not None
         pairs = visit(self.pairs, self.located, rank_cells(self.cells, block.cell), self.efforts)
-        return plan_searches(pairs, block.abstains.sum(axis=0), len(block.abstains), self.width)
+        return plan_searches(pairs, block.asking.sum(axis=0), len(block.asking), self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,27 @@ class SearchTask:
     plan: Plan
 
 
-def find_block(task: SearchTask, block: QueryBlock) -> Nearest:
+@dataclass(frozen=True, kw_only=True)
+class FoundInBlock:
+    """What became of a block."""
+
+    nearest: Nearest
+    compared: int
+    """Pairs of an item and a support vector whose product was computed."""
+
+
+def find_block(task: SearchTask, block: QueryBlock) -> FoundInBlock:
     """The neighbors of the items of `block`."""
     queries = build_queries(task.support.geometry, block.vectors, block.proposals)
-    return find_neighbors(task.support, task.plan.choose(block), queries, block.abstains)
+    searches = task.plan.choose(block)
+    compared = sum(_count_products(search, block.asking) for search in searches)
+    nearest = find_neighbors(task.support, searches, queries, block.asking)
+    return FoundInBlock(nearest=nearest, compared=compared)
+
+
+def _count_products(search: Search, asking: Bools) -> int:
+    queries = len(asking) if search.lf is None else int(asking[:, search.lf].sum())
+    return queries * sum(len(tile.rows) for tile in search.tiles)
 
 
 def detach(task: SearchTask) -> SearchTask:
