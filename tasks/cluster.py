@@ -7,6 +7,7 @@ Dask pickles what travels: scheduler and workers are machines that trust each ot
 TLS (an address tls://..., certificates in Dask's own configuration).
 """
 
+import contextlib
 import functools
 import os
 import platform
@@ -111,8 +112,8 @@ class Cluster:
         source, held, losses = iter(shards), self._share(shared), 0
         waiting: deque[tuple[Shard, Any]] = deque()
         while True:
-            threads = sum(self._ask(self._client.nthreads).values())
-            while len(waiting) < _AHEAD * max(threads, 1):
+            most = _AHEAD * self._find_workers(name(waiting[0][0]) if waiting else "nothing yet")
+            while len(waiting) < most:
                 try:
                     shard = next(source)
                 except StopIteration:
@@ -122,7 +123,7 @@ class Cluster:
                 return
             shard, future = waiting[0]
             try:
-                self._wait(future)
+                self._wait(future, name(shard))
                 result: Result = future.result()
             except KilledWorker:
                 if rescue is None:
@@ -139,7 +140,7 @@ class Cluster:
                 # Nobody has `shared` any more: the workers that had it died. What is done stays done.
                 losses += 1
                 if losses > _LIVES or self._client.status != "running":
-                    raise self._lose("lost its work again and again") from None
+                    raise self._lose(f"lost its work again and again. Under way was {name(shard)}") from None
                 held = self._share(shared)
                 waiting = deque((one, self._submit(function, held, one)) for one, _ in waiting)
                 continue
@@ -151,8 +152,11 @@ class Cluster:
         """What stands for `shared` in a task."""
         if not shared:
             return ()
-        # One object in a list: Dask would look into a bare tuple. hash=False: two copies of it may be there at once.
-        return self._ask(lambda: self._client.scatter([tuple(shared)], broadcast=True, hash=False)[0])
+        while True:
+            self._find_workers("to send what all shards need")
+            with contextlib.suppress(TimeoutError):  # the last worker went meanwhile
+                # One object in a list: Dask would look into a bare tuple. hash=False: a lost copy is not this one.
+                return self._ask(lambda: self._client.scatter([tuple(shared)], broadcast=True, hash=False)[0])
 
     def _submit(self, function: Callable[..., Any], held: Any, shard: object) -> Any:
         digest = describe_environment().digest
@@ -164,26 +168,31 @@ class Cluster:
         """What `call`, a question to the scheduler, gives."""
         try:
             return call()
+        except TimeoutError:
+            raise
         except (OSError, RuntimeError) as error:
-            raise self._lose(str(error)) from None
+            raise self._lose(f"does not answer: {error}") from None
 
-    def _wait(self, future: Any) -> None:
+    def _wait(self, future: Any, doing: str) -> None:
         """Wait for the end of `future`, as long as there are workers."""
-        from distributed import wait
-
-        alone_since: float | None = None
         while not future.done():
             try:
-                wait([future], timeout=1)  # type: ignore[no-untyped-call]
+                future.exception(timeout=1)  # gives it; what is raised is of the waiting
             except TimeoutError:
-                if self._client.status != "running":
-                    raise self._lose("closed the connection") from None
-                if self._ask(self._client.nthreads):
-                    alone_since = None
-                    continue
-                alone_since = alone_since or time.monotonic()
-                if time.monotonic() - alone_since > PATIENCE_SECONDS:
-                    raise self._lose(f"has had no worker for {PATIENCE_SECONDS} s") from None
+                self._find_workers(doing)
+
+    def _find_workers(self, doing: str) -> int:
+        """The number of threads of all workers; where there are none, waits for some, which have `doing` to do."""
+        began = time.monotonic()
+        while True:
+            if self._client.status != "running":
+                raise self._lose("closed the connection")
+            threads: dict[str, int] = self._ask(self._client.nthreads)
+            if threads:
+                return sum(threads.values())
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise self._lose(f"has had no worker for {PATIENCE_SECONDS} s. Under way was {doing}")
+            time.sleep(0.2)
 
     def _lose(self, what: str) -> StageError:
         return StageError(
