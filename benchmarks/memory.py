@@ -9,6 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from tasks.artifacts import ROW_GROUP
+from tasks.core.end_model import TRAINING_ROWS
+from tasks.core.faiss_index import count_cells
+
 MIB = 2**20
 
 _PAUSE = 0.02

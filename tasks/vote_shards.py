@@ -3,6 +3,7 @@
 A worker's votes on a table of items are those of this machine on the same table, failures included.
 """
 
+import faulthandler
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -135,14 +136,18 @@ _loaded: _Loaded | None = None
 
 def _load(module: Module) -> _Loaded:
     """The LFs of `module`, loaded when first asked for; a worker keeps those of one state of lfs/ at a time."""
+    from distributed import get_worker
+
     global _loaded
     with _loading:
         if _loaded is None or _loaded.digest != module.digest:
-            folder = TemporaryDirectory(prefix="epoxy-")
+            # In the worker's own folder, which Dask removes even where the worker was killed.
+            folder = TemporaryDirectory(dir=get_worker().local_directory)
             for name, content in module.files.items():
                 path = Path(folder.name, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+            faulthandler.enable()  # an LF that ends the interpreter leaves its line in the worker's log
             lfs = load_lfs(Path(folder.name), module.source)
             # What an LF imports from lfs/ when it is asked, rather than when it is defined, is of the same state.
             for name in [name for name in sys.modules if name.partition(".")[0] == "lfs"]:

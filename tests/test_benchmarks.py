@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from benchmarks import labels, pipeline, search, votes, watch
+from benchmarks import dask, labels, pipeline, search, votes, watch
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +105,16 @@ def test_watch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert (threshold["edit"], lf["edit"]) == ("threshold", "LF")
     assert set(lf["parts"]) - set(threshold["parts"]) == {"apply", "search"}
     assert len(capfd.readouterr().out.splitlines()) == 5
+
+
+def test_dask(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+    sizes = ["--apply", "3000", "--encode", "200", "--search", "1500"]
+    assert dask.main([*sizes, "--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [(one["work"], one["items"], one["is_equal"]) for one in results] == [
+        ("apply", 3000, True),
+        ("encode", 200, True),
+        ("search", 1500, True),
+    ]
+    assert len(capfd.readouterr().out.splitlines()) == 4

@@ -1,0 +1,206 @@
+"""`python -m benchmarks dask`: apply, encoding and search on one and on two Dask workers of one thread each.
+
+The stages run whole: reading, checking and writing are on this machine and count. The three ways (this machine's own
+threads, one worker, two workers) take turns, each from an empty memo; the best of --repeats runs counts, and what each
+way wrote is compared. Items and votes are those of benchmarks/spaces.py; texts are their numbers in words. The encoder
+stands in for a model: it counts hashed trigrams, in Python, on one core. On a machine with two cores the two workers
+have to share them with this process and with the scheduler.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from benchmarks.spaces import draw_space, draw_votes
+from tasks import apply, artifacts, encode, index, memo, schemas, search
+from tasks.cluster import ENVIRONMENT
+from tasks.params import ApplyParams, EncoderParams, IndexKind, IndexParams, SearchParams
+
+CLASSES = ("no", "yes")
+D = 384
+
+_LFS = """
+import re
+import zlib
+from tasks.labeling import labeling_function, regex_lf
+
+patterns = [regex_lf(f"ends_{end}", column="text", pattern=rf"(?<!x){end}$", label=end % 2) for end in range(10)]
+
+@labeling_function
+def by_hash(item):
+    total = sum(zlib.crc32(word.encode()) for word in re.findall(r"[a-z]+|[0-9]", item.text))
+    return total % 2 if total % 5 == 0 else None
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One row of the table, in seconds."""
+
+    work: str
+    items: int
+    here: float
+    """Without a cluster."""
+    one: float
+    two: float
+    ratio: float
+    """One worker's time over that of two."""
+    is_equal: bool
+    """Whether all three wrote the same bytes."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table and, with --json, write the results; 1 if results differ."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks dask", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--apply", type=int, default=200_000, help="items that LFs vote on (default 200,000)")
+    parser.add_argument("--encode", type=int, default=60_000, help="texts that are encoded (default 60,000)")
+    parser.add_argument("--search", type=int, default=40_000, help="items that look for neighbors (default 40,000)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts (default 3)")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    options = parser.parse_args(arguments)
+    if importlib.util.find_spec("distributed") is None:
+        print("Dask is not installed: pip install 'epoxy-flow[dask]'", file=sys.stderr)
+        return 2
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", file=sys.stderr)
+    results = measure({"apply": options.apply, "encode": options.encode, "search": options.search}, options.repeats)
+    print(f"{'work':8} {'items':>9} {'here':>8} {'1 worker':>9} {'2 workers':>10} {'ratio':>6} {'same bytes':>11}")
+    for one in results:
+        print(
+            f"{one.work:8} {one.items:9,} {one.here:8.2f} {one.one:9.2f} {one.two:10.2f} {one.ratio:6.2f} "
+            f"{'yes' if one.is_equal else 'NO':>11}"
+        )
+    if options.json:
+        artifacts.write_json(options.json, [asdict(one) for one in results])
+    return 0 if all(one.is_equal for one in results) else 1
+
+
+def measure(sizes: dict[str, int], repeats: int) -> list[Result]:
+    """A result for each kind of work."""
+    from distributed import LocalCluster
+
+    # Read by workers as they start. One thread in Polars as well (nannies see to BLAS); memory as the README advises.
+    settings = {"POLARS_MAX_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+    before = {name: os.environ.get(name) for name in (*settings, ENVIRONMENT)}
+    os.environ |= settings
+    try:
+        with ExitStack() as stack:
+            places = [""]
+            for count in (1, 2):
+                cluster = stack.enter_context(
+                    LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0")
+                )
+                places.append(cluster.scheduler_address)
+            results = []
+            for work, prepare in WORKS.items():
+                root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                results.append(_measure(work, sizes[work], root, prepare(root, sizes[work]), places, repeats))
+            return results
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+Run = Callable[[], bytes]
+"""Does the work and gives back what it wrote."""
+
+
+def _measure(work: str, n: int, root: Path, run: Run, places: Sequence[str], repeats: int) -> Result:
+    seconds: list[list[float]] = [[] for _ in places]
+    written: set[bytes] = set()
+    # The first round is not timed: workers import what they need.
+    for turn in range(repeats + 1):
+        for place, found in zip(places, seconds, strict=True):
+            os.environ[ENVIRONMENT] = place
+            shutil.rmtree(root / memo.FOLDER, ignore_errors=True)
+            began = time.perf_counter()
+            content = run()
+            if turn:
+                found.append(time.perf_counter() - began)
+            written.add(hashlib.sha256(content).digest())
+    here, one, two = map(min, seconds)
+    return Result(work=work, items=n, here=here, one=one, two=two, ratio=one / two, is_equal=len(written) == 1)
+
+
+def _prepare_apply(root: Path, n: int) -> Run:
+    numbers = pl.int_range(n, eager=True)
+    text = ("item number " + numbers.cast(pl.String) + " of the day, and a few words more").alias("text")
+    _write_items(root, n, [(text + " " + numbers.cast(pl.String)).alias("text")])
+    gold = pl.DataFrame({"item_id": [0], "gold": pl.Series([0], dtype=pl.Int8)})
+    artifacts.write_table(root / artifacts.VALID_GOLD, gold, schemas.gold(2))
+    (root / "lfs").mkdir()
+    (root / "lfs" / "mine.py").write_text(_LFS)
+
+    def run() -> bytes:
+        apply.run(root, CLASSES, ApplyParams(source="lfs/mine.py"))
+        return (root / artifacts.VOTES).read_bytes()
+
+    return run
+
+
+def _prepare_encode(root: Path, n: int) -> Run:
+    texts = pl.Series([f"item number {number} of the day, and a few words more" for number in range(n)])
+
+    def run() -> bytes:
+        found = encode.encode_texts(root, texts, EncoderParams(model="trigrams"), load_trigrams)
+        return np.ascontiguousarray(found.matrix[found.rows]).tobytes()
+
+    return run
+
+
+def load_trigrams(root: Path, params: EncoderParams) -> encode.Encoder:
+    """An encoder that needs nothing."""
+    return count_trigrams
+
+
+def count_trigrams(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """How often each of `D` hashes of trigrams is in each text."""
+    counts = np.zeros((len(texts), D), np.float32)
+    for row, text in enumerate(texts):
+        for start in range(len(text) - 2):
+            counts[row, zlib.crc32(text[start : start + 3].encode()) % D] += 1
+    return counts
+
+
+def _prepare_search(root: Path, n: int) -> Run:
+    space = draw_space("clustered", n, D)
+    ids = _write_items(root, n, [])
+    embeddings = np.concatenate(list(space.draw_batches()))
+    column = pl.Series("embedding", embeddings, dtype=pl.Array(pl.Float32, D))
+    artifacts.write_table(root / artifacts.EMBEDDINGS, pl.DataFrame([ids, column]), schemas.embeddings(D))
+    L = draw_votes(space, 20, 0.05, 2)
+    votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", L[:, lf]) for lf in range(L.shape[1]))])
+    artifacts.write_table(root / artifacts.VOTES, votes, schemas.votes(2, votes.columns))
+    index.run(root, CLASSES, IndexParams(kind=IndexKind.FLAT))
+
+    def run() -> bytes:
+        search.run(root, CLASSES, SearchParams())
+        return (root / artifacts.NEIGHBORS).read_bytes()
+
+    return run
+
+
+def _write_items(root: Path, n: int, columns: list[pl.Series]) -> pl.Series:
+    ids = pl.int_range(n, eager=True).alias("item_id")
+    items = pl.DataFrame([ids, pl.repeat("train", n, eager=True).alias("split"), *columns])
+    artifacts.write_table(root / artifacts.ITEMS, items, schemas.ITEMS)
+    return ids
+
+
+WORKS = {"apply": _prepare_apply, "encode": _prepare_encode, "search": _prepare_search}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
