@@ -26,12 +26,13 @@ _BLOCK = artifacts.ROW_GROUP
 class Points:
     """Vectors scaled so that 1 - |x - y|^2 / 2 is the similarity of two of them.
 
-    vectors: (n, d) float32, a mapped file. Cosine: unit vectors, and the similarity is the cosine. L2: embeddings about their mean,
-    divided by `scale`, so that two items drawn at random have a similarity of 0 on average. scale: the root of the mean
-    squared norm for L2, 1 for cosine.
+    vectors: (n, d) float32, a mapped file. Cosine: unit vectors, and the similarity is the cosine. L2: embeddings about
+    their mean, divided by `scale`, so that two items drawn at random have a similarity of 0 on average. center: (d,)
+    float32, their mean for L2, 0 for cosine. scale: the root of the mean squared norm for L2, 1 for cosine.
     """
 
     vectors: npt.NDArray[np.float32]
+    center: npt.NDArray[np.float32]
     scale: float
 
 
@@ -52,7 +53,7 @@ def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -
                 vectors[rows] /= np.sqrt(_square_norms(embeddings))[:, None].astype(np.float32)
             progress.advance(len(embeddings))
     if metric is Metric.COSINE:
-        return Points(vectors=vectors, scale=1.0)
+        return Points(vectors=vectors, center=np.zeros(vectors.shape[1], np.float32), scale=1.0)
     total = np.zeros((1, vectors.shape[1]))
     for rows in _cut(n):
         # Row after row whatever the blocks are, so that the last digit is that of one sum over all rows.
@@ -65,7 +66,26 @@ def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -
     scale = float(np.sqrt(squares.mean())) if squares.any() else 1.0
     for rows in _cut(n):
         vectors[rows] /= np.float32(scale)
-    return Points(vectors=vectors, scale=scale)
+    return Points(vectors=vectors, center=center, scale=scale)
+
+
+def place_vectors(
+    vectors: npt.NDArray[np.float32], metric: Metric, center: npt.NDArray[np.float32], scale: float
+) -> npt.NDArray[np.float32]:
+    """Embeddings (q, d), changed in place, as points among others, whose center and scale are known."""
+    if metric is Metric.COSINE:
+        vectors /= np.sqrt(_square_norms(vectors))[:, None].astype(np.float32)
+        return vectors
+    vectors -= center
+    vectors /= np.float32(scale)
+    return vectors
+
+
+def to_cosine(similarity: npt.NDArray[np.float32], metric: Metric, scale: float) -> npt.NDArray[np.float32]:
+    """A similarity of embeddings as that of points: minus a distance becomes 1 - (distance / scale)^2 / 2."""
+    if metric is Metric.COSINE:
+        return similarity
+    return (1 - (similarity / np.float32(scale)) ** 2 / 2).astype(np.float32)
 
 
 def read_vectors(root: Path, items: pl.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

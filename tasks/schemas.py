@@ -163,6 +163,18 @@ def _probability() -> pa.Column:
     return pa.Column(pl.Float64, pa.Check.in_range(0, 1))
 
 
+MODEL = pa.DataFrameSchema(
+    {
+        "name": pa.Column(pl.String, unique=True),
+        "shape": pa.Column(pl.List(pl.Int64)),
+        "numbers": pa.Column(pl.List(pl.Float64)),
+        "texts": pa.Column(pl.List(pl.String)),
+    },
+    strict=True,
+)
+"""One row per part of a saved model: an array, flat with its shape, or a list of texts."""
+
+
 FAILURES = _table(
     {"lf": pa.Column(pl.String), "error": pa.Column(pl.String)},
     sorted_by_id=False,

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from tasks import artifacts, schemas
-from tasks.artifacts import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
+from tasks.artifacts import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, MODEL, NEIGHBORS, VALID_GOLD, VOTES
 from tasks.core import end_model, evidence
 from tasks.core.decisions import pick_labels
 from tasks.core.end_model import GoldRows
@@ -26,11 +26,10 @@ from tasks.errors import DataError
 from tasks.extension_tables import PairColumns, find_pair_columns, to_matrix
 from tasks.index_description import read_description
 from tasks.params import Metric, TrainParams
-from tasks.points import Points, read_points
+from tasks.points import Points, read_points, to_cosine
 from tasks.progress import Progress
+from tasks.saved_model import Method, SavedModel, write_model
 from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
-
-Method = Literal["nearvote", "end_model"]
 
 DIGITS = 6
 """Of the numbers in end_model.json, which explain the labels and are not read again."""
@@ -75,14 +74,10 @@ class StoredColumns:
             artifacts.require_same_items(self.root / ITEMS, self.inputs.items, path, table)
             similarity = np.full((table.height, self.k), np.nan, dtype=np.float32)
             for pair, name in zip(own, names[1:], strict=True):
-                similarity[:, self.pairs.label[pair]] = self._to_cosine(table[name].fill_null(np.nan).to_numpy())
+                found = table[name].fill_null(np.nan).to_numpy()
+                scale = self.inputs.points.scale
+                similarity[:, self.pairs.label[pair]] = to_cosine(found, self.inputs.metric, scale)
             yield evidence.LFColumn(votes=np.ascontiguousarray(self.inputs.votes[:, lf]), similarity=similarity)
-
-    def _to_cosine(self, similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Minus a distance as what the cosine is to unit vectors: 1 - distance^2 / 2."""
-        if self.inputs.metric is Metric.COSINE:
-            return similarity
-        return (1 - (similarity / np.float32(self.inputs.points.scale)) ** 2 / 2).astype(np.float32)
 
 
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
@@ -98,7 +93,8 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     vectors = inputs.points.vectors
     with Progress("training", total=5) as progress:
         features = artifacts.open_scratch((root / END_MODEL).parent, vectors.shape)
-        end_model.apply_spectral_map(end_model.fit_spectral_map(vectors), vectors, features)
+        spectral_map = end_model.fit_spectral_map(vectors)
+        end_model.apply_spectral_map(spectral_map, vectors, features)
         progress.advance()
         head = end_model.fit_vote_head(features, inputs.votes, k, params.seed)
         progress.advance()
@@ -107,9 +103,10 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
         bandwidth = evidence.choose_bandwidth(columns)
         pooled = evidence.pool_evidence(columns, head.reliability, bandwidth)
-        near_gold = None
+        near_gold, lookout = None, None
         if inputs.gold is not None:
-            near_gold = evidence.measure_gold_similarity(vectors, evidence.thin_gold(inputs.gold, len(vectors)), k)
+            lookout = evidence.thin_gold(inputs.gold, len(vectors))
+            near_gold = evidence.measure_gold_similarity(vectors, lookout, k)
         progress.advance()
         nearvote = evidence.fit_evidence_labels(pooled, head, balance, inputs.gold, near_gold, params.seed)
         progress.advance()
@@ -134,6 +131,24 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     artifacts.write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
     artifacts.write_json(root / END_MODEL, description)
+    gold = lookout if _can_learn_from_gold(inputs) else None
+    model = SavedModel(
+        classes=classes,
+        lfs=inputs.lfs,
+        metric=inputs.metric,
+        shipped=shipped,
+        center=inputs.points.center,
+        scale=inputs.points.scale,
+        spectral_map=spectral_map,
+        head=head.regression,
+        reliability=head.reliability,
+        bandwidth=bandwidth,
+        evidence=nearvote.parameters,
+        end=end.parameters,
+        gold_vectors=vectors[gold.rows] if gold else vectors[:0],
+        gold_classes=gold.classes if gold else np.empty(0, np.int64),
+    )
+    write_model(root / MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)
 
 

@@ -18,6 +18,7 @@ from tasks.core.end_model import (
     LEAST_SKILL,
     POOL_SPREAD,
     GoldRows,
+    SoftmaxRegression,
     VoteHead,
     apply_spectral_map,
     assign_folds,
@@ -31,6 +32,7 @@ from tasks.core.end_model import (
     is_enough_gold,
     measure_reliability,
     measure_skill,
+    predict_end_model,
     predict_log_proba,
 )
 
@@ -62,6 +64,12 @@ def end(features, votes, weak, gold=None, label=None, seed=0):
         return fit_end_model(features, votes, weak, None, None, None, seed)
     label = np.full_like(weak, 1 / weak.shape[1]) if label is None else label
     return fit_end_model(features, votes, weak, gold, np.log(label), np.log(label[gold.rows]), seed)
+
+
+def head_of(proba):
+    """A vote head that says `proba`; its regression, which nothing here asks, is of no features."""
+    nothing = SoftmaxRegression(coef=np.zeros((0, 2)), intercept=np.zeros(2))
+    return VoteHead(proba=proba, reliability=np.ones((1, 2)), regression=nothing)
 
 
 # Features.
@@ -225,7 +233,7 @@ def test_embeddings_that_carry_votes_have_skill_and_random_ones_have_none():
 
 def test_the_class_balance_by_hand():
     proba = np.array([[0.9, 0.1], [0.5, 0.5]])
-    head = VoteHead(proba=proba, reliability=np.ones((1, 2)))
+    head = head_of(proba)
     assert estimate_class_balance(head, None).tolist() == pytest.approx([0.7, 0.3])
     prior = 2 * BALANCE_STRENGTH
     found = estimate_class_balance(head, gold_of([0, 1, 2], [1, 1, 1]))
@@ -233,7 +241,7 @@ def test_the_class_balance_by_hand():
 
 
 def test_no_class_is_impossible():
-    head = VoteHead(proba=np.array([[1.0, 0.0]]), reliability=np.ones((1, 2)))
+    head = head_of(np.array([[1.0, 0.0]]))
     assert estimate_class_balance(head, None) == pytest.approx(np.array([1, 0.05]) / 1.05)
 
 
@@ -417,3 +425,39 @@ def test_threads_change_no_byte():
         )
     assert len(found[0]) == 65
     assert found[0] == found[1] == found[2]
+
+
+# Rows that come later.
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(2, 4), gold_rows=st.sampled_from([0, 5, 60]))
+def test_what_was_fitted_says_of_the_same_rows_what_the_fit_said(seed, k, gold_rows):
+    features, votes, truth = task(seed, k=k)
+    weak, label = soften(truth, k, 0.7), soften((truth + 1) % k, k, 0.6)
+    gold = gold_of(range(gold_rows), truth[:gold_rows]) if gold_rows else None
+    fitted = end(features, votes, weak, gold, label)
+    some = np.sort(np.random.default_rng(seed).permutation(200)[:9])
+    found = predict_end_model(fitted.parameters, features[some], votes[some], np.log(label[some]))
+    assert found == pytest.approx(fitted.posterior[some], abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_heads_regression_says_what_the_head_says_where_nothing_votes(k):
+    features, votes, _ = task(k=k)
+    votes[votes == k - 1] = -1  # nobody votes for the last class
+    head = fit_vote_head(features, votes, k)
+    silent = (votes < 0).all(axis=1)
+    assert 20 < silent.sum() < 180
+    found = np.exp(predict_log_proba(head.regression, features))
+    assert found[silent] == pytest.approx(head.proba[silent], abs=1e-6)
+    assert (found[:, k - 1] == 0).all()
+    # Where LFs vote, the head was held out; the regression was not, and agrees on all but a few.
+    assert (found[~silent].argmax(axis=1) == head.proba[~silent].argmax(axis=1)).mean() > 0.9
+
+
+def test_a_model_that_learned_from_gold_asks_for_the_label_model():
+    features, votes, truth = task()
+    fitted = end(features, votes, soften(truth), gold_of(range(50), truth[:50]))
+    with pytest.raises(ValueError, match="label_log_proba"):
+        predict_end_model(fitted.parameters, features, votes, None)

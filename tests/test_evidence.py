@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
-from tasks.core.end_model import GoldRows, VoteHead, fit_vote_head
+from tasks.core.end_model import GoldRows, SoftmaxRegression, VoteHead, fit_vote_head
 from tasks.core.evidence import (
     NEAR_FLOOR,
     OFFSET_SPREAD,
@@ -20,7 +20,9 @@ from tasks.core.evidence import (
     iterate_columns,
     match_class_balance,
     measure_gold_similarity,
+    measure_similarity_to_gold,
     pool_evidence,
+    predict_evidence_labels,
     weigh_similarity,
 )
 
@@ -35,13 +37,19 @@ def gold_of(rows, classes):
     return GoldRows(rows=np.array(rows, np.int64), classes=np.array(classes, np.int64))
 
 
+def head_of(proba, reliability):
+    """A vote head that says `proba`; its regression, which nothing here asks, is of no features."""
+    nothing = SoftmaxRegression(coef=np.zeros((0, proba.shape[1])), intercept=np.zeros(proba.shape[1]))
+    return VoteHead(proba=proba, reliability=reliability, regression=nothing)
+
+
 def random_evidence(seed, n=60, k=3, zero=0.0):
     """Pooled evidence and a vote head; a share `zero` of the cells is empty."""
     rng = np.random.default_rng(seed)
     own = rng.integers(0, 3, (n, k)).astype(float)
     near = np.where(rng.random((n, k)) < zero, 0.0, rng.random((n, k)))
     proba = rng.dirichlet(np.ones(k), n)
-    return Evidence(own=own, near=near, bandwidth=5.0), VoteHead(proba=proba, reliability=np.ones((4, k)))
+    return Evidence(own=own, near=near, bandwidth=5.0), head_of(proba=proba, reliability=np.ones((4, k)))
 
 
 def task(seed=0, n=120, k=2, m=5, d=6):
@@ -287,7 +295,7 @@ def test_gold_at_random_is_not_foretold(seed):
 def test_gold_teaches_which_sources_to_trust():
     # Votes are right or, in a contrary world, wrong; their weight must follow.
     evidence, head = random_evidence(0, n=200, k=2)
-    head = VoteHead(proba=np.full((200, 2), 0.5), reliability=head.reliability)
+    head = head_of(proba=np.full((200, 2), 0.5), reliability=head.reliability)
     truth = (evidence.own[:, 1] > evidence.own[:, 0]).astype(np.int64)
     weights = [
         fit_evidence_labels(
@@ -334,7 +342,7 @@ def test_the_order_of_items_and_lfs_does_not_matter(with_gold):
     one = fit_evidence_labels(pool_evidence(columns, head.reliability, b), head, balance, gold, near)
     columns = list(iterate_columns(votes[rows][:, lfs], similarity[rows][:, lfs]))
     assert choose_bandwidth(columns) == b
-    turned_head = VoteHead(proba=head.proba[rows], reliability=head.reliability[lfs])
+    turned_head = head_of(proba=head.proba[rows], reliability=head.reliability[lfs])
     turned = fit_evidence_labels(
         pool_evidence(columns, turned_head.reliability, b),
         turned_head,
@@ -351,7 +359,7 @@ def test_the_order_of_classes_does_not_matter():
     one = fit_evidence_labels(evidence, head, balance, None, None)
     turned = fit_evidence_labels(
         Evidence(own=evidence.own[:, order], near=evidence.near[:, order], bandwidth=5.0),
-        VoteHead(proba=head.proba[:, order], reliability=head.reliability[:, order]),
+        head_of(proba=head.proba[:, order], reliability=head.reliability[:, order]),
         balance[order],
         None,
         None,
@@ -370,3 +378,39 @@ def test_equal_input_gives_equal_bytes():
 def test_clusters_are_labeled():
     points, votes, similarity, truth = task(n=300)
     assert (label(points, votes, similarity).posterior.argmax(axis=1) == truth).mean() > 0.9
+
+
+# Rows that come later.
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), with_gold=st.booleans(), zero=st.sampled_from([0.0, 0.5, 1.0]))
+def test_what_was_fitted_says_of_the_same_rows_what_the_fit_said(seed, with_gold, zero):
+    evidence, head = random_evidence(seed, zero=zero)
+    rng = np.random.default_rng(seed)
+    balance = rng.dirichlet(np.ones(3))
+    gold = gold_of(range(30), np.arange(30) % 3) if with_gold else None
+    near = np.where(rng.random((60, 3)) < 0.2, NAN, rng.random((60, 3))).astype(np.float32) if with_gold else None
+    fitted = fit_evidence_labels(evidence, head, balance, gold, near)
+    some = np.sort(rng.permutation(60)[:7])
+    part = Evidence(own=evidence.own[some], near=evidence.near[some], bandwidth=evidence.bandwidth)
+    found = predict_evidence_labels(fitted.parameters, part, head.proba[some], None if near is None else near[some])
+    assert found == pytest.approx(fitted.posterior[some], abs=1e-12)
+
+
+def test_learned_weights_ask_for_the_nearest_gold():
+    evidence, head = random_evidence(1)
+    gold = gold_of(range(30), np.arange(30) % 3)
+    fitted = fit_evidence_labels(evidence, head, np.full(3, 1 / 3), gold, np.zeros((60, 3), np.float32))
+    with pytest.raises(ValueError, match="gold_similarity"):
+        predict_evidence_labels(fitted.parameters, evidence, head.proba, None)
+
+
+def test_similarity_to_gold_is_the_same_for_a_row_that_was_not_there():
+    points, _, _, truth = task()
+    gold = gold_of(range(50), truth[:50])
+    whole = measure_gold_similarity(points, gold, 2)
+    later = measure_similarity_to_gold(points[50:], points[:50], gold.classes, 2)
+    assert later == pytest.approx(whole[50:], abs=1e-6)
+    # A gold row, asked as if it were another item, finds itself.
+    assert measure_similarity_to_gold(points[:1], points[:50], gold.classes, 2)[0, truth[0]] == pytest.approx(1)

@@ -10,11 +10,12 @@ import yaml
 from tasks import artifacts, index, schemas, search, train
 from tasks.errors import DataError, ParamsError
 from tasks.params import IndexParams, Metric, SearchParams, TrainParams, read_params
+from tasks.saved_model import read_model, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
 CLASSES = ("ham", "spam")
-PATHS = (artifacts.END_LABELS, artifacts.END_PREDICTIONS, artifacts.END_MODEL)
+PATHS = (artifacts.END_LABELS, artifacts.END_PREDICTIONS, artifacts.END_MODEL, artifacts.MODEL)
 
 
 def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=40, scale=1.0, votes=None):
@@ -217,3 +218,53 @@ def test_embeddings_of_other_items_are_refused(tmp_path):
     artifacts.write_table(tmp_path / artifacts.EMBEDDINGS, table, schemas.embeddings(8))
     with pytest.raises(DataError, match=r"embeddings\.parquet"):
         train.run(tmp_path, CLASSES, TrainParams())
+
+
+# The saved model.
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("gold_rows", [0, 40])
+def test_the_saved_model_is_read_back_as_it_was_and_written_as_the_same_bytes(tmp_path, metric, gold_rows):
+    write_project(tmp_path, metric=metric, gold_rows=gold_rows)
+    train.run(tmp_path, CLASSES, TrainParams())
+    model = read_model(tmp_path / artifacts.MODEL)
+    assert (model.classes, model.lfs, model.metric) == (CLASSES, ("lf_0", "lf_1", "lf_2", "lf_3"), metric)
+    assert (model.end.gold is not None) == (len(model.gold_classes) > 0) == (gold_rows > 0)
+    write_model(tmp_path / "again.parquet", model)
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / artifacts.MODEL).read_bytes()
+
+
+def spoil(table, of, **values):
+    """The table of a model with values of one of its rows replaced."""
+    return pl.DataFrame(
+        [{**row, **values} if row["name"] == of else row for row in table.to_dicts()], schema=table.schema
+    )
+
+
+NONSENSE = {
+    "a number too few": lambda table: spoil(table, "bandwidth", numbers=[]),
+    "not finite": lambda table: spoil(table, "bandwidth", numbers=[float("inf")]),
+    "not positive": lambda table: spoil(table, "bandwidth", numbers=[0.0]),
+    "another shape": lambda table: spoil(table, "student/intercept", shape=[1, 2]),
+    "a shape without end": lambda table: spoil(table, "student/intercept", shape=[2**62, 2**62]),
+    "a negative size": lambda table: spoil(table, "student/intercept", shape=[-1, -2]),
+    "an unknown metric": lambda table: spoil(table, "metric", texts=["taxicab"]),
+    "one class": lambda table: spoil(table, "classes", texts=["ham"]),
+    "no LFs": lambda table: table.filter(pl.col("name") != "lfs"),
+    "an array missing": lambda table: table.filter(pl.col("name") != "head/coef"),
+    "an array twice": lambda table: pl.concat([table, table[-1:]]),
+    "an unknown array": lambda table: spoil(table, "bandwidth", name="band"),
+    "a balance that is none": lambda table: spoil(table, "evidence/class_balance", numbers=[0.5, 0.6]),
+    "gold of no class": lambda table: spoil(table, "gold/classes", numbers=[7.0] * 40),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_a_model_that_says_nonsense_is_refused(tmp_path, name):
+    write_project(tmp_path)
+    train.run(tmp_path, CLASSES, TrainParams())
+    path = tmp_path / artifacts.MODEL
+    NONSENSE[name](pl.read_parquet(path)).write_parquet(path)
+    with pytest.raises(DataError, match=r"model\.parquet"):
+        read_model(path)

@@ -19,7 +19,8 @@ Three things live here, in the order a run calls them.
    experts log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student.
 
 Everything is transductive and says so: embeddings and votes of every split are inputs, gold comes from the rows the
-caller passes (valid) and from nowhere else.
+caller passes (valid) and from nowhere else. What was fitted can be applied to rows that came later
+(`predict_log_proba`, `predict_end_model`): then nothing is learned from them.
 
 Numerics: float32 features, float64 objective, L-BFGS. BLAS runs on one thread inside the fits, so that the thread
 count of the process cannot change a result on one machine.
@@ -74,7 +75,10 @@ class SpectralMap:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxRegression:
-    """Multinomial logistic regression. coef: (d, k) float64; intercept: (k,) float64."""
+    """Multinomial logistic regression.
+
+    coef: (d, k) float64; intercept: (k,) float64, minus infinity for a class of probability 0.
+    """
 
     coef: F64
     intercept: F64
@@ -86,11 +90,13 @@ class VoteHead:
 
     proba: (n, k) float64, rows sum to 1, the class an LF would vote under a uniform class balance; held out on rows
     with votes. reliability: (m, k) float64 in (0, 1], the weight of LF j's vote for class c: precision above chance,
-    1 is always right, 0 is chance; NaN where LF j never votes c.
+    1 is always right, 0 is chance; NaN where LF j never votes c. regression: what says `proba` on rows without votes,
+    and on rows that were not there.
     """
 
     proba: F64
     reliability: F64
+    regression: SoftmaxRegression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +111,46 @@ class GoldRows:
 class GoldExpert:
     """A classifier fitted on gold rows.
 
-    log_proba: (n, k) float64 for every item. held_out: (g, k) float64 for the gold rows, each from folds without it.
-    penalty: the inverse penalty that won; loss: its mean held-out log loss in nats.
+    regression: on the blocks of features side by side. held_out: (g, k) float64 for the gold rows, each from folds
+    without it. penalty: the inverse penalty that won; loss: its mean held-out log loss in nats.
     """
 
-    log_proba: F64
+    regression: SoftmaxRegression
     held_out: F64
     penalty: float
     loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteCode:
+    """How votes are features: voted: (m, k) bool, whether LF j's vote for class c has a column; scale: its height."""
+
+    voted: npt.NDArray[np.bool_]
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldParameters:
+    """What gold rows taught the end model.
+
+    alone: the expert on features. fused: the expert on features, the student's centered scores over `student_norm`, and
+    votes. pool_weights: (4,) float64, in the order of `EXPERTS`.
+    """
+
+    alone: SoftmaxRegression
+    fused: SoftmaxRegression
+    student_norm: float
+    vote_code: VoteCode
+    pool_weights: F64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndParameters:
+    """All that `predict_end_model` needs. confidence: the student's inverse temperature; gold: None without gold."""
+
+    student: SoftmaxRegression
+    confidence: float
+    gold: GoldParameters | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +161,7 @@ class EndModel:
     gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
     posterior of gold rows from folds without them (empty without gold; the four pooling weights saw all rows).
     pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
-    penalties: (2,) float64, inverse penalties of the first two (NaN without gold).
+    penalties: (2,) float64, inverse penalties of the first two (NaN without gold). parameters: what was fitted.
     """
 
     posterior: F64
@@ -132,6 +170,7 @@ class EndModel:
     held_out: F64
     pool_weights: F64
     penalties: F64
+    parameters: EndParameters
 
 
 def fit_spectral_map(embeddings: F32) -> SpectralMap:
@@ -234,9 +273,10 @@ def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0) -> Vo
     voted for (over all without votes). A class without votes: probability 0.
     """
     weights = np.where(_has_votes(votes, n_classes), 1.0, np.nan)
-    first = _predict_votes(features, _count_votes(votes, weights), seed)
-    reliability = measure_reliability(votes, first)
-    return VoteHead(proba=_predict_votes(features, _count_votes(votes, reliability), seed), reliability=reliability)
+    first = _fit_votes(features, _count_votes(votes, weights), seed)
+    reliability = measure_reliability(votes, first.proba)
+    second = _fit_votes(features, _count_votes(votes, reliability), seed)
+    return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
 
 
 def measure_reliability(votes: I8, proba: F64) -> F64:
@@ -284,14 +324,25 @@ def measure_skill(votes: I8, proba: F64) -> float:
     return 1.0 + float(np.mean(gains)) / np.log(len(gains)) if len(gains) > 1 else float("nan")
 
 
-def _predict_votes(features: F32, counts: F64, seed: int) -> F64:
-    """Return the head (n, k) float64 for weighted vote counts (n, k) float64; see `fit_vote_head`."""
+@dataclass(frozen=True, kw_only=True)
+class _FittedVotes:
+    """One round of `fit_vote_head`."""
+
+    proba: F64
+    regression: SoftmaxRegression
+
+
+def _fit_votes(features: F32, counts: F64, seed: int) -> _FittedVotes:
+    """Return the head for weighted vote counts (n, k) float64; see `fit_vote_head`."""
     n, n_classes = counts.shape
     covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
     voted = counts.sum(axis=0) > 0
     if voted.sum() < 2 or len(covered) < 2 * HEAD_FOLDS:
         head = np.where(voted, 1.0, 0.0) if voted.any() else np.ones(n_classes)
-        return np.tile(head / head.sum(), (n, 1))
+        head /= head.sum()
+        with np.errstate(divide="ignore"):
+            constant = SoftmaxRegression(coef=np.zeros((features.shape[1], n_classes)), intercept=np.log(head))
+        return _FittedVotes(proba=np.tile(head, (n, 1)), regression=constant)
     share = counts[covered][:, voted]
     share /= share.sum(axis=1, keepdims=True)
     balanced = share / share.mean(axis=0)
@@ -299,22 +350,25 @@ def _predict_votes(features: F32, counts: F64, seed: int) -> F64:
     targets = balanced / weights[:, None]
     weights = weights / weights.mean()
     fold = np.random.default_rng(seed).permutation(len(covered)) % HEAD_FOLDS
-    total = np.zeros((n, int(voted.sum())))
+    models: list[SoftmaxRegression] = []
     held_out = np.zeros_like(targets)
     with threadpool_limits(limits=1):
-        model: SoftmaxRegression | None = None
         for f in range(HEAD_FOLDS):
             rest = fold != f
-            model = _fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, model)
-            scores = _scores(model, features)
-            total += scores
-            held_out[~rest] = scores[covered[~rest]]
-    total /= HEAD_FOLDS
-    total[covered] = held_out
-    calibrated = _fit_temperature(held_out, targets * weights[:, None])
-    head = np.zeros((n, n_classes))
-    head[:, voted] = np.exp(_normalize(calibrated[0] * total + calibrated[1:]))
-    return head
+            start = models[-1] if models else None
+            model = _fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start)
+            held_out[~rest] = _scores(model, features[covered[~rest]])
+            models.append(model)
+        calibrated = _fit_temperature(held_out, targets * weights[:, None])
+        coef, intercept = np.zeros((features.shape[1], n_classes)), np.full(n_classes, -np.inf)
+        # The mean of the folds' scores is the score of their mean.
+        coef[:, voted] = calibrated[0] * np.mean([model.coef for model in models], axis=0)
+        mean_intercept = np.mean([model.intercept for model in models], axis=0)
+        intercept[voted] = calibrated[0] * mean_intercept + calibrated[1:]
+        regression = SoftmaxRegression(coef=coef, intercept=intercept)
+        head = np.exp(_normalize(_scores(regression, features)))
+    head[np.ix_(covered, voted)] = np.exp(_normalize(calibrated[0] * held_out + calibrated[1:]))
+    return _FittedVotes(proba=head, regression=regression)
 
 
 def estimate_class_balance(head: VoteHead, gold: GoldRows | None) -> F64:
@@ -376,7 +430,8 @@ def fit_end_model(
         rows = draw_rows(np.arange(n), TRAINING_ROWS, seed)
         model = _fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None)
         raw = _normalize(_scores(model, features))
-        student = _normalize(_measure_confidence(raw, votes, weak_labels.mean(axis=0)) * raw)
+        confidence = _measure_confidence(raw, votes, weak_labels.mean(axis=0))
+        student = _normalize(confidence * raw)
         if gold is None or not is_enough_gold(gold):
             nothing = np.full((n, n_classes), np.nan)
             return EndModel(
@@ -386,29 +441,43 @@ def fit_end_model(
                 held_out=np.empty((0, n_classes)),
                 pool_weights=np.full(len(EXPERTS), np.nan),
                 penalties=np.full(2, np.nan),
+                parameters=EndParameters(student=model, confidence=confidence, gold=None),
             )
         if label_log_proba is None or label_held_out is None:
             raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
         fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
         alone = _fit_gold_expert([features], gold, fold, n_classes)
-        centered = np.maximum(raw, np.log(LOG_FLOOR))
-        centered = centered - centered.mean(axis=1, keepdims=True)
-        norm = np.sqrt((centered**2).sum(axis=1).mean())
-        blocks = [features, (centered / max(norm, 1e-12)).astype(np.float32), _encode_votes(votes, n_classes)]
+        centered = _center(raw)
+        norm = max(float(np.sqrt((centered**2).sum(axis=1).mean())), 1e-12)
+        code = _fit_vote_code(votes, n_classes)
+        blocks = _stack_fused(features, centered, norm, votes, code)
         fused = _fit_gold_expert(blocks, gold, fold, n_classes)
         # the student never saw a gold row's class, so all its rows are held out
         held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
         weights = fit_pool_weights(np.stack(held_out, axis=2), gold.classes)
-        everywhere = [alone.log_proba, fused.log_proba, label_log_proba, student]
+        parameters = EndParameters(
+            student=model,
+            confidence=confidence,
+            gold=GoldParameters(
+                alone=alone.regression,
+                fused=fused.regression,
+                student_norm=norm,
+                vote_code=code,
+                pool_weights=weights,
+            ),
+        )
+        gold_alone = _predict_stacked(alone.regression, [features])
+        everywhere = [gold_alone, _predict_stacked(fused.regression, blocks), label_log_proba, student]
         posterior = np.exp(_normalize(np.stack(everywhere, axis=2) @ weights))
         pooled = np.exp(_normalize(np.stack(held_out, axis=2) @ weights))
     return EndModel(
         posterior=posterior,
         student=np.exp(student),
-        gold_alone=np.exp(alone.log_proba),
+        gold_alone=np.exp(gold_alone),
         held_out=pooled,
         pool_weights=weights,
         penalties=np.array([alone.penalty, fused.penalty]),
+        parameters=parameters,
     )
 
 
@@ -417,6 +486,37 @@ def draw_rows(rows: I64, most: int, seed: int) -> I64:
     if len(rows) <= most:
         return rows
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
+
+
+def predict_end_model(parameters: EndParameters, features: F32, votes: I8, label_log_proba: F64 | None) -> F64:
+    """Return the end model's posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
+
+    Parameters
+    ----------
+    features : (q, d) float32 from the spectral map that was fitted. votes : (q, m) int8 by the same LFs, -1 abstains.
+    label_log_proba : the label model's log posterior (q, k); needed with gold, ignored without.
+
+    Notes
+    -----
+    On the rows of `fit_end_model` this is its posterior, up to rounding in the float32 products: their sums depend on
+    how many rows are multiplied at once.
+
+    Raises
+    ------
+    ValueError: parameters learned from gold without the label model's posterior.
+    """
+    with threadpool_limits(limits=1):
+        raw = _normalize(_scores(parameters.student, features))
+        student = _normalize(parameters.confidence * raw)
+        fitted = parameters.gold
+        if fitted is None:
+            return np.asarray(np.exp(student))
+        if label_log_proba is None:
+            raise ValueError("label_log_proba: got None; expected an array, since the end model learned from gold")
+        blocks = _stack_fused(features, _center(raw), fitted.student_norm, votes, fitted.vote_code)
+        alone, fused = _predict_stacked(fitted.alone, [features]), _predict_stacked(fitted.fused, blocks)
+        pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
+        return np.asarray(np.exp(_normalize(pooled)))
 
 
 def is_enough_gold(gold: GoldRows) -> bool:
@@ -520,14 +620,29 @@ def _fit_gold_expert(blocks: Sequence[F32], gold: GoldRows, fold: I64, n_classes
             break
     assert best is not None
     model = _fit_softmax(x, targets, np.ones(len(x)), best[1], None)
+    return GoldExpert(regression=model, held_out=best[2], penalty=best[1], loss=best[0])
+
+
+def _predict_stacked(model: SoftmaxRegression, blocks: Sequence[F32]) -> F64:
+    """Return log class probabilities (n, k) float64 of features that lie side by side in blocks."""
     scores = np.tile(model.intercept, (len(blocks[0]), 1))
     at = 0
     for block in blocks:
-        scores += _scores(
-            SoftmaxRegression(coef=model.coef[at : at + block.shape[1]], intercept=np.zeros(n_classes)), block
-        )
+        part = SoftmaxRegression(coef=model.coef[at : at + block.shape[1]], intercept=np.zeros_like(model.intercept))
+        scores += _scores(part, block)
         at += block.shape[1]
-    return GoldExpert(log_proba=_normalize(scores), held_out=best[2], penalty=best[1], loss=best[0])
+    return _normalize(scores)
+
+
+def _stack_fused(features: F32, centered: F64, norm: float, votes: I8, code: VoteCode) -> list[F32]:
+    """Return the blocks of features of the expert that sees the student and the votes as well."""
+    return [features, (centered / norm).astype(np.float32), _encode_votes(votes, code)]
+
+
+def _center(log_proba: F64) -> F64:
+    """Return log probabilities, none below the floor, about their mean over classes."""
+    kept = np.maximum(log_proba, np.log(LOG_FLOOR))
+    return np.asarray(kept - kept.mean(axis=1, keepdims=True))
 
 
 def _fit_softmax(
@@ -595,11 +710,16 @@ def _count_votes(votes: I8, weights: F64) -> F64:
     return counts
 
 
-def _encode_votes(votes: I8, n_classes: int) -> F32:
-    """Return one column per LF and class it votes for, scaled so that a row's root mean square norm is the constant."""
-    columns = [votes[:, j] == c for j in range(votes.shape[1]) for c in range(n_classes)]
-    columns = [column for column in columns if column.any()]
+def _fit_vote_code(votes: I8, n_classes: int) -> VoteCode:
+    """Return a code in which a row's root mean square norm is the constant: one column per LF and class it votes for."""
+    voted = _has_votes(votes, n_classes)
+    mean = (votes >= 0).sum(axis=1, dtype=np.float64).mean()
+    return VoteCode(voted=voted, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if voted.any() else 0.0)
+
+
+def _encode_votes(votes: I8, code: VoteCode) -> F32:
+    """Return the columns of `code`, (n, V) float32; a vote that has none there counts for nothing."""
+    columns = [votes[:, j] == c for j, c in np.argwhere(code.voted)]
     if not columns:
         return np.zeros((len(votes), 0), dtype=np.float32)
-    block = np.stack(columns, axis=1).astype(np.float32)
-    return np.asarray(block * (VOTE_BLOCK_NORM / np.sqrt(block.sum(axis=1, dtype=np.float64).mean())), dtype=np.float32)
+    return np.asarray(np.stack(columns, axis=1).astype(np.float32) * np.float32(code.scale), dtype=np.float32)

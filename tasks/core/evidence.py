@@ -86,6 +86,23 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceParameters:
+    """All that `predict_evidence_labels` needs, beside what `pool_evidence` takes.
+
+    class_balance: (k,) float64. local, both: (k,) float64, the w of `fit_balance` for neighbors alone and together with
+    the vote head. means: (3,) float64, of own votes, neighbors and nearest gold over all items and classes (the last NaN
+    without gold). weights, offsets: as in `EvidenceLabels`, None without enough gold.
+    """
+
+    class_balance: F64
+    local: F64
+    both: F64
+    means: F64
+    weights: F64 | None
+    offsets: F64 | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvidenceLabels:
     """Nearvote's answer for every item.
 
@@ -95,6 +112,7 @@ class EvidenceLabels:
     neighbors_only: (n, k) float64, own votes and neighbors alone, balanced (the lead's label model).
     held_out: (g, k) float64, posterior of gold rows from weights fitted without their fold (empty without enough gold).
     weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise.
+    parameters: what was fitted.
     """
 
     posterior: F64
@@ -103,6 +121,7 @@ class EvidenceLabels:
     held_out: F64
     weights: F64
     offsets: F64
+    parameters: EvidenceParameters
 
 
 def iterate_columns(votes: I8, similarity: F32) -> Iterator[LFColumn]:
@@ -198,29 +217,50 @@ def match_class_balance(evidence: F64, class_balance: F64) -> F64:
     ------
     ValueError: the balance is negative or does not sum to one.
     """
+    return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
+
+
+def fit_balance(evidence: F64, class_balance: F64) -> F64:
+    """Return the w (k,) float64 of `match_class_balance`, nonnegative, sum 1; all 0 where there is nothing to weigh.
+
+    Raises
+    ------
+    ValueError: the balance is negative or does not sum to one.
+    """
     if (class_balance < 0).any() or abs(class_balance.sum() - 1.0) > 1e-6:
         raise ValueError(f"class_balance: got {class_balance.tolist()}; expected nonnegative numbers that sum to 1")
-    known = evidence.sum(axis=1) > 0
-    posterior = np.tile(class_balance, (len(evidence), 1)).astype(np.float64)
-    if not known.any():
-        return posterior
-    rows = evidence[known] / evidence[known].sum(axis=1, keepdims=True)
+    rows = evidence[evidence.sum(axis=1) > 0]
     target = np.where(rows.sum(axis=0) > 0, class_balance, 0.0)
     if target.sum() <= 0:
-        return posterior
+        return np.zeros_like(class_balance)
     target = target / target.sum()
+    rows = rows / rows.sum(axis=1, keepdims=True)
     weights = np.where(target > 0, 1.0, 0.0)
     for _ in range(500):
-        scaled = rows * weights
-        total = scaled.sum(axis=1, keepdims=True)
-        scaled = np.where(total > 0, scaled / np.where(total > 0, total, 1.0), target)
-        mean = scaled.mean(axis=0)
+        mean = _weigh(rows, weights, target).mean(axis=0)
         if np.abs(mean - target).max() < 1e-9:
             break
-        weights *= np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0)
+        weights = weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0)
         weights /= weights.sum()
-    posterior[known] = scaled
+    return weights
+
+
+def apply_balance(evidence: F64, weights: F64, class_balance: F64) -> F64:
+    """Return the posterior (q, k) float64 proportional to weights * evidence; class_balance where a row has none."""
+    target = np.where(weights > 0, class_balance, 0.0)
+    posterior = np.tile(class_balance, (len(evidence), 1)).astype(np.float64)
+    known = evidence.sum(axis=1) > 0
+    if known.any() and target.sum() > 0:
+        rows = evidence[known] / evidence[known].sum(axis=1, keepdims=True)
+        posterior[known] = _weigh(rows, weights, target / target.sum())
     return posterior
+
+
+def _weigh(rows: F64, weights: F64, target: F64) -> F64:
+    """Return rows times weights, normalized; `target` where nothing is left of a row."""
+    scaled = rows * weights
+    total = scaled.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(total > 0, scaled / np.where(total > 0, total, 1.0), target))
 
 
 def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
@@ -237,20 +277,42 @@ def measure_gold_similarity(embeddings: F32, gold: GoldRows, n_classes: int) -> 
     embeddings : (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors.
         O(n g d), in blocks of rows.
     """
-    nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
     position = np.full(len(embeddings), -1, dtype=np.int64)
     position[gold.rows] = np.arange(len(gold.rows))
-    gold_embeddings = embeddings[gold.rows]
+    return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes)
+
+
+def measure_similarity_to_gold(embeddings: F32, gold_embeddings: F32, classes: npt.NDArray[np.int64], k: int) -> F32:
+    """Return the similarity (q, k) float32 of items that are no gold rows to the nearest gold row of each class.
+
+    Parameters
+    ----------
+    embeddings : (q, d) float32 and gold_embeddings : (g, d) float32, as for `measure_gold_similarity`. classes : (g,).
+    """
+    nobody = np.full(len(embeddings), -1, dtype=np.int64)
+    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k)
+
+
+def _measure_nearest(
+    embeddings: F32,
+    gold_embeddings: F32,
+    classes: npt.NDArray[np.int64],
+    position: npt.NDArray[np.int64],
+    n_classes: int,
+) -> F32:
+    """`measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
+    nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
+    gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
     with threadpool_limits(limits=1):  # see `end_model`: the thread count must not change a result
         for at in range(0, len(embeddings), BLOCK):
             # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors
             s = embeddings[at : at + BLOCK] @ gold_embeddings.T
-            s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - squares[None, gold.rows]) / 2
+            s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
             own = np.flatnonzero(position[at : at + BLOCK] >= 0)
             s[own, position[at + own]] = np.nan
             for c in range(n_classes):
-                columns = gold.classes == c
+                columns = classes == c
                 if columns.any():
                     nearest[at : at + BLOCK, c] = np.fmax.reduce(s[:, columns], axis=1)
     return nearest
@@ -280,8 +342,12 @@ def fit_evidence_labels(
     ValueError: gold without gold_similarity; a class balance that does not sum to one.
     """
     n_classes = head.proba.shape[1]
-    neighbors_only = match_class_balance(evidence.own + evidence.near, class_balance)
-    weak = match_class_balance(np.sqrt(neighbors_only * head.proba), class_balance)
+    local = fit_balance(evidence.own + evidence.near, class_balance)
+    neighbors_only = apply_balance(evidence.own + evidence.near, local, class_balance)
+    together = np.sqrt(neighbors_only * head.proba)
+    both = fit_balance(together, class_balance)
+    weak = apply_balance(together, both, class_balance)
+    means = np.array([evidence.own.mean(), evidence.near.mean(), np.nan])
     if gold is None or not is_enough_gold(gold):
         return EvidenceLabels(
             posterior=weak,
@@ -290,18 +356,15 @@ def fit_evidence_labels(
             held_out=np.empty((0, n_classes)),
             weights=np.full(len(SOURCES), np.nan),
             offsets=np.full(n_classes, np.nan),
+            parameters=EvidenceParameters(
+                class_balance=class_balance, local=local, both=both, means=means, weights=None, offsets=None
+            ),
         )
     if gold_similarity is None:
         raise ValueError("gold_similarity: got None; expected an array, since gold is given")
-    log_evidence = np.stack(
-        [
-            _log_relative(evidence.own, OWN_FLOOR),
-            _log_relative(evidence.near, NEAR_FLOOR),
-            np.log(head.proba + LOG_FLOOR),
-            _log_relative(weigh_similarity(gold_similarity, evidence.bandwidth), NEAR_FLOOR),
-        ],
-        axis=2,
-    )
+    near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
+    means[2] = near_gold.mean()
+    log_evidence = _stack_evidence(evidence, head.proba, near_gold, means)
     at_gold = log_evidence[gold.rows]
     fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     held_out = np.zeros((len(gold.rows), n_classes))
@@ -311,19 +374,66 @@ def fit_evidence_labels(
             held_out[~rest] = _posterior(at_gold[~rest], _fit_conditional_logit(at_gold[rest], gold.classes[rest]))
         fitted = _fit_conditional_logit(at_gold, gold.classes)
         posterior = _posterior(log_evidence, fitted)
+    weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
     return EvidenceLabels(
         posterior=posterior,
         weak=weak,
         neighbors_only=neighbors_only,
         held_out=held_out,
-        weights=fitted[: len(SOURCES)],
-        offsets=fitted[len(SOURCES) :],
+        weights=weights,
+        offsets=offsets,
+        parameters=EvidenceParameters(
+            class_balance=class_balance, local=local, both=both, means=means, weights=weights, offsets=offsets
+        ),
     )
 
 
-def _log_relative(values: F64, floor: float) -> F64:
-    """Return log(values / their mean + floor); zeros if all values are 0."""
-    mean = values.mean()
+def predict_evidence_labels(
+    parameters: EvidenceParameters, evidence: Evidence, head_proba: F64, gold_similarity: F32 | None
+) -> F64:
+    """Return the posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
+
+    Parameters
+    ----------
+    evidence : from `pool_evidence`, with the reliability and bandwidth that were fitted. head_proba : (q, k) float64,
+        the vote head's. gold_similarity : (q, k) float32; needed where weights were learned, ignored elsewhere.
+
+    Notes
+    -----
+    `fit_evidence_labels` gives the head of a row with votes held out of it, and leaves a gold row out of its own
+    nearest gold; with these two as arguments this is its posterior, bit by bit but for BLAS.
+
+    Raises
+    ------
+    ValueError: learned weights without gold_similarity.
+    """
+    if parameters.weights is None or parameters.offsets is None:
+        balance = parameters.class_balance
+        neighbors_only = apply_balance(evidence.own + evidence.near, parameters.local, balance)
+        return apply_balance(np.sqrt(neighbors_only * head_proba), parameters.both, balance)
+    if gold_similarity is None:
+        raise ValueError("gold_similarity: got None; expected an array, since weights were learned from gold")
+    near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
+    with threadpool_limits(limits=1):
+        stacked = _stack_evidence(evidence, head_proba, near_gold, parameters.means)
+        return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
+
+
+def _stack_evidence(evidence: Evidence, head_proba: F64, near_gold: F64, means: F64) -> F64:
+    """Return the logs (n, k, 4) float64 of the evidence in the order of `SOURCES`."""
+    return np.stack(
+        [
+            _log_relative(evidence.own, means[0], OWN_FLOOR),
+            _log_relative(evidence.near, means[1], NEAR_FLOOR),
+            np.log(head_proba + LOG_FLOOR),
+            _log_relative(near_gold, means[2], NEAR_FLOOR),
+        ],
+        axis=2,
+    )
+
+
+def _log_relative(values: F64, mean: float, floor: float) -> F64:
+    """Return log(values / mean + floor); zeros if the mean is 0."""
     if not mean > 0:
         return np.zeros_like(values)
     return np.asarray(np.log(values / mean + floor))
