@@ -163,6 +163,17 @@ def _probability() -> pa.Column:
     return pa.Column(pl.Float64, pa.Check.in_range(0, 1))
 
 
+ROWS = _table(
+    {
+        "item": pa.Column(pl.UInt64),
+        "embedding": pa.Column(pl.UInt64),
+        "similarity": pa.Column(pl.Float32, pa.Check.le(1), nullable=True),
+        "base": pa.Column(pl.String, nullable=True),
+    }
+)
+"""Per released item the content that was labeled, and by whom; see tasks/release_rows.py."""
+
+
 MODEL = pa.DataFrameSchema(
     {
         "name": pa.Column(pl.String, unique=True),

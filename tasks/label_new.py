@@ -1,0 +1,316 @@
+"""Label the rows that a release does not know, with its model and support; nothing is fitted.
+
+A new row's label depends on the release's run and on the row alone, not on what else came that night or the night
+before: only rows that the run itself labeled lend votes. What differs from a refit:
+
+- the run's estimates stay: features, vote head, reliabilities, bandwidth, class balance, weights, thresholds;
+- a row on which LFs vote asks the vote head as it is, where the fit had asked one that had not seen the row's votes;
+- neighbors are found by exact search, whatever the index, among the support that is still there as it was;
+- extended votes and their provenance follow from the neighbors and the release's thresholds.
+
+Without gold the end model sees an item's embedding alone, and says of a row what the run would have said.
+
+Work: reading and hashing all n rows, and the mathematics of the q new ones, q s d for a support of s rows. Memory: the
+votes and labels of all rows, and 4 (s + q) d bytes of embeddings.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks import artifacts, schemas
+from tasks.artifacts import ITEMS, VOTES
+from tasks.core import end_model, evidence
+from tasks.core.decisions import pick_labels
+from tasks.core.evidence import LFColumn
+from tasks.core.extension import (
+    Neighbors,
+    extend_votes,
+    find_abstaining_cells,
+    find_abstaining_rows,
+    find_offers,
+    to_similarity,
+)
+from tasks.core.neighbors import (
+    NOBODY,
+    QUERIES,
+    Nearest,
+    Support,
+    build_queries,
+    build_support,
+    find_neighbors,
+    plan_searches,
+)
+from tasks.errors import DataError
+from tasks.extension_tables import read_thresholds, to_matrix
+from tasks.params import Metric, Params, Scope
+from tasks.points import place_vectors, read_vectors, to_cosine
+from tasks.progress import Progress
+from tasks.release_rows import find_known, hash_rows
+from tasks.saved_model import SavedModel, read_model
+from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int8 = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What became of rows since the release: as they were, new ids, ids with another content, ids no longer there."""
+
+    kept: int
+    new: int
+    changed: int
+    deleted: int
+
+    def describe(self) -> str:
+        """The counts in a line.
+
+        >>> Counts(kept=1000, new=20, changed=0, deleted=3).describe()
+        '20 new, 0 changed, 3 deleted, 1,000 kept'
+        """
+        return f"{self.new:,} new, {self.changed:,} changed, {self.deleted:,} deleted, {self.kept:,} kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledRows:
+    """The tables of the next release: those of release `base`, without deleted rows, with new and changed ones labeled.
+
+    centroid: (d,) float64, the mean embedding (unit vectors for cosine) of the rows that were labeled now.
+    similarity: (q,) float32, of those of them that have any, to their nearest support item.
+    """
+
+    base: str
+    counts: Counts
+    labels: pl.DataFrame
+    votes: pl.DataFrame
+    provenance: pl.DataFrame
+    rows: pl.DataFrame
+    centroid: Float64
+    similarity: Float32
+
+
+def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledRows:
+    """The rows below `root` with the labels that the release in folder `release`, whose id is `base`, gives them.
+
+    `params` are the release's. Ingest and apply have to be up to date.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged, or the votes or embeddings are not of the kind that the model knows.
+    """
+    classes = params.classes
+    model = read_model(release / "model.parquet")
+    before = artifacts.read_table(release / "rows.parquet", schemas.ROWS)
+    rows = hash_rows(root)
+    is_known = find_known(rows, before)
+    votes = artifacts.read_votes(root / VOTES, len(classes))
+    artifacts.require_same_items(root / ITEMS, rows, root / VOTES, votes)
+    _require_same_lfs(root, votes, model)
+    new = np.flatnonzero(~is_known)
+    labeled = _label(root, rows, before, votes, new, model, release, params)
+    kept = rows.filter(is_known).select(ITEM_ID)
+
+    def join(name: str, schema: schemas.TableSchema, fresh: pl.DataFrame, *by: str) -> pl.DataFrame:
+        old = artifacts.read_table(release / name, schema)
+        if kept.schema[ITEM_ID] != old.schema[ITEM_ID]:
+            return fresh
+        return pl.concat([old.join(kept, on=ITEM_ID, how="semi", maintain_order="left"), fresh]).sort(ITEM_ID, *by)
+
+    id_type = rows.schema[ITEM_ID]
+    appeared = int(rows.filter(~is_known).join(before, on=ITEM_ID, how="anti").height) if kept.height else len(new)
+    counts = Counts(
+        kept=kept.height,
+        new=appeared,
+        changed=len(new) - appeared,
+        deleted=before.height - kept.height - (len(new) - appeared),
+    )
+    position = {lf: place for place, lf in enumerate(model.lfs)}
+    provenance = join("provenance.parquet", schemas.provenance(len(classes), id_type), labeled.provenance)
+    order = provenance["lf"].replace_strict(position, return_dtype=pl.Int64)
+    fresh_rows = (
+        rows[new]
+        .drop("split")
+        .with_columns(pl.Series("similarity", labeled.similarity).fill_nan(None), base=pl.lit(base, pl.String))
+    )
+    return LabeledRows(
+        base=base,
+        counts=counts,
+        labels=join("labels.parquet", schemas.end_labels(classes), labeled.labels),
+        votes=join("votes.parquet", schemas.votes(len(classes), votes.columns), votes[new]),
+        provenance=provenance.with_columns(order=order).sort(ITEM_ID, "order").drop("order"),
+        rows=join("rows.parquet", schemas.ROWS, fresh_rows),
+        centroid=labeled.centroid,
+        similarity=labeled.similarity[~np.isnan(labeled.similarity)],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labeled:
+    """The new rows' part of `LabeledRows`; similarity: (q,) float32, NaN where a row has no neighbor."""
+
+    labels: pl.DataFrame
+    provenance: pl.DataFrame
+    similarity: Float32
+    centroid: Float64
+
+
+def _label(
+    root: Path,
+    rows: pl.DataFrame,
+    before: pl.DataFrame,
+    votes: pl.DataFrame,
+    new: npt.NDArray[np.int64],
+    model: SavedModel,
+    release: Path,
+    params: Params,
+) -> _Labeled:
+    L = to_matrix(votes)
+    lends = _find_lenders(rows, before, params) & (L != ABSTAIN).any(axis=1)
+    lends[new] = False
+    reference = np.flatnonzero(lends)
+    needed = np.sort(np.concatenate([reference, new]))
+    vectors = read_vectors(root, rows, needed)
+    if vectors.shape[1] != len(model.center):
+        raise DataError(
+            f"{root / artifacts.EMBEDDINGS}: embeddings have {vectors.shape[1]} dimensions; the release's model knows "
+            f"{len(model.center)}. Run 'epoxy run' and 'epoxy release'."
+        )
+    queries = vectors[np.searchsorted(needed, new)]
+    proposals = _propose(vectors, model.metric)
+    place = np.searchsorted(needed, reference)
+    support = build_support(L[reference], place, vectors, proposals, metric=model.metric.value)
+    nearest = _search(support, queries, _propose(queries, model.metric), L[new] == ABSTAIN)
+    points = place_vectors(queries.copy(), model.metric, model.center, model.scale)
+    posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
+    fresh = rows[new].select(ITEM_ID)
+    names = np.array(model.classes)
+    labels = fresh.with_columns(
+        pl.Series("label", names[pick_labels(posterior, model.evidence.class_balance)], dtype=pl.String),
+        *(
+            pl.Series(probability_column(name), np.ascontiguousarray(posterior[:, c]))
+            for c, name in enumerate(model.classes)
+        ),
+        pl.Series("original_votes", (L[new] != ABSTAIN).sum(axis=1, dtype=np.int32)),
+    )
+    lenders = rows[ITEM_ID].gather(needed)
+    found = nearest.similarity
+    with_any = np.fmax.reduce(found, axis=0) if len(found) else np.full(len(new), np.nan, np.float32)
+    directions = _propose(queries, model.metric).astype(np.float64)
+    return _Labeled(
+        labels=labels,
+        provenance=_extend(fresh[ITEM_ID], L[new], support, nearest, lenders, model, release, params),
+        similarity=with_any,
+        centroid=directions.mean(axis=0) if len(new) else np.zeros(vectors.shape[1]),
+    )
+
+
+def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], votes: Int8) -> Float64:
+    """The posterior (q, k) of `points` (q, d), given what each LF votes there and how near its support is."""
+    features = end_model.apply_spectral_map(model.spectral_map, points)
+    head = np.exp(end_model.predict_log_proba(model.head, features))
+    pooled = evidence.pool_evidence(columns, model.reliability, model.bandwidth)
+    k = len(model.classes)
+    near = None
+    if model.end.gold is not None:
+        near = evidence.measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k)
+    nearvote = evidence.predict_evidence_labels(model.evidence, pooled, head, near)
+    if model.shipped == "nearvote":
+        return nearvote
+    tiny = np.finfo(np.float64).tiny
+    return end_model.predict_end_model(model.end, features, votes, np.log(np.maximum(nearvote, tiny)))
+
+
+def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> npt.NDArray[np.bool_]:
+    """(n,) whether a row is of a reference split and was labeled by the run that made the model."""
+    if rows.schema[ITEM_ID] != before.schema[ITEM_ID]:
+        return np.zeros(rows.height, bool)
+    of_run = before.filter(pl.col("base").is_null()).select(ITEM_ID, of_run=pl.lit(True))
+    joined = rows.join(of_run, on=ITEM_ID, how="left", maintain_order="left")
+    splits = [str(split) for split in params.search.reference]
+    return (
+        joined.select(pl.col("of_run").fill_null(False) & pl.col("split").is_in(splits)).to_series().to_numpy().copy()
+    )
+
+
+def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> None:
+    lfs = tuple(name for name in votes.columns if name != ITEM_ID)
+    if lfs != model.lfs:
+        other = sorted({*lfs} ^ {*model.lfs}) or list(lfs)
+        raise DataError(
+            f"{root / VOTES}: its labeling functions are not those of the release's model; they differ in {other[:5]}. "
+            "Run 'epoxy run' and 'epoxy release'."
+        )
+
+
+def _propose(vectors: Float32, metric: Metric) -> Float32:
+    """What search multiplies: unit vectors for cosine, the embeddings for L2."""
+    if metric is Metric.L2:
+        return vectors
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    units: Float32 = (vectors / norms[:, None]).astype(np.float32)
+    return units
+
+
+def _search(support: Support, vectors: Float32, proposals: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
+    """The neighbors of all queries, a block at a time."""
+    q = len(vectors)
+    similarity = np.full((len(support.pairs), q), np.nan, np.float32)
+    position = np.full((len(support.pairs), q), NOBODY, np.int64)
+    plans = plan_searches(support.pairs, abstains.sum(axis=0), q, support.factors.shape[1])
+    with Progress("searching", total=q) as progress:
+        for start in range(0, q, QUERIES):
+            part = slice(start, start + QUERIES)
+            queries = build_queries(support.geometry, vectors[part], proposals[part])
+            found = find_neighbors(support, plans, queries, abstains[part])
+            similarity[:, part], position[:, part] = found.similarity, found.position
+            progress.advance(len(found.similarity[0]) if len(found.similarity) else 0)
+    return Nearest(similarity=similarity, position=position)
+
+
+def _cut_columns(model: SavedModel, L: Int8, support: Support, nearest: Nearest) -> Iterator[LFColumn]:
+    """What each LF says of the new rows."""
+    for lf in range(len(model.lfs)):
+        similarity = np.full((len(L), len(model.classes)), np.nan, np.float32)
+        for place, pair in enumerate(support.pairs):
+            if pair.lf == lf:
+                similarity[:, pair.label] = to_cosine(nearest.similarity[place], model.metric, model.scale)
+        yield LFColumn(votes=np.ascontiguousarray(L[:, lf]), similarity=similarity)
+
+
+def _extend(
+    ids: pl.Series,
+    L: Int8,
+    support: Support,
+    nearest: Nearest,
+    lenders: pl.Series,
+    model: SavedModel,
+    release: Path,
+    params: Params,
+) -> pl.DataFrame:
+    """One row per extended vote on the new rows, as the extend stage has them."""
+    found = read_thresholds(release / "thresholds.json", list(model.lfs))
+    given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
+    neighbors = Neighbors(
+        lf=np.array([pair.lf for pair in support.pairs], np.int64),
+        label=np.array([pair.label for pair in support.pairs], np.int8),
+        similarity=nearest.similarity,
+    )
+    offers = find_offers(neighbors, len(model.lfs))
+    scope = find_abstaining_cells(L) if params.extend.scope is Scope.CELLS else find_abstaining_rows(L)
+    item, lf = np.nonzero(extend_votes(offers, scope, to_similarity(given, found.metric.value)))
+    return pl.DataFrame(
+        {
+            ITEM_ID: ids.gather(item),
+            "lf": pl.Series(model.lfs, dtype=pl.String).gather(lf),
+            "vote": pl.Series(offers.vote[item, lf], dtype=pl.Int8),
+            "neighbor": lenders.gather(nearest.position[offers.pair[item, lf], item]),
+            "similarity": pl.Series(offers.similarity[item, lf], dtype=pl.Float32),
+        }
+    )

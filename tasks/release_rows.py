@@ -1,0 +1,77 @@
+"""rows.parquet of a release: by which content each row was labeled, so that a later night knows what is new.
+
+item, embedding: 64 bits of the hash of the row's item and of its embedding. similarity: of the nearest support item of
+any LF, null where there is none. base: null where the run that made the model labeled the row; else the release whose
+model and support labeled it later.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tasks import artifacts, schemas
+from tasks.artifacts import EMBEDDINGS, ITEMS, NEIGHBORS
+from tasks.errors import DataError
+from tasks.index_description import read_width
+from tasks.row_keys import hash_items, hash_vectors
+from tasks.schemas import ITEM_ID
+
+
+def hash_rows(root: Path) -> pl.DataFrame:
+    """item_id, split and the hashes of every row that ingest left below `root`, read row group by row group.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged, or they do not hold the same items.
+    """
+    d = read_width(root / EMBEDDINGS)
+    parts = []
+    for items, batch in zip(
+        artifacts.read_batches(root / ITEMS, schemas.ITEMS),
+        artifacts.read_batches(root / EMBEDDINGS, schemas.embeddings(d)),
+        strict=False,  # tables that differ in length differ in items, which is said below
+    ):
+        artifacts.require_same_items(root / ITEMS, items, root / EMBEDDINGS, batch)
+        vectors = batch["embedding"].to_numpy().reshape(batch.height, d)
+        parts.append(
+            items.select(ITEM_ID, "split").with_columns(
+                item=pl.Series(hash_items(items)[:, 1], dtype=pl.UInt64),
+                embedding=pl.Series(hash_vectors(batch[ITEM_ID], vectors)[:, 1], dtype=pl.UInt64),
+            )
+        )
+    rows = pl.concat(parts)
+    if rows.height < artifacts.count_rows(root / ITEMS) or rows.height < artifacts.count_rows(root / EMBEDDINGS):
+        raise DataError(f"{root / ITEMS} and {root / EMBEDDINGS} hold different items. Run 'dvc repro'.")
+    return rows
+
+
+def read_rows(root: Path) -> pl.DataFrame:
+    """rows.parquet for what the last run below `root` labeled.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged, or they do not hold the same items.
+    """
+    rows = hash_rows(root).drop("split")
+    stored = artifacts.read_schema(root / NEIGHBORS)
+    columns = [name for name in stored if name.endswith("/similarity")]
+    schema = schemas.neighbors(stored, stored[ITEM_ID])
+    nearest = pl.concat(
+        batch.select(ITEM_ID, similarity=pl.max_horizontal(columns) if columns else pl.lit(None, pl.Float32))
+        for batch in artifacts.read_batches(root / NEIGHBORS, schema, [ITEM_ID, *columns])
+    )
+    artifacts.require_same_items(root / ITEMS, rows, root / NEIGHBORS, nearest)
+    return rows.with_columns(nearest["similarity"], base=pl.lit(None, pl.String))
+
+
+def find_known(rows: pl.DataFrame, released: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """(n,) whether each of `rows` (of `hash_rows`) was `released` with the same content."""
+    if rows.schema[ITEM_ID] != released.schema[ITEM_ID]:
+        return np.zeros(rows.height, bool)
+    key = [ITEM_ID, "item", "embedding"]
+    known = released.select(key).with_columns(known=pl.lit(True))
+    joined = rows.select(key).join(known, on=key, how="left", maintain_order="left")
+    return joined["known"].fill_null(False).to_numpy()
