@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from flows.release_cli import release_command, releases_command, rollback_command
+from flows.release_cli import label_new_command, release_command, releases_command, rollback_command
 from flows.results import REPORT_SUMMARY, describe_results, find_root
-from tasks.errors import EpoxyError
+from tasks.errors import EpoxyError, ParamsError
 
 # What a command needs is imported when it runs: Prefect and DVC take a second, and help should come at once.
 
@@ -111,6 +111,22 @@ def server_command(port: int) -> None:
         serve(root=Path.cwd(), port=port)
 
 
+@main.command("notify")
+def notify_command() -> None:
+    """Have the Prefect server post how runs end to the webhook that EPOXY_NOTIFY_URL names.
+
+    The server is the one that PREFECT_API_URL or your Prefect profile names, or that `epoxy server` started, which does
+    the same by itself. Repeat after the address changed.
+    """
+    from flows.server import ServerError, find_api_url, notify
+
+    api_url = find_api_url()
+    if api_url is None:
+        raise ServerError("no Prefect server answers; start one with 'epoxy server', or set PREFECT_API_URL")
+    if not notify(api_url=api_url):
+        raise ParamsError("EPOXY_NOTIFY_URL is not set; expected the address of a webhook")
+
+
 def run_one(*, root: Path, name: str) -> str:
     """A line that tells what became of stage `name`, run alone; its output goes to standard error as it comes.
 
@@ -162,7 +178,7 @@ def _in_project() -> Iterator[None]:
         yield
 
 
-for command in (release_command, releases_command, rollback_command):
+for command in (label_new_command, release_command, releases_command, rollback_command):
     main.add_command(command)
 
 

@@ -11,6 +11,7 @@ import pydantic
 
 from tasks import artifacts, schemas
 from tasks.core import metrics
+from tasks.label_new import LabeledRows
 from tasks.params import Metric, Params
 from tasks.schemas import ABSTAIN, ITEM_ID
 
@@ -84,6 +85,15 @@ class Figures(Frozen):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NewRows:
+    """Where rows lie that were labeled without a refit. similarity: None where none of them has a neighbor."""
+
+    rows: int
+    embeddings: EmbeddingFigures
+    similarity: SimilarityFigures | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flips:
     """Two releases' labels joined by item id.
 
@@ -125,7 +135,7 @@ def compare_labels(before: pl.DataFrame, after: pl.DataFrame) -> Flips:
 def measure_figures(root: Path, files: Path, params: Params) -> Figures:
     """The figures of the release whose files lie in `files`, made in the project at `root`.
 
-    The embeddings and neighbors are read from data/, one row group at a time: they are no part of a release.
+    The embeddings are read from data/, one row group at a time: they are no part of a release.
 
     Raises
     ------
@@ -137,6 +147,7 @@ def measure_figures(root: Path, files: Path, params: Params) -> Figures:
     artifacts.require_same_items(artifacts.END_LABELS, labels, artifacts.VOTES, votes)
     lent = schemas.provenance(len(params.classes), votes.schema[ITEM_ID])
     provenance = artifacts.read_table(files / "provenance.parquet", lent, [ITEM_ID, "lf"])
+    rows = artifacts.read_table(files / "rows.parquet", schemas.ROWS, [ITEM_ID, "similarity"])
     thresholds = artifacts.read_json(files / "thresholds.json")["thresholds"]
     n = max(labels.height, 1)
     covered = labels.filter(labels["original_votes"] > 0)[ITEM_ID]
@@ -150,7 +161,7 @@ def measure_figures(root: Path, files: Path, params: Params) -> Figures:
         valid=_score(root / artifacts.VALID_GOLD, labels, params.classes),
         lfs=_measure_lfs(votes, provenance, labels, params.classes, thresholds),
         embeddings=_measure_embeddings(root / artifacts.EMBEDDINGS, params.index.metric),
-        similarity=_measure_similarity(root / artifacts.NEIGHBORS),
+        similarity=_measure_similarity(rows["similarity"].drop_nulls().to_numpy()),
         columns={
             **{f"labels.{name}": str(kind) for name, kind in labels.schema.items()},
             **{f"items.{name}": str(kind) for name, kind in artifacts.read_schema(root / artifacts.ITEMS).items()},
@@ -220,17 +231,19 @@ def _embedding_batches(path: Path, width: int) -> Iterator[npt.NDArray[np.float6
         yield batch["embedding"].to_numpy().astype(np.float64)
 
 
-def _measure_similarity(path: Path) -> SimilarityFigures | None:
-    stored = artifacts.read_schema(path)
-    schema = schemas.neighbors(stored, stored[ITEM_ID])
-    columns = [name for name in stored if name.endswith("/similarity")]
-    if not columns:
-        return None
-    nearest = [
-        batch.select(pl.max_horizontal(columns)).to_series().drop_nulls().to_numpy()
-        for batch in artifacts.read_batches(path, schema, [ITEM_ID, *columns])
-    ]
-    values = np.concatenate(nearest).astype(np.float64)
+def measure_new_rows(labeled: LabeledRows, last: Figures) -> NewRows:
+    """Where the rows that were labeled now lie, to be compared with all rows of the `last` release."""
+    counts, centroid = labeled.counts, labeled.centroid
+    metric = last.embeddings.metric if last.embeddings else ""
+    return NewRows(
+        rows=counts.new + counts.changed,
+        embeddings=EmbeddingFigures(metric=metric, width=len(centroid), centroid=_plain_all(centroid), spread=0.0),
+        similarity=_measure_similarity(labeled.similarity),
+    )
+
+
+def _measure_similarity(similarity: npt.NDArray[np.float32]) -> SimilarityFigures | None:
+    values = similarity.astype(np.float64)
     if not len(values):
         return None
     return SimilarityFigures(

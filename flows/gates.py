@@ -1,13 +1,13 @@
 """May a candidate be released? Pure checks of its figures against limits and against the last release."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
 import numpy as np
 
-from flows.figures import EmbeddingFigures, Figures, LfFigures
+from flows.figures import EmbeddingFigures, Figures, LfFigures, NewRows, SimilarityFigures
 from flows.policy import Columns, GateLimits
 
 _ROUNDING = 1e-9
@@ -57,6 +57,22 @@ def check_gates(limits: GateLimits, candidate: Figures, against: Comparison | No
     return tuple(_check(limits, candidate, against))
 
 
+def check_new_rows(limits: GateLimits, new: NewRows, last: Figures) -> tuple[GateResult, ...]:
+    """Whether rows labeled without a refit are of the kind that the last release knows; two gates, always the same."""
+    results = (
+        _check_centroid(new.embeddings, last.embeddings, limits.maximum_new_centroid_shift, "new rows: centroid shift"),
+        _check_similarity(
+            new.similarity, last.similarity, limits.maximum_new_neighbor_shift, "new rows: neighbor shift"
+        ),
+    )
+    if new.rows >= limits.minimum_new_rows:
+        return results
+    note = f"{new.rows:,} new rows, fewer than {limits.minimum_new_rows:,}"
+    return tuple(
+        one if one.verdict is Verdict.OFF else replace(one, verdict=Verdict.NOT_COMPARED, note=note) for one in results
+    )
+
+
 def has_failed(results: tuple[GateResult, ...]) -> bool:
     """Whether any gate failed."""
     return any(result.verdict is Verdict.FAILED for result in results)
@@ -95,8 +111,9 @@ def _check(limits: GateLimits, candidate: Figures, against: Comparison | None) -
     yield _check_lfs("LF coverage drift", candidate, last, limits.maximum_lf_coverage_drift, coverage_drift)
     agreement_drift = partial(_agreement_drift, minimum_votes=limits.minimum_lf_votes)
     yield _check_lfs("LF agreement drift", candidate, last, limits.maximum_lf_agreement_drift, agreement_drift)
-    yield _check_centroid(candidate, last, limits.maximum_centroid_shift)
-    yield _check_similarity(candidate, last, limits.maximum_neighbor_shift)
+    old_embeddings, old_similarity = (last.embeddings, last.similarity) if last else (None, None)
+    yield _check_centroid(candidate.embeddings, old_embeddings, limits.maximum_centroid_shift)
+    yield _check_similarity(candidate.similarity, old_similarity, limits.maximum_neighbor_shift)
     yield _check_columns(candidate, last, limits.columns)
 
 
@@ -174,9 +191,12 @@ def _agreement_drift(new: LfFigures, old: LfFigures, minimum_votes: int) -> floa
     return abs(new.agreement - old.agreement)
 
 
-def _check_centroid(candidate: Figures, last: Figures | None, limit: float | None) -> GateResult:
-    gate = "embedding centroid shift"
-    old, new = last.embeddings if last else None, candidate.embeddings
+def _check_centroid(
+    new: EmbeddingFigures | None,
+    old: EmbeddingFigures | None,
+    limit: float | None,
+    gate: str = "embedding centroid shift",
+) -> GateResult:
     if old is None or new is None:
         return _at_most(gate, None, limit, old is not None)
     if (old.metric, old.width) != (new.metric, new.width):
@@ -190,9 +210,12 @@ def _centroid_shift(new: EmbeddingFigures, old: EmbeddingFigures) -> float:
     return distance / max(old.spread, _NO_SPREAD)
 
 
-def _check_similarity(candidate: Figures, last: Figures | None, limit: float | None) -> GateResult:
-    gate = "neighbor similarity shift"
-    old, new = last.similarity if last else None, candidate.similarity
+def _check_similarity(
+    new: SimilarityFigures | None,
+    old: SimilarityFigures | None,
+    limit: float | None,
+    gate: str = "neighbor similarity shift",
+) -> GateResult:
     if old is None or new is None:
         return _at_most(gate, None, limit, old is not None)
     distance = float(np.abs(np.subtract(new.quantiles, old.quantiles)).mean())

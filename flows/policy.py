@@ -54,6 +54,13 @@ class GateLimits(Section):
     """Distance between the mean embeddings, in units of the last release's root mean square distance to its own."""
     maximum_neighbor_shift: Shift | None = 0.25
     """Mean distance between the quantiles of nearest-support similarity, in their last standard deviation."""
+    minimum_new_rows: int = Field(100, ge=1)
+    """Fewer rows labeled without a refit are not compared with the release: in 384 dimensions the mean of 100 lies a
+    tenth of the spread from that of all, for no reason."""
+    maximum_new_centroid_shift: Shift | None = 0.5
+    """As maximum_centroid_shift, of the new rows alone: beyond it they are not of the kind the model learned from."""
+    maximum_new_neighbor_shift: Shift | None = 0.5
+    """As maximum_neighbor_shift, of the new rows alone."""
     columns: Columns = Columns.SAME
 
 

@@ -18,7 +18,18 @@ from flows.bridge import find_changes
 from flows.lineage import merge_logs
 from flows.policy import Carry, Git, Policy, read_policy
 from flows.process import Commands, CommandTimeoutError, make_environment
-from flows.releases import CURRENT, FOLDER, LOG, Released, create_release, prune_releases, roll_back
+from flows.releases import (
+    CURRENT,
+    FOLDER,
+    LOG,
+    NIGHT_STAGES,
+    Night,
+    Released,
+    create_release,
+    label_night,
+    prune_releases,
+    roll_back,
+)
 from tasks.errors import DataError, StageError
 
 _ATTEMPTS = 5
@@ -55,13 +66,46 @@ def publish_release(root: Path, *, reason: str = "", accept: str | None = None, 
     StageError
         Another process is releasing or uses DVC, or the folder cannot be written.
     """
-    policy = read_policy(root)
     if changes := find_changes(root):
-        what = "; ".join(f"{stage}: {', '.join(found[:3])}" for stage, found in changes.items())
-        raise DataError(f"the pipeline is not up to date ({what}). Run 'epoxy run' to the end, then release.")
+        raise DataError(f"the pipeline is not up to date ({_list(changes)}). Run 'epoxy run' to the end, then release.")
+    return _publish(root, read_policy(root), None, reason=reason, accept=accept, run_id=run_id)
+
+
+def publish_new_rows(
+    root: Path, *, reason: str = "", accept: str | None = None, run_id: str | None = None
+) -> Released | None:
+    """The current release with rows that it does not know labeled by its model, carried on; None where none is new.
+
+    Ingest and apply have to be up to date; what comes after them need not.
+
+    Raises
+    ------
+    DataError, RefusedError, CarryError, StageError
+        As for `publish_release`; also where there is no release yet, or labeling functions changed since.
+    """
+    policy = read_policy(root)
+    changes = {stage: found for stage, found in find_changes(root).items() if stage in NIGHT_STAGES}
+    if changes:
+        raise DataError(f"not up to date: {_list(changes)}. Run 'epoxy run apply' to the end, then repeat.")
+    night = label_night(root)
+    counts = night.labeled.counts
+    if not (counts.new or counts.changed or counts.deleted):
+        return None
+    reason = f"{reason}: {counts.describe()}" if reason else counts.describe()
+    return _publish(root, policy, night, reason=reason, accept=accept, run_id=run_id)
+
+
+def _list(changes: Mapping[str, tuple[str, ...]]) -> str:
+    return "; ".join(f"{stage}: {', '.join(found[:3])}" for stage, found in changes.items())
+
+
+def _publish(
+    root: Path, policy: Policy, night: Night | None, *, reason: str, accept: str | None, run_id: str | None
+) -> Released:
     made = create_release(
         root,
         policy.gates,
+        night=night,
         reason=reason,
         accept=accept,
         run_id=run_id,

@@ -42,9 +42,13 @@ from flows.execute import (
     show_stages_in_terminal,
 )
 from flows.process import Commands
+from flows.release_flow import Reason, release_run
 from flows.results import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
 from flows.server import ServerError, find_api_url, start_temporary_server
-from tasks.errors import EpoxyError, StageError
+from tasks.errors import EpoxyError, ParamsError, StageError
+
+LONGEST_SECONDS = 24 * 3600
+"""After a day a run is stuck, as on a remote that neither answers nor refuses; each stage has its own limit, too."""
 
 _INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended: 128 + SIGINT."""
@@ -137,21 +141,37 @@ def _submit(stage: Stage, root: Path, needs: "Sequence[PrefectFuture[Any]]") -> 
     return future
 
 
-@flow(name="relabel", persist_result=False)
-def relabel(targets: list[str] | None = None, update: bool = False) -> State[Summary]:
+@flow(name="relabel", persist_result=False, timeout_seconds=LONGEST_SECONDS)
+def relabel(
+    targets: list[str] | None = None, update: bool = False, release: bool = False, reason: Reason = "scheduled"
+) -> State[Summary]:
     """Bring the pipeline whose root is the working directory, or `targets` and all they need, up to date.
 
-    Parameters
-    ----------
-    targets
-        Names of stages, as in dvc.yaml; all of them by default.
-    update
-        First ask the sources of imports (`dvc import-url`, `dvc import`) what is new.
+    Args:
+        targets: Names of stages, as in dvc.yaml; all of them by default.
+        update: First ask the sources of imports (dvc import-url, dvc import) what is new.
+        release: Release the labels afterwards, if the gates of release.yaml let them pass. Without targets only.
+        reason: Why; it is kept in the run record of the release.
     """
+    if release and targets:
+        raise ParamsError("a release needs the whole pipeline up to date; leave out targets, or do not release")
     root = Path.cwd()
     stages = _STAGES.get() or read_stages(root, targets or ())
     if update:
         stages = ask_for_updates(stages)
+    summary = bring_up_to_date(root, stages)
+    if summary.error:
+        return Failed(message=str(summary.error), data=summary)
+    _create_artifacts(root, summary)
+    if release:
+        made = release_run(root, reason=reason)
+        if made.is_failed():
+            return Failed(name=made.name, message=made.message, data=summary)
+    return Completed(message=_count(summary.reports), data=summary)
+
+
+def bring_up_to_date(root: Path, stages: Sequence[Stage]) -> Summary:
+    """What became of `stages` of the project at `root`, run inside a flow: one task each, whose lines go to its log."""
     logger = get_run_logger()
     for part in remove_leftovers(root, stages):
         logger.info("removed what a dead run left: %s", part.relative_to(root))
@@ -166,10 +186,7 @@ def relabel(targets: list[str] | None = None, update: bool = False) -> State[Sum
         _COMMANDS.reset(token)
     for line in summary.describe().splitlines():
         logger.info("%s", line)
-    if summary.error:
-        return Failed(message=str(summary.error), data=summary)
-    _create_artifacts(root)
-    return Completed(message=_count(summary.reports), data=summary)
+    return summary
 
 
 def _run_all(stages: Sequence[Stage], root: Path) -> Summary:
@@ -211,17 +228,19 @@ def _count(reports: Sequence[Report]) -> str:
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
 
 
-def _create_artifacts(root: Path) -> None:
+def _create_artifacts(root: Path, summary: Summary) -> None:
     if (root / REPORT_SUMMARY).is_file():
-        summary = (root / REPORT_SUMMARY).read_text()
-        create_markdown_artifact(summary, key="report-summary", description="What the labels are worth")
+        report = (root / REPORT_SUMMARY).read_text()
+        create_markdown_artifact(report, key="report-summary", description="What the labels are worth")
     if (root / LF_REPORT).is_file():
         with (root / LF_REPORT).open(newline="") as file:
             rows = list(csv.DictReader(file))
         create_table_artifact(rows, key="labeling-functions", description="Each labeling function")
-    places = [f"- {what}: `{root / path}`" for what, path in find_results(root).items()]
-    if places:
-        create_markdown_artifact("\n".join(places), key="results", description="Where the results are")
+    places = [f"- {what}: [`{path}`]({(root / path).as_uri()})" for what, path in find_results(root).items()]
+    ran = [f"| {one.name} | {one.outcome} | {one.seconds:.1f} s |" for one in summary.reports]
+    table = ["| stage | what became of it | time |", "|---|---|---|", *ran]
+    text = "\n".join([*table, "", *places])
+    create_markdown_artifact(text, key="results", description="What the run did and where the results are")
 
 
 def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False) -> Summary:

@@ -38,6 +38,50 @@ def release_command(reason: str, accept: str | None) -> None:
         _tell(made)
 
 
+@click.command("label-new")
+@click.option("--update", is_flag=True, help="First ask the sources of imports what is new.")
+@_REASON
+@click.option("--accept", metavar="REASON", help="Release even if gates fail; the reason is recorded with the figures.")
+def label_new_command(update: bool, reason: str, accept: str | None) -> None:
+    """Label rows that the current release does not know, with its model and support, and release them with the rest.
+
+    Nothing is fitted, and rows that the release knows keep their labels. Ingest and apply are brought up to date first;
+    the next `epoxy run` learns from the new rows.
+    """
+    with _in_project() as root:
+        from flows.gates import describe_gates
+        from flows.publish import publish_new_rows
+        from flows.releases import read_base
+
+        read_base(root)  # what cannot end well is told before anything runs
+        run_stages(root=root, target="apply", update=update)
+        made = publish_new_rows(root, reason=reason, accept=accept)
+        if made is None:
+            click.echo("nothing to do: no new, changed or deleted rows")
+            return
+        click.echo(describe_gates(made.gates))
+        _tell(made)
+
+
+def run_stages(*, root: Path, target: str, update: bool) -> None:
+    """Bring stage `target` and all that it needs up to date, without Prefect; output goes to standard error.
+
+    Raises
+    ------
+    EpoxyError
+        There is no such stage, or one of them failed.
+    """
+    from flows.bridge import read_stages, remove_leftovers
+    from flows.execute import TerminalListener, ask_for_updates, execute_stage, show_stages_in_terminal
+    from flows.process import Commands
+
+    stages = read_stages(root, [target])
+    remove_leftovers(root, stages)
+    show_stages_in_terminal()
+    for stage in ask_for_updates(stages) if update else stages:
+        execute_stage(stage, root=root, commands=Commands(), listener=TerminalListener(stage.name))
+
+
 @click.command("rollback")
 @click.argument("release", required=False)
 @_REASON

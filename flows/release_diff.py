@@ -185,11 +185,15 @@ class TracedVote:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """How one label came about: votes, model, code, and every act that made this release current."""
+    """How one label came about: votes, model, code, and every act that made this release current.
+
+    base: the release whose model and support labeled the item later; None where a run labeled it.
+    """
 
     release: str
     item_id: str | int
     label: str
+    base: str | None
     probabilities: dict[str, float]
     votes: tuple[TracedVote, ...]
     lf_sources: dict[str, str]
@@ -238,6 +242,7 @@ def trace_label(root: Path, name: str, item: str) -> Trace:
         release=release.id,
         item_id=row[ITEM_ID],
         label=row["label"],
+        base=pl.read_parquet(release.path / "rows.parquet").filter(mine)["base"].item(),
         probabilities={name: row[f"p_{name}"] for name in classes},
         votes=(*own, *extended),
         lf_sources=release.manifest.lf_sources,
@@ -251,6 +256,9 @@ def describe_trace(trace: Trace) -> str:
     best = sorted(trace.probabilities.items(), key=lambda one: -one[1])[:5]
     lines = [
         f"item {trace.item_id} in release {trace.release}: {trace.label}",
+        f"labeled by the model and support of release {trace.base}, without a refit"
+        if trace.base
+        else "labeled by a run of the pipeline",
         "probabilities: " + ", ".join(f"{name} {value:.4g}" for name, value in best),
         f"votes: {len(trace.votes) or 'none'}",
     ]

@@ -1,39 +1,62 @@
 """Releasing and rolling back as Prefect flows, so that a schedule or a click in the UI can do both."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from pydantic import Field
 
 from flows.gates import GateResult, describe_gates
 from flows.publish import publish_release, publish_rollback
 from flows.release_diff import compare_releases, describe_difference
 from flows.releases import RefusedError, Released, find_release
 
+# Prefect's run form shows what a flow's docstring says of parameters where it is written as here, under "Args".
+Reason = Annotated[str, Field(max_length=1000)]
+Accept = Annotated[str | None, Field(max_length=1000)]
+Target = Annotated[str | None, Field(max_length=64)]
+
 REFUSED = "Refused"
 """The name of the state (of type FAILED) of a run that gates stopped, for automations that tell it from a breakdown."""
 
+NOTHING_NEW = "NothingNew"
+"""The name of the state (of type COMPLETED) of a night that brought nothing to label."""
+
 
 @flow(name="release", persist_result=False)
-def release(reason: str = "scheduled", accept: str | None = None) -> State[Released]:
+def release(reason: Reason = "scheduled", accept: Accept = None) -> State[Released | None]:
     """Release what the pipeline in the working directory made, if the gates of release.yaml let it pass.
 
-    Parameters
-    ----------
-    reason
-        Why; it is in the release's run record.
-    accept
-        Why to release even if gates fail; leave it empty unless you looked at the figures.
+    Args:
+        reason: Why; it is kept in the run record of the release.
+        accept: Why to release even if gates fail. Leave it empty unless you looked at the figures.
     """
-    root, logger = Path.cwd(), get_run_logger()
+    return release_run(Path.cwd(), reason=reason, accept=accept or None)
+
+
+def release_run(root: Path, *, reason: str, accept: str | None = None) -> State[Released | None]:
+    """The state of releasing what the last run made, inside a flow; named `REFUSED` where gates failed."""
+    return show_release(root, lambda: publish_release(root, reason=reason, accept=accept, run_id=flow_run.get_id()))
+
+
+def show_release(root: Path, publish: Callable[[], Released | None]) -> State[Released | None]:
+    """The state of a release that `publish` makes, inside a flow, with its gates and changes as artifacts.
+
+    Named `REFUSED` where gates failed, `NOTHING_NEW` where there was nothing to release.
+    """
+    logger = get_run_logger()
     try:
-        made = publish_release(root, reason=reason, accept=accept or None, run_id=flow_run.get_id())
+        made = publish()
     except RefusedError as error:
         _show_gates(error.results)
         return Failed(name=REFUSED, message=str(error))
+    if made is None:
+        return Completed(name=NOTHING_NEW, message="no new, changed or deleted rows", data=None)
     _show_gates(made.gates)
     for line in describe_gates(made.gates).splitlines():
         logger.info("%s", line)
@@ -44,15 +67,14 @@ def release(reason: str = "scheduled", accept: str | None = None) -> State[Relea
 
 
 @flow(name="rollback", persist_result=False)
-def rollback(to: str | None = None, reason: str = "") -> State[Released]:
+def rollback(to: Target = None, reason: Reason = "") -> State[Released]:
     """Make an earlier release of the project in the working directory current again.
 
-    Parameters
-    ----------
-    to
-        The release's id or its first characters; by default the one made before the current one.
-    reason
-        Why; the same labels are not released again without somebody accepting them.
+    The labels left this way are not released again without somebody accepting them.
+
+    Args:
+        to: The release's id or its first characters; by default the one made before the current one.
+        reason: Why; it is kept in the run record.
     """
     root = Path.cwd()
     made = publish_rollback(root, find_release(root, to) if to else None, reason=reason, run_id=flow_run.get_id())
@@ -75,4 +97,6 @@ def _show_changes(root: Path, made: Released) -> None:
         text = "the first release" if made.previous is None else "nothing changed"
     else:
         text = describe_difference(compare_releases(root, made.previous, made.id))
-    create_markdown_artifact(f"```\n{text}\n```", key="release-changes", description=f"Release {made.id}")
+    report = made.path / "report.html"
+    text = f"```\n{text}\n```\n\nReport: [`{report.relative_to(root)}`]({report.as_uri()})"
+    create_markdown_artifact(text, key="release-changes", description=f"Release {made.id}")

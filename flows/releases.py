@@ -26,6 +26,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -34,8 +35,8 @@ import polars as pl
 import pydantic
 import yaml
 
-from flows.figures import Figures, Frozen, compare_labels, measure_figures
-from flows.gates import Comparison, GateResult, Verdict, check_gates, describe_gates, has_failed
+from flows.figures import Figures, Frozen, compare_labels, measure_figures, measure_new_rows
+from flows.gates import Comparison, GateResult, Verdict, check_gates, check_new_rows, describe_gates, has_failed
 from flows.lineage import (
     MOVES,
     Action,
@@ -51,7 +52,10 @@ from flows.lineage import (
 from flows.policy import GateLimits
 from tasks import artifacts, params, schemas
 from tasks.errors import DataError, GateError, ParamsError, StageError
+from tasks.label_new import LabeledRows, label_rows
 from tasks.params import read_params
+from tasks.release_rows import read_rows
+from tasks.saved_model import read_model
 from tasks.schemas import ITEM_ID
 
 FOLDER = Path("releases")
@@ -59,9 +63,11 @@ CURRENT = "current"
 LOG = "log.jsonl"
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
+ROWS = "rows.parquet"
 
 CONTENTS: Mapping[str, Path] = {
     "labels.parquet": artifacts.END_LABELS,
+    "model.parquet": artifacts.MODEL,
     "end_model.json": artifacts.END_MODEL,
     "label_model.json": artifacts.LABEL_MODEL,
     "thresholds.json": artifacts.THRESHOLDS,
@@ -72,7 +78,13 @@ CONTENTS: Mapping[str, Path] = {
     "params.yaml": Path(params.FILE),
 }
 """What a release holds, and where it comes from. The votes and where extended ones came from make each label
-explainable for as long as the release exists, whatever becomes of the cache."""
+explainable for as long as the release exists, whatever becomes of the cache; model and thresholds label new rows."""
+
+TABLES = ("labels", "votes", "provenance", "rows")
+"""What is another table in a release that labels new rows; all else is its base's."""
+
+NIGHT_STAGES = ("ingest", "apply")
+"""The stages that have to be up to date before new rows are labeled."""
 
 LOCK_SECONDS = 60.0
 """How long to wait for another releaser; it holds the lock for seconds."""
@@ -98,16 +110,30 @@ class FileEntry(Frozen):
     size: int
 
 
+class RowCounts(Frozen):
+    """What became of the base's rows, see `tasks.label_new.Counts`."""
+
+    kept: int
+    new: int
+    changed: int
+    deleted: int
+
+
 class Manifest(Frozen):
     """manifest.json: what a release is made of and from.
 
-    files: by name. inputs: DVC's hash of everything the pipeline read and wrote, by path, code included. lf_sources:
-    SHA-256 of each file below lfs/. sequence: when it was first made, counted, not timed. checksum: of the rest.
+    mode: `run`, the pipeline ran on all rows; `label-new`, rows that release `base` did not know were labeled with its
+    model, and `rows` counts them. files: by name. inputs: DVC's hash of everything the pipeline read and wrote, by
+    path, code included (label-new: the base's, and what tells the new rows). lf_sources: SHA-256 of each file below
+    lfs/. sequence: when it was first made, counted, not timed. checksum: of the rest.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     id: str
     sequence: int
+    mode: Literal["run", "label-new"]
+    base: str | None
+    rows: RowCounts | None
     classes: tuple[str, ...]
     items: int
     labels: dict[str, int]
@@ -154,6 +180,14 @@ class Listed:
     last: Record | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """New rows, labeled and not released yet. inputs: DVC's hashes of what NIGHT_STAGES read and wrote."""
+
+    labeled: LabeledRows
+    inputs: Mapping[str, str]
+
+
 class RefusedError(GateError):
     """Gates failed; `results` has the figures."""
 
@@ -166,12 +200,13 @@ def create_release(
     root: Path,
     limits: GateLimits,
     *,
+    night: Night | None = None,
     reason: str = "",
     accept: str | None = None,
     run_id: str | None = None,
     carry: Callable[[str], None] | None = None,
 ) -> Released:
-    """The release of what data/ holds now; it is current when this returns.
+    """The release of what data/ holds now, or of the current release with `night`; it is current when this returns.
 
     Content that is a release already is made current again, not copied. `accept`: why to release even where gates
     fail; it is recorded. `carry` is called with the release's id when its folder is complete and not current yet.
@@ -183,17 +218,19 @@ def create_release(
     DataError, ParamsError
         An artifact is missing, damaged, or not the one of the last complete run; nothing has changed.
     StageError
-        Another process is releasing, or the folder cannot be written.
+        Another process is releasing, or has released since `night` was labeled, or the folder cannot be written.
     """
     if accept is not None and not accept.strip():
         raise ParamsError("accepting failed gates needs a reason; got an empty one")
     with _locked(root) as folder:
         notes = _finish_last(folder)
         part = Path(tempfile.mkdtemp(prefix=".candidate.", suffix=_PART, dir=folder))
-        manifest = _stage(root, part)
         previous = _read_current(folder)
+        if night and night.labeled.base != previous:
+            raise StageError(f"{FOLDER / CURRENT} became {previous} meanwhile. Repeat: epoxy label-new.")
+        manifest = _stage(root, part, night)
         log = read_log(folder / LOG)
-        results = _judge(folder, limits, part, manifest, previous, log)
+        results = _judge(folder, limits, part, manifest, previous, log, night)
         refused = has_failed(results) and accept is None
         record = _make_record(
             root,
@@ -402,7 +439,7 @@ def read_release(root: Path, name: str = CURRENT) -> Release:
         raise _damaged(identity, MANIFEST, "its checksum does not match")
     if identity != manifest.id or identity != _identify(manifest.files, manifest.inputs):
         raise _damaged(identity, MANIFEST, "it is of another release")
-    if set(manifest.files) != {*CONTENTS, FIGURES}:
+    if set(manifest.files) != {*CONTENTS, FIGURES, ROWS}:
         raise _damaged(identity, MANIFEST, "it names other files")
     return Release(id=identity, path=path, manifest=manifest)
 
@@ -586,36 +623,80 @@ def _read_current(folder: Path) -> str | None:
     return target
 
 
-def _stage(root: Path, part: Path) -> Manifest:
+def label_night(root: Path) -> Night:
+    """The rows below `root` that the current release does not know, labeled with its model.
+
+    Raises
+    ------
+    DataError
+        There is no release, it is damaged, or what labels rows changed since it was made.
+    """
+    base = verify_release(root, read_base(root).id)
+    pipeline = _read_pipeline(root, NIGHT_STAGES)
+    _require_same_params(base.path / params.FILE, pipeline)
+    labeled = label_rows(root, base.path, base.id, read_params(base.path))
+    return Night(labeled=labeled, inputs=pipeline.hashes)
+
+
+def read_base(root: Path) -> Release:
+    """The current release, if the labeling functions below `root` are those that its model knows.
+
+    Raises
+    ------
+    DataError
+        There is no release, it is damaged, or labeling functions or params changed since it was made.
+    """
+    base = read_release(root)
+    sources = _hash_lfs(root)
+    known = base.manifest.lf_sources
+    changed = sorted(path for path in {*sources, *known} if sources.get(path) != known.get(path))
+    mine, its = read_params(root), read_params(base.path)
+    changed += [f"params.yaml: {name}" for name in ("classes", "apply") if getattr(mine, name) != getattr(its, name)]
+    if changed:
+        raise DataError(
+            f"{', '.join(changed)} changed since release {base.id}, whose model would not know what the votes mean. Run "
+            "'epoxy run', then 'epoxy release'."
+        )
+    return base
+
+
+def _stage(root: Path, part: Path, night: Night | None) -> Manifest:
     """The manifest of the candidate, after all its files are in `part`, checked."""
     part.chmod(0o755)  # mkdtemp's are for their maker alone
-    pipeline = _read_pipeline(root)
-    files = {}
-    for name, source in CONTENTS.items():
-        copied = _copy(root / source, part / name)
-        files[name] = copied.entry
-        known = pipeline.hashes.get(str(source))
-        if known is not None and known != copied.md5:
-            raise DataError(f"{source} is not the one in dvc.lock. Run 'epoxy run' to the end, then release.")
+    base = read_release(root, night.labeled.base) if night else None
+    pipeline = _read_pipeline(root, NIGHT_STAGES if night else None)
+    files = _copy_base(part, base) if base else _copy_run(root, part, pipeline)
     checked = read_params(part)
-    _require_same_params(part / params.FILE, pipeline)
+    if night:
+        _require_unchanged(root, night, pipeline)
+        for name, schema in _schemas(checked.classes, night.labeled.votes).items():
+            _write_table(part / f"{name}.parquet", getattr(night.labeled, name), schema)
+    else:
+        _require_same_params(part / params.FILE, pipeline)
+        _write_table(part / ROWS, read_rows(root), schemas.ROWS)
     _validate_contents(part, checked.classes)
     figures = measure_figures(root, part, checked)
     _write_file(part / FIGURES, _encode(figures))
-    files[FIGURES] = _digest(part / FIGURES)
+    for path in part.iterdir():
+        if path.name not in files:
+            files[path.name] = _digest(path)
     lf_sources = _hash_lfs(root)
-    if _read_pipeline(root).hashes != pipeline.hashes:
+    if _read_pipeline(root, NIGHT_STAGES if night else None).hashes != pipeline.hashes:
         raise DataError("dvc.lock changed while it was being released. Wait for the run to end, then release.")
     commit = _read_commit(root)
+    inputs = {**base.manifest.inputs, **pipeline.hashes} if base else pipeline.hashes
     manifest = Manifest(
-        format=1,
-        id=_identify(files, pipeline.hashes),
+        format=2,
+        id=_identify(files, inputs),
         sequence=_next_sequence(part.parent, read_log(part.parent / LOG)),
+        mode="label-new" if night else "run",
+        base=base.id if base else None,
+        rows=RowCounts(**vars(night.labeled.counts)) if night else None,
         classes=checked.classes,
         items=figures.items,
         labels=figures.labels,
-        files=files,
-        inputs=pipeline.hashes,
+        files=dict(sorted(files.items())),
+        inputs=dict(sorted(inputs.items())),
         lf_sources=lf_sources,
         packages=_read_versions(),
         python=".".join(str(number) for number in sys.version_info[:3]),
@@ -627,6 +708,53 @@ def _stage(root: Path, part: Path) -> Manifest:
     _write_file(part / MANIFEST, _encode(manifest))
     _sync(part)
     return manifest
+
+
+def _copy_run(root: Path, part: Path, pipeline: "_Pipeline") -> dict[str, FileEntry]:
+    """The files of the last run, copied to `part`."""
+    files = {}
+    for name, source in CONTENTS.items():
+        copied = _copy(root / source, part / name)
+        files[name] = copied.entry
+        known = pipeline.hashes.get(str(source))
+        if known is not None and known != copied.md5:
+            raise DataError(f"{source} is not the one in dvc.lock. Run 'epoxy run' to the end, then release.")
+    return files
+
+
+def _copy_base(part: Path, base: Release) -> dict[str, FileEntry]:
+    """The files of `base` that labeling new rows leaves as they are, copied to `part`."""
+    files = {}
+    for name in CONTENTS:
+        if name.removesuffix(".parquet") not in TABLES:
+            files[name] = _copy(_check_file(base, name), part / name).entry
+    return files
+
+
+def _require_unchanged(root: Path, night: Night, pipeline: "_Pipeline") -> None:
+    """Check that what `night` was labeled from is still there."""
+    paths = (artifacts.ITEMS, artifacts.EMBEDDINGS, artifacts.VOTES, artifacts.VALID_GOLD)
+    for path in paths:
+        with (root / path).open("rb") as stored:
+            found = hashlib.file_digest(stored, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+        if pipeline.hashes != night.inputs or pipeline.hashes.get(str(path)) != found:
+            raise DataError(f"{path} changed while its new rows were labeled. Wait for the run to end, then repeat.")
+
+
+def _schemas(classes: Sequence[str], votes: pl.DataFrame) -> dict[str, schemas.TableSchema]:
+    """The schemas of TABLES."""
+    k = len(classes)
+    return {
+        "labels": schemas.end_labels(classes),
+        "votes": schemas.votes(k, votes.columns),
+        "provenance": schemas.provenance(k, votes.schema[ITEM_ID]),
+        "rows": schemas.ROWS,
+    }
+
+
+def _write_table(path: Path, table: pl.DataFrame, schema: schemas.TableSchema) -> None:
+    artifacts.write_table(path, table, schema)
+    path.chmod(0o444)
 
 
 def _publish(folder: Path, part: Path, manifest: Manifest) -> bool:
@@ -644,7 +772,13 @@ def _publish(folder: Path, part: Path, manifest: Manifest) -> bool:
 
 
 def _judge(
-    folder: Path, limits: GateLimits, part: Path, manifest: Manifest, previous: str | None, log: Log
+    folder: Path,
+    limits: GateLimits,
+    part: Path,
+    manifest: Manifest,
+    previous: str | None,
+    log: Log,
+    night: Night | None,
 ) -> tuple[GateResult, ...]:
     figures = Figures.model_validate_json(_read_bytes(part / FIGURES))
     if previous is None:
@@ -658,6 +792,8 @@ def _judge(
         flips = compare_labels(read_labels(last), labels)
         against = Comparison(last=read_figures(last), flipped=flips.share)
     results = check_gates(limits, figures, against)
+    if night and against:
+        results += check_new_rows(limits, measure_new_rows(night.labeled, against.last), against.last)
     return (*results, *([] if previous == manifest.id else [_check_rolled_back(manifest.id, log)]))
 
 
@@ -743,19 +879,20 @@ def _next_sequence(folder: Path, log: Log) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pipeline:
-    """dvc.lock: the hash of every path it names and the params of every stage."""
+    """dvc.lock: the hash of every path it names and the params of stages."""
 
     hashes: dict[str, str]
     params: dict[str, Any]
 
 
-def _read_pipeline(root: Path) -> _Pipeline:
+def _read_pipeline(root: Path, only: Sequence[str] | None = None) -> _Pipeline:
+    """What dvc.lock says of all stages, or of those in `only`."""
     path = root / "dvc.lock"
     try:
-        stages = yaml.safe_load(_read_bytes(path))["stages"].values()
+        stages = yaml.safe_load(_read_bytes(path))["stages"]
         hashes: dict[str, str] = {}
         values: dict[str, Any] = {}
-        for stage in stages:
+        for stage in stages.values() if only is None else [stages[name] for name in only]:
             for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
                 place, content = str(entry["path"]), str(entry.get("md5") or entry.get("etag") or entry.get("checksum"))
                 if hashes.setdefault(place, content) != content:
@@ -782,6 +919,11 @@ def _validate_contents(path: Path, classes: Sequence[str]) -> None:
     votes = artifacts.read_votes(path / "votes.parquet", k)
     artifacts.require_same_items(path / "labels.parquet", labels, path / "votes.parquet", votes)
     artifacts.read_table(path / "provenance.parquet", schemas.provenance(k, votes.schema[ITEM_ID]))
+    rows = artifacts.read_table(path / ROWS, schemas.ROWS)
+    artifacts.require_same_items(path / "labels.parquet", labels, path / ROWS, rows)
+    model = read_model(path / "model.parquet")
+    if model.classes != tuple(classes) or [ITEM_ID, *model.lfs] != votes.columns:
+        raise DataError(f"{CONTENTS['model.parquet']}: is of other classes or labeling functions. Run 'epoxy run'.")
     for name in ("end_model.json", "label_model.json", "metrics.json", "thresholds.json"):
         try:
             value = json.loads(_read_bytes(path / name))

@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
@@ -99,8 +100,10 @@ def serve(*, root: Path, port: int = PORT) -> None:
         command = [*_PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", "epoxy"]
         running["worker"] = stack.enter_context(_running(command, root, api_url=api_url))
         _wait_for_pool(api_url, pool, running["worker"])
+        _limit_pool(api_url, pool)
         print(f"worker   pool {pool}", flush=True)
         deploy(root=root, api_url=api_url)
+        notify(api_url=api_url)
         print(f"deployed {DEPLOYMENTS}; Ctrl-C ends everything", flush=True)
         while all(guard.poll() is None for guard in running.values()):
             time.sleep(1.0)
@@ -123,6 +126,33 @@ def deploy(*, root: Path, api_url: str) -> None:
         raise ServerError(f"{root / DEPLOYMENTS}: Prefect could not deploy it:\n{done.stdout}{done.stderr}")
 
 
+def notify(*, api_url: str) -> bool:
+    """Whether the server at `api_url` now posts how runs end, which it does where EPOXY_NOTIFY_URL says so.
+
+    Raises
+    ------
+    ParamsError
+        EPOXY_NOTIFY_URL is no address.
+    ServerError
+        The server refused.
+    """
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.notify import URL_VARIABLE, read_url, set_up_notifications
+
+    url = read_url()
+    if url is None:
+        return False
+    try:
+        with temporary_settings({PREFECT_API_URL: api_url}):
+            names = set_up_notifications(url)
+    except (httpx.HTTPError, PrefectException) as error:
+        raise ServerError(f"{api_url}: notifications could not be set up ({type(error).__name__})") from None
+    print(f"notices  automations {', '.join(names)}: posted to {URL_VARIABLE}", flush=True)
+    return True
+
+
 _PREFECT = (sys.executable, "-m", "prefect")
 
 
@@ -133,8 +163,9 @@ def _ui(api_url: str) -> str:
 def _start(command: Sequence[str], *, cwd: Path, api_url: str | None, is_quiet: bool) -> "subprocess.Popen[bytes]":
     env = make_environment({**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
     if api_url:
-        # The second is what the UI asks; a server tells it Prefect's default port, whatever port it was given.
-        env.update(PREFECT_API_URL=api_url, PREFECT_UI_API_URL=api_url)
+        # The second is what the UI asks, the third what notifications link to; a server tells them Prefect's default
+        # port, whatever port it was given.
+        env.update(PREFECT_API_URL=api_url, PREFECT_UI_API_URL=api_url, PREFECT_UI_URL=_ui(api_url))
     output = subprocess.DEVNULL if is_quiet else None
     # In a group of its own: Ctrl-C ends this process first, which then ends them in order.
     return start_guarded(command, cwd=cwd, env=env, stdout=output, stderr=output, process_group=0)
@@ -163,10 +194,29 @@ def _wait_for(api_url: str, guard: "subprocess.Popen[bytes]") -> None:
 
 def _wait_for_pool(api_url: str, pool: str, guard: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while httpx.get(f"{api_url}/work_pools/{pool}", timeout=10.0).status_code != httpx.codes.OK:
+    while not _is_done(httpx.get, f"{api_url}/work_pools/{pool}"):
         if guard.poll() is not None or time.monotonic() > deadline:
             raise ServerError(f"the worker did not create its pool '{pool}'; its last words are above")
         time.sleep(0.2)
+
+
+def _limit_pool(api_url: str, pool: str) -> None:
+    """Let the pool run one flow at a time: all of them write the same project, and would wait for each other inside."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not _is_done(httpx.patch, f"{api_url}/work_pools/{pool}", json={"concurrency_limit": 1}):
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"the pool '{pool}' could not be limited to one flow at a time; is the server overloaded?"
+            )
+        time.sleep(0.2)
+
+
+def _is_done(request: Callable[..., httpx.Response], url: str, **options: Any) -> bool:
+    """Whether the server did as asked; one with much to do refuses for a moment, or answers later."""
+    try:
+        return request(url, timeout=10.0, **options).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _read_pool(root: Path) -> str:

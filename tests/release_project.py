@@ -5,10 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import yaml
 
 from tasks import artifacts, schemas
+from tasks.core.end_model import EndParameters, SoftmaxRegression, SpectralMap
+from tasks.core.evidence import EvidenceParameters
+from tasks.extension_tables import Thresholds
+from tasks.params import Metric
+from tasks.saved_model import SavedModel, write_model
 
 CLASSES = ("ham", "spam")
 
@@ -92,17 +98,50 @@ def write_run(root: Path, run: Run) -> None:
         }
     )
     artifacts.write_table(root / artifacts.NEIGHBORS, near, schemas.neighbors(near.columns, pl.String))
-    artifacts.write_json(root / artifacts.THRESHOLDS, {"thresholds": {"offer": None, "hello": run.threshold}})
+    thresholds = Thresholds(
+        metric=Metric.COSINE,
+        method="fixed",
+        objective=None,
+        chosen_on="nothing",
+        curve_metric="none",
+        thresholds={lf: run.threshold if lf == "hello" else None for lf in run.votes},
+    )
+    artifacts.write_json(root / artifacts.THRESHOLDS, thresholds.model_dump(mode="json"))
     artifacts.write_json(
         root / artifacts.LABEL_MODEL, {"kind": "majority_vote", "class_balance": [run.balance, 1 - run.balance]}
     )
     artifacts.write_json(root / artifacts.END_MODEL, {"bandwidth": 0.5})
+    write_model(root / artifacts.MODEL, make_model(tuple(run.votes), run.balance))
     artifacts.write_json(root / artifacts.METRICS, {"valid": {"majority_vote": {"accuracy": 1.0}}})
     artifacts.write_text(root / artifacts.REPORT, f"<!doctype html>\n<!-- {run.comment} -->\n")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False) + f"# {run.comment}\n")
     (root / "lfs").mkdir(exist_ok=True)
     (root / "lfs" / "spam.py").write_text("# labeling functions\n")
     write_lock(root)
+
+
+def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
+    """A model without gold that knows two classes in two dimensions: (1, 0) is ham, (0, 1) is spam."""
+    pure = SoftmaxRegression(coef=np.eye(2), intercept=np.zeros(2))
+    half = np.array([balance, 1 - balance])
+    return SavedModel(
+        classes=CLASSES,
+        lfs=lfs,
+        metric=Metric.COSINE,
+        shipped="end_model",
+        center=np.zeros(2, np.float32),
+        scale=1.0,
+        spectral_map=SpectralMap(mean=np.zeros(2), projection=np.eye(2)),
+        head=pure,
+        reliability=np.ones((len(lfs), 2)),
+        bandwidth=0.5,
+        evidence=EvidenceParameters(
+            class_balance=half, local=half, both=half, means=np.array([1, 1, np.nan]), weights=None, offsets=None
+        ),
+        end=EndParameters(student=pure, confidence=1.0, gold=None),
+        gold_vectors=np.empty((0, 2), np.float32),
+        gold_classes=np.empty(0, np.int64),
+    )
 
 
 def write_lock(root: Path) -> None:
@@ -113,10 +152,30 @@ def write_lock(root: Path) -> None:
         for path in sorted(made)
     ]
     params = yaml.safe_load((root / "params.yaml").read_text())
-    stage = {
-        "cmd": "all",
-        "deps": [{"path": "raw", "hash": "md5", "md5": "0" * 32 + ".dir"}],
-        "params": {"params.yaml": params},
-        "outs": outs,
+    stages = {}
+    for name, sections in (("ingest", ["classes", "ingest"]), ("apply", ["classes", "apply"]), ("all", list(params))):
+        stages[name] = {
+            "cmd": name,
+            "deps": [{"path": "raw", "hash": "md5", "md5": "0" * 32 + ".dir"}],
+            "params": {"params.yaml": {section: params[section] for section in sections}},
+            "outs": [out for out in outs if name == "all" or f"/{name}/" in out["path"]],
+        }
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def add_rows(root: Path, rows: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Let ingest and apply have found `rows` of train as well, ids and embeddings; no LF votes on them."""
+    ids = pl.Series("item_id", [one for one, _ in rows], dtype=pl.String)
+    more = {
+        artifacts.ITEMS: (pl.DataFrame({"item_id": ids, "split": ["train"] * len(ids)}), schemas.ITEMS),
+        artifacts.EMBEDDINGS: (
+            pl.DataFrame([ids, pl.Series("embedding", [one for _, one in rows], dtype=pl.Array(pl.Float32, 2))]),
+            schemas.embeddings(2),
+        ),
     }
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"all": stage}}))
+    votes = pl.read_parquet(root / artifacts.VOTES)
+    silent = pl.DataFrame([ids, *(pl.Series(lf, [-1] * len(ids), dtype=pl.Int8) for lf in votes.columns[1:])])
+    more[artifacts.VOTES] = (silent, schemas.votes(2, votes.columns))
+    for path, (table, schema) in more.items():
+        artifacts.write_table(root / path, pl.concat([pl.read_parquet(root / path), table]).sort("item_id"), schema)
+    write_lock(root)

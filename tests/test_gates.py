@@ -7,13 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.figures import EmbeddingFigures, Figures, LfFigures, SimilarityFigures, ValidScores, compare_labels
-from flows.gates import Comparison, GateResult, Verdict, check_gates, describe_gates, has_failed
+from flows.figures import (
+    EmbeddingFigures,
+    Figures,
+    LfFigures,
+    NewRows,
+    SimilarityFigures,
+    ValidScores,
+    compare_labels,
+)
+from flows.gates import Comparison, GateResult, Verdict, check_gates, check_new_rows, describe_gates, has_failed
 from flows.policy import GateLimits, read_policy
 from tasks.errors import ParamsError
 
 LIMITS = GateLimits.model_validate({"minimum_lf_votes": 10})
-OFF = GateLimits.model_validate({name: None for name in GateLimits.model_fields if name[:7] in ("minimum", "maximum") and name != "minimum_lf_votes"} | {"columns": "any"})  # fmt: skip
+OFF = GateLimits.model_validate({name: None for name in GateLimits.model_fields if name[:7] in ("minimum", "maximum") and name not in ("minimum_lf_votes", "minimum_new_rows")} | {"columns": "any"})  # fmt: skip
 
 
 def lf(votes=20, coverage=0.2, agreement=0.9):
@@ -234,3 +242,21 @@ def test_no_figure_is_nan():
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError):
             ValidScores(gold=1, accuracy=value, macro_f1=0.0)
+
+
+def test_new_rows_are_compared_with_all_that_the_release_knows():
+    new = NewRows(
+        rows=100,
+        embeddings=EmbeddingFigures(metric="cosine", width=2, centroid=(3.0, 4.0), spread=0.0),
+        similarity=SimilarityFigures(quantiles=(0.0, 0.2, 0.4), deviation=0.1),
+    )
+    centroid, similarity = check_new_rows(LIMITS, new, BASE)
+    # (3, 4) is 5 away, and the spread is 2; (0 + .3 + .6) / 3 is .3, and the deviation is .5.
+    assert (centroid.value, centroid.limit, centroid.verdict) == (5 / 2, 0.5, Verdict.FAILED)
+    assert similarity.value == pytest.approx(0.3 / 0.5) and similarity.verdict is Verdict.FAILED
+    assert {one.verdict for one in check_new_rows(OFF, new, BASE)} == {Verdict.OFF}
+    few = check_new_rows(LIMITS, NewRows(rows=99, embeddings=new.embeddings, similarity=None), BASE)
+    assert {one.verdict for one in few} == {Verdict.NOT_COMPARED}
+    # No neighbor at all, where the release had some.
+    lonely = check_new_rows(LIMITS, NewRows(rows=100, embeddings=new.embeddings, similarity=None), BASE)
+    assert lonely[1].verdict is Verdict.FAILED

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from release_project import CLASSES, Run, write_lock, write_run
+from release_project import CLASSES, Run, add_rows, write_lock, write_run
 
 from flows import lineage, releases
 from flows.lineage import Action, read_log
@@ -31,6 +31,7 @@ from flows.releases import (
     RefusedError,
     create_release,
     find_release,
+    label_night,
     list_releases,
     prune_releases,
     read_labels,
@@ -836,3 +837,108 @@ def test_current_that_fell_behind_the_log_follows_it(root):
     releases._point(root / "releases", first)  # as if killed between the two steps
     made = create_release(root, OPEN)
     assert made.id == second and "the log says" in made.notes[0]
+
+
+# Nights without a refit
+
+NIGHT = OPEN.model_copy(update={"maximum_neighbor_shift": None, "maximum_centroid_shift": None})
+"""For releases of so few rows that each new one moves the whole."""
+
+
+def test_a_night_labels_new_rows_and_leaves_the_others_alone(root):
+    before = release(root)
+    add_rows(root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
+    made = create_release(root, NIGHT, night=label_night(root))
+    manifest = verify_release(root, made.id).manifest
+    assert (manifest.mode, manifest.base, manifest.items) == ("label-new", before, 6)
+    assert manifest.rows is not None and manifest.rows.model_dump() == {"kept": 4, "new": 2, "changed": 0, "deleted": 0}
+    assert read_release(root, before).manifest.mode == "run"
+    labels = read_labels(read_release(root))
+    assert labels.head(4).equals(read_labels(read_release(root, before)))
+    assert labels["label"].tail(2).to_list() == ["spam", "ham"]
+    # `hello` votes ham on a, whose embedding f has: its vote is lent.
+    lent = pl.read_parquet(made.path / "provenance.parquet").filter(pl.col("item_id") == "f")
+    assert lent.select("lf", "neighbor", "similarity").rows() == []  # a is valid, and only train lends
+    for name in set(CONTENTS) - {"labels.parquet", "votes.parquet", "provenance.parquet"}:
+        assert (made.path / name).read_bytes() == (root / "releases" / before / name).read_bytes()
+    assert verify_all(root) == ()
+    assert f"model and support of release {before}" in describe_trace(trace_label(root, "current", "e"))
+    assert "labeled by a run" in describe_trace(trace_label(root, "current", "a"))
+    difference = compare_releases(root, before, made.id)
+    assert (difference.labels.new, difference.labels.flipped.height) == (2, 0)
+
+
+def test_the_next_night_goes_on_from_the_last_and_a_run_takes_over(root):
+    first = release(root)
+    add_rows(root, [("e", (0.0, 1.0))])
+    second = create_release(root, NIGHT, night=label_night(root)).id
+    add_rows(root, [("g", (1.0, 0.0))])
+    third = create_release(root, NIGHT, night=label_night(root))
+    rows = pl.read_parquet(third.path / "rows.parquet")
+    assert dict(rows.select("item_id", "base").iter_rows()) == {
+        **dict.fromkeys("abcd"), "e": first, "g": second,
+    }  # fmt: skip
+    assert label_night(root).labeled.counts.describe() == "0 new, 0 changed, 0 deleted, 6 kept"
+    assert release(root, A, NIGHT) == first  # the same content as at first
+    assert roll_back(root, third.id).id == third.id
+
+
+def test_the_same_night_has_the_same_id_wherever(root, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_run(other, A)
+    made = []
+    for project in (root, other):
+        release(project)
+        add_rows(project, [("e", (0.0, 1.0))])
+        made.append(create_release(project, NIGHT, night=label_night(project)).id)
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("lfs/spam.py", "# labeling", "# other", "lfs/spam.py changed"),
+        ("params.yaml", "- ham", "- eggs", "params.yaml: classes changed"),
+        ("params.yaml", "source: lfs/spam.py", "source: lfs/other.py", "params.yaml: apply changed"),
+    ],
+)
+def test_other_votes_than_the_model_knows_are_refused(root, file, old, new, named):
+    release(root)
+    (root / file).write_text((root / file).read_text().replace(old, new))
+    with pytest.raises(DataError, match=rf"{named} since release \w+, .* Run 'epoxy run', then 'epoxy release'"):
+        label_night(root)
+
+
+def test_a_night_without_a_release_says_what_to_do(root):
+    with pytest.raises(DataError, match="there is no release yet"):
+        label_night(root)
+
+
+def test_what_changes_meanwhile_stops_the_release_of_a_night(root):
+    first = release(root)
+    add_rows(root, [("e", (0.0, 1.0))])
+    night = label_night(root)
+    add_rows(root, [("f", (0.0, 1.0))])
+    with pytest.raises(DataError, match="changed while its new rows were labeled"):
+        create_release(root, NIGHT, night=night)
+    night = label_night(root)
+    (root / artifacts.VOTES).write_bytes((root / artifacts.END_LABELS).read_bytes())
+    with pytest.raises(DataError, match=r"votes\.parquet changed while"):
+        create_release(root, NIGHT, night=night)
+    assert release(root, B) != first
+    with pytest.raises(StageError, match=r"became .* meanwhile"):
+        create_release(root, NIGHT, night=night)
+
+
+def test_new_rows_of_another_kind_are_refused(root):
+    limits = NIGHT.model_copy(update={"minimum_new_rows": 2})
+    first = release(root)
+    add_rows(root, [("e", (-1.0, 0.0))])
+    few = create_release(root, limits, night=label_night(root))
+    assert {one.note for one in few.gates if one.gate.startswith("new rows")} == {"1 new rows, fewer than 2"}
+    roll_back(root, first)
+    add_rows(root, [("f", (0.0, -1.0))])
+    with pytest.raises(RefusedError, match=r"new rows: centroid shift .* FAILED"):
+        create_release(root, limits, night=label_night(root))
+    assert find_release(root, "current") == first

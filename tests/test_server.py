@@ -1,10 +1,14 @@
 """prefect.yaml says only what Prefect reads, and a schedule really runs the pipeline."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +52,41 @@ def test_prefect_yaml_has_no_key_that_prefect_ignores() -> None:
     assert typo == ["deployments.entry_point"]
 
 
-def test_the_nightly_deployment_is_what_the_readme_says() -> None:
+DEPLOYED = {
+    "relabel/nightly": True,
+    "label-new/new-rows": False,
+    "relabel/retune": False,
+    "release/by-hand": None,
+    "rollback/by-hand": None,
+}
+"""Whether the schedule of each deployment is on; None where there is none."""
+
+
+def test_deployments_are_what_the_readme_says_and_their_parameters_are_those_of_their_flows() -> None:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import ConcurrencyLimitStrategy
     from prefect.client.schemas.schedules import CronSchedule
+    from prefect.exceptions import SignatureMismatchError
     from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
 
-    (nightly,) = read_deployments()
-    assert nightly["name"] == "nightly"
-    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": ConcurrencyLimitStrategy.CANCEL_NEW.value}
-    (schedule,) = nightly["schedules"]
-    DeploymentScheduleCreate(schedule=CronSchedule(**schedule))
-    path, _, name = nightly["entrypoint"].partition(":")
-    assert load_flow_from_entrypoint(f"{ROOT / path}:{name}").name == "relabel"
+    found: dict[str, bool | None] = {}
+    for deployment in read_deployments():
+        path, _, name = deployment["entrypoint"].partition(":")
+        flow = load_flow_from_entrypoint(f"{ROOT / path}:{name}")
+        flow.validate_parameters(deployment.get("parameters", {}))
+        with pytest.raises(SignatureMismatchError):
+            flow.validate_parameters({"reson": "a typo"})
+        for parameter, shown in parameter_schema(flow.fn).properties.items():
+            assert shown.get("description"), f"the run form says nothing of {flow.name}'s {parameter}"
+        is_on = None
+        for schedule in deployment["schedules"]:
+            is_on = schedule.pop("active", True)
+            DeploymentScheduleCreate(schedule=CronSchedule(**schedule))
+        found[f"{flow.name}/{deployment['name']}"] = is_on
+        limit = deployment["concurrency_limit"]
+        assert limit["limit"] == 1 and limit["collision_strategy"] in [one.value for one in ConcurrencyLimitStrategy]
+    assert found == DEPLOYED
 
 
 def test_nothing_answers_where_nothing_runs() -> None:
@@ -91,7 +117,7 @@ def find_free_port() -> int:
 
 
 def wait_for_runs(api_url: str, state: str, count: int, server: "subprocess.Popen[bytes]") -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert server.poll() is None
         if is_answering(api_url):
@@ -103,16 +129,80 @@ def wait_for_runs(api_url: str, state: str, count: int, server: "subprocess.Pope
     raise AssertionError(f"no {count} {state} runs in time")
 
 
+class Receiver(HTTPServer):
+    """A webhook on this machine that keeps what is posted to it; its address holds a secret."""
+
+    secret = "a6f1c2b4"
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(handler) -> None:
+                assert handler.path == f"/{self.secret}"
+                assert handler.headers["Content-Type"] == "application/json"
+                self.posted.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+                handler.send_response(204)
+                handler.end_headers()
+
+            def log_message(handler, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{self.secret}"
+
+    def wait_for(self, outcome: str, server: "subprocess.Popen[bytes]") -> dict[str, Any]:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            assert server.poll() is None
+            for body in self.posted:
+                if body["outcome"] == outcome:
+                    return body
+            time.sleep(0.2)
+        raise AssertionError(f"nothing {outcome} was posted in time: {self.posted}")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.shutdown()
+    receiver.server_close()
+
+
+def refuse(api_url: str) -> None:
+    """A run of a flow called `release` that ends as one does whose gates failed, with a message that needs quoting."""
+    from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.states import Failed
+
+    from flows.release_flow import REFUSED
+
+    @flow(name="release")
+    def end() -> Any:
+        return Failed(name=REFUSED, message='coverage\n"0.4"  {{ limit }}')
+
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        assert end(return_state=True).name == REFUSED
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_scheduled_run_really_completes(toy: Toy, tmp_path: Path) -> None:
-    (nightly,) = read_deployments()
-    nightly["schedules"] = [{"interval": 5}]
+@pytest.mark.timeout(600)
+def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
+    toy: Toy, tmp_path: Path, receiver: Receiver
+) -> None:
+    nightly = read_deployments()[0]
+    nightly |= {"schedules": [{"interval": 5}], "parameters": {}}
     nightly["entrypoint"] = "flows.relabel.relabel"
     (toy.root / "prefect.yaml").write_text(yaml.safe_dump({"name": "toy", "deployments": [nightly]}))
     port = find_free_port()
     environment = {
         **os.environ,
+        "EPOXY_NOTIFY_URL": receiver.url,
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
@@ -132,10 +222,27 @@ def test_a_scheduled_run_really_completes(toy: Toy, tmp_path: Path) -> None:
         body = {"flow_runs": {"id": {"any_": [min(runs, key=lambda run: run["start_time"])["id"]]}}}
         tasks = httpx.post(f"{make_api_url(port)}/task_runs/filter", json=body, timeout=30).json()
         assert {task["name"]: task["state_name"] for task in tasks}["evaluate"] == "Completed"
+        told = receiver.wait_for("completed", server)
+        assert (told["flow"], told["state"]) == ("relabel", "Completed")
+        assert told["run"] in {run["name"] for run in wait_for_runs(make_api_url(port), "Completed", 1, server)}
+        assert told["url"].startswith(f"http://127.0.0.1:{port}/runs/flow-run/")
+        refuse(make_api_url(port))
+        told = receiver.wait_for("refused", server)
+        assert told["message"] == 'coverage\n"0.4"  {{ limit }}' and "Refused" in told["text"]
+        pool = httpx.get(f"{make_api_url(port)}/work_pools/{nightly['work_pool']['name']}", timeout=30).json()
+        assert pool["concurrency_limit"] == 1
+        (toy.root / "dvc.yaml").write_text("stages: 3")
+        told = receiver.wait_for("failed", server)
+        assert told["flow"] == "relabel" and "dvc.yaml" in told["message"]
+        assert {body["flow"] for body in receiver.posted if body["outcome"] == "failed"} == {"relabel"}
+        events = httpx.post(f"{make_api_url(port)}/events/filter", json={"limit": 50}, timeout=30).text
+        assert "prefect.automation.action.executed" in events and receiver.secret not in events
         settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings", timeout=30).json()
         assert settings["api_url"] == make_api_url(port)
         server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 130, (tmp_path / "server.log").read_text()
+        log_text = (tmp_path / "server.log").read_text()
+        assert server.wait(60) == 130, log_text
+        assert receiver.secret not in log_text
         assert not is_answering(make_api_url(port))
     finally:
         if server.poll() is None:
