@@ -36,7 +36,7 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import Stage as DvcStage
 
 from flows.results import PIPELINE
-from tasks.errors import ParamsError, StageError
+from tasks.errors import EpoxyError, ParamsError, StageError
 
 _PARTS = ".{name}.*.part"
 """How tasks/artifacts.py names a file that is not whole yet."""
@@ -196,7 +196,7 @@ def run_stage(root: Path, name: str, spawn: Spawn) -> Outcome:
     BusyError
         Another process uses the project; nothing has happened and the call can be repeated.
     StageError
-        DVC met a mistake, as a missing output or input.
+        DVC met a mistake, as a missing output or input, or a full disk.
     Exception
         Whatever `spawn` raised.
     """
@@ -211,11 +211,15 @@ def run_stage(root: Path, name: str, spawn: Spawn) -> Outcome:
                 raise BusyError(_name_blockers(cause)) from None
             if isinstance(cause, DvcException):
                 raise StageError(f"stage {name}: {_explain(cause)}") from cause
+            if isinstance(cause, OSError) and not isinstance(cause, EpoxyError):
+                raise _blame_machine(name, cause) from cause
             raise (cause or error) from None
         except LockError as error:
             raise BusyError(f"the project is in use by {_find_holder(root)}") from error
         except DvcException as error:
             raise StageError(f"stage {name}: {_explain(error)}") from error
+        except OSError as error:
+            raise _blame_machine(name, error) from error
         finally:
             _RUN.reset(token)
         if not changed:
@@ -336,6 +340,11 @@ def _read_options(name: str, meta: Any) -> Options:
         raise ParamsError(
             f"{PIPELINE}: stage {name}, meta.prefect, '{key}': {first['msg']}, got {first['input']!r}; {known}"
         ) from None
+
+
+def _blame_machine(name: str, error: OSError) -> StageError:
+    """A full disk, or a folder that may not be written, where DVC keeps its books or outputs."""
+    return StageError(f"stage {name}: {error}. Check free space and permissions, then run it again.")
 
 
 def _describe_unknown(name: str, known: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ imports), and failures that their policy lets pass. `python -m benchmarks votes`
 import faulthandler
 import itertools
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,8 +121,9 @@ class LFSummary:
 
 def _write_computed(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
     """Write the votes of the LFs in `source`; give back what they failed on."""
-    # An LF that ends the interpreter at least leaves the line at which it did.
+    # An LF that ends the interpreter, or the patience of whoever waits, at least leaves the line at which it did.
     faulthandler.enable()
+    faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
     lfs = load_lfs(root, source)
     n = artifacts.count_rows(root / ITEMS)
     known = Fingerprints(root)

@@ -379,6 +379,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (
         OSError,
         ValueError,
+        RecursionError,
         arrow.ArrowException,
         pl.exceptions.PolarsError,
         pl.exceptions.PanicException,

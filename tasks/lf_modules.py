@@ -12,7 +12,7 @@ from types import CodeType, ModuleType
 
 from tasks.errors import EpoxyError, LabelingFunctionError
 from tasks.labeling import LabelingFunction, RowwiseLF, VectorizedLF
-from tasks.voting import format_trace
+from tasks.voting import FAULTS, format_trace
 
 
 def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
@@ -110,5 +110,5 @@ def _import_module(root: Path, source: str) -> ModuleType:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path.resolve())), None)
         raise LabelingFunctionError(f"{source}{'' if line is None else f', line {line}'}: {error}") from None
-    except Exception as error:
+    except FAULTS as error:
         raise LabelingFunctionError(f"{source} cannot be imported:\n{format_trace(error)}") from None

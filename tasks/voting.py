@@ -24,6 +24,10 @@ _PIPELINE = Path(__file__).parent
 """The folder whose frames are of no use to who wrote an LF."""
 
 
+FAULTS = (Exception, SystemExit, pl.exceptions.PanicException)
+"""What code of an LF may raise: neither exit() nor a panic of Polars is an Exception."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One cell on which an LF failed: the row in its batch, what went wrong, and for an LF's first the traceback."""
@@ -59,7 +63,7 @@ def apply_rowwise(lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], 
             votes[row] = _to_position(lf(item), classes)
         except _UnknownVoteError as unknown:
             failures.append(Failure(row=row, error=str(unknown)))
-        except Exception as error:
+        except FAULTS as error:
             failures.append(Failure(row=row, error=_in_one_line(error), trace="" if failures else format_trace(error)))
         progress.advance()
         if failures and lf.on_error is OnError.RAISE:
@@ -83,16 +87,16 @@ def apply_vectorized(
                 expressions[lf.name] = value
             else:
                 columns[lf.name] = _to_series(value, items.height)
-        except Exception as error:
+        except FAULTS as error:
             results[lf.name] = _fail_everywhere(items, _in_one_line(error), format_trace(error))
     try:
         columns.update(_evaluate(items, expressions))
-    except Exception:
+    except FAULTS:
         # One of them is at fault; only alone does each say whether it is the one.
         for name, expression in expressions.items():
             try:
                 columns.update(_evaluate(items, {name: expression}))
-            except Exception as error:
+            except FAULTS as error:
                 results[name] = _fail_everywhere(items, _in_one_line(error))
     for name, column in columns.items():
         try:
@@ -192,13 +196,13 @@ def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> Column
     )
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: BaseException) -> str:
     """Type and message of `error`, the same in every run."""
     text = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     return re.sub(r"\b0x[0-9a-fA-F]+\b", "0x...", text)  # an address in memory
 
 
-def format_trace(error: Exception) -> str:
+def format_trace(error: BaseException) -> str:
     """The traceback of `error` without the frames of this pipeline and of Python's import machinery."""
     kept = [
         frame
