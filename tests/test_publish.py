@@ -12,9 +12,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from release_project import Run, write_run
+from release_project import Run, add_rows, write_run
 
-from flows import publish, release_flow
+from flows import label_new, publish, release_flow
 from flows.cli import main
 from flows.lineage import read_log
 from flows.publish import CarryError, publish_release, publish_rollback
@@ -49,13 +49,20 @@ class Checkout:
     def finish(self, run: Run) -> None:
         """Make `run` what the pipeline last made, known to DVC."""
         write_run(self.root, run)
-        made = [
-            str(path) for path in vars(artifacts).values() if isinstance(path, Path) and (self.root / path).is_file()
-        ]
-        stage = {"cmd": "true", "deps": ["raw"], "params": ["classes"], "outs": sorted(made)}
-        (self.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"all": stage}}))
+        self.tell_dvc()
+
+    def tell_dvc(self) -> None:
+        """Let DVC take what lies in data/ for what the stages made: ingest, apply, and one for all others."""
+        paths = [str(path) for path in vars(artifacts).values() if isinstance(path, Path)]
+        made = sorted(path for path in paths if (self.root / path).is_file())
+        outs = {name: [path for path in made if f"/{name}/" in path] for name in ("ingest", "apply")}
+        outs["all"] = [path for path in made if path not in outs["ingest"] + outs["apply"]]
+        stages = {
+            name: {"cmd": "true", "deps": ["raw"], "params": ["classes"], "outs": own} for name, own in outs.items()
+        }
+        (self.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
         (self.root / "dvc.lock").unlink()
-        self.dvc("commit", "--force", "--quiet", "all")
+        self.dvc("commit", "--force", "--quiet")
 
     def set_policy(self, **values: object) -> None:
         """Write release.yaml with `values` beside gates that let the toy runs follow each other."""
@@ -266,7 +273,7 @@ def test_a_command_that_takes_too_long_is_ended(team):
 
 def test_an_old_pipeline_is_not_released(team):
     (team.root / "raw").write_text("new")
-    with pytest.raises(DataError, match=r"not up to date \(all: .*raw"):
+    with pytest.raises(DataError, match=r"not up to date \(.*raw"):
         publish_release(team.root)
 
 
@@ -354,3 +361,36 @@ def test_the_flows_release_refuse_and_go_back(team, prefect_server):
         assert two.previous == one.id
         assert release_flow.rollback(return_state=True).result().id == one.id
         assert find_release(team.root, "current") == one.id
+
+
+def test_the_flow_of_a_night_labels_what_is_new_and_tells_when_nothing_is(team, prefect_server):
+    free = dict.fromkeys(("maximum_flipped", "maximum_balance_shift", "maximum_neighbor_shift"))
+    team.set_policy(git="none", gates=free)
+    one = publish_release(team.root).id
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        state = label_new.label_new(return_state=True)
+        assert (state.name, state.result()) == (release_flow.NOTHING_NEW, None)
+        add_rows(team.root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
+        team.tell_dvc()
+        state = label_new.label_new(reason="tonight", return_state=True)
+        made = state.result()
+        assert (state.name, made.previous, find_release(team.root, "current")) == ("Completed", one, made.id)
+        record = read_log(team.root / "releases/log.jsonl").records[-1]
+        assert record.reason == "tonight: 2 new, 0 changed, 0 deleted, 4 kept"
+        assert pl.read_parquet(made.path / "labels.parquet")["label"].tail(2).to_list() == ["spam", "ham"]
+        (team.root / "lfs" / "spam.py").write_text("# edited\n")
+        with pytest.raises(DataError, match=r"lfs/spam\.py changed since release"):
+            label_new.label_new(return_state=True).result()
+    refused = CliRunner().invoke(main, ["label-new"])
+    assert refused.exit_code == 3 and "lfs/spam.py changed since release" in refused.stderr
+
+
+def test_the_command_of_a_night_says_what_it_did(team):
+    team.set_policy(git="none", gates=dict.fromkeys(("maximum_balance_shift", "maximum_neighbor_shift")))
+    one = publish_release(team.root).id
+    add_rows(team.root, [("e", (1.0, 0.0))])
+    team.tell_dvc()
+    done = CliRunner().invoke(main, ["label-new", "--reason", "tonight"])
+    assert done.exit_code == 0, done.output
+    assert f"(before: {one})" in done.stdout and "new rows: centroid shift" in done.stdout
+    assert CliRunner().invoke(main, ["label-new"]).stdout == "nothing to do: no new, changed or deleted rows\n"
