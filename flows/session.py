@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from threadpoolctl import ThreadpoolController
 
 from tasks import apply, artifacts, extend, fit, schemas, search, tune
 from tasks.artifacts import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
@@ -108,6 +109,15 @@ class Result:
     """By stage from search on: equal to that of another result where the stage's outputs are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What the step fit gives."""
+
+    labeled: fit.Labeled
+    labels: pl.DataFrame
+    scores: tuple[Score, ...]
+
+
 class Session:
     """The project at `root` as it is being edited; `copy` is an empty folder for the session's own use."""
 
@@ -118,6 +128,7 @@ class Session:
         self._inputs: tuple[Stamp | None, ...] = ()
         self._kept: dict[str, Step[Any]] = {}
         self._seconds: dict[str, float] = {}
+        self._threads = ThreadpoolController()
         for folder in _LINKED:
             (self.copy / folder).parent.mkdir(parents=True, exist_ok=True)
             (self.copy / folder).symlink_to((root / folder).resolve())
@@ -191,7 +202,7 @@ class Session:
         labeled = self._once(
             "fit",
             (extension, params.fit),
-            lambda: _label(data, votes, extension.value.votes, classes, params),
+            lambda: self._label(data, votes, extension.value.votes, classes, params),
         )
         return Result(
             params=params,
@@ -257,6 +268,19 @@ class Session:
         L = np.ascontiguousarray(to_matrix(votes))
         return search.search_items(self.copy, replace(data.search, lfs=lfs, L=L), params.search)
 
+    def _label(
+        self, data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
+    ) -> _Labels:
+        inputs = fit.join_inputs(data.items, data.gold, votes, extended)
+        # Its products are small: with a second thread they wait for it, with other work on the machine for long.
+        with self._threads.limit(limits=1, user_api="blas"):
+            labeled = fit.label_items(inputs, classes, params.fit)
+        return _Labels(
+            labeled=labeled,
+            labels=fit.tabulate_labels(inputs, labeled, classes),
+            scores=score_methods(fit.collect_methods(inputs, labeled), data),
+        )
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turns an error that names files of the copy into one that names those of the project."""
@@ -265,13 +289,6 @@ class Session:
         except EpoxyError as error:
             message = str(error).replace(f"{self.copy}/", "").replace(str(self.copy), str(self._root))
             raise type(error)(message) from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Labels:
-    labeled: fit.Labeled
-    labels: pl.DataFrame
-    scores: tuple[Score, ...]
 
 
 def score_methods(methods: Mapping[str, npt.NDArray[np.float64]], data: Data) -> tuple[Score, ...]:
@@ -315,15 +332,3 @@ def _choose(data: Data, votes: pl.DataFrame, neighbors: Neighbors, k: int, param
         metric=data.search.description.metric,
     )
     return tune.choose(inputs, params.tune, lambda rows: replace(neighbors, similarity=neighbors.similarity[:, rows]))
-
-
-def _label(
-    data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
-) -> _Labels:
-    inputs = fit.join_inputs(data.items, data.gold, votes, extended)
-    labeled = fit.label_items(inputs, classes, params.fit)
-    return _Labels(
-        labeled=labeled,
-        labels=fit.tabulate_labels(inputs, labeled, classes),
-        scores=score_methods(fit.collect_methods(inputs, labeled), data),
-    )
