@@ -148,6 +148,11 @@ def test_runs_killed_at_random_moments_end_as_if_nothing_had_happened(
     chosen = random.Random(SEED)
     kills: Counter[tuple[str, str]] = Counter()
     root = tmp_path / "project"
+    shutil.copytree(finished, root, symlinks=True)
+    began = time.monotonic()
+    assert run(root, "python", "-m", "tasks", "extend").returncode == 0
+    # Long enough for a run to get on between two kills, short enough for most kills to hit something.
+    patience = 3 * (time.monotonic() - began)
     while kills.total() < WHOLE_RUNS:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(finished, root, symlinks=True)
@@ -173,7 +178,7 @@ def test_runs_killed_at_random_moments_end_as_if_nothing_had_happened(
                 running = psutil.Process(process.pid)
                 while process.poll() is None and not find_stages(running.children(recursive=True)):
                     time.sleep(0.2)
-                time.sleep(chosen.uniform(0, 6))
+                time.sleep(chosen.uniform(0, patience))
                 with contextlib.suppress(psutil.NoSuchProcess):
                     stages = find_stages(running.children(recursive=True))
                     if victim == "the run" and process.poll() is None:
@@ -185,6 +190,8 @@ def test_runs_killed_at_random_moments_end_as_if_nothing_had_happened(
             said, _ = process.communicate(timeout=280)
             wait_for(lambda: not find_orphans(root), 20)
             require_whole(root, expected)
+            at = [stage for stage in STAGES if (root / "data" / stage).exists()][-1:]
+            print(f"{kills.total()}: {door}, {victim}, exit code {process.returncode}, last output of {at}", flush=True)
             if process.returncode == 0 and door != "epoxy stage":
                 break
             if is_last and door != "epoxy stage":
