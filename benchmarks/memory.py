@@ -12,6 +12,7 @@ import psutil
 from tasks.artifacts import ROW_GROUP
 from tasks.core.end_model import TRAINING_ROWS
 from tasks.core.faiss_index import count_cells
+from tasks.core.partitions import KMEANS_ROWS
 
 MIB = 2**20
 
@@ -39,22 +40,24 @@ UNITS: dict[str, Callable[[Size], float]] = {
     "n k": lambda size: size.n * size.k,
     "n m k": lambda size: size.n * size.m * size.k,
     "G d": lambda size: ROW_GROUP * size.d,
+    "G m": lambda size: ROW_GROUP * size.m,
+    "S d": lambda size: min(size.n, KMEANS_ROWS) * size.d,
     "R d": lambda size: min(size.n, TRAINING_ROWS) * size.d,
     "C d": lambda size: 64 * count_cells(size.n) * size.d,
 }
-"""What memory grows with: G, the rows of a row group; R, the rows that a model learns from at most; C, the vectors that
-cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
+"""What memory grows with: G, the rows of a row group; S, the rows that k-means sees at most; R, those that a model learns
+from at most; C, the vectors that cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
 
 FORMULAS: dict[str, dict[str, float]] = {
-    "ingest": {"MiB": 160, "n": 150, "G d": 24},
-    "index": {"MiB": 160, "n": 60, "G d": 24, "C d": 8},
-    "apply": {"MiB": 160, "n": 60, "n m": 3},
-    "search": {"MiB": 360, "n": 250, "n m": 16, "n m k": 12, "G d": 24},
-    "tune": {"MiB": 240, "n": 60, "n m": 3, "G d": 24},
-    "extend": {"MiB": 240},
-    "fit": {"MiB": 240, "n": 150, "n m": 12, "n k": 100, "R d": 5, "G d": 24},
-    "train": {"MiB": 240, "n": 100, "n m": 12, "n m k": 12, "n k": 300, "R d": 12, "G d": 24},
-    "evaluate": {"MiB": 300, "n": 150, "n m": 6, "n k": 100},
+    "ingest": {"MiB": 180, "n": 100, "G d": 14},
+    "index": {"MiB": 140, "n": 60, "G d": 36, "C d": 8},
+    "apply": {"MiB": 125, "n": 60, "n m": 5},
+    "search": {"MiB": 300, "n": 200, "n m": 8, "n m k": 8, "G d": 4},
+    "tune": {"MiB": 225, "n": 40, "n m": 6, "G d": 22},
+    "extend": {"MiB": 160, "G m": 60},
+    "fit": {"MiB": 205, "n": 60, "n m": 4, "n k": 50, "S d": 38},
+    "train": {"MiB": 165, "n": 60, "n m": 1, "n k": 150, "n m k": 12, "R d": 5.5},
+    "evaluate": {"MiB": 270, "n": 150, "n m": 6, "n k": 100},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
 

@@ -15,7 +15,7 @@ _SEED = 0
 _STARTS = 4
 """Runs of k-means from different seeds; the tightest one counts."""
 
-_SAMPLE = 20_000
+KMEANS_ROWS = 20_000
 """Rows that are enough for k-means: over a thousand for each of sixteen parts settle their centroids."""
 
 _BLOCK = 8192
@@ -39,8 +39,8 @@ class Partition:
 
 
 def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """At most `_SAMPLE` of `rows`, evenly spaced, so that time and memory of k-means stay bounded; all, if not more."""
-    return rows[:: max(1, -(-len(rows) // _SAMPLE))]
+    """At most `KMEANS_ROWS` of `rows`, evenly spaced, so that time and memory of k-means stay bounded; all, if not more."""
+    return rows[:: max(1, -(-len(rows) // KMEANS_ROWS))]
 
 
 def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
