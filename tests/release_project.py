@@ -1,6 +1,7 @@
 """A small project as a finished run leaves it, written without running one: what tests of releases release."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,8 @@ def write_lock(root: Path) -> None:
             "params": {"params.yaml": {section: params[section] for section in sections}},
             "outs": [out for out in outs if name == "all" or f"/{name}/" in out["path"]],
         }
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    plain = json.loads(json.dumps({"schema": "2.0", "stages": stages}))  # YAML would write what stages share only once
+    (root / "dvc.lock").write_text(yaml.safe_dump(plain))
 
 
 def add_rows(root: Path, rows: Sequence[tuple[str, tuple[float, float]]]) -> None:

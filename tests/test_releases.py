@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from release_project import CLASSES, Run, add_rows, write_lock, write_run
@@ -202,9 +203,9 @@ def test_a_bad_dvc_lock_stops_the_release(root, text):
 
 
 def test_stages_of_different_runs_are_no_release(root):
-    lock = (root / "dvc.lock").read_text()
-    stage = lock.index("  all:")
-    (root / "dvc.lock").write_text(lock + lock[stage:].replace("  all:", "  more:").replace("0" * 32, "1" * 32))
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"]["more"] = json.loads(json.dumps(lock["stages"]["all"]).replace("0" * 32, "1" * 32))
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
     with pytest.raises(DataError, match="different versions of raw"):
         create_release(root, DEFAULT)
 

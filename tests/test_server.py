@@ -196,7 +196,7 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
     toy: Toy, tmp_path: Path, receiver: Receiver
 ) -> None:
     nightly = read_deployments()[0]
-    nightly |= {"schedules": [{"interval": 5}], "parameters": {}}
+    nightly |= {"schedules": [{"interval": 10}], "parameters": {}}
     nightly["entrypoint"] = "flows.relabel.relabel"
     (toy.root / "prefect.yaml").write_text(yaml.safe_dump({"name": "toy", "deployments": [nightly]}))
     port = find_free_port()
@@ -216,7 +216,7 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
         stderr=subprocess.STDOUT,
     )
     try:
-        runs = wait_for_runs(make_api_url(port), "Completed", 2, server)
+        runs = wait_for_runs(make_api_url(port), "Completed", 1, server)
         assert all(run["auto_scheduled"] for run in runs)
         assert sorted(toy.read_log()) == ["apply", "demo", "evaluate", "fit", "index", "ingest"]
         body = {"flow_runs": {"id": {"any_": [min(runs, key=lambda run: run["start_time"])["id"]]}}}
