@@ -28,7 +28,7 @@ from tasks.artifacts import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, 
 from tasks.artifacts import VOTES as VOTES_PATH
 from tasks.core import metrics
 from tasks.core.extension import Neighbors
-from tasks.errors import EpoxyError, LabelingFunctionError
+from tasks.errors import EpoxyError
 from tasks.extension_tables import to_matrix
 from tasks.fingerprint import find_lf_files
 from tasks.memo import FOLDER, identify, identify_file
@@ -240,13 +240,8 @@ class Session:
 
     def _apply(self, params: Params) -> tuple[pl.DataFrame, pl.DataFrame, int]:
         """The tables of votes and of LFs, and the number of failures."""
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # what LFs print belongs to no result
-                apply.run(self.copy, params.classes, params.apply)
-        except SystemExit as end:
-            raise LabelingFunctionError(
-                f"{params.apply.source} ends the program with sys.exit({end.code!r})."
-            ) from None
+        with contextlib.redirect_stdout(sys.stderr):  # what LFs print belongs to no result
+            apply.run(self.copy, params.classes, params.apply)
         votes = artifacts.read_votes(self.copy / VOTES_PATH, len(params.classes))
         summary = artifacts.read_csv(self.copy / LF_SUMMARY, _SUMMARY)
         return votes, summary, artifacts.count_rows(self.copy / LF_FAILURES)

@@ -236,7 +236,7 @@ BROKEN = {
         lambda root: write_lfs(root, _LFS + "@labeling_function\ndef broken(item):\n    return 1 / 0\n"),
         "labeling function 'broken' (lfs/mine.py) failed on item_id 0: ZeroDivisionError",
     ),
-    "exits": (lambda root: write_lfs(root, _LFS + "import sys; sys.exit(3)\n"), "lfs/mine.py ends the program"),
+    "exits": (lambda root: write_lfs(root, _LFS + "import sys; sys.exit(3)\n"), "SystemExit: 3"),
     "cut off": (lambda root: write_lfs(root, ""), "lfs/mine.py holds no labeling function"),
     "gone": (lambda root: (root / "lfs/mine.py").unlink(), "lfs/mine.py not found"),
     "unknown key": (
