@@ -51,6 +51,7 @@ from tasks.cluster import open_cluster
 from tasks.core import cells as cells_module
 from tasks.core import earlier_neighbors as earlier_module
 from tasks.core import neighbors as neighbors_module
+from tasks.core import proposals as proposals_module
 from tasks.core import query_blocks as query_blocks_module
 from tasks.core.cells import (
     Cells,
@@ -72,7 +73,8 @@ from tasks.core.neighbors import (
     build_support,
     plan_searches,
 )
-from tasks.core.query_blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach, find_block
+from tasks.core.query_blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
+from tasks.device import search_block
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_description, read_width
 from tasks.memo import Memo, Part, identify_file
@@ -321,7 +323,7 @@ def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
 
 def _describe_today(inputs: Inputs, params: SearchParams) -> Today:
     """What determines the neighbors of an LF, beside its votes."""
-    modules = (neighbors_module, cells_module, earlier_module, query_blocks_module)
+    modules = (neighbors_module, cells_module, earlier_module, query_blocks_module, proposals_module)
     code: list[Part] = [identify_file(Path(module.__file__ or "")) for module in modules]
     approximate: Part = None
     if inputs.cells is not None:
@@ -485,7 +487,7 @@ def _leave_out(pair: Pair) -> Pair:
 def _plan_exactly(support: Support, pairs: Sequence[Pair], asking: Bools, n: int) -> SearchTask:
     """To search `pairs` exactly, by `n` items of which some ask."""
     searches = plan_searches(pairs, asking.sum(axis=0), n, support.factors.shape[1])
-    return SearchTask(support=support, plan=SamePlan(searches=searches))
+    return SearchTask(support=support, plan=SamePlan(pairs=pairs, searches=searches))
 
 
 def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bools, what: str) -> _Pass:
@@ -574,7 +576,7 @@ def _search_blocks(inputs: Inputs, work: _Pass, columns: _Columns, rows: npt.NDA
         if cluster is None:
             found = _search_here(work, cut)
         else:
-            found = cluster.spread(find_block, map(cut, work.blocks), shared=[detach(work.task)], name=_describe)
+            found = cluster.spread(search_block, map(cut, work.blocks), shared=[detach(work.task)], name=_describe)
         for block, one in found:
             columns.improve(block.items, one.nearest, rows)
             compared += one.compared
@@ -591,7 +593,7 @@ def _search_here(work: _Pass, cut: Callable[[_Block], QueryBlock]) -> Iterator[t
 
     def find(block: _Block) -> tuple[QueryBlock, FoundInBlock]:
         queries = cut(block)
-        return queries, find_block(work.task, queries)
+        return queries, search_block(work.task, queries)
 
     controller = ThreadpoolController()
     # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tasks.core.cells import Cells, PairCells, rank_cells, visit
 from tasks.core.neighbors import Nearest, Pair, Search, Support, build_queries, find_neighbors, plan_searches
+from tasks.core.proposals import Proposals, find_proposed_neighbors
 
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
@@ -42,7 +43,10 @@ class Plan(Protocol):
 class SamePlan:
     """Every block is searched alike."""
 
+    pairs: Sequence[Pair]
+    """Those of the support, some perhaps without members."""
     searches: tuple[Search, ...]
+    """Of `pairs`."""
 
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
         """The same searches for every block."""
@@ -68,7 +72,7 @@ class NearbyPlan:
         return plan_searches(pairs, block.asking.sum(axis=0), len(block.asking), self.width)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SearchTask:
     """What all blocks of a search share."""
 
@@ -85,9 +89,13 @@ class FoundInBlock:
     """Pairs of an item and a support vector whose product was computed."""
 
 
-def find_block(task: SearchTask, block: QueryBlock) -> FoundInBlock:
-    """The neighbors of the items of `block`."""
+def find_block(task: SearchTask, block: QueryBlock, proposals: Proposals | None = None) -> FoundInBlock:
+    """The neighbors of the items of `block`, among what `proposals`, of the same task, name where there are any."""
     queries = build_queries(task.support.geometry, block.vectors, block.proposals)
+    if proposals is not None:
+        asked = block.asking.sum(axis=0)
+        compared = sum(int(asked[pair.lf]) * len(pair.members) for pair in proposals.pairs)
+        return FoundInBlock(nearest=find_proposed_neighbors(proposals, queries, block.asking), compared=compared)
     searches = task.plan.choose(block)
     compared = sum(_count_products(search, block.asking) for search in searches)
     nearest = find_neighbors(task.support, searches, queries, block.asking)
