@@ -54,7 +54,7 @@ FORMULAS: dict[str, dict[str, float]] = {
     "apply": {"MiB": 125, "n": 60, "n m": 5},
     "search": {"MiB": 300, "n": 200, "n m": 8, "n m k": 8, "G d": 4},
     "tune": {"MiB": 225, "n": 40, "n m": 6, "G d": 22},
-    "extend": {"MiB": 160, "G m": 60},
+    "extend": {"MiB": 165, "n": 50, "G m": 60},
     "fit": {"MiB": 205, "n": 60, "n m": 4, "n k": 50, "S d": 38},
     "train": {"MiB": 165, "n": 60, "n m": 1, "n k": 150, "n m k": 12, "R d": 5.5},
     "evaluate": {"MiB": 270, "n": 150, "n m": 6, "n k": 100},
