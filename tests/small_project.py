@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +118,9 @@ def run(root: Path, *command: str, **environment: str) -> "subprocess.CompletedP
     )
 
 
-def hash_outputs(root: Path) -> dict[str, str]:
-    """The content of every file below the stages' folders; half-written ones are listed, too."""
-    files = sorted(path for stage in STAGES for path in (root / "data" / stage).rglob("*") if path.is_file())
+def hash_outputs(root: Path, stages: Sequence[str] = STAGES) -> dict[str, str]:
+    """The content of every file below the folders of `stages`; half-written ones are listed, too."""
+    files = sorted(path for stage in stages for path in (root / "data" / stage).rglob("*") if path.is_file())
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
