@@ -2,6 +2,9 @@
 
 They live in the server, so that a run that was killed is told of as well. The address is kept there in an encrypted
 block and comes from the environment; it may hold a secret, and is in no argument, log line or file of the project.
+
+Prefect holds back, by up to 15 minutes, the events of a run that was scheduled less than five minutes before it starts:
+the first of them follows one that its scheduler never sends. A schedule plans its runs an hour ahead or more.
 """
 
 import os
