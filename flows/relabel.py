@@ -5,6 +5,7 @@ import csv
 import logging
 import queue
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -260,6 +261,8 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     EpoxyError
         The flow could not start: dvc.yaml is wrong, a target unknown, or no server can be had.
     """
+    # Polars, once imported, makes the system resume what Ctrl-C interrupts (pola-rs/polars#21739): the wait for a stage.
+    signal.siginterrupt(signal.SIGINT, True)
     with contextlib.chdir(find_root(Path.cwd())):
         # A mistake in dvc.yaml is told before anything is started; the flow need not read it again, which takes .3 s.
         _STAGES.set(read_stages(Path.cwd(), targets))

@@ -28,7 +28,11 @@ def run_stage(root: Path, stage: str) -> None:
         importlib.import_module("tasks.demo").run(root)
         return
     params = read_params(root)
-    importlib.import_module(f"tasks.{stage}").run(root, params.classes, getattr(params, stage))
+    module = importlib.import_module(f"tasks.{stage}")
+    # Polars, once imported, makes the system resume what Ctrl-C interrupts (pola-rs/polars#21739): a wait for workers
+    # would outlast it.
+    signal.siginterrupt(signal.SIGINT, True)
+    module.run(root, params.classes, getattr(params, stage))
 
 
 def main(arguments: list[str]) -> int:
