@@ -11,8 +11,9 @@ from flows.bridge import read_stages
 from flows.execute import ask_for_updates
 from flows.publish import publish_new_rows
 from flows.relabel import LONGEST_SECONDS, bring_up_to_date
-from flows.release_flow import Accept, Reason, show_release
+from flows.release_flow import show_release
 from flows.releases import Released, read_base
+from flows.run_form import Accept, Reason
 
 
 @flow(name="label-new", persist_result=False, timeout_seconds=LONGEST_SECONDS)

@@ -5,7 +5,6 @@ import csv
 import logging
 import queue
 import re
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,8 +42,8 @@ from flows.execute import (
     show_stages_in_terminal,
 )
 from flows.process import Commands
-from flows.release_flow import Reason, release_run
 from flows.results import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
+from flows.run_form import Reason
 from flows.server import ServerError, find_api_url, start_temporary_server
 from tasks.errors import EpoxyError, ParamsError, StageError
 
@@ -165,6 +164,9 @@ def relabel(
         return Failed(message=str(summary.error), data=summary)
     _create_artifacts(root, summary)
     if release:
+        # Only now: it imports what reads tables, .9 s that a run with nothing to do need not wait.
+        from flows.release_flow import release_run
+
         made = release_run(root, reason=reason)
         if made.is_failed():
             return Failed(name=made.name, message=made.message, data=summary)
@@ -261,8 +263,6 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     EpoxyError
         The flow could not start: dvc.yaml is wrong, a target unknown, or no server can be had.
     """
-    # Polars, once imported, makes the system resume what Ctrl-C interrupts (pola-rs/polars#21739): the wait for a stage.
-    signal.siginterrupt(signal.SIGINT, True)
     with contextlib.chdir(find_root(Path.cwd())):
         # A mistake in dvc.yaml is told before anything is started; the flow need not read it again, which takes .3 s.
         _STAGES.set(read_stages(Path.cwd(), targets))

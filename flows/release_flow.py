@@ -2,24 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from flows.gates import GateResult, describe_gates
 from flows.publish import publish_release, publish_rollback
 from flows.release_diff import compare_releases, describe_difference
 from flows.releases import RefusedError, Released, find_release
-
-# Prefect's run form shows what a flow's docstring says of parameters where it is written as here, under "Args".
-Reason = Annotated[str, Field(max_length=1000)]
-Accept = Annotated[str | None, Field(max_length=1000)]
-Target = Annotated[str | None, Field(max_length=64)]
+from flows.run_form import Accept, Reason, Target
 
 REFUSED = "Refused"
 """The name of the state (of type FAILED) of a run that gates stopped, for automations that tell it from a breakdown."""
