@@ -178,7 +178,7 @@ def _prepare_search(root: Path, n: int) -> Run:
     ids = _write_items(root, n, [])
     embeddings = np.concatenate(list(space.draw_batches()))
     column = pl.Series("embedding", embeddings, dtype=pl.Array(pl.Float32, D))
-    artifacts.write_table(root / artifacts.EMBEDDINGS, pl.DataFrame([ids, column]), schemas.embeddings(D))
+    artifacts.write_shards(root / artifacts.EMBEDDINGS, [pl.DataFrame([ids, column])], schemas.embeddings(D))
     L = draw_votes(space, 20, 0.05, 2)
     votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", L[:, lf]) for lf in range(L.shape[1]))])
     artifacts.write_table(root / artifacts.VOTES, votes, schemas.votes(2, votes.columns))

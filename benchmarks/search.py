@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.pipeline import measure_pipeline
 from benchmarks.spaces import draw_space, draw_votes
 from tasks import index, schemas, search
-from tasks.artifacts import EMBEDDINGS, ITEMS, VOTES, write_batches, write_table
+from tasks.artifacts import EMBEDDINGS, ITEMS, VOTES, write_shards, write_table
 from tasks.core.faiss_index import normalize
 from tasks.core.neighbors import (
     QUERIES,
@@ -224,7 +224,7 @@ def measure_repeat(n: int, m: int, d: int) -> dict[str, float]:
             pl.DataFrame([ids[a : a + len(batch)], pl.Series("embedding", batch, dtype=pl.Array(pl.Float32, d))])
             for a, batch in zip(starts, space.draw_batches(), strict=True)
         )
-        write_batches(root / EMBEDDINGS, batches, schemas.embeddings(d))
+        write_shards(root / EMBEDDINGS, batches, schemas.embeddings(d))
 
         def run() -> float:
             votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", np.ascontiguousarray(L[:, lf])) for lf in range(m))])

@@ -13,6 +13,7 @@ import difflib
 import json
 import logging
 import pickle
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -267,7 +268,10 @@ def remove_leftovers(root: Path, stages: Sequence[Stage]) -> tuple[Path, ...]:
                 busy = _find_locked_for_writing(Path(repo.tmp_dir))
                 removed = tuple(sorted(part for part, output in parts.items() if output not in busy))
                 for part in removed:
-                    part.unlink(missing_ok=True)
+                    if part.is_dir():
+                        shutil.rmtree(part)
+                    else:
+                        part.unlink(missing_ok=True)
                 return removed
         except LockError:
             return ()  # somebody is at work; the next run will do

@@ -735,10 +735,17 @@ def _require_unchanged(root: Path, night: Night, pipeline: "_Pipeline") -> None:
     """Check that what `night` was labeled from is still there."""
     paths = (artifacts.ITEMS, artifacts.EMBEDDINGS, artifacts.VOTES, artifacts.VALID_GOLD)
     for path in paths:
-        with (root / path).open("rb") as stored:
-            found = hashlib.file_digest(stored, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-        if pipeline.hashes != night.inputs or pipeline.hashes.get(str(path)) != found:
+        if pipeline.hashes != night.inputs or pipeline.hashes.get(str(path)) != hash_as_dvc(root / path):
             raise DataError(f"{path} changed while its new rows were labeled. Wait for the run to end, then repeat.")
+
+
+def hash_as_dvc(path: Path) -> str:
+    """What dvc.lock says of the file or folder at `path` where DVC wrote it."""
+    if path.is_dir():
+        files = [{"md5": hash_as_dvc(file), "relpath": file.name} for file in sorted(path.iterdir())]
+        return hashlib.md5(json.dumps(files, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    with path.open("rb") as stored:
+        return hashlib.file_digest(stored, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def _schemas(classes: Sequence[str], votes: pl.DataFrame) -> dict[str, schemas.TableSchema]:

@@ -1,10 +1,15 @@
 """Every artifact is written and read here: validated both ways, atomic, and the same bytes for the same content."""
 
+import itertools
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ from tasks.schemas import ITEM_ID, TableSchema
 ITEMS = Path("data/ingest/items.parquet")
 VALID_GOLD = Path("data/ingest/valid_gold.parquet")
 WITHHELD_GOLD = Path("data/ingest/withheld_gold.parquet")
-EMBEDDINGS = Path("data/ingest/embeddings.parquet")
+EMBEDDINGS = Path("data/ingest/embeddings")
 INDEX = Path("data/index/index.faiss")
 INDEX_DESCRIPTION = Path("data/index/index.json")
 CELLS = Path("data/index/cells.parquet")
@@ -55,6 +60,14 @@ PLOTS_TEMPLATE = Path("data/evaluate/plots_template.html")
 ROW_GROUP = 16_384
 """Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
 
+SHARD = 131_072
+"""Rows of a shard on average (d = 384: 192 MiB): what a remote is sent again when one row of it changes."""
+
+_LARGEST_SHARD = 4
+"""A shard has at most this times `SHARD` rows."""
+
+_SHARD_NAME = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
+
 _SHOWN = 5
 """How many offending rows an error names."""
 
@@ -82,6 +95,33 @@ def open_atomic(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def _open_atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when the block ends well and goes when it does not.
+
+    Where there was a folder before, a reader may for a moment see none, but never files of both.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, former = (
+        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent)) for _ in range(2)
+    )
+    try:
+        yield part
+        part.chmod(0o755)
+        _sync_folder(part)
+        if folder.exists():
+            folder.replace(former / folder.name)
+        try:
+            part.replace(folder)
+        except OSError:
+            (former / folder.name).replace(folder)
+            raise
+    finally:
+        for path in (part, former):
+            shutil.rmtree(path, ignore_errors=True)
+    _sync_folder(folder.parent)
 
 
 def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -128,10 +168,57 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSche
     DataError
         A batch breaks the schema, or ids do not ascend from one batch to the next; nothing is written.
     """
+    _write_file(path, _validate_batches(path, batches, schema))
+
+
+def write_shards(folder: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> None:
+    """Write `batches`, as for `write_batches`, as one table of several files below `folder`, its shards.
+
+    A shard, part-00002-of-00007.parquet, ends with a row whose id says so, or with 4 `SHARD` rows. One more row, or one
+    less, therefore changes the shard that it is in, and mostly no other: DVC stores and sends that one alone.
+
+    Raises
+    ------
+    DataError
+        As for `write_batches`; nothing is written.
+    """
+    with _open_atomic_folder(folder) as part:
+        tables = _cut_shards(_validate_batches(folder, batches, schema))
+        for number, shard in itertools.groupby(tables, key=itemgetter(0)):
+            _write_file(part / f"{number:05}", (table for _, table in shard))
+        files = sorted(part.iterdir())
+        for number, file in enumerate(files):
+            file.rename(part / f"part-{number:05}-of-{len(files):05}.parquet")
+
+
+def _cut_shards(tables: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The `tables` cut where shards end, each piece with the number of its shard; an empty table is one empty piece."""
+    shard, rows, largest = 0, 0, _LARGEST_SHARD * SHARD
+    for number, table in enumerate(tables):
+        ends = {row for row, item in enumerate(table[ITEM_ID].to_list(), start=1) if _ends_shard(item)}
+        start = 0
+        for end in sorted({*ends, table.height}):
+            while start < end:
+                stop = min(end, start + largest - rows)
+                yield shard, table[start:stop]
+                rows += stop - start
+                start = stop
+                if rows == largest or start in ends:
+                    shard, rows = shard + 1, 0
+        if not table.height and not number:
+            yield shard, table
+
+
+def _ends_shard(item: int | str) -> bool:
+    return int.from_bytes(sha256(str(item).encode()).digest()[:8]) % SHARD == 0
+
+
+def _write_file(path: Path, tables: Iterable[pl.DataFrame]) -> None:
+    """Write valid `tables`, at least one, as one Parquet file at `path`."""
     with open_atomic(path) as part:
         writer: parquet.ParquetWriter | None = None
         try:
-            for table in _regroup(_validate_batches(path, batches, schema)):
+            for table in _regroup(tables):
                 encoded = _to_arrow(table)
                 if writer is None:
                     # A flipped bit mostly unpacks to other values, all of them valid; checksums tell.
@@ -146,6 +233,29 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSche
             raise AssertionError(f"{path}: no batch to write")
 
 
+def find_shards(path: Path) -> tuple[Path, ...]:
+    """The files of the table at `path`, in their order: its shards, or itself where it is one file.
+
+    Raises
+    ------
+    DataError
+        A shard is missing, or there is a file that is none.
+    """
+    if not path.is_dir():
+        return (path,)
+    names = sorted(file.name for file in path.iterdir())
+    match = _SHARD_NAME.fullmatch(names[0]) if names else None
+    count = int(match[2]) if match else 1
+    expected = [f"part-{number:05}-of-{count:05}.parquet" for number in range(count)]
+    for name in expected:
+        if name not in names:
+            raise DataError(f"{path / name} is missing. Run 'dvc checkout {path}' or 'dvc repro'.")
+    for name in names:
+        if name not in expected:
+            raise DataError(f"{path / name} is no shard of {count:,}. Remove it, or run 'dvc checkout {path}'.")
+    return tuple(path / name for name in names)
+
+
 def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The table at `path`, checked against `schema`; with `columns`, only these (in this order), still checked.
 
@@ -156,9 +266,11 @@ def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = 
     """
     if columns is not None:
         schema = _restrict(schema, columns)
-    with _explained(path), _open(path) as stored:
-        table = _from_arrow(stored.read(columns=None if columns is None else list(columns)), columns)
-    return _validate(path, table, schema)
+    tables = []
+    for file in find_shards(path):
+        with _explained(file), _open(file) as stored:
+            tables.append(_from_arrow(stored.read(columns=None if columns is None else list(columns)), columns))
+    return _validate(path, tables[0] if len(tables) == 1 else pl.concat(tables), schema)
 
 
 def read_batches(path: Path, schema: TableSchema, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
@@ -171,13 +283,15 @@ def read_batches(path: Path, schema: TableSchema, columns: Sequence[str] | None 
     """
     if columns is not None:
         schema = _restrict(schema, columns)
-    yield from _validate_batches(path, _stored_batches(path, columns), schema)
+    stored = itertools.chain.from_iterable(_stored_batches(file, columns) for file in find_shards(path))
+    yield from _validate_batches(path, stored, schema)
 
 
 def read_schema(path: Path) -> pl.Schema:
     """Column names and types of the table at `path`, without reading a row."""
-    with _explained(path):
-        return pl.Schema(pl.read_parquet_schema(path))
+    file = find_shards(path)[0]
+    with _explained(file):
+        return pl.Schema(pl.read_parquet_schema(file))
 
 
 def count_rows(path: Path) -> int:
@@ -188,8 +302,11 @@ def count_rows(path: Path) -> int:
     DataError
         The file is missing or damaged.
     """
-    with _explained(path), parquet.ParquetFile(path) as stored:
-        return int(stored.metadata.num_rows)
+    rows = 0
+    for file in find_shards(path):
+        with _explained(file), parquet.ParquetFile(file) as stored:
+            rows += int(stored.metadata.num_rows)
+    return rows
 
 
 def read_votes(path: Path, k: int) -> pl.DataFrame:

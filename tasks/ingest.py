@@ -85,7 +85,7 @@ def run(
         found = _read_embeddings(root, source, ids.dtype, params)
     rows = _match(ids, found, params)
     d = found.matrix.shape[1]
-    artifacts.write_batches(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
+    artifacts.write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
     artifacts.write_table(root / ITEMS, items.table, schemas.ITEMS)
     gold = items.table.select(ITEM_ID, "split").with_columns(items.gold).drop_nulls("gold")
     for path, is_wanted in (

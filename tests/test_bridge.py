@@ -289,8 +289,11 @@ def test_leftovers_of_dead_runs_are_removed_and_nothing_else(toy: Toy) -> None:
     others = [toy.root / "data/fit/.notes.part", toy.root / ".labels.txt.x.part", toy.root / "data/fit/labels.txt"]
     for path in [half, *others[:2]]:
         path.write_text("half")
-    assert remove_leftovers(toy.root, read_stages(toy.root)) == (half,)
-    assert not half.exists()
+    shards = toy.root / "data/fit/.labels.txt.z3.part"  # a folder of them
+    shards.mkdir()
+    (shards / "00000").write_text("half")
+    assert remove_leftovers(toy.root, read_stages(toy.root)) == (half, shards)
+    assert not half.exists() and not shards.exists()
     assert all(path.exists() for path in others)
 
 

@@ -47,7 +47,7 @@ def run(root: Path, classes: tuple[str, ...] = CLASSES, **changes: object) -> No
 
 
 def read_outputs(root: Path) -> list[bytes]:
-    return [(root / path).read_bytes() for path in OUTPUTS]
+    return [file.read_bytes() for path in OUTPUTS for file in artifacts.find_shards(root / path)]
 
 
 @pytest.fixture

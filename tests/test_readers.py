@@ -219,7 +219,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 TABLES: dict[Path, Callable[[], schemas.TableSchema]] = {
     artifacts.ITEMS: lambda: schemas.ITEMS,
     artifacts.VALID_GOLD: lambda: schemas.gold(2),
-    artifacts.EMBEDDINGS: lambda: schemas.embeddings(6),
+    artifacts.EMBEDDINGS / "part-00000-of-00001.parquet": lambda: schemas.embeddings(6),
     artifacts.CELLS: lambda: schemas.CELLS,
     artifacts.VOTES: lambda: schemas.votes(2, artifacts.read_schema(artifacts.VOTES)),
     artifacts.NEIGHBORS: lambda: schemas.neighbors(artifacts.read_schema(artifacts.NEIGHBORS), pl.String),
@@ -293,7 +293,7 @@ def test_a_stage_refuses_what_it_cannot_read(
     finished: Path, stage: str, dep: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Through the stage itself, whose exit code and words are all that a user sees."""
-    path = Path(dep)
+    path = artifacts.find_shards(Path(dep))[0]
     whole = path.read_bytes()
     how: Any = st.one_of(EDITS, st.tuples(st.floats(0, 1), VALUES)) if path.suffix == ".json" else EDITS
 
