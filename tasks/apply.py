@@ -147,10 +147,10 @@ def _write_computed(root: Path, classes: Sequence[str], source: str, summary: LF
                 shares.setdefault(id(rows), _Share(lfs=[], rows=rows)).lfs.append(lf)
         _say(shares.values(), n * len(lfs), changes)
         # What fails as a whole on some rows takes others along on all of them, as it would have without a memo.
-        again = [lf for share in shares.values() for lf in _compute(root, source, share, classes, columns)]
+        again = [lf for share in shares.values() for lf in _compute(root, source, share, classes, columns, memory)]
         for lf in again:
             columns.clear(lf.name)
-        _compute(root, source, _Share(lfs=again, rows=everything), classes, columns)
+        _compute(root, source, _Share(lfs=again, rows=everything), classes, columns, memory)
         for lf in (lf for share in shares.values() for lf in share.lfs):
             digest = digests[lf.name]
             if digest is not None:
@@ -177,7 +177,7 @@ def _say(shares: Iterable[_Share], cells: int, changes: str | None) -> None:
 
 
 def _compute(
-    root: Path, source: str, share: _Share, classes: Sequence[str], columns: "_Columns"
+    root: Path, source: str, share: _Share, classes: Sequence[str], columns: "_Columns", memory: VoteMemory
 ) -> list[LabelingFunction]:
     """Fill in what is missing, batch by batch; what one LF votes depends on nothing but that LF and the items.
 
@@ -193,7 +193,10 @@ def _compute(
     with Progress("apply", total=len(share.rows) * len(share.lfs)) as progress, open_cluster() as cluster:
         for lfs in filter(None, kinds):
             at = 0
-            for chunk in _vote(root, source, lfs, share.rows, classes, cluster, progress):
+            batches = _read_rows(root, share.rows)
+            if len(share.rows) == columns.n:
+                batches = memory.watch(batches)
+            for chunk in _vote(root, source, lfs, len(share.rows), batches, classes, cluster, progress):
                 rows = share.rows[at : at + len(chunk.ids)]
                 for lf in lfs:
                     column = chunk.columns[lf.name]
@@ -211,20 +214,20 @@ def _vote(
     root: Path,
     source: str,
     lfs: Sequence[LabelingFunction],
-    rows: npt.NDArray[np.int64],
+    n: int,
+    batches: Iterator[pl.DataFrame],
     classes: Sequence[str],
     cluster: Cluster | None,
     progress: Progress,
 ) -> Iterator[ChunkVotes]:
-    """The votes of `lfs`, all vectorized or all row-wise, on the items at `rows`, in their order.
+    """The votes of `lfs`, all vectorized or all row-wise, on the `n` items in `batches`, in their order.
 
     Vectorized LFs that the caller takes out of `lfs` meanwhile are asked no more.
     """
-    batches = _read_rows(root, rows)
     if cluster is not None:
         yield from vote_on_cluster(cluster, read_module(root, source, classes), lfs, batches, progress)
     elif rowwise := [lf for lf in lfs if isinstance(lf, RowwiseLF)]:
-        job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=len(rows))
+        job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=n)
         yield from vote_rowwise(job, batches, progress)
     else:
         for items in batches:

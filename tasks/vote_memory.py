@@ -6,12 +6,14 @@ rows (see tasks.row_keys). What an LF can see is all in its digest (see tasks.fi
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from tasks import artifacts, row_keys, schemas
 from tasks.artifacts import ITEMS
@@ -74,6 +76,20 @@ class VoteMemory:
             self._kept.write(f"rows-{self._today}", self._hash().tobytes())
             self._kept.keep_latest("rows-", _DAYS)
 
+    def watch(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """The `batches` of all of today's items as they are; their rows' keys are made meanwhile, in a thread."""
+        if self._keys is not None:
+            yield from batches
+            return
+        with ThreadPoolExecutor(1) as hasher:
+            keys: list[Future[Keys]] = []
+            for items in batches:
+                keys.append(hasher.submit(hash_items, items))
+                yield items
+                for behind in keys[:-1][-1:]:
+                    behind.result()  # it must not fall behind, or batches pile up
+            self._keys = np.concatenate([part.result() for part in keys])
+
     def _read(self, lf: str, day: str) -> ColumnVotes | None:
         entry = self._kept.read(f"{lf}-{day}")
         return None if entry is None else _unpack(entry)
@@ -84,11 +100,9 @@ class VoteMemory:
     def _hash(self) -> Keys:
         """The keys of today's rows, made when they are first needed."""
         if self._keys is None:
-            self._keys = np.empty((self._n, 3), np.uint64)
-            start = 0
-            for items in artifacts.read_batches(self._root / ITEMS, schemas.ITEMS):
-                self._keys[start : start + items.height] = hash_items(items)
-                start += items.height
+            for _ in self.watch(artifacts.read_batches(self._root / ITEMS, schemas.ITEMS)):
+                pass
+            assert self._keys is not None
         return self._keys
 
     def _match(self, day: str) -> Match | None:
