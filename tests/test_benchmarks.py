@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from benchmarks import dask, labels, pipeline, search, votes, watch
+from benchmarks import dask, labels, nights, pipeline, search, votes, watch
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,3 +118,13 @@ def test_dask(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ("search", 1500, True),
     ]
     assert len(capfd.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_nights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["--nights", "2", "--items", "300", "--collect", "2", "--json", str(tmp_path / "out.json")]
+    assert nights.main(command) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["mistakes"] == []
+    assert [one["number"] for one in result["nights"]] == [0, 1]
+    assert all("released" in one["what"] for one in result["nights"])

@@ -138,6 +138,20 @@ def test_a_fresh_clone_reads_what_was_released(team):
     assert other.git("status", "--porcelain") == ""
 
 
+def test_dvc_counts_releases_among_what_it_pushes_pulls_and_keeps(team):
+    team.set_policy(git="push")  # bytes in the cache, to be pushed by hand
+    team.commit("policy")
+    team.git("push", "-q")
+    made = publish_release(team.root)
+    assert team.git("status", "--porcelain") == ""
+    team.dvc("gc", "--quiet", "--force", "--workspace")
+    team.dvc("push", "--quiet")
+    team.dvc("gc", "--quiet", "--force", "--workspace", "--cloud")
+    other = clone(team, "clone")
+    other.dvc("pull", "--quiet", "--allow-missing")
+    assert verify_release(other.root, "current").id == made.id
+
+
 def test_dvc_api_reads_a_release_from_git_alone(team):
     # DVC clones the project elsewhere, so that the remote's place must not depend on the checkout's.
     team.dvc("remote", "modify", "--quiet", "bytes", "url", str(team.root.parent / "bytes"))
