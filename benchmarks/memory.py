@@ -49,15 +49,15 @@ UNITS: dict[str, Callable[[Size], float]] = {
 from at most; C, the vectors that cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
 
 FORMULAS: dict[str, dict[str, float]] = {
-    "ingest": {"MiB": 180, "n": 100, "G d": 14},
+    "ingest": {"MiB": 180, "n": 150, "G d": 14},
     "index": {"MiB": 140, "n": 60, "G d": 36, "C d": 8},
-    "apply": {"MiB": 125, "n": 60, "n m": 5},
-    "search": {"MiB": 300, "n": 200, "n m": 8, "n m k": 8, "G d": 4},
-    "tune": {"MiB": 225, "n": 40, "n m": 6, "G d": 22},
+    "apply": {"MiB": 130, "n": 60, "n m": 10},
+    "search": {"MiB": 390, "n": 280, "n m": 8, "n m k": 8, "G d": 4},
+    "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
-    "fit": {"MiB": 205, "n": 60, "n m": 4, "n k": 50, "S d": 38},
+    "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 50, "S d": 38},
     "train": {"MiB": 165, "n": 60, "n m": 1, "n k": 150, "n m k": 12, "R d": 5.5},
-    "evaluate": {"MiB": 270, "n": 150, "n m": 6, "n k": 100},
+    "evaluate": {"MiB": 285, "n": 400, "n m": 6, "n k": 100},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
 

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.slow
 
 def remove_outputs(root: Path, stage: str) -> None:
     """As DVC does before it runs a stage."""
-    shutil.rmtree(root / "data" / stage)
+    shutil.rmtree(root / "data" / stage, ignore_errors=True)  # killed early, it made none
 
 
 @pytest.fixture(scope="module")
