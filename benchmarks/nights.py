@@ -116,7 +116,10 @@ def live(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.chdir(root):
         for night in nights:
             digits.write(root, night)
-            one = _live(root, night, chance, options.collect)
+            try:
+                one = _live(root, night, chance, options.collect)
+            except KeyboardInterrupt:
+                break  # so many nights, then
             mistakes += [f"night {night.number}: {mistake}" for mistake in one["mistakes"]]
             if "released" in one["what"]:
                 last = night, (root / END_LABELS).read_bytes()
