@@ -105,7 +105,7 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
         epoxy = params.model_copy(update={"label_model": LabelModelKind.FLYINGSQUID})
         options = _make_options(inputs, balance, params)
         methods["epoxy"] = _fit(inputs.extended, inputs, balance, options, classes, epoxy).probabilities
-    predictions = _tabulate_predictions(inputs.items, methods)
+    predictions = schemas.tabulate_predictions(inputs.items, methods)
     artifacts.write_table(root / LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
     artifacts.write_table(root / PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     described = _describe(inputs, raw, extended, balance, classes, params)
@@ -322,14 +322,6 @@ def tabulate_labels(inputs: Inputs, labeled: Labeled, classes: tuple[str, ...]) 
     columns["original_votes"] = original.sum(axis=1, dtype=np.int32)
     columns["extended_votes"] = ((inputs.extended != ABSTAIN) & ~original).sum(axis=1, dtype=np.int32)
     return inputs.items.select(ITEM_ID).with_columns(pl.Series(name, values) for name, values in columns.items())
-
-
-def _tabulate_predictions(items: pl.DataFrame, methods: dict[str, Float]) -> pl.DataFrame:
-    return items.select(ITEM_ID).with_columns(
-        pl.Series(f"{method}/{c}", np.ascontiguousarray(column))
-        for method, probabilities in methods.items()
-        for c, column in enumerate(probabilities.T)
-    )
 
 
 def _describe(

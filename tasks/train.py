@@ -126,7 +126,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         methods["gold_only"] = np.exp(end_model.fit_gold_baseline(vectors, inputs.gold, k))
     labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
     judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
-    predictions = _tabulate_predictions(inputs.items, judged)
+    predictions = schemas.tabulate_predictions(inputs.items, judged)
     artifacts.write_table(root / END_LABELS, labels, schemas.end_labels(classes))
     artifacts.write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
@@ -246,14 +246,6 @@ def _tabulate_labels(inputs: Inputs, posterior: Float, balance: Float, classes: 
     columns |= {probability_column(name): np.ascontiguousarray(posterior[:, c]) for c, name in enumerate(classes)}
     columns["original_votes"] = (inputs.votes != ABSTAIN).sum(axis=1, dtype=np.int32)
     return inputs.items.with_columns(pl.Series(name, values) for name, values in columns.items())
-
-
-def _tabulate_predictions(items: pl.DataFrame, methods: dict[str, Float]) -> pl.DataFrame:
-    return items.with_columns(
-        pl.Series(f"{method}/{c}", np.ascontiguousarray(column))
-        for method, probabilities in methods.items()
-        for c, column in enumerate(probabilities.T)
-    )
 
 
 def _describe(
