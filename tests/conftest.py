@@ -191,11 +191,16 @@ def toy(toy_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API address of a Prefect server with a database of its own."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+    """The API address of a Prefect server with a database of its own.
 
-    with prefect_test_harness(server_startup_timeout=120):
-        address = PREFECT_API_URL.value()
-        assert address is not None
+    Not Prefect's own harness: waiting for the last events of all tests, it now and then waits for ever.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.server import start_temporary_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        address = start_temporary_server()
+    with temporary_settings({PREFECT_API_URL: address}):
         yield address
