@@ -86,8 +86,8 @@ class VoteMemory:
             for items in batches:
                 keys.append(hasher.submit(hash_items, items))
                 yield items
-                for behind in keys[:-1][-1:]:
-                    behind.result()  # it must not fall behind, or batches pile up
+                if len(keys) > 1:
+                    keys[-2].result()  # it must not fall behind, or batches pile up
             self._keys = np.concatenate([part.result() for part in keys])
 
     def _read(self, lf: str, day: str) -> ColumnVotes | None:
