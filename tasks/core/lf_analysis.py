@@ -33,7 +33,7 @@ def count_votes(L: Votes) -> Counts:
     >>> count_votes(np.array([[0, -1], [1, -1], [-1, -1]], dtype=np.int8)).tolist()
     [2, 0]
     """
-    return np.asarray(np.count_nonzero(L != ABSTAIN, axis=0), dtype=np.int64)
+    return _count_each(L != ABSTAIN)
 
 
 def find_polarity(L: Votes, k: int) -> npt.NDArray[np.bool_]:
@@ -57,8 +57,11 @@ def count_overlaps(L: Votes) -> Counts:
     [1, 1, 0]
     """
     voted = L != ABSTAIN
-    shared = np.count_nonzero(voted, axis=1) > 1
-    return np.asarray(np.count_nonzero(voted & shared[:, None], axis=0), dtype=np.int64)
+    once, shared = np.zeros((2, len(L)), dtype=np.bool_)
+    for column in voted.T:
+        shared |= once & column
+        once |= column
+    return _count_each(voted & shared[:, None])
 
 
 def measure_overlaps(L: Votes) -> Shares:
@@ -74,11 +77,11 @@ def count_conflicts(L: Votes) -> Counts:
     >>> count_conflicts(np.array([[0, 1, -1], [1, 1, -1]], dtype=np.int8)).tolist()
     [1, 1, 0]
     """
-    voted = L != ABSTAIN
     highest = L.max(axis=1, initial=ABSTAIN)
-    lowest = np.min(L, axis=1, where=voted, initial=np.iinfo(np.int8).max)
+    # Read as unsigned, abstain is above every class.
+    lowest = L.view(np.uint8).min(axis=1, initial=np.iinfo(np.uint8).max)
     disputed = highest > lowest
-    return np.asarray(np.count_nonzero(voted & disputed[:, None], axis=0), dtype=np.int64)
+    return _count_each((L != ABSTAIN) & disputed[:, None])
 
 
 def measure_conflicts(L: Votes) -> Shares:
@@ -146,7 +149,7 @@ def count_correct(L: Votes, gold: npt.NDArray[np.integer]) -> GoldCounts:
     judged, truth = L[known], gold[known]
     return GoldCounts(
         votes=count_votes(judged),
-        correct=np.count_nonzero((judged == truth[:, None]) & (judged != ABSTAIN), axis=0).astype(np.int64),
+        correct=_count_each((judged == truth[:, None]) & (judged != ABSTAIN)),
     )
 
 
@@ -173,6 +176,11 @@ def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Share
     margin = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     scale = 1 + z**2 / n
     return np.clip((center - margin) / scale, 0, 1), np.clip((center + margin) / scale, 0, 1)
+
+
+def _count_each(found: npt.NDArray[np.bool_]) -> Counts:
+    """How often each column of `found` (n, m) is true; column by column, which is much faster than along an axis."""
+    return np.fromiter(map(np.count_nonzero, found.T), dtype=np.int64, count=found.shape[1])
 
 
 def _share(part: Counts, whole: Counts | int) -> Shares:
