@@ -40,6 +40,7 @@ from tasks.lf_modules import load_lfs
 from tasks.memo import Memo
 from tasks.params import ApplyParams
 from tasks.progress import Progress
+from tasks.read_ahead import read_ahead
 from tasks.row_workers import ChunkVotes, RowwiseJob, vote_rowwise
 from tasks.schemas import ABSTAIN, ITEM_ID
 from tasks.vote_memory import MEMO, VoteMemory
@@ -50,7 +51,7 @@ _SHOWN = 5
 """How many ids or values an error names."""
 
 _AT_ONCE = 8 * 2**20
-"""Votes (bytes) checked and written at a time: to check a column takes a millisecond, however few its rows."""
+"""Bytes of votes that are checked and written at a time, and of rows with their votes in which patterns are looked for."""
 
 _PROBED = 100
 """How many items a vectorized LF votes on a second time, alone: enough to notice a mean or a rank, at no cost."""
@@ -155,7 +156,7 @@ def _write_computed(root: Path, classes: Sequence[str], source: str, summary: LF
             digest = digests[lf.name]
             if digest is not None:
                 memory.keep(digest, columns.read_column(lf.name))
-        votes = summary.watch(columns.read_batches(root))
+        votes = read_ahead(summary.watch(columns.read_batches(root)))
         artifacts.write_batches(root / VOTES, votes, schemas.votes(len(classes), columns.lfs))
         return columns.tabulate_failures(root)
 
@@ -183,19 +184,24 @@ def _compute(
 
     Gives back the LFs that failed as a whole on some of the rows when not all were asked for.
     """
-    vectorized = [lf for lf in share.lfs if isinstance(lf, VectorizedLF)]
-    kinds: list[list[LabelingFunction]] = [[*vectorized], [lf for lf in share.lfs if isinstance(lf, RowwiseLF)]]
     again: list[LabelingFunction] = []
     if not share.lfs:
         return again
-    for items in itertools.islice(_read_rows(root, share.rows), 1 if vectorized else 0):
-        _require_votes_by_row(vectorized, items, classes, source)
+    patterns = [lf for lf in share.lfs if isinstance(lf, PatternLF)]
+    rowwise = [lf for lf in share.lfs if isinstance(lf, RowwiseLF)]
+    others = [lf for lf in share.lfs if isinstance(lf, VectorizedLF) and not isinstance(lf, PatternLF)]
+    for items in itertools.islice(_read_rows(root, share.rows), 1 if others else 0):
+        _require_votes_by_row(others, items, classes, source)
+    kinds: list[list[LabelingFunction]] = [[*patterns], [*others], [*rowwise]]
     with Progress("apply", total=len(share.rows) * len(share.lfs)) as progress, open_cluster() as cluster:
         for lfs in filter(None, kinds):
             at = 0
-            batches = _read_rows(root, share.rows)
+            # Polars compiles most patterns once more for every table. An LF of another kind may fail on a table as a
+            # whole: its tables must not depend on what else is asked.
+            size = _AT_ONCE if isinstance(lfs[0], PatternLF) and cluster is None else 0
+            batches = read_ahead(_read_rows(root, share.rows, size=size, beside=len(lfs)))
             if len(share.rows) == columns.n:
-                batches = memory.watch(batches)
+                batches = read_ahead(memory.watch(batches))
             for chunk in _vote(root, source, lfs, len(share.rows), batches, classes, cluster, progress):
                 rows = share.rows[at : at + len(chunk.ids)]
                 for lf in lfs:
@@ -236,11 +242,11 @@ def _vote(
             progress.advance(items.height * len(lfs))
 
 
-def _read_rows(root: Path, rows: npt.NDArray[np.int64]) -> Iterator[pl.DataFrame]:
-    """The items at `rows` (ascending) in tables of at most a row group; of all items, these are the row groups."""
+def _read_rows(root: Path, rows: npt.NDArray[np.int64], *, size: int = 0, beside: int = 0) -> Iterator[pl.DataFrame]:
+    """The items at `rows` (ascending) in tables of at most a row group; all items as `artifacts.read_batches` has them."""
     start, held = 0, 0
     parts: list[pl.DataFrame] = []
-    for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS):
+    for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS, size=size, beside=beside):
         own = rows[slice(*np.searchsorted(rows, [start, start + items.height]))] - start
         start += items.height
         if held and held + len(own) > artifacts.ROW_GROUP:
@@ -304,20 +310,12 @@ class _Columns:
 
     def read_batches(self, root: Path) -> Iterator[pl.DataFrame]:
         """The table of votes, in batches of some row groups."""
-        start, held = 0, 0
-        batches: list[pl.DataFrame] = []
-        for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID]):
-            batches.append(items)
-            held += items.height
-            if held * len(self.lfs) >= _AT_ONCE:
-                yield self._add_votes(pl.concat(batches), start)
-                start, held = start + held, 0
-                batches.clear()
-        if batches:
-            yield self._add_votes(pl.concat(batches), start)
-
-    def _add_votes(self, items: pl.DataFrame, start: int) -> pl.DataFrame:
-        return items.with_columns(pl.Series(lf, self.read(lf, start, items.height)) for lf in self.lfs)
+        start = 0
+        for items in artifacts.read_batches(
+            root / ITEMS, schemas.ITEMS, columns=[ITEM_ID], size=_AT_ONCE, beside=len(self.lfs)
+        ):
+            yield items.with_columns(pl.Series(lf, self.read(lf, start, items.height)) for lf in self.lfs)
+            start += items.height
 
     def tabulate_failures(self, root: Path) -> pl.DataFrame:
         """One row per failure: item_id, lf, error; by item, then in the order of the LFs."""
@@ -342,10 +340,9 @@ def _require_votes_by_row(
 ) -> None:
     """Check, on every second of the first items, that a vectorized LF votes on a row by that row alone."""
     first = items.head(2 * _PROBED)
-    free = [lf for lf in lfs if not isinstance(lf, PatternLF)]
-    together = apply_vectorized(free, first, classes)
-    apart = apply_vectorized(free, first.gather_every(2), classes)
-    for lf in free:
+    together = apply_vectorized(lfs, first, classes)
+    apart = apply_vectorized(lfs, first.gather_every(2), classes)
+    for lf in lfs:
         failed = together[lf.name].failures or apart[lf.name].failures
         differs = np.flatnonzero(together[lf.name].votes[::2] != apart[lf.name].votes)
         if differs.size and not failed:

@@ -274,8 +274,17 @@ def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = 
     return _validate(path, tables[0] if len(tables) == 1 else pl.concat(tables), schema)
 
 
-def read_batches(path: Path, schema: TableSchema, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+def read_batches(
+    path: Path, schema: TableSchema, columns: Sequence[str] | None = None, *, size: int = 0, beside: int = 0
+) -> Iterator[pl.DataFrame]:
     """The table at `path`, row group by row group (at least one, maybe empty), each checked against `schema`.
+
+    Parameters
+    ----------
+    size
+        Row groups come together until they have this many bytes; to check a table takes milliseconds, however short.
+    beside
+        Bytes that a row takes in the caller's hands, to be counted with its own.
 
     Raises
     ------
@@ -285,7 +294,19 @@ def read_batches(path: Path, schema: TableSchema, columns: Sequence[str] | None 
     if columns is not None:
         schema = _restrict(schema, columns)
     stored = itertools.chain.from_iterable(_stored_batches(file, columns) for file in find_shards(path))
-    yield from _validate_batches(path, stored, schema)
+    yield from _validate_batches(path, _join(stored, size, beside), schema)
+
+
+def _join(batches: Iterable[pl.DataFrame], size: int, beside: int) -> Iterator[pl.DataFrame]:
+    """The same rows in fewer batches, of `size` bytes or more with `beside` bytes for each row; only the last is less."""
+    held: list[pl.DataFrame] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(part.estimated_size() + beside * part.height for part in held) >= size:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
 
 
 def read_schema(path: Path) -> pl.Schema:

@@ -7,7 +7,6 @@ rows (see tasks.row_keys). What an LF can see is all in its digest (see tasks.fi
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +47,7 @@ class VoteMemory:
         self._root, self._kept = root, kept
         self._n = artifacts.count_rows(root / ITEMS)
         self._today = identify(row_keys.VERSION, identify_file(root / ITEMS))
+        self._rows = f"rows-{self._today}"
         columns = [[name, str(kind)] for name, kind in artifacts.read_schema(root / ITEMS).items()]
         self._base = identify(columns, classes)
         self._keys: Keys | None = None
@@ -72,23 +72,20 @@ class VoteMemory:
         """Remember the votes of `lf` on today's items."""
         self._kept.write(f"{self._identify(lf)}-{self._today}", _pack(column))
         self._kept.keep_latest(f"{self._identify(lf)}-", _DAYS)
-        if not self._kept.find(f"rows-{self._today}"):
-            self._kept.write(f"rows-{self._today}", self._hash().tobytes())
+        if not self._kept.find(self._rows):
+            self._kept.write(self._rows, self._hash().tobytes())
             self._kept.keep_latest("rows-", _DAYS)
 
     def watch(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """The `batches` of all of today's items as they are; their rows' keys are made meanwhile, in a thread."""
-        if self._keys is not None:
+        """The `batches` of all of today's items as they are; their rows' keys are made meanwhile, if nobody has them."""
+        if self._keys is not None or self._kept.find(self._rows):
             yield from batches
             return
-        with ThreadPoolExecutor(1) as hasher:
-            keys: list[Future[Keys]] = []
-            for items in batches:
-                keys.append(hasher.submit(hash_items, items))
-                yield items
-                if len(keys) > 1:
-                    keys[-2].result()  # it must not fall behind, or batches pile up
-            self._keys = np.concatenate([part.result() for part in keys])
+        keys = []
+        for items in batches:
+            keys.append(hash_items(items))
+            yield items
+        self._keys = np.concatenate(keys)
 
     def _read(self, lf: str, day: str) -> ColumnVotes | None:
         entry = self._kept.read(f"{lf}-{day}")
@@ -100,9 +97,8 @@ class VoteMemory:
     def _hash(self) -> Keys:
         """The keys of today's rows, made when they are first needed."""
         if self._keys is None:
-            for _ in self.watch(artifacts.read_batches(self._root / ITEMS, schemas.ITEMS)):
-                pass
-            assert self._keys is not None
+            batches = artifacts.read_batches(self._root / ITEMS, schemas.ITEMS)
+            self._keys = np.concatenate([hash_items(items) for items in batches])
         return self._keys
 
     def _match(self, day: str) -> Match | None:
