@@ -192,11 +192,31 @@ def test_batches_do_not_change_the_votes(tmp_path: Path, monkeypatch: pytest.Mon
     policy = BROKEN.format(policy="on_error='abstain', error_budget=1")
     run(make_project(tmp_path / "one", LFS + policy))
     monkeypatch.setattr(artifacts, "ROW_GROUP", 2)
-    run(make_project(tmp_path / "many", LFS + policy))
-    assert read_votes(tmp_path / "many").equals(read_votes(tmp_path / "one"))
-    assert read_failures(tmp_path / "many") == read_failures(tmp_path / "one")
-    summaries = [(tmp_path / name / artifacts.LF_SUMMARY).read_text() for name in ("one", "many")]
-    assert summaries[0] == summaries[1]
+    for name, size in (("many", apply._AT_ONCE), ("more", 1)):
+        monkeypatch.setattr(apply, "_AT_ONCE", size)
+        run(make_project(tmp_path / name, LFS + policy))
+        assert read_votes(tmp_path / name).equals(read_votes(tmp_path / "one"))
+        assert read_failures(tmp_path / name) == read_failures(tmp_path / "one")
+        summaries = [(tmp_path / folder / artifacts.LF_SUMMARY).read_text() for folder in ("one", name)]
+        assert summaries[0] == summaries[1]
+
+
+def test_an_lf_that_fails_on_a_table_fails_on_a_row_group_whatever_else_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "ROW_GROUP", 2)
+    fails = """
+@vectorized_labeling_function(on_error="abstain", error_budget=1)
+def fails(items):
+    if "call me" in items["text"]:
+        raise ValueError("not this one")
+    return pl.lit(0)
+"""
+    run(make_project(tmp_path / "alone", fails))
+    run(make_project(tmp_path / "among", LFS + fails))
+    for name in ("alone", "among"):
+        assert read_votes(tmp_path / name)["fails"].to_list() == [0, 0, -1, -1, 0]
+        assert [item for item, *_ in read_failures(tmp_path / name)] == ["c", "d"]
 
 
 def test_the_module_is_read_anew_and_alone(tmp_path: Path) -> None:

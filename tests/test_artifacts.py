@@ -62,6 +62,47 @@ def test_a_broken_table_is_refused_on_read(path, name):
         assert "votes.parquet" in str(caught.value)
 
 
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("lf", range(3))
+@pytest.mark.parametrize("vote", [2, -2, None])
+def test_one_vote_among_columns_that_are_alike_is_named(path, lf, row, vote):
+    """They are checked as one column, and one by one only where that fails."""
+    names = ["first", "middle", "last"]
+    votes = np.zeros((3, 3)).tolist()
+    votes[lf][row] = vote
+    table = VOTES.select("item_id").with_columns(
+        pl.Series(name, column, dtype=pl.Int8, strict=False) for name, column in zip(names, votes, strict=True)
+    )
+    with pytest.raises(DataError) as caught:
+        artifacts.write_table(path, table, schemas.votes(2, names))
+    said = f"column '{names[lf]}': 1 failed '{'not_nullable' if vote is None else 'in_range(-1, 1)'}'"
+    assert said in str(caught.value) and str(caught.value).count("failed") == 1
+    assert f"item_id {row + 1}." in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [pl.Int64, pl.Float32, pl.String, pl.Boolean])
+def test_a_type_among_columns_that_are_alike_is_named(path, wrong):
+    table = VOTES.select("item_id").with_columns(a=pl.lit(0, pl.Int8), b=pl.lit(0).cast(wrong), c=pl.lit(0, pl.Int8))
+    with pytest.raises(DataError, match=f"column 'b': 1 failed 'dtype.*{wrong}"):
+        artifacts.write_table(path, table, schemas.votes(2, ["a", "b", "c"]))
+
+
+def test_row_groups_come_together_as_asked(path, monkeypatch):
+    monkeypatch.setattr(artifacts, "ROW_GROUP", 10)
+    table = pl.DataFrame({"item_id": pl.int_range(95, eager=True), "kw": pl.Series([0] * 95, dtype=pl.Int8)})
+    artifacts.write_table(path, table, SCHEMA)
+
+    def heights(**options):
+        batches = list(artifacts.read_batches(path, SCHEMA, **options))
+        assert pl.concat(batches).equals(table)
+        return [batch.height for batch in batches]
+
+    assert heights() == [10] * 9 + [5]
+    assert heights(size=9 * 20) == [20, 20, 20, 20, 15]  # an id and a vote are 9 bytes
+    assert heights(size=9 * 20, beside=9) == [10] * 9 + [5]
+    assert heights(size=10**9) == [95]
+
+
 def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(path):
     artifacts.write_table(path, VOTES, SCHEMA)
 
