@@ -12,23 +12,23 @@ Matrix products in float32 only propose: every vector whose product is within a 
 scored in float64. Batches, threads, BLAS and strategy therefore cannot change a result. Vectors that occur more than
 once are searched once.
 
-Most of the time should go to the products. In the first tile of support the best product of each LF and class is found
-by reducing its members' rows. From then on it is known how good a product must be to matter, few are, and one
-comparison of the whole tile finds them for all LFs at once.
+Most of the time goes to the products. One look at those of a pair's members finds who is near enough to the best so far
+(of the first few members the best one is found before), and whoever is near enough to the best in the end is scored.
+These loops are compiled (tasks/core/compiled.py).
 
 Peak memory for v distinct support vectors of d dimensions, p pairs of an LF and a class with s members together: the
-factors, 4 v d bytes (L2: 4 v (d + 1)), 16 s for members and twice that while a search is planned; and per thread 16 MiB
-of products and 80 MiB of candidates. Embeddings, index and factors may be mapped files; only rows in use are touched.
+factors, 4 v d bytes (L2: 4 v (d + 1)), 16 s for members and four times that while a search is planned; and per thread
+4 MiB of products and 80 MiB of candidates. Embeddings, index and factors may be mapped files; only rows in use are touched.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.compiled import bound_similarities, collect, keep_nearest, raise_floor
 from tasks.core.patterns import find_patterns
 
 MetricName = Literal["cosine", "l2"]
@@ -39,28 +39,22 @@ Int64 = npt.NDArray[np.int64]
 Votes = npt.NDArray[np.int8]
 
 QUERIES = 1024
-"""Queries worth searching at a time: with a tile of support 16 MiB of products, which stay in the last-level cache."""
+"""Queries worth searching at a time: fewer are multiplied more slowly."""
 
 NOBODY = -1
 """The position of a neighbor that does not exist."""
 
-_TILE = 4096
-"""Support vectors per matrix product."""
+_TILE = 1024
+"""Support vectors per matrix product: with `QUERIES`, 4 MiB of products."""
+
+_MEMBER_COST = 15
+"""Multiply-adds in the time it takes to look at one product of a member (measured at d = 384 on one core: .2 ns)."""
 
 _SEEN = 64
 """Members after which a pair's best product is good enough that later ones rarely reach it."""
 
-_CHUNK = 16
-"""Products behind one kept maximum: fewer means more maxima to compare, more means more products to look at again."""
-
-_MAXIMUM_COST = 32
-"""Multiply-adds in the time one LF takes to look at one product (measured at d = 384 on one core: .6 ns, .018 ns)."""
-
 _PENDING = 1 << 20
-"""Candidates collected before they are scored, 40 MiB: memory stays bounded whatever the number of ties."""
-
-_SCORED = 256
-"""Pairs of vectors scored at a time, so that their float64 rows (d = 384: 768 KiB) stay in the cache."""
+"""Candidates collected before they are scored, 28 MiB: memory stays bounded whatever the number of ties."""
 
 _GATHERED = 4096
 """Rows hashed, compared or converted at a time when a support is built."""
@@ -110,27 +104,19 @@ class Support:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Members:
-    """The members of one pair in one tile."""
-
-    pair: int
-    """Place of the pair within the search."""
-    places: Int64
-    """Places in the tile's rows, ascending."""
-    positions: Int64
-    """Item positions, as in `Pair`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Support vectors that are multiplied together, at most `_TILE`."""
+    """Support vectors that are multiplied together, at most `_TILE`, and whose members they are."""
 
     rows: Int64
-    """Rows of the support, ascending."""
-    new: tuple[Members, ...]
-    """Of pairs of which few members were in earlier tiles; never empty."""
-    known: tuple[Members, ...]
-    """Of the other pairs: their best product so far says which of these matter; never empty."""
+    """(r,) rows of the support, ascending."""
+    starts: Int64
+    """(r + 1,) where in `pairs` each row's memberships begin, and their number s."""
+    pairs: Int64
+    """(s,) places of pairs within the search."""
+    positions: Int64
+    """(s,) item positions, as in `Pair`."""
+    is_new: Bools
+    """(pairs,) of which few members are in earlier tiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +162,11 @@ def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
     ([1.0, 0.0], [-5.0, -7.071067810058594])
     """
     if metric == "cosine":
-        return _round_cosine(_dot(x, y), _dot(x, x), _dot(y, y))
-    return _round_distance(x, y)
+        return np.clip(_dot(x, y) / np.sqrt(_dot(x, x) * _dot(y, y)), -1, 1).astype(np.float32)
+    difference = np.subtract(x, y, dtype=np.float64)
+    distance = np.sqrt(np.add.reduce(difference * difference, axis=1))
+    near: Float64 = 0.0 - np.minimum(distance, np.finfo(np.float32).max)  # 0, never -0, for equal rows
+    return near.astype(np.float32)
 
 
 def _allocate(shape: tuple[int, int]) -> Float32:
@@ -291,22 +280,26 @@ def plan_searches(pairs: Sequence[Pair], abstaining: Int64, n: int, width: int) 
     `pairs` are those of a support, or the same with fewer members, whose factors have `width` columns; `abstaining`
     (m,) counts the items on which each LF abstains, among `n`.
     """
-    per_lf = sum(abstaining[pair.lf] * len(pair.members) * (width + _MAXIMUM_COST) for pair in pairs)
+    per_lf = sum(abstaining[pair.lf] * len(pair.members) * (width + _MEMBER_COST) for pair in pairs)
     rows = _unite([pair.members for pair in pairs])
-    union = n * (len(rows) * width + sum(len(pair.members) for pair in pairs) * _MAXIMUM_COST)
+    union = n * (len(rows) * width + sum(len(pair.members) for pair in pairs) * _MEMBER_COST)
     return plan_per_lf(pairs) if per_lf <= union else plan_union(pairs)
 
 
 def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bools) -> Nearest:
     """The neighbors of some queries, at best about `QUERIES` at a time; `abstains` (q, m): which LF on which query."""
     q = len(queries.vectors)
-    found = _Found(pairs=len(support.pairs), q=q)
+    found = Nearest(
+        similarity=np.full((len(support.pairs), q), -np.inf, np.float32),
+        position=np.full((len(support.pairs), q), _LAST, np.int64),
+    )
     tallest = max((len(tile.rows) for search in searches for tile in search.tiles), default=0)
     scratch = np.empty(tallest * q, np.float32)
+    pending = _Pending(max([_PENDING, *(len(search.pairs) * q for search in searches)]))
     for search in searches:
         asking = np.arange(q) if search.lf is None else np.flatnonzero(abstains[:, search.lf])
         if len(asking):
-            _Run(support, search, queries, asking, abstains, found).go(scratch)
+            _Run(support, search, queries, asking, abstains, pending, found).go(scratch)
     nobody = found.position == _LAST
     return Nearest(
         similarity=np.where(nobody, np.float32(np.nan), found.similarity),
@@ -318,236 +311,93 @@ _LAST = np.iinfo(np.int64).max
 """Larger than any position, so that any position is smaller."""
 
 
-class _Found:
-    """The best so far."""
+class _Pending:
+    """Those who may be the neighbor: room for so many."""
 
-    def __init__(self, *, pairs: int, q: int) -> None:
-        self.similarity = np.full((pairs, q), -np.inf, np.float32)
-        self.position = np.full((pairs, q), _LAST, np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidates:
-    """Those who may be the neighbor; arrays of one length."""
-
-    cell: Int64
-    """Pair within the search, times the number of queries that ask, plus the query within these."""
-    row: Int64
-    """Row of the support."""
-    position: Int64
-    score: Float32
+    def __init__(self, room: int) -> None:
+        self.count = 0
+        self.cell = np.empty(room, np.int64)
+        """Pair within the search, times the number of queries that ask, plus the query within these."""
+        self.row = np.empty(room, np.int64)
+        """Row of the support."""
+        self.position = np.empty(room, np.int64)
+        self.product = np.empty(room, np.float32)
 
 
 class _Run:
     """One search of some queries, which improves what was found for them before."""
 
     def __init__(
-        self, support: Support, search: Search, queries: Queries, asking: Int64, abstains: Bools, found: _Found
+        self,
+        support: Support,
+        search: Search,
+        queries: Queries,
+        asking: Int64,
+        abstains: Bools,
+        pending: _Pending,
+        found: Nearest,
     ) -> None:
-        self._support, self._search, self._queries, self._asking, self._found = support, search, queries, asking, found
+        self._support, self._search, self._queries, self._asking = support, search, queries, asking
+        self._pending, self._found = pending, found
         lfs = [support.pairs[pair].lf for pair in search.pairs]
         # Once per LF, then per pair: advanced indexing of both at once is slow.
-        self._voted = ~abstains[asking].T[lfs]
+        voted = ~abstains[asking].T[lfs]
         self._margin = queries.margin[asking]
-        self._best = np.full((len(lfs), len(asking)), -np.inf, np.float32)
-        self._pending: list[_Candidates] = []
+        self._floor = np.where(voted, np.float32(np.inf), np.float32(-np.inf))
+        """(pairs, q) the product that a candidate must reach; none reaches infinity."""
 
     def go(self, scratch: Float32) -> None:
         """Search every tile; `scratch` has room for the products of the tallest."""
-        q = len(self._asking)
+        q, pending = len(self._asking), self._pending
         factors = self._queries.factors if q == len(self._queries.factors) else self._queries.factors[self._asking]
         for tile in self._search.tiles:
             scores = scratch[: len(tile.rows) * q].reshape(len(tile.rows), q)
             np.matmul(_take_rows(self._support.factors, tile.rows), factors.T, out=scores)
-            for members in tile.new:
-                self._reduce(scores, tile, members)
-            if tile.known and not self._compare(scores, tile):
-                for members in tile.known:
-                    self._reduce(scores, tile, members)
+            if tile.is_new.any():
+                raise_floor(scores, tile.starts, tile.pairs, tile.is_new, self._margin, self._floor)
+            row = 0
+            while row < len(tile.rows):
+                row, pending.count = collect(
+                    scores, tile.starts, tile.pairs, tile.rows, tile.positions, self._margin, self._floor,
+                    row, pending.count, pending.cell, pending.row, pending.position, pending.product,
+                )  # fmt: skip
+                if row < len(tile.rows):
+                    self._settle()
         self._settle()
-
-    def _find_floor(self, pairs: list[int]) -> Float32:
-        """(pairs, q) the product that a candidate must reach; infinite where the LF votes itself."""
-        floor: Float32 = self._best[pairs] - self._margin
-        floor[self._voted[pairs]] = np.inf
-        return floor
-
-    def _reduce(self, scores: Float32, tile: Tile, members: Members) -> None:
-        """Find the best product of one pair in a tile, then the candidates: chunks that reach it, and who in them."""
-        q, places = len(self._asking), members.places
-        s = len(places)
-        is_block = places[-1] - places[0] == s - 1
-        block = scores[places[0] : places[-1] + 1] if is_block else scores.take(places, axis=0)
-        maxima = np.maximum.reduceat(block, np.arange(0, s, _CHUNK), axis=0) if s < _CHUNK else _reduce_chunks(block)
-        np.maximum(self._best[members.pair], maxima.max(axis=0), out=self._best[members.pair])
-        floor = self._find_floor([members.pair])[0]
-        # One-dimensional indices throughout: NumPy finds and takes them several times faster than pairs.
-        chunk, query = np.divmod(np.flatnonzero(maxima >= floor), q)
-        for part in _parts(len(chunk), max(_PENDING // _CHUNK, 1)):
-            slots = chunk[part, None] * _CHUNK + np.arange(_CHUNK)
-            inside = block.reshape(-1).take(np.minimum(slots, s - 1) * q + query[part, None])
-            hit = np.flatnonzero((inside >= floor[query[part], None]) & (slots < s))
-            slot = slots.reshape(-1)[hit]
-            self._collect(
-                _Candidates(
-                    cell=members.pair * q + query[part][hit // _CHUNK],
-                    row=tile.rows[places[slot]],
-                    position=members.positions[slot],
-                    score=inside.reshape(-1)[hit],
-                )
-            )
-
-    def _compare(self, scores: Float32, tile: Tile) -> bool:
-        """Find the candidates of known pairs; False, and nothing done, where so many products matter that it is slow.
-
-        One comparison with the lowest floor of any pair finds the products that may matter, row by row; each member is
-        then compared on its row's products alone.
-        """
-        q = len(self._asking)
-        floor = self._find_floor([members.pair for members in tile.known])
-        hits = np.flatnonzero(scores >= floor.min(axis=0))
-        starts = np.searchsorted(hits, np.arange(len(tile.rows) + 1) * q)
-        counts = np.diff(starts)
-        sizes = [len(members.places) for members in tile.known]
-        place = np.concatenate([members.places for members in tile.known])
-        each = counts[place]
-        total = int(each.sum())
-        if total > min(_PENDING, len(place) * q // 8):
-            return False
-        if not total:
-            return True
-        # For every member the hits of its row: `hit` walks through the segment of `hits` that is its row's.
-        ends = np.cumsum(each)
-        hit = np.repeat(starts[place] - (ends - each), each)
-        hit += np.arange(total)
-        index = hits[hit]
-        # The hit's index is row * q + query; the floor's is pair * q + query.
-        cell = index + np.repeat(np.repeat(np.arange(len(sizes)), sizes) * q - place * q, each)
-        score = scores.reshape(-1)[index]
-        kept = np.flatnonzero(score >= floor.reshape(-1)[cell])
-        slot = np.searchsorted(ends, kept, side="right")
-        pairs = np.array([members.pair for members in tile.known])
-        pair, query = np.divmod(cell[kept], q)
-        cell = pairs[pair] * q + query
-        score = score[kept]
-        np.maximum.at(self._best.reshape(-1), cell, score)
-        positions = np.concatenate([members.positions for members in tile.known])
-        self._collect(_Candidates(cell=cell, row=tile.rows[place[slot]], position=positions[slot], score=score))
-        return True
-
-    def _collect(self, candidates: _Candidates) -> None:
-        self._pending.append(candidates)
-        if sum(len(one.cell) for one in self._pending) >= _PENDING:
-            self._settle()
 
     def _settle(self) -> None:
         """Score the pending candidates that still reach the floor and keep the best."""
-        if not self._pending:
-            return
-        cell, row, position, score = (
-            np.concatenate([getattr(one, name) for one in self._pending])
-            for name in ("cell", "row", "position", "score")
-        )
-        self._pending = []
-        kept = score >= (self._best - self._margin).reshape(-1)[cell]
-        cell, row, position = cell[kept], row[kept], position[kept]
+        pending = self._pending
+        cell = pending.cell[: pending.count]
+        kept = np.flatnonzero(pending.product[: pending.count] >= self._floor.reshape(-1)[cell])
+        cell, row, position = cell[kept], pending.row[kept], pending.position[kept]
+        pending.count = 0
         pair, query = np.divmod(cell, len(self._asking))
         query = self._asking[query]
         similarity = _score(self._support, self._queries, query, row)
         found = np.asarray(self._search.pairs)[pair] * len(self._queries.vectors) + query
-        before = self._found.similarity.copy()
-        after, positions = self._found.similarity.reshape(-1), self._found.position.reshape(-1)
-        np.maximum.at(after, found, similarity)
-        positions[after > before.reshape(-1)] = _LAST
-        wins = similarity == after[found]
-        np.minimum.at(positions, found[wins], position[wins])
-
-
-def _reduce_chunks(block: Float32) -> Float32:
-    """The maximum (chunks, q) of each `_CHUNK` rows of `block` (s, q), s >= _CHUNK; the last chunk may be smaller."""
-    s = len(block)
-    whole = s // _CHUNK
-    maxima: Float32 = np.maximum.reduce(block[: whole * _CHUNK].reshape(whole, _CHUNK, -1), axis=1)
-    if s % _CHUNK:
-        maxima = np.concatenate([maxima, block[whole * _CHUNK :].max(axis=0)[None]])
-    return maxima
+        keep_nearest(found, position, similarity, self._found.similarity.reshape(-1), self._found.position.reshape(-1))
 
 
 def _score(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
     """The exact similarities of queries and support vectors, pair by pair.
 
-    BLAS sums in an order of its own, so its float64 product is used only where every number within the errors of both
-    sums rounds to the same float32; the few others are summed as the definition says.
+    Summed in the order that is fastest where every number within the errors of both orders rounds to the same float32;
+    the few others are summed as the definition says.
     """
-    if not len(query):
-        return np.empty(0, np.float32)
-    # One number per pair and its place below it: sorting plain integers is several times faster than sorting indices.
-    shift = len(query).bit_length()
-    packed = np.sort((query * len(support.items) + row) << shift | np.arange(len(query)))
-    key, place = packed >> shift, packed & ((1 << shift) - 1)
-    is_first = np.concatenate([[True], key[1:] != key[:-1]])
-    query, row = np.divmod(key[is_first], len(support.items))
-    similarity = _score_sorted(support, queries, query, row)
-    back = np.empty(len(key), np.float32)
-    back[place] = similarity[np.cumsum(is_first) - 1]
-    return back
-
-
-def _score_sorted(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
-    """As `_score`, for distinct pairs whose queries ascend."""
-    squares, other_squares = queries.squares[query], support.squares[row]
+    metric = support.geometry.metric
+    similarity, high = np.empty(len(query), np.float32), np.empty(len(query), np.float32)
     items = support.items[row]
-    if len(query) >= 4 * len(np.unique(query)):
-        vectors, dots = queries.vectors.astype(np.float64), np.empty(len(query))
-        for part in _parts(len(query), _SCORED):
-            wide = support.embeddings.take(items[part], axis=0).astype(np.float64)
-            own = query[part]
-            cuts = [0, *(np.flatnonzero(own[1:] != own[:-1]) + 1).tolist(), len(own)]
-            found = dots[part]
-            for a, b in pairwise(cuts):
-                np.dot(wide[a:b], vectors[own[a]], out=found[a:b])
-        bounds = _bound(dots, squares, other_squares, vectors.shape[1], support.geometry.metric)
-        similarity = bounds.low
-        unsure = np.flatnonzero(bounds.low != bounds.high)
-    else:  # products of so few rows are no faster than the definition
-        similarity = np.empty(len(query), np.float32)
-        unsure = np.arange(len(query))
-    for part in _parts(len(unsure), _SCORED):
+    bound_similarities(
+        queries.vectors, support.embeddings, queries.squares, support.squares[row], metric == "cosine", query, items,
+        similarity, high,
+    )  # fmt: skip
+    unsure = np.flatnonzero(similarity != high)
+    for part in _parts(len(unsure), _GATHERED):
         one = unsure[part]
-        x, y = queries.vectors[query[one]], support.embeddings.take(items[one], axis=0)
-        if support.geometry.metric == "cosine":
-            similarity[one] = _round_cosine(_dot(x, y), squares[one], other_squares[one])
-        else:
-            similarity[one] = _round_distance(x, y)
+        vectors, others = queries.vectors[query[one]], support.embeddings[items[one]]
+        similarity[one] = compute_similarity(vectors, others, metric)
     return similarity
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bounds:
-    """Numbers between which similarities are, float32."""
-
-    low: Float32
-    high: Float32
-
-
-def _bound(dots: Float64, squares: Float64, other_squares: Float64, d: int, metric: MetricName) -> _Bounds:
-    """Between which numbers the similarity is that the definition gives, from inner products summed in any order.
-
-    Each sum of d terms errs by at most g = d u / (1 - d u) of the sum of their absolute values, which is at most
-    |x| |y| (and (|x|^2 + |y|^2) / 2); both sums err, and a few operations follow: 2 (d + 8) u, doubled.
-    """
-    error = 4 * (d + 8) * 2.0**-53
-    if metric == "cosine":
-        cosine = dots / np.sqrt(squares * other_squares)
-        low, high = np.clip(cosine - error, -1, 1), np.clip(cosine + error, -1, 1)
-        return _Bounds(low=low.astype(np.float32), high=high.astype(np.float32))
-    total = squares + other_squares
-    square = total - 2 * dots
-    near = np.sqrt(np.maximum(square - error * total, 0)) * (1 - error)
-    far = np.sqrt(np.maximum(square + error * total, 0)) * (1 + error)
-    largest = np.finfo(np.float32).max
-    low, high = 0.0 - np.minimum(far, largest), 0.0 - np.minimum(near, largest)
-    return _Bounds(low=low.astype(np.float32), high=high.astype(np.float32))
 
 
 def _dot(x: Float32, y: Float32) -> Float64:
@@ -555,19 +405,6 @@ def _dot(x: Float32, y: Float32) -> Float64:
     products: Float64 = np.multiply(x, y, dtype=np.float64)
     sums: Float64 = np.add.reduce(products, axis=1)
     return sums
-
-
-def _round_cosine(dots: Float64, squares: Float64, other_squares: Float64) -> Float32:
-    """Cosines as float32."""
-    return np.clip(dots / np.sqrt(squares * other_squares), -1, 1).astype(np.float32)
-
-
-def _round_distance(x: Float32, y: Float32) -> Float32:
-    """Minus the distances (r,) of rows as float32; 0, never -0, for equal rows."""
-    difference = np.subtract(x, y, dtype=np.float64)
-    distance = np.sqrt(np.add.reduce(difference * difference, axis=1))
-    near: Float64 = 0.0 - np.minimum(distance, np.finfo(np.float32).max)
-    return near.astype(np.float32)
 
 
 def _place(embeddings: Float32, items: Int64, metric: MetricName) -> Geometry:
@@ -612,27 +449,31 @@ def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
 
 
 def _plan(pairs: Sequence[Pair], places: tuple[int, ...], lf: int | None) -> Search:
-    """A search for the pairs at `places`, its tiles cut and each pair's members found in them."""
-    rows = _unite([pairs[place].members for place in places])
-    cuts = [*range(0, len(rows), _TILE), len(rows)]
-    tiles = []
-    seen = dict.fromkeys(range(len(places)), 0)
-    for a, b in pairwise(cuts):
-        new: list[Members] = []
-        known: list[Members] = []
-        for pair, place in enumerate(places):
-            members = _cut(pairs[place], pair, rows[a:b])
-            if len(members.places):
-                (new if seen[pair] < _SEEN else known).append(members)
-                seen[pair] += len(members.places)
-        tiles.append(Tile(rows=rows[a:b], new=tuple(new), known=tuple(known)))
+    """A search for the pairs at `places`, its tiles cut and whose members are in them."""
+    sizes = [len(pairs[place].members) for place in places]
+    members = np.concatenate([pairs[place].members for place in places])
+    order = np.argsort(members, kind="stable")
+    members = members[order]
+    whose = np.repeat(np.arange(len(places)), sizes)[order]
+    positions = np.concatenate([pairs[place].positions for place in places])[order]
+    starts = np.flatnonzero(np.concatenate([[True], members[1:] != members[:-1]]))
+    rows = members[starts]
+    starts = np.append(starts, len(members))
+    tiles, seen = [], np.zeros(len(places), np.int64)
+    for part in _parts(len(rows), _TILE):
+        bounds = starts[part.start : part.stop + 1]
+        own = slice(bounds[0], bounds[-1])
+        tiles.append(
+            Tile(
+                rows=rows[part],
+                starts=bounds - bounds[0],
+                pairs=whose[own],
+                positions=positions[own],
+                is_new=seen < _SEEN,
+            )
+        )
+        seen += np.bincount(whose[own], minlength=len(places))
     return Search(pairs=places, tiles=tuple(tiles), lf=lf)
-
-
-def _cut(pair: Pair, place: int, rows: Int64) -> Members:
-    """The members of `pair` among `rows`."""
-    a, b = np.searchsorted(pair.members, [rows[0], rows[-1] + 1])
-    return Members(pair=place, places=np.searchsorted(rows, pair.members[a:b]), positions=pair.positions[a:b])
 
 
 def _unite(members: Sequence[Int64]) -> Int64:
