@@ -13,6 +13,7 @@ import difflib
 import json
 import logging
 import pickle
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -286,8 +287,12 @@ def _open(root: Path) -> Iterator[Repo]:
         repo = Repo(str(root))
     except DvcException as error:
         raise ParamsError(f"{root}: {_explain(error)}") from error
-    with repo:
-        yield repo
+    try:
+        with repo:
+            yield repo
+    except ImportError as error:
+        # DVC loads what speaks S3, GCS or SSH when an address asks for it, be it in a file that is not needed now.
+        raise ParamsError(f"an address in a .dvc file or .dvc/config: {error}{_name_plugin(str(error))}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,6 +349,12 @@ def _read_options(name: str, meta: Any) -> Options:
         raise ParamsError(
             f"{PIPELINE}: stage {name}, meta.prefect, '{key}': {first['msg']}, got {first['input']!r}; {known}"
         ) from None
+
+
+def _name_plugin(text: str) -> str:
+    """What to do about DVC's complaint that a part of it is missing; nothing where it is another complaint."""
+    found = re.search(r"'dvc-(\w+)'", text)
+    return f". Run 'python -m pip install \"dvc[{found[1]}]\"' in the environment of the project" if found else ""
 
 
 def _blame_machine(name: str, error: OSError) -> StageError:

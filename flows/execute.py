@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -50,6 +51,12 @@ _HEALING_ERRORS = frozenset(
 )
 """Last lines of a traceback that another try may heal. Python names a missing file or permission more exactly."""
 
+
+_ERRORS = ("error: ", "ERROR: unexpected error - ", "ERROR: ")
+"""How a line begins that says what went wrong: a stage's, and DVC's own."""
+
+_DVC_FAREWELL = "Having any troubles?"
+"""How DVC ends its complaints; the rest of the line is where to find its makers."""
 
 _UPDATE = Options(retries=3, retry_delay_seconds=10, timeout_seconds=3600)
 """Of an import: three more tries, after 10, 20 and 40 seconds, for a network that is away for a moment; and an hour."""
@@ -142,7 +149,7 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
                 f"meta.prefect in dvc.yaml"
             ) from None
         if code != 0:
-            message = f"stage {stage.name}: {_describe_exit(code)}{_quote(tail)}"
+            message = f"stage {stage.name}: {_describe_exit(code)}{quote_complaint(tail)}"
             raise StageFailedError(message, exit_code=code, can_heal=_can_heal(code, tail))
 
     def update() -> Outcome:
@@ -198,7 +205,10 @@ def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> St
         "The data of the last update are in place again: without the update, a run uses them. "
         if is_restored
         else f"The data of before are not in DVC's cache here: bring them back with 'dvc pull {stage.name}'. "
-    ) + f"If the source has moved, correct its address in {stage.name}; 'dvc update {stage.name}' tries it by hand."
+    ) + (
+        f"If the source has moved, correct its address in {stage.name}; if it refuses, look at the credentials in "
+        f".dvc/config.local or the environment. 'dvc update {stage.name}' tries it by hand."
+    )
     if isinstance(error, StageTimeoutError):
         limit = f"{stage.options.timeout_seconds:g} seconds (timeout_seconds under meta.prefect in {stage.name})"
         return StageTimeoutError(f"import {stage.name}: its source did not give its data in {limit}. {advice}")
@@ -240,12 +250,12 @@ def _describe_exit(code: int) -> str:
     return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
 
 
-def _quote(tail: "deque[str]") -> str:
-    """The stage's own words: its last error if it names one, else its last lines."""
-    lines = [line for line in tail if line.strip()]
-    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+def quote_complaint(tail: "deque[str]") -> str:
+    """A command's own words after a colon: its last error if it names one, else its last lines; empty without any."""
+    lines = [line for line in tail if line.strip() and not line.startswith(_DVC_FAREWELL)]
+    starts = [i for i, line in enumerate(lines) if line.startswith(_ERRORS)]
     if starts:
-        return ": " + "\n".join(lines[starts[-1] :]).removeprefix("error: ")
+        return ": " + re.sub(rf"^({'|'.join(_ERRORS)})", "", "\n".join(lines[starts[-1] :]))
     if any(line.startswith("Traceback ") for line in lines):
         return f": {lines[-1]}"
     return ": " + "\n".join(lines[-5:]) if lines else ""

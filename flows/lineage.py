@@ -24,6 +24,7 @@ import pydantic
 from flows.figures import Frozen
 from flows.gates import GateResult, Verdict
 from tasks.errors import DataError
+from tasks.release_rows import Counts
 
 URL_VARIABLE = "EPOXY_OPENLINEAGE_URL"
 """Where run records are also posted, as http://host:5000/api/v1/lineage; in the environment as it may hold a secret."""
@@ -64,7 +65,8 @@ class Record(Frozen):
     """One act on the releases.
 
     release: the release it was about (None only for a prune). previous: the current release before. accepted: the
-    reason given for releasing in spite of failed gates. removed: releases that a prune removed.
+    reason given for releasing in spite of failed gates. removed: releases that a prune removed. rows: of a release or a
+    refusal, what became of the rows of `previous`; None where there was none.
     """
 
     sequence: int
@@ -81,6 +83,7 @@ class Record(Frozen):
     commit: str | None
     dirty: bool | None
     removed: tuple[str, ...]
+    rows: Counts | None = None  # lines from before this was counted have none
 
 
 @dataclass(frozen=True, kw_only=True)

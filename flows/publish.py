@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.bridge import find_changes
+from flows.execute import quote_complaint
 from flows.lineage import merge_logs
 from flows.policy import Carry, Git, Policy, read_policy
-from flows.process import Commands, CommandTimeoutError, make_environment
+from flows.process import Commands, CommandTimeoutError, Line, Stream, make_environment
 from flows.releases import (
     CURRENT,
     FOLDER,
@@ -91,7 +92,6 @@ def publish_new_rows(
     counts = night.labeled.counts
     if not (counts.new or counts.changed or counts.deleted):
         return None
-    reason = f"{reason}: {counts.describe()}" if reason else counts.describe()
     return _publish(root, policy, night, reason=reason, accept=accept, run_id=run_id)
 
 
@@ -146,7 +146,7 @@ def push_releases(root: Path, policy: Policy, message: str) -> None:
     pointers = [str(path.relative_to(root)) for path in sorted((root / FOLDER).glob("*.dvc"))]
     if policy.carry is Carry.REMOTE and pointers:
         # Before the pointers: whoever pulls them must find what they point to.
-        _run(root, policy, _dvc("push", "--quiet", *pointers))
+        _run(root, policy, _dvc("push", *pointers))
     if policy.git is not Git.NONE:
         _commit(root, policy, message)
     if policy.git is Git.PUSH:
@@ -158,7 +158,7 @@ def _track(root: Path, identity: str, policy: Policy) -> None:
     if policy.carry is Carry.FOLDER or (root / FOLDER / f"{identity}.dvc").is_file():
         return
     # Without relinking, which would take files away and bring them back under a reader's eyes.
-    _run(root, policy, _dvc("add", "--quiet", "--no-relink", str(FOLDER / identity)))
+    _run(root, policy, _dvc("add", "--no-relink", str(FOLDER / identity)))
 
 
 def _commit(root: Path, policy: Policy, message: str) -> None:
@@ -307,7 +307,7 @@ def _ask_git(
 
 
 def _dvc(*arguments: str) -> list[str]:
-    # Another DVC command, as a `dvc repro` by hand, is waited for.
+    # Another DVC command, as a `dvc repro` by hand, is waited for. Without --quiet, which hides why one failed.
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
@@ -320,6 +320,11 @@ def _run(root: Path, policy: Policy, command: list[str]) -> None:
         It failed or took too long.
     """
     complaints: deque[str] = deque(maxlen=20)
+
+    def hear(line: Line) -> None:
+        if line.stream is Stream.ERR:
+            complaints.append(line.text)
+
     env = make_environment(os.environ) | {"GIT_TERMINAL_PROMPT": "0"}  # nobody is there to type a password
     name = " ".join(command[2:] if command[0] == sys.executable else command)
     try:
@@ -328,9 +333,9 @@ def _run(root: Path, policy: Policy, command: list[str]) -> None:
             cwd=root,
             env=env,
             timeout_seconds=policy.timeout_seconds,
-            on_line=lambda line: complaints.append(line.text),
+            on_line=hear,
         )
     except CommandTimeoutError:
         raise CarryError(f"'{name}' took longer than {policy.timeout_seconds:g} s and was ended.") from None
     if code:
-        raise CarryError(f"'{name}' failed with exit code {code}: {' '.join(complaints) or 'no message'}")
+        raise CarryError(f"'{name}' failed with exit code {code}{quote_complaint(complaints) or ': no message'}")

@@ -170,6 +170,7 @@ def relabel(
         made = release_run(root, reason=reason)
         if made.is_failed():
             return Failed(name=made.name, message=made.message, data=summary)
+        return Completed(message=f"{_count(summary.reports)}; {made.message}", data=summary)
     return Completed(message=_count(summary.reports), data=summary)
 
 

@@ -119,12 +119,14 @@ def list_command() -> None:
 @releases_command.command("show")
 @click.argument("release", default="current")
 def show_command(release: str) -> None:
-    """Show what RELEASE (by default the current one) is made of and from, as JSON."""
+    """Show what RELEASE (by default the current one) is made of and from, and its last run record, as JSON."""
     with _in_project() as root:
-        from flows.releases import find_release, verify_release
+        from flows.releases import find_release, list_releases, verify_release
 
         manifest = verify_release(root, find_release(root, release)).manifest
-        click.echo(manifest.model_dump_json(indent=2))
+        (record,) = (one.last for one in list_releases(root) if one.id == manifest.id)
+        shown = manifest.model_dump(mode="json") | {"record": record.model_dump(mode="json") if record else None}
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
 @releases_command.command("diff")
@@ -198,6 +200,8 @@ def push_command() -> None:
 def _tell(made: "Released") -> None:
     for note in made.notes:
         click.echo(f"note: {note}", err=True)
+    if made.rows:
+        click.echo(f"rows: {made.rows.describe()}")
     before = f" (before: {made.previous})" if made.previous and made.previous != made.id else ""
     click.echo(f"release {made.id} is current{before}: {made.path.relative_to(Path.cwd())}")
 

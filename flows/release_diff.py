@@ -1,7 +1,7 @@
 """What differs between two releases, and how one label came about: as data and as text to read."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,19 @@ import polars as pl
 
 from flows.figures import Flips, LfFigures, compare_labels
 from flows.lineage import Record, read_log
-from flows.releases import FOLDER, LOG, Release, find_release, read_document, read_figures, read_labels, verify_release
+from flows.releases import (
+    FOLDER,
+    LOG,
+    Release,
+    find_release,
+    read_document,
+    read_figures,
+    read_labels,
+    read_released_rows,
+    verify_release,
+)
 from tasks.errors import DataError
+from tasks.release_rows import Counts, compare_rows
 from tasks.schemas import ABSTAIN, ITEM_ID
 
 Scalar = float | int | str | bool | None
@@ -35,6 +46,7 @@ class Difference:
 
     before: str
     after: str
+    rows: Counts
     labels: Flips
     metrics: tuple[Change, ...]
     lfs: tuple[Change, ...]
@@ -58,6 +70,7 @@ def compare_releases(root: Path, before: str, after: str) -> Difference:
     return Difference(
         before=old.id,
         after=new.id,
+        rows=compare_rows(read_released_rows(old), read_released_rows(new)),
         labels=compare_labels(read_labels(old), read_labels(new)),
         metrics=_compare_documents(old, new, "metrics.json"),
         lfs=_compare(_flatten_lfs(old_figures.lfs), _flatten_lfs(new_figures.lfs)),
@@ -80,6 +93,7 @@ def tabulate_difference(difference: Difference) -> dict[str, Any]:
     return {
         "before": difference.before,
         "after": difference.after,
+        "rows": asdict(difference.rows),
         "labels": {
             "common": labels.common,
             "flipped": labels.flipped.height,
@@ -104,10 +118,8 @@ def _lines(difference: Difference, shown: int) -> Iterator[str]:
     labels = difference.labels
     yield f"{difference.before} -> {difference.after}"
     share = "" if labels.share is None else f" ({labels.share:.2%})"
-    yield (
-        f"labels: {labels.flipped.height:,} of {labels.common:,} common items flipped{share}, "
-        f"{labels.new:,} new items, {labels.deleted:,} deleted"
-    )
+    yield f"rows: {difference.rows.describe()}"
+    yield f"labels: {labels.flipped.height:,} of {labels.common:,} common items flipped{share}"
     for item, old, new in labels.flipped.head(shown).iter_rows():
         yield f"  {item}: {old} -> {new}"
     yield from _rest(labels.flipped.height, shown)

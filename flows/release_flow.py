@@ -57,7 +57,8 @@ def show_release(root: Path, publish: Callable[[], Released | None]) -> State[Re
     for note in made.notes:
         logger.warning("%s", note)
     _show_changes(root, made)
-    return Completed(message=f"release {made.id} is current", data=made)
+    rows = f"; rows: {made.rows.describe()}" if made.rows else ""
+    return Completed(message=f"release {made.id} is current{rows}", data=made)
 
 
 @flow(name="rollback", persist_result=False)
@@ -91,6 +92,7 @@ def _show_changes(root: Path, made: Released) -> None:
         text = "the first release" if made.previous is None else "nothing changed"
     else:
         text = describe_difference(compare_releases(root, made.previous, made.id))
+    rows = f": {made.rows.describe()}" if made.rows else ""
     report = made.path / "report.html"
     text = f"```\n{text}\n```\n\nReport: [`{report.relative_to(root)}`]({report.as_uri()})"
-    create_markdown_artifact(text, key="release-changes", description=f"Release {made.id}")
+    create_markdown_artifact(text, key="release-changes", description=f"Release {made.id}{rows}")

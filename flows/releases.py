@@ -54,7 +54,7 @@ from tasks import artifacts, params, schemas
 from tasks.errors import DataError, GateError, ParamsError, StageError
 from tasks.label_new import LabeledRows, label_rows
 from tasks.params import read_params
-from tasks.release_rows import read_rows
+from tasks.release_rows import Counts, compare_rows, read_rows
 from tasks.saved_model import read_model
 from tasks.schemas import ITEM_ID
 
@@ -110,15 +110,6 @@ class FileEntry(Frozen):
     size: int
 
 
-class RowCounts(Frozen):
-    """What became of the base's rows, see `tasks.label_new.Counts`."""
-
-    kept: int
-    new: int
-    changed: int
-    deleted: int
-
-
 class Manifest(Frozen):
     """manifest.json: what a release is made of and from.
 
@@ -133,7 +124,7 @@ class Manifest(Frozen):
     sequence: int
     mode: Literal["run", "label-new"]
     base: str | None
-    rows: RowCounts | None
+    rows: Counts | None
     classes: tuple[str, ...]
     items: int
     labels: dict[str, int]
@@ -158,7 +149,10 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What releasing did. is_new: the content was not released before. notes: what did not go as it should."""
+    """What releasing did. is_new: the content was not released before. notes: what did not go as it should.
+
+    rows: what became of the rows of `previous`; None after a rollback, or where there was no release.
+    """
 
     id: str
     path: Path
@@ -166,6 +160,7 @@ class Released:
     is_new: bool
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
+    rows: Counts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +226,7 @@ def create_release(
         manifest = _stage(root, part, night)
         log = read_log(folder / LOG)
         results = _judge(folder, limits, part, manifest, previous, log, night)
+        rows = _count_rows(root, part, manifest, previous)
         refused = has_failed(results) and accept is None
         record = _make_record(
             root,
@@ -241,6 +237,7 @@ def create_release(
             reason=reason,
             accepted=accept if has_failed(results) else None,
             gates=results,
+            rows=rows,
             run_id=run_id,
         )
         if refused:
@@ -256,7 +253,8 @@ def create_release(
     if refused:
         kept = f"release {previous} stays current" if previous else "there is no release yet"
         raise RefusedError(
-            f"the gates refuse these labels; {kept}.\n{describe_gates(results)}\n"
+            f"the gates refuse these labels; {kept}.\n{f'rows: {rows.describe()}' if rows else 'no rows to compare with'}\n"
+            f"{describe_gates(results)}\n"
             "Look at what changed. To release them all the same, repeat with --accept and a reason.",
             results=results,
         )
@@ -266,6 +264,7 @@ def create_release(
         previous=previous,
         is_new=is_new,
         gates=results,
+        rows=rows,
         notes=(*notes, *([told] if told else [])),
     )
 
@@ -380,7 +379,7 @@ def list_releases(root: Path) -> tuple[Listed, ...]:
 
 
 def describe_list(listed: Sequence[Listed]) -> str:
-    """A line per release for a terminal: `*` marks the current one."""
+    """A line per release for a terminal: `*` marks the current one. Rows are against the release it followed."""
     if not listed:
         return "no release yet; 'epoxy release' makes one"
     lines = []
@@ -388,10 +387,11 @@ def describe_list(listed: Sequence[Listed]) -> str:
         items = "?" if one.items is None else f"{one.items:,}"
         what = f"{items} items" if one.is_here else "not here: dvc pull"
         record = one.last
+        rows = f": {record.rows.describe()}" if record and record.rows else ""
         who = f"  {record.time[:19]}Z  {record.user}" if record else ""
         why = f"  {record.reason}" if record and record.reason else ""
         accepted = f"  accepted: {record.accepted}" if record and record.accepted else ""
-        lines.append(f"{'*' if one.is_current else ' '} {one.id}  {what}{who}{why}{accepted}")
+        lines.append(f"{'*' if one.is_current else ' '} {one.id}  {what}{rows}{who}{why}{accepted}")
     return "\n".join(lines)
 
 
@@ -453,6 +453,17 @@ def read_labels(release: Release) -> pl.DataFrame:
         They are missing or damaged.
     """
     return artifacts.read_table(_check_file(release, "labels.parquet"), schemas.end_labels(release.manifest.classes))
+
+
+def read_released_rows(release: Release) -> pl.DataFrame:
+    """By which content each row of `release` was labeled (tasks/release_rows.py), checked against its manifest.
+
+    Raises
+    ------
+    DataError
+        It is missing or damaged.
+    """
+    return artifacts.read_table(_check_file(release, ROWS), schemas.ROWS)
 
 
 def read_figures(release: Release) -> Figures:
@@ -691,7 +702,7 @@ def _stage(root: Path, part: Path, night: Night | None) -> Manifest:
         sequence=_next_sequence(part.parent, read_log(part.parent / LOG)),
         mode="label-new" if night else "run",
         base=base.id if base else None,
-        rows=RowCounts(**vars(night.labeled.counts)) if night else None,
+        rows=night.labeled.counts if night else None,
         classes=checked.classes,
         items=figures.items,
         labels=figures.labels,
@@ -804,6 +815,16 @@ def _judge(
     return (*results, *([] if previous == manifest.id else [_check_rolled_back(manifest.id, log)]))
 
 
+def _count_rows(root: Path, part: Path, manifest: Manifest, previous: str | None) -> Counts | None:
+    """What became of the rows of release `previous` in the candidate; None where there is none."""
+    if previous is None:
+        return None
+    if previous == manifest.id:
+        return Counts(kept=manifest.items, new=0, changed=0, deleted=0)  # not with its folder, as in `_judge`
+    candidate = artifacts.read_table(part / ROWS, schemas.ROWS)
+    return compare_rows(read_released_rows(read_release(root, previous)), candidate)
+
+
 def _check_rolled_back(identity: str, log: Log) -> GateResult:
     """Labels that somebody went back from do not come back by themselves."""
     verdict, note = Verdict.PASSED, ""
@@ -836,6 +857,7 @@ def _make_record(
     reason: str,
     run_id: str | None,
     accepted: str | None = None,
+    rows: Counts | None = None,
     gates: tuple[GateResult, ...] = (),
     removed: tuple[str, ...] = (),
 ) -> Record:
@@ -855,6 +877,7 @@ def _make_record(
         commit=commit.id,
         dirty=commit.is_dirty,
         removed=removed,
+        rows=rows,
     )
 
 

@@ -50,31 +50,13 @@ from tasks.extension_tables import read_thresholds, to_matrix
 from tasks.params import Metric, Params, Scope
 from tasks.points import place_vectors, read_vectors, to_cosine
 from tasks.progress import Progress
-from tasks.release_rows import find_known, hash_rows
+from tasks.release_rows import Counts, compare_rows, find_known, hash_rows
 from tasks.saved_model import SavedModel, read_model
 from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int8 = npt.NDArray[np.int8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What became of rows since the release: as they were, new ids, ids with another content, ids no longer there."""
-
-    kept: int
-    new: int
-    changed: int
-    deleted: int
-
-    def describe(self) -> str:
-        """The counts in a line.
-
-        >>> Counts(kept=1000, new=20, changed=0, deleted=3).describe()
-        '20 new, 0 changed, 3 deleted, 1,000 kept'
-        """
-        return f"{self.new:,} new, {self.changed:,} changed, {self.deleted:,} deleted, {self.kept:,} kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +106,6 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
         return pl.concat([old.join(kept, on=ITEM_ID, how="semi", maintain_order="left"), fresh]).sort(ITEM_ID, *by)
 
     id_type = rows.schema[ITEM_ID]
-    appeared = int(rows.filter(~is_known).join(before, on=ITEM_ID, how="anti").height) if kept.height else len(new)
-    counts = Counts(
-        kept=kept.height,
-        new=appeared,
-        changed=len(new) - appeared,
-        deleted=before.height - kept.height - (len(new) - appeared),
-    )
     position = {lf: place for place, lf in enumerate(model.lfs)}
     provenance = join("provenance.parquet", schemas.provenance(len(classes), id_type), labeled.provenance)
     order = provenance["lf"].replace_strict(position, return_dtype=pl.Int64)
@@ -141,7 +116,7 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
     )
     return LabeledRows(
         base=base,
-        counts=counts,
+        counts=compare_rows(before, rows),
         labels=join("labels.parquet", schemas.end_labels(classes), labeled.labels),
         votes=join("votes.parquet", schemas.votes(len(classes), votes.columns), votes[new]),
         provenance=provenance.with_columns(order=order).sort(ITEM_ID, "order").drop("order"),

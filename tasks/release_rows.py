@@ -5,6 +5,7 @@ any LF, null where there is none. base: null where the run that made the model l
 model and support labeled it later.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,27 @@ from tasks.errors import DataError
 from tasks.index_description import read_width
 from tasks.row_keys import hash_items, hash_vectors
 from tasks.schemas import ITEM_ID
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What became of rows since a release: as they were, new ids, ids with another content, ids no longer there.
+
+    A row's content is its item (every column but gold) and its embedding.
+    """
+
+    kept: int
+    new: int
+    changed: int
+    deleted: int
+
+    def describe(self) -> str:
+        """The counts in a line.
+
+        >>> Counts(kept=1000, new=20, changed=0, deleted=3).describe()
+        '20 new, 0 changed, 3 deleted, 1,000 kept'
+        """
+        return f"{self.new:,} new, {self.changed:,} changed, {self.deleted:,} deleted, {self.kept:,} kept"
 
 
 def hash_rows(root: Path) -> pl.DataFrame:
@@ -75,3 +97,18 @@ def find_known(rows: pl.DataFrame, released: pl.DataFrame) -> np.ndarray[tuple[i
     known = released.select(key).with_columns(known=pl.lit(True))
     joined = rows.select(key).join(known, on=key, how="left", maintain_order="left")
     return joined["known"].fill_null(False).to_numpy()
+
+
+def compare_rows(before: pl.DataFrame, after: pl.DataFrame) -> Counts:
+    """What became of the rows `before` in `after`; both have item_id, item and embedding, as `hash_rows` gives them.
+
+    >>> before = pl.DataFrame({"item_id": ["a", "b", "c"], "item": [1, 2, 3], "embedding": [1, 2, 3]})
+    >>> after = pl.DataFrame({"item_id": ["b", "c", "d"], "item": [2, 3, 4], "embedding": [2, 9, 4]})
+    >>> compare_rows(before, after).describe()
+    '1 new, 1 changed, 1 deleted, 1 kept'
+    """
+    if before.schema[ITEM_ID] != after.schema[ITEM_ID]:
+        return Counts(kept=0, new=after.height, changed=0, deleted=before.height)
+    common = after.select(ITEM_ID).join(before.select(ITEM_ID), on=ITEM_ID, how="semi").height
+    kept = int(find_known(after, before).sum())
+    return Counts(kept=kept, new=after.height - common, changed=common - kept, deleted=before.height - common)

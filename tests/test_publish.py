@@ -22,6 +22,7 @@ from flows.release_cli import releases_command
 from flows.releases import RefusedError, find_release, list_releases, verify_all, verify_release
 from tasks import artifacts
 from tasks.errors import DataError
+from tasks.release_rows import Counts
 
 pytestmark = pytest.mark.slow
 
@@ -341,6 +342,9 @@ def test_the_command_releases_refuses_accepts_compares_and_goes_back(team):
         {"item_id": "c", "before": "ham", "after": "spam"}
     ]
     assert "hello: ham, from item a" in epoxy("releases", "trace", "c").stdout
+    assert "rows: 0 new, 0 changed, 0 deleted, 4 kept" in accepted.stdout
+    shown = json.loads(epoxy("releases", "show").stdout)
+    assert shown["record"]["previous"] == one and shown["record"]["rows"]["kept"] == 4
     assert json.loads(epoxy("releases", "show", one).stdout)["id"] == one
     assert epoxy("releases", "verify").stdout == "2 releases are whole\n"
     assert epoxy("rollback", "--reason", "oops").exit_code == 0
@@ -390,7 +394,8 @@ def test_the_flow_of_a_night_labels_what_is_new_and_tells_when_nothing_is(team, 
         made = state.result()
         assert (state.name, made.previous, find_release(team.root, "current")) == ("Completed", one, made.id)
         record = read_log(team.root / "releases/log.jsonl").records[-1]
-        assert record.reason == "tonight: 2 new, 0 changed, 0 deleted, 4 kept"
+        assert record.reason == "tonight" and record.rows == made.rows == Counts(kept=4, new=2, changed=0, deleted=0)
+        assert state.message == f"release {made.id} is current; rows: 2 new, 0 changed, 0 deleted, 4 kept"
         assert pl.read_parquet(made.path / "labels.parquet")["label"].tail(2).to_list() == ["spam", "ham"]
         (team.root / "lfs" / "spam.py").write_text("# edited\n")
         with pytest.raises(DataError, match=r"lfs/spam\.py changed since release"):

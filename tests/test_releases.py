@@ -1,6 +1,7 @@
 """Releases: what they hold, that nothing damages them unseen, and that no death, rival or full disk shows to a reader."""
 
 import contextlib
+import doctest
 import hashlib
 import json
 import multiprocessing
@@ -31,6 +32,7 @@ from flows.releases import (
     CONTENTS,
     RefusedError,
     create_release,
+    describe_list,
     find_release,
     label_night,
     list_releases,
@@ -41,8 +43,9 @@ from flows.releases import (
     verify_all,
     verify_release,
 )
-from tasks import artifacts
+from tasks import artifacts, release_rows
 from tasks.errors import DataError, EpoxyError, GateError, ParamsError, StageError
+from tasks.release_rows import Counts, compare_rows
 
 DEFAULT = GateLimits.model_validate({})
 OPEN = GateLimits.model_validate(
@@ -325,11 +328,60 @@ def test_the_difference_of_two_releases(root):
     table = json.loads(json.dumps(tabulate_difference(difference)))
     assert table["labels"]["flips"] == [{"item_id": "c", "before": "ham", "after": "spam"}]
     text = describe_difference(difference)
-    assert "1 of 4 common items flipped (25.00%), 1 new items, 0 deleted" in text and "  c: ham -> spam" in text
-    back = compare_releases(root, after, before).labels
-    assert (back.new, back.deleted) == (0, 1)
+    assert "1 of 4 common items flipped (25.00%)" in text and "  c: ham -> spam" in text
+    assert difference.rows == Counts(kept=4, new=1, changed=0, deleted=0)
+    assert table["rows"] == {"kept": 4, "new": 1, "changed": 0, "deleted": 0}
+    assert "rows: 1 new, 0 changed, 0 deleted, 4 kept" in text
+    back = compare_releases(root, after, before)
+    assert (back.labels.new, back.labels.deleted, back.rows.deleted) == (0, 1, 1)
     same = compare_releases(root, before, before)
     assert same.labels.flipped.is_empty() and (same.lfs, same.inputs) == ((), ())
+
+
+def test_each_release_counts_its_rows_against_the_one_before(root):
+    first = create_release(root, NIGHT)
+    assert first.rows is None
+    add_rows(root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
+    night = create_release(root, NIGHT, night=label_night(root))
+    assert night.rows == Counts(kept=4, new=2, changed=0, deleted=0)
+    # A run on a, b and c alone, with another embedding of c.
+    votes = {"offer": (-1, 1, -1, 1), "hello": (0, -1, -1, -1)}
+    run = Run(labels=(0, 1, 0), votes={lf: column[:3] for lf, column in votes.items()},
+              embeddings=((1, 0), (0, 1), (0, 1)))  # fmt: skip
+    write_run(root, run)
+    with pytest.raises(RefusedError, match="rows: 0 new, 1 changed, 3 deleted, 2 kept"):
+        create_release(root, NIGHT.model_copy(update={"maximum_centroid_shift": 0.0}))
+    third = create_release(root, NIGHT)
+    again = create_release(root, NIGHT)
+    counts = Counts(kept=2, new=0, changed=1, deleted=3)
+    assert third.rows == counts and again.rows == Counts(kept=3, new=0, changed=0, deleted=0)
+    assert roll_back(root, first.id).rows is None
+    records = read_log(root / "releases/log.jsonl").records
+    assert [one.rows for one in records] == [None, night.rows, counts, counts, again.rows, None]
+    assert (
+        describe_list(list_releases(root))
+        .splitlines()[1]
+        .startswith(f"  {night.id}  6 items: 2 new, 0 changed, 0 deleted, 4 kept  ")
+    )
+
+
+def test_a_row_whose_id_is_of_another_type_is_new():
+    number = pl.DataFrame({"item_id": [1], "item": [1], "embedding": [1]})
+    text = number.cast({"item_id": pl.String})
+    assert compare_rows(number, text) == Counts(kept=0, new=1, changed=0, deleted=1)
+    assert doctest.testmod(release_rows).failed == 0
+
+
+def test_a_log_from_before_rows_were_counted_is_still_read(root):
+    create_release(root, DEFAULT)
+    path = root / "releases/log.jsonl"
+    event = json.loads(path.read_text())
+    facet = event["run"]["facets"]["epoxyFlow_release"]
+    del facet["rows"], facet["checksum"]
+    facet["checksum"] = lineage._digest(event)
+    path.write_text(json.dumps(event) + "\n")
+    log = read_log(path)
+    assert log.damaged == () and log.records[0].rows is None
 
 
 def test_a_label_tells_how_it_came_about(root):
@@ -852,7 +904,7 @@ def test_a_night_labels_new_rows_and_leaves_the_others_alone(root):
     made = create_release(root, NIGHT, night=label_night(root))
     manifest = verify_release(root, made.id).manifest
     assert (manifest.mode, manifest.base, manifest.items) == ("label-new", before, 6)
-    assert manifest.rows is not None and manifest.rows.model_dump() == {"kept": 4, "new": 2, "changed": 0, "deleted": 0}
+    assert manifest.rows == Counts(kept=4, new=2, changed=0, deleted=0)
     assert read_release(root, before).manifest.mode == "run"
     labels = read_labels(read_release(root))
     assert labels.head(4).equals(read_labels(read_release(root, before)))
