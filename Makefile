@@ -4,6 +4,9 @@ ENV := .venv
 BIN := $(ENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# What you need beyond the lock, a requirement a line, as dvc[s3]; it is yours, and may be missing.
+MORE := $(wildcard requirements-more.txt)
+
 # Tests that start Dask clusters, in a process of their own: after some others its event loops may not start.
 DASK := tests/test_cluster.py tests/test_benchmarks.py
 
@@ -14,11 +17,13 @@ help:            ## this list
 env: $(ENV)/ready  ## the locked environment, in .venv
 
 # The stamp is written last: an interrupted install is done again, never half used.
-$(ENV)/ready: requirements.lock pyproject.toml
+$(ENV)/ready: requirements.lock pyproject.toml $(MORE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; Epoxy Flow needs 3.11 to 3.13. Name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear $(ENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	$(if $(MORE),$(BIN)/pip install --quiet --disable-pip-version-check --requirement $(MORE))
+	$(if $(MORE),$(BIN)/pip check --disable-pip-version-check)
 	@touch $@
 
 run: env         ## the whole pipeline on the demo; a second run recomputes nothing

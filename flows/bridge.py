@@ -40,6 +40,11 @@ from dvc.stage import Stage as DvcStage
 from flows.results import PIPELINE
 from tasks.errors import EpoxyError, ParamsError, StageError
 
+_SHELL = "/bin/sh"
+
+_NO_SHELLS = frozenset({"nologin", "false"})
+"""What stands in $SHELL, by which DVC starts commands, of a service's user who may not log in."""
+
 _PARTS = ".{name}.*.part"
 """How tasks/artifacts.py names a file that is not whole yet."""
 
@@ -129,7 +134,7 @@ def _spawn(executable: str | None, cmd: str, **options: Any) -> None:
     run.has_spawned = True
     # DVC has to get its lock back once the command is done, or the result is lost: wait for it from here on.
     run.repo.lock._wait = True
-    argv = dvc.stage.run._make_cmd(executable, cmd)
+    argv = dvc.stage.run._make_cmd(_SHELL if Path(executable or _SHELL).name in _NO_SHELLS else executable, cmd)
     command = Command(text=cmd, argv=tuple(argv), cwd=Path(options["cwd"]), env=options["env"])
     _BOOKKEEPING.release()
     try:

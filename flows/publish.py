@@ -36,6 +36,9 @@ from tasks.errors import DataError, StageError
 _ATTEMPTS = 5
 """Pushes that may come second; each time somebody else's went through in the seconds between our fetch and push."""
 
+_DVC_LACKS = "exist neither locally nor on remote"
+"""What DVC says, and then succeeds, when there is nothing it could push. tests/test_publish.py would notice a change."""
+
 _NOTHING = "0" * 40
 """What Git calls no object, as the new content of a removed path."""
 
@@ -146,7 +149,12 @@ def push_releases(root: Path, policy: Policy, message: str) -> None:
     pointers = [str(path.relative_to(root)) for path in sorted((root / FOLDER).glob("*.dvc"))]
     if policy.carry is Carry.REMOTE and pointers:
         # Before the pointers: whoever pulls them must find what they point to.
-        _run(root, policy, _dvc("push", *pointers))
+        complaints = _run(root, policy, _dvc("push", *pointers))
+        if any(_DVC_LACKS in line for line in complaints):
+            raise CarryError(
+                f"bytes of releases are neither in DVC's cache nor in its remote, as after a 'dvc gc'. 'dvc commit "
+                f"--force {' '.join(pointers)}' puts those back whose folder is here; then 'epoxy releases push'."
+            )
     if policy.git is not Git.NONE:
         _commit(root, policy, message)
     if policy.git is Git.PUSH:
@@ -311,8 +319,8 @@ def _dvc(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
-def _run(root: Path, policy: Policy, command: list[str]) -> None:
-    """Run a command that may take long or ask the network; it dies with this process.
+def _run(root: Path, policy: Policy, command: list[str]) -> tuple[str, ...]:
+    """The last lines that a command wrote to standard error, which may ask the network; it dies with this process.
 
     Raises
     ------
@@ -339,3 +347,4 @@ def _run(root: Path, policy: Policy, command: list[str]) -> None:
         raise CarryError(f"'{name}' took longer than {policy.timeout_seconds:g} s and was ended.") from None
     if code:
         raise CarryError(f"'{name}' failed with exit code {code}{quote_complaint(complaints) or ': no message'}")
+    return tuple(complaints)

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def start_temporary_server() -> str:
 def serve(*, root: Path, port: int = PORT) -> None:
     """Run a server (unless one answers), a process worker and the deployments of prefect.yaml until interrupted.
 
+    SIGTERM ends it as Ctrl-C does, with exit code 0: the worker and its flows first, which can still tell the server.
+
     Raises
     ------
     ServerError
@@ -88,6 +91,7 @@ def serve(*, root: Path, port: int = PORT) -> None:
     """
     pool = _read_pool(root)
     api_url = make_api_url(port)
+    signal.signal(signal.SIGTERM, _exit_once)
     with ExitStack() as stack:
         running = {}
         if is_answering(api_url):
@@ -109,6 +113,11 @@ def serve(*, root: Path, port: int = PORT) -> None:
             time.sleep(1.0)
         dead = ", ".join(name for name, guard in running.items() if guard.poll() is not None)
         raise ServerError(f"the {dead} ended by itself; its last words are above")
+
+
+def _exit_once(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # make passes on what systemd has sent to everybody
+    raise SystemExit(0)
 
 
 def deploy(*, root: Path, api_url: str) -> None:

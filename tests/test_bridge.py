@@ -162,6 +162,11 @@ def test_command_is_what_dvc_would_spawn(toy: Toy) -> None:
     assert command.env["DVC_STAGE"].endswith("demo")
 
 
+def test_the_user_of_a_service_needs_no_login_shell(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/sbin/nologin")
+    assert run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn) == Outcome.COMPLETED
+
+
 def test_dvcs_files_are_parsed_once_until_their_bytes_change(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     import dvc.utils.strictyaml
 

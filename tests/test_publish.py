@@ -279,6 +279,22 @@ def test_bytes_that_cannot_be_pushed_hold_the_pointers_back(team):
     assert verify_all(team.root) == () and find_release(team.root, "current")
 
 
+def test_bytes_that_are_gone_hold_the_pointers_back_until_they_are_added_again(team):
+    made = publish_release(team.root)
+    policy = publish.read_policy(team.root)
+    shutil.rmtree(team.root / ".dvc" / "cache")
+    shutil.rmtree(team.root.parent / "bytes")
+    with pytest.raises(CarryError, match=rf"'dvc commit --force releases/{made.id}\.dvc'"):
+        publish.push_releases(team.root, policy, "again")
+    pointer = (team.root / f"releases/{made.id}.dvc").read_bytes()
+    team.dvc("commit", "--quiet", "--force", f"releases/{made.id}.dvc")
+    assert (team.root / f"releases/{made.id}.dvc").read_bytes() == pointer
+    publish.push_releases(team.root, policy, "again")
+    other = clone(team, "other")
+    other.dvc("pull", "--quiet", f"releases/{made.id}.dvc")
+    assert verify_release(other.root, made.id).id == made.id
+
+
 def test_a_command_that_takes_too_long_is_ended(team):
     team.set_policy(carry="remote", git="none", timeout_seconds=0.05)
     with pytest.raises(CarryError, match=r"took longer than 0\.05 s"):

@@ -89,6 +89,38 @@ def test_deployments_are_what_the_readme_says_and_their_parameters_are_those_of_
     assert found == DEPLOYED
 
 
+_SERVE = """
+import contextlib
+from pathlib import Path
+from flows import server
+
+@contextlib.contextmanager
+def running(*arguments, **options):
+    try:
+        yield type("Guard", (), {"poll": lambda self: None})()
+    finally:
+        print("the worker is ended", flush=True)
+
+server._running = running
+server.is_answering = lambda url: True
+server._read_pool = lambda root: "epoxy"
+server._wait_for_pool = server._limit_pool = lambda *arguments: None
+server.deploy = server.notify = lambda **options: None
+server.serve(root=Path.cwd())
+"""
+
+
+def test_sigterm_ends_the_server_in_order_and_without_an_error() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", _SERVE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as served:
+        assert served.stdout is not None
+        while "Ctrl-C ends everything" not in served.stdout.readline():
+            assert served.poll() is None
+        served.send_signal(signal.SIGTERM)
+        assert served.stdout.read() == "the worker is ended\n" and served.wait() == 0
+
+
 def test_nothing_answers_where_nothing_runs() -> None:
     assert not is_answering(make_api_url(find_free_port()))
 
