@@ -119,12 +119,12 @@ def list_command() -> None:
 @releases_command.command("show")
 @click.argument("release", default="current")
 def show_command(release: str) -> None:
-    """Show what RELEASE (by default the current one) is made of and from, and its last run record, as JSON."""
+    """Show what RELEASE (by default the current one) is made of and from, and the run record that made it, as JSON."""
     with _in_project() as root:
         from flows.releases import find_release, list_releases, verify_release
 
         manifest = verify_release(root, find_release(root, release)).manifest
-        (record,) = (one.last for one in list_releases(root) if one.id == manifest.id)
+        (record,) = (one.made for one in list_releases(root) if one.id == manifest.id)
         shown = manifest.model_dump(mode="json") | {"record": record.model_dump(mode="json") if record else None}
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
 

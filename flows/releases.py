@@ -165,7 +165,10 @@ class Released:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One line of the list of releases. is_here: its folder is; otherwise `dvc pull` brings it. last: its last record."""
+    """One line of the list of releases. is_here: its folder is; otherwise `dvc pull` brings it. last: its last record.
+
+    made: the last record by which it followed another release, or was the first; what it brought is counted there.
+    """
 
     id: str
     sequence: int
@@ -173,6 +176,7 @@ class Listed:
     is_here: bool
     items: int | None
     last: Record | None
+    made: Record | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,7 +358,9 @@ def list_releases(root: Path) -> tuple[Listed, ...]:
     if not folder.is_dir():
         return ()
     current = _read_current(folder)
-    last = {one.release: one for one in read_log(folder / LOG).records if one.action is Action.RELEASE and one.release}
+    records = [one for one in read_log(folder / LOG).records if one.action is Action.RELEASE and one.release]
+    last = {one.release: one for one in records}
+    made = {one.release: one for one in records if one.previous != one.release}
     names = {path.name for path in folder.iterdir() if _ID.fullmatch(path.name) and _is_folder(path)}
     pointers = {path.stem for path in folder.glob("*.dvc") if _ID.fullmatch(path.stem)}
     listed = []
@@ -373,6 +379,7 @@ def list_releases(root: Path) -> tuple[Listed, ...]:
                 is_here=name in names,
                 items=manifest.items if manifest else None,
                 last=record,
+                made=made.get(name),
             )
         )
     return tuple(sorted(listed, key=lambda one: (one.sequence, one.id)))
@@ -387,7 +394,7 @@ def describe_list(listed: Sequence[Listed]) -> str:
         items = "?" if one.items is None else f"{one.items:,}"
         what = f"{items} items" if one.is_here else "not here: dvc pull"
         record = one.last
-        rows = f": {record.rows.describe()}" if record and record.rows else ""
+        rows = f": {one.made.rows.describe()}" if one.made and one.made.rows else ""
         who = f"  {record.time[:19]}Z  {record.user}" if record else ""
         why = f"  {record.reason}" if record and record.reason else ""
         accepted = f"  accepted: {record.accepted}" if record and record.accepted else ""
