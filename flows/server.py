@@ -82,7 +82,7 @@ def start_temporary_server() -> str:
 def serve(*, root: Path, port: int = PORT) -> None:
     """Run a server (unless one answers), a process worker and the deployments of prefect.yaml until interrupted.
 
-    SIGTERM ends it as Ctrl-C does, with exit code 0: the worker and its flows first, which can still tell the server.
+    SIGTERM ends it as Ctrl-C does, with exit code 0: the worker and its flows first, then the server.
 
     Raises
     ------
