@@ -101,7 +101,9 @@ def serve(*, root: Path, port: int = PORT) -> None:
             running["server"] = stack.enter_context(_running(command, root, api_url=api_url))
             _wait_for(api_url, running["server"])
             print(f"server   {_ui(api_url)}", flush=True)
-        command = [*_PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", "epoxy"]
+            for name in _end_dead_runs(api_url, pool):
+                print(f"crashed  {name}: it ended with the worker that had started it", flush=True)
+        command = [*_PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", _WORKER]
         running["worker"] = stack.enter_context(_running(command, root, api_url=api_url))
         _wait_for_pool(api_url, pool, running["worker"])
         _limit_pool(api_url, pool)
@@ -164,6 +166,9 @@ def notify(*, api_url: str) -> bool:
 
 _PREFECT = (sys.executable, "-m", "prefect")
 
+_WORKER = "epoxy"
+"""The name of the worker that `serve` starts."""
+
 
 def _ui(api_url: str) -> str:
     return api_url.removesuffix("/api")
@@ -207,6 +212,31 @@ def _wait_for_pool(api_url: str, pool: str, guard: "subprocess.Popen[bytes]") ->
         if guard.poll() is not None or time.monotonic() > deadline:
             raise ServerError(f"the worker did not create its pool '{pool}'; its last words are above")
         time.sleep(0.2)
+
+
+def _end_dead_runs(api_url: str, pool: str) -> tuple[str, ...]:
+    """The names of the runs of `pool` that nobody runs any more; they are Crashed now.
+
+    A run that died before it could tell stays Running, and fills the one place of its pool for ever. Called before there
+    is a worker: where only `serve`'s own has ever worked, no run can be alive, since runs die with their worker.
+    """
+    alive = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": "ended with the worker that had started it"}
+    names = []
+    try:
+        workers = httpx.post(f"{api_url}/work_pools/{pool}/workers/filter", json={}, timeout=10.0)
+        if not workers.is_success or any(
+            one["name"] != _WORKER and one["status"] == "ONLINE" for one in workers.json()
+        ):
+            return ()
+        query = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": {"state": alive}}
+        for run in httpx.post(f"{api_url}/flow_runs/filter", json=query, timeout=10.0).raise_for_status().json():
+            told = {"state": crashed, "force": True}
+            if _is_done(httpx.post, f"{api_url}/flow_runs/{run['id']}/set_state", json=told):
+                names.append(f"{run['name']}")
+    except httpx.HTTPError:
+        pass  # the next start tries again; whoever looks at the UI can do it, too
+    return tuple(names)
 
 
 def _limit_pool(api_url: str, pool: str) -> None:

@@ -238,7 +238,7 @@ def test_a_push_that_comes_second_is_repeated(team, monkeypatch):
             other.commit("theirs")
             other.git("push", "-q")
             pushed.append(other.git("rev-parse", "HEAD"))
-        run(root, policy, command)
+        return run(root, policy, command)
 
     monkeypatch.setattr(publish, "_run", push_first)
     team.finish(Run(comment="second"))
