@@ -19,7 +19,7 @@ import yaml
 from conftest import Toy
 
 from flows.process import end_tree
-from flows.server import ServerError, find_api_url, is_answering, make_api_url, serve
+from flows.server import ServerError, _end_dead_runs, find_api_url, is_answering, make_api_url, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -119,6 +119,22 @@ def test_sigterm_ends_the_server_in_order_and_without_an_error() -> None:
             assert served.poll() is None
         served.send_signal(signal.SIGTERM)
         assert served.stdout.read() == "the worker is ended\n" and served.wait() == 0
+
+
+@pytest.mark.slow
+def test_runs_that_died_with_their_worker_are_crashed_and_others_left_alone(prefect_server: str) -> None:
+    def post(path: str, **content: Any) -> Any:
+        return httpx.post(f"{prefect_server}/{path}", json=content, timeout=60).raise_for_status().json()
+
+    flow = post("flows/", name="died")["id"]
+    for pool in ("died", "other"):
+        post("work_pools/", name=pool, type="process")
+    running = {"type": "RUNNING", "name": "Running"}
+    dead, alive = (post("flow_runs/", flow_id=flow, state=running, work_pool_name=one) for one in ("died", "other"))
+    assert _end_dead_runs(prefect_server, "died") == (dead["name"],)
+    read = [httpx.get(f"{prefect_server}/flow_runs/{one['id']}", timeout=60).json() for one in (dead, alive)]
+    assert [one["state"]["type"] for one in read] == ["CRASHED", "RUNNING"]
+    assert _end_dead_runs(prefect_server, "died") == () == _end_dead_runs(prefect_server, "unknown")
 
 
 def test_nothing_answers_where_nothing_runs() -> None:
