@@ -224,8 +224,7 @@ def open_cluster() -> Iterator[Cluster | None]:
         ) from None
     # Shards hold their data, and are meant to.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
-        start: Callable[[], Any] = functools.partial(Client, address, timeout=CONNECT_SECONDS, set_as_default=False)
-        client = _connect(start, address)
+        client = _connect(Client, address)
         with client:
             try:
                 client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -240,20 +239,33 @@ def open_cluster() -> Iterator[Cluster | None]:
             yield Cluster(client, address)
 
 
-def _connect(start: Callable[[], Any], address: str) -> Any:
-    """The client that `start` gives, in a thread of its own: Dask waits for ever for a port that accepts and is mute."""
+def _connect(kind: Any, address: str) -> Any:
+    """A client, of the class `kind`, in a thread of its own: Dask waits for ever for a port that accepts and is mute.
+
+    A client that failed is closed here. Left to the garbage collector, which may come by while some other client or
+    cluster starts, it would ask for the lock that this start holds, and all in this process would wait for ever.
+    """
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    is_given_up = threading.Event()
 
     def answer() -> None:
+        client = kind.__new__(kind)  # to have it in hand where __init__ raises
         try:
-            answers.put(start())
+            client.__init__(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except Exception as error:  # whatever a stranger's answer leads to, such as one that claims to be an exabyte
+            with contextlib.suppress(Exception):  # half-built, it may lack what closing needs
+                client.close()
             answers.put(error)
+        else:
+            if is_given_up.is_set():
+                client.close()
+            answers.put(client)
 
     threading.Thread(target=answer, daemon=True).start()
     try:
         found = answers.get(timeout=CONNECT_SECONDS + 1)
     except queue.Empty:
+        is_given_up.set()
         found = TimeoutError("what listens there does not answer")
     if isinstance(found, Exception):
         reason = next(iter(str(found).strip().splitlines()), type(found).__name__)

@@ -1,5 +1,6 @@
 """The stages on real Dask workers, each a process with one thread: same bytes, and what happens when things die."""
 
+import gc
 import os
 import shutil
 import signal
@@ -255,6 +256,15 @@ def test_an_address_where_no_scheduler_is_is_an_error(monkeypatch, address):
         monkeypatch.setenv(ENVIRONMENT, address.format(**ports))
         with pytest.raises(StageError, match=r"no Dask scheduler answers at .* unset EPOXY_DASK"), open_cluster():
             pass
+    wait_for_closed_clients()
+
+
+def wait_for_closed_clients():
+    """Dask closes the others while they are garbage, within whatever start of a loop, which then never ends."""
+    deadline = time.monotonic() + 30
+    while any(type(one) is distributed.Client and one.status != "closed" for one in gc.get_objects()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_worker_with_other_code_is_an_error_that_names_the_file(tmp_path, monkeypatch, none):
