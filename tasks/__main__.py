@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tasks.errors import EpoxyError, StageError
 from tasks.params import read_params
+from tasks.progress import Progress
 
 STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
@@ -32,6 +33,7 @@ def run_stage(root: Path, stage: str) -> None:
     # Polars, once imported, makes the system resume what Ctrl-C interrupts (pola-rs/polars#21739): a wait for workers
     # would outlast it.
     signal.siginterrupt(signal.SIGINT, True)
+    Progress.begin_stage()
     module.run(root, params.classes, getattr(params, stage))
 
 

@@ -158,9 +158,22 @@ def _write_computed(root: Path, classes: Sequence[str], source: str, summary: LF
             digest = digests[lf.name]
             if digest is not None:
                 memory.keep(digest, columns.read_column(lf.name))
-        votes = read_ahead(summary.watch(columns.read_batches(root)))
-        artifacts.write_batches(root / VOTES, votes, schemas.votes(len(classes), columns.lfs))
+        _write_votes(root, columns.read_batches(root), n, classes, columns.lfs, summary)
         return columns.tabulate_failures(root)
+
+
+def _write_votes(
+    root: Path, batches: Iterable[pl.DataFrame], n: int, classes: Sequence[str], lfs: Sequence[str], summary: LFSummary
+) -> None:
+    """Write the votes in `batches`, of `n` items together."""
+    with Progress("writing votes", total=n) as progress:
+
+        def watched() -> Iterator[pl.DataFrame]:
+            for votes in read_ahead(summary.watch(batches)):
+                yield votes
+                progress.advance(votes.height)
+
+        artifacts.write_batches(root / VOTES, watched(), schemas.votes(len(classes), lfs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,8 +411,11 @@ def _write_given(root: Path, classes: Sequence[str], source: str, summary: LFSum
     if own.dtype.is_integer() and ids.dtype == pl.Int64:
         own = own.cast(pl.Int64)
     _require_ids(source, own, ids)
-    votes = raw.select(own, *(_check_votes(source, raw[name], own, len(classes)) for name in names)).sort(ITEM_ID)
-    artifacts.write_batches(root / VOTES, summary.watch([votes]), schemas.votes(len(classes), names))
+    with Progress("checking votes", total=len(names)) as progress:
+        checked = [_check_votes(source, raw[name], own, len(classes)) for name in progress.follow(names)]
+    votes = raw.select(own, *checked).sort(ITEM_ID)
+    batches = votes.iter_slices(artifacts.ROW_GROUP) if len(votes) else [votes]
+    _write_votes(root, batches, len(votes), classes, names, summary)
     return pl.DataFrame(schema={ITEM_ID: ids.dtype, "lf": pl.String, "error": pl.String})
 
 

@@ -20,8 +20,10 @@ from tasks.core.fitness import (
     measure_fitness,
     suggest_range,
 )
+from tasks.core.steps import WHOLE
 from tasks.params import Metric
 from tasks.points import read_vectors
+from tasks.progress import Progress
 from tasks.schemas import ABSTAIN
 
 DIGITS = 6
@@ -72,11 +74,13 @@ def check_embedding(
     voted = voted[majority[voted] != ABSTAIN]
     rows = np.union1d(voted, known)
     vectors = read_vectors(root, items, rows)
-    checks = [
-        Check(labels=name, fitness=measure_fitness(vectors[np.searchsorted(rows, own)], labels[own], metric.value))
-        for name, own, labels in ((VOTES, voted, majority), (GOLD, known, gold))
-        if name == VOTES or len(own)
-    ]
+    compared = [(VOTES, voted, majority), *([(GOLD, known, gold)] if len(known) else [])]
+    checks = []
+    with Progress("comparing neighbors", total=len(compared) * WHOLE) as progress:
+        for name, own, labels in compared:
+            sample = vectors[np.searchsorted(rows, own)]
+            fitness = measure_fitness(sample, labels[own], metric.value, progress.advance)
+            checks.append(Check(labels=name, fitness=fitness))
     # Gold is what counts, but only many rows of it show a range: few valid items are rarely near each other.
     span = suggest_range(checks[0].fitness)
     sentences = [_judge(check) for check in checks] + ([_suggest(span, metric)] if span else [])

@@ -14,6 +14,7 @@ import vl_convert
 
 from tasks import artifacts, report, schemas
 from tasks.core import lf_analysis, metrics
+from tasks.core.steps import WHOLE, Advance
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
 from tasks.progress import Progress
@@ -66,13 +67,18 @@ def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
         An input is missing or damaged, or tables do not hold the same items.
     """
     evaluation = evaluate(read_inputs(root, classes), classes, params)
-    artifacts.write_json(root / artifacts.METRICS, tabulate_metrics(evaluation))
-    for name, table in tabulate_plots(evaluation):
-        artifacts.write_csv(root / artifacts.PLOTS / f"{name}.csv", table)
-    artifacts.write_csv(root / artifacts.LF_REPORT, _round(evaluation.lfs))
-    artifacts.write_text(root / artifacts.REPORT_SUMMARY, report.render_summary(evaluation))
-    artifacts.write_text(root / artifacts.REPORT, report.render_page(evaluation))
-    artifacts.write_text(root / artifacts.PLOTS_TEMPLATE, render_plots_template())
+    with Progress("writing the report", total=4) as progress:
+        artifacts.write_json(root / artifacts.METRICS, tabulate_metrics(evaluation))
+        for name, table in tabulate_plots(evaluation):
+            artifacts.write_csv(root / artifacts.PLOTS / f"{name}.csv", table)
+        artifacts.write_csv(root / artifacts.LF_REPORT, _round(evaluation.lfs))
+        progress.advance()
+        artifacts.write_text(root / artifacts.REPORT_SUMMARY, report.render_summary(evaluation))
+        progress.advance()
+        artifacts.write_text(root / artifacts.REPORT, report.render_page(evaluation))
+        progress.advance()
+        artifacts.write_text(root / artifacts.PLOTS_TEMPLATE, render_plots_template())
+        progress.advance()
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
@@ -151,11 +157,8 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
     """The evaluation of `inputs`: scores, intervals, strata, coverage and the table of LFs."""
     k = len(classes)
     splits = [split for split in EVIDENCE if (inputs.gold[inputs.split == split] != ABSTAIN).any()]
-    results = []
-    with Progress("resampling", total=len(splits)) as progress:
-        for split in splits:
-            results.append(_evaluate_split(inputs, split, params))
-            progress.advance()
+    with Progress("resampling", total=len(splits) * WHOLE) as progress:
+        results = [_evaluate_split(inputs, split, params, progress.advance) for split in splits]
     confusion = None
     if splits:
         judged = (inputs.split == splits[0]) & (inputs.gold != ABSTAIN)
@@ -364,12 +367,12 @@ def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str
     return probabilities
 
 
-def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams) -> SplitResult:
+def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advance: Advance) -> SplitResult:
     judged = (inputs.split == split) & (inputs.gold != ABSTAIN)
     gold = inputs.gold[judged]
     names = list(inputs.probabilities)
     probabilities = [P[judged] for P in inputs.probabilities.values()]
-    samples = metrics.resample(probabilities, gold, resamples=params.bootstrap, seed=params.seed)
+    samples = metrics.resample(probabilities, gold, resamples=params.bootstrap, seed=params.seed, advance=advance)
     baseline, shipped = names.index(BASELINE), names.index(inputs.shipped)
     scores = [metrics.score(P, gold) for P in probabilities]
 

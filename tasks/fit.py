@@ -16,6 +16,7 @@ from tasks.core.flyingsquid import SequenceModel, count_sequences
 from tasks.core.label_models import Gold, LabelModel, MajorityVote
 from tasks.core.liger import PARTS, Liger, fit_liger
 from tasks.core.model_choice import (
+    TRIALS,
     Choice,
     Kind,
     Options,
@@ -24,6 +25,7 @@ from tasks.core.model_choice import (
     fit_label_model,
     uses_gold,
 )
+from tasks.core.steps import WHOLE
 from tasks.errors import DataError, ParamsError
 from tasks.index_description import read_description
 from tasks.params import FitParams, LabelModelKind, Split
@@ -252,7 +254,15 @@ def _fit(
     anchors = Gold(rows=np.flatnonzero(known[rows]), classes=inputs.gold[rows][known[rows]])
     choice = None
     if params.label_model is LabelModelKind.AUTO:
-        choice = choose_kind(votes[rows], balance.given, len(classes), gold=anchors, options=options)
+        with Progress("choosing a label model", total=TRIALS * WHOLE) as progress:
+            choice = choose_kind(
+                votes[rows],
+                balance.given,
+                len(classes),
+                gold=anchors,
+                options=options,
+                advance=progress.advance,
+            )
         kind = choice.kind
         if choice.accuracy is None:
             notes.append(
@@ -264,9 +274,15 @@ def _fit(
     anchored = uses_gold(kind, options) and len(anchors.rows) > 0
     fitted_rows = rows if anchored else np.flatnonzero(train)
     try:
-        model = fit_label_model(
-            kind, votes[fitted_rows], balance.values, gold=anchors if anchored else None, options=options
-        )
+        with Progress(f"fitting {kind}", total=WHOLE) as progress:
+            model = fit_label_model(
+                kind,
+                votes[fitted_rows],
+                balance.values,
+                gold=anchors if anchored else None,
+                options=options,
+                advance=progress.advance,
+            )
     except ValueError as error:
         raise ParamsError(f"params.yaml: 'fit.flyingsquid': {error}.") from None
     if options.length > 1 and options.sequence_balance is None:
@@ -292,9 +308,8 @@ def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
     points = read_points(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
     gold = Gold(rows=known, classes=inputs.gold[known])
-    with Progress("fitting Liger", total=len(PARTS)) as progress:
-        tried = progress.follow(PARTS)
-        return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, tried)
+    with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
+        return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, advance=progress.advance)
 
 
 def _describe_liger(liger: Liger) -> dict[str, Any]:

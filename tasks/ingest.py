@@ -77,13 +77,17 @@ def run(
         A file is missing or unreadable, or items and embeddings break a rule; names how many and the first of them.
     """
     source = root / params.source
-    items = read_items(source, classes, params)
-    ids = items.table[ITEM_ID]
-    if params.encoder is not None:
-        found = _encode(root, items.table, params.encoder, load_encoder)
-    else:
-        found = _read_embeddings(root, source, ids.dtype, params)
-    rows = _match(ids, found, params)
+    with Progress("reading", total=3) as progress:
+        items = read_items(source, classes, params)
+        ids = items.table[ITEM_ID]
+        progress.advance()
+        if params.encoder is not None:
+            found = _encode(root, items.table, params.encoder, load_encoder)
+        else:
+            found = _read_embeddings(root, source, ids.dtype, params)
+        progress.advance()
+        rows = _match(ids, found, params)
+        progress.advance()
     d = found.matrix.shape[1]
     artifacts.write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
     artifacts.write_table(root / ITEMS, items.table, schemas.ITEMS)
@@ -457,11 +461,13 @@ def _stack(root: Path, arrays: Sequence[npt.NDArray[np.floating]], where: str) -
         return arrays[0]
     stacked = artifacts.open_scratch((root / EMBEDDINGS).parent, (sum(map(len, arrays)), widths[0]))
     at = 0
-    for array in arrays:
-        for start in range(0, len(array), ROW_GROUP):
-            block = array[start : start + ROW_GROUP]
-            stacked[at : at + len(block)] = _to_float32(block)
-            at += len(block)
+    with Progress("joining embeddings", total=len(stacked)) as progress:
+        for array in arrays:
+            for start in range(0, len(array), ROW_GROUP):
+                block = array[start : start + ROW_GROUP]
+                stacked[at : at + len(block)] = _to_float32(block)
+                at += len(block)
+                progress.advance(len(block))
     return stacked
 
 

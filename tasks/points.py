@@ -55,17 +55,21 @@ def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -
     if metric is Metric.COSINE:
         return Points(vectors=vectors, center=np.zeros(vectors.shape[1], np.float32), scale=1.0)
     total = np.zeros((1, vectors.shape[1]))
-    for rows in _cut(n):
-        # Row after row whatever the blocks are, so that the last digit is that of one sum over all rows.
-        total[0] = np.concatenate([total, vectors[rows]]).sum(axis=0)
-    center = (total[0] / n).astype(np.float32)
     squares = np.empty(n)
-    for rows in _cut(n):
-        vectors[rows] -= center
-        squares[rows] = _square_norms(vectors[rows])
-    scale = float(np.sqrt(squares.mean())) if squares.any() else 1.0
-    for rows in _cut(n):
-        vectors[rows] /= np.float32(scale)
+    with Progress("centering embeddings", total=3 * n) as progress:
+        for rows in _cut(n):
+            # Row after row whatever the blocks are, so that the last digit is that of one sum over all rows.
+            total[0] = np.concatenate([total, vectors[rows]]).sum(axis=0)
+            progress.advance(rows.stop - rows.start)
+        center = (total[0] / n).astype(np.float32)
+        for rows in _cut(n):
+            vectors[rows] -= center
+            squares[rows] = _square_norms(vectors[rows])
+            progress.advance(rows.stop - rows.start)
+        scale = float(np.sqrt(squares.mean())) if squares.any() else 1.0
+        for rows in _cut(n):
+            vectors[rows] /= np.float32(scale)
+            progress.advance(rows.stop - rows.start)
     return Points(vectors=vectors, center=center, scale=scale)
 
 
@@ -97,9 +101,11 @@ def read_vectors(root: Path, items: pl.DataFrame, rows: npt.NDArray[np.int64]) -
         The embeddings are missing or damaged, or belong to other items.
     """
     vectors = np.empty((len(rows), _read_width(root)), dtype=np.float32)
-    for block, embeddings in _read_blocks(root, items):
-        low, high = np.searchsorted(rows, [block.start, block.stop])
-        vectors[low:high] = embeddings[rows[low:high] - block.start]
+    with Progress("reading embeddings", total=items.height) as progress:
+        for block, embeddings in _read_blocks(root, items):
+            low, high = np.searchsorted(rows, [block.start, block.stop])
+            vectors[low:high] = embeddings[rows[low:high] - block.start]
+            progress.advance(len(embeddings))
     return vectors
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -18,19 +18,27 @@ ENVIRONMENT = "EPOXY_PROGRESS"
 
 
 class Progress:
-    """Progress of `total` units of work; silent until two seconds have passed.
+    """Progress of `total` units of work; silent until two seconds have passed, in a stage since its last line of any work.
 
     >>> with Progress("voting", total=2) as progress:
     ...     progress.advance()
     ...     progress.advance()
     """
 
+    _heard: ClassVar[float | None] = None
+    """When anything was last shown, or the stage began; None outside of a stage, where each work counts for itself."""
+
     def __init__(self, what: str, *, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
-        self._began = self._shown = time.monotonic()
+        self._shown = time.monotonic()
         self._marked = os.environ.get(ENVIRONMENT) == "marked"
         self._terminal = sys.stderr.isatty()
         self._wrote = False
+
+    @classmethod
+    def begin_stage(cls) -> None:
+        """From now on this process does one thing after another, and none of them waits for two seconds of its own."""
+        cls._heard = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -47,9 +55,8 @@ class Progress:
         """Count `by` more units as done."""
         self._done += by
         now = time.monotonic()
-        pause = 0.2 if self._terminal else 2.0
-        if now - self._began >= 2.0 and now - self._shown >= pause:
-            self._shown = now
+        since = self._shown if self._wrote or Progress._heard is None else Progress._heard
+        if now - since >= (0.2 if self._terminal and self._wrote else 2.0):
             self._show()
 
     def follow(self, units: Iterable[T]) -> Iterator[T]:
@@ -59,7 +66,9 @@ class Progress:
             self.advance()
 
     def _show(self) -> None:
-        self._wrote = True
+        self._wrote, self._shown = True, time.monotonic()
+        if Progress._heard is not None:
+            Progress._heard = self._shown
         if self._marked:
             line = MARK + json.dumps({"what": self._what, "done": self._done, "total": self._total}) + "\n"
         else:

@@ -177,8 +177,10 @@ def write_found(root: Path, inputs: Inputs, found: Found) -> None:
     for lf, one in found.columns.items():
         for label in one.labels:
             columns += [neighbor_column(lf, label), similarity_column(lf, label)]
-    tables = (_to_table(inputs.ids, found, start, columns) for start in range(0, max(len(inputs.ids), 1), ROW_GROUP))
-    write_batches(root / NEIGHBORS, tables, schemas.neighbors(columns, inputs.ids.dtype))
+    starts = range(0, max(len(inputs.ids), 1), ROW_GROUP)
+    with Progress("writing neighbors", total=len(starts)) as progress:
+        tables = (_to_table(inputs.ids, found, start, columns) for start in progress.follow(starts))
+        write_batches(root / NEIGHBORS, tables, schemas.neighbors(columns, inputs.ids.dtype))
     write_json(root / RECALL, found.recall.model_dump(mode="json"))
 
 
@@ -286,13 +288,15 @@ def _read_embeddings(
     embeddings = np.asarray(open_scratch((root / NEIGHBORS).parent, shape)) if is_copied else index.vectors
     ids = []
     start = 0
-    for batch in read_batches(path, schemas.embeddings(description.d)):
-        vectors = batch["embedding"].to_numpy().reshape(batch.height, description.d)
-        content.update(batch[ITEM_ID], vectors)
-        ids.append(batch[ITEM_ID])
-        if is_copied and start + batch.height <= items.height:
-            embeddings[start : start + batch.height] = vectors
-        start += batch.height
+    with Progress("reading embeddings", total=items.height) as progress:
+        for batch in read_batches(path, schemas.embeddings(description.d)):
+            vectors = batch["embedding"].to_numpy().reshape(batch.height, description.d)
+            content.update(batch[ITEM_ID], vectors)
+            ids.append(batch[ITEM_ID])
+            if is_copied and start + batch.height <= items.height:
+                embeddings[start : start + batch.height] = vectors
+            start += batch.height
+            progress.advance(batch.height)
     require_same_items(root / ITEMS, items, path, pl.concat(ids).to_frame())
     if content.hexdigest() != description.content:
         raise _stale(root, description, "other contents")
@@ -338,9 +342,11 @@ def _describe_today(inputs: Inputs, params: SearchParams) -> Today:
 
 def _hash_rows(inputs: Inputs) -> Keys:
     keys = np.empty((len(inputs.ids), 3), np.uint64)
-    for start in range(0, len(keys), QUERIES):
-        part = slice(start, start + QUERIES)
-        keys[part] = hash_vectors(inputs.ids[part], inputs.embeddings[part])
+    starts = range(0, len(keys), QUERIES)
+    with Progress("comparing items with earlier ones", total=len(starts)) as progress:
+        for start in progress.follow(starts):
+            part = slice(start, start + QUERIES)
+            keys[part] = hash_vectors(inputs.ids[part], inputs.embeddings[part])
     return keys
 
 

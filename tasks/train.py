@@ -22,6 +22,7 @@ from tasks.core import end_model, evidence
 from tasks.core.decisions import pick_labels
 from tasks.core.end_model import GoldRows
 from tasks.core.label_models import Float
+from tasks.core.steps import WHOLE
 from tasks.errors import DataError
 from tasks.extension_tables import PairColumns, find_pair_columns, to_matrix
 from tasks.index_description import read_description
@@ -91,25 +92,28 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     k = len(classes)
     inputs = read_inputs(root, k, params)
     vectors = inputs.points.vectors
-    with Progress("training", total=5) as progress:
+    with Progress("finding features", total=2 * WHOLE) as progress:
         features = artifacts.open_scratch((root / END_MODEL).parent, vectors.shape)
-        spectral_map = end_model.fit_spectral_map(vectors)
-        end_model.apply_spectral_map(spectral_map, vectors, features)
-        progress.advance()
-        head = end_model.fit_vote_head(features, inputs.votes, k, params.seed)
-        progress.advance()
-        balance = _find_balance(head, inputs.gold, k, params)
-        pairs = find_pair_columns(root / NEIGHBORS, list(inputs.lfs))
-        columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
-        bandwidth = evidence.choose_bandwidth(columns)
-        pooled = evidence.pool_evidence(columns, head.reliability, bandwidth)
-        near_gold, lookout = None, None
-        if inputs.gold is not None:
-            lookout = evidence.thin_gold(inputs.gold, len(vectors))
-            near_gold = evidence.measure_gold_similarity(vectors, lookout, k)
-        progress.advance()
-        nearvote = evidence.fit_evidence_labels(pooled, head, balance, inputs.gold, near_gold, params.seed)
-        progress.advance()
+        spectral_map = end_model.fit_spectral_map(vectors, progress.advance)
+        end_model.apply_spectral_map(spectral_map, vectors, features, progress.advance)
+    with Progress("learning from votes", total=end_model.HEAD_WORK) as progress:
+        head = end_model.fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
+    balance = _find_balance(head, inputs.gold, k, params)
+    pairs = find_pair_columns(root / NEIGHBORS, list(inputs.lfs))
+    columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
+    with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
+        bandwidth = evidence.choose_bandwidth(progress.follow(columns))
+        pooled = evidence.pool_evidence(progress.follow(columns), head.reliability, bandwidth)
+    near_gold, lookout = None, None
+    if inputs.gold is not None:
+        lookout = evidence.thin_gold(inputs.gold, len(vectors))
+        with Progress("comparing with gold", total=WHOLE) as progress:
+            near_gold = evidence.measure_gold_similarity(vectors, lookout, k, progress.advance)
+    with Progress("weighing evidence", total=evidence.LABEL_WORK) as progress:
+        nearvote = evidence.fit_evidence_labels(
+            pooled, head, balance, inputs.gold, near_gold, params.seed, progress.advance
+        )
+    with Progress("fitting the end model", total=end_model.END_WORK) as progress:
         end = end_model.fit_end_model(
             features,
             inputs.votes,
@@ -118,12 +122,14 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
             None if inputs.gold is None else _log(nearvote.posterior),
             None if inputs.gold is None else _log(nearvote.held_out),
             params.seed,
+            progress.advance,
         )
-        progress.advance()
     methods = {"nearvote": nearvote.posterior, "end_model": end.posterior}
     shipped = _pick_shipped(inputs, head)
     if inputs.gold is not None:
-        methods["gold_only"] = np.exp(end_model.fit_gold_baseline(vectors, inputs.gold, k))
+        with Progress("fitting gold alone", total=WHOLE) as progress:
+            gold_only = end_model.fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
+        methods["gold_only"] = np.exp(gold_only)
     labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
     judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
     predictions = schemas.tabulate_predictions(inputs.items, judged)
@@ -216,9 +222,11 @@ def _hold_out(
     gold, vectors = inputs.gold, inputs.points.vectors[inputs.gold.rows]
     fold = end_model.assign_folds(gold.classes, end_model.GOLD_FOLDS, seed)
     alone = np.empty((len(gold.rows), k))
-    for held in range(end_model.GOLD_FOLDS):
-        rest = GoldRows(rows=np.flatnonzero(fold != held), classes=gold.classes[fold != held])
-        alone[fold == held] = np.exp(end_model.fit_gold_baseline(vectors, rest, k))[fold == held]
+    with Progress("holding out gold", total=end_model.GOLD_FOLDS * WHOLE) as progress:
+        for held in range(end_model.GOLD_FOLDS):
+            rest = GoldRows(rows=np.flatnonzero(fold != held), classes=gold.classes[fold != held])
+            said = end_model.fit_gold_baseline(vectors, rest, k, advance=progress.advance)
+            alone[fold == held] = np.exp(said)[fold == held]
     held_out = {"nearvote": nearvote.held_out, "end_model": end.held_out, "gold_only": alone}
     judged = {name: probabilities.copy() for name, probabilities in methods.items()}
     for name, probabilities in held_out.items():

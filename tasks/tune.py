@@ -26,6 +26,7 @@ from tasks.artifacts import (
     write_json,
 )
 from tasks.core.extension import Neighbors, find_offers, to_similarity
+from tasks.core.steps import WHOLE
 from tasks.core.thresholds import (
     Choice,
     Evidence,
@@ -131,15 +132,16 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     originals = (L != schemas.ABSTAIN).sum(axis=0)
     extended = _count_extended(root, items, pairs, candidates)
     curves = [pl.DataFrame(schema=_CURVE)]
-    for lf, name in enumerate(lfs):
-        columns = {
-            "lf": [name] * len(candidates[lf]),
-            "threshold": [_to_user(one, metric) for one in candidates[lf]],
-            "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
-            "valid_coverage": None if chosen.basis.is_hidden else trace_coverage(evidence, lf, candidates[lf]),
-            "metric": trace_curve(evidence, chosen.similarity, lf, candidates[lf]) if len(evidence.gold) else None,
-        }
-        curves.append(pl.DataFrame(columns, schema=_CURVE))
+    with Progress("tracing curves", total=len(lfs)) as progress:
+        for lf, name in enumerate(progress.follow(lfs)):
+            columns = {
+                "lf": [name] * len(candidates[lf]),
+                "threshold": [_to_user(one, metric) for one in candidates[lf]],
+                "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
+                "valid_coverage": None if chosen.basis.is_hidden else trace_coverage(evidence, lf, candidates[lf]),
+                "metric": trace_curve(evidence, chosen.similarity, lf, candidates[lf]) if len(evidence.gold) else None,
+            }
+            curves.append(pl.DataFrame(columns, schema=_CURVE))
     write_csv(root / THRESHOLD_CURVES, pl.concat(curves))
     print(_summarize(found, params, chosen.choice), file=sys.stderr)
 
@@ -164,11 +166,12 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
     thresholds, choice = given, None
     if basis.may_choose and free.any():
         start = np.where(free, np.inf, given)
-        if params.method == TuneMethod.GLOBAL:
-            pooled = propose_thresholds(evidence.similarity[:, free].ravel(), params.candidates)
-            choice = choose_thresholds(evidence, fit_global, [pooled] * len(lfs), start, free)
-        else:
-            choice = choose_thresholds(evidence, fit_per_lf, candidates, start, free)
+        with Progress("choosing thresholds", total=WHOLE) as progress:
+            if params.method == TuneMethod.GLOBAL:
+                pooled = propose_thresholds(evidence.similarity[:, free].ravel(), params.candidates)
+                choice = choose_thresholds(evidence, fit_global, [pooled] * len(lfs), start, free, progress.advance)
+            else:
+                choice = choose_thresholds(evidence, fit_per_lf, candidates, start, free, progress.advance)
         thresholds = choice.thresholds
     found = Thresholds(
         metric=inputs.metric,

@@ -21,6 +21,7 @@ from tasks.core.label_models import (
     share_majority,
 )
 from tasks.core.patterns import Patterns
+from tasks.core.steps import Advance, count_steps, tell_nobody
 
 TOLERANCE = 1e-6
 """EM has converged when no posterior moves by more: far below what turns a label, far above rounding."""
@@ -29,13 +30,16 @@ MOST_ROUNDS = 500
 """On 73 sparse LFs (sms) EM has not settled by then, but no label differs from those after 5,000 rounds; at 100, 30 do."""
 
 
-def fit_dawid_skene(votes: Votes, class_balance: Float, gold: Gold | None = None) -> VoteTable:
+def fit_dawid_skene(
+    votes: Votes, class_balance: Float, gold: Gold | None = None, *, advance: Advance = tell_nobody
+) -> VoteTable:
     """Dawid-Skene with the class balance given: P(vote of LF j | Y) by EM from majority vote, gold rows held at gold.
 
     An abstain is one more vote of an LF that does not vote all classes: it says as much by silence as by voting. For an
     LF that votes all of them, silence is taken to be independent of the class, so that EM cannot explain coverage
     instead of classes. Each confusion column is smoothed by `PRIOR_VOTES` rows of the LF's own rates, so that an LF is
-    uninformative until rows say otherwise. Identical LFs share one vote. Cost: O(distinct rows x m x k) a round.
+    uninformative until rows say otherwise. Identical LFs share one vote. Cost: O(distinct rows x m x k) a round, of which
+    `advance` is told.
     """
     k, m = len(class_balance), votes.shape[1]
     counts = count_votes(votes, k)
@@ -49,16 +53,18 @@ def fit_dawid_skene(votes: Votes, class_balance: Float, gold: Gold | None = None
     posterior = share_majority(patterns, class_balance)
     scores = np.zeros((m, k + 1, k))
     findings = list(inspect_votes(counts))
-    for _ in range(MOST_ROUNDS):
-        confusion = _count_confusion(patterns, unknown[:, None] * posterior + known)
-        scores = weight[:, None, None] * _smooth(confusion, rates, silence_speaks)
-        moved = normalize_logs(add_scores(bias, scores, patterns))
-        change = float(np.abs(moved - posterior).max(initial=0.0))
-        posterior = moved
-        if change < TOLERANCE:
-            break
-    else:
-        findings.append(Finding(message=f"Dawid-Skene had not settled after {MOST_ROUNDS} rounds of EM"))
+    with count_steps(advance, MOST_ROUNDS) as step:
+        for _ in range(MOST_ROUNDS):
+            confusion = _count_confusion(patterns, unknown[:, None] * posterior + known)
+            scores = weight[:, None, None] * _smooth(confusion, rates, silence_speaks)
+            moved = normalize_logs(add_scores(bias, scores, patterns))
+            change = float(np.abs(moved - posterior).max(initial=0.0))
+            posterior = moved
+            step(1)
+            if change < TOLERANCE:
+                break
+        else:
+            findings.append(Finding(message=f"Dawid-Skene had not settled after {MOST_ROUNDS} rounds of EM"))
     cast = _count_confusion(patterns, unknown[:, None] * posterior + known)[:, 1:]
     totals = cast.sum(axis=2)
     own = np.divide(cast[:, np.arange(k), np.arange(k)], totals, out=np.full((m, k), np.nan), where=totals > 0)

@@ -37,6 +37,8 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
+from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int8]
@@ -59,7 +61,12 @@ BALANCE_STRENGTH = 30.0  # per class: the vote-only class balance counts as this
 LOG_FLOOR = 1e-4  # smallest class probability a log feature may carry
 TRAINING_ROWS = 100_000  # that the vote head and the student learn from at most: over a hundred per coefficient of 384
 # dimensions and two classes, over ten of 768 and ten; time and memory of both stay those of so many rows
+MOST_STEPS = 200  # of L-BFGS in a fit; these and a relative change of 1e-7 leave accuracies unchanged against 1e-9
 BLOCK = 4096  # rows per block of a float64 reduction: a fixed order whatever n
+
+
+HEAD_WORK = 2 * HEAD_FOLDS * WHOLE  # what `fit_vote_head` tells its `advance` in all, each fit being whole
+END_WORK = (1 + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE  # likewise `fit_end_model`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +180,13 @@ class EndModel:
     parameters: EndParameters
 
 
-def fit_spectral_map(embeddings: F32) -> SpectralMap:
+def fit_spectral_map(embeddings: F32, advance: Advance = tell_nobody) -> SpectralMap:
     """Return the map whose plain ridge penalty equals the averaged spectral kernel on these embeddings.
 
     Parameters
     ----------
     embeddings : (n, d) float32, all items of all splits, no labels. Finite.
+    advance : is told of one piece of work.
 
     Notes
     -----
@@ -193,10 +201,11 @@ def fit_spectral_map(embeddings: F32) -> SpectralMap:
     n, d = embeddings.shape
     if n == 0:
         raise ValueError("embeddings: got 0 rows; expected at least 1")
-    with threadpool_limits(limits=1):
+    with threadpool_limits(limits=1), count_steps(advance, 2 * len(_blocks(n))) as step:
         total = np.zeros(d)
         for block in _blocks(n):
             total += embeddings[block].sum(axis=0, dtype=np.float64)
+            step(1)
         mean = total / n
         if not np.isfinite(mean).all():
             raise ValueError("embeddings: got NaN or infinity; expected finite values")
@@ -204,6 +213,7 @@ def fit_spectral_map(embeddings: F32) -> SpectralMap:
         for block in _blocks(n):
             centered = embeddings[block].astype(np.float64) - mean
             covariance += centered.T @ centered
+            step(1)
         values, vectors = np.linalg.eigh(covariance / n)
         values = np.maximum(values, 0.0)
         if values.max(initial=0.0) <= 0.0:
@@ -214,29 +224,36 @@ def fit_spectral_map(embeddings: F32) -> SpectralMap:
         return SpectralMap(mean=mean, projection=(vectors * np.sqrt(square)) @ vectors.T)
 
 
-def apply_spectral_map(spectral_map: SpectralMap, embeddings: F32, out: F32 | None = None) -> F32:
+def apply_spectral_map(
+    spectral_map: SpectralMap, embeddings: F32, out: F32 | None = None, advance: Advance = tell_nobody
+) -> F32:
     """Return features (n, d) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
     features = np.empty(embeddings.shape, dtype=np.float32) if out is None else out
-    with threadpool_limits(limits=1):
-        for block in _blocks(len(embeddings)):
+    blocks = _blocks(len(embeddings))
+    with threadpool_limits(limits=1), count_steps(advance, len(blocks)) as step:
+        for block in blocks:
             features[block] = (embeddings[block].astype(np.float64) - spectral_map.mean) @ spectral_map.projection
+            step(1)
     return features
 
 
-def fit_softmax_regression(features: F32, targets: F64, weights: F64, penalty: float) -> SoftmaxRegression:
+def fit_softmax_regression(
+    features: F32, targets: F64, weights: F64, penalty: float, advance: Advance = tell_nobody
+) -> SoftmaxRegression:
     """Return the minimizer of penalty * sum_i weights_i * cross-entropy(targets_i, softmax) + ||coef||^2 / 2.
 
     Parameters
     ----------
     features : (n, d) float32. targets : (n, k) float64, rows sum to 1. weights : (n,) float64, nonnegative.
     penalty : inverse penalty, scikit-learn's C. The intercept is not penalized.
+    advance : is told of one piece of work, step by step.
 
     Notes
     -----
     A soft target costs the same as a hard one: no replicated rows. 13,000 x 384 x 4 takes about half a second.
     """
     with threadpool_limits(limits=1):
-        return _fit_softmax(features, targets, weights, penalty, None)
+        return _fit_softmax(features, targets, weights, penalty, None, advance)
 
 
 def predict_log_proba(model: SoftmaxRegression, features: F32) -> F64:
@@ -245,24 +262,27 @@ def predict_log_proba(model: SoftmaxRegression, features: F32) -> F64:
         return _normalize(_scores(model, features))
 
 
-def fit_gold_baseline(embeddings: F32, gold: GoldRows, n_classes: int, penalty: float = 10.0) -> F64:
+def fit_gold_baseline(
+    embeddings: F32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = tell_nobody
+) -> F64:
     """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
 
     What a user with gold would do instead of weak supervision; default penalty C = 10 as in the datasets' README.
     A class without gold gets a probability near 0.
     """
     targets = np.eye(n_classes)[gold.classes]
-    model = fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty)
+    model = fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty, advance)
     return predict_log_proba(model, embeddings)
 
 
-def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0) -> VoteHead:
+def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0, advance: Advance = tell_nobody) -> VoteHead:
     """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
 
     Parameters
     ----------
     features : (n, d) float32 from the spectral map. votes : (n, m) int8, -1 abstains.
     seed : of the fold assignment; the only randomness.
+    advance : is told of `HEAD_WORK`.
 
     Notes
     -----
@@ -273,9 +293,9 @@ def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0) -> Vo
     voted for (over all without votes). A class without votes: probability 0.
     """
     weights = np.where(_has_votes(votes, n_classes), 1.0, np.nan)
-    first = _fit_votes(features, _count_votes(votes, weights), seed)
+    first = _fit_votes(features, _count_votes(votes, weights), seed, advance)
     reliability = measure_reliability(votes, first.proba)
-    second = _fit_votes(features, _count_votes(votes, reliability), seed)
+    second = _fit_votes(features, _count_votes(votes, reliability), seed, advance)
     return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
 
 
@@ -332,7 +352,7 @@ class _FittedVotes:
     regression: SoftmaxRegression
 
 
-def _fit_votes(features: F32, counts: F64, seed: int) -> _FittedVotes:
+def _fit_votes(features: F32, counts: F64, seed: int, advance: Advance) -> _FittedVotes:
     """Return the head for weighted vote counts (n, k) float64; see `fit_vote_head`."""
     n, n_classes = counts.shape
     covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
@@ -356,7 +376,7 @@ def _fit_votes(features: F32, counts: F64, seed: int) -> _FittedVotes:
         for f in range(HEAD_FOLDS):
             rest = fold != f
             start = models[-1] if models else None
-            model = _fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start)
+            model = _fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start, advance)
             held_out[~rest] = _scores(model, features[covered[~rest]])
             models.append(model)
         calibrated = _fit_temperature(held_out, targets * weights[:, None])
@@ -395,6 +415,7 @@ def fit_end_model(
     label_log_proba: F64 | None,
     label_held_out: F64 | None,
     seed: int = 0,
+    advance: Advance = tell_nobody,
 ) -> EndModel:
     """Return the end model's posterior for every item.
 
@@ -407,6 +428,7 @@ def fit_end_model(
     label_log_proba, label_held_out : the label model's log posterior (n, k), and that of the gold rows from folds
         without them (g, k). Both needed with gold; ignored without.
     seed : of the fold assignment.
+    advance : is told of `END_WORK`, without enough gold only of the student's part.
 
     Notes
     -----
@@ -428,7 +450,7 @@ def fit_end_model(
     n, n_classes = weak_labels.shape
     with threadpool_limits(limits=1):
         rows = draw_rows(np.arange(n), TRAINING_ROWS, seed)
-        model = _fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None)
+        model = _fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None, advance)
         raw = _normalize(_scores(model, features))
         confidence = _measure_confidence(raw, votes, weak_labels.mean(axis=0))
         student = _normalize(confidence * raw)
@@ -446,12 +468,12 @@ def fit_end_model(
         if label_log_proba is None or label_held_out is None:
             raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
         fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
-        alone = _fit_gold_expert([features], gold, fold, n_classes)
+        alone = _fit_gold_expert([features], gold, fold, n_classes, advance)
         centered = _center(raw)
         norm = max(float(np.sqrt((centered**2).sum(axis=1).mean())), 1e-12)
         code = _fit_vote_code(votes, n_classes)
         blocks = _stack_fused(features, centered, norm, votes, code)
-        fused = _fit_gold_expert(blocks, gold, fold, n_classes)
+        fused = _fit_gold_expert(blocks, gold, fold, n_classes, advance)
         # the student never saw a gold row's class, so all its rows are held out
         held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
         weights = fit_pool_weights(np.stack(held_out, axis=2), gold.classes)
@@ -599,27 +621,28 @@ def _fit_temperature(scores: F64, targets: F64) -> F64:
     return np.asarray(np.r_[np.exp(v[0]), v[1:]], dtype=np.float64)
 
 
-def _fit_gold_expert(blocks: Sequence[F32], gold: GoldRows, fold: I64, n_classes: int) -> GoldExpert:
+def _fit_gold_expert(blocks: Sequence[F32], gold: GoldRows, fold: I64, n_classes: int, advance: Advance) -> GoldExpert:
     """Return the expert on stacked feature blocks, its penalty chosen by cross-fitted log loss (ties: the smaller)."""
     x = np.hstack([block[gold.rows] for block in blocks])
     targets = np.eye(n_classes)[gold.classes]
     rows = np.arange(len(x))
     starts: list[SoftmaxRegression | None] = [None] * GOLD_FOLDS
     best: tuple[float, float, F64] | None = None
-    for penalty in GOLD_PENALTIES:
+    for number, penalty in enumerate(GOLD_PENALTIES, start=1):
         held_out = np.zeros((len(x), n_classes))
         for f in range(GOLD_FOLDS):
             rest = fold != f
-            model = _fit_softmax(x[rest], targets[rest], np.ones(int(rest.sum())), penalty, starts[f])
+            model = _fit_softmax(x[rest], targets[rest], np.ones(int(rest.sum())), penalty, starts[f], advance)
             held_out[~rest] = _normalize(_scores(model, x[~rest]))
             starts[f] = model
         loss = -float(held_out[rows, gold.classes].mean())
         if best is None or loss < best[0]:
             best = (loss, penalty, held_out)
         elif loss > 1.1 * best[0]:  # past the minimum of a smooth curve: the rest would only cost time
+            advance((len(GOLD_PENALTIES) - number) * GOLD_FOLDS * WHOLE)
             break
     assert best is not None
-    model = _fit_softmax(x, targets, np.ones(len(x)), best[1], None)
+    model = _fit_softmax(x, targets, np.ones(len(x)), best[1], None, advance)
     return GoldExpert(regression=model, held_out=best[2], penalty=best[1], loss=best[0])
 
 
@@ -646,7 +669,12 @@ def _center(log_proba: F64) -> F64:
 
 
 def _fit_softmax(
-    features: F32, targets: F64, weights: F64, penalty: float, start: SoftmaxRegression | None
+    features: F32,
+    targets: F64,
+    weights: F64,
+    penalty: float,
+    start: SoftmaxRegression | None,
+    advance: Advance,
 ) -> SoftmaxRegression:
     """Return the regression of `fit_softmax_regression`, from a warm start if given."""
     d = features.shape[1]
@@ -671,9 +699,10 @@ def _fit_softmax(
         return penalty * value + 0.5 * float((stacked[:d] ** 2).sum()), gradient.ravel()
 
     v0 = np.zeros((d + 1) * k) if start is None else np.vstack([start.coef, start.intercept]).ravel()
-    # 200 steps and a relative change of 1e-7 (float32 products) leave accuracies unchanged against 1e-9
-    options = {"maxiter": 200, "maxfun": 400, "ftol": 1e-7, "gtol": 1e-4}
-    stacked = minimize(objective, v0, jac=True, method="L-BFGS-B", options=options).x.reshape(d + 1, k)
+    options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "ftol": 1e-7, "gtol": 1e-4}
+    with count_steps(advance, MOST_STEPS) as step:
+        found = minimize(objective, v0, jac=True, method="L-BFGS-B", options=options, callback=lambda _: step(1))
+    stacked = found.x.reshape(d + 1, k)
     return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
 
 

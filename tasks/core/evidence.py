@@ -45,6 +45,7 @@ from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from tasks.core.end_model import GOLD_FOLDS, LOG_FLOOR, GoldRows, VoteHead, assign_folds, draw_rows, is_enough_gold
+from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -55,12 +56,14 @@ SMALLEST_DISTANCE = 0.01  # when most items are copies of support items: b at mo
 SOURCES = ("own votes", "neighbors", "vote head", "nearest gold")
 PRIOR_WEIGHTS = (0.25, 0.25, 0.5, 0.3)  # the weights without gold (local 1/2, global 1/2), and a mild one for gold
 WEIGHT_SPREAD = np.sqrt(0.1)  # prior standard deviation of a source's weight
+BALANCE_ROUNDS = 500  # of the iteration that meets a class balance
 OFFSET_SPREAD = np.sqrt(10.0)  # prior standard deviation of a class offset: nearly free
 OWN_FLOOR = 0.1  # added to counts relative to their mean before the log: no vote is weak evidence against a class
 NEAR_FLOOR = 1e-3  # likewise for kernels
 GOLD_PAIRS = 1 << 32  # items times gold rows compared at most: a minute of one core at d = 384
 FEWEST_NEIGHBORS = 1000  # gold rows to be near to however many the items
 BLOCK = 1024  # rows per block of the similarities to gold rows
+LABEL_WORK = 2 * WHOLE  # what `fit_evidence_labels` tells its `advance` in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,8 +223,10 @@ def match_class_balance(evidence: F64, class_balance: F64) -> F64:
     return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
 
 
-def fit_balance(evidence: F64, class_balance: F64) -> F64:
+def fit_balance(evidence: F64, class_balance: F64, advance: Advance = tell_nobody) -> F64:
     """Return the w (k,) float64 of `match_class_balance`, nonnegative, sum 1; all 0 where there is nothing to weigh.
+
+    `advance` is told of one piece of work, round by round.
 
     Raises
     ------
@@ -236,12 +241,14 @@ def fit_balance(evidence: F64, class_balance: F64) -> F64:
     target = target / target.sum()
     rows = rows / rows.sum(axis=1, keepdims=True)
     weights = np.where(target > 0, 1.0, 0.0)
-    for _ in range(500):
-        mean = _weigh(rows, weights, target).mean(axis=0)
-        if np.abs(mean - target).max() < 1e-9:
-            break
-        weights = weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0)
-        weights /= weights.sum()
+    with count_steps(advance, BALANCE_ROUNDS) as step:
+        for _ in range(BALANCE_ROUNDS):
+            mean = _weigh(rows, weights, target).mean(axis=0)
+            if np.abs(mean - target).max() < 1e-9:
+                break
+            weights = weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0)
+            weights /= weights.sum()
+            step(1)
     return weights
 
 
@@ -269,17 +276,18 @@ def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
     return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
 
 
-def measure_gold_similarity(embeddings: F32, gold: GoldRows, n_classes: int) -> F32:
+def measure_gold_similarity(embeddings: F32, gold: GoldRows, n_classes: int, advance: Advance = tell_nobody) -> F32:
     """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none.
 
     Parameters
     ----------
     embeddings : (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors.
         O(n g d), in blocks of rows.
+    advance : is told of one piece of work, block by block.
     """
     position = np.full(len(embeddings), -1, dtype=np.int64)
     position[gold.rows] = np.arange(len(gold.rows))
-    return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes)
+    return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, advance)
 
 
 def measure_similarity_to_gold(embeddings: F32, gold_embeddings: F32, classes: npt.NDArray[np.int64], k: int) -> F32:
@@ -290,7 +298,7 @@ def measure_similarity_to_gold(embeddings: F32, gold_embeddings: F32, classes: n
     embeddings : (q, d) float32 and gold_embeddings : (g, d) float32, as for `measure_gold_similarity`. classes : (g,).
     """
     nobody = np.full(len(embeddings), -1, dtype=np.int64)
-    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k)
+    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k, tell_nobody)
 
 
 def _measure_nearest(
@@ -299,13 +307,16 @@ def _measure_nearest(
     classes: npt.NDArray[np.int64],
     position: npt.NDArray[np.int64],
     n_classes: int,
+    advance: Advance,
 ) -> F32:
     """`measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
     nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
     gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
-    with threadpool_limits(limits=1):  # see `end_model`: the thread count must not change a result
-        for at in range(0, len(embeddings), BLOCK):
+    starts = range(0, len(embeddings), BLOCK)
+    # See `end_model`: the thread count must not change a result.
+    with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
+        for at in starts:
             # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors
             s = embeddings[at : at + BLOCK] @ gold_embeddings.T
             s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
@@ -315,6 +326,7 @@ def _measure_nearest(
                 columns = classes == c
                 if columns.any():
                     nearest[at : at + BLOCK, c] = np.fmax.reduce(s[:, columns], axis=1)
+            step(1)
     return nearest
 
 
@@ -325,6 +337,7 @@ def fit_evidence_labels(
     gold: GoldRows | None,
     gold_similarity: F32 | None,
     seed: int = 0,
+    advance: Advance = tell_nobody,
 ) -> EvidenceLabels:
     """Return soft labels of every item from votes, neighbors, the vote head and, where there are any, gold rows.
 
@@ -336,16 +349,17 @@ def fit_evidence_labels(
     gold, gold_similarity : gold rows and `measure_gold_similarity` of them, or None. Fewer than 10 rows or a single
         class count as none (`end_model.is_enough_gold`).
     seed : of the fold assignment, the same folds as the end model's.
+    advance : is told of `LABEL_WORK`.
 
     Raises
     ------
     ValueError: gold without gold_similarity; a class balance that does not sum to one.
     """
     n_classes = head.proba.shape[1]
-    local = fit_balance(evidence.own + evidence.near, class_balance)
+    local = fit_balance(evidence.own + evidence.near, class_balance, advance)
     neighbors_only = apply_balance(evidence.own + evidence.near, local, class_balance)
     together = np.sqrt(neighbors_only * head.proba)
-    both = fit_balance(together, class_balance)
+    both = fit_balance(together, class_balance, advance)
     weak = apply_balance(together, both, class_balance)
     means = np.array([evidence.own.mean(), evidence.near.mean(), np.nan])
     if gold is None or not is_enough_gold(gold):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from tasks.core.extension import MetricName
+from tasks.core.steps import Advance, count_steps, tell_nobody
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -93,7 +94,7 @@ def find_majority(L: Votes, k: int) -> Votes:
     return np.where(is_clear, counts.argmax(axis=1), ABSTAIN).astype(np.int8)
 
 
-def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName) -> Fitness:
+def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance: Advance = tell_nobody) -> Fitness:
     """How often neighbors agree, from an n x n comparison in blocks; meant for a sample.
 
     Parameters
@@ -104,6 +105,8 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName) -> Fitn
         (n,) classes, none missing.
     metric
         Similarity is the cosine, or minus the Euclidean distance.
+    advance
+        Is told of one piece of work, block by block.
     """
     n = len(labels)
     near = min(NEIGHBORS, n - 1)
@@ -124,8 +127,10 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName) -> Fitn
     squares = np.einsum("nd,nd->n", points, points)
     lengths = np.sqrt(np.where(squares > 0, squares, 1))
     similarity, agrees = np.empty((n, near)), np.empty((n, near), np.bool_)
-    with threadpool_limits(limits=1):  # the thread count must not change a result
-        for start in range(0, n, _BLOCK):
+    starts = range(0, n, _BLOCK)
+    # The thread count must not change a result.
+    with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
+        for start in starts:
             rows = np.arange(start, min(start + _BLOCK, n))
             dots = points[rows] @ points.T
             if metric == "cosine":
@@ -136,6 +141,7 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName) -> Fitn
             nearest = np.argsort(-scores, axis=1, kind="stable")[:, :near]
             similarity[rows] = np.take_along_axis(scores, nearest, axis=1)
             agrees[rows] = labels[nearest] == labels[rows, None]
+            step(1)
     rank = 2 ** np.arange(int(np.log2(near)) + 1)
     order = np.argsort(-similarity, axis=None, kind="stable")
     cuts = np.unique(np.arange(1, BINS + 1) * len(order) // BINS)

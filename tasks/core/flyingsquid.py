@@ -29,6 +29,7 @@ from tasks.core.label_models import (
     normalize_logs,
 )
 from tasks.core.patterns import Patterns, find_patterns
+from tasks.core.steps import Advance, count_steps, tell_nobody
 from tasks.core.triplets import FEWEST_LFS, Estimate
 
 Mode = Literal["corrected", "reference"]
@@ -161,6 +162,7 @@ def fit_sequence_model(
     sequence_balance: Float | None = None,
     estimate: Estimate = "mean",
     mode: Mode = "corrected",
+    advance: Advance = tell_nobody,
 ) -> SequenceModel:
     """FlyingSquid for two classes with edges between LFs and a chain over `length` items.
 
@@ -168,7 +170,8 @@ def fit_sequence_model(
     item, and each pair of `dependencies` to each other on the same item. P(Y_1 .. Y_T) is `sequence_balance`, in
     lexicographic order; without it the items of a sequence are independent, each with the class balance. `reference` is
     what the package answers, with one power of P(Y) too many and without separators that hold LFs; `corrected` divides
-    by every separator once per edge of the junction tree. An incomplete last sequence is not fitted on.
+    by every separator once per edge of the junction tree. An incomplete last sequence is not fitted on. `advance` is told
+    of the moments that the package asks for, which take most of the time.
 
     Raises
     ------
@@ -182,7 +185,7 @@ def fit_sequence_model(
         sequence_balance = np.array([np.prod(class_balance[list(y)]) for y in product((0, 1), repeat=length)])
     counts = count_votes(votes, 2)
     sequences = votes[: n // length * length].reshape(-1, length * m)
-    fitted = _fit_package(sequences, m, length, dependencies, sequence_balance, estimate)
+    fitted = _fit_package(sequences, m, length, dependencies, sequence_balance, estimate, advance)
     factors = [_make_factor(marginal, 1.0, mode) for _, marginal in fitted.clique_marginals]
     for nodes, marginal in fitted.separator_marginals:
         edges = fitted.separator_degrees[tuple(sorted(nodes))]
@@ -227,6 +230,7 @@ def _fit_package(
     dependencies: Sequence[tuple[int, int]],
     sequence_balance: Float,
     estimate: Estimate,
+    advance: Advance,
 ) -> Any:
     """The package's own label model, fitted."""
     patterns = find_patterns(sequences)
@@ -241,7 +245,7 @@ def _fit_package(
                 lambda_y_edges=[(t * m + j, t) for t in range(length) for j in range(m)],
                 lambda_edges=[(t * m + i, t * m + j) for t in range(length) for i, j in dependencies],
             )
-            model.row_counts = patterns.counts
+            model.row_counts, model.advance = patterns.counts, advance
             model.fit(signed, class_balance=sequence_balance, solve_method=f"triplet_{estimate}")
     finally:
         random.setstate(state)
@@ -263,6 +267,7 @@ def _load_package() -> Any:
 
     class CountedLabelModel(LabelModel):  # type: ignore[misc]
         row_counts: npt.NDArray[np.int64]
+        advance: Advance
 
         def _lambda_pass(
             self,
@@ -281,23 +286,30 @@ def _load_package() -> Any:
                 base = rows if among is None else self.row_counts[among].sum()
                 return float(self.row_counts[flags].sum() / base) if base else 0.0
 
-            for lfs in lambda_marginals:
-                cells = [
-                    share((L_train[:, list(lfs)] == values).all(axis=1))
-                    for values in product((-1, 0, 1), repeat=len(lfs))
-                ]
-                names = [f"lambda_{lf}" for lf in lfs]
-                lambda_marginals[lfs] = JointProbabilityDistribution(names, [3] * len(lfs), cells)
-            for lfs in lambda_moment_vals:
-                lambda_moment_vals[lfs] = float(self.row_counts @ L_train[:, list(lfs)].prod(axis=1) / rows)
-            for key in lambda_equals_one:
-                voting, silent = key if isinstance(key[0], tuple) else (key, ())
-                among = (L_train[:, list(silent)] == 0).all(axis=1)
-                lambda_equals_one[key] = share(among & (L_train[:, list(voting)].prod(axis=1) == 1), among)
-            for lfs in lambda_zeros:
-                lambda_zeros[lfs] = share((L_train[:, list(lfs)] == 0).all(axis=1))
-            for lfs in abstention_probabilities:
-                abstention_probabilities[lfs] = share((L_train[:, list(lfs)] == 0).any(axis=1))
+            asked = (lambda_marginals, lambda_moment_vals, lambda_equals_one, lambda_zeros, abstention_probabilities)
+            with count_steps(self.advance, sum(map(len, asked))) as step:
+                for lfs in lambda_marginals:
+                    cells = [
+                        share((L_train[:, list(lfs)] == values).all(axis=1))
+                        for values in product((-1, 0, 1), repeat=len(lfs))
+                    ]
+                    names = [f"lambda_{lf}" for lf in lfs]
+                    lambda_marginals[lfs] = JointProbabilityDistribution(names, [3] * len(lfs), cells)
+                    step(1)
+                for lfs in lambda_moment_vals:
+                    lambda_moment_vals[lfs] = float(self.row_counts @ L_train[:, list(lfs)].prod(axis=1) / rows)
+                    step(1)
+                for key in lambda_equals_one:
+                    voting, silent = key if isinstance(key[0], tuple) else (key, ())
+                    among = (L_train[:, list(silent)] == 0).all(axis=1)
+                    lambda_equals_one[key] = share(among & (L_train[:, list(voting)].prod(axis=1) == 1), among)
+                    step(1)
+                for lfs in lambda_zeros:
+                    lambda_zeros[lfs] = share((L_train[:, list(lfs)] == 0).all(axis=1))
+                    step(1)
+                for lfs in abstention_probabilities:
+                    abstention_probabilities[lfs] = share((L_train[:, list(lfs)] == 0).any(axis=1))
+                    step(1)
             return lambda_marginals, lambda_moment_vals, lambda_equals_one, lambda_zeros, abstention_probabilities
 
     return CountedLabelModel

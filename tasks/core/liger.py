@@ -7,7 +7,6 @@ Source: Chen et al., "Shoring Up the Foundations: Fusing Model Embeddings and We
 arXiv 2203.13270. The number of parts is chosen on valid gold by cross-fitting, never on test.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from tasks.core.decisions import score_labels
 from tasks.core.label_models import ABSTAIN, Float, Gold, VoteCounts, Votes, count_votes
 from tasks.core.model_choice import FEWEST_GOLD, FOLDS, count_class_balance
 from tasks.core.partitions import fit_partition, thin_rows
+from tasks.core.steps import Advance, count_steps, tell_nobody
 from tasks.core.triplets import solve_flyingsquid
 
 PARTS = (1, 2, 4, 8, 16)
@@ -61,7 +61,8 @@ def fit_liger(
     class_balance: Float | None,
     k: int,
     gold: Gold,
-    tried: Iterable[int] = PARTS,
+    *,
+    advance: Advance = tell_nobody,
 ) -> Liger:
     """Liger's posterior for every row of the extended `votes`.
 
@@ -80,8 +81,8 @@ def fit_liger(
         (k,) float64, the same for every part, or None: counted on gold, drawn towards the global count within a part.
     gold
         Gold rows (positions in `votes`) that may choose the number of parts and count class balances; may be empty.
-    tried
-        Numbers of parts to choose from, ascending, the first of them 1.
+    advance
+        Is told of each of `PARTS`, a piece of work: its partition, the counts of its parts, and the folds.
     """
     overall = count_votes(votes[reference], k)
     everyone = np.arange(len(votes))
@@ -91,14 +92,16 @@ def fit_liger(
         fold = np.empty(len(gold.rows), dtype=np.intp)
         fold[np.argsort(gold.classes, kind="stable")] = np.arange(len(gold.rows)) % FOLDS
         sample = embeddings[thin_rows(reference)]
-        for parts in tried:
-            space = _divide(votes, embeddings, sample, reference, parts, k)
+        for parts in PARTS:
             right = 0.0
-            for held in range(FOLDS):
-                kept = Gold(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
-                asked = gold.rows[fold == held]
-                posterior = _answer(votes, asked, space, overall, class_balance, k, kept)
-                right += score_labels(posterior, gold.classes[fold == held]).sum()
+            with count_steps(advance, 1 + parts + FOLDS) as step:
+                space = _divide(votes, embeddings, sample, reference, parts, k, step)
+                for held in range(FOLDS):
+                    kept = Gold(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
+                    asked = gold.rows[fold == held]
+                    posterior = _answer(votes, asked, space, overall, class_balance, k, kept)
+                    right += score_labels(posterior, gold.classes[fold == held]).sum()
+                    step(1)
             accuracy[parts] = float(right / len(gold.rows))
             # Of equals the first: the fewest parts.
             if accuracy[parts] > max((other for one, other in accuracy.items() if one != parts), default=-1.0):
@@ -118,14 +121,17 @@ def _divide(
     reference: npt.NDArray[np.intp],
     parts: int,
     k: int,
+    step: Advance,
 ) -> _Space:
     """The space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
     home = fit_partition(sample, parts).assign(embeddings)
+    step(1)
     counts: list[VoteCounts | None] = []
     for part in range(parts):
         own = votes[reference[home[reference] == part]]
         has_own_model = parts > 1 and np.count_nonzero((own != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
         counts.append(count_votes(own, k) if has_own_model else None)
+        step(1)
     return _Space(home=home, counts=tuple(counts))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.steps import Advance, count_steps, tell_nobody
+
 Floats = npt.NDArray[np.float64]
 Gold = npt.NDArray[np.integer]
 
@@ -145,12 +147,15 @@ def calibration_error(curve: Reliability) -> float:
     return float(_ratio((gap * curve.count).sum(), curve.count.sum()))
 
 
-def resample(probabilities: list[Floats], gold: Gold, *, resamples: int, seed: int) -> Resampled:
+def resample(
+    probabilities: list[Floats], gold: Gold, *, resamples: int, seed: int, advance: Advance = tell_nobody
+) -> Resampled:
     """Statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
 
     `probabilities` holds M arrays (n, k) over the same rows; sharing the samples is what makes differences between
     methods paired. Row statistics are summed with the multinomial weights of a block of resamples at a time, so the
-    cost is one matrix product per block and method, and memory does not grow with `resamples`.
+    cost is one matrix product per block and method, and memory does not grow with `resamples`. `advance` is told of one
+    piece of work, block by block.
 
     Source: Efron and Tibshirani 1993, chapter 13.
     """
@@ -160,17 +165,19 @@ def resample(probabilities: list[Floats], gold: Gold, *, resamples: int, seed: i
     generator = np.random.default_rng(seed)
     accuracy, macro_f1, log_loss, brier = np.empty((4, len(rows), resamples))
     step = max(1, _CELLS // n)
-    for start in range(0, resamples, step):
-        block = slice(start, min(start + step, resamples))
-        weights = _weights(generator, n, block.stop - block.start)
-        support = weights @ truth
-        for method, statistics in enumerate(rows):
-            sums = weights @ statistics
-            hits, predicted = sums[:, :k], sums[:, k : 2 * k]
-            accuracy[method, block] = hits.sum(axis=1) / n
-            macro_f1[method, block] = _mean_defined(_f1(hits, predicted, support))
-            log_loss[method, block] = sums[:, 2 * k] / n
-            brier[method, block] = sums[:, 2 * k + 1] / n
+    with count_steps(advance, resamples) as count:
+        for start in range(0, resamples, step):
+            block = slice(start, min(start + step, resamples))
+            weights = _weights(generator, n, block.stop - block.start)
+            support = weights @ truth
+            for method, statistics in enumerate(rows):
+                sums = weights @ statistics
+                hits, predicted = sums[:, :k], sums[:, k : 2 * k]
+                accuracy[method, block] = hits.sum(axis=1) / n
+                macro_f1[method, block] = _mean_defined(_f1(hits, predicted, support))
+                log_loss[method, block] = sums[:, 2 * k] / n
+                brier[method, block] = sums[:, 2 * k + 1] / n
+            count(block.stop - block.start)
     return Resampled(accuracy=accuracy, macro_f1=macro_f1, log_loss=log_loss, brier=brier)
 
 

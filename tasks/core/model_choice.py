@@ -19,6 +19,7 @@ from tasks.core.label_models import (
     fit_majority_vote,
     fit_weighted_majority_vote,
 )
+from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
 from tasks.core.triplets import Estimate, OneVsRest, fit_flyingsquid, fit_flyingsquid_reference
 
 Kind = Literal["majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"]
@@ -31,6 +32,9 @@ DEFAULT: Kind = "flyingsquid"
 
 FOLDS = 5
 """Parts of the gold rows, each held out once: four fifths to learn from, at five fits a candidate."""
+
+TRIALS = FOLDS * len(CANDIDATES)
+"""Fits of which a choice consists."""
 
 FEWEST_GOLD = 20
 """Gold rows below which one item more or less moves an accuracy by over five points, too much to choose by."""
@@ -73,7 +77,13 @@ def uses_gold(kind: Kind, options: Options) -> bool:
 
 
 def fit_label_model(
-    kind: Kind, votes: Votes, class_balance: Float, *, gold: Gold | None = None, options: Options | None = None
+    kind: Kind,
+    votes: Votes,
+    class_balance: Float,
+    *,
+    gold: Gold | None = None,
+    options: Options | None = None,
+    advance: Advance = tell_nobody,
 ) -> LabelModel:
     """The label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
 
@@ -90,7 +100,7 @@ def fit_label_model(
     if kind == "weighted_majority_vote":
         return fit_weighted_majority_vote(votes, class_balance, gold)
     if kind == "dawid_skene":
-        return fit_dawid_skene(votes, class_balance, gold)
+        return fit_dawid_skene(votes, class_balance, gold, advance=advance)
     if options.length > 1 or options.dependencies:
         return fit_sequence_model(
             votes,
@@ -100,17 +110,27 @@ def fit_label_model(
             sequence_balance=options.sequence_balance,
             estimate=options.estimate,
             mode=options.mode,
+            advance=advance,
         )
     if options.mode == "reference":
-        return fit_flyingsquid_reference(votes, class_balance, estimate=options.estimate)
-    return fit_flyingsquid(votes, class_balance, estimate=options.estimate, gold=gold)
+        return fit_flyingsquid_reference(votes, class_balance, estimate=options.estimate, advance=advance)
+    return fit_flyingsquid(votes, class_balance, estimate=options.estimate, gold=gold, advance=advance)
 
 
-def choose_kind(votes: Votes, class_balance: Float | None, k: int, *, gold: Gold, options: Options) -> Choice:
+def choose_kind(
+    votes: Votes,
+    class_balance: Float | None,
+    k: int,
+    *,
+    gold: Gold,
+    options: Options,
+    advance: Advance = tell_nobody,
+) -> Choice:
     """The kind of label model that labels held-out gold rows best, majority vote unless another is strictly better.
 
     Each fold of the gold rows is left out of `votes`, of the anchors and, where `class_balance` is None, of the class
-    balance that is counted on gold. Folds take turns along the gold rows of each class, in the order of `gold`.
+    balance that is counted on gold. Folds take turns along the gold rows of each class, in the order of `gold`. Each of
+    the `TRIALS` is a piece of work.
     """
     if len(gold.rows) < FEWEST_GOLD:
         return Choice(kind=DEFAULT, accuracy=None)
@@ -123,7 +143,8 @@ def choose_kind(votes: Votes, class_balance: Float | None, k: int, *, gold: Gold
         remaining = np.setdiff1d(np.arange(len(votes)), gold.rows[out])
         anchors = Gold(rows=np.searchsorted(remaining, gold.rows[kept]), classes=gold.classes[kept])
         for kind in CANDIDATES:
-            model = fit_label_model(kind, votes[remaining], balance, gold=anchors, options=options)
+            with count_steps(advance, WHOLE) as step:
+                model = fit_label_model(kind, votes[remaining], balance, gold=anchors, options=options, advance=step)
             right[kind] += score_labels(model.predict_proba(votes[gold.rows[out]]), gold.classes[out]).sum()
     accuracy = {kind: float(total / len(gold.rows)) for kind, total in right.items()}
     return Choice(kind=max(CANDIDATES, key=lambda kind: round(accuracy[kind], SAME)), accuracy=accuracy)

@@ -18,6 +18,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
+
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -84,9 +86,9 @@ class Choice:
     """The objective with it, each item judged by thresholds that were fitted without it."""
 
 
-Fit = Callable[[Evidence, Bools, list[Float64], Float64, Bools], Float64]
+Fit = Callable[[Evidence, Bools, list[Float64], Float64, Bools, Advance], Float64]
 """Thresholds (f, m) on f parts of the evidence: from all of it, the items of each part (f, n), candidates by LF,
-thresholds to start from (m,), and which LFs are free (m,)."""
+thresholds to start from (m,), which LFs are free (m,), and who is told of this piece of work."""
 
 
 def propose_thresholds(similarity: Float32, count: int) -> Float64:
@@ -183,19 +185,37 @@ def trace_coverage(evidence: Evidence, lf: int, candidates: Float64) -> Float64:
     return share
 
 
-def fit_global(evidence: Evidence, parts: Bools, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
+def fit_global(
+    evidence: Evidence,
+    parts: Bools,
+    candidates: list[Float64],
+    start: Float64,
+    free: Bools,
+    advance: Advance = tell_nobody,
+) -> Float64:
     """The best single threshold for all `free` LFs (m,), the others keeping `start`; among equals the highest.
 
     All entries of `candidates` are the same.
     """
     weight = evidence.weight * parts
-    tried = (extend(evidence, np.where(free, one, start)) for one in candidates[0])
-    totals = np.stack([_judge(evidence, _count_votes(L, evidence.k)[None])[0] @ weight.T for L in tried], axis=-1)
-    best = _find_first_best(_score(evidence, weight, totals.swapaxes(0, 1)))
+    totals = []
+    with count_steps(advance, len(candidates[0])) as step:
+        for one in candidates[0]:
+            L = extend(evidence, np.where(free, one, start))
+            totals.append(_judge(evidence, _count_votes(L, evidence.k)[None])[0] @ weight.T)
+            step(1)
+    best = _find_first_best(_score(evidence, weight, np.stack(totals, axis=-1).swapaxes(0, 1)))
     return np.where(free, candidates[0][best][:, None], start)
 
 
-def fit_per_lf(evidence: Evidence, parts: Bools, candidates: list[Float64], start: Float64, free: Bools) -> Float64:
+def fit_per_lf(
+    evidence: Evidence,
+    parts: Bools,
+    candidates: list[Float64],
+    start: Float64,
+    free: Bools,
+    advance: Advance = tell_nobody,
+) -> Float64:
     """Thresholds (f, m) by coordinate ascent from `start`: LF by LF the best candidate, until none gains.
 
     Among equals the highest.
@@ -207,24 +227,33 @@ def fit_per_lf(evidence: Evidence, parts: Bools, candidates: list[Float64], star
     counts = np.repeat(_count_votes(extend(evidence, start), evidence.k)[None], len(parts), axis=0)
     total = _judge(evidence, counts) @ weight[:, :, None]
     same = -1  # LFs in a row that kept their thresholds: once all but the last to change have, all will
-    for lf in places * _SWEEPS:
-        own, before = ranked[lf], thresholds[:, lf].copy()
-        without, gained = _try_offers(evidence, weight, counts, own, before)
-        total -= _take_each(gained, own.count_above(before))
-        scores = _score(evidence, weight, total + gained[:, :, own.count_above(candidates[lf])])
-        thresholds[:, lf] = candidates[lf][_find_first_best(scores)]
-        total += _take_each(gained, own.count_above(thresholds[:, lf]))
-        if np.array_equal(thresholds[:, lf], before):
-            same += 1
-        else:
-            counts[:, :, own.rows] = without + own.cast(thresholds[:, lf])
-            same = 0
-        if same == len(places) - 1:
-            break
+    with count_steps(advance, len(places) * _SWEEPS) as step:
+        for lf in places * _SWEEPS:
+            step(1)
+            own, before = ranked[lf], thresholds[:, lf].copy()
+            without, gained = _try_offers(evidence, weight, counts, own, before)
+            total -= _take_each(gained, own.count_above(before))
+            scores = _score(evidence, weight, total + gained[:, :, own.count_above(candidates[lf])])
+            thresholds[:, lf] = candidates[lf][_find_first_best(scores)]
+            total += _take_each(gained, own.count_above(thresholds[:, lf]))
+            if np.array_equal(thresholds[:, lf], before):
+                same += 1
+            else:
+                counts[:, :, own.rows] = without + own.cast(thresholds[:, lf])
+                same = 0
+            if same == len(places) - 1:
+                break
     return thresholds
 
 
-def choose_thresholds(evidence: Evidence, fit: Fit, candidates: list[Float64], start: Float64, free: Bools) -> Choice:
+def choose_thresholds(
+    evidence: Evidence,
+    fit: Fit,
+    candidates: list[Float64],
+    start: Float64,
+    free: Bools,
+    advance: Advance = tell_nobody,
+) -> Choice:
     """Cross-fitted thresholds: the upper median, by LF, of those that `fit` finds with one fold at a time left out.
 
     So a threshold is kept only where most subsets agree on one at least as low, and few items cannot carry it. If the
@@ -242,15 +271,19 @@ def choose_thresholds(evidence: Evidence, fit: Fit, candidates: list[Float64], s
         (m,) thresholds of the LFs that are not free; infinity for those that are.
     free
         (m,) whose thresholds are chosen.
+    advance
+        Is told of one piece of work.
     """
     n = len(evidence.gold)
     folds = min(FOLDS, n)
     fold = np.arange(n) % folds
     parts = (fold != np.arange(folds)[:, None]) | (folds == 1)
-    step = max(1, _CELLS // (evidence.k * n))
-    fitted = np.concatenate(
-        [fit(evidence, parts[one : one + step], candidates, start, free) for one in range(0, folds, step)]
-    )
+    together = max(1, _CELLS // (evidence.k * n))
+    blocks = range(0, folds, together)
+    with count_steps(advance, len(blocks) * WHOLE) as step:
+        fitted = np.concatenate(
+            [fit(evidence, parts[one : one + together], candidates, start, free, step) for one in blocks]
+        )
     before = score_votes(evidence, extend(evidence, start))
     after = score_votes(evidence, extend(evidence, fitted[fold]))
     if after <= before + _GAIN:

@@ -26,6 +26,7 @@ from tasks.core.label_models import (
     inspect_votes,
     normalize_logs,
 )
+from tasks.core.steps import Advance, count_steps, tell_nobody
 
 Estimate = Literal["mean", "median"]
 
@@ -46,7 +47,12 @@ _LEAST = 1e-9
 
 
 def fit_flyingsquid(
-    votes: Votes, class_balance: Float, *, estimate: Estimate = "mean", gold: Gold | None = None
+    votes: Votes,
+    class_balance: Float,
+    *,
+    estimate: Estimate = "mean",
+    gold: Gold | None = None,
+    advance: Advance = tell_nobody,
 ) -> VoteTable:
     """FlyingSquid, corrected: the posterior is P(Y) times, for every vote v cast, P(Y | v) / P(Y).
 
@@ -70,16 +76,23 @@ def fit_flyingsquid(
       halfway between chance and certainty. With fewer than three different LFs that is what every vote counts,
       unless gold says more.
 
-    Cost: one exact count of co-votes, then O(r^2) for r units (mean), or O(r^3 log r) (median).
+    Cost: one exact count of co-votes, then O(r^2) for r units (mean), or O(r^3 log r) (median), unit by unit, of which
+    `advance` is told.
     """
     known = None
     if gold is not None and len(gold.rows):
         known = _count_gold(votes, gold, len(class_balance))
-    return solve_flyingsquid(count_votes(votes, len(class_balance)), class_balance, estimate=estimate, known=known)
+    counts = count_votes(votes, len(class_balance))
+    return solve_flyingsquid(counts, class_balance, estimate=estimate, known=known, advance=advance)
 
 
 def solve_flyingsquid(
-    counts: VoteCounts, class_balance: Float, *, estimate: Estimate = "mean", known: Float | None = None
+    counts: VoteCounts,
+    class_balance: Float,
+    *,
+    estimate: Estimate = "mean",
+    known: Float | None = None,
+    advance: Advance = tell_nobody,
 ) -> VoteTable:
     """`fit_flyingsquid` from counted votes, so that other class balances need no other count.
 
@@ -100,7 +113,7 @@ def solve_flyingsquid(
         )
     else:
         found = _estimate_units(
-            lf, vote, counts.together[np.ix_(units, units)] / counts.rows, counts.rows, class_balance, estimate
+            lf, vote, counts.together[np.ix_(units, units)] / counts.rows, counts.rows, class_balance, estimate, advance
         )
         own[lf, vote] = found.precision
         worth[lf, vote] = found.worth
@@ -133,7 +146,7 @@ def solve_flyingsquid(
 
 
 def fit_flyingsquid_reference(
-    votes: Votes, class_balance: Float, *, estimate: Estimate = "mean"
+    votes: Votes, class_balance: Float, *, estimate: Estimate = "mean", advance: Advance = tell_nobody
 ) -> "VoteTable | OneVsRest":
     """FlyingSquid as the package computes it, doubled prior and all.
 
@@ -142,19 +155,16 @@ def fit_flyingsquid_reference(
     """
     k = len(class_balance)
     if votes.shape[1] < FEWEST_LFS:
-        fallback = fit_flyingsquid(votes, class_balance, estimate=estimate)
+        fallback = fit_flyingsquid(votes, class_balance, estimate=estimate, advance=advance)
         note = Finding(message="the reference needs three labeling functions: the corrected form is used")
         return replace(fallback, findings=(*fallback.findings, note))
     findings = inspect_votes(count_votes(votes, k))
-    if k == 2:
-        return replace(
-            _fit_reference(votes, float(class_balance[1] / class_balance.sum()), estimate), findings=findings
-        )
-    tables = tuple(
-        _fit_reference(_against_rest(votes, c), float(class_balance[c] / class_balance.sum()), estimate)
-        for c in range(k)
-    )
-    return OneVsRest(tables=tables, findings=findings)
+    shares = [float(share) for share in class_balance / class_balance.sum()]
+    with count_steps(advance, votes.shape[1] * (1 if k == 2 else k)) as step:
+        if k == 2:
+            return replace(_fit_reference(votes, shares[1], estimate, step), findings=findings)
+        tables = tuple(_fit_reference(_against_rest(votes, c), shares[c], estimate, step) for c in range(k))
+        return OneVsRest(tables=tables, findings=findings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,15 +213,15 @@ def _against_rest(votes: Votes, c: int) -> Votes:
     return np.where(votes == ABSTAIN, ABSTAIN, votes == c).astype(np.int8)
 
 
-def _fit_reference(votes: Votes, balance: float, estimate: Estimate) -> VoteTable:
-    """The package's closed form for votes 0 and 1, where `balance` is P(Y = 1)."""
+def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
+    """The package's closed form for votes 0 and 1, where `balance` is P(Y = 1); each LF may be a step."""
     n, m = votes.shape
     counts = count_votes(votes, 2)
     sign = np.where(counts.vote == 1, 1.0, -1.0)
     moments = np.zeros((m, m))
     np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together)
     # Divided last: whole numbers cancel to exactly zero, which fractions of n need not.
-    accuracy = _average_triplets(moments / n, estimate)
+    accuracy = _average_triplets(moments / n, estimate, step)
     rates = np.zeros((m, 2))
     rates[counts.lf, counts.vote] = np.diag(counts.together) / n
     negative, positive = rates.T
@@ -235,7 +245,7 @@ def _fit_reference(votes: Votes, balance: float, estimate: Estimate) -> VoteTabl
     )
 
 
-def _average_triplets(moments: Float, estimate: Estimate) -> Float:
+def _average_triplets(moments: Float, estimate: Estimate, step: Advance) -> Float:
     """(m,): for LF i the mean or median over pairs (j, k) of sqrt|M_ij M_ik / M_jk|, 0 where M_jk is 0."""
     m = len(moments)
     root = np.sqrt(np.abs(moments))
@@ -252,6 +262,7 @@ def _average_triplets(moments: Float, estimate: Estimate) -> Float:
         others = np.delete(np.arange(m), i)
         j, k = others[first], others[second]
         accuracy[i] = np.median(root[i, j] * root[i, k] * inverse[j, k])
+        step(1)
     return accuracy
 
 
@@ -276,6 +287,7 @@ def _estimate_units(
     rows: int,
     class_balance: Float,
     estimate: Estimate,
+    advance: Advance,
 ) -> _Units:
     """From the LF and class of each unit, and the share of the rows on which each two of them vote."""
     k, r = len(class_balance), len(lf)
@@ -293,24 +305,25 @@ def _estimate_units(
     floor = np.clip(_find_floor(class_balance)[vote], low, high)
     believed = np.clip((1 + balance) / 2, low, high)
     raw, support = np.empty(r), np.empty(r)
-    for c in range(k):
-        own = vote == c
-        chance = class_balance[c]
-        deviation = np.sqrt(chance * (1 - chance))
-        expected_precision = np.where(own, believed, (1 - believed) * chance / (1 - balance))
-        expected = (expected_precision - chance) * np.sqrt(ratio) / deviation
-        triplets = _Triplets(
-            correlation=correlation, lf=lf, expected=expected, partner=own if k > 2 else np.ones(r, dtype=bool)
-        )
-        targets = np.flatnonzero(own)
-        strength = triplets.average(targets) if estimate == "mean" else triplets.median(targets)
-        raw[targets] = chance + np.divide(
-            strength * deviation, np.sqrt(ratio[targets]), out=np.zeros(len(targets)), where=ratio[targets] > 0
-        )
-        everyone = strength if k > 2 else triplets.average(np.arange(r))
-        shown = np.zeros(r)
-        shown[targets if k > 2 else slice(None)] = np.minimum(everyone**2, 1.0)
-        support[targets] = (rate / (1 - rate + _LEAST) * rows * triplets.outside(shown))[targets]
+    with count_steps(advance, r) as step:
+        for c in range(k):
+            own = vote == c
+            chance = class_balance[c]
+            deviation = np.sqrt(chance * (1 - chance))
+            expected_precision = np.where(own, believed, (1 - believed) * chance / (1 - balance))
+            expected = (expected_precision - chance) * np.sqrt(ratio) / deviation
+            triplets = _Triplets(
+                correlation=correlation, lf=lf, expected=expected, partner=own if k > 2 else np.ones(r, dtype=bool)
+            )
+            targets = np.flatnonzero(own)
+            strength = triplets.average(targets) if estimate == "mean" else triplets.median(targets, step)
+            raw[targets] = chance + np.divide(
+                strength * deviation, np.sqrt(ratio[targets]), out=np.zeros(len(targets)), where=ratio[targets] > 0
+            )
+            everyone = strength if k > 2 else triplets.average(np.arange(r))
+            shown = np.zeros(r)
+            shown[targets if k > 2 else slice(None)] = np.minimum(everyone**2, 1.0)
+            support[targets] = (rate / (1 - rate + _LEAST) * rows * triplets.outside(shown))[targets]
     raw = np.clip(raw, low, high)
     precision = (support * np.maximum(raw, floor) + PRIOR_VOTES * believed) / (support + PRIOR_VOTES)
     return _Units(raw=raw, support=support, precision=precision, worth=support + PRIOR_VOTES)
@@ -353,8 +366,8 @@ class _Triplets:
         pairs: Float = values.sum(axis=1) ** 2 - (within**2).sum(axis=1)
         return pairs
 
-    def median(self, targets: npt.NDArray[np.intp]) -> Float:
-        """Signed correlation of each target with the class: weighted median of sqrt|r_ab r_ad / r_bd|."""
+    def median(self, targets: npt.NDArray[np.intp], step: Advance) -> Float:
+        """Signed correlation of each target with the class: weighted median of sqrt|r_ab r_ad / r_bd|; each is a step."""
         root = np.sqrt(np.abs(self.correlation))
         first, second = np.nonzero(np.triu((root > 0) & (self.partner[:, None] | self.partner[None, :])))
         weight = np.abs(self.expected[first] * self.expected[second])
@@ -367,6 +380,7 @@ class _Triplets:
             reached = np.cumsum(weight[apart][order])
             if len(reached) and reached[-1] > 0:
                 strength[position] = values[order[np.searchsorted(reached, reached[-1] / 2)]]
+            step(1)
         strength *= np.sign((self.correlation[targets] * self.expected).sum(axis=1))
         return strength
 
