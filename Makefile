@@ -7,9 +7,6 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What you need beyond the lock, a requirement a line, as dvc[s3]; it is yours, and may be missing.
 MORE := $(wildcard requirements-more.txt)
 
-# Tests that start Dask clusters, in a process of their own: after some others its event loops may not start.
-DASK := tests/test_cluster.py tests/test_benchmarks.py
-
 .PHONY: help env run test lint server clean
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,8 +27,7 @@ run: env         ## the whole pipeline on the demo; a second run recomputes noth
 	@$(BIN)/epoxy run
 
 test: env        ## all tests
-	$(BIN)/python -m pytest $(DASK)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(DASK:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: env        ## style, types, known vulnerabilities
 	$(BIN)/ruff check .
