@@ -15,6 +15,7 @@ from tasks import artifacts, schemas
 from tasks.artifacts import EMBEDDINGS, ITEMS, NEIGHBORS
 from tasks.errors import DataError
 from tasks.index_description import read_width
+from tasks.progress import Progress
 from tasks.row_keys import hash_items, hash_vectors
 from tasks.schemas import ITEM_ID
 
@@ -50,19 +51,21 @@ def hash_rows(root: Path) -> pl.DataFrame:
     """
     d = read_width(root / EMBEDDINGS)
     parts = []
-    for items, batch in zip(
-        artifacts.read_batches(root / ITEMS, schemas.ITEMS),
-        artifacts.read_batches(root / EMBEDDINGS, schemas.embeddings(d)),
-        strict=False,  # tables that differ in length differ in items, which is said below
-    ):
-        artifacts.require_same_items(root / ITEMS, items, root / EMBEDDINGS, batch)
-        vectors = batch["embedding"].to_numpy().reshape(batch.height, d)
-        parts.append(
-            items.select(ITEM_ID, "split").with_columns(
-                item=pl.Series(hash_items(items)[:, 1], dtype=pl.UInt64),
-                embedding=pl.Series(hash_vectors(batch[ITEM_ID], vectors)[:, 1], dtype=pl.UInt64),
+    with Progress("reading rows", total=artifacts.count_rows(root / ITEMS)) as progress:
+        for items, batch in zip(
+            artifacts.read_batches(root / ITEMS, schemas.ITEMS),
+            artifacts.read_batches(root / EMBEDDINGS, schemas.embeddings(d)),
+            strict=False,  # tables that differ in length differ in items, which is said below
+        ):
+            artifacts.require_same_items(root / ITEMS, items, root / EMBEDDINGS, batch)
+            vectors = batch["embedding"].to_numpy().reshape(batch.height, d)
+            parts.append(
+                items.select(ITEM_ID, "split").with_columns(
+                    item=pl.Series(hash_items(items)[:, 1], dtype=pl.UInt64),
+                    embedding=pl.Series(hash_vectors(batch[ITEM_ID], vectors)[:, 1], dtype=pl.UInt64),
+                )
             )
-        )
+            progress.advance(batch.height)
     rows = pl.concat(parts)
     if rows.height < artifacts.count_rows(root / ITEMS) or rows.height < artifacts.count_rows(root / EMBEDDINGS):
         raise DataError(f"{root / ITEMS} and {root / EMBEDDINGS} hold different items. Run 'dvc repro'.")
@@ -81,10 +84,13 @@ def read_rows(root: Path) -> pl.DataFrame:
     stored = artifacts.read_schema(root / NEIGHBORS)
     columns = [name for name in stored if name.endswith("/similarity")]
     schema = schemas.neighbors(stored, stored[ITEM_ID])
-    nearest = pl.concat(
-        batch.select(ITEM_ID, similarity=pl.max_horizontal(columns) if columns else pl.lit(None, pl.Float32))
-        for batch in artifacts.read_batches(root / NEIGHBORS, schema, [ITEM_ID, *columns])
-    )
+    most_similar = pl.max_horizontal(columns) if columns else pl.lit(None, pl.Float32)
+    parts = []
+    with Progress("reading neighbors", total=rows.height) as progress:
+        for batch in artifacts.read_batches(root / NEIGHBORS, schema, [ITEM_ID, *columns]):
+            parts.append(batch.select(ITEM_ID, similarity=most_similar))
+            progress.advance(batch.height)
+    nearest = pl.concat(parts)
     artifacts.require_same_items(root / ITEMS, rows, root / NEIGHBORS, nearest)
     return rows.with_columns(nearest["similarity"], base=pl.lit(None, pl.String))
 
