@@ -77,15 +77,15 @@ def run(
         A file is missing or unreadable, or items and embeddings break a rule; names how many and the first of them.
     """
     source = root / params.source
-    with Progress("reading", total=3) as progress:
+    with Progress("reading items", total=1) as progress:
         items = read_items(source, classes, params)
-        ids = items.table[ITEM_ID]
         progress.advance()
-        if params.encoder is not None:
-            found = _encode(root, items.table, params.encoder, load_encoder)
-        else:
-            found = _read_embeddings(root, source, ids.dtype, params)
-        progress.advance()
+    ids = items.table[ITEM_ID]
+    if params.encoder is not None:
+        found = _encode(root, items.table, params.encoder, load_encoder)
+    else:
+        found = _read_embeddings(root, source, ids.dtype, params)
+    with Progress("matching embeddings with items", total=1) as progress:
         rows = _match(ids, found, params)
         progress.advance()
     d = found.matrix.shape[1]

@@ -87,6 +87,8 @@ def fit_label_model(
 ) -> LabelModel:
     """The label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
 
+    `advance` is told of one piece of work by kinds that may take long: all but majority votes.
+
     Raises
     ------
     ValueError
