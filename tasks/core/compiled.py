@@ -147,11 +147,20 @@ def _sum_squares(x: Float32, y: Float32) -> float:
 
 
 @_compile
+def measure_norms(vectors: Float32) -> Float64:
+    """The lengths (n,) of `vectors` (n, d), as `bound_similarities` wants them: summed in any order."""
+    norms = np.empty(len(vectors))
+    for row in range(len(vectors)):
+        norms[row] = np.sqrt(_sum_products(vectors[row], vectors[row]))
+    return norms
+
+
+@_compile
 def bound_similarities(
     x: Float32,
     y: Float32,
-    squares: Float64,
-    other_squares: Float64,
+    norms: Float64,
+    other_norms: Float64,
     is_cosine: bool,
     queries: Int64,
     rows: Int64,
@@ -160,9 +169,10 @@ def bound_similarities(
 ) -> None:
     """Between which numbers the similarities of some pairs of vectors are; mostly both are the same.
 
-    A sum of d terms, in any order, errs by at most g = d u / (1 - d u) of the sum of their absolute values, which is at
-    most |x| |y| for products. The definition's sum errs as well, and a few operations follow: 2 (d + 8) u, doubled.
-    Terms of a squared distance are positive, so that this is its relative error, and more than that of its root.
+    A sum of d terms, in any order, errs by at most g = d u / (1 - d u) of the sum of their absolute values, which for
+    products is at most |x| |y|. Of a cosine the product and both squared norms are such sums, here and where it is
+    defined: 2 g for the products, 2 g for the roots of the squared norms, and a few operations follow: 4 (d + 8) u,
+    doubled. Terms of a squared distance are positive, so that 2 g is its relative error, and less than that its root's.
 
     Source: N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 
@@ -170,8 +180,8 @@ def bound_similarities(
     ----------
     x, y
         Vectors (any, d).
-    squares, other_squares
-        Sums of squares as the definition has them: of each vector of `x`, and (c,) of the second vector of each pair.
+    norms, other_norms
+        By `measure_norms`: of each vector of `x`, and (c,) of the second vector of each pair. Not used for distances.
     is_cosine
         False: the similarity is minus the Euclidean distance.
     queries, rows
@@ -179,11 +189,11 @@ def bound_similarities(
     low, high
         (c,) changed in place.
     """
-    error = 4 * (x.shape[1] + 8) * _UNIT
+    error = 8 * (x.shape[1] + 8) * _UNIT
     for place in range(len(queries)):
         query, row = queries[place], rows[place]
         if is_cosine:
-            cosine = _sum_products(x[query], y[row]) / np.sqrt(squares[query] * other_squares[place])
+            cosine = _sum_products(x[query], y[row]) / (norms[query] * other_norms[place])
             low[place] = min(max(cosine - error, -1.0), 1.0)
             high[place] = min(max(cosine + error, -1.0), 1.0)
         else:

@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.compiled import bound_similarities, collect, keep_nearest, raise_floor
+from tasks.core.compiled import bound_similarities, collect, keep_nearest, measure_norms, raise_floor
 from tasks.core.patterns import find_patterns
 
 MetricName = Literal["cosine", "l2"]
@@ -95,8 +95,8 @@ class Support:
     """(n, d) of all items; may be a mapped file."""
     items: Int64
     """(v,) the first item with each distinct embedding; v is the number of rows."""
-    squares: Float64
-    """(v,) sums of squares of the distinct embeddings."""
+    norms: Float64
+    """(v,) lengths of the distinct embeddings."""
     factors: Float32
     """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
     pairs: tuple[Pair, ...]
@@ -136,8 +136,8 @@ class Queries:
 
     vectors: Float32
     """(q, d) embeddings."""
-    squares: Float64
-    """(q,) their sums of squares."""
+    norms: Float64
+    """(q,) their lengths."""
     factors: Float32
     """Cosine: (q, d) unit vectors. L2: (q, d + 1) centered, scaled vectors and a 1, both shrunk into the unit ball."""
     margin: Float32
@@ -221,10 +221,10 @@ def build_support(
     items = positions[first]
     geometry = _place(embeddings, items, metric)
     width = embeddings.shape[1] + (metric == "l2")
-    factors, squares = np.asarray(allocate((len(items), width))), np.empty(len(items))
+    factors, norms = np.asarray(allocate((len(items), width))), np.empty(len(items))
     for part in _parts(len(items), _GATHERED):
         vectors = embeddings[items[part]]
-        squares[part] = _dot(vectors, vectors)
+        norms[part] = measure_norms(vectors)
         if metric == "cosine":
             factors[part] = proposals[items[part]]
         else:
@@ -232,7 +232,7 @@ def build_support(
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
     return Support(
-        geometry=geometry, embeddings=embeddings, items=items, squares=squares, factors=factors, pairs=tuple(pairs)
+        geometry=geometry, embeddings=embeddings, items=items, norms=norms, factors=factors, pairs=tuple(pairs)
     )
 
 
@@ -259,7 +259,7 @@ def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Q
         shrink = np.exp2(-np.ceil(np.log2(np.maximum(norms, 1.0))))
         factors = np.column_stack([placed * shrink[:, None], shrink]).astype(np.float32)
         margin = 2 * 1.52 * growth + 16 * _UNIT + 4 * _UNIT * shrink * (norms + 1) ** 2
-    return Queries(vectors=vectors, squares=_dot(vectors, vectors), factors=factors, margin=margin.astype(np.float32))
+    return Queries(vectors=vectors, norms=measure_norms(vectors), factors=factors, margin=margin.astype(np.float32))
 
 
 def plan_per_lf(pairs: Sequence[Pair]) -> tuple[Search, ...]:
@@ -389,7 +389,7 @@ def _score(support: Support, queries: Queries, query: Int64, row: Int64) -> Floa
     similarity, high = np.empty(len(query), np.float32), np.empty(len(query), np.float32)
     items = support.items[row]
     bound_similarities(
-        queries.vectors, support.embeddings, queries.squares, support.squares[row], metric == "cosine", query, items,
+        queries.vectors, support.embeddings, queries.norms, support.norms[row], metric == "cosine", query, items,
         similarity, high,
     )  # fmt: skip
     unsure = np.flatnonzero(similarity != high)

@@ -112,7 +112,7 @@ def _search_one(proposals: Proposals, place: int, queries: Queries, rows: Int64,
     ]
     part = Queries(
         vectors=queries.vectors[rows],
-        squares=queries.squares[rows],
+        norms=queries.norms[rows],
         factors=queries.factors[rows],
         margin=queries.margin[rows],
     )
