@@ -230,7 +230,7 @@ def _measure(
         votes_equal=is_equal,
         memory=max(stage["memory"] for stage in stages),
         # Of the formula in tasks/apply.py; an item is its text, its id and the name of its split.
-        memory_formula=128 + 8 * ROW_GROUP * (b + 16 + m) / 2**20 + 12 * 8 + 34 * n / 2**20,
+        memory_formula=128 + 8 * ROW_GROUP * (b + 16 + m) / 2**20 + 16 * 8 + 34 * n / 2**20,
     )
 
 

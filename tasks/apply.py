@@ -4,11 +4,11 @@ An LF is asked about a row once: what it voted on a row of the same content is i
 the votes written are those of a run without a memo. Peak memory beyond what the imports take, for n items of b bytes in
 m LFs, with W workers for row-wise ones:
 
-    128 MiB + 8 G (b + m) + 12 V + 34 n + 4 W c b
+    128 MiB + 8 G (b + m) + 16 V + 34 n + 4 W c b
 
 where G = 16,384 rows are a row group, V = 8 MiB of votes are written at a time (and that much of items and their votes
 is looked through for patterns, if it is more than a row group), and c = 2,048 rows are a worker's chunk. 128 MiB are
-for compiled patterns and what allocators keep; 8 and 12 are for the copies that reading, checking and matching make,
+for compiled patterns and what allocators keep; 8 and 16 are for the copies that reading, checking and matching make,
 and for the tables that are made ready meanwhile; 34 n are the keys of rows (24), the rows to be asked about (8), and
 one LF's column on its way to or from the memo; for a moment, when the rows are compared with those of another day, it
 is 100 n more. The votes themselves, n m bytes, wait in a file without a name. Not counted: what the LFs' own code

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 os.environ.update(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, DO_NOT_TRACK="1")
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "DVC_ROOT", "DVC_STAGE"):
     os.environ.pop(name, None)
+# A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOY_STAGES = ("data/raw.txt.dvc", "data/demo/dvc.yaml:demo", "ingest", "index", "apply", "fit", "evaluate")
 

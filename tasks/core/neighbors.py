@@ -18,7 +18,7 @@ These loops are compiled (tasks/core/compiled.py).
 
 Peak memory for v distinct support vectors of d dimensions, p pairs of an LF and a class with s members together: the
 factors, 4 v d bytes (L2: 4 v (d + 1)), 16 s for members and four times that while a search is planned; and per thread
-4 MiB of products and 80 MiB of candidates. Embeddings, index and factors may be mapped files; only rows in use are touched.
+8 MiB of products and 80 MiB of candidates. Embeddings, index and factors may be mapped files; only rows in use are touched.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,14 +38,14 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Votes = npt.NDArray[np.int8]
 
-QUERIES = 1024
+QUERIES = 2048
 """Queries worth searching at a time: fewer are multiplied more slowly."""
 
 NOBODY = -1
 """The position of a neighbor that does not exist."""
 
 _TILE = 1024
-"""Support vectors per matrix product: with `QUERIES`, 4 MiB of products."""
+"""Support vectors per matrix product: with `QUERIES`, 8 MiB of products."""
 
 _MEMBER_COST = 15
 """Multiply-adds in the time it takes to look at one product of a member (measured at d = 384 on one core: .2 ns)."""
