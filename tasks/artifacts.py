@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import mmap
 import os
 import re
 import shutil
@@ -137,6 +138,18 @@ def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32
         # Reserved, since a mapped file on a full disk would end the process where an error could be told.
         os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+
+
+def expect_scattered_reads(array: npt.NDArray[Any]) -> None:
+    """Tell the system that rows of `array`, if it is a mapped file, are wanted here and there.
+
+    It then reads from disk what is asked for, and not the 128 KiB around it, for which others would have to leave memory.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_RANDOM)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -658,6 +658,8 @@ def _cut_embeddings(
     kind = pl.Array(pl.Float32, matrix.shape[1])
     infinite: list[pl.Series] = []
     zero: list[pl.Series] = []
+    if (np.diff(rows) < 0).any():
+        artifacts.expect_scattered_reads(matrix)
     with Progress("writing embeddings", total=len(ids)) as progress:
         for start in range(0, len(ids), ROW_GROUP):
             part = ids[start : start + ROW_GROUP]

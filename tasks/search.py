@@ -11,7 +11,7 @@ the recall measured afterwards on another sample; a run whose recall is below th
 Peak memory for n items of d dimensions, m LFs, p pairs of an LF and a class in its support, and v distinct vectors in
 the support: 8 n p bytes for neighbors, 8 n m for votes and who asks, 24 n (200 n for a moment) to compare items with
 those of another day, and per thread 100 MiB. The index, a copy of the embeddings (4 n d bytes each) and the support
-(4 v d) are mapped files, which the system drops from memory when it is needed elsewhere.
+(8 v d) are mapped files, which the system drops from memory when it is needed elsewhere.
 """
 
 import sys
@@ -39,6 +39,7 @@ from tasks.artifacts import (
     RECALL,
     ROW_GROUP,
     VOTES,
+    expect_scattered_reads,
     open_scratch,
     read_batches,
     read_table,
@@ -271,6 +272,7 @@ def _open_index(root: Path, description: IndexDescription) -> FlatIndex:
         )
     if read_width(root / EMBEDDINGS) != description.d:
         raise _stale(root, description, f"{read_width(root / EMBEDDINGS)} dimensions")
+    expect_scattered_reads(index.vectors)
     return index
 
 
@@ -286,6 +288,7 @@ def _read_embeddings(
     is_copied = index.metric == "cosine" and items.height > 0
     shape = (items.height, description.d)
     embeddings = np.asarray(open_scratch((root / NEIGHBORS).parent, shape)) if is_copied else index.vectors
+    expect_scattered_reads(embeddings)
     ids = []
     start = 0
     with Progress("reading embeddings", total=items.height) as progress:

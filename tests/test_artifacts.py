@@ -1,6 +1,8 @@
 """Reading and writing: validated both ways, atomic, the same bytes for the same rows."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -186,3 +188,16 @@ def test_json_has_no_nan(path):
     path.write_text("{")
     with pytest.raises(DataError):
         artifacts.read_json(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what it was advised about memory")
+def test_the_system_is_told_that_a_mapped_file_is_read_here_and_there(tmp_path):
+    mapped = artifacts.open_scratch(tmp_path, (5000, 3))
+    view = np.asarray(mapped)[1:]
+    flags = re.compile(rf"^{mapped.ctypes.data:x}-.*?^VmFlags: (.*?)$", re.MULTILINE | re.DOTALL)
+    for expected in (False, True):
+        found = flags.search(Path("/proc/self/smaps").read_text())
+        assert found is not None
+        assert ("rr" in found[1].split()) == expected
+        artifacts.expect_scattered_reads(view)
+    artifacts.expect_scattered_reads(np.zeros((2, 3), np.float32))  # in memory: nothing to tell

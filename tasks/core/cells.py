@@ -56,27 +56,56 @@ class PairCells:
 
 
 def group_items(of_item: Int64, proposals: Float32, metric: MetricName) -> Cells:
-    """The cells of n items from each one's cell (n,) and the index's vectors (n, d)."""
-    count = int(of_item.max(initial=0)) + 1
+    """The cells of n items from each one's cell (n,) and the index's vectors (n, d).
+
+    Cells get new numbers, so that those with near numbers are near: what is looked at together then lies together.
+    """
+    centers = _find_centers(of_item, proposals, metric)
+    walk = _walk(centers, metric)
+    number = np.empty(len(walk), np.int64)
+    number[walk] = np.arange(len(walk))
+    of_item = number[of_item]
     order = np.argsort(of_item, kind="stable")
-    starts = np.searchsorted(of_item[order], np.arange(count + 1))
+    starts = np.searchsorted(of_item[order], np.arange(len(walk) + 1))
+    return Cells(of_item=of_item, order=order, starts=starts, centers=centers[walk], metric=metric)
+
+
+def _find_centers(of_item: Int64, proposals: Float32, metric: MetricName) -> Float64:
+    count = int(of_item.max(initial=0)) + 1
     centers = np.zeros((count, proposals.shape[1]))
-    for start in range(0, len(order), _GATHERED):
-        items = order[start : start + _GATHERED]
-        present, first = np.unique(of_item[items], return_index=True)
-        centers[present] += np.add.reduceat(proposals[items], first, axis=0, dtype=np.float64)
-    centers /= np.maximum(np.diff(starts), 1)[:, None]
+    for start in range(0, len(of_item), _GATHERED):
+        own = of_item[start : start + _GATHERED]
+        by_cell = np.argsort(own, kind="stable")
+        present, first = np.unique(own[by_cell], return_index=True)
+        # In the order of the vectors, which may be a file.
+        vectors = proposals[start : start + _GATHERED][by_cell]
+        centers[present] += np.add.reduceat(vectors, first, axis=0, dtype=np.float64)
+    centers /= np.maximum(np.bincount(of_item, minlength=count), 1)[:, None]
     if metric == "cosine":
         norms = np.sqrt((centers * centers).sum(axis=1, keepdims=True))
         centers /= np.where(norms > 0, norms, 1)
-    return Cells(of_item=of_item, order=order, starts=starts, centers=centers, metric=metric)
+    return centers
+
+
+def _walk(centers: Float64, metric: MetricName) -> Int64:
+    """All cells, each followed by the nearest one that had no turn yet."""
+    walk = np.empty(len(centers), np.int64)
+    is_left = np.ones(len(centers), bool)
+    cell = 0
+    for step in range(len(centers)):
+        order = _rank(centers, cell, metric)
+        cell = int(order[is_left[order]][0])
+        walk[step], is_left[cell] = cell, False
+    return walk
 
 
 def rank_cells(cells: Cells, cell: int) -> Int64:
     """All cells, `cell` first, then those with nearer centers first; among equals the smaller number."""
-    center = cells.centers[cell]
-    is_cosine = cells.metric == "cosine"
-    far = -(cells.centers @ center) if is_cosine else ((cells.centers - center) ** 2).sum(axis=1)
+    return _rank(cells.centers, cell, cells.metric)
+
+
+def _rank(centers: Float64, cell: int, metric: MetricName) -> Int64:
+    far = -(centers @ centers[cell]) if metric == "cosine" else ((centers - centers[cell]) ** 2).sum(axis=1)
     far[cell] = -np.inf
     return np.argsort(far, kind="stable")
 

@@ -38,13 +38,11 @@ _TYPES: dict[MetricName, Any] = {"cosine": faiss.IndexFlatIP, "l2": faiss.IndexF
 
 @dataclass(frozen=True, kw_only=True)
 class FlatIndex:
-    """An exact index on disk; `vectors` is a view of the mapped file, so only what is used is in memory."""
+    """An exact index on disk; `vectors` is the mapped file, so only what is used is in memory."""
 
     metric: MetricName
     vectors: npt.NDArray[np.float32]
     """(n, d), in the order of item ids: unit vectors for cosine, the embeddings themselves for L2."""
-    handle: Any
-    """The faiss object that owns the memory of `vectors`."""
 
 
 def normalize(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -112,17 +110,18 @@ def read_index(path: Path) -> FlatIndex:
         index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise ValueError(f"faiss cannot read it: {error}") from None
+    n, d = index.ntotal, index.d
     for metric, kind in _TYPES.items():
         if type(index) is kind:
-            return FlatIndex(metric=metric, vectors=_view_vectors(index), handle=index)
+            return FlatIndex(metric=metric, vectors=_map_vectors(path, n, d, len(_make_header(n, d, metric))))
     raise ValueError(f"it holds a {type(index).__name__}, not a flat index")
 
 
-def _view_vectors(index: Any) -> npt.NDArray[np.float32]:
-    """The vectors (n, d) of a faiss flat index, in its own memory: valid as long as the index is."""
-    vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d) if index.ntotal else np.empty(0)
-    shaped: npt.NDArray[np.float32] = vectors.astype(np.float32, copy=False).reshape(index.ntotal, index.d)
-    return shaped
+def _map_vectors(path: Path, n: int, d: int, start: int) -> npt.NDArray[np.float32]:
+    """The vectors (n, d) in the file at `path`, from byte `start` on."""
+    if not n:
+        return np.empty((0, d), np.float32)
+    return np.asarray(np.memmap(path, np.float32, "r", start, (n, d)))
 
 
 def count_cells(n: int) -> int:

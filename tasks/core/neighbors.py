@@ -17,8 +17,9 @@ Most of the time goes to the products. One look at those of a pair's members fin
 These loops are compiled (tasks/core/compiled.py).
 
 Peak memory for v distinct support vectors of d dimensions, p pairs of an LF and a class with s members together: the
-factors, 4 v d bytes (L2: 4 v (d + 1)), 16 s for members and four times that while a search is planned; and per thread
-8 MiB of products and 80 MiB of candidates. Embeddings, index and factors may be mapped files; only rows in use are touched.
+embeddings and factors of the support, 4 v d bytes each (L2: factors 4 v (d + 1)), 16 s for members and four times that
+while a search is planned; and per thread 8 MiB of products and 80 MiB of candidates. All of them may be mapped files, of
+which only rows in use are touched; those of a support are in its own order, so that what is searched together lies together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -92,11 +93,11 @@ class Support:
 
     geometry: Geometry
     embeddings: Float32
-    """(n, d) of all items; may be a mapped file."""
+    """(v, d) the distinct ones; v is the number of rows."""
     items: Int64
-    """(v,) the first item with each distinct embedding; v is the number of rows."""
+    """(v,) the first item with each of them."""
     norms: Float64
-    """(v,) lengths of the distinct embeddings."""
+    """(v,) lengths of the embeddings."""
     factors: Float32
     """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
     pairs: tuple[Pair, ...]
@@ -200,7 +201,7 @@ def build_support(
     cells
         (n,) of all items; where given, the support's rows are sorted by the cell of their first item.
     allocate
-        Makes room for the factors, such as a mapped file where they may not fit memory.
+        Makes room for embeddings and factors, such as a mapped file where they may not fit memory.
     """
     leader = _find_leaders(embeddings, positions)
     first = np.flatnonzero(leader == np.arange(len(leader)))
@@ -219,11 +220,13 @@ def build_support(
             members, where = np.unique(row[voters], return_index=True)
             pairs.append(Pair(lf=lf, label=label, members=members, positions=positions[voters[where]]))
     items = positions[first]
-    geometry = _place(embeddings, items, metric)
-    width = embeddings.shape[1] + (metric == "l2")
-    factors, norms = np.asarray(allocate((len(items), width))), np.empty(len(items))
+    d = embeddings.shape[1]
+    own, factors, norms = allocate((len(items), d)), allocate((len(items), d + (metric == "l2"))), np.empty(len(items))
     for part in _parts(len(items), _GATHERED):
-        vectors = embeddings[items[part]]
+        own[part] = embeddings[items[part]]
+    geometry = _place(own, metric)
+    for part in _parts(len(items), _GATHERED):
+        vectors = own[part]
         norms[part] = measure_norms(vectors)
         if metric == "cosine":
             factors[part] = proposals[items[part]]
@@ -231,9 +234,7 @@ def build_support(
             placed = (vectors - geometry.center) * geometry.scale
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
-    return Support(
-        geometry=geometry, embeddings=embeddings, items=items, norms=norms, factors=factors, pairs=tuple(pairs)
-    )
+    return Support(geometry=geometry, embeddings=own, items=items, norms=norms, factors=factors, pairs=tuple(pairs))
 
 
 def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Queries:
@@ -387,15 +388,14 @@ def _score(support: Support, queries: Queries, query: Int64, row: Int64) -> Floa
     """
     metric = support.geometry.metric
     similarity, high = np.empty(len(query), np.float32), np.empty(len(query), np.float32)
-    items = support.items[row]
     bound_similarities(
-        queries.vectors, support.embeddings, queries.norms, support.norms[row], metric == "cosine", query, items,
+        queries.vectors, support.embeddings, queries.norms, support.norms[row], metric == "cosine", query, row,
         similarity, high,
     )  # fmt: skip
     unsure = np.flatnonzero(similarity != high)
     for part in _parts(len(unsure), _GATHERED):
         one = unsure[part]
-        vectors, others = queries.vectors[query[one]], support.embeddings[items[one]]
+        vectors, others = queries.vectors[query[one]], support.embeddings[row[one]]
         similarity[one] = compute_similarity(vectors, others, metric)
     return similarity
 
@@ -407,17 +407,17 @@ def _dot(x: Float32, y: Float32) -> Float64:
     return sums
 
 
-def _place(embeddings: Float32, items: Int64, metric: MetricName) -> Geometry:
-    """The geometry that suits the support vectors of `items` (v,)."""
-    d = embeddings.shape[1]
-    if metric == "cosine" or not len(items):
+def _place(embeddings: Float32, metric: MetricName) -> Geometry:
+    """The geometry that suits the support's `embeddings` (v, d)."""
+    v, d = embeddings.shape
+    if metric == "cosine" or not v:
         return Geometry(metric=metric, center=np.zeros(d), scale=1.0)
     total, low, high = np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
-    for part in _parts(len(items), _GATHERED):
-        vectors = embeddings[items[part]]
+    for part in _parts(v, _GATHERED):
+        vectors = embeddings[part]
         total += vectors.sum(axis=0, dtype=np.float64)
         low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
-    center = total / len(items)
+    center = total / v
     # The largest spread of each component bounds every norm.
     spread = np.maximum(high - center, center - low)
     radius = float(np.sqrt((spread * spread).sum()))

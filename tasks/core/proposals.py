@@ -89,7 +89,7 @@ def find_proposed_neighbors(proposals: Proposals, queries: Queries, asking: Bool
         # Of what is proposed for an item: how near in float64, and whose vote it is.
         query, rank = np.nonzero(matters & ~is_cut[:, None])
         member = found.member[query, rank]
-        lenders = support.embeddings[support.items[pair.members[member]]]
+        lenders = support.embeddings[pair.members[member]]
         exact = compute_similarity(queries.vectors[own[query]], lenders, support.geometry.metric)
         best = np.full(len(own), -np.inf, np.float32)
         np.maximum.at(best, query, exact)

@@ -108,14 +108,12 @@ def _count_products(search: Search, asking: Bools) -> int:
 
 
 def detach(task: SearchTask) -> SearchTask:
-    """`task` without the embeddings of items that lend no vote, and without who is in which cell: what has to travel.
+    """`task` without who is in which cell: what has to travel.
 
     For v distinct support vectors of d dimensions and s members of pairs: 8 v d + 32 s bytes.
     """
-    support, plan = task.support, task.plan
-    rows = np.arange(len(support.items))
-    support = replace(support, embeddings=support.embeddings[support.items], items=rows)
-    if isinstance(plan, NearbyPlan):
-        nobody = np.empty(0, np.int64)
-        plan = replace(plan, cells=replace(plan.cells, of_item=nobody, order=nobody))
-    return SearchTask(support=support, plan=plan)
+    if not isinstance(task.plan, NearbyPlan):
+        return task
+    nobody = np.empty(0, np.int64)
+    cells = replace(task.plan.cells, of_item=nobody, order=nobody)
+    return replace(task, plan=replace(task.plan, cells=cells))
