@@ -221,12 +221,12 @@ def build_support(
             pairs.append(Pair(lf=lf, label=label, members=members, positions=positions[voters[where]]))
     items = positions[first]
     d = embeddings.shape[1]
-    own, factors, norms = allocate((len(items), d)), allocate((len(items), d + (metric == "l2"))), np.empty(len(items))
+    lent, factors, norms = allocate((len(items), d)), allocate((len(items), d + (metric == "l2"))), np.empty(len(items))
     for part in _parts(len(items), _GATHERED):
-        own[part] = embeddings[items[part]]
-    geometry = _place(own, metric)
+        lent[part] = embeddings[items[part]]
+    geometry = _place(lent, metric)
     for part in _parts(len(items), _GATHERED):
-        vectors = own[part]
+        vectors = lent[part]
         norms[part] = measure_norms(vectors)
         if metric == "cosine":
             factors[part] = proposals[items[part]]
@@ -234,7 +234,7 @@ def build_support(
             placed = (vectors - geometry.center) * geometry.scale
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
-    return Support(geometry=geometry, embeddings=own, items=items, norms=norms, factors=factors, pairs=tuple(pairs))
+    return Support(geometry=geometry, embeddings=lent, items=items, norms=norms, factors=factors, pairs=tuple(pairs))
 
 
 def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Queries:
