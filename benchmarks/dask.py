@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks dask", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--apply", type=int, default=100_000, help="items that LFs vote on (default 100,000)")
     parser.add_argument("--encode", type=int, default=40_000, help="texts that are encoded (default 40,000)")
-    parser.add_argument("--search", type=int, default=50_000, help="items that look for neighbors (default 50,000)")
+    parser.add_argument("--search", type=int, default=100_000, help="items that look for neighbors (default 100,000)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the best counts (default 2)")
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args(arguments)
