@@ -93,21 +93,21 @@ def _walk(centers: Float64, metric: MetricName) -> Int64:
     is_left = np.ones(len(centers), bool)
     cell = 0
     for step in range(len(centers)):
-        order = _rank(centers, cell, metric)
-        cell = int(order[is_left[order]][0])
+        cell = int(np.where(is_left, _measure_distances(centers, cell, metric), np.inf).argmin())
         walk[step], is_left[cell] = cell, False
     return walk
 
 
 def rank_cells(cells: Cells, cell: int) -> Int64:
     """All cells, `cell` first, then those with nearer centers first; among equals the smaller number."""
-    return _rank(cells.centers, cell, cells.metric)
+    return np.argsort(_measure_distances(cells.centers, cell, cells.metric), kind="stable")
 
 
-def _rank(centers: Float64, cell: int, metric: MetricName) -> Int64:
-    far = -(centers @ centers[cell]) if metric == "cosine" else ((centers - centers[cell]) ** 2).sum(axis=1)
+def _measure_distances(centers: Float64, cell: int, metric: MetricName) -> Float64:
+    """How far each center is from that of `cell`, by numbers that only compare; it itself is the nearest."""
+    far: Float64 = -(centers @ centers[cell]) if metric == "cosine" else ((centers - centers[cell]) ** 2).sum(axis=1)
     far[cell] = -np.inf
-    return np.argsort(far, kind="stable")
+    return far
 
 
 def locate_pairs(support: Support, cells: Cells) -> PairCells:
