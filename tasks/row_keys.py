@@ -25,9 +25,6 @@ Keys = npt.NDArray[np.uint64]
 VERSION = f"1 {pl.__version__}"
 """Keys of another version are not to be compared with: Polars may hash ids in another way."""
 
-_DIGEST = 16
-"""Bytes of a row's hash."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
@@ -128,12 +125,11 @@ def _view_bytes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 
 def _hash(ids: pl.Series, heads: npt.NDArray[np.uint8], tails: Iterable[bytes]) -> Keys:
     n, width = heads.shape
-    head = heads.tobytes()
-    digests = (
-        sha256(head[start : start + width] + tail).digest()[:_DIGEST]
-        for start, tail in zip(range(0, n * width, width), tails, strict=False)  # tails may repeat for ever
-    )
+    starts: list[bytes] = np.ascontiguousarray(heads).view(f"V{width}").reshape(n).tolist()
+    digests = [
+        sha256(start + tail).digest() for start, tail in zip(starts, tails, strict=False)
+    ]  # tails may be endless
     keys = np.empty((n, 3), np.uint64)
     keys[:, 0] = ids.hash(0).to_numpy()
-    keys[:, 1:] = np.frombuffer(b"".join(digests), np.uint64).reshape(n, 2)
+    keys[:, 1:] = np.frombuffer(b"".join(digests), np.uint64).reshape(n, 4)[:, :2]
     return keys
