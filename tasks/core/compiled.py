@@ -26,6 +26,10 @@ _UNIT = 2.0**-53
 """Unit roundoff of float64."""
 
 
+_ONE, _TOP, _NUMBERS = np.uint64(1), np.uint64(56), np.uint64(0x0001020304050607)
+"""A 1 in the lowest byte, or in another one, times the numbers of the bytes has the number of its own in the topmost byte."""
+
+
 def _compile(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     """`function`, compiled; other threads run while it does."""
     options |= {"nogil": True, "error_model": "numpy"}
@@ -119,14 +123,35 @@ def collect(
                 hits[found] = eight
                 found += eights[eight] != 0
             for eight in hits[:found]:
-                for query in range(8 * eight, min(8 * eight + 8, q)):
-                    if reaches[query]:
-                        cell_of[count], row_of[count] = pair * q + query, rows[row]
-                        position_of[count], product_of[count] = positions[slot], own[query]
-                        count += 1
-                        need[query] = max(need[query], own[query] - margin[query])
+                left = eights[eight]
+                while left:
+                    lowest = left & (~left + _ONE)
+                    query = 8 * eight + np.int64((lowest * _NUMBERS) >> _TOP)
+                    cell_of[count], row_of[count] = pair * q + query, rows[row]
+                    position_of[count], product_of[count] = positions[slot], own[query]
+                    count += 1
+                    need[query] = max(need[query], own[query] - margin[query])
+                    left ^= lowest
         row += 1
     return row, count
+
+
+@_compile
+def drop_beaten(
+    floor: Float32, count: int, cell_of: Int64, row_of: Int64, position_of: Int64, product_of: Float32
+) -> int:
+    """Keep of the first `count` candidates those that still reach the floor, in their order; gives back how many.
+
+    All as for `collect`.
+    """
+    floors = floor.reshape(-1)
+    kept = 0
+    for place in range(count):
+        cell, product = cell_of[place], product_of[place]
+        row, position = row_of[place], position_of[place]
+        cell_of[kept], row_of[kept], position_of[kept], product_of[kept] = cell, row, position, product
+        kept += product >= floors[cell]
+    return kept
 
 
 @_compile_in_any_order

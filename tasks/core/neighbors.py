@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.compiled import bound_similarities, collect, keep_nearest, measure_norms, raise_floor
+from tasks.core.compiled import bound_similarities, collect, drop_beaten, keep_nearest, measure_norms, raise_floor
 from tasks.core.patterns import find_patterns
 
 MetricName = Literal["cosine", "l2"]
@@ -296,7 +296,7 @@ def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Quer
     )
     tallest = max((len(tile.rows) for search in searches for tile in search.tiles), default=0)
     scratch = np.empty(tallest * q, np.float32)
-    pending = _Pending(max([_PENDING, *(len(search.pairs) * q for search in searches)]))
+    pending = _Pending(max([_PENDING, *(2 * len(search.pairs) * q for search in searches)]))
     for search in searches:
         asking = np.arange(q) if search.lf is None else np.flatnonzero(abstains[:, search.lf])
         if len(asking):
@@ -363,18 +363,24 @@ class _Run:
                     row, pending.count, pending.cell, pending.row, pending.position, pending.product,
                 )  # fmt: skip
                 if row < len(tile.rows):
-                    self._settle()
+                    self._drop_beaten()
+                    if 2 * pending.count > len(pending.cell):
+                        self._settle()
+        self._drop_beaten()
         self._settle()
 
+    def _drop_beaten(self) -> None:
+        """Keep the pending candidates that still reach the floor."""
+        one = self._pending
+        one.count = drop_beaten(self._floor, one.count, one.cell, one.row, one.position, one.product)
+
     def _settle(self) -> None:
-        """Score the pending candidates that still reach the floor and keep the best."""
-        pending = self._pending
-        cell = pending.cell[: pending.count]
-        kept = np.flatnonzero(pending.product[: pending.count] >= self._floor.reshape(-1)[cell])
-        cell, row, position = cell[kept], pending.row[kept], pending.position[kept]
+        """Score the pending candidates and keep the best."""
+        pending, q = self._pending, len(self._asking)
+        cell, row, position = (array[: pending.count] for array in (pending.cell, pending.row, pending.position))
         pending.count = 0
-        pair, query = np.divmod(cell, len(self._asking))
-        query = self._asking[query]
+        pair = cell // q  # quicker than np.divmod
+        query = self._asking[cell - pair * q]
         similarity = _score(self._support, self._queries, query, row)
         found = np.asarray(self._search.pairs)[pair] * len(self._queries.vectors) + query
         keep_nearest(found, position, similarity, self._found.similarity.reshape(-1), self._found.position.reshape(-1))
