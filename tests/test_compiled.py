@@ -55,6 +55,40 @@ def test_the_candidates_are_the_members_that_reach_the_best_so_far_less_the_marg
     assert compiled.collect(*tile, 0, 0, *(array[:4] for array in found)) == (1, 4)
 
 
+def test_candidates_below_the_floor_that_rose_are_dropped():
+    floor = np.float32([[0.5, 0.2], [-np.inf, 0.9]])
+    cell, row, position = np.array([0, 1, 0, 3, 2, 3]), np.arange(10, 16), np.arange(20, 26)
+    product = np.float32([0.4, 0.2, 0.6, 0.8, -1, 1])
+    assert compiled.drop_beaten(floor, 5, cell, row, position, product) == 3
+    assert cell[:3].tolist() == [1, 0, 2]
+    assert (row[:3].tolist(), position[:3].tolist()) == ([11, 12, 14], [21, 22, 24])
+    np.testing.assert_array_equal(product[:3], np.float32([0.2, 0.6, -1]))
+
+
+@pytest.mark.parametrize("q", [1, 7, 8, 19])
+def test_whoever_reaches_the_floor_is_found_in_every_place(q):
+    scores = np.random.default_rng(q).permutation(4 * q).astype(np.float32).reshape(4, q)
+    floor = np.full((1, q), 2.0 * q, np.float32)
+    cell, row, position, product = (
+        np.zeros(4 * q, int),
+        np.zeros(4 * q, int),
+        np.zeros(4 * q, int),
+        np.float32([0] * 4 * q),
+    )
+    members = np.arange(5), np.zeros(4, int), np.arange(4), np.arange(4)
+    wide = np.full(q, 5.0 * q, np.float32)  # with so wide a margin the floor never rises
+    done, count = compiled.collect(scores, *members, wide, floor, 0, 0, cell, row, position, product)
+    assert done == 4
+    expected = [(int(r), int(at)) for r, at in np.argwhere(scores >= 2 * q)]
+    assert list(zip(row[:count].tolist(), cell[:count].tolist(), strict=True)) == expected
+
+
+def test_hashes_are_sums_modulo_2_to_the_64():
+    rows, weights = np.array([[1, 2], [2**32 - 1, 3]], np.uint32), np.array([2**63 + 5, 7], np.uint64)
+    expected = [sum(int(a) * int(b) for a, b in zip(row, weights, strict=True)) % 2**64 for row in rows]
+    assert compiled.hash_rows(rows, weights).tolist() == expected
+
+
 def test_the_nearest_is_kept_and_among_equals_the_earliest():
     similarity, position = np.full(2, -np.inf, np.float32), np.full(2, 99)
     cells, positions = np.array([0, 0, 0, 1]), np.array([5, 3, 4, 8])

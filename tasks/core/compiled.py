@@ -16,6 +16,8 @@ Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
+UInt64 = npt.NDArray[np.uint64]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -169,6 +171,16 @@ def _sum_squares(x: Float32, y: Float32) -> float:
         difference = np.float64(x[i]) - np.float64(y[i])
         total += difference * difference
     return total
+
+
+@_compile
+def hash_rows(rows: UInt32, weights: UInt64) -> UInt64:
+    """The sums (n,) of each of `rows` (n, d) times `weights` (d,), modulo 2^64."""
+    hashes = np.zeros(len(rows), np.uint64)
+    for row in range(len(rows)):
+        for i in range(len(weights)):
+            hashes[row] += np.uint64(rows[row, i]) * weights[i]
+    return hashes
 
 
 @_compile

@@ -29,7 +29,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.compiled import bound_similarities, collect, drop_beaten, keep_nearest, measure_norms, raise_floor
+from tasks.core.compiled import (
+    bound_similarities,
+    collect,
+    drop_beaten,
+    hash_rows,
+    keep_nearest,
+    measure_norms,
+    raise_floor,
+)
 from tasks.core.patterns import find_patterns
 
 MetricName = Literal["cosine", "l2"]
@@ -437,11 +445,10 @@ def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
     separate equal ones, and leave them to be searched twice.
     """
     r, d = len(positions), embeddings.shape[1]
-    weights = np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64, endpoint=False) | np.uint64(1)
+    weights = np.bitwise_or(np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64), np.uint64(1))
     hashes = np.empty(r, np.uint64)
     for part in _parts(r, _GATHERED):
-        words = np.ascontiguousarray(embeddings[positions[part]]).view(np.uint32)
-        hashes[part] = (words.astype(np.uint64) * weights).sum(axis=1)
+        hashes[part] = hash_rows(np.ascontiguousarray(embeddings[positions[part]]).view(np.uint32), weights)
     order = np.argsort(hashes, kind="stable")
     is_new = np.ones(r, bool)
     maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
