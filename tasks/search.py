@@ -59,6 +59,7 @@ from tasks.core.cells import (
     choose_effort,
     group_items,
     iterate_queries,
+    join_cells,
     locate_pairs,
     measure_need,
 )
@@ -370,8 +371,8 @@ class _Block:
 
     items: npt.NDArray[np.int64]
     """Their positions, ascending."""
-    cell: int | None = None
-    """The one they are all in, where they are searched cell by cell."""
+    cells: range | None = None
+    """Those they are in, where that matters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,11 +462,12 @@ def _search(inputs: Inputs, cells: Cells, L: npt.NDArray[np.int8], params: Searc
     sample = _Pass(task=task, asking=asking, blocks=blocks, total=len(known), what="searching a sample exactly")
     compared = _search_blocks(inputs, sample, exact, rows)
     located = locate_pairs(support, cells)
-    need = measure_need(located, cells, tuning, exact.position[:, np.searchsorted(known, tuning)])
+    joined = join_cells(cells, QUERIES)
+    need = measure_need(located, cells, joined, tuning, exact.position[:, np.searchsorted(known, tuning)])
     for lf in range(m):
         own = [place for place, pair in enumerate(support.pairs) if pair.lf == lf]
         efforts[lf] = _choose_effort(support, own, need[own], params)
-    compared += _search_blocks(inputs, _cut_cells(cells, support, efforts, asking), columns, rows)
+    compared += _search_blocks(inputs, _cut_cells(cells, joined, support, efforts, asking), columns, rows)
     rest = [pair if efforts[pair.lf] is None else _leave_out(pair) for pair in support.pairs]
     if any(len(pair.members) for pair in rest):
         compared += _search_blocks(inputs, _cut_all(support, rest, asking, "searching exactly"), columns, rows)
@@ -507,13 +509,15 @@ def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bools, what: str) 
     return _Pass(task=task, asking=asking, blocks=blocks, total=len(items), what=what)
 
 
-def _cut_cells(cells: Cells, support: Support, efforts: Sequence[int | None], asking: Bools) -> _Pass:
-    """All items, cell by cell, in blocks that search the cells nearby."""
+def _cut_cells(
+    cells: Cells, joined: Sequence[range], support: Support, efforts: Sequence[int | None], asking: Bools
+) -> _Pass:
+    """All items, the cells in each of `joined` at a time, in blocks that search the cells nearby."""
     by_pair = [efforts[pair.lf] for pair in support.pairs]
     located, width = locate_pairs(support, cells), support.factors.shape[1]
     plan = NearbyPlan(pairs=support.pairs, located=located, cells=cells, efforts=by_pair, width=width)
-    parts = () if all(effort is None for effort in by_pair) else iterate_queries(cells, QUERIES)
-    blocks = (_Block(items=items, cell=cell) for cell, items in parts)
+    parts = () if all(effort is None for effort in by_pair) else iterate_queries(cells, joined, QUERIES)
+    blocks = (_Block(items=items, cells=own) for own, items in parts)
     task = SearchTask(support=support, plan=plan)
     return _Pass(task=task, asking=asking, blocks=blocks, total=len(asking), what="searching approximately")
 
@@ -574,7 +578,7 @@ def _search_blocks(inputs: Inputs, work: _Pass, columns: _Columns, rows: npt.NDA
         items = block.items
         return QueryBlock(
             items=items,
-            cell=block.cell,
+            cells=block.cells,
             vectors=inputs.embeddings[items],
             proposals=inputs.index.vectors[items],
             asking=work.asking[items],

@@ -381,16 +381,28 @@ def line_of_cells():
 def test_cells_are_visited_from_near_to_far_and_empty_ones_do_not_count():
     grouped, support = line_of_cells()
     located = cells.locate_pairs(support, grouped)
-    order = cells.rank_cells(grouped, 0)
-    assert order.tolist() == [0, 1, 2]
+    assert cells.rank_cells(grouped, 0).tolist() == [0, 1, 2]
 
-    def seen(*efforts):
-        visited = cells.visit(support.pairs, located, order, efforts)
+    def seen(*efforts, own=range(1)):
+        orders = [cells.rank_cells(grouped, cell) for cell in own]
+        visited = cells.visit(support.pairs, located, orders, efforts)
         return [support.items[pair.members].tolist() for pair in visited]
 
     assert seen(1, 1) == [[1], [5]]  # the only support of LF 1 is two cells away
     assert seen(2, None) == [[1, 3], []]
     assert seen(3, 9) == [[1, 3, 5], [5]]
+    assert seen(1, 1, own=range(2)) == [[1, 3], [5]]  # together they visit what one of them does
+
+
+def test_cells_join_until_they_have_so_many_items(monkeypatch):
+    grouped, _ = line_of_cells()
+    assert cells.join_cells(grouped, 5) == (range(2), range(2, 3))
+    assert cells.join_cells(grouped, 6) == (range(3),)
+    assert cells.join_cells(grouped, 1) == (range(1), range(1, 2), range(2, 3))
+    queries = [(own, items.tolist()) for own, items in cells.iterate_queries(grouped, (range(2), range(2, 3)), 3)]
+    assert queries == [(range(2), [0, 1, 2]), (range(2), [3]), (range(2, 3), [4, 5])]
+    monkeypatch.setattr(cells, "_TOGETHER", 2)
+    assert cells.join_cells(grouped, 6) == (range(2), range(2, 3))
 
 
 def test_the_effort_is_what_the_sample_needs():
@@ -398,9 +410,13 @@ def test_the_effort_is_what_the_sample_needs():
     located = cells.locate_pairs(support, grouped)
     # Items 0, 2, 4, whose neighbors are said to be 1, 1, 5 (LF 0) and 5, nobody, 5 (LF 1).
     position = np.array([[1, 1, 5], [5, core.NOBODY, 5]], np.int32)
-    need = cells.measure_need(located, grouped, np.array([0, 2, 4]), position)
+    joined = range(1), range(1, 2), range(2, 3)
+    need = cells.measure_need(located, grouped, joined, np.array([0, 2, 4]), position)
     # From cell 1, cell 0 is as near as cell 2 and comes first: it is reached after the one member of cell 1.
     assert need.tolist() == [[1, 2, 1], [1, 0, 1]]
+    # Together with cell 0, it is there from the start.
+    need = cells.measure_need(located, grouped, (range(2), range(2, 3)), np.array([0, 2, 4]), position)
+    assert need.tolist() == [[1, 1, 1], [1, 0, 1]]
     assert cells.choose_effort(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
     assert cells.choose_effort(np.array([0, 0]), 0.9) == 1
 
@@ -416,8 +432,9 @@ def test_with_all_effort_cells_change_nothing(problem, metric, seed):
     located = cells.locate_pairs(support, grouped)
     similarity = np.full((len(support.pairs), len(vectors)), np.nan, np.float32)
     position = np.full(similarity.shape, core.NOBODY)
-    for cell, items in cells.iterate_queries(grouped, 5):
-        pairs = cells.visit(support.pairs, located, cells.rank_cells(grouped, cell), [10**6] * len(support.pairs))
+    for own, items in cells.iterate_queries(grouped, cells.join_cells(grouped, 7), 5):
+        orders = [cells.rank_cells(grouped, cell) for cell in own]
+        pairs = cells.visit(support.pairs, located, orders, [10**6] * len(support.pairs))
         queries = core.build_queries(support.geometry, vectors[items], proposals[items])
         searches = core.plan_searches(pairs, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
         nearest = core.find_neighbors(support, searches, queries, votes[items] < 0)

@@ -2,8 +2,10 @@
 
 All items of a cell look in the same cells: in its own, then in those with the nearest centers. Cells where an LF has no
 support cost that LF nothing and do not count, so that an LF whose votes are rare, or all far away, is served as well:
-its items go on from cell to cell until they have seen as many members as the effort asks. Within the cells visited the
-search is exact (tasks/core/neighbors.py), by the same products for all LFs.
+its items go on from cell to cell until they have seen as many members as the effort asks. A few cells side by side, which
+look in much the same cells, are searched together, and each in what any of them visits: then a vector that was read is
+multiplied with many. Within the cells visited the search is exact (tasks/core/neighbors.py), by the same products for all
+LFs.
 
 What an LF finds depends on its own votes and effort alone, not on the LFs searched beside it.
 
@@ -25,6 +27,9 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+_TOGETHER = 4
+"""Cells searched together: that compares a fifth more than each alone (n = 600,000), and reads a fourth as often."""
 
 _GATHERED = 4096
 """Rows added up at a time."""
@@ -119,19 +124,34 @@ def locate_pairs(support: Support, cells: Cells) -> PairCells:
     return PairCells(counts=np.diff(bounds, axis=1), starts=bounds[:, :-1])
 
 
-def measure_need(located: PairCells, cells: Cells, items: Int64, position: Int32) -> Int64:
+def join_cells(cells: Cells, size: int) -> tuple[range, ...]:
+    """All cells in their order, `_TOGETHER` at a time, or as many as have `size` items together, but one at least."""
+    joined, first, count = [], 0, len(cells.starts) - 1
+    while first < count:
+        fitting = int(np.searchsorted(cells.starts, cells.starts[first] + size, side="right")) - 1
+        last = max(min(fitting, first + _TOGETHER), first + 1)
+        joined.append(range(first, last))
+        first = last
+    return tuple(joined)
+
+
+def measure_need(located: PairCells, cells: Cells, joined: Sequence[range], items: Int64, position: Int32) -> Int64:
     """The smallest effort (pairs, q) that makes each of `items` (q,) visit the cell of its nearest neighbor.
 
-    `position` (pairs, q) is the neighbor's, as exact search finds it; NOBODY gives 0.
+    `joined` are the cells that visit together; `position` (pairs, q) is the neighbor's, as exact search finds it; NOBODY
+    gives 0.
     """
     need = np.zeros(position.shape, np.int64)
     own = cells.of_item[items]
-    for cell in np.unique(own).tolist():
-        order = rank_cells(cells, cell)
-        counts = located.counts[:, order]
-        before = np.empty_like(counts)
-        before[:, order] = np.cumsum(counts, axis=1) - counts
-        asking = np.flatnonzero(own == cell)
+    for together in joined:
+        asking = np.flatnonzero((own >= together.start) & (own < together.stop))
+        if not len(asking):
+            continue
+        before = np.full_like(located.counts, np.iinfo(np.int64).max)
+        for cell in together:
+            order = rank_cells(cells, cell)
+            counts = located.counts[:, order]
+            before[:, order] = np.minimum(before[:, order], np.cumsum(counts, axis=1) - counts)
         found = position[:, asking]
         needed = np.take_along_axis(before, cells.of_item[np.maximum(found, 0)], axis=1) + 1
         need[:, asking] = np.where(found == NOBODY, 0, needed)
@@ -150,28 +170,34 @@ def choose_effort(need: Int64, target_recall: float) -> int:
     return int(needed[max(int(np.ceil(aim * len(needed))), 1) - 1])
 
 
-def visit(pairs: Sequence[Pair], located: PairCells, order: Int64, efforts: Sequence[int | None]) -> tuple[Pair, ...]:
-    """`pairs` with the members in the cells that items of the cell ranked by `order` visit.
+def visit(
+    pairs: Sequence[Pair], located: PairCells, orders: Sequence[Int64], efforts: Sequence[int | None]
+) -> tuple[Pair, ...]:
+    """`pairs` with the members in the cells that items of some cells, for each of which `orders` has a ranking, visit.
 
     `efforts` (pairs,): cells are visited until that many members were seen; None: the pair is left out.
     """
-    return tuple(_visit(pair, place, located, order, efforts[place]) for place, pair in enumerate(pairs))
+    return tuple(_visit(pair, place, located, orders, efforts[place]) for place, pair in enumerate(pairs))
 
 
-def _visit(pair: Pair, place: int, located: PairCells, order: Int64, effort: int | None) -> Pair:
+def _visit(pair: Pair, place: int, located: PairCells, orders: Sequence[Int64], effort: int | None) -> Pair:
     if effort is None:
         return replace(pair, members=pair.members[:0], positions=pair.positions[:0])
-    counts = located.counts[place, order]
-    before = np.cumsum(counts) - counts
-    chosen = np.sort(order[(before < effort) & (counts > 0)])
+    is_visited = np.zeros(located.counts.shape[1], bool)
+    for order in orders:
+        counts = located.counts[place, order]
+        before = np.cumsum(counts) - counts
+        is_visited[order[before < effort]] = True
+    chosen = np.flatnonzero(is_visited & (located.counts[place] > 0))
     counts, starts = located.counts[place, chosen], located.starts[place, chosen]
     ends = np.cumsum(counts)
     slots = np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
     return replace(pair, members=pair.members[slots], positions=pair.positions[slots])
 
 
-def iterate_queries(cells: Cells, size: int) -> Iterator[tuple[int, Int64]]:
-    """Each cell with the positions of at most `size` of its items, ascending, until all items had their turn."""
-    for cell in range(len(cells.starts) - 1):
-        for start in range(cells.starts[cell], cells.starts[cell + 1], size):
-            yield cell, cells.order[start : min(start + size, cells.starts[cell + 1])]
+def iterate_queries(cells: Cells, joined: Sequence[range], size: int) -> Iterator[tuple[range, Int64]]:
+    """The cells in each of `joined` with the positions of at most `size` of their items, ascending, until all had a turn."""
+    for together in joined:
+        start, stop = cells.starts[together.start], cells.starts[together.stop]
+        for begin in range(start, stop, size):
+            yield together, np.sort(cells.order[begin : min(begin + size, stop)])

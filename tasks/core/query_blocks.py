@@ -22,8 +22,8 @@ class QueryBlock:
 
     items: Int64
     """(q,) their positions."""
-    cell: int | None
-    """The cell they are all in; None where that does not matter."""
+    cells: range | None
+    """The cells they are in; None where that does not matter."""
     vectors: Float32
     """(q, d) their embeddings."""
     proposals: Float32
@@ -55,7 +55,7 @@ class SamePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class NearbyPlan:
-    """A block is searched in the cells near its own."""
+    """A block is searched in the cells near one of its own."""
 
     pairs: Sequence[Pair]
     located: PairCells
@@ -67,8 +67,9 @@ class NearbyPlan:
 
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
         """The searches of the members that `visit` leaves."""
-        assert block.cell is not None
-        pairs = visit(self.pairs, self.located, rank_cells(self.cells, block.cell), self.efforts)
+        assert block.cells is not None
+        orders = [rank_cells(self.cells, cell) for cell in block.cells]
+        pairs = visit(self.pairs, self.located, orders, self.efforts)
         return plan_searches(pairs, block.asking.sum(axis=0), len(block.asking), self.width)
 
 
