@@ -3,9 +3,9 @@
 Three parts, each of ratios within one run, by processor time of one thread, best of several:
 
 - exact: seconds over those of the bare float32 matrix products that the cheaper strategy needs (the floor: all of them,
-  in blocks of the fastest shape, in the same run), and the reference: one FAISS flat index per LF, as Epoxy's paper describes, searched
-  by every item on which the LF abstains, for its nearest support item of any class (ours finds one of each class, and
-  re-scores it in float64).
+  in blocks of the fastest shape, in the same run), and the reference: one FAISS flat index per LF, as Epoxy's paper
+  describes, searched by every item on which the LF abstains, for its nearest support item of any class (ours finds one
+  of each class, and re-scores it in float64).
 - repeat: the stage after one LF was edited, against the stage without a memo.
 - growth: the stages ingest, index, apply and search on more and more items; seconds, peak memory and recall, where
   `index.kind: auto` picks the kind. `--space uniform` is the hard case.

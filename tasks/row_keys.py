@@ -126,9 +126,8 @@ def _view_bytes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 def _hash(ids: pl.Series, heads: npt.NDArray[np.uint8], tails: Iterable[bytes]) -> Keys:
     n, width = heads.shape
     starts: list[bytes] = np.ascontiguousarray(heads).view(f"V{width}").reshape(n).tolist()
-    digests = [
-        sha256(start + tail).digest() for start, tail in zip(starts, tails, strict=False)
-    ]  # tails may be endless
+    # Without texts, tails are endless.
+    digests = [sha256(start + tail).digest() for start, tail in zip(starts, tails, strict=False)]
     keys = np.empty((n, 3), np.uint64)
     keys[:, 0] = ids.hash(0).to_numpy()
     keys[:, 1:] = np.frombuffer(b"".join(digests), np.uint64).reshape(n, 4)[:, :2]

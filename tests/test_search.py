@@ -14,6 +14,7 @@ import pytest
 from extension_data import write_neighbors, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from tasks import artifacts, index, search
 from tasks.artifacts import NEIGHBORS, RECALL
@@ -392,6 +393,19 @@ def test_cells_are_visited_from_near_to_far_and_empty_ones_do_not_count():
     assert seen(2, None) == [[1, 3], []]
     assert seen(3, 9) == [[1, 3, 5], [5]]
     assert seen(1, 1, own=range(2)) == [[1, 3], [5]]  # together they visit what one of them does
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_cells_are_ranked_alike_with_more_threads(metric):
+    centers = np.random.default_rng(0).standard_normal((1549, 384)).astype(np.float32)
+
+    def rank(threads):
+        with threadpool_limits(threads):
+            found = [cells._measure_distances(centers.astype(np.float64), cell, metric) for cell in range(20)]
+            return np.stack(found), cells.group_items(np.arange(1549), centers, metric).of_item
+
+    for one, other in zip(rank(1), rank(2), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_cells_join_until_they_have_so_many_items(monkeypatch):

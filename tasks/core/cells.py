@@ -110,7 +110,10 @@ def rank_cells(cells: Cells, cell: int) -> Int64:
 
 def _measure_distances(centers: Float64, cell: int, metric: MetricName) -> Float64:
     """How far each center is from that of `cell`, by numbers that only compare; it itself is the nearest."""
-    far: Float64 = -(centers @ centers[cell]) if metric == "cosine" else ((centers - centers[cell]) ** 2).sum(axis=1)
+    if metric == "cosine":
+        far: Float64 = -np.einsum("cd,d->c", centers, centers[cell])  # BLAS rounds as the number of threads has it
+    else:
+        far = ((centers - centers[cell]) ** 2).sum(axis=1)
     far[cell] = -np.inf
     return far
 

@@ -31,10 +31,12 @@ class Partition:
     def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """The part, 0..t-1, of each row of `vectors` (n, d); int64 of shape (n,)."""
         squares = np.einsum("td,td->t", self.centroids, self.centroids) / 2
-        parts = [
-            np.argmax(vectors[start : start + _BLOCK].astype(np.float64) @ self.centroids.T - squares, axis=1)
-            for start in range(0, len(vectors), _BLOCK)
-        ]
+        # Of two centroids equally near, rounding decides, and BLAS rounds as the number of threads has it.
+        with threadpool_limits(limits=1):
+            parts = [
+                np.argmax(vectors[start : start + _BLOCK].astype(np.float64) @ self.centroids.T - squares, axis=1)
+                for start in range(0, len(vectors), _BLOCK)
+            ]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
