@@ -3,6 +3,9 @@
 LFs vote at random on --coverage of the items and are right on .8 of these. Seconds are those of processors, all threads
 together, the best of --repeats; memory is what fitting and predicting took beyond the votes. The package is fitted on
 --sample rows, predicts these, and is extrapolated to all.
+
+Then the tuning of thresholds, on --tune items with gold for all and an offer wherever an LF abstains: how many settings, a
+threshold of one LF (or the same of all) beside those of the others, are judged on all items in a second.
 """
 
 import argparse
@@ -18,10 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import pgmpy.models
 
+from tasks.core.thresholds import Evidence, Fit, fit_global, fit_per_lf, propose_thresholds
 from tasks.core.triplets import fit_flyingsquid
 
 _MOST_FOR_PACKAGE = 20
 """LFs up to which the package is asked: its cost grows with their third power."""
+
+_CANDIDATES = 20
+"""Thresholds that are tried, beside "do not extend", as in params.yaml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +45,22 @@ class Result:
     ratio: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Settings judged per second, by the clock."""
+
+    n: int
+    m: int
+    per_lf: float
+    """By coordinate ascent, LF by LF."""
+    one_for_all: float
+
+
 def main(arguments: list[str]) -> int:
     """0 after printing the table and, with --json, writing the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks labels", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--sizes", nargs="+", default=["1000000x10", "100000x300"], help="items x LFs")
+    parser.add_argument("--tune", default="20000x10", help="items x LFs whose thresholds are tuned")
     parser.add_argument("--coverage", type=float, default=0.05, help="share of items an LF votes on (default .05)")
     parser.add_argument("--sample", type=int, default=5_000, help="rows the package is asked about (default 5,000)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the best counts (default 3)")
@@ -60,8 +79,13 @@ def main(arguments: list[str]) -> int:
             f"{n:10,} {m:4} {one.fit_seconds:6.2f} {one.predict_seconds:9.2f} {one.memory_mib:6.0f} {ratio:>15}",
             flush=True,
         )
+    tuning = measure_tuning(*map(int, chosen.tune.split("x")), chosen.coverage, chosen.repeats)
+    print(
+        f"tuning, {tuning.n:,} items, {tuning.m} LFs: {tuning.per_lf:,.0f} settings a second LF by LF, "
+        f"{tuning.one_for_all:,.0f} with one threshold for all"
+    )
     if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
+        chosen.json.write_text(json.dumps({"models": results, "tuning": asdict(tuning)}, indent=2) + "\n")
     return 0
 
 
@@ -92,6 +116,36 @@ def measure(n: int, m: int, coverage: float, sample: int, repeats: int) -> Resul
         package_seconds=package,
         ratio=None if package is None else package / min(predictions),
     )
+
+
+def measure_tuning(n: int, m: int, coverage: float, repeats: int) -> Tuning:
+    """How fast thresholds of `m` LFs are tuned on `n` items."""
+    votes, rng = draw_votes(n, m, coverage), np.random.default_rng(1)
+    offers = rng.integers(0, 2, (n, m)).astype(np.int8)
+    evidence = Evidence(
+        L=votes,
+        vote=np.where(votes < 0, offers, np.int8(-1)),
+        similarity=np.where(votes < 0, rng.random((n, m), dtype=np.float32), np.float32(np.nan)),
+        gold=rng.integers(0, 2, n).astype(np.int8),
+        weight=np.ones(n),
+        k=2,
+        objective="accuracy",
+    )
+    candidates = [propose_thresholds(evidence.similarity, _CANDIDATES)] * m
+
+    def count(fit: Fit) -> float:
+        best = 0.0
+        for _ in range(repeats):
+            steps: list[int] = []
+            began = time.perf_counter()
+            fit(evidence, np.ones((1, n), bool), candidates, np.full(m, np.inf), np.ones(m, bool), steps.append)
+            seconds = time.perf_counter() - began
+            # LF by LF a step is a visit to one LF; the last only says that all is done.
+            visits = len(steps) - 1 if fit is fit_per_lf else 1
+            best = max(best, visits * len(candidates[0]) / seconds)
+        return best
+
+    return Tuning(n=n, m=m, per_lf=count(fit_per_lf), one_for_all=count(fit_global))
 
 
 def draw_votes(n: int, m: int, coverage: float) -> npt.NDArray[np.int8]:

@@ -90,12 +90,14 @@ def test_a_stage_that_needs_more_memory_than_its_limit_says_so(tmp_path: Path) -
 
 
 def test_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--sizes", "300x4", "200x30", "--repeats", "1", "--coverage", "0.5", "--sample", "100"]
-    assert labels.main([*command, "--json", str(tmp_path / "out.json")]) == 0
-    few, many = json.loads((tmp_path / "out.json").read_text())
+    command = ["--sizes", "300x4", "200x30", "--tune", "300x4", "--repeats", "1", "--coverage", "0.5"]
+    assert labels.main([*command, "--sample", "100", "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    few, many = found["models"]
     assert (few["n"], few["m"], many["n"], many["m"]) == (300, 4, 200, 30)
     assert few["ratio"] > 0 and many["ratio"] is None
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert found["tuning"]["per_lf"] > 0 and found["tuning"]["one_for_all"] > 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_watch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

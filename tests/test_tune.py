@@ -20,6 +20,7 @@ from tasks.artifacts import (
     VALID_GOLD,
     write_table,
 )
+from tasks.core import thresholds as thresholds_module
 from tasks.core.thresholds import (
     Evidence,
     choose_thresholds,
@@ -127,6 +128,24 @@ def test_a_fit_never_loses_on_what_it_saw(seed, objective):
         (thresholds,) = fit(evidence, np.ones((1, len(evidence.gold)), bool), tried, start, free)
         assert thresholds[1] == INF
         assert score_votes(evidence, extend(evidence, thresholds)) >= before - 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), together=st.integers(1, 4))
+def test_votes_are_counted_as_if_extended_anew_for_each_threshold(seed, together):
+    evidence = random_evidence(seed, "accuracy")
+    seen = evidence.similarity[~np.isnan(evidence.similarity)].astype(
+        np.float64
+    )  # an equal threshold lets nothing pass
+    candidates = np.array([INF, *np.unique([0.8, 0.5, 0.1, -1.0, *seen[:2]])[::-1]])
+    start, free = np.array([INF, 0.4, INF]), np.array([True, False, True])
+    cells = together * evidence.k * len(evidence.gold)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thresholds_module, "_CELLS", cells)
+        found = np.concatenate(list(thresholds_module._count_each(evidence, candidates, start, free)))
+    for one, counts in zip(candidates, found, strict=True):
+        L = extend(evidence, np.where(free, one, start))
+        np.testing.assert_array_equal(counts, [(L == label).sum(axis=1) for label in range(evidence.k)])
 
 
 # An LF that votes on nothing; its neighbors are right above .5 and wrong below.

@@ -11,7 +11,7 @@ items that have no other vote. What this cannot see is an error that LFs share; 
 harder than those it looks at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,12 +200,30 @@ def fit_global(
     weight = evidence.weight * parts
     totals = []
     with count_steps(advance, len(candidates[0])) as step:
-        for one in candidates[0]:
-            L = extend(evidence, np.where(free, one, start))
-            totals.append(_judge(evidence, _count_votes(L, evidence.k)[None])[0] @ weight.T)
-            step(1)
-    best = _find_first_best(_score(evidence, weight, np.stack(totals, axis=-1).swapaxes(0, 1)))
+        for counts in _count_each(evidence, candidates[0], start, free):
+            totals.append(_judge(evidence, counts) @ weight.T)
+            step(len(counts))
+    best = _find_first_best(_score(evidence, weight, np.concatenate(totals).transpose(2, 1, 0)))
     return np.where(free, candidates[0][best][:, None], start)
+
+
+def _count_each(evidence: Evidence, candidates: Float64, start: Float64, free: Bools) -> Iterator[Counts]:
+    """Votes (c, k, n) after extension of all `free` LFs at each of some `candidates`, until all had their turn."""
+    n, k = len(evidence.L), evidence.k
+    rows, lfs = np.nonzero((evidence.L == ABSTAIN) & (evidence.vote != ABSTAIN) & free)
+    cell = evidence.vote[rows, lfs].astype(np.int64) * n + rows
+    # Candidates descend, and an offer that one of them lets pass is let pass by all that follow.
+    above = np.searchsorted(candidates[::-1], evidence.similarity[rows, lfs].astype(np.float64))
+    first = len(candidates) - above
+    counts = _count_votes(extend(evidence, np.where(free, np.inf, start)), k)
+    together = max(1, _CELLS // max(k * n, 1))
+    for at in range(0, len(candidates), together):
+        size = min(together, len(candidates) - at)
+        own = (first >= at) & (first < at + size)
+        added = np.bincount((first[own] - at) * k * n + cell[own], minlength=size * k * n)
+        each = np.cumsum(added.reshape(size, k, n), axis=0, dtype=np.int16) + counts
+        counts = each[-1]
+        yield each
 
 
 def fit_per_lf(
