@@ -144,8 +144,8 @@ def test_votes_are_counted_as_if_extended_anew_for_each_threshold(seed, together
         patch.setattr(thresholds_module, "_CELLS", cells)
         found = np.concatenate(list(thresholds_module._count_each(evidence, candidates, start, free)))
     for one, counts in zip(candidates, found, strict=True):
-        L = extend(evidence, np.where(free, one, start))
-        np.testing.assert_array_equal(counts, [(L == label).sum(axis=1) for label in range(evidence.k)])
+        votes = extend(evidence, np.where(free, one, start))
+        np.testing.assert_array_equal(counts, [(votes == label).sum(axis=1) for label in range(evidence.k)])
 
 
 # An LF that votes on nothing; its neighbors are right above .5 and wrong below.
