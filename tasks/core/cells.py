@@ -150,15 +150,20 @@ def measure_need(located: PairCells, cells: Cells, joined: Sequence[range], item
         asking = np.flatnonzero((own >= together.start) & (own < together.stop))
         if not len(asking):
             continue
-        before = np.full_like(located.counts, np.iinfo(np.int64).max)
-        for cell in together:
-            order = rank_cells(cells, cell)
-            counts = located.counts[:, order]
-            before[:, order] = np.minimum(before[:, order], np.cumsum(counts, axis=1) - counts)
+        before = _count_before(located, [rank_cells(cells, cell) for cell in together])
         found = position[:, asking]
         needed = np.take_along_axis(before, cells.of_item[np.maximum(found, 0)], axis=1) + 1
         need[:, asking] = np.where(found == NOBODY, 0, needed)
     return need
+
+
+def _count_before(located: PairCells, orders: Sequence[Int64]) -> Int64:
+    """(pairs, cells): the members seen before each cell is visited, in that of `orders` in which they are fewest."""
+    before = np.full_like(located.counts, np.iinfo(np.int64).max)
+    for order in orders:
+        counts = located.counts[:, order]
+        before[:, order] = np.minimum(before[:, order], np.cumsum(counts, axis=1) - counts)
+    return before
 
 
 def choose_effort(need: Int64, target_recall: float) -> int:
@@ -180,18 +185,14 @@ def visit(
 
     `efforts` (pairs,): cells are visited until that many members were seen; None: the pair is left out.
     """
-    return tuple(_visit(pair, place, located, orders, efforts[place]) for place, pair in enumerate(pairs))
+    before = _count_before(located, orders)
+    return tuple(_visit(pair, place, located, before[place], efforts[place]) for place, pair in enumerate(pairs))
 
 
-def _visit(pair: Pair, place: int, located: PairCells, orders: Sequence[Int64], effort: int | None) -> Pair:
+def _visit(pair: Pair, place: int, located: PairCells, before: Int64, effort: int | None) -> Pair:
     if effort is None:
         return replace(pair, members=pair.members[:0], positions=pair.positions[:0])
-    is_visited = np.zeros(located.counts.shape[1], bool)
-    for order in orders:
-        counts = located.counts[place, order]
-        before = np.cumsum(counts) - counts
-        is_visited[order[before < effort]] = True
-    chosen = np.flatnonzero(is_visited & (located.counts[place] > 0))
+    chosen = np.flatnonzero((before < effort) & (located.counts[place] > 0))
     counts, starts = located.counts[place, chosen], located.starts[place, chosen]
     ends = np.cumsum(counts)
     slots = np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
