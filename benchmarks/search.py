@@ -43,11 +43,9 @@ from tasks.core.neighbors import (
     plan_searches,
     plan_union,
 )
+from tasks.core.types import Float32
 from tasks.memo import FOLDER
 from tasks.params import IndexParams, SearchParams
-
-Float32 = npt.NDArray[np.float32]
-Votes = npt.NDArray[np.int8]
 
 _TILE = 1024
 """Rows of the products that are the floor: of 256 to 4,096 the fastest, with `QUERIES` columns."""

@@ -24,6 +24,7 @@ import polars as pl
 
 from tasks import artifacts, memo, schemas
 from tasks.artifacts import ROW_GROUP
+from tasks.core.types import ABSTAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = (
@@ -134,7 +135,7 @@ def loop_over_rows(finders: dict[str, Finder], labels: dict[str, int], texts: li
     votes: dict[str, list[int]] = {name: [] for name in finders}
     for text in texts:
         for name, find in finders.items():
-            votes[name].append(labels[name] if find(text) else schemas.ABSTAIN)
+            votes[name].append(labels[name] if find(text) else ABSTAIN)
     return votes
 
 

@@ -11,9 +11,9 @@ import pydantic
 
 from tasks import artifacts, schemas
 from tasks.core import metrics
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.label_new import LabeledRows
 from tasks.params import Metric, Params
-from tasks.schemas import ABSTAIN, ITEM_ID
 
 DECIMALS = 6
 """Of every figure: hides the order of summation, which processors may differ in, and no gate asks for more."""

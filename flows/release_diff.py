@@ -20,9 +20,9 @@ from flows.releases import (
     read_released_rows,
     verify_release,
 )
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import DataError
 from tasks.release_rows import Counts, compare_rows
-from tasks.schemas import ABSTAIN, ITEM_ID
 
 Scalar = float | int | str | bool | None
 

@@ -51,12 +51,12 @@ from flows.lineage import (
 )
 from flows.policy import GateLimits
 from tasks import artifacts, params, schemas
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, GateError, ParamsError, StageError
 from tasks.label_new import LabeledRows, label_rows
 from tasks.params import read_params
 from tasks.release_rows import Counts, compare_rows, read_rows
 from tasks.saved_model import read_model
-from tasks.schemas import ITEM_ID
 
 FOLDER = Path("releases")
 CURRENT = "current"

@@ -28,12 +28,12 @@ from tasks.artifacts import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, 
 from tasks.artifacts import VOTES as VOTES_PATH
 from tasks.core import metrics
 from tasks.core.extension import Neighbors
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import EpoxyError
 from tasks.extension_tables import to_matrix
 from tasks.fingerprint import find_lf_files
 from tasks.memo import FOLDER, identify, identify_file
 from tasks.params import FILE, Params, read_params
-from tasks.schemas import ABSTAIN, ITEM_ID
 
 INPUTS = (ITEMS, VALID_GOLD, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, CELLS)
 """What ingest and index write and a session reads; gold of test is not among it."""

@@ -30,9 +30,9 @@ from flows.session import Result, Score, Session, score_methods
 from flows.watch_page import Page, view_rest, view_result
 from tasks import artifacts, schemas
 from tasks.artifacts import END_LABELS, END_PREDICTIONS, LABELS, PREDICTIONS
+from tasks.core.types import ITEM_ID
 from tasks.errors import EpoxyError
 from tasks.params import Params
-from tasks.schemas import ITEM_ID
 
 PAUSE_SECONDS = 0.03
 """Between two looks at the files: a fraction of what an answer takes, at less than a hundredth of a core."""

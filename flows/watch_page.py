@@ -15,8 +15,8 @@ from rich.text import Text
 
 from flows.figures import Flips
 from flows.session import Result, Score
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.report import name_method, order_methods
-from tasks.schemas import ABSTAIN, ITEM_ID
 
 SHOWN = 5
 """Ids of flipped items that are shown for each pair of labels."""

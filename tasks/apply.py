@@ -35,6 +35,7 @@ from tasks import artifacts, schemas
 from tasks.artifacts import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
 from tasks.cluster import Cluster, open_cluster
 from tasks.core import lf_analysis
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import DataError, LabelingFunctionError
 from tasks.fingerprint import Fingerprints
 from tasks.labeling import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
@@ -44,7 +45,6 @@ from tasks.params import ApplyParams
 from tasks.progress import Progress
 from tasks.read_ahead import read_ahead
 from tasks.row_workers import ChunkVotes, RowwiseJob, vote_rowwise
-from tasks.schemas import ABSTAIN, ITEM_ID
 from tasks.vote_memory import MEMO, VoteMemory
 from tasks.vote_shards import read_module, vote_on_cluster
 from tasks.voting import ColumnVotes, Failure, apply_vectorized

@@ -23,8 +23,9 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 
 from tasks import schemas
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.schemas import ITEM_ID, TableSchema
+from tasks.schemas import TableSchema
 
 # Where each stage's artifacts are, below the project's root; dvc.yaml names the same paths (a test compares them).
 ITEMS = Path("data/ingest/items.parquet")
@@ -279,12 +280,12 @@ def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = 
         The file is missing or damaged, or breaks its schema.
     """
     if columns is not None:
-        schema = _restrict(schema, columns)
+        schema = restrict_schema(schema, columns)
     tables = []
     for file in find_shards(path):
-        with _explained(file), _open(file) as stored:
+        with explain_read_errors(file), _open(file) as stored:
             tables.append(_from_arrow(stored.read(columns=None if columns is None else list(columns)), columns))
-    return _validate(path, tables[0] if len(tables) == 1 else pl.concat(tables), schema)
+    return validate_table(path, tables[0] if len(tables) == 1 else pl.concat(tables), schema)
 
 
 def read_batches(
@@ -305,7 +306,7 @@ def read_batches(
         As for `read_table`; also when ids do not ascend from one row group to the next.
     """
     if columns is not None:
-        schema = _restrict(schema, columns)
+        schema = restrict_schema(schema, columns)
     stored = itertools.chain.from_iterable(_stored_batches(file, columns) for file in find_shards(path))
     yield from _validate_batches(path, _join(stored, size, beside), schema)
 
@@ -325,7 +326,7 @@ def _join(batches: Iterable[pl.DataFrame], size: int, beside: int) -> Iterator[p
 def read_schema(path: Path) -> pl.Schema:
     """Column names and types of the table at `path`, without reading a row."""
     file = find_shards(path)[0]
-    with _explained(file):
+    with explain_read_errors(file):
         return pl.Schema(pl.read_parquet_schema(file))
 
 
@@ -339,7 +340,7 @@ def count_rows(path: Path) -> int:
     """
     rows = 0
     for file in find_shards(path):
-        with _explained(file), parquet.ParquetFile(file) as stored:
+        with explain_read_errors(file), parquet.ParquetFile(file) as stored:
             rows += int(stored.metadata.num_rows)
     return rows
 
@@ -369,7 +370,7 @@ def read_csv(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
     DataError
         The file is missing or damaged, or lacks a column.
     """
-    with _explained(path):
+    with explain_read_errors(path):
         table = pl.read_csv(path, schema_overrides=columns)
     missing = [name for name in columns if name not in table.columns]
     if missing:
@@ -396,7 +397,7 @@ def read_json(path: Path) -> Any:
     DataError
         The file is missing or is not JSON.
     """
-    with _explained(path):
+    with explain_read_errors(path):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -417,7 +418,7 @@ def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other:
         missing = one.filter(~one.is_in(two.implode()))
         if len(missing):
             raise DataError(
-                f"{two_path}: {len(missing):,} items of {one_path} are missing, first {_first(missing)}. Run 'dvc repro'."
+                f"{two_path}: {len(missing):,} items of {one_path} are missing, first {name_first(missing)}. Run 'dvc repro'."
             )
     raise DataError(f"{path} and {other_path}: the same items in a different order. Run 'dvc repro'.")
 
@@ -447,16 +448,16 @@ def _regroup(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def _stored_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
-    with _explained(path):
+    with explain_read_errors(path):
         stored = _open(path)
     with stored:
         for group in range(stored.num_row_groups):
-            with _explained(path):
+            with explain_read_errors(path):
                 batch = stored.read_row_group(group, columns=None if columns is None else list(columns))
                 table = _from_arrow(batch, columns)
             yield table
         if stored.num_row_groups == 0:
-            with _explained(path):
+            with explain_read_errors(path):
                 table = _from_arrow(stored.schema_arrow.empty_table(), columns)
             yield table
 
@@ -476,7 +477,7 @@ def _validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: Table
     ascending = any(check.name == schemas.ASCENDS for check in schema.checks)
     last: Any = None
     for batch in batches:
-        table = _validate(path, batch, schema)
+        table = validate_table(path, batch, schema)
         if ascending and table.height:
             first = table[ITEM_ID][0]
             if last is not None and first <= last:
@@ -485,7 +486,7 @@ def _validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: Table
         yield table
 
 
-def _validate(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
+def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
     if _is_valid(table, schema):
         return table
     try:
@@ -529,24 +530,24 @@ def _describe(path: Path, table: pl.DataFrame, error: Any) -> str:
     for (column, check), found in cases.group_by("column", "check", maintain_order=True):
         values = ", ".join(str(value)[:_WIDTH] for value in found["failure_case"].head(_SHOWN))
         rows = [row for row in found["index"].drop_nulls().head(_SHOWN) if row < table.height]
-        ids = f" at {ITEM_ID} {_first(table[ITEM_ID].gather(rows))}" if rows and ITEM_ID in table.columns else ""
+        ids = f" at {ITEM_ID} {name_first(table[ITEM_ID].gather(rows))}" if rows and ITEM_ID in table.columns else ""
         place = f"column '{column}'" if column in table.columns else "table"
         lines.append(f"{path}: {place}: {len(found):,} failed '{check}': {values}{ids}.")
     return "\n".join([*lines, f"Check what wrote {path}, then run 'dvc repro'."])
 
 
-def _first(ids: pl.Series) -> str:
+def name_first(ids: pl.Series) -> str:
     return ", ".join(repr(value) for value in ids.head(_SHOWN))
 
 
-def _restrict(schema: TableSchema, columns: Sequence[str]) -> TableSchema:
+def restrict_schema(schema: TableSchema, columns: Sequence[str]) -> TableSchema:
     """`schema` for these columns alone; table-wide checks stay where item_id is among them."""
     kept = {name: column for name, column in schema.columns.items() if name in columns}
     return TableSchema(kept, checks=schema.checks if ITEM_ID in columns else [], strict=bool(schema.strict))
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explain_read_errors(path: Path) -> Iterator[None]:
     """Turns a reader's error into one that says which file and what to do."""
     try:
         yield

@@ -12,6 +12,7 @@ import polars as pl
 from sklearn.datasets import load_digits
 
 from tasks import artifacts, schemas
+from tasks.core.types import ITEM_ID
 from tasks.params import Split
 
 RAW = Path("data/demo/raw")
@@ -40,7 +41,7 @@ def run(root: Path) -> None:
     split = _draw_splits(gold)
     items = pl.DataFrame(
         {
-            schemas.ITEM_ID: [f"digit-{row:04d}" for row in range(len(images))],
+            ITEM_ID: [f"digit-{row:04d}" for row in range(len(images))],
             "split": split,
             "image": pl.Series(images, dtype=pl.Array(pl.UInt8, images.shape[1])),
             "gold": gold,

@@ -21,10 +21,10 @@ from tasks.core.fitness import (
     suggest_range,
 )
 from tasks.core.steps import WHOLE
+from tasks.core.types import ABSTAIN
 from tasks.params import Metric
 from tasks.points import read_vectors
 from tasks.progress import Progress
-from tasks.schemas import ABSTAIN
 
 DIGITS = 6
 """Of the numbers in the file; four thousand items tell no more than two or three."""

@@ -19,6 +19,7 @@ import polars as pl
 
 from tasks import artifacts, memo
 from tasks.cluster import open_cluster
+from tasks.core.types import Float32
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 from tasks.memo import Memo
 from tasks.params import EncoderParams
@@ -31,8 +32,6 @@ BUDGET = 32 * 2**30
 
 CHUNK = 4096
 """Texts per entry of the memo: a stopped run loses at most this many, and a million texts make some 250 entries."""
-
-Matrix = npt.NDArray[np.float32]
 
 
 class Encoder(Protocol):
@@ -52,7 +51,7 @@ LoadEncoder = Callable[[Path, EncoderParams], Encoder]
 class EncodedTexts:
     """Vectors of n texts: text i has row `rows[i]` of `matrix`, float32 of shape (distinct texts, d), on disk."""
 
-    matrix: Matrix
+    matrix: Float32
     rows: npt.NDArray[np.int64]
 
 
@@ -108,7 +107,7 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
     distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
     keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
     model = _identify_model(root, params.model)
-    matrix: Matrix | None = None
+    matrix: Float32 | None = None
     missing = dict(zip(keys, range(len(keys)), strict=True))
     with Memo(root, MEMO, budget=BUDGET) as kept:
         for entry in kept.read_all(model):
@@ -144,7 +143,7 @@ class _Job:
     load: LoadEncoder
 
 
-def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: Progress) -> Iterator[Matrix]:
+def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: Progress) -> Iterator[Float32]:
     """The vectors of each of `parts`, here or on the workers of a cluster."""
     with open_cluster() as cluster:
         if cluster is None:
@@ -157,7 +156,7 @@ def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: P
                 yield vectors
 
 
-def encode_shard(job: _Job, texts: pl.Series) -> Matrix:
+def encode_shard(job: _Job, texts: pl.Series) -> Float32:
     """The vectors of `texts`; runs on a worker, which loads a model once and has its files in the folder it runs in."""
     with _loading:
         if job.identity not in _encoders:
@@ -182,9 +181,9 @@ def _describe(texts: pl.Series) -> str:
     return f"{len(texts):,} texts from {texts[0][:40]!r} on"
 
 
-def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress: Progress) -> Matrix:
+def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress: Progress) -> Float32:
     """Vectors of `texts`, encoded in batches."""
-    batches: list[Matrix] = []
+    batches: list[Float32] = []
     for start in range(0, len(texts), params.batch_size):
         batch = texts[start : start + params.batch_size].to_list()
         vectors = np.asarray(encoder(batch))
@@ -198,7 +197,7 @@ def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress:
     return np.concatenate(batches)
 
 
-def _fit(matrix: Matrix | None, root: Path, n: int, vectors: Matrix, model: str) -> Matrix:
+def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: str) -> Float32:
     """`matrix`, made with n rows if there is none yet, once `vectors` are seen to be as wide."""
     if matrix is None:
         return artifacts.open_scratch(root / memo.FOLDER, (n, vectors.shape[1]))
@@ -228,7 +227,7 @@ class _Chunk:
     """Vectors, float32 of shape (len(keys), d), of the texts with these SHA-256 digests."""
 
     keys: list[bytes]
-    vectors: Matrix
+    vectors: Float32
 
 
 def _pack(chunk: _Chunk) -> bytes:

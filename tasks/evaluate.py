@@ -15,11 +15,11 @@ import vl_convert
 from tasks import artifacts, report, schemas
 from tasks.core import lf_analysis, metrics
 from tasks.core.steps import WHOLE, Advance
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
 from tasks.progress import Progress
 from tasks.report import BASELINE, Coverage, Estimate, Evaluation, Fact, MethodResult, SplitResult, Stratum
-from tasks.schemas import ABSTAIN, ITEM_ID
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
 """Splits from the best evidence to the weakest: valid gold chose params; train items lend votes to each other."""
@@ -44,10 +44,10 @@ class Inputs:
     split: npt.NDArray[np.str_]
     gold: npt.NDArray[np.int8]
     lfs: tuple[str, ...]
-    original: lf_analysis.Votes
-    extended: lf_analysis.Votes
+    original: Votes
+    extended: Votes
     labels: npt.NDArray[np.int64]
-    probabilities: dict[str, metrics.Floats]
+    probabilities: dict[str, Float64]
     shipped: str
     thresholds: dict[str, float | None]
     summary: pl.DataFrame
@@ -352,7 +352,7 @@ def _read_predictions(root: Path, path: Path, k: int) -> pl.DataFrame:
     return artifacts.read_table(root / path, schemas.predictions(k, artifacts.read_schema(root / path)))
 
 
-def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, metrics.Floats]:
+def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, Float64]:
     """Probabilities (n, k) of each method, in the order of reports."""
     found = dict.fromkeys(name.split("/")[0] for name in predictions.columns if name != ITEM_ID)
     if BASELINE not in found:
@@ -376,7 +376,7 @@ def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advanc
     baseline, shipped = names.index(BASELINE), names.index(inputs.shipped)
     scores = [metrics.score(P, gold) for P in probabilities]
 
-    def estimate(value: float, drawn: metrics.Floats) -> Estimate:
+    def estimate(value: float, drawn: Float64) -> Estimate:
         low, high = metrics.percentile_interval(drawn, params.confidence).tolist()
         return Estimate(value=value, low=low, high=high)
 
@@ -420,7 +420,7 @@ def _count_coverage(inputs: Inputs, name: str, rows: npt.NDArray[np.bool_]) -> C
     )
 
 
-def _covered(L: lf_analysis.Votes) -> npt.NDArray[np.bool_]:
+def _covered(L: Votes) -> npt.NDArray[np.bool_]:
     """Whether any LF votes on each row."""
     covered: npt.NDArray[np.bool_] = (L != ABSTAIN).any(axis=1)
     return covered

@@ -30,10 +30,10 @@ from tasks.core.extension import (
     find_offers,
     to_similarity,
 )
+from tasks.core.types import ITEM_ID
 from tasks.extension_tables import Thresholds, find_pair_columns, read_thresholds, to_matrix, to_neighbors
 from tasks.params import ExtendParams, Scope
 from tasks.progress import Progress
-from tasks.schemas import ITEM_ID
 
 _SCOPES = {Scope.CELLS: find_abstaining_cells, Scope.ROWS: find_abstaining_rows}
 

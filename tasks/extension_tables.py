@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.artifacts import read_json, read_schema
 from tasks.core.extension import Neighbors
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import Metric, Threshold
-from tasks.schemas import ITEM_ID
 
 
 @dataclass(frozen=True, kw_only=True)

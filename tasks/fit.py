@@ -26,18 +26,16 @@ from tasks.core.model_choice import (
     uses_gold,
 )
 from tasks.core.steps import WHOLE
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
 from tasks.errors import DataError, ParamsError
 from tasks.index_description import read_description
 from tasks.params import FitParams, LabelModelKind, Split
 from tasks.points import read_points
 from tasks.progress import Progress
-from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
+from tasks.schemas import probability_column
 
 DIGITS = 6
 """Of a precision in label_model.json's summary; the model itself keeps every digit."""
-
-Float = npt.NDArray[np.float64]
-Votes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +55,9 @@ class Inputs:
 class Balance:
     """The class balance, where it is from, and the value that params fix (None where it is counted)."""
 
-    values: Float
+    values: Float64
     source: str
-    given: Float | None
+    given: Float64 | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class Fitted:
 
     kind: Kind
     model: LabelModel
-    probabilities: Float
+    probabilities: Float64
     rows: int
     gold_rows: int
     choice: Choice | None
@@ -204,7 +202,7 @@ def label_items(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> 
     return Labeled(balance=balance, raw=raw, extended=extended)
 
 
-def collect_methods(inputs: Inputs, labeled: Labeled) -> dict[str, Float]:
+def collect_methods(inputs: Inputs, labeled: Labeled) -> dict[str, Float64]:
     """What majority votes and the label models say of every item: (n, k) by method."""
     k = len(labeled.balance.values)
     # Plain majority vote knows no class balance: a row without votes is a tie of all classes.
@@ -317,7 +315,7 @@ def _describe_liger(liger: Liger) -> dict[str, Any]:
     return {"parts": liger.parts, "parts_with_own_model": liger.own_model, "held_out_accuracy": accuracy}
 
 
-def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float:
+def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float64:
     """(n, k): the model's posterior; a sequence never runs from one split into another."""
     if not isinstance(model, SequenceModel):
         return model.predict_proba(votes)

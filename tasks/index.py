@@ -36,11 +36,11 @@ from tasks.core.faiss_index import (
     read_index,
     write_index,
 )
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_width
 from tasks.params import IndexKind, IndexParams
 from tasks.progress import Progress
-from tasks.schemas import ITEM_ID
 
 
 def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:

@@ -20,10 +20,10 @@ import pyarrow.parquet as parquet
 
 from tasks import artifacts, encode, schemas
 from tasks.artifacts import EMBEDDINGS, ITEMS, ROW_GROUP, VALID_GOLD, WITHHELD_GOLD
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import Duplicates, EncoderParams, IngestParams, Split
 from tasks.progress import Progress
-from tasks.schemas import ITEM_ID
 
 _SHOWN = 5
 """How many ids, values or files an error names."""

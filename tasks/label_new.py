@@ -45,6 +45,7 @@ from tasks.core.neighbors import (
     find_neighbors,
     plan_searches,
 )
+from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int8
 from tasks.errors import DataError
 from tasks.extension_tables import read_thresholds, to_matrix
 from tasks.params import Metric, Params, Scope
@@ -52,11 +53,7 @@ from tasks.points import place_vectors, read_vectors, to_cosine
 from tasks.progress import Progress
 from tasks.release_rows import Counts, compare_rows, find_known, hash_rows
 from tasks.saved_model import SavedModel, read_model
-from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int8 = npt.NDArray[np.int8]
+from tasks.schemas import probability_column
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,26 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks import schemas
+from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
 from tasks.text_patterns import TextPattern, compile_keywords, compile_regex, match_patterns
 
-ABSTAIN = schemas.ABSTAIN
-"""The vote of an LF that does not vote."""
+__all__ = [
+    "ABSTAIN",
+    "ColumnOfVotes",
+    "Item",
+    "LabelingFunction",
+    "OnError",
+    "PatternLF",
+    "RowwiseLF",
+    "VectorizedLF",
+    "Vote",
+    "keyword_lf",
+    "labeling_function",
+    "regex_lf",
+    "vectorized_labeling_function",
+    "vote_where",
+]
 
 Vote = str | int | None
 ColumnOfVotes = pl.Expr | pl.Series | npt.NDArray[Any]
@@ -69,10 +84,10 @@ class _Named:
     error_budget: float = DEFAULT_ERROR_BUDGET
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(schemas.LF_NAME, self.name) or self.name == schemas.ITEM_ID:
+        if not re.fullmatch(schemas.LF_NAME, self.name) or self.name == ITEM_ID:
             raise LabelingFunctionError(
                 f"{self.name!r} cannot name a labeling function. Use letters, digits, '_', '.' and '-', "
-                f"a letter or '_' first, and not '{schemas.ITEM_ID}'."
+                f"a letter or '_' first, and not '{ITEM_ID}'."
             )
         if self.on_error not in tuple(OnError):
             raise LabelingFunctionError(

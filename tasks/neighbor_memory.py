@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks import row_keys
-from tasks.core.earlier_neighbors import Bools, Int64, Votes, mark_support
+from tasks.core.earlier_neighbors import mark_support
+from tasks.core.types import Bool, Int64, Votes
 from tasks.memo import Memo, Part, identify
 from tasks.neighbor_columns import Entry, NeighborColumns, pack, unpack
 from tasks.row_keys import Keys, Match, match_rows
@@ -32,7 +33,7 @@ class Today:
     """What they are: code, metric, whether exact."""
     content: Part
     """Among what they are searched: names the items, their embeddings, and what an approximate index makes of them."""
-    lends: Bools
+    lends: Bool
     """(n,) whether an item is a reference."""
     hash_rows: Callable[[], Keys]
     """The keys of items and their embeddings; not asked for unless they are needed."""

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks import artifacts, schemas
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import Metric
 from tasks.progress import Progress
-from tasks.schemas import ITEM_ID
 
 _BLOCK = artifacts.ROW_GROUP
 """Rows scaled at a time."""

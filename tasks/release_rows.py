@@ -13,11 +13,11 @@ import polars as pl
 
 from tasks import artifacts, schemas
 from tasks.artifacts import EMBEDDINGS, ITEMS, NEIGHBORS
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.index_description import read_width
 from tasks.progress import Progress
 from tasks.row_keys import hash_items, hash_vectors
-from tasks.schemas import ITEM_ID
 
 
 @dataclass(frozen=True, kw_only=True)

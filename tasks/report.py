@@ -38,9 +38,9 @@ METHODS = {
 SHIPPED = "shipped"
 """The name of the shipped labels as a method, where no method of `predictions` has exactly their probabilities."""
 
-_UNDEFINED = "\N{EN DASH}"
-_TO = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
+UNDEFINED = "\N{EN DASH}"
+TO = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 _CURVES = 12
 """Threshold curves drawn, for the LFs that gained most votes: a page for people, not an archive."""
@@ -297,7 +297,7 @@ def format_share(value: float, digits: int = 1) -> str:
     >>> format_share(0.9312).split(), format_share(float("nan"))
     (['93.1', '%'], '–')
     """
-    return _UNDEFINED if math.isnan(value) else f"{value * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+    return UNDEFINED if math.isnan(value) else f"{value * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def format_points(value: float) -> str:
@@ -307,9 +307,9 @@ def format_points(value: float) -> str:
     ('+3.1', '−0.4', '0.0')
     """
     if math.isnan(value):
-        return _UNDEFINED
+        return UNDEFINED
     points = round(value * 100, 1)
-    return "0.0" if points == 0 else f"{'+' if points > 0 else _MINUS}{abs(points):.1f}"
+    return "0.0" if points == 0 else f"{'+' if points > 0 else MINUS}{abs(points):.1f}"
 
 
 def format_gap(value: float) -> str:
@@ -326,7 +326,7 @@ def format_gap(value: float) -> str:
 
 def format_number(value: float, digits: int = 3) -> str:
     """A number with fixed digits, a dash where undefined."""
-    return _UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def render_summary(evaluation: Evaluation) -> str:
@@ -345,7 +345,7 @@ def render_summary(evaluation: Evaluation) -> str:
         for row in result.methods:
             mark = " **(shipped)**" if row.method == evaluation.shipped else ""
             lines.append(
-                f"| {_escape(name_method(row.method))}{mark} | {_estimate(row.accuracy)} | {_difference(row)} "
+                f"| {_escape(name_method(row.method))}{mark} | {format_estimate(row.accuracy)} | {_difference(row)} "
                 f"| {format_number(row.macro_f1.value)} | {format_number(row.log_loss.value)} |"
             )
         lines.append("")
@@ -368,10 +368,10 @@ def describe_coverage(coverage: Coverage) -> str:
     )
 
 
-def _estimate(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
         return format_share(estimate.value)
-    return f"{format_share(estimate.value)} ({estimate.low * 100:.1f}{_TO}{estimate.high * 100:.1f})"
+    return f"{format_share(estimate.value)} ({estimate.low * 100:.1f}{TO}{estimate.high * 100:.1f})"
 
 
 def _difference(row: MethodResult) -> str:
@@ -459,7 +459,7 @@ def render_page(evaluation: Evaluation) -> str:
         reliability=[_draw_reliability(row) for row in evaluation.splits[0].methods] if evaluation.splits else [],
         matrix=_shade(evaluation.confusion) if evaluation.confusion is not None and k <= _CONFUSION_CLASSES else None,
         worst_pairs=_list_worst_pairs(evaluation) if k > _CONFUSION_CLASSES else [],
-        curves=_draw_curves(evaluation),
+        curves=draw_curves(evaluation),
         lf_splits=[split for split in (Split.VALID, Split.TEST) if split in gold_splits] or gold_splits,
         lfs=evaluation.lfs.to_dicts(),
     )
@@ -581,7 +581,7 @@ def _draw(spec: dict[str, Any]) -> Markup:
     return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2))
 
 
-def _draw_curves(evaluation: Evaluation) -> list[Figure]:
+def draw_curves(evaluation: Evaluation) -> list[Figure]:
     """What thresholds were chosen for, and coverage, against the threshold, for the LFs that gained most votes."""
     drawable = evaluation.curves.drop_nulls("threshold").sort("lf", "threshold", maintain_order=True)
     by_lf = {lf: rows for (lf,), rows in drawable.group_by("lf", maintain_order=True) if rows.height > 1}

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.schemas import ITEM_ID
+from tasks.core.types import ITEM_ID, Int64
 
-Int64 = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 """(n, 3): the id's word, then the row's two."""
 

@@ -26,11 +26,11 @@ from typing import IO, Any
 
 import polars as pl
 
+from tasks.core.types import ITEM_ID
 from tasks.errors import EpoxyError, LabelingFunctionError, StageError
 from tasks.labeling import Item, RowwiseLF
 from tasks.lf_modules import load_lfs
 from tasks.progress import Progress
-from tasks.schemas import ITEM_ID
 from tasks.voting import Advances, ColumnVotes, apply_rowwise
 
 PAYS = 8.0

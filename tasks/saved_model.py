@@ -16,11 +16,11 @@ import polars as pl
 from tasks import artifacts, schemas
 from tasks.core.end_model import EndParameters, GoldParameters, SoftmaxRegression, SpectralMap, VoteCode
 from tasks.core.evidence import SOURCES, EvidenceParameters
+from tasks.core.types import Float64
 from tasks.errors import DataError
 from tasks.params import Metric
 
 Method = Literal["nearvote", "end_model"]
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import pandera.polars as pa
 import polars as pl
 
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.params import Split
 
-ITEM_ID = "item_id"
-ABSTAIN = -1
 ASCENDS = "each item_id once, ascending"
 """The name of the check that also holds from one batch of a table to the next."""
 LF_NAME = r"[A-Za-z_][A-Za-z0-9_.\-]*"

@@ -54,28 +54,12 @@ from tasks.core import earlier_neighbors as earlier_module
 from tasks.core import neighbors as neighbors_module
 from tasks.core import proposals as proposals_module
 from tasks.core import query_blocks as query_blocks_module
-from tasks.core.cells import (
-    Cells,
-    choose_effort,
-    group_items,
-    iterate_queries,
-    join_cells,
-    locate_pairs,
-    measure_need,
-)
+from tasks.core.cells import Cells, choose_effort, group_items, iterate_queries, join_cells, locate_pairs, measure_need
 from tasks.core.earlier_neighbors import Carried, carry_over, mark_support
 from tasks.core.faiss_index import FlatIndex, read_index
-from tasks.core.neighbors import (
-    NOBODY,
-    QUERIES,
-    Bools,
-    Nearest,
-    Pair,
-    Support,
-    build_support,
-    plan_searches,
-)
+from tasks.core.neighbors import NOBODY, QUERIES, Nearest, Pair, Support, build_support, plan_searches
 from tasks.core.query_blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool
 from tasks.device import search_block
 from tasks.errors import DataError
 from tasks.index_description import ContentHash, IndexDescription, hash_file, read_description, read_width
@@ -85,7 +69,7 @@ from tasks.neighbor_memory import MEMO, NeighborMemory, Today
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.row_keys import Keys, hash_vectors
-from tasks.schemas import ABSTAIN, ITEM_ID, neighbor_column, similarity_column
+from tasks.schemas import neighbor_column, similarity_column
 
 SAMPLE = 2048
 """Items on which effort is chosen, and again on which recall is measured; .99 is then known to about .002 per LF."""
@@ -380,7 +364,7 @@ class _Pass:
     """Blocks of `total` queries, together."""
 
     task: SearchTask
-    asking: Bools
+    asking: Bool
     """(n, m) which LF asks for which item."""
     blocks: Iterable[_Block]
     total: int
@@ -418,7 +402,7 @@ def _search_exactly(inputs: Inputs, L: npt.NDArray[np.int8], known: Iterable[Car
     return _Searched(columns=[columns.take(lf, None, 0, 0) for lf in range(L.shape[1])], compared=compared)
 
 
-def _improve(inputs: Inputs, asks: Bools, votes: npt.NDArray[np.int8], columns: "_Columns", what: str) -> int:
+def _improve(inputs: Inputs, asks: Bool, votes: npt.NDArray[np.int8], columns: "_Columns", what: str) -> int:
     """Search exactly for those who ask (n, m) among those who lend `votes` (n, m); gives back the number of products."""
     lfs = np.flatnonzero(asks.any(axis=0) & (votes != ABSTAIN).any(axis=0))
     if not len(lfs):
@@ -495,13 +479,13 @@ def _leave_out(pair: Pair) -> Pair:
     return Pair(lf=pair.lf, label=pair.label, members=pair.members[:0], positions=pair.positions[:0])
 
 
-def _plan_exactly(support: Support, pairs: Sequence[Pair], asking: Bools, n: int) -> SearchTask:
+def _plan_exactly(support: Support, pairs: Sequence[Pair], asking: Bool, n: int) -> SearchTask:
     """To search `pairs` exactly, by `n` items of which some ask."""
     searches = plan_searches(pairs, asking.sum(axis=0), n, support.factors.shape[1])
     return SearchTask(support=support, plan=SamePlan(pairs=pairs, searches=searches))
 
 
-def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bools, what: str) -> _Pass:
+def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bool, what: str) -> _Pass:
     """All items that ask (n, m) in their order, in blocks that search `pairs` exactly."""
     items = np.flatnonzero(asking.any(axis=1))
     task = _plan_exactly(support, pairs, asking, len(items))
@@ -510,7 +494,7 @@ def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bools, what: str) 
 
 
 def _cut_cells(
-    cells: Cells, joined: Sequence[range], support: Support, efforts: Sequence[int | None], asking: Bools
+    cells: Cells, joined: Sequence[range], support: Support, efforts: Sequence[int | None], asking: Bool
 ) -> _Pass:
     """All items, the cells in each of `joined` at a time, in blocks that search the cells nearby."""
     by_pair = [efforts[pair.lf] for pair in support.pairs]

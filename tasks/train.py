@@ -21,8 +21,8 @@ from tasks.artifacts import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, MODEL
 from tasks.core import end_model, evidence
 from tasks.core.decisions import pick_labels
 from tasks.core.end_model import GoldRows
-from tasks.core.label_models import Float
 from tasks.core.steps import WHOLE
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64
 from tasks.errors import DataError
 from tasks.extension_tables import PairColumns, find_pair_columns, to_matrix
 from tasks.index_description import read_description
@@ -30,7 +30,7 @@ from tasks.params import Metric, TrainParams
 from tasks.points import Points, read_points, to_cosine
 from tasks.progress import Progress
 from tasks.saved_model import Method, SavedModel, write_model
-from tasks.schemas import ABSTAIN, ITEM_ID, probability_column
+from tasks.schemas import probability_column
 
 DIGITS = 6
 """Of the numbers in end_model.json, which explain the labels and are not read again."""
@@ -210,12 +210,12 @@ def _pick_shipped(inputs: Inputs, head: end_model.VoteHead) -> Method:
 
 def _hold_out(
     inputs: Inputs,
-    methods: dict[str, Float],
+    methods: dict[str, Float64],
     nearvote: evidence.EvidenceLabels,
     end: end_model.EndModel,
     k: int,
     seed: int,
-) -> dict[str, Float]:
+) -> dict[str, Float64]:
     """The methods with what each says of gold rows when it has not learned from them, so that valid can judge them."""
     if inputs.gold is None or not _can_learn_from_gold(inputs):
         return methods
@@ -234,22 +234,22 @@ def _hold_out(
     return judged
 
 
-def _find_balance(head: end_model.VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float:
+def _find_balance(head: end_model.VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float64:
     """The class balance that `params` asks for; gold of train and test never enters."""
     if isinstance(params.class_balance, tuple):
-        given: Float = np.array(params.class_balance, dtype=np.float64)
+        given: Float64 = np.array(params.class_balance, dtype=np.float64)
         return given / np.float64(given.sum())
     if params.class_balance == "uniform":
         return np.full(k, 1 / k)
     return end_model.estimate_class_balance(head, gold)
 
 
-def _log(probabilities: Float) -> Float:
+def _log(probabilities: Float64) -> Float64:
     """The log of probabilities, those of 0 taken for the smallest number there is."""
     return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
-def _tabulate_labels(inputs: Inputs, posterior: Float, balance: Float, classes: tuple[str, ...]) -> pl.DataFrame:
+def _tabulate_labels(inputs: Inputs, posterior: Float64, balance: Float64, classes: tuple[str, ...]) -> pl.DataFrame:
     columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(posterior, balance)]}
     columns |= {probability_column(name): np.ascontiguousarray(posterior[:, c]) for c, name in enumerate(classes)}
     columns["original_votes"] = (inputs.votes != ABSTAIN).sum(axis=1, dtype=np.int32)
@@ -261,7 +261,7 @@ def _describe(
     shipped: Method,
     nearvote: evidence.EvidenceLabels,
     end: end_model.EndModel,
-    balance: Float,
+    balance: Float64,
     bandwidth: float,
     classes: tuple[str, ...],
     params: TrainParams,
@@ -299,5 +299,5 @@ def _name_balance(params: TrainParams, gold_rows: int) -> str:
     return "estimated from the votes" + (f" and {gold_rows:,} gold rows of valid" if gold_rows else " alone")
 
 
-def _name_numbers(names: tuple[str, ...], numbers: Float) -> dict[str, float]:
+def _name_numbers(names: tuple[str, ...], numbers: Float64) -> dict[str, float]:
     return {name: round(float(number), DIGITS) for name, number in zip(names, numbers, strict=True)}

@@ -40,15 +40,13 @@ from tasks.core.thresholds import (
     trace_coverage,
     trace_curve,
 )
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64
 from tasks.embedding_fitness import check_embedding
 from tasks.errors import ParamsError
 from tasks.extension_tables import PairColumns, Thresholds, find_pair_columns, to_matrix, to_neighbors
 from tasks.index_description import read_description
 from tasks.params import Metric, TuneMethod, TuneParams
 from tasks.progress import Progress
-from tasks.schemas import ITEM_ID
-
-Float64 = npt.NDArray[np.float64]
 
 _CURVE = {
     "lf": pl.String,
@@ -119,7 +117,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     require_same_items(root / ITEMS, items, root / VOTES, votes)
     gold = read_table(root / VALID_GOLD, schemas.gold(len(classes)))
     joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left")["gold"]
-    labels = joined.fill_null(schemas.ABSTAIN).to_numpy()
+    labels = joined.fill_null(ABSTAIN).to_numpy()
     metric = read_description(root).metric
     L = to_matrix(votes)
     for sentence in check_embedding(root, items, L, labels, len(classes), metric):
@@ -129,7 +127,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
     found, candidates, evidence = chosen.thresholds, chosen.candidates, chosen.basis.evidence
     write_json(root / THRESHOLDS, found.model_dump(mode="json"))
-    originals = (L != schemas.ABSTAIN).sum(axis=0)
+    originals = (L != ABSTAIN).sum(axis=0)
     extended = _count_extended(root, items, pairs, candidates)
     curves = [pl.DataFrame(schema=_CURVE)]
     with Progress("tracing curves", total=len(lfs)) as progress:
@@ -188,7 +186,7 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
 def _gather_basis(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Basis:
     """What thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
     L, labels = inputs.L, inputs.labels
-    known = np.flatnonzero(labels != schemas.ABSTAIN)
+    known = np.flatnonzero(labels != ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
     hidden = draw_hidden(L) if is_hidden else None
     rows = known if hidden is None else hidden.rows

@@ -16,9 +16,9 @@ import polars as pl
 
 from tasks import artifacts, row_keys, schemas
 from tasks.artifacts import ITEMS
+from tasks.core.types import ABSTAIN
 from tasks.memo import Memo, identify, identify_file
 from tasks.row_keys import Keys, Match, hash_items, match_rows
-from tasks.schemas import ABSTAIN
 from tasks.voting import ColumnVotes, Failure
 
 MEMO = "votes"

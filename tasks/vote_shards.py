@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from tasks.cluster import Cluster, ShardLostError
+from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
 from tasks.labeling import Item, LabelingFunction, RowwiseLF, VectorizedLF
 from tasks.lf_modules import load_lfs
 from tasks.memo import identify
 from tasks.progress import Progress
 from tasks.row_workers import ChunkVotes
-from tasks.schemas import ITEM_ID
 from tasks.voting import ColumnVotes, apply_rowwise, apply_vectorized
 
 ROWS = 2048

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.types import ABSTAIN
 from tasks.labeling import Item, OnError, PatternLF, RowwiseLF, VectorizedLF, Vote
-from tasks.schemas import ABSTAIN
 from tasks.text_patterns import match_patterns
 
 _SHOWN = 5

@@ -12,14 +12,7 @@ from threadpoolctl import threadpool_limits
 from tasks.core.dawid_skene import fit_dawid_skene
 from tasks.core.decisions import pick_labels, score_labels
 from tasks.core.label_models import Gold, count_votes, fit_majority_vote, fit_weighted_majority_vote
-from tasks.core.model_choice import (
-    CANDIDATES,
-    Options,
-    choose_kind,
-    count_class_balance,
-    fit_label_model,
-    from_json,
-)
+from tasks.core.model_choice import CANDIDATES, Options, choose_kind, count_class_balance, fit_label_model, from_json
 from tasks.core.patterns import find_patterns
 from tasks.core.triplets import fit_flyingsquid
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from tasks.core.label_models import ABSTAIN, Gold
+from tasks.core.label_models import Gold
 from tasks.core.liger import fit_liger
 from tasks.core.triplets import fit_flyingsquid
+from tasks.core.types import ABSTAIN
 
 
 def two_worlds(n: int):

@@ -15,18 +15,11 @@ nearest neighbor search, IEEE TPAMI 33(1), 2011, section IV (a coarse quantizer,
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core.neighbors import NOBODY, Pair, Support
-
-MetricName = Literal["cosine", "l2"]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from tasks.core.types import Float32, Float64, Int32, Int64, MetricName
 
 _TOGETHER = 4
 """Cells searched together: that compares a fifth more than each alone (n = 600,000), and reads a fourth as often."""

@@ -10,14 +10,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt32 = npt.NDArray[np.uint32]
-UInt64 = npt.NDArray[np.uint64]
+from tasks.core.types import Bool, Float32, Float64, Int64, UInt32, UInt64
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +41,7 @@ _compile_in_any_order = functools.partial(_compile, fastmath={"reassoc", "contra
 
 
 @_compile
-def raise_floor(scores: Float32, starts: Int64, pairs: Int64, is_new: Bools, margin: Float32, floor: Float32) -> None:
+def raise_floor(scores: Float32, starts: Int64, pairs: Int64, is_new: Bool, margin: Float32, floor: Float32) -> None:
     """Raise the floors of new pairs to what the best product of a tile asks for.
 
     Parameters

@@ -10,9 +10,7 @@ import numpy.typing as npt
 from tasks.core.label_models import (
     PRIOR_VOTES,
     Finding,
-    Float,
     Gold,
-    Votes,
     VoteTable,
     add_scores,
     count_votes,
@@ -22,6 +20,7 @@ from tasks.core.label_models import (
 )
 from tasks.core.patterns import Patterns
 from tasks.core.steps import Advance, count_steps, tell_nobody
+from tasks.core.types import Float64, Votes
 
 TOLERANCE = 1e-6
 """EM has converged when no posterior moves by more: far below what turns a label, far above rounding."""
@@ -31,7 +30,7 @@ MOST_ROUNDS = 500
 
 
 def fit_dawid_skene(
-    votes: Votes, class_balance: Float, gold: Gold | None = None, *, advance: Advance = tell_nobody
+    votes: Votes, class_balance: Float64, gold: Gold | None = None, *, advance: Advance = tell_nobody
 ) -> VoteTable:
     """Dawid-Skene with the class balance given: P(vote of LF j | Y) by EM from majority vote, gold rows held at gold.
 
@@ -71,7 +70,7 @@ def fit_dawid_skene(
     return VoteTable(bias=bias, scores=scores, precision=own, findings=tuple(findings))
 
 
-def _count_known(patterns: Patterns, gold: Gold | None, k: int) -> Float:
+def _count_known(patterns: Patterns, gold: Gold | None, k: int) -> Float64:
     """(u, k): rows of each pattern whose class is known."""
     known = np.zeros((len(patterns.counts), k))
     if gold is not None:
@@ -79,7 +78,7 @@ def _count_known(patterns: Patterns, gold: Gold | None, k: int) -> Float:
     return known
 
 
-def _count_confusion(patterns: Patterns, weights: Float) -> Float:
+def _count_confusion(patterns: Patterns, weights: Float64) -> Float64:
     """(m, k + 1, k): the `weights` (u, k) of the patterns in which LF j casts vote v (0 is abstain), by class."""
     m, k = len(patterns.votes), weights.shape[1]
     confusion = np.empty((m, k + 1, k))
@@ -91,7 +90,7 @@ def _count_confusion(patterns: Patterns, weights: Float) -> Float:
     return confusion
 
 
-def _smooth(confusion: Float, rates: Float, silence_speaks: npt.NDArray[np.bool_]) -> Float:
+def _smooth(confusion: Float64, rates: Float64, silence_speaks: npt.NDArray[np.bool_]) -> Float64:
     """(m, k + 1, k): log P(vote | Y), relative to the LF's rate of that vote; 0 where it says nothing."""
     base = rates.copy()
     counts = confusion.copy()
@@ -100,7 +99,7 @@ def _smooth(confusion: Float, rates: Float, silence_speaks: npt.NDArray[np.bool_
     base = np.divide(base, totals, out=np.zeros_like(base), where=totals > 0)
     counts += PRIOR_VOTES * base
     conditional = counts / np.maximum(counts.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    logs: Float = np.zeros(conditional.shape)
+    logs: Float64 = np.zeros(conditional.shape)
     spoken = base > 0
     logs[spoken] = np.log(conditional[spoken]) - np.log(base[spoken])
     return logs

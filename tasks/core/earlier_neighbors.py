@@ -11,17 +11,9 @@ Items are ordered by their ids on both days, so that the earlier of two items is
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core.neighbors import NOBODY
-
-ABSTAIN = -1
-
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Votes = npt.NDArray[np.int8]
+from tasks.core.types import ABSTAIN, Bool, Float32, Int32, Int64, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +38,13 @@ class Carried:
     """(c, n) NaN where nothing is known."""
     position: Int32
     """(c, n) among today's items; NOBODY where nothing is known."""
-    is_open: Bools
+    is_open: Bool
     """(n,) the items to be searched among the whole support."""
-    is_added: Bools
+    is_added: Bool
     """(n,) the members that the support has gained: all other abstaining items are to be compared with these."""
 
 
-def mark_support(votes: Votes, lends: Bools) -> Votes:
+def mark_support(votes: Votes, lends: Bool) -> Votes:
     """Per item (n,) the class for which it lends its vote, -1 where the LF abstains, -2 where it votes but lends not."""
     marked: Votes = np.where((votes == ABSTAIN) | lends, votes, np.int8(-2))
     return marked

@@ -38,11 +38,7 @@ from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int8]
-I64 = npt.NDArray[np.int64]
+from tasks.core.types import Float32, Float64, Int64, Votes
 
 SPECTRAL_POWERS = (0.0, 0.5, 1.0)  # plain ridge, half and full step of the random walk; averaged, not chosen
 HEAD_PENALTY = 0.3  # inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks
@@ -76,8 +72,8 @@ class SpectralMap:
     mean: (d,) float64. projection: (d, d) float64, symmetric, so that eigenvector signs cannot matter.
     """
 
-    mean: F64
-    projection: F64
+    mean: Float64
+    projection: Float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +83,8 @@ class SoftmaxRegression:
     coef: (d, k) float64; intercept: (k,) float64, minus infinity for a class of probability 0.
     """
 
-    coef: F64
-    intercept: F64
+    coef: Float64
+    intercept: Float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +97,8 @@ class VoteHead:
     and on rows that were not there.
     """
 
-    proba: F64
-    reliability: F64
+    proba: Float64
+    reliability: Float64
     regression: SoftmaxRegression
 
 
@@ -110,8 +106,8 @@ class VoteHead:
 class GoldRows:
     """Items whose gold class may be used: rows (g,) int64 indices into the items, classes (g,) int64 in 0..k-1."""
 
-    rows: I64
-    classes: I64
+    rows: Int64
+    classes: Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +119,7 @@ class GoldExpert:
     """
 
     regression: SoftmaxRegression
-    held_out: F64
+    held_out: Float64
     penalty: float
     loss: float
 
@@ -148,7 +144,7 @@ class GoldParameters:
     fused: SoftmaxRegression
     student_norm: float
     vote_code: VoteCode
-    pool_weights: F64
+    pool_weights: Float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,16 +167,16 @@ class EndModel:
     penalties: (2,) float64, inverse penalties of the first two (NaN without gold). parameters: what was fitted.
     """
 
-    posterior: F64
-    student: F64
-    gold_alone: F64
-    held_out: F64
-    pool_weights: F64
-    penalties: F64
+    posterior: Float64
+    student: Float64
+    gold_alone: Float64
+    held_out: Float64
+    pool_weights: Float64
+    penalties: Float64
     parameters: EndParameters
 
 
-def fit_spectral_map(embeddings: F32, advance: Advance = tell_nobody) -> SpectralMap:
+def fit_spectral_map(embeddings: Float32, advance: Advance = tell_nobody) -> SpectralMap:
     """Return the map whose plain ridge penalty equals the averaged spectral kernel on these embeddings.
 
     Parameters
@@ -201,16 +197,16 @@ def fit_spectral_map(embeddings: F32, advance: Advance = tell_nobody) -> Spectra
     n, d = embeddings.shape
     if n == 0:
         raise ValueError("embeddings: got 0 rows; expected at least 1")
-    with threadpool_limits(limits=1), count_steps(advance, 2 * len(_blocks(n))) as step:
+    with threadpool_limits(limits=1), count_steps(advance, 2 * len(cut_blocks(n))) as step:
         total = np.zeros(d)
-        for block in _blocks(n):
+        for block in cut_blocks(n):
             total += embeddings[block].sum(axis=0, dtype=np.float64)
             step(1)
         mean = total / n
         if not np.isfinite(mean).all():
             raise ValueError("embeddings: got NaN or infinity; expected finite values")
         covariance = np.zeros((d, d))
-        for block in _blocks(n):
+        for block in cut_blocks(n):
             centered = embeddings[block].astype(np.float64) - mean
             covariance += centered.T @ centered
             step(1)
@@ -225,11 +221,11 @@ def fit_spectral_map(embeddings: F32, advance: Advance = tell_nobody) -> Spectra
 
 
 def apply_spectral_map(
-    spectral_map: SpectralMap, embeddings: F32, out: F32 | None = None, advance: Advance = tell_nobody
-) -> F32:
+    spectral_map: SpectralMap, embeddings: Float32, out: Float32 | None = None, advance: Advance = tell_nobody
+) -> Float32:
     """Return features (n, d) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
     features = np.empty(embeddings.shape, dtype=np.float32) if out is None else out
-    blocks = _blocks(len(embeddings))
+    blocks = cut_blocks(len(embeddings))
     with threadpool_limits(limits=1), count_steps(advance, len(blocks)) as step:
         for block in blocks:
             features[block] = (embeddings[block].astype(np.float64) - spectral_map.mean) @ spectral_map.projection
@@ -238,7 +234,7 @@ def apply_spectral_map(
 
 
 def fit_softmax_regression(
-    features: F32, targets: F64, weights: F64, penalty: float, advance: Advance = tell_nobody
+    features: Float32, targets: Float64, weights: Float64, penalty: float, advance: Advance = tell_nobody
 ) -> SoftmaxRegression:
     """Return the minimizer of penalty * sum_i weights_i * cross-entropy(targets_i, softmax) + ||coef||^2 / 2.
 
@@ -253,18 +249,18 @@ def fit_softmax_regression(
     A soft target costs the same as a hard one: no replicated rows. 13,000 x 384 x 4 takes about half a second.
     """
     with threadpool_limits(limits=1):
-        return _fit_softmax(features, targets, weights, penalty, None, advance)
+        return fit_softmax(features, targets, weights, penalty, None, advance)
 
 
-def predict_log_proba(model: SoftmaxRegression, features: F32) -> F64:
+def predict_log_proba(model: SoftmaxRegression, features: Float32) -> Float64:
     """Return log class probabilities (n, k) float64."""
     with threadpool_limits(limits=1):
-        return _normalize(_scores(model, features))
+        return normalize_scores(score_rows(model, features))
 
 
 def fit_gold_baseline(
-    embeddings: F32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = tell_nobody
-) -> F64:
+    embeddings: Float32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = tell_nobody
+) -> Float64:
     """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
 
     What a user with gold would do instead of weak supervision; default penalty C = 10 as in the datasets' README.
@@ -275,7 +271,9 @@ def fit_gold_baseline(
     return predict_log_proba(model, embeddings)
 
 
-def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0, advance: Advance = tell_nobody) -> VoteHead:
+def fit_vote_head(
+    features: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = tell_nobody
+) -> VoteHead:
     """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
 
     Parameters
@@ -299,7 +297,7 @@ def fit_vote_head(features: F32, votes: I8, n_classes: int, seed: int = 0, advan
     return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
 
 
-def measure_reliability(votes: I8, proba: F64) -> F64:
+def measure_reliability(votes: Votes, proba: Float64) -> Float64:
     """Return each LF's precision above chance by class, (m, k) float64, NaN where LF j never votes c.
 
     Parameters
@@ -324,7 +322,7 @@ def measure_reliability(votes: I8, proba: F64) -> F64:
     return reliability
 
 
-def measure_skill(votes: I8, proba: F64) -> float:
+def measure_skill(votes: Votes, proba: Float64) -> float:
     """Return how well the vote head foretells held-out votes, at most 1: 0 is guessing, 1 is being sure and right.
 
     Parameters
@@ -348,11 +346,11 @@ def measure_skill(votes: I8, proba: F64) -> float:
 class _FittedVotes:
     """One round of `fit_vote_head`."""
 
-    proba: F64
+    proba: Float64
     regression: SoftmaxRegression
 
 
-def _fit_votes(features: F32, counts: F64, seed: int, advance: Advance) -> _FittedVotes:
+def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) -> _FittedVotes:
     """Return the head for weighted vote counts (n, k) float64; see `fit_vote_head`."""
     n, n_classes = counts.shape
     covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
@@ -376,22 +374,22 @@ def _fit_votes(features: F32, counts: F64, seed: int, advance: Advance) -> _Fitt
         for f in range(HEAD_FOLDS):
             rest = fold != f
             start = models[-1] if models else None
-            model = _fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start, advance)
-            held_out[~rest] = _scores(model, features[covered[~rest]])
+            model = fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start, advance)
+            held_out[~rest] = score_rows(model, features[covered[~rest]])
             models.append(model)
-        calibrated = _fit_temperature(held_out, targets * weights[:, None])
+        calibrated = fit_temperature(held_out, targets * weights[:, None])
         coef, intercept = np.zeros((features.shape[1], n_classes)), np.full(n_classes, -np.inf)
         # The mean of the folds' scores is the score of their mean.
         coef[:, voted] = calibrated[0] * np.mean([model.coef for model in models], axis=0)
         mean_intercept = np.mean([model.intercept for model in models], axis=0)
         intercept[voted] = calibrated[0] * mean_intercept + calibrated[1:]
         regression = SoftmaxRegression(coef=coef, intercept=intercept)
-        head = np.exp(_normalize(_scores(regression, features)))
-    head[np.ix_(covered, voted)] = np.exp(_normalize(calibrated[0] * held_out + calibrated[1:]))
+        head = np.exp(normalize_scores(score_rows(regression, features)))
+    head[np.ix_(covered, voted)] = np.exp(normalize_scores(calibrated[0] * held_out + calibrated[1:]))
     return _FittedVotes(proba=head, regression=regression)
 
 
-def estimate_class_balance(head: VoteHead, gold: GoldRows | None) -> F64:
+def estimate_class_balance(head: VoteHead, gold: GoldRows | None) -> Float64:
     """Return the class balance (k,) float64, positive, sum 1: the head's mean, updated by gold counts if there are any.
 
     Without gold: mean of the vote head, one EM step from uniform. With gold: that mean counts as `BALANCE_STRENGTH`
@@ -408,12 +406,12 @@ def estimate_class_balance(head: VoteHead, gold: GoldRows | None) -> F64:
 
 
 def fit_end_model(
-    features: F32,
-    votes: I8,
-    weak_labels: F64,
+    features: Float32,
+    votes: Votes,
+    weak_labels: Float64,
     gold: GoldRows | None,
-    label_log_proba: F64 | None,
-    label_held_out: F64 | None,
+    label_log_proba: Float64 | None,
+    label_held_out: Float64 | None,
     seed: int = 0,
     advance: Advance = tell_nobody,
 ) -> EndModel:
@@ -450,10 +448,10 @@ def fit_end_model(
     n, n_classes = weak_labels.shape
     with threadpool_limits(limits=1):
         rows = draw_rows(np.arange(n), TRAINING_ROWS, seed)
-        model = _fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None, advance)
-        raw = _normalize(_scores(model, features))
+        model = fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None, advance)
+        raw = normalize_scores(score_rows(model, features))
         confidence = _measure_confidence(raw, votes, weak_labels.mean(axis=0))
-        student = _normalize(confidence * raw)
+        student = normalize_scores(confidence * raw)
         if gold is None or not is_enough_gold(gold):
             nothing = np.full((n, n_classes), np.nan)
             return EndModel(
@@ -490,8 +488,8 @@ def fit_end_model(
         )
         gold_alone = _predict_stacked(alone.regression, [features])
         everywhere = [gold_alone, _predict_stacked(fused.regression, blocks), label_log_proba, student]
-        posterior = np.exp(_normalize(np.stack(everywhere, axis=2) @ weights))
-        pooled = np.exp(_normalize(np.stack(held_out, axis=2) @ weights))
+        posterior = np.exp(normalize_scores(np.stack(everywhere, axis=2) @ weights))
+        pooled = np.exp(normalize_scores(np.stack(held_out, axis=2) @ weights))
     return EndModel(
         posterior=posterior,
         student=np.exp(student),
@@ -503,14 +501,16 @@ def fit_end_model(
     )
 
 
-def draw_rows(rows: I64, most: int, seed: int) -> I64:
+def draw_rows(rows: Int64, most: int, seed: int) -> Int64:
     """Return `rows`, or a random `most` of them if they are more, ascending if `rows` are."""
     if len(rows) <= most:
         return rows
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
 
 
-def predict_end_model(parameters: EndParameters, features: F32, votes: I8, label_log_proba: F64 | None) -> F64:
+def predict_end_model(
+    parameters: EndParameters, features: Float32, votes: Votes, label_log_proba: Float64 | None
+) -> Float64:
     """Return the end model's posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
 
     Parameters
@@ -528,8 +528,8 @@ def predict_end_model(parameters: EndParameters, features: F32, votes: I8, label
     ValueError: parameters learned from gold without the label model's posterior.
     """
     with threadpool_limits(limits=1):
-        raw = _normalize(_scores(parameters.student, features))
-        student = _normalize(parameters.confidence * raw)
+        raw = normalize_scores(score_rows(parameters.student, features))
+        student = normalize_scores(parameters.confidence * raw)
         fitted = parameters.gold
         if fitted is None:
             return np.asarray(np.exp(student))
@@ -538,7 +538,7 @@ def predict_end_model(parameters: EndParameters, features: F32, votes: I8, label
         blocks = _stack_fused(features, _center(raw), fitted.student_norm, votes, fitted.vote_code)
         alone, fused = _predict_stacked(fitted.alone, [features]), _predict_stacked(fitted.fused, blocks)
         pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
-        return np.asarray(np.exp(_normalize(pooled)))
+        return np.asarray(np.exp(normalize_scores(pooled)))
 
 
 def is_enough_gold(gold: GoldRows) -> bool:
@@ -546,7 +546,7 @@ def is_enough_gold(gold: GoldRows) -> bool:
     return len(gold.rows) >= 2 * GOLD_FOLDS and len(np.unique(gold.classes)) >= 2
 
 
-def assign_folds(classes: I64, n_folds: int, seed: int) -> I64:
+def assign_folds(classes: Int64, n_folds: int, seed: int) -> Int64:
     """Return a fold 0..n_folds-1 for each row (g,) int64: a seeded shuffle, then dealt class by class.
 
     Every class is spread over the folds as evenly as it can be.
@@ -558,7 +558,7 @@ def assign_folds(classes: I64, n_folds: int, seed: int) -> I64:
     return fold
 
 
-def fit_pool_weights(held_out: F64, classes: I64) -> F64:
+def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
     """Return nonnegative log-linear pooling weights (e,) float64 of e experts.
 
     Parameters
@@ -574,9 +574,9 @@ def fit_pool_weights(held_out: F64, classes: I64) -> F64:
     rows = np.arange(g)
     strength = 1.0 / POOL_SPREAD**2
 
-    def objective(w: F64) -> tuple[float, F64]:
+    def objective(w: Float64) -> tuple[float, Float64]:
         """Penalized log loss and its gradient."""
-        log_p = _normalize(held_out @ w)
+        log_p = normalize_scores(held_out @ w)
         residual = np.exp(log_p)
         residual[rows, classes] -= 1.0
         offset = w - 1.0 / e
@@ -588,7 +588,7 @@ def fit_pool_weights(held_out: F64, classes: I64) -> F64:
     return np.asarray(fitted.x, dtype=np.float64)
 
 
-def _measure_confidence(log_proba: F64, votes: I8, class_balance: F64) -> float:
+def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64) -> float:
     """Return the temperature's inverse in [1/e, e^3] at which the student best predicts the votes; 1 without votes."""
     counts = _count_votes(votes, np.ones((votes.shape[1], len(class_balance))))
     covered = counts.sum(axis=1) > 0
@@ -597,10 +597,10 @@ def _measure_confidence(log_proba: F64, votes: I8, class_balance: F64) -> float:
     share = counts[covered] / counts[covered].sum(axis=1, keepdims=True)
     mean = share.mean(axis=0)
     targets = share * np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
-    return float(_fit_temperature(log_proba[covered], targets)[0])
+    return float(fit_temperature(log_proba[covered], targets)[0])
 
 
-def _fit_temperature(scores: F64, targets: F64) -> F64:
+def fit_temperature(scores: Float64, targets: Float64) -> Float64:
     """Return an inverse temperature and k offsets, (1 + k,) float64, that minimize the log loss on weighted targets.
 
     scores, targets: (n, k) float64; a row of targets sums to its weight. The inverse temperature stays in [1/e, e^3]:
@@ -609,9 +609,9 @@ def _fit_temperature(scores: F64, targets: F64) -> F64:
     weights = targets.sum(axis=1, keepdims=True)
     total = weights.sum()
 
-    def objective(v: F64) -> tuple[float, F64]:
+    def objective(v: Float64) -> tuple[float, Float64]:
         """Log loss and its gradient at inverse temperature exp(v[0]) and offsets v[1:]."""
-        log_p = _normalize(np.exp(v[0]) * scores + v[1:])
+        log_p = normalize_scores(np.exp(v[0]) * scores + v[1:])
         residual = weights * np.exp(log_p) - targets
         gradient = np.r_[np.exp(v[0]) * (residual * scores).sum(), residual.sum(axis=0)]
         return -float((targets * log_p).sum()) / total, gradient / total
@@ -621,19 +621,21 @@ def _fit_temperature(scores: F64, targets: F64) -> F64:
     return np.asarray(np.r_[np.exp(v[0]), v[1:]], dtype=np.float64)
 
 
-def _fit_gold_expert(blocks: Sequence[F32], gold: GoldRows, fold: I64, n_classes: int, advance: Advance) -> GoldExpert:
+def _fit_gold_expert(
+    blocks: Sequence[Float32], gold: GoldRows, fold: Int64, n_classes: int, advance: Advance
+) -> GoldExpert:
     """Return the expert on stacked feature blocks, its penalty chosen by cross-fitted log loss (ties: the smaller)."""
     x = np.hstack([block[gold.rows] for block in blocks])
     targets = np.eye(n_classes)[gold.classes]
     rows = np.arange(len(x))
     starts: list[SoftmaxRegression | None] = [None] * GOLD_FOLDS
-    best: tuple[float, float, F64] | None = None
+    best: tuple[float, float, Float64] | None = None
     for number, penalty in enumerate(GOLD_PENALTIES, start=1):
         held_out = np.zeros((len(x), n_classes))
         for f in range(GOLD_FOLDS):
             rest = fold != f
-            model = _fit_softmax(x[rest], targets[rest], np.ones(int(rest.sum())), penalty, starts[f], advance)
-            held_out[~rest] = _normalize(_scores(model, x[~rest]))
+            model = fit_softmax(x[rest], targets[rest], np.ones(int(rest.sum())), penalty, starts[f], advance)
+            held_out[~rest] = normalize_scores(score_rows(model, x[~rest]))
             starts[f] = model
         loss = -float(held_out[rows, gold.classes].mean())
         if best is None or loss < best[0]:
@@ -642,36 +644,36 @@ def _fit_gold_expert(blocks: Sequence[F32], gold: GoldRows, fold: I64, n_classes
             advance((len(GOLD_PENALTIES) - number) * GOLD_FOLDS * WHOLE)
             break
     assert best is not None
-    model = _fit_softmax(x, targets, np.ones(len(x)), best[1], None, advance)
+    model = fit_softmax(x, targets, np.ones(len(x)), best[1], None, advance)
     return GoldExpert(regression=model, held_out=best[2], penalty=best[1], loss=best[0])
 
 
-def _predict_stacked(model: SoftmaxRegression, blocks: Sequence[F32]) -> F64:
+def _predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:
     """Return log class probabilities (n, k) float64 of features that lie side by side in blocks."""
     scores = np.tile(model.intercept, (len(blocks[0]), 1))
     at = 0
     for block in blocks:
         part = SoftmaxRegression(coef=model.coef[at : at + block.shape[1]], intercept=np.zeros_like(model.intercept))
-        scores += _scores(part, block)
+        scores += score_rows(part, block)
         at += block.shape[1]
-    return _normalize(scores)
+    return normalize_scores(scores)
 
 
-def _stack_fused(features: F32, centered: F64, norm: float, votes: I8, code: VoteCode) -> list[F32]:
+def _stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[Float32]:
     """Return the blocks of features of the expert that sees the student and the votes as well."""
     return [features, (centered / norm).astype(np.float32), _encode_votes(votes, code)]
 
 
-def _center(log_proba: F64) -> F64:
+def _center(log_proba: Float64) -> Float64:
     """Return log probabilities, none below the floor, about their mean over classes."""
     kept = np.maximum(log_proba, np.log(LOG_FLOOR))
     return np.asarray(kept - kept.mean(axis=1, keepdims=True))
 
 
-def _fit_softmax(
-    features: F32,
-    targets: F64,
-    weights: F64,
+def fit_softmax(
+    features: Float32,
+    targets: Float64,
+    weights: Float64,
     penalty: float,
     start: SoftmaxRegression | None,
     advance: Advance,
@@ -681,15 +683,15 @@ def _fit_softmax(
     k = targets.shape[1]
     weighted = targets * weights[:, None]
 
-    def objective(v: F64) -> tuple[float, F64]:
+    def objective(v: Float64) -> tuple[float, Float64]:
         """Objective and gradient at v, coef and intercept stacked as (d + 1, k)."""
         stacked = v.reshape(d + 1, k)
         coef = stacked[:d].astype(np.float32)
         value = 0.0
         gradient = np.zeros((d + 1, k))
-        for block in _blocks(len(features)):
+        for block in cut_blocks(len(features)):
             x = features[block]
-            log_p = _normalize((x @ coef).astype(np.float64) + stacked[d])
+            log_p = normalize_scores((x @ coef).astype(np.float64) + stacked[d])
             residual = np.exp(log_p) * weights[block, None] - weighted[block]
             value -= float((weighted[block] * log_p).sum())
             gradient[:d] += x.T @ residual.astype(np.float32)
@@ -706,31 +708,31 @@ def _fit_softmax(
     return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
 
 
-def _scores(model: SoftmaxRegression, features: F32) -> F64:
+def score_rows(model: SoftmaxRegression, features: Float32) -> Float64:
     """Return unnormalized log probabilities (n, k) float64."""
     scores = np.empty((len(features), len(model.intercept)))
     coef = model.coef.astype(np.float32)
-    for block in _blocks(len(features)):
+    for block in cut_blocks(len(features)):
         scores[block] = features[block] @ coef
     return scores + model.intercept
 
 
-def _normalize(scores: F64) -> F64:
+def normalize_scores(scores: Float64) -> Float64:
     """Return scores minus their logsumexp over classes."""
     return np.asarray(scores - logsumexp(scores, axis=1, keepdims=True))
 
 
-def _blocks(n: int) -> list[slice]:
+def cut_blocks(n: int) -> list[slice]:
     """Return slices of `BLOCK` rows that cover n rows in order."""
     return [slice(at, min(at + BLOCK, n)) for at in range(0, n, BLOCK)]
 
 
-def _has_votes(votes: I8, n_classes: int) -> npt.NDArray[np.bool_]:
+def _has_votes(votes: Votes, n_classes: int) -> npt.NDArray[np.bool_]:
     """Return whether LF j votes class c anywhere, (m, k)."""
     return np.stack([(votes == c).any(axis=0) for c in range(n_classes)], axis=1)
 
 
-def _count_votes(votes: I8, weights: F64) -> F64:
+def _count_votes(votes: Votes, weights: Float64) -> Float64:
     """Return the summed weights (m, k) of the votes per item and class, (n, k) float64, added in LF order."""
     counts = np.zeros((len(votes), weights.shape[1]))
     for j in range(votes.shape[1]):
@@ -739,14 +741,14 @@ def _count_votes(votes: I8, weights: F64) -> F64:
     return counts
 
 
-def _fit_vote_code(votes: I8, n_classes: int) -> VoteCode:
+def _fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:
     """Return a code in which a row's root mean square norm is the constant: one column per LF and class it votes for."""
     voted = _has_votes(votes, n_classes)
     mean = (votes >= 0).sum(axis=1, dtype=np.float64).mean()
     return VoteCode(voted=voted, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if voted.any() else 0.0)
 
 
-def _encode_votes(votes: I8, code: VoteCode) -> F32:
+def _encode_votes(votes: Votes, code: VoteCode) -> Float32:
     """Return the columns of `code`, (n, V) float32; a vote that has none there counts for nothing."""
     columns = [votes[:, j] == c for j, c in np.argwhere(code.voted)]
     if not columns:

@@ -46,10 +46,7 @@ from threadpoolctl import threadpool_limits
 
 from tasks.core.end_model import GOLD_FOLDS, LOG_FLOOR, GoldRows, VoteHead, assign_folds, draw_rows, is_enough_gold
 from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int8]
+from tasks.core.types import Float32, Float64, Votes
 
 MEDIAN_EXPONENT = 5.0  # an item at the median distance weighs exp(-5); see the derivation
 SMALLEST_DISTANCE = 0.01  # when most items are copies of support items: b at most 500
@@ -75,16 +72,16 @@ class LFColumn:
     ignored whatever they hold). A tie between classes needs no rule: both count.
     """
 
-    votes: I8
-    similarity: F32
+    votes: Votes
+    similarity: Float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Pooled evidence. own, near: (n, k) float64, nonnegative; bandwidth: b, per unit of cosine."""
 
-    own: F64
-    near: F64
+    own: Float64
+    near: Float64
     bandwidth: float
 
 
@@ -97,12 +94,12 @@ class EvidenceParameters:
     without gold). weights, offsets: as in `EvidenceLabels`, None without enough gold.
     """
 
-    class_balance: F64
-    local: F64
-    both: F64
-    means: F64
-    weights: F64 | None
-    offsets: F64 | None
+    class_balance: Float64
+    local: Float64
+    both: Float64
+    means: Float64
+    weights: Float64 | None
+    offsets: Float64 | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +115,16 @@ class EvidenceLabels:
     parameters: what was fitted.
     """
 
-    posterior: F64
-    weak: F64
-    neighbors_only: F64
-    held_out: F64
-    weights: F64
-    offsets: F64
+    posterior: Float64
+    weak: Float64
+    neighbors_only: Float64
+    held_out: Float64
+    weights: Float64
+    offsets: Float64
     parameters: EvidenceParameters
 
 
-def iterate_columns(votes: I8, similarity: F32) -> Iterator[LFColumn]:
+def iterate_columns(votes: Votes, similarity: Float32) -> Iterator[LFColumn]:
     """Yield one column per LF of dense arrays: votes (n, m) int8, similarity (n, m, k) float32."""
     for j in range(votes.shape[1]):
         yield LFColumn(votes=votes[:, j], similarity=similarity[:, j])
@@ -138,7 +135,7 @@ def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
 
     Items without any neighbor are left out. If no item has one, b does not matter and is 5.
     """
-    nearest: F32 | None = None
+    nearest: Float32 | None = None
     for column in columns:
         s = np.where((column.votes < 0)[:, None], column.similarity, np.float32(np.nan))
         best = np.fmax.reduce(s, axis=1)
@@ -149,7 +146,7 @@ def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
     return MEDIAN_EXPONENT / max(distance, SMALLEST_DISTANCE)
 
 
-def weigh_similarity(similarity: F32, bandwidth: float) -> F64:
+def weigh_similarity(similarity: Float32, bandwidth: float) -> Float64:
     """Return exp(b (s - 1)), float64 in [0, 1]; s is clipped to [-1, 1]; 0 where s is NaN.
 
     >>> weigh_similarity(np.array([1.0, 0.5, np.nan], dtype=np.float32), 2.0).round(3).tolist()
@@ -159,7 +156,7 @@ def weigh_similarity(similarity: F32, bandwidth: float) -> F64:
     return np.where(np.isnan(s), 0.0, np.exp(bandwidth * (s - 1.0)))
 
 
-def pool_evidence(columns: Iterable[LFColumn], reliability: F64, bandwidth: float) -> Evidence:
+def pool_evidence(columns: Iterable[LFColumn], reliability: Float64, bandwidth: float) -> Evidence:
     """Return the sums over LFs of own votes and of weighted neighbors, each times r_jc, added in LF order.
 
     Parameters
@@ -176,8 +173,8 @@ def pool_evidence(columns: Iterable[LFColumn], reliability: F64, bandwidth: floa
     r = np.nan_to_num(reliability)
     if not bandwidth > 0:
         raise ValueError(f"bandwidth: got {bandwidth}; expected a positive number")
-    own: F64 | None = None
-    near: F64 | None = None
+    own: Float64 | None = None
+    near: Float64 | None = None
     j = -1
     for j, column in enumerate(columns):
         if j >= len(r):
@@ -200,7 +197,7 @@ def pool_evidence(columns: Iterable[LFColumn], reliability: F64, bandwidth: floa
     return Evidence(own=own, near=near, bandwidth=bandwidth)
 
 
-def match_class_balance(evidence: F64, class_balance: F64) -> F64:
+def match_class_balance(evidence: Float64, class_balance: Float64) -> Float64:
     """Return the posterior (n, k) float64 proportional to w_c * evidence with mean class_balance.
 
     Parameters
@@ -223,7 +220,7 @@ def match_class_balance(evidence: F64, class_balance: F64) -> F64:
     return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
 
 
-def fit_balance(evidence: F64, class_balance: F64, advance: Advance = tell_nobody) -> F64:
+def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = tell_nobody) -> Float64:
     """Return the w (k,) float64 of `match_class_balance`, nonnegative, sum 1; all 0 where there is nothing to weigh.
 
     `advance` is told of one piece of work, round by round.
@@ -252,7 +249,7 @@ def fit_balance(evidence: F64, class_balance: F64, advance: Advance = tell_nobod
     return weights
 
 
-def apply_balance(evidence: F64, weights: F64, class_balance: F64) -> F64:
+def apply_balance(evidence: Float64, weights: Float64, class_balance: Float64) -> Float64:
     """Return the posterior (q, k) float64 proportional to weights * evidence; class_balance where a row has none."""
     target = np.where(weights > 0, class_balance, 0.0)
     posterior = np.tile(class_balance, (len(evidence), 1)).astype(np.float64)
@@ -263,7 +260,7 @@ def apply_balance(evidence: F64, weights: F64, class_balance: F64) -> F64:
     return posterior
 
 
-def _weigh(rows: F64, weights: F64, target: F64) -> F64:
+def _weigh(rows: Float64, weights: Float64, target: Float64) -> Float64:
     """Return rows times weights, normalized; `target` where nothing is left of a row."""
     scaled = rows * weights
     total = scaled.sum(axis=1, keepdims=True)
@@ -276,7 +273,9 @@ def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
     return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
 
 
-def measure_gold_similarity(embeddings: F32, gold: GoldRows, n_classes: int, advance: Advance = tell_nobody) -> F32:
+def measure_gold_similarity(
+    embeddings: Float32, gold: GoldRows, n_classes: int, advance: Advance = tell_nobody
+) -> Float32:
     """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none.
 
     Parameters
@@ -290,7 +289,9 @@ def measure_gold_similarity(embeddings: F32, gold: GoldRows, n_classes: int, adv
     return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, advance)
 
 
-def measure_similarity_to_gold(embeddings: F32, gold_embeddings: F32, classes: npt.NDArray[np.int64], k: int) -> F32:
+def measure_similarity_to_gold(
+    embeddings: Float32, gold_embeddings: Float32, classes: npt.NDArray[np.int64], k: int
+) -> Float32:
     """Return the similarity (q, k) float32 of items that are no gold rows to the nearest gold row of each class.
 
     Parameters
@@ -302,13 +303,13 @@ def measure_similarity_to_gold(embeddings: F32, gold_embeddings: F32, classes: n
 
 
 def _measure_nearest(
-    embeddings: F32,
-    gold_embeddings: F32,
+    embeddings: Float32,
+    gold_embeddings: Float32,
     classes: npt.NDArray[np.int64],
     position: npt.NDArray[np.int64],
     n_classes: int,
     advance: Advance,
-) -> F32:
+) -> Float32:
     """`measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
     nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
@@ -333,9 +334,9 @@ def _measure_nearest(
 def fit_evidence_labels(
     evidence: Evidence,
     head: VoteHead,
-    class_balance: F64,
+    class_balance: Float64,
     gold: GoldRows | None,
-    gold_similarity: F32 | None,
+    gold_similarity: Float32 | None,
     seed: int = 0,
     advance: Advance = tell_nobody,
 ) -> EvidenceLabels:
@@ -403,8 +404,8 @@ def fit_evidence_labels(
 
 
 def predict_evidence_labels(
-    parameters: EvidenceParameters, evidence: Evidence, head_proba: F64, gold_similarity: F32 | None
-) -> F64:
+    parameters: EvidenceParameters, evidence: Evidence, head_proba: Float64, gold_similarity: Float32 | None
+) -> Float64:
     """Return the posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
 
     Parameters
@@ -433,7 +434,7 @@ def predict_evidence_labels(
         return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
 
 
-def _stack_evidence(evidence: Evidence, head_proba: F64, near_gold: F64, means: F64) -> F64:
+def _stack_evidence(evidence: Evidence, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
     """Return the logs (n, k, 4) float64 of the evidence in the order of `SOURCES`."""
     return np.stack(
         [
@@ -446,20 +447,20 @@ def _stack_evidence(evidence: Evidence, head_proba: F64, near_gold: F64, means: 
     )
 
 
-def _log_relative(values: F64, mean: float, floor: float) -> F64:
+def _log_relative(values: Float64, mean: float, floor: float) -> Float64:
     """Return log(values / mean + floor); zeros if the mean is 0."""
     if not mean > 0:
         return np.zeros_like(values)
     return np.asarray(np.log(values / mean + floor))
 
 
-def _posterior(log_evidence: F64, fitted: F64) -> F64:
+def _posterior(log_evidence: Float64, fitted: Float64) -> Float64:
     """Return the posterior (n, k) float64 of a fitted conditional logit."""
     scores = log_evidence @ fitted[: len(SOURCES)] + fitted[len(SOURCES) :]
     return np.asarray(np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
 
 
-def _fit_conditional_logit(log_evidence: F64, classes: npt.NDArray[np.int64]) -> F64:
+def _fit_conditional_logit(log_evidence: Float64, classes: npt.NDArray[np.int64]) -> Float64:
     """Return weights and offsets, (4 + k,) float64: penalized maximum likelihood, convex.
 
     log_evidence: (g, k, 4) float64. classes: (g,) int64.
@@ -468,7 +469,7 @@ def _fit_conditional_logit(log_evidence: F64, classes: npt.NDArray[np.int64]) ->
     rows = np.arange(g)
     prior = np.asarray(PRIOR_WEIGHTS)
 
-    def objective(v: F64) -> tuple[float, F64]:
+    def objective(v: Float64) -> tuple[float, Float64]:
         """Penalized log loss and its gradient."""
         scores = log_evidence @ v[:p] + v[p:]
         log_p = scores - logsumexp(scores, axis=1, keepdims=True)

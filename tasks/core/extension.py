@@ -4,19 +4,10 @@ Source: Chen et al., Train and You'll Miss It (Epoxy), arXiv 2006.15168, section
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-MetricName = Literal["cosine", "l2"]
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Votes = npt.NDArray[np.int8]
-
-ABSTAIN = -1
+from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, MetricName, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +62,13 @@ def find_offers(neighbors: Neighbors, m: int) -> Offers:
     )
 
 
-def find_abstaining_cells(L: Votes) -> Bools:
+def find_abstaining_cells(L: Votes) -> Bool:
     """The cells (n, m) of `L` (n, m) that abstain: Epoxy's scope."""
-    abstains: Bools = L == ABSTAIN
+    abstains: Bool = L == ABSTAIN
     return abstains
 
 
-def find_abstaining_rows(L: Votes) -> Bools:
+def find_abstaining_rows(L: Votes) -> Bool:
     """The cells (n, m) of rows of `L` (n, m) on which every LF abstains: no conflict with explicit votes is added."""
     return np.broadcast_to((L == ABSTAIN).all(axis=1, keepdims=True), L.shape)
 
@@ -94,12 +85,12 @@ def to_similarity(thresholds: Float64, metric: MetricName) -> Float64:
     return np.where(np.isnan(oriented), np.inf, oriented)
 
 
-def extend_votes(offers: Offers, scope: Bools, thresholds: Float64) -> Bools:
+def extend_votes(offers: Offers, scope: Bool, thresholds: Float64) -> Bool:
     """The cells (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
 
     `thresholds` (m,) are those of `to_similarity`. A cosine threshold of 1 never extends, since similarity is at most
     1; votes that exist are kept because no scope holds them.
     """
     # float64 against float64: a float32 threshold would be rounded onto the similarity it must exclude.
-    extended: Bools = scope & (offers.vote != ABSTAIN) & (offers.similarity.astype(np.float64) > thresholds)
+    extended: Bool = scope & (offers.vote != ABSTAIN) & (offers.similarity.astype(np.float64) > thresholds)
     return extended

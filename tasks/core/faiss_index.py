@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-MetricName = Literal["cosine", "l2"]
+from tasks.core.types import MetricName
+
 _BLOCK = 16_384
 """Vectors assigned to cells at a time."""
 

@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from tasks.core.extension import MetricName
 from tasks.core.steps import Advance, count_steps, tell_nobody
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Votes = npt.NDArray[np.int8]
-
-ABSTAIN = -1
+from tasks.core.types import ABSTAIN, Float32, Float64, Int64, MetricName, Votes
 
 SAMPLE = 4000
 """Items compared with each other at most: agreement within a percent point (two standard errors are .016), in a

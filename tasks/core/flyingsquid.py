@@ -16,10 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.label_models import (
-    ABSTAIN,
     Finding,
-    Float,
-    Votes,
     count_votes,
     decode_array,
     decode_findings,
@@ -31,6 +28,7 @@ from tasks.core.label_models import (
 from tasks.core.patterns import Patterns, find_patterns
 from tasks.core.steps import Advance, count_steps, tell_nobody
 from tasks.core.triplets import FEWEST_LFS, Estimate
+from tasks.core.types import ABSTAIN, Float64, Votes
 
 Mode = Literal["corrected", "reference"]
 
@@ -52,7 +50,7 @@ class Factor:
     """LFs of a whole sequence: item t's LF j is t * m + j."""
     items: tuple[int, ...]
     """Positions in the sequence whose class it depends on."""
-    logs: Float
+    logs: Float64
     """(3,) * lfs + (2,) * items: the votes abstain, 0, 1 of each LF, then the class of each item; times the power."""
 
 
@@ -65,11 +63,11 @@ class SequenceModel:
     length: int
     """T, items in a sequence."""
     factors: tuple[Factor, ...]
-    precision: Float
+    precision: Float64
     """(m, 2): P(Y = c | the LF votes c) on the first item of a sequence; NaN where it never votes c."""
     findings: tuple[Finding, ...] = ()
 
-    def predict_proba(self, votes: Votes) -> Float:
+    def predict_proba(self, votes: Votes) -> Float64:
         """(n, 2): the posterior of each item, given the votes on its sequence.
 
         Rows are in the order of time; every T of them are a sequence, and the last one is filled up with abstains.
@@ -87,7 +85,7 @@ class SequenceModel:
         positive = self._score(patterns)[patterns.inverse].reshape(-1)[: len(votes)]
         return np.stack([1 - positive, positive], axis=1)
 
-    def _score(self, patterns: Patterns) -> Float:
+    def _score(self, patterns: Patterns) -> Float64:
         """(u, T): P(Y_t = 1) for each distinct sequence of votes."""
         states = np.array(list(product((0, 1), repeat=self.length)))
         total = np.zeros((len(patterns.counts), len(states)))
@@ -101,7 +99,7 @@ class SequenceModel:
             total += factor.logs.reshape(3 ** len(factor.lfs), -1)[votes][:, state]
         posterior = normalize_logs(total)
         positive = [posterior[:, states[:, t] == 1].sum(axis=1) for t in range(self.length)]
-        bounded: Float = np.minimum(np.stack(positive, axis=1), 1.0)
+        bounded: Float64 = np.minimum(np.stack(positive, axis=1), 1.0)
         return bounded
 
     def to_json(self) -> dict[str, Any]:
@@ -137,7 +135,7 @@ class SequenceModel:
         )
 
 
-def count_sequences(gold: npt.NDArray[np.int64], length: int) -> Float | None:
+def count_sequences(gold: npt.NDArray[np.int64], length: int) -> Float64 | None:
     """(2^T,): how often each sequence of classes occurs, as shares; None without a single sequence that is all known.
 
     `gold` is 0, 1 or -1 (unknown), in the order of time; every `length` rows are a sequence. One sequence, spread evenly,
@@ -149,17 +147,17 @@ def count_sequences(gold: npt.NDArray[np.int64], length: int) -> Float | None:
         return None
     codes = known @ (2 ** np.arange(length)[::-1])
     counts = np.bincount(codes, minlength=2**length) + 2.0**-length
-    shares: Float = counts / counts.sum()
+    shares: Float64 = counts / counts.sum()
     return shares
 
 
 def fit_sequence_model(
     votes: Votes,
-    class_balance: Float,
+    class_balance: Float64,
     *,
     length: int = 1,
     dependencies: Sequence[tuple[int, int]] = (),
-    sequence_balance: Float | None = None,
+    sequence_balance: Float64 | None = None,
     estimate: Estimate = "mean",
     mode: Mode = "corrected",
     advance: Advance = tell_nobody,
@@ -228,7 +226,7 @@ def _fit_package(
     m: int,
     length: int,
     dependencies: Sequence[tuple[int, int]],
-    sequence_balance: Float,
+    sequence_balance: Float64,
     estimate: Estimate,
     advance: Advance,
 ) -> Any:
@@ -331,7 +329,7 @@ def _make_factor(marginal: Any, power: float, mode: Mode) -> Factor:
     )
 
 
-def _read_precision(cliques: Any, m: int) -> Float:
+def _read_precision(cliques: Any, m: int) -> Float64:
     """(m, 2): P(Y = c | LF j votes c) on the first item, from any clique that holds both."""
     precision = np.full((m, 2), np.nan)
     for _, marginal in cliques:

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tasks.core.patterns import Patterns, find_patterns
-
-ABSTAIN = -1
+from tasks.core.types import ABSTAIN, Float64, Votes
 
 PRIOR_VOTES = 10.0
 """What is believed of an LF before any evidence counts like so many votes: a tenth of what settles a precision to .05."""
@@ -39,9 +38,6 @@ Measured at 290 to 1,390 on one core, for 100 and 300 LFs of coverage .05 to .3;
 
 _EXACT = 1 << 24
 """Whole numbers up to here are exact in float32, and so is every sum of them in any order that stays below."""
-
-Float = npt.NDArray[np.float64]
-Votes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +70,11 @@ class LabelModel(Protocol):
         ...
 
     @property
-    def precision(self) -> Float:
+    def precision(self) -> Float64:
         """(m, k): P(Y = c | the LF votes c) as the model sees it; NaN where it has no notion of it."""
         ...
 
-    def predict_proba(self, votes: Votes) -> Float:
+    def predict_proba(self, votes: Votes) -> Float64:
         """(n, k): the probability of each class; rows sum to one."""
         ...
 
@@ -91,16 +87,16 @@ class LabelModel(Protocol):
 class MajorityVote:
     """The class with most votes; classes that tie share evenly; a row without votes gets the class balance."""
 
-    class_balance: Float
+    class_balance: Float64
     lfs: int
     findings: tuple[Finding, ...] = ()
 
     @property
-    def precision(self) -> Float:
+    def precision(self) -> Float64:
         """(m, k): NaN, since majority vote learns nothing."""
         return np.full((self.lfs, len(self.class_balance)), np.nan)
 
-    def predict_proba(self, votes: Votes) -> Float:
+    def predict_proba(self, votes: Votes) -> Float64:
         """(n, k): one for the class with most votes, 1 / t each where t classes tie, the class balance without votes.
 
         Raises
@@ -133,15 +129,15 @@ class MajorityVote:
 class VoteTable:
     """A score per LF, vote and class; the posterior is the exponential of their sum, normalized."""
 
-    bias: Float
+    bias: Float64
     """(k,): the score of each class before any vote; for most models the log of the class balance."""
-    scores: Float
+    scores: Float64
     """(m, k + 1, k): what LF j's vote v (0 is abstain, 1 + c is class c) adds to the log posterior of each class."""
-    precision: Float
+    precision: Float64
     """(m, k): P(Y = c | the LF votes c); NaN where it never votes c or the model has no notion of it."""
     findings: tuple[Finding, ...] = ()
 
-    def predict_proba(self, votes: Votes) -> Float:
+    def predict_proba(self, votes: Votes) -> Float64:
         """(n, k): the posterior; uniform where every class is impossible.
 
         Raises
@@ -151,7 +147,7 @@ class VoteTable:
         """
         return predict_patterns(votes, len(self.scores), self._score)
 
-    def _score(self, patterns: Patterns) -> Float:
+    def _score(self, patterns: Patterns) -> Float64:
         return normalize_logs(add_scores(self.bias, self.scores, patterns))
 
     def to_json(self) -> dict[str, Any]:
@@ -185,7 +181,7 @@ class VoteCounts:
     """(r,): a unit is an LF and a class that it votes; the LF of each, ascending."""
     vote: npt.NDArray[np.intp]
     """(r,): the class of each."""
-    together: Float
+    together: Float64
     """(r, r): rows on which both units vote; the diagonal is how often each does."""
     seen: npt.NDArray[np.bool_]
     """(m, k): whether the LF votes the class anywhere."""
@@ -193,19 +189,19 @@ class VoteCounts:
     """(m,): for each LF the first one with exactly its votes; itself, if there is none before it."""
 
     @property
-    def share(self) -> Float:
+    def share(self) -> Float64:
         """(m,): one over the number of LFs with exactly these votes, so that copies count once together."""
-        share: Float = 1.0 / np.bincount(self.first, minlength=len(self.first))[self.first]
+        share: Float64 = 1.0 / np.bincount(self.first, minlength=len(self.first))[self.first]
         return share
 
 
-def fit_majority_vote(votes: Votes, class_balance: Float) -> MajorityVote:
+def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
     """Majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
     findings = inspect_votes(count_votes(votes, len(class_balance)))
     return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
 
 
-def share_majority(patterns: Patterns, class_balance: Float) -> Float:
+def share_majority(patterns: Patterns, class_balance: Float64) -> Float64:
     """(u, k): for each pattern one over the number of classes with most votes, or the class balance without votes."""
     counts = np.stack([(patterns.votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
     most = counts == counts.max(axis=1, keepdims=True)
@@ -213,7 +209,7 @@ def share_majority(patterns: Patterns, class_balance: Float) -> Float:
     return np.where(counts.any(axis=1, keepdims=True), shared, class_balance)
 
 
-def fit_weighted_majority_vote(votes: Votes, class_balance: Float, gold: Gold | None = None) -> VoteTable:
+def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: Gold | None = None) -> VoteTable:
     """A vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
 
     The precision of an LF is its share of correct votes on gold rows where there are any, otherwise the share of its
@@ -270,7 +266,7 @@ def count_votes(votes: Votes, k: int) -> VoteCounts:
     )
 
 
-def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDArray[np.intp], k: int) -> Float:
+def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDArray[np.intp], k: int) -> Float64:
     m, u, r = len(patterns.votes), len(patterns.counts), len(lf)
     per_row = (patterns.votes != ABSTAIN).sum(axis=0).astype(np.float64)
     if _SPARSE_COST * (per_row**2).sum() < u * float(r) ** 2:
@@ -280,7 +276,7 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
         column = unit[by, patterns.votes[by, row]]
         cast = sparse.csr_array((np.ones(len(row), dtype=np.int64), (row, column)), shape=(u, r))
         counted = sparse.csr_array((patterns.counts[row], (row, column)), shape=(u, r))
-        sparsely: Float = (cast.T @ counted).toarray().astype(np.float64)
+        sparsely: Float64 = (cast.T @ counted).toarray().astype(np.float64)
         return sparsely
     together = np.zeros((r, r))
     dtype = np.float32 if patterns.counts.sum() < _EXACT else np.float64
@@ -334,7 +330,7 @@ def _positions(lfs: npt.NDArray[np.intp]) -> tuple[int, ...]:
     return tuple(int(j) for j in lfs)
 
 
-def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float]) -> Float:
+def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float64]) -> Float64:
     """(n, k): `score`, (u, k), worked out once per distinct row of `votes` and handed to every row that shows it."""
     if votes.shape[1] != m:
         raise ValueError(f"votes of {votes.shape[1]} labeling functions for a label model of {m}")
@@ -342,7 +338,7 @@ def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float]) -
     return np.take(score(patterns), patterns.inverse, axis=0)
 
 
-def add_scores(bias: Float, scores: Float, patterns: Patterns) -> Float:
+def add_scores(bias: Float64, scores: Float64, patterns: Patterns) -> Float64:
     """(u, k): `bias` plus, LF by LF, the score of its vote in each pattern."""
     total = np.tile(bias, (len(patterns.counts), 1))
     for votes, table in zip(patterns.votes, scores, strict=True):
@@ -350,22 +346,22 @@ def add_scores(bias: Float, scores: Float, patterns: Patterns) -> Float:
     return total
 
 
-def normalize_logs(logs: Float) -> Float:
+def normalize_logs(logs: Float64) -> Float64:
     """exp(logs) divided by its sum over the last axis; uniform where all are minus infinity."""
     top = logs.max(axis=-1, keepdims=True)
     values = np.where(np.isneginf(top), 1.0, np.exp(logs - np.where(np.isneginf(top), 0.0, top)))
-    normalized: Float = values / values.sum(axis=-1, keepdims=True)
+    normalized: Float64 = values / values.sum(axis=-1, keepdims=True)
     return normalized
 
 
-def encode_array(values: Float) -> Any:
+def encode_array(values: Float64) -> Any:
     """Nested lists, None for what is not finite; floats come back exactly."""
     boxed = values.astype(object)
     boxed[~np.isfinite(values)] = None
     return boxed.tolist()
 
 
-def decode_array(values: Any, *, missing: float) -> Float:
+def decode_array(values: Any, *, missing: float) -> Float64:
     """The array that `encode_array` wrote, `missing` where it has None."""
     # NumPy reads None as NaN.
     numbers = np.array(values, dtype=np.float64)

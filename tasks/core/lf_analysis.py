@@ -12,22 +12,18 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-Votes = npt.NDArray[np.int8]
-Shares = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
-
-ABSTAIN = -1
+from tasks.core.types import ABSTAIN, Float64, Int64, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoldCounts:
     """Per LF, int64 of shape (m,): how many of its votes fall on items with gold, and how many of those are right."""
 
-    votes: Counts
-    correct: Counts
+    votes: Int64
+    correct: Int64
 
 
-def count_votes(L: Votes) -> Counts:
+def count_votes(L: Votes) -> Int64:
     """Number of votes of each LF, int64 of shape (m,).
 
     >>> count_votes(np.array([[0, -1], [1, -1], [-1, -1]], dtype=np.int8)).tolist()
@@ -45,12 +41,12 @@ def find_polarity(L: Votes, k: int) -> npt.NDArray[np.bool_]:
     return np.stack([np.equal(L, label).any(axis=0) for label in range(k)], axis=1)
 
 
-def measure_coverage(L: Votes) -> Shares:
+def measure_coverage(L: Votes) -> Float64:
     """Share of all items on which each LF votes, float64 of shape (m,) in [0, 1]; NaN without items."""
     return _share(count_votes(L), L.shape[0])
 
 
-def count_overlaps(L: Votes) -> Counts:
+def count_overlaps(L: Votes) -> Int64:
     """Number of items on which each LF votes and so does another, int64 of shape (m,).
 
     >>> count_overlaps(np.array([[0, 0, -1], [1, -1, -1]], dtype=np.int8)).tolist()
@@ -64,12 +60,12 @@ def count_overlaps(L: Votes) -> Counts:
     return _count_each(voted & shared[:, None])
 
 
-def measure_overlaps(L: Votes) -> Shares:
+def measure_overlaps(L: Votes) -> Float64:
     """Share of all items on which each LF votes and so does another, float64 of shape (m,); NaN without items."""
     return _share(count_overlaps(L), L.shape[0])
 
 
-def count_conflicts(L: Votes) -> Counts:
+def count_conflicts(L: Votes) -> Int64:
     """Number of items on which each LF votes and another votes another class, int64 of shape (m,).
 
     On a row with two classes or more, every LF that votes has another against it.
@@ -84,7 +80,7 @@ def count_conflicts(L: Votes) -> Counts:
     return _count_each((L != ABSTAIN) & disputed[:, None])
 
 
-def measure_conflicts(L: Votes) -> Shares:
+def measure_conflicts(L: Votes) -> Float64:
     """Share of all items on which each LF votes and another votes another class, float64 (m,); NaN without items."""
     return _share(count_conflicts(L), L.shape[0])
 
@@ -97,9 +93,9 @@ class VoteCounts:
     """
 
     n: int
-    votes: Counts
-    overlaps: Counts
-    conflicts: Counts
+    votes: Int64
+    overlaps: Int64
+    conflicts: Int64
     polarity: npt.NDArray[np.bool_]
     gold: GoldCounts
 
@@ -114,7 +110,7 @@ class VoteCounts:
             gold=GoldCounts(votes=self.gold.votes + other.gold.votes, correct=self.gold.correct + other.gold.correct),
         )
 
-    def share(self, counts: Counts) -> Shares:
+    def share(self, counts: Int64) -> Float64:
         """`counts` as shares of all rows, float64 of shape (m,); NaN without rows."""
         return _share(counts, self.n)
 
@@ -153,12 +149,12 @@ def count_correct(L: Votes, gold: npt.NDArray[np.integer]) -> GoldCounts:
     )
 
 
-def measure_precision(counts: GoldCounts) -> Shares:
+def measure_precision(counts: GoldCounts) -> Float64:
     """Share of each LF's judged votes that are right, float64 of shape (m,); NaN for an LF with none."""
     return _share(counts.correct, counts.votes)
 
 
-def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Shares, Shares]:
+def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Float64, Float64]:
     """Lower and upper bound of each LF's precision, float64 of shape (m,) each; NaN for an LF without judged votes.
 
     Unlike the normal approximation, it stays within [0, 1] and does not shrink to a point at 0 of n or n of n.
@@ -178,11 +174,11 @@ def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Share
     return np.clip((center - margin) / scale, 0, 1), np.clip((center + margin) / scale, 0, 1)
 
 
-def _count_each(found: npt.NDArray[np.bool_]) -> Counts:
+def _count_each(found: npt.NDArray[np.bool_]) -> Int64:
     """How often each column of `found` (n, m) is true; column by column, which is much faster than along an axis."""
     return np.fromiter(map(np.count_nonzero, found.T), dtype=np.int64, count=found.shape[1])
 
 
-def _share(part: Counts, whole: Counts | int) -> Shares:
+def _share(part: Int64, whole: Int64 | int) -> Float64:
     """`part` / `whole`, NaN where `whole` is 0."""
     return part / np.where(np.asarray(whole) > 0, whole, np.nan)

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.decisions import score_labels
-from tasks.core.label_models import ABSTAIN, Float, Gold, VoteCounts, Votes, count_votes
+from tasks.core.label_models import Gold, VoteCounts, count_votes
 from tasks.core.model_choice import FEWEST_GOLD, FOLDS, count_class_balance
 from tasks.core.partitions import fit_partition, thin_rows
 from tasks.core.steps import Advance, count_steps, tell_nobody
 from tasks.core.triplets import solve_flyingsquid
+from tasks.core.types import ABSTAIN, Float64, Votes
 
 PARTS = (1, 2, 4, 8, 16)
 """Numbers of parts that are tried; one part is Epoxy."""
@@ -38,7 +39,7 @@ class Liger:
     where there was too little gold to choose with, and then there is one part.
     """
 
-    posterior: Float
+    posterior: Float64
     parts: int
     own_model: int
     accuracy: dict[int, float] | None
@@ -58,7 +59,7 @@ def fit_liger(
     votes: Votes,
     embeddings: npt.NDArray[np.float32],
     reference: npt.NDArray[np.intp],
-    class_balance: Float | None,
+    class_balance: Float64 | None,
     k: int,
     gold: Gold,
     *,
@@ -140,10 +141,10 @@ def _answer(
     asked: npt.NDArray[np.intp],
     space: _Space,
     overall: VoteCounts,
-    class_balance: Float | None,
+    class_balance: Float64 | None,
     k: int,
     gold: Gold,
-) -> Float:
+) -> Float64:
     """Liger's posterior for the rows `asked`."""
     whole = count_class_balance(gold.classes, k) if class_balance is None else class_balance
     everywhere = solve_flyingsquid(overall, whole)
@@ -158,11 +159,11 @@ def _answer(
 
 
 def _draw_balance(
-    whole: Float, home: npt.NDArray[np.int64], part: int, k: int, gold: Gold, class_balance: Float | None
-) -> Float:
+    whole: Float64, home: npt.NDArray[np.int64], part: int, k: int, gold: Gold, class_balance: Float64 | None
+) -> Float64:
     """(k,): the class balance of a part, counted on its gold rows and drawn towards the whole; or the given one."""
     if class_balance is not None:
         return class_balance
     counts = np.bincount(gold.classes[home[gold.rows] == part], minlength=k)
-    balance: Float = (counts + BALANCE_ROWS * whole) / (counts.sum() + BALANCE_ROWS)
+    balance: Float64 = (counts + BALANCE_ROWS * whole) / (counts.sum() + BALANCE_ROWS)
     return balance

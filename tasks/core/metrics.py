@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.steps import Advance, count_steps, tell_nobody
+from tasks.core.types import Float64
 
-Floats = npt.NDArray[np.float64]
 Gold = npt.NDArray[np.integer]
 
 TIE = 1e-9
@@ -37,8 +37,8 @@ class Reliability:
     confidence, accuracy: float64 (bins,), means of the bin in [0, 1]; count: int64 (bins,), rows, none of them 0.
     """
 
-    confidence: Floats
-    accuracy: Floats
+    confidence: Float64
+    accuracy: Float64
     count: npt.NDArray[np.int64]
 
 
@@ -58,24 +58,24 @@ class Scores:
     log_loss: float
     brier: float
     calibration_error: float
-    confusion: Floats
+    confusion: Float64
     support: npt.NDArray[np.int64]
-    precision: Floats
-    recall: Floats
-    f1: Floats
+    precision: Float64
+    recall: Float64
+    f1: Float64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled:
     """Statistics of M methods on the same B bootstrap resamples: float64 (M, B) each."""
 
-    accuracy: Floats
-    macro_f1: Floats
-    log_loss: Floats
-    brier: Floats
+    accuracy: Float64
+    macro_f1: Float64
+    log_loss: Float64
+    brier: Float64
 
 
-def decide(P: Floats) -> Floats:
+def decide(P: Float64) -> Float64:
     """The share of each row's hard label that goes to each class, float64 (n, k), rows sum to one.
 
     The most probable class gets all of it; classes tied for that (within TIE) share evenly, so that a score is the
@@ -86,11 +86,11 @@ def decide(P: Floats) -> Floats:
            [0.5, 0.5, 0. ]])
     """
     tied = np.asarray(P.max(axis=1, keepdims=True) - P < TIE, np.float64)
-    shares: Floats = tied / tied.sum(axis=1, keepdims=True)
+    shares: Float64 = tied / tied.sum(axis=1, keepdims=True)
     return shares
 
 
-def score(P: Floats, gold: Gold) -> Scores:
+def score(P: Float64, gold: Gold) -> Scores:
     """All scores of probabilities `P` against `gold`; with no row at all, everything but n and counts is NaN."""
     n, k = P.shape
     shares = decide(P) if n else np.zeros((0, k))
@@ -112,7 +112,7 @@ def score(P: Floats, gold: Gold) -> Scores:
     )
 
 
-def reliability(P: Floats, gold: Gold) -> Reliability:
+def reliability(P: Float64, gold: Gold) -> Reliability:
     """Mean confidence (the highest probability) and accuracy per bin; no bins without rows.
 
     At most BINS bins of about equal mass. Rows of equal confidence stay in one bin, by the middle of their ranks, so
@@ -148,7 +148,7 @@ def calibration_error(curve: Reliability) -> float:
 
 
 def resample(
-    probabilities: list[Floats], gold: Gold, *, resamples: int, seed: int, advance: Advance = tell_nobody
+    probabilities: list[Float64], gold: Gold, *, resamples: int, seed: int, advance: Advance = tell_nobody
 ) -> Resampled:
     """Statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
 
@@ -181,7 +181,7 @@ def resample(
     return Resampled(accuracy=accuracy, macro_f1=macro_f1, log_loss=log_loss, brier=brier)
 
 
-def percentile_interval(samples: Floats, confidence: float) -> Floats:
+def percentile_interval(samples: Float64, confidence: float) -> Float64:
     """Lower and upper end of the central `confidence` share of samples: float64 (..., 2) from (..., B).
 
     Source: the percentile method of Efron and Tibshirani 1993, chapter 13. NaN without samples.
@@ -192,7 +192,7 @@ def percentile_interval(samples: Floats, confidence: float) -> Floats:
     return np.moveaxis(np.quantile(samples, [tail, 1 - tail], axis=-1), 0, -1)
 
 
-def _row_statistics(P: Floats, gold: Gold) -> Floats:
+def _row_statistics(P: Float64, gold: Gold) -> Float64:
     """What each row adds to the sums behind every statistic: hits per class, labels per class, log loss, Brier."""
     n, k = P.shape
     shares, index = decide(P), np.arange(n)
@@ -204,46 +204,46 @@ def _row_statistics(P: Floats, gold: Gold) -> Floats:
     return statistics
 
 
-def _weights(generator: np.random.Generator, n: int, resamples: int) -> Floats:
+def _weights(generator: np.random.Generator, n: int, resamples: int) -> Float64:
     """How often each of n rows is drawn in each resample: float64 (resamples, n), rows sum to n."""
     draws = generator.integers(0, n, size=(resamples, n))
     draws += np.arange(resamples)[:, None] * n
     return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def _one_hot(gold: Gold, k: int) -> Floats:
+def _one_hot(gold: Gold, k: int) -> Float64:
     truth = np.zeros((len(gold), k))
     truth[np.arange(len(gold)), gold] = 1
     return truth
 
 
-def _log_losses(P: Floats, gold: Gold) -> Floats:
-    losses: Floats = -np.log(np.maximum(P[np.arange(len(P)), gold], FLOOR))
+def _log_losses(P: Float64, gold: Gold) -> Float64:
+    losses: Float64 = -np.log(np.maximum(P[np.arange(len(P)), gold], FLOOR))
     return losses
 
 
-def _brier_losses(P: Floats, gold: Gold) -> Floats:
+def _brier_losses(P: Float64, gold: Gold) -> Float64:
     errors = P.astype(np.float64)
     errors[np.arange(len(P)), gold] -= 1
-    losses: Floats = np.square(errors).sum(axis=1)
+    losses: Float64 = np.square(errors).sum(axis=1)
     return losses
 
 
-def _f1(hits: Floats, predicted: Floats, support: npt.ArrayLike) -> Floats:
+def _f1(hits: Float64, predicted: Float64, support: npt.ArrayLike) -> Float64:
     """2 hits / (predicted + support) where there is support, else NaN."""
     size = np.asarray(support, np.float64)
     return np.where(size > 0, _ratio(2 * hits, predicted + size), np.nan)
 
 
-def _mean_defined(values: Floats) -> Floats:
+def _mean_defined(values: Float64) -> Float64:
     """The mean over the last axis of what is not NaN; NaN where nothing is left."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
-def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Float64:
     """part / whole as float64, NaN where whole is 0."""
     over, under = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     shape = np.broadcast_shapes(over.shape, under.shape)
-    quotient: Floats = np.divide(over, under, out=np.full(shape, np.nan), where=under > 0)
+    quotient: Float64 = np.divide(over, under, out=np.full(shape, np.nan), where=under > 0)
     return quotient

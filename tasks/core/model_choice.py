@@ -10,17 +10,16 @@ from tasks.core.dawid_skene import fit_dawid_skene
 from tasks.core.decisions import SAME, score_labels
 from tasks.core.flyingsquid import Mode, SequenceModel, fit_sequence_model
 from tasks.core.label_models import (
-    Float,
     Gold,
     LabelModel,
     MajorityVote,
-    Votes,
     VoteTable,
     fit_majority_vote,
     fit_weighted_majority_vote,
 )
 from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
 from tasks.core.triplets import Estimate, OneVsRest, fit_flyingsquid, fit_flyingsquid_reference
+from tasks.core.types import Float64, Votes
 
 Kind = Literal["majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"]
 
@@ -50,7 +49,7 @@ class Options:
     """Pairs of LFs (positions) that depend on each other given the class."""
     length: int = 1
     """Items in a sequence."""
-    sequence_balance: Float | None = None
+    sequence_balance: Float64 | None = None
     """(2^T,): see `fit_sequence_model`."""
 
 
@@ -63,10 +62,10 @@ class Choice:
     """On held-out gold rows, ties split evenly; None where there was too little gold to check."""
 
 
-def count_class_balance(classes: npt.NDArray[np.int64], k: int) -> Float:
+def count_class_balance(classes: npt.NDArray[np.int64], k: int) -> Float64:
     """(k,): the share of each class among `classes`, one item of each added so that none is impossible."""
     counts = np.bincount(classes, minlength=k) + 1.0
-    balance: Float = counts / counts.sum()
+    balance: Float64 = counts / counts.sum()
     return balance
 
 
@@ -79,7 +78,7 @@ def uses_gold(kind: Kind, options: Options) -> bool:
 def fit_label_model(
     kind: Kind,
     votes: Votes,
-    class_balance: Float,
+    class_balance: Float64,
     *,
     gold: Gold | None = None,
     options: Options | None = None,
@@ -121,7 +120,7 @@ def fit_label_model(
 
 def choose_kind(
     votes: Votes,
-    class_balance: Float | None,
+    class_balance: Float64 | None,
     k: int,
     *,
     gold: Gold,

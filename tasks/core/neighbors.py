@@ -24,10 +24,8 @@ which only rows in use are touched; those of a support are in its own order, so 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core.compiled import (
     bound_similarities,
@@ -39,13 +37,7 @@ from tasks.core.compiled import (
     raise_floor,
 )
 from tasks.core.patterns import find_patterns
-
-MetricName = Literal["cosine", "l2"]
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Votes = npt.NDArray[np.int8]
+from tasks.core.types import Bool, Float32, Float64, Int64, MetricName, Votes
 
 QUERIES = 2048
 """Queries worth searching at a time: fewer are multiplied more slowly."""
@@ -124,7 +116,7 @@ class Tile:
     """(s,) places of pairs within the search."""
     positions: Int64
     """(s,) item positions, as in `Pair`."""
-    is_new: Bools
+    is_new: Bool
     """(pairs,) of which few members are in earlier tiles."""
 
 
@@ -295,7 +287,7 @@ def plan_searches(pairs: Sequence[Pair], abstaining: Int64, n: int, width: int) 
     return plan_per_lf(pairs) if per_lf <= union else plan_union(pairs)
 
 
-def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bools) -> Nearest:
+def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bool) -> Nearest:
     """The neighbors of some queries, at best about `QUERIES` at a time; `abstains` (q, m): which LF on which query."""
     q = len(queries.vectors)
     found = Nearest(
@@ -342,7 +334,7 @@ class _Run:
         search: Search,
         queries: Queries,
         asking: Int64,
-        abstains: Bools,
+        abstains: Bool,
         pending: _Pending,
         found: Nearest,
     ) -> None:

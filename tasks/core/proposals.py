@@ -14,7 +14,6 @@ from threading import Lock
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core.neighbors import (
     NOBODY,
@@ -26,10 +25,7 @@ from tasks.core.neighbors import (
     find_neighbors,
     plan_per_lf,
 )
-
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
+from tasks.core.types import Bool, Float32, Int64
 
 PROPOSED = 32
 """Proposals per item and pair: mostly one or two are within the bound, and faiss is fastest with few."""
@@ -74,7 +70,7 @@ class Proposals:
         return Proposed(score=score, member=member)
 
 
-def find_proposed_neighbors(proposals: Proposals, queries: Queries, asking: Bools) -> Nearest:
+def find_proposed_neighbors(proposals: Proposals, queries: Queries, asking: Bool) -> Nearest:
     """The neighbors of `queries`, as `find_neighbors` gives them; `asking` (q, m): which LF for which of them."""
     support, q = proposals.support, len(queries.vectors)
     similarity = np.full((len(support.pairs), q), np.nan, np.float32)
@@ -104,7 +100,7 @@ def find_proposed_neighbors(proposals: Proposals, queries: Queries, asking: Bool
     return Nearest(similarity=similarity, position=position)
 
 
-def _search_one(proposals: Proposals, place: int, queries: Queries, rows: Int64, asking: Bools) -> Nearest:
+def _search_one(proposals: Proposals, place: int, queries: Queries, rows: Int64, asking: Bool) -> Nearest:
     """The neighbors of the queries at `rows` for one pair, without proposals."""
     pairs = [
         pair if at == place else replace(pair, members=pair.members[:0], positions=pair.positions[:0])

@@ -5,15 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core.cells import Cells, PairCells, rank_cells, visit
 from tasks.core.neighbors import Nearest, Pair, Search, Support, build_queries, find_neighbors, plan_searches
 from tasks.core.proposals import Proposals, find_proposed_neighbors
-
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
+from tasks.core.types import Bool, Float32, Int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +24,7 @@ class QueryBlock:
     """(q, d) their embeddings."""
     proposals: Float32
     """(q, d) the index's vectors of the same items."""
-    asking: Bools
+    asking: Bool
     """(q, m) which LF asks for which of them."""
 
 
@@ -103,7 +99,7 @@ def find_block(task: SearchTask, block: QueryBlock, proposals: Proposals | None 
     return FoundInBlock(nearest=nearest, compared=compared)
 
 
-def _count_products(search: Search, asking: Bools) -> int:
+def _count_products(search: Search, asking: Bool) -> int:
     queries = len(asking) if search.lf is None else int(asking[:, search.lf].sum())
     return queries * sum(len(tile.rows) for tile in search.tiles)
 

@@ -19,16 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
+from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, Votes
 
-Bools = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Votes = npt.NDArray[np.int8]
 Counts = npt.NDArray[np.int16]
 Objective = Literal["accuracy", "macro_f1"]
 
-ABSTAIN = -1
 
 FOLDS = 10
 """Folds of cross-fitting: on three real tasks ten varied less from sample to sample than five, at little cost."""
@@ -86,7 +81,7 @@ class Choice:
     """The objective with it, each item judged by thresholds that were fitted without it."""
 
 
-Fit = Callable[[Evidence, Bools, list[Float64], Float64, Bools, Advance], Float64]
+Fit = Callable[[Evidence, Bool, list[Float64], Float64, Bool, Advance], Float64]
 """Thresholds (f, m) on f parts of the evidence: from all of it, the items of each part (f, n), candidates by LF,
 thresholds to start from (m,), which LFs are free (m,), and who is told of this piece of work."""
 
@@ -187,10 +182,10 @@ def trace_coverage(evidence: Evidence, lf: int, candidates: Float64) -> Float64:
 
 def fit_global(
     evidence: Evidence,
-    parts: Bools,
+    parts: Bool,
     candidates: list[Float64],
     start: Float64,
-    free: Bools,
+    free: Bool,
     advance: Advance = tell_nobody,
 ) -> Float64:
     """The best single threshold for all `free` LFs (m,), the others keeping `start`; among equals the highest.
@@ -207,7 +202,7 @@ def fit_global(
     return np.where(free, candidates[0][best][:, None], start)
 
 
-def _count_each(evidence: Evidence, candidates: Float64, start: Float64, free: Bools) -> Iterator[Counts]:
+def _count_each(evidence: Evidence, candidates: Float64, start: Float64, free: Bool) -> Iterator[Counts]:
     """Votes (c, k, n) after extension of all `free` LFs at each of some `candidates`, until all had their turn."""
     n, k = len(evidence.L), evidence.k
     rows, lfs = np.nonzero((evidence.L == ABSTAIN) & (evidence.vote != ABSTAIN) & free)
@@ -228,10 +223,10 @@ def _count_each(evidence: Evidence, candidates: Float64, start: Float64, free: B
 
 def fit_per_lf(
     evidence: Evidence,
-    parts: Bools,
+    parts: Bool,
     candidates: list[Float64],
     start: Float64,
-    free: Bools,
+    free: Bool,
     advance: Advance = tell_nobody,
 ) -> Float64:
     """Thresholds (f, m) by coordinate ascent from `start`: LF by LF the best candidate, until none gains.
@@ -269,7 +264,7 @@ def choose_thresholds(
     fit: Fit,
     candidates: list[Float64],
     start: Float64,
-    free: Bools,
+    free: Bool,
     advance: Advance = tell_nobody,
 ) -> Choice:
     """Cross-fitted thresholds: the upper median, by LF, of those that `fit` finds with one fold at a time left out.

@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.label_models import (
-    ABSTAIN,
     FEWEST_TO_JUDGE,
     PRIOR_VOTES,
     Finding,
-    Float,
     Gold,
     VoteCounts,
-    Votes,
     VoteTable,
     count_votes,
     decode_findings,
@@ -27,6 +24,7 @@ from tasks.core.label_models import (
     normalize_logs,
 )
 from tasks.core.steps import Advance, count_steps, tell_nobody
+from tasks.core.types import ABSTAIN, Float64, Votes
 
 Estimate = Literal["mean", "median"]
 
@@ -48,7 +46,7 @@ _LEAST = 1e-9
 
 def fit_flyingsquid(
     votes: Votes,
-    class_balance: Float,
+    class_balance: Float64,
     *,
     estimate: Estimate = "mean",
     gold: Gold | None = None,
@@ -88,10 +86,10 @@ def fit_flyingsquid(
 
 def solve_flyingsquid(
     counts: VoteCounts,
-    class_balance: Float,
+    class_balance: Float64,
     *,
     estimate: Estimate = "mean",
-    known: Float | None = None,
+    known: Float64 | None = None,
     advance: Advance = tell_nobody,
 ) -> VoteTable:
     """`fit_flyingsquid` from counted votes, so that other class balances need no other count.
@@ -146,7 +144,7 @@ def solve_flyingsquid(
 
 
 def fit_flyingsquid_reference(
-    votes: Votes, class_balance: Float, *, estimate: Estimate = "mean", advance: Advance = tell_nobody
+    votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = tell_nobody
 ) -> "VoteTable | OneVsRest":
     """FlyingSquid as the package computes it, doubled prior and all.
 
@@ -175,11 +173,11 @@ class OneVsRest:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def precision(self) -> Float:
+    def precision(self) -> Float64:
         """(m, k): what the table of class c says of votes for c."""
         return np.stack([table.precision[:, 1] for table in self.tables], axis=1)
 
-    def predict_proba(self, votes: Votes) -> Float:
+    def predict_proba(self, votes: Votes) -> Float64:
         """(n, k): the posterior of each class against the rest, divided by their sum.
 
         Raises
@@ -245,7 +243,7 @@ def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advan
     )
 
 
-def _average_triplets(moments: Float, estimate: Estimate, step: Advance) -> Float:
+def _average_triplets(moments: Float64, estimate: Estimate, step: Advance) -> Float64:
     """(m,): for LF i the mean or median over pairs (j, k) of sqrt|M_ij M_ik / M_jk|, 0 where M_jk is 0."""
     m = len(moments)
     root = np.sqrt(np.abs(moments))
@@ -254,7 +252,7 @@ def _average_triplets(moments: Float, estimate: Estimate, step: Advance) -> Floa
     if estimate == "mean":
         # Not a matrix product: BLAS may add in another order on another number of threads.
         through = np.einsum("ij,jk->ik", root, inverse)
-        means: Float = (through * root).sum(axis=1) / ((m - 1) * (m - 2))
+        means: Float64 = (through * root).sum(axis=1) / ((m - 1) * (m - 2))
         return means
     first, second = np.tril_indices(m - 1, -1)
     accuracy = np.empty(m)
@@ -270,22 +268,22 @@ def _average_triplets(moments: Float, estimate: Estimate, step: Advance) -> Floa
 class _Units:
     """What moments say of each unit, all of shape (r,)."""
 
-    raw: Float
+    raw: Float64
     """P(Y = c | the unit votes) from moments alone."""
-    support: Float
+    support: Float64
     """How many observed votes `raw` counts like."""
-    precision: Float
+    precision: Float64
     """`raw` next to what is believed of any LF, each by its weight."""
-    worth: Float
+    worth: Float64
     """How many observed votes `precision` counts like."""
 
 
 def _estimate_units(
     lf: npt.NDArray[np.intp],
     vote: npt.NDArray[np.intp],
-    together: Float,
+    together: Float64,
     rows: int,
-    class_balance: Float,
+    class_balance: Float64,
     estimate: Estimate,
     advance: Advance,
 ) -> _Units:
@@ -333,21 +331,21 @@ def _estimate_units(
 class _Triplets:
     """All triplets of units for one class: a target unit and a pair, of three different LFs."""
 
-    correlation: Float
+    correlation: Float64
     """(r, r): 0 between units of one LF."""
     lf: npt.NDArray[np.intp]
     """(r,): ascending."""
-    expected: Float
+    expected: Float64
     """(r,): signed correlation with the class that a unit of this coverage would have; the weight of a unit."""
     partner: npt.NDArray[np.bool_]
     """(r,): a pair counts if at least one of its units is such a partner."""
 
-    def outside(self, values: Float) -> Float:
+    def outside(self, values: Float64) -> Float64:
         """(r,): for each unit the sum of `values` over the units of other LFs."""
-        sums: Float = values.sum() - np.bincount(self.lf, values)[self.lf]
+        sums: Float64 = values.sum() - np.bincount(self.lf, values)[self.lf]
         return sums
 
-    def average(self, targets: npt.NDArray[np.intp]) -> Float:
+    def average(self, targets: npt.NDArray[np.intp]) -> Float64:
         """Signed correlation of each target with the class: weighted sums of r_ab r_ad over weighted sums of r_bd."""
         seen = self.correlation[targets] * self.expected
         pairs = self.correlation * self.expected * self.expected[:, None]
@@ -356,17 +354,17 @@ class _Triplets:
         below = by_unit.sum() - 2 * np.bincount(self.lf, by_unit)[self.lf][targets]
         above = self._pair_up(seen) - self._pair_up(seen * ~self.partner)
         squared = np.divide(above, below, out=np.zeros(len(targets)), where=below > 0)
-        strength: Float = np.sign(seen.sum(axis=1)) * np.sqrt(np.maximum(squared, 0.0))
+        strength: Float64 = np.sign(seen.sum(axis=1)) * np.sqrt(np.maximum(squared, 0.0))
         return strength
 
-    def _pair_up(self, values: Float) -> Float:
+    def _pair_up(self, values: Float64) -> Float64:
         """Per row, the sum of products over ordered pairs of columns of different LFs."""
         starts = np.flatnonzero(np.diff(self.lf, prepend=-1))
         within = np.add.reduceat(values, starts, axis=1)
-        pairs: Float = values.sum(axis=1) ** 2 - (within**2).sum(axis=1)
+        pairs: Float64 = values.sum(axis=1) ** 2 - (within**2).sum(axis=1)
         return pairs
 
-    def median(self, targets: npt.NDArray[np.intp], step: Advance) -> Float:
+    def median(self, targets: npt.NDArray[np.intp], step: Advance) -> Float64:
         """Signed correlation of each target with the class: weighted median of sqrt|r_ab r_ad / r_bd|; each is a step."""
         root = np.sqrt(np.abs(self.correlation))
         first, second = np.nonzero(np.triu((root > 0) & (self.partner[:, None] | self.partner[None, :])))
@@ -385,26 +383,26 @@ class _Triplets:
         return strength
 
 
-def _find_floor(class_balance: Float) -> Float:
+def _find_floor(class_balance: Float64) -> Float64:
     """(k,): the precision at which a lone vote for a class is level with the class balance's favorite among the others.
 
     With two classes it is one half.
     """
     k = len(class_balance)
     others = np.where(np.eye(k, dtype=bool), 0.0, class_balance).max(axis=1)
-    floor: Float = others / (1 - class_balance + others)
+    floor: Float64 = others / (1 - class_balance + others)
     return floor
 
 
-def _spread_errors(own: Float, class_balance: Float) -> Float:
+def _spread_errors(own: Float64, class_balance: Float64) -> Float64:
     """(m, k, k): P(Y | vote), `own` on the diagonal, the rest in proportion to the class balance."""
     k = len(class_balance)
-    given: Float = (1 - own)[:, :, None] * class_balance / (1 - class_balance)[:, None]
+    given: Float64 = (1 - own)[:, :, None] * class_balance / (1 - class_balance)[:, None]
     given[:, np.arange(k), np.arange(k)] = own
     return given
 
 
-def _count_gold(votes: Votes, gold: Gold, k: int) -> Float:
+def _count_gold(votes: Votes, gold: Gold, k: int) -> Float64:
     """(m, k, k): gold rows by LF, its vote and the class."""
     known = votes[gold.rows]
     counts = np.zeros((votes.shape[1], k, k))

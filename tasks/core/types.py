@@ -1,0 +1,27 @@
+"""Names that every layer shares: array types, and the two constants of all tables of votes."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Bool = npt.NDArray[np.bool_]
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
+UInt64 = npt.NDArray[np.uint64]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+Votes = Int8
+"""-1 abstains; 0..k-1 is the class at that position of `classes` in params.yaml."""
+
+MetricName = Literal["cosine", "l2"]
+"""How similar two embeddings are: the inner product of unit vectors, or minus the Euclidean distance."""
+
+ABSTAIN = -1
+"""The vote of an LF that does not vote."""
+
+ITEM_ID = "item_id"
+"""The column by which the rows of all tables are joined."""
