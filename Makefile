@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What you need beyond the lock, a requirement a line, as dvc[s3]; it is yours, and may be missing.
 MORE := $(wildcard requirements-more.txt)
 
-.PHONY: help env run test lint server clean
+.PHONY: help env run test check lint deps server clean
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -28,6 +28,12 @@ run: env         ## the whole pipeline on the demo; a second run recomputes noth
 
 test: env        ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: lint      ## lint, and the tests that take seconds: for every edit
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property tests/contract
+
+deps: env        ## write into dvc.yaml which code each stage imports
+	$(BIN)/python -m flows.runner.code_deps
 
 lint: env        ## style, types, known vulnerabilities
 	$(BIN)/ruff check .

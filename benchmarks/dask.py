@@ -27,9 +27,15 @@ import numpy.typing as npt
 import polars as pl
 
 from benchmarks.spaces import draw_space, draw_votes
-from tasks import apply, artifacts, encode, index, memo, schemas, search
-from tasks.cluster import ENVIRONMENT
+from tasks import apply, index, search
+from tasks.cache import store
+from tasks.compute.cluster import ENVIRONMENT
 from tasks.params import ApplyParams, EncoderParams, IndexKind, IndexParams, SearchParams
+from tasks.readers import encoder
+from tasks.tables import schemas
+from tasks.tables.files import write_json
+from tasks.tables.parquet import write_shards, write_table
+from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
 
 CLASSES = ("no", "yes")
 D = 384
@@ -83,7 +89,7 @@ def main(arguments: list[str]) -> int:
             f"{'yes' if one.is_equal else 'NO':>11}"
         )
     if options.json:
-        artifacts.write_json(options.json, [asdict(one) for one in results])
+        write_json(options.json, [asdict(one) for one in results])
     return 0 if all(one.is_equal for one in results) else 1
 
 
@@ -124,7 +130,7 @@ def _measure(work: str, n: int, root: Path, run: Run, places: Sequence[str], rep
     for turn in range(repeats + 1):
         for place, found in zip(places, seconds, strict=True):
             os.environ[ENVIRONMENT] = place
-            shutil.rmtree(root / memo.FOLDER, ignore_errors=True)
+            shutil.rmtree(root / store.FOLDER, ignore_errors=True)
             began = time.perf_counter()
             content = run()
             if turn:
@@ -139,13 +145,13 @@ def _prepare_apply(root: Path, n: int) -> Run:
     text = ("item number " + numbers.cast(pl.String) + " of the day, and a few words more").alias("text")
     _write_items(root, n, [(text + " " + numbers.cast(pl.String)).alias("text")])
     gold = pl.DataFrame({"item_id": [0], "gold": pl.Series([0], dtype=pl.Int8)})
-    artifacts.write_table(root / artifacts.VALID_GOLD, gold, schemas.gold(2))
+    write_table(root / VALID_GOLD, gold, schemas.gold(2))
     (root / "lfs").mkdir()
     (root / "lfs" / "mine.py").write_text(_LFS)
 
     def run() -> bytes:
         apply.run(root, CLASSES, ApplyParams(source="lfs/mine.py"))
-        return (root / artifacts.VOTES).read_bytes()
+        return (root / VOTES).read_bytes()
 
     return run
 
@@ -154,13 +160,13 @@ def _prepare_encode(root: Path, n: int) -> Run:
     texts = pl.Series([f"item number {number} of the day, and a few words more" for number in range(n)])
 
     def run() -> bytes:
-        found = encode.encode_texts(root, texts, EncoderParams(model="pieces"), load_pieces)
+        found = encoder.encode_texts(root, texts, EncoderParams(model="pieces"), load_pieces)
         return np.ascontiguousarray(found.matrix[found.rows]).tobytes()
 
     return run
 
 
-def load_pieces(root: Path, params: EncoderParams) -> encode.Encoder:
+def load_pieces(root: Path, params: EncoderParams) -> encoder.Encoder:
     """An encoder that needs nothing."""
     return count_pieces
 
@@ -180,15 +186,15 @@ def _prepare_search(root: Path, n: int) -> Run:
     ids = _write_items(root, n, [])
     embeddings = np.concatenate(list(space.draw_batches()))
     column = pl.Series("embedding", embeddings, dtype=pl.Array(pl.Float32, D))
-    artifacts.write_shards(root / artifacts.EMBEDDINGS, [pl.DataFrame([ids, column])], schemas.embeddings(D))
+    write_shards(root / EMBEDDINGS, [pl.DataFrame([ids, column])], schemas.embeddings(D))
     L = draw_votes(space, 20, 0.05, 2)
     votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", L[:, lf]) for lf in range(L.shape[1]))])
-    artifacts.write_table(root / artifacts.VOTES, votes, schemas.votes(2, votes.columns))
+    write_table(root / VOTES, votes, schemas.votes(2, votes.columns))
     index.run(root, CLASSES, IndexParams(kind=IndexKind.FLAT))
 
     def run() -> bytes:
         search.run(root, CLASSES, SearchParams())
-        return (root / artifacts.NEIGHBORS).read_bytes()
+        return (root / NEIGHBORS).read_bytes()
 
     return run
 
@@ -196,7 +202,7 @@ def _prepare_search(root: Path, n: int) -> Run:
 def _write_items(root: Path, n: int, columns: list[pl.Series]) -> pl.Series:
     ids = pl.int_range(n, eager=True).alias("item_id")
     items = pl.DataFrame([ids, pl.repeat("train", n, eager=True).alias("split"), *columns])
-    artifacts.write_table(root / artifacts.ITEMS, items, schemas.ITEMS)
+    write_table(root / ITEMS, items, schemas.ITEMS)
     return ids
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 
-from tasks.artifacts import ROW_GROUP
-from tasks.core.end_model import TRAINING_ROWS
-from tasks.core.faiss_index import count_cells
-from tasks.core.partitions import KMEANS_ROWS
+from tasks.core.classifiers.folds import TRAINING_ROWS
+from tasks.core.label_models.partitions import KMEANS_ROWS
+from tasks.core.search.faiss_index import count_cells
+from tasks.tables.parquet import ROW_GROUP
 
 MIB = 2**20
 

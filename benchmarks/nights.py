@@ -35,14 +35,14 @@ import numpy as np
 import polars as pl
 import yaml
 
-from flows.bridge import Command, find_changes, read_stages, remove_leftovers, run_stage
-from flows.gates import Verdict
-from flows.publish import publish_release, publish_rollback
-from flows.releases import RefusedError, list_releases, read_release, verify_all
+from flows.releases.gates import Verdict
+from flows.releases.publish import publish_release, publish_rollback
+from flows.releases.store import RefusedError, list_releases, read_release, verify_all
+from flows.runner.dvc_repo import Command, find_changes, read_stages, remove_leftovers, run_stage
 from tasks.__main__ import STAGES
-from tasks.artifacts import END_LABELS
 from tasks.demo import RAW
 from tasks.errors import EpoxyError
+from tasks.tables.paths import END_LABELS
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,7 +56,7 @@ _LF = ("(middle < 0.1)", "(middle < 0.15)")
 """A threshold in the demo's `hollow_middle`, and what it is edited to."""
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["flows.publish", *(f"tasks.{stage}" for stage in STAGES)])
+_PROCESSES.set_forkserver_preload(["flows.releases.publish", *(f"tasks.{stage}" for stage in STAGES)])
 
 
 @dataclass(frozen=True, kw_only=True)

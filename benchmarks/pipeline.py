@@ -31,7 +31,7 @@ import yaml
 from benchmarks.memory import MIB, Peak, Size, predict_memory, watch_memory
 from benchmarks.spaces import Kind, draw_space, draw_votes
 from tasks.__main__ import STAGES
-from tasks.artifacts import INDEX_DESCRIPTION, METRICS, RECALL
+from tasks.tables.paths import INDEX_DESCRIPTION, METRICS, RECALL
 
 _ROOT = Path(__file__).resolve().parents[1]
 

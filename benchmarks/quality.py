@@ -21,8 +21,9 @@ import numpy as np
 import polars as pl
 import yaml
 
-from tasks import artifacts
 from tasks.__main__ import STAGES, run_stage
+from tasks.tables.files import read_json, write_json
+from tasks.tables.paths import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLD_ROWS = {"all gold": None, "100 gold": 100, "no gold": 0}
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
             )
     print(format_tables(results))
     if chosen.json:
-        artifacts.write_json(chosen.json, results)
+        write_json(chosen.json, results)
     return 0
 
 
@@ -76,7 +77,7 @@ def run_task(task: Path, *, gold_rows: int | None, seed: int) -> Outcome:
             began = time.perf_counter()
             run_stage(root, stage)
             seconds[stage] = time.perf_counter() - began
-        return Outcome(metrics=artifacts.read_json(root / artifacts.METRICS)["test"], seconds=seconds)
+        return Outcome(metrics=read_json(root / METRICS)["test"], seconds=seconds)
 
 
 def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int) -> None:

@@ -30,10 +30,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.pipeline import measure_pipeline
 from benchmarks.spaces import draw_space, draw_votes
-from tasks import index, schemas, search
-from tasks.artifacts import EMBEDDINGS, ITEMS, VOTES, write_shards, write_table
-from tasks.core.faiss_index import normalize
-from tasks.core.neighbors import (
+from tasks import index, search
+from tasks.cache.store import FOLDER
+from tasks.core.search.exact import (
     QUERIES,
     Search,
     build_queries,
@@ -43,9 +42,12 @@ from tasks.core.neighbors import (
     plan_searches,
     plan_union,
 )
+from tasks.core.search.faiss_index import normalize
 from tasks.core.types import Float32
-from tasks.memo import FOLDER
 from tasks.params import IndexParams, SearchParams
+from tasks.tables import schemas
+from tasks.tables.parquet import write_shards, write_table
+from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 
 _TILE = 1024
 """Rows of the products that are the floor: of 256 to 4,096 the fastest, with `QUERIES` columns."""

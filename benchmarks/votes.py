@@ -22,9 +22,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tasks import artifacts, memo, schemas
-from tasks.artifacts import ROW_GROUP
+from tasks.cache import store
 from tasks.core.types import ABSTAIN
+from tasks.tables import schemas
+from tasks.tables.files import write_json
+from tasks.tables.parquet import ROW_GROUP, read_votes, write_table
+from tasks.tables.paths import ITEMS, VALID_GOLD, VOTES
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = (
@@ -60,7 +63,7 @@ base, began = measure_peak(), time.perf_counter()
 apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
 stage, peak = time.perf_counter() - began, measure_peak()
 lfs, votes = lf_modules.load_lfs(Path(), "lfs/mine.py"), 0.0
-for items in artifacts.read_batches(artifacts.ITEMS, schemas.ITEMS, size=8 * 2**20, beside=len(lfs)):
+for items in read_batches(ITEMS, schemas.ITEMS, size=8 * 2**20, beside=len(lfs)):
     began = time.perf_counter()
     voting.apply_vectorized(lfs, items, ("HAM", "SPAM"))
     votes += time.perf_counter() - began
@@ -110,7 +113,7 @@ def main(arguments: list[str]) -> int:
     results = measure(chosen.folder, size=chosen.size, sample=chosen.sample, repeats=chosen.repeats)
     print(format_table(results))
     if chosen.json:
-        artifacts.write_json(chosen.json, [asdict(result) for result in results])
+        write_json(chosen.json, [asdict(result) for result in results])
     return 0 if all(result.votes_equal and result.memory <= result.memory_formula for result in results) else 1
 
 
@@ -181,9 +184,9 @@ def _lay_out(root: Path, folder: Path, size: int) -> pl.Series:
     numbers = pl.int_range(size, eager=True)
     texts = (numbers.cast(pl.String) + " " + own.gather(numbers % len(own))).alias("text")
     items = pl.DataFrame([numbers.alias("item_id"), pl.repeat("train", size, eager=True).alias("split"), texts])
-    artifacts.write_table(root / artifacts.ITEMS, items, schemas.ITEMS)
+    write_table(root / ITEMS, items, schemas.ITEMS)
     gold = pl.DataFrame({"item_id": [0], "gold": pl.Series([0], dtype=pl.Int8)})
-    artifacts.write_table(root / artifacts.VALID_GOLD, gold, schemas.gold(len(CLASSES)))
+    write_table(root / VALID_GOLD, gold, schemas.gold(len(CLASSES)))
     (root / "lfs").mkdir()
     shutil.copyfile(folder / "rules.json", root / "lfs" / "rules.json")
     return texts
@@ -206,9 +209,9 @@ def _measure(
         began = time.perf_counter()
         expected = loop_over_rows(finders, labels, sampled)
         loops.append((time.perf_counter() - began) / len(rows) * len(texts))
-        shutil.rmtree(root / memo.FOLDER, ignore_errors=True)
+        shutil.rmtree(root / store.FOLDER, ignore_errors=True)
         stages.append(_run_stage(root, module))
-        votes = artifacts.read_votes(root / artifacts.VOTES, len(CLASSES))
+        votes = read_votes(root / VOTES, len(CLASSES))
         is_equal &= votes[rows].drop("item_id").to_dict(as_series=False) == expected
         edited = (
             module

@@ -24,13 +24,15 @@ import polars as pl
 import yaml
 
 from benchmarks.spaces import draw_space, draw_votes
-from flows.watch import PAUSE_SECONDS, Loop
-from flows.watch_page import TerminalPage, View
-from tasks import artifacts, schemas
+from flows.watch.loop import PAUSE_SECONDS, Loop
+from flows.watch.page import TerminalPage, View
 from tasks.__main__ import run_stage
-from tasks.artifacts import ITEMS, LABELS
-from tasks.lf_modules import load_lfs
-from tasks.voting import apply_vectorized
+from tasks.lf.loading import load_lfs
+from tasks.lf.voting import apply_vectorized
+from tasks.tables import schemas
+from tasks.tables.files import write_json
+from tasks.tables.parquet import read_table, write_table
+from tasks.tables.paths import ITEMS, LABELS
 
 _ROOT = Path(__file__).resolve().parents[1]
 _MODULE = Path("lfs/mine.py")
@@ -100,7 +102,7 @@ def main(arguments: list[str]) -> int:
         results = measure(root, Path(copy), options.repeats)
     print(format_table(results))
     if options.json:
-        artifacts.write_json(options.json, [asdict(result) for result in results])
+        write_json(options.json, [asdict(result) for result in results])
     return 0 if all(result.labels_equal for result in results) else 1
 
 
@@ -175,7 +177,7 @@ def measure(root: Path, copy: Path, repeats: int) -> list[Result]:
     assert result is not None
     for stage in ("apply", "search", "tune", "extend", "fit"):
         run_stage(root, stage)
-    artifacts.write_table(root / "loop.parquet", result.labels, schemas.labels(CLASSES))
+    write_table(root / "loop.parquet", result.labels, schemas.labels(CLASSES))
     is_equal = (root / "loop.parquet").read_bytes() == (root / LABELS).read_bytes()
     own = {"threshold": 0.0, "LF": _time_lf(root)}
     return [
@@ -195,7 +197,7 @@ def measure(root: Path, copy: Path, repeats: int) -> list[Result]:
 
 
 def _time_lf(root: Path) -> float:
-    (lf, *_), items = load_lfs(root, str(_MODULE)), artifacts.read_table(root / ITEMS, schemas.ITEMS)
+    (lf, *_), items = load_lfs(root, str(_MODULE)), read_table(root / ITEMS, schemas.ITEMS)
     began = time.perf_counter()
     apply_vectorized([lf], items, CLASSES)  # type: ignore[list-item]
     return time.perf_counter() - began

@@ -7,13 +7,13 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from flows.bridge import read_stages
-from flows.execute import ask_for_updates
-from flows.publish import publish_new_rows
 from flows.relabel import LONGEST_SECONDS, bring_up_to_date
 from flows.release_flow import show_release
-from flows.releases import Released, read_base
+from flows.releases.publish import publish_new_rows
+from flows.releases.store import Released, read_base
 from flows.run_form import Accept, Reason
+from flows.runner.dvc_repo import read_stages
+from flows.runner.stage import ask_for_updates
 
 
 @flow(name="label-new", persist_result=False, timeout_seconds=LONGEST_SECONDS)

@@ -29,8 +29,11 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
 
-from flows.bridge import Outcome, Stage, read_stages, remove_leftovers
-from flows.execute import (
+from flows.run_form import Reason
+from flows.runner.dvc_repo import Outcome, Stage, read_stages, remove_leftovers
+from flows.runner.process import Commands
+from flows.runner.project import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
+from flows.runner.stage import (
     Progress,
     Report,
     StageFailedError,
@@ -41,9 +44,6 @@ from flows.execute import (
     execute_stage,
     show_stages_in_terminal,
 )
-from flows.process import Commands
-from flows.results import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
-from flows.run_form import Reason
 from flows.server import ServerError, find_api_url, start_temporary_server
 from tasks.errors import EpoxyError, ParamsError, StageError
 

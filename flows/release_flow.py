@@ -9,10 +9,10 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.gates import GateResult, describe_gates
-from flows.publish import publish_release, publish_rollback
-from flows.release_diff import compare_releases, describe_difference
-from flows.releases import RefusedError, Released, find_release
+from flows.releases.diff import compare_releases, describe_difference
+from flows.releases.gates import GateResult, describe_gates
+from flows.releases.publish import publish_release, publish_rollback
+from flows.releases.store import RefusedError, Released, find_release
 from flows.run_form import Accept, Reason, Target
 
 REFUSED = "Refused"

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import yaml
 
-from flows.process import end_guarded, make_environment, start_guarded
+from flows.runner.process import end_guarded, make_environment, start_guarded
 from tasks.errors import EpoxyError
 
 HOST = "127.0.0.1"

@@ -1,6 +1,6 @@
 """apply: run the labeling functions on every item, or take a table of votes; write votes and a summary per LF.
 
-An LF is asked about a row once: what it voted on a row of the same content is in the memo (see tasks.vote_memory), and
+An LF is asked about a row once: what it voted on a row of the same content is in the memo (see tasks.lf.cache), and
 the votes written are those of a run without a memo. Peak memory beyond what the imports take, for n items of b bytes in
 m LFs, with W workers for row-wise ones:
 
@@ -31,23 +31,33 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import artifacts, schemas
-from tasks.artifacts import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
-from tasks.cluster import Cluster, open_cluster
+from tasks.cache.store import Memo
+from tasks.compute.cluster import Cluster, open_cluster
+from tasks.compute.read_ahead import read_ahead
 from tasks.core import lf_analysis
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import DataError, LabelingFunctionError
-from tasks.fingerprint import Fingerprints
-from tasks.labeling import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
-from tasks.lf_modules import load_lfs
-from tasks.memo import Memo
+from tasks.lf.cache import MEMO, VoteMemory
+from tasks.lf.fingerprint import Fingerprints
+from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
+from tasks.lf.loading import load_lfs
+from tasks.lf.shards import read_module, vote_on_cluster
+from tasks.lf.voting import ColumnVotes, Failure, apply_vectorized
+from tasks.lf.workers import ChunkVotes, RowwiseJob, vote_rowwise
 from tasks.params import ApplyParams
 from tasks.progress import Progress
-from tasks.read_ahead import read_ahead
-from tasks.row_workers import ChunkVotes, RowwiseJob, vote_rowwise
-from tasks.vote_memory import MEMO, VoteMemory
-from tasks.vote_shards import read_module, vote_on_cluster
-from tasks.voting import ColumnVotes, Failure, apply_vectorized
+from tasks.tables import schemas
+from tasks.tables.files import write_csv
+from tasks.tables.parquet import (
+    ROW_GROUP,
+    count_rows,
+    read_batches,
+    read_schema,
+    read_table,
+    write_batches,
+    write_table,
+)
+from tasks.tables.paths import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
 
 _SHOWN = 5
 """How many ids or values an error names."""
@@ -69,11 +79,11 @@ def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
     DataError
         Items are missing or damaged, or a table of votes does not fit them.
     """
-    summary = LFSummary(artifacts.read_table(root / VALID_GOLD, schemas.gold(len(classes))), classes)
+    summary = LFSummary(read_table(root / VALID_GOLD, schemas.gold(len(classes))), classes)
     write_votes = _write_computed if Path(params.source).suffix == ".py" else _write_given
     failures = write_votes(root, classes, params.source, summary)
-    artifacts.write_csv(root / LF_SUMMARY, summary.tabulate())
-    artifacts.write_table(root / LF_FAILURES, failures, schemas.FAILURES)
+    write_csv(root / LF_SUMMARY, summary.tabulate())
+    write_table(root / LF_FAILURES, failures, schemas.FAILURES)
 
 
 class LFSummary:
@@ -128,7 +138,7 @@ def _write_computed(root: Path, classes: Sequence[str], source: str, summary: LF
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
     lfs = load_lfs(root, source)
-    n = artifacts.count_rows(root / ITEMS)
+    n = count_rows(root / ITEMS)
     known = Fingerprints(root)
     digests = {lf.name: known.identify_lf(lf) for lf in lfs}
     with Memo(root, MEMO) as kept, _Columns([lf.name for lf in lfs], n, root / VOTES.parent) as columns:
@@ -173,7 +183,7 @@ def _write_votes(
                 yield votes
                 progress.advance(votes.height)
 
-        artifacts.write_batches(root / VOTES, watched(), schemas.votes(len(classes), lfs))
+        write_batches(root / VOTES, watched(), schemas.votes(len(classes), lfs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,13 +268,13 @@ def _vote(
 
 
 def _read_rows(root: Path, rows: npt.NDArray[np.int64], *, size: int = 0, beside: int = 0) -> Iterator[pl.DataFrame]:
-    """The items at `rows` (ascending) in tables of at most a row group; all items as `artifacts.read_batches` has them."""
+    """The items at `rows` (ascending) in tables of at most a row group; all items as `read_batches` has them."""
     start, held = 0, 0
     parts: list[pl.DataFrame] = []
-    for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS, size=size, beside=beside):
+    for items in read_batches(root / ITEMS, schemas.ITEMS, size=size, beside=beside):
         own = rows[slice(*np.searchsorted(rows, [start, start + items.height]))] - start
         start += items.height
-        if held and held + len(own) > artifacts.ROW_GROUP:
+        if held and held + len(own) > ROW_GROUP:
             yield pl.concat(parts)
             held = 0
             parts.clear()
@@ -326,16 +336,14 @@ class _Columns:
     def read_batches(self, root: Path) -> Iterator[pl.DataFrame]:
         """The table of votes, in batches of some row groups."""
         start = 0
-        for items in artifacts.read_batches(
-            root / ITEMS, schemas.ITEMS, columns=[ITEM_ID], size=_AT_ONCE, beside=len(self.lfs)
-        ):
+        for items in read_batches(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID], size=_AT_ONCE, beside=len(self.lfs)):
             yield items.with_columns(pl.Series(lf, self.read(lf, start, items.height)) for lf in self.lfs)
             start += items.height
 
     def tabulate_failures(self, root: Path) -> pl.DataFrame:
         """One row per failure: item_id, lf, error; by item, then in the order of the LFs."""
         if not any(self.failures.values()):
-            ids = artifacts.read_schema(root / ITEMS)[ITEM_ID]
+            ids = read_schema(root / ITEMS)[ITEM_ID]
             return pl.DataFrame(schema={ITEM_ID: ids, "lf": pl.String, "error": pl.String})
         found = pl.DataFrame(
             [(failure.row, lf, failure.error) for lf in self.lfs for failure in self.failures[lf]],
@@ -343,7 +351,7 @@ class _Columns:
             orient="row",
         ).sort("row", maintain_order=True)
         tables, start = [], 0
-        for items in artifacts.read_batches(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID]):
+        for items in read_batches(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID]):
             own = found.filter(pl.col("row").is_between(start, start + items.height, closed="left"))
             tables.append(own.select(items[ITEM_ID].gather(own["row"] - start), "lf", "error"))
             start += items.height
@@ -394,7 +402,7 @@ def _require_within_budget(
 
 def _write_given(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
     """Write the table of votes at `source`, in the order of the items; give back an empty table of failures."""
-    ids = artifacts.read_table(root / artifacts.ITEMS, schemas.ITEMS, columns=[ITEM_ID])[ITEM_ID]
+    ids = read_table(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID])[ITEM_ID]
     raw = _read_raw_votes(root, source, ids.dtype)
     names = [name for name in raw.columns if name != ITEM_ID]
     if ITEM_ID not in raw.columns or not names:
@@ -414,7 +422,7 @@ def _write_given(root: Path, classes: Sequence[str], source: str, summary: LFSum
     with Progress("checking votes", total=len(names)) as progress:
         checked = [_check_votes(source, raw[name], own, len(classes)) for name in progress.follow(names)]
     votes = raw.select(own, *checked).sort(ITEM_ID)
-    batches = votes.iter_slices(artifacts.ROW_GROUP) if len(votes) else [votes]
+    batches = votes.iter_slices(ROW_GROUP) if len(votes) else [votes]
     _write_votes(root, batches, len(votes), classes, names, summary)
     return pl.DataFrame(schema={ITEM_ID: ids.dtype, "lf": pl.String, "error": pl.String})
 

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import polars as pl
 from sklearn.datasets import load_digits
 
-from tasks import artifacts, schemas
 from tasks.core.types import ITEM_ID
 from tasks.params import Split
+from tasks.tables import schemas
+from tasks.tables.files import open_atomic
+from tasks.tables.parquet import write_table
 
 RAW = Path("data/demo/raw")
 
@@ -47,8 +49,8 @@ def run(root: Path) -> None:
             "gold": gold,
         }
     )
-    artifacts.write_table(root / RAW / "items.parquet", items, schemas.ITEMS)
-    with artifacts.open_atomic(root / RAW / "embeddings.npy") as part, part.open("wb") as file:
+    write_table(root / RAW / "items.parquet", items, schemas.ITEMS)
+    with open_atomic(root / RAW / "embeddings.npy") as part, part.open("wb") as file:
         np.save(file, embed_images(images, split == str(Split.TRAIN)))
 
 

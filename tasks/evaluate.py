@@ -12,14 +12,55 @@ import numpy.typing as npt
 import polars as pl
 import vl_convert
 
-from tasks import artifacts, report, schemas
 from tasks.core import lf_analysis, metrics
-from tasks.core.steps import WHOLE, Advance
+from tasks.core.progress_callback import WHOLE, Advance
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
 from tasks.progress import Progress
-from tasks.report import BASELINE, Coverage, Estimate, Evaluation, Fact, MethodResult, SplitResult, Stratum
+from tasks.report.evaluation import (
+    BASELINE,
+    SHIPPED,
+    Coverage,
+    EmbeddingFitness,
+    Estimate,
+    Evaluation,
+    Fact,
+    MethodResult,
+    NeighborAgreement,
+    SplitResult,
+    Stratum,
+    order_methods,
+)
+from tasks.report.formatting import format_share
+from tasks.report.page import render_page
+from tasks.report.summary import render_summary
+from tasks.tables import schemas
+from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
+from tasks.tables.parquet import read_schema, read_table, read_votes
+from tasks.tables.paths import (
+    EMBEDDING_FITNESS,
+    END_LABELS,
+    END_MODEL,
+    END_PREDICTIONS,
+    EXTENDED_VOTES,
+    ITEMS,
+    LABEL_MODEL,
+    LF_REPORT,
+    LF_SUMMARY,
+    METRICS,
+    PLOTS,
+    PLOTS_TEMPLATE,
+    PREDICTIONS,
+    REPORT,
+    REPORT_SUMMARY,
+    THRESHOLD_CURVES,
+    THRESHOLDS,
+    VALID_GOLD,
+    VOTES,
+    WITHHELD_GOLD,
+)
+from tasks.tables.validation import require_same_items
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
 """Splits from the best evidence to the weakest: valid gold chose params; train items lend votes to each other."""
@@ -53,7 +94,7 @@ class Inputs:
     summary: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
-    fitness: report.EmbeddingFitness
+    fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
 
@@ -68,44 +109,41 @@ def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
     """
     evaluation = evaluate(read_inputs(root, classes), classes, params)
     with Progress("writing the report", total=4) as progress:
-        artifacts.write_json(root / artifacts.METRICS, tabulate_metrics(evaluation))
+        write_json(root / METRICS, tabulate_metrics(evaluation))
         for name, table in tabulate_plots(evaluation):
-            artifacts.write_csv(root / artifacts.PLOTS / f"{name}.csv", table)
-        artifacts.write_csv(root / artifacts.LF_REPORT, _round(evaluation.lfs))
+            write_csv(root / PLOTS / f"{name}.csv", table)
+        write_csv(root / LF_REPORT, _round(evaluation.lfs))
         progress.advance()
-        artifacts.write_text(root / artifacts.REPORT_SUMMARY, report.render_summary(evaluation))
+        write_text(root / REPORT_SUMMARY, render_summary(evaluation))
         progress.advance()
-        artifacts.write_text(root / artifacts.REPORT, report.render_page(evaluation))
+        write_text(root / REPORT, render_page(evaluation))
         progress.advance()
-        artifacts.write_text(root / artifacts.PLOTS_TEMPLATE, render_plots_template())
+        write_text(root / PLOTS_TEMPLATE, render_plots_template())
         progress.advance()
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     """Everything to be judged, joined by item id."""
     k = len(classes)
-    items = artifacts.read_table(root / artifacts.ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    original = artifacts.read_votes(root / artifacts.VOTES, k)
-    extended = artifacts.read_votes(root / artifacts.EXTENDED_VOTES, k)
-    labels = artifacts.read_table(root / artifacts.END_LABELS, schemas.end_labels(classes))
-    predictions = _read_predictions(root, artifacts.PREDICTIONS, k)
-    end_predictions = _read_predictions(root, artifacts.END_PREDICTIONS, k)
+    items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    original = read_votes(root / VOTES, k)
+    extended = read_votes(root / EXTENDED_VOTES, k)
+    labels = read_table(root / END_LABELS, schemas.end_labels(classes))
+    predictions = _read_predictions(root, PREDICTIONS, k)
+    end_predictions = _read_predictions(root, END_PREDICTIONS, k)
     for other_path, table in (
-        (artifacts.VOTES, original),
-        (artifacts.EXTENDED_VOTES, extended),
-        (artifacts.END_LABELS, labels),
-        (artifacts.PREDICTIONS, predictions),
-        (artifacts.END_PREDICTIONS, end_predictions),
+        (VOTES, original),
+        (EXTENDED_VOTES, extended),
+        (END_LABELS, labels),
+        (PREDICTIONS, predictions),
+        (END_PREDICTIONS, end_predictions),
     ):
-        artifacts.require_same_items(root / artifacts.ITEMS, items, root / other_path, table)
+        require_same_items(root / ITEMS, items, root / other_path, table)
     lfs = tuple(name for name in original.columns if name != ITEM_ID)
     if set(extended.columns) != set(original.columns):
-        raise DataError(
-            f"{root / artifacts.EXTENDED_VOTES}: other labeling functions than in {root / artifacts.VOTES}. "
-            "Run 'dvc repro'."
-        )
+        raise DataError(f"{root / EXTENDED_VOTES}: other labeling functions than in {root / VOTES}. Run 'dvc repro'.")
     predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
-    probabilities = _to_probabilities(root / artifacts.PREDICTIONS, predictions, k)
+    probabilities = _to_probabilities(root / PREDICTIONS, predictions, k)
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
     gold = _read_gold(root, items, k)
     # Predictions of valid items with gold are held out: those that made the shipped labels had learned from them.
@@ -114,24 +152,24 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=metrics.TIE)
     ]
     if not same:
-        probabilities[report.SHIPPED] = shipped
-    with _interpreted(root / artifacts.END_MODEL) as found:
+        probabilities[SHIPPED] = shipped
+    with _interpreted(root / END_MODEL) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=_describe_end_model(found))]
         facts += [Fact(name="Class balance of the shipped labels", value=_describe_balance(found))]
-    with _interpreted(root / artifacts.LABEL_MODEL) as found:
+    with _interpreted(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
         facts += [Fact(name="Label model on votes", value=_describe_label_model(found))]
         facts += [Fact(name="Label model fitted on", value=_describe_fit(found))]
         facts += [Fact(name="Class balance of the label model", value=_describe_balance(found))]
-    with _interpreted(root / artifacts.THRESHOLDS) as found:
+    with _interpreted(root / THRESHOLDS) as found:
         thresholds = {lf: None if value is None else float(value) for lf, value in found["thresholds"].items()}
         curve_metric = str(found["curve_metric"])
         facts += [Fact(name="Thresholds", value=_describe_thresholds(found))]
-    with _interpreted(root / artifacts.EMBEDDING_FITNESS) as found:
+    with _interpreted(root / EMBEDDING_FITNESS) as found:
         fitness = _describe_fitness(found)
-    summary = artifacts.read_csv(root / artifacts.LF_SUMMARY, _SUMMARY_COLUMNS)
+    summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)
     if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
-        raise DataError(f"{root / artifacts.LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
+        raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
     position = {name: index for index, name in enumerate(classes)}
     return Inputs(
         split=items["split"].to_numpy(),
@@ -142,10 +180,10 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
         probabilities=probabilities,
         # Methods may agree on every item; then the most elaborate one, which comes last, is what was meant.
-        shipped=trained if trained in same else [report.SHIPPED, *same][-1],
+        shipped=trained if trained in same else [SHIPPED, *same][-1],
         thresholds=thresholds,
         summary=summary,
-        curves=artifacts.read_csv(root / artifacts.THRESHOLD_CURVES, _CURVE_COLUMNS),
+        curves=read_csv(root / THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=curve_metric,
         fitness=fitness,
         facts=tuple(facts),
@@ -311,13 +349,13 @@ def render_plots_template() -> str:
 
 def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
     """Gold of every item, -1 where there is none."""
-    paths = (root / artifacts.VALID_GOLD, root / artifacts.WITHHELD_GOLD)
-    gold = pl.concat(artifacts.read_table(path, schemas.gold(k)) for path in paths)
+    paths = (root / VALID_GOLD, root / WITHHELD_GOLD)
+    gold = pl.concat(read_table(path, schemas.gold(k)) for path in paths)
     joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left", validate="1:1")["gold"]
     if joined.count() != gold.height:
         raise DataError(
             f"{paths[0]}, {paths[1]}: {gold.height - joined.count():,} items with gold are not in "
-            f"{root / artifacts.ITEMS}. Run 'dvc repro ingest'."
+            f"{root / ITEMS}. Run 'dvc repro ingest'."
         )
     return joined.fill_null(ABSTAIN).to_numpy()
 
@@ -325,7 +363,7 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
 @contextmanager
 def _interpreted(path: Path) -> Iterator[Any]:
     """The JSON document at `path`; what the block does not find in it is told as a fault of the file."""
-    found = artifacts.read_json(path)
+    found = read_json(path)
     try:
         yield found
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -333,11 +371,11 @@ def _interpreted(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: not what its stage writes ({reason}). Run 'dvc repro {path.parent.name}'.") from None
 
 
-def _describe_fitness(found: dict[str, Any]) -> report.EmbeddingFitness:
-    return report.EmbeddingFitness(
+def _describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
+    return EmbeddingFitness(
         sentences=tuple(map(str, found["sentences"])),
         rows=tuple(
-            report.NeighborAgreement(
+            NeighborAgreement(
                 labels=str(row["labels"]),
                 n=int(row["items"]),
                 chance=float("nan") if row["chance"] is None else float(row["chance"]),
@@ -349,7 +387,7 @@ def _describe_fitness(found: dict[str, Any]) -> report.EmbeddingFitness:
 
 
 def _read_predictions(root: Path, path: Path, k: int) -> pl.DataFrame:
-    return artifacts.read_table(root / path, schemas.predictions(k, artifacts.read_schema(root / path)))
+    return read_table(root / path, schemas.predictions(k, read_schema(root / path)))
 
 
 def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, Float64]:
@@ -358,7 +396,7 @@ def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str
     if BASELINE not in found:
         raise DataError(f"{path}: method '{BASELINE}' is missing, which all are compared with. Run 'dvc repro fit'.")
     probabilities = {}
-    for method in report.order_methods(list(found)):
+    for method in order_methods(list(found)):
         columns = [f"{method}/{label}" for label in range(k)]
         missing = [column for column in columns if column not in predictions.columns]
         if missing:
@@ -474,7 +512,7 @@ def _describe_label_model(found: dict[str, Any]) -> str:
     accuracy = found["held_out_accuracy"]
     if accuracy is None:
         return f"{found['label_model']}, named by {found['chosen_by']}"
-    tried = ", ".join(f"{kind} {report.format_share(value)}" for kind, value in accuracy.items())
+    tried = ", ".join(f"{kind} {format_share(value)}" for kind, value in accuracy.items())
     return f"{found['label_model']}, chosen by {found['chosen_by']}; accuracy on held-out valid gold: {tried}"
 
 
@@ -485,7 +523,7 @@ def _describe_fit(found: dict[str, Any]) -> str:
 
 def _describe_balance(found: dict[str, Any]) -> str:
     balance = sorted(found["class_balance"].items(), key=lambda one: -one[1])
-    shown = ", ".join(f"{name}: {report.format_share(share)}" for name, share in balance[:_SHOWN])
+    shown = ", ".join(f"{name}: {format_share(share)}" for name, share in balance[:_SHOWN])
     return f"{shown}{', …' if len(balance) > _SHOWN else ''} ({found['class_balance_source']})"
 
 
@@ -501,7 +539,9 @@ def _describe_gold(inputs: Inputs) -> str:
 def _describe_intervals(params: EvaluateParams) -> str:
     if params.bootstrap == 0:
         return "none (evaluate.bootstrap: 0)"
-    return f"{report.format_share(params.confidence, 0)} percentile bootstrap, {params.bootstrap:,} resamples, seed {params.seed}"
+    return (
+        f"{format_share(params.confidence, 0)} percentile bootstrap, {params.bootstrap:,} resamples, seed {params.seed}"
+    )
 
 
 def _plain(value: float) -> float | None:

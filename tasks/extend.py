@@ -8,19 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import schemas
-from tasks.artifacts import (
-    EXTENDED_VOTES,
-    NEIGHBORS,
-    PROVENANCE,
-    THRESHOLDS,
-    VOTES,
-    count_rows,
-    read_batches,
-    read_schema,
-    require_same_items,
-    write_batches,
-)
 from tasks.core.extension import (
     Neighbors,
     Offers,
@@ -31,9 +18,15 @@ from tasks.core.extension import (
     to_similarity,
 )
 from tasks.core.types import ITEM_ID
-from tasks.extension_tables import Thresholds, find_pair_columns, read_thresholds, to_matrix, to_neighbors
 from tasks.params import ExtendParams, Scope
 from tasks.progress import Progress
+from tasks.tables import schemas
+from tasks.tables.label_matrix import to_matrix
+from tasks.tables.neighbor_columns import find_pair_columns, to_neighbors
+from tasks.tables.parquet import count_rows, read_batches, read_schema, write_batches
+from tasks.tables.paths import EXTENDED_VOTES, NEIGHBORS, PROVENANCE, THRESHOLDS, VOTES
+from tasks.tables.thresholds import Thresholds, read_thresholds
+from tasks.tables.validation import require_same_items
 
 _SCOPES = {Scope.CELLS: find_abstaining_cells, Scope.ROWS: find_abstaining_rows}
 

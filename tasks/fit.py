@@ -9,13 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import artifacts, schemas
-from tasks.artifacts import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTIONS, VALID_GOLD, VOTES
-from tasks.core.decisions import pick_labels
-from tasks.core.flyingsquid import SequenceModel, count_sequences
-from tasks.core.label_models import Gold, LabelModel, MajorityVote
-from tasks.core.liger import PARTS, Liger, fit_liger
-from tasks.core.model_choice import (
+from tasks.core.label_models.base import Gold, LabelModel
+from tasks.core.label_models.choice import (
     TRIALS,
     Choice,
     Kind,
@@ -25,14 +20,23 @@ from tasks.core.model_choice import (
     fit_label_model,
     uses_gold,
 )
-from tasks.core.steps import WHOLE
+from tasks.core.label_models.flyingsquid import SequenceModel, count_sequences
+from tasks.core.label_models.liger import PARTS, Liger, fit_liger
+from tasks.core.label_models.majority import MajorityVote
+from tasks.core.progress_callback import WHOLE
+from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
 from tasks.errors import DataError, ParamsError
-from tasks.index_description import read_description
 from tasks.params import FitParams, LabelModelKind, Split
-from tasks.points import read_points
 from tasks.progress import Progress
-from tasks.schemas import probability_column
+from tasks.tables import schemas
+from tasks.tables.files import write_json
+from tasks.tables.index_file import read_description
+from tasks.tables.parquet import read_table, read_votes, write_table
+from tasks.tables.paths import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTIONS, VALID_GOLD, VOTES
+from tasks.tables.scaled_embeddings import read_points
+from tasks.tables.schemas import probability_column
+from tasks.tables.validation import require_same_items
 
 DIGITS = 6
 """Of a precision in label_model.json's summary; the model itself keeps every digit."""
@@ -106,10 +110,10 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
         options = _make_options(inputs, balance, params)
         methods["epoxy"] = _fit(inputs.extended, inputs, balance, options, classes, epoxy).probabilities
     predictions = schemas.tabulate_predictions(inputs.items, methods)
-    artifacts.write_table(root / LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
-    artifacts.write_table(root / PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    write_table(root / LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
+    write_table(root / PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     described = _describe(inputs, raw, extended, balance, classes, params)
-    artifacts.write_json(root / LABEL_MODEL, described | {"liger": _describe_liger(liger)})
+    write_json(root / LABEL_MODEL, described | {"liger": _describe_liger(liger)})
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
@@ -120,10 +124,10 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     DataError
         A table is missing or damaged, tables hold different items or LFs, or no LF votes on any item.
     """
-    items = artifacts.read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    gold = artifacts.read_table(root / VALID_GOLD, schemas.gold(len(classes)))
-    raw = artifacts.read_votes(root / VOTES, len(classes))
-    return join_inputs(items, gold, raw, artifacts.read_votes(root / EXTENDED_VOTES, len(classes)))
+    items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    gold = read_table(root / VALID_GOLD, schemas.gold(len(classes)))
+    raw = read_votes(root / VOTES, len(classes))
+    return join_inputs(items, gold, raw, read_votes(root / EXTENDED_VOTES, len(classes)))
 
 
 def join_inputs(items: pl.DataFrame, gold: pl.DataFrame, raw: pl.DataFrame, extended: pl.DataFrame) -> Inputs:
@@ -135,7 +139,7 @@ def join_inputs(items: pl.DataFrame, gold: pl.DataFrame, raw: pl.DataFrame, exte
         Tables hold different items or LFs, or no LF votes on any item.
     """
     for path, table in ((VOTES, raw), (EXTENDED_VOTES, extended)):
-        artifacts.require_same_items(ITEMS, items, path, table)
+        require_same_items(ITEMS, items, path, table)
     if raw.columns != extended.columns:
         raise DataError(
             f"{EXTENDED_VOTES}: has the labeling functions {extended.columns[1:]}, but {VOTES} has {raw.columns[1:]}. "

@@ -12,19 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import schemas
-from tasks.artifacts import (
-    CELLS,
-    EMBEDDINGS,
-    INDEX,
-    INDEX_DESCRIPTION,
-    count_rows,
-    open_atomic,
-    read_batches,
-    write_json,
-    write_table,
-)
-from tasks.core.faiss_index import (
+from tasks.core.search.faiss_index import (
     ROUNDS,
     FlatIndex,
     assign_cells,
@@ -38,9 +26,13 @@ from tasks.core.faiss_index import (
 )
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.index_description import ContentHash, IndexDescription, hash_file, read_width
 from tasks.params import IndexKind, IndexParams
 from tasks.progress import Progress
+from tasks.tables import schemas
+from tasks.tables.files import open_atomic, write_json
+from tasks.tables.index_file import ContentHash, IndexDescription, hash_file, read_width
+from tasks.tables.parquet import count_rows, read_batches, write_table
+from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION
 
 
 def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:

@@ -18,12 +18,15 @@ import pyarrow as arrow
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
-from tasks import artifacts, encode, schemas
-from tasks.artifacts import EMBEDDINGS, ITEMS, ROW_GROUP, VALID_GOLD, WITHHELD_GOLD
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import Duplicates, EncoderParams, IngestParams, Split
 from tasks.progress import Progress
+from tasks.readers import encoder
+from tasks.tables import schemas
+from tasks.tables.files import expect_scattered_reads, open_scratch
+from tasks.tables.parquet import ROW_GROUP, write_shards, write_table
+from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, WITHHELD_GOLD
 
 _SHOWN = 5
 """How many ids, values or files an error names."""
@@ -65,7 +68,7 @@ def run(
     root: Path,
     classes: tuple[str, ...],
     params: IngestParams,
-    load_encoder: encode.LoadEncoder = encode.load_encoder,
+    load_encoder: encoder.LoadEncoder = encoder.load_encoder,
 ) -> None:
     """Write items, gold and embeddings of the project at `root`, each sorted by item_id.
 
@@ -89,14 +92,14 @@ def run(
         rows = _match(ids, found, params)
         progress.advance()
     d = found.matrix.shape[1]
-    artifacts.write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
-    artifacts.write_table(root / ITEMS, items.table, schemas.ITEMS)
+    write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
+    write_table(root / ITEMS, items.table, schemas.ITEMS)
     gold = items.table.select(ITEM_ID, "split").with_columns(items.gold).drop_nulls("gold")
     for path, is_wanted in (
         (VALID_GOLD, pl.col("split") == Split.VALID),
         (WITHHELD_GOLD, pl.col("split") != Split.VALID),
     ):
-        artifacts.write_table(root / path, gold.filter(is_wanted).drop("split"), schemas.gold(len(classes)))
+        write_table(root / path, gold.filter(is_wanted).drop("split"), schemas.gold(len(classes)))
     print(_summarize(items, d))
 
 
@@ -340,7 +343,7 @@ def _read_gold(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: s
 # Embeddings.
 
 
-def _encode(root: Path, items: pl.DataFrame, params: EncoderParams, load: encode.LoadEncoder) -> Embeddings:
+def _encode(root: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder) -> Embeddings:
     """Embeddings of a text column of the items."""
     if params.column not in items.columns or items[params.column].dtype != pl.String:
         others = [name for name, dtype in items.schema.items() if dtype == pl.String and name not in (ITEM_ID, "split")]
@@ -354,7 +357,7 @@ def _encode(root: Path, items: pl.DataFrame, params: EncoderParams, load: encode
             f"ingest.encoder.column: {texts.null_count():,} items have no '{params.column}', first ids "
             f"{_first_ids(ids, texts.is_null())}. Give each a text, or leave them out."
         )
-    encoded = encode.encode_texts(root, texts, params, load)
+    encoded = encoder.encode_texts(root, texts, params, load)
     return Embeddings(ids=ids, matrix=encoded.matrix, rows=encoded.rows)
 
 
@@ -459,7 +462,7 @@ def _stack(root: Path, arrays: Sequence[npt.NDArray[np.floating]], where: str) -
         raise DataError(f"{where}: files have embeddings of different dimensions: {', '.join(map(str, widths))}.")
     if len(arrays) == 1:
         return arrays[0]
-    stacked = artifacts.open_scratch((root / EMBEDDINGS).parent, (sum(map(len, arrays)), widths[0]))
+    stacked = open_scratch((root / EMBEDDINGS).parent, (sum(map(len, arrays)), widths[0]))
     at = 0
     with Progress("joining embeddings", total=len(stacked)) as progress:
         for array in arrays:
@@ -560,7 +563,7 @@ def _read_vectors(root: Path, files: Sequence[Path], ids: pl.Series, params: Ing
         for column in _read_lists(file, where):
             lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
             if matrix is None:
-                matrix = artifacts.open_scratch((root / EMBEDDINGS).parent, (len(ids), _width(lengths, where)))
+                matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _width(lengths, where)))
             fits = lengths == matrix.shape[1]
             wrong.extend((at + np.flatnonzero(~fits)).tolist())
             if fits.all():
@@ -659,7 +662,7 @@ def _cut_embeddings(
     infinite: list[pl.Series] = []
     zero: list[pl.Series] = []
     if (np.diff(rows) < 0).any():
-        artifacts.expect_scattered_reads(matrix)
+        expect_scattered_reads(matrix)
     with Progress("writing embeddings", total=len(ids)) as progress:
         for start in range(0, len(ids), ROW_GROUP):
             part = ids[start : start + ROW_GROUP]

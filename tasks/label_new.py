@@ -22,11 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import artifacts, schemas
-from tasks.artifacts import ITEMS, VOTES
-from tasks.core import end_model, evidence
-from tasks.core.decisions import pick_labels
-from tasks.core.evidence import LFColumn
+from tasks.core.classifiers.end_model import predict_end_model
+from tasks.core.classifiers.softmax import predict_log_proba
+from tasks.core.classifiers.spectral import apply_spectral_map
 from tasks.core.extension import (
     Neighbors,
     extend_votes,
@@ -35,7 +33,13 @@ from tasks.core.extension import (
     find_offers,
     to_similarity,
 )
-from tasks.core.neighbors import (
+from tasks.core.label_models.nearvote import (
+    LFColumn,
+    measure_similarity_to_gold,
+    pool_evidence,
+    predict_evidence_labels,
+)
+from tasks.core.search.exact import (
     NOBODY,
     QUERIES,
     Nearest,
@@ -45,15 +49,21 @@ from tasks.core.neighbors import (
     find_neighbors,
     plan_searches,
 )
+from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int8
 from tasks.errors import DataError
-from tasks.extension_tables import read_thresholds, to_matrix
 from tasks.params import Metric, Params, Scope
-from tasks.points import place_vectors, read_vectors, to_cosine
 from tasks.progress import Progress
-from tasks.release_rows import Counts, compare_rows, find_known, hash_rows
-from tasks.saved_model import SavedModel, read_model
-from tasks.schemas import probability_column
+from tasks.tables import schemas
+from tasks.tables.label_matrix import to_matrix
+from tasks.tables.parquet import read_table, read_votes
+from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
+from tasks.tables.release_rows import Counts, compare_rows, find_known, hash_rows
+from tasks.tables.saved_model import SavedModel, read_model
+from tasks.tables.scaled_embeddings import place_vectors, read_vectors, to_cosine
+from tasks.tables.schemas import probability_column
+from tasks.tables.thresholds import read_thresholds
+from tasks.tables.validation import require_same_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +96,18 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
     """
     classes = params.classes
     model = read_model(release / "model.parquet")
-    before = artifacts.read_table(release / "rows.parquet", schemas.ROWS)
+    before = read_table(release / "rows.parquet", schemas.ROWS)
     rows = hash_rows(root)
     is_known = find_known(rows, before)
-    votes = artifacts.read_votes(root / VOTES, len(classes))
-    artifacts.require_same_items(root / ITEMS, rows, root / VOTES, votes)
+    votes = read_votes(root / VOTES, len(classes))
+    require_same_items(root / ITEMS, rows, root / VOTES, votes)
     _require_same_lfs(root, votes, model)
     new = np.flatnonzero(~is_known)
     labeled = _label(root, rows, before, votes, new, model, release, params)
     kept = rows.filter(is_known).select(ITEM_ID)
 
     def join(name: str, schema: schemas.TableSchema, fresh: pl.DataFrame, *by: str) -> pl.DataFrame:
-        old = artifacts.read_table(release / name, schema)
+        old = read_table(release / name, schema)
         if kept.schema[ITEM_ID] != old.schema[ITEM_ID]:
             return fresh
         return pl.concat([old.join(kept, on=ITEM_ID, how="semi", maintain_order="left"), fresh]).sort(ITEM_ID, *by)
@@ -151,7 +161,7 @@ def _label(
     vectors = read_vectors(root, rows, needed)
     if vectors.shape[1] != len(model.center):
         raise DataError(
-            f"{root / artifacts.EMBEDDINGS}: embeddings have {vectors.shape[1]} dimensions; the release's model knows "
+            f"{root / EMBEDDINGS}: embeddings have {vectors.shape[1]} dimensions; the release's model knows "
             f"{len(model.center)}. Run 'epoxy run' and 'epoxy release'."
         )
     queries = vectors[np.searchsorted(needed, new)]
@@ -185,18 +195,18 @@ def _label(
 
 def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], votes: Int8) -> Float64:
     """The posterior (q, k) of `points` (q, d), given what each LF votes there and how near its support is."""
-    features = end_model.apply_spectral_map(model.spectral_map, points)
-    head = np.exp(end_model.predict_log_proba(model.head, features))
-    pooled = evidence.pool_evidence(columns, model.reliability, model.bandwidth)
+    features = apply_spectral_map(model.spectral_map, points)
+    head = np.exp(predict_log_proba(model.head, features))
+    pooled = pool_evidence(columns, model.reliability, model.bandwidth)
     k = len(model.classes)
     near = None
     if model.end.gold is not None:
-        near = evidence.measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k)
-    nearvote = evidence.predict_evidence_labels(model.evidence, pooled, head, near)
+        near = measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k)
+    nearvote = predict_evidence_labels(model.evidence, pooled, head, near)
     if model.shipped == "nearvote":
         return nearvote
     tiny = np.finfo(np.float64).tiny
-    return end_model.predict_end_model(model.end, features, votes, np.log(np.maximum(nearvote, tiny)))
+    return predict_end_model(model.end, features, votes, np.log(np.maximum(nearvote, tiny)))
 
 
 def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> npt.NDArray[np.bool_]:

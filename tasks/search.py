@@ -1,7 +1,7 @@
 """The search stage: for every item and LF that abstains on it, the nearest item of each class in that LF's support.
 
 What was found for an LF is kept in the memo. When the LF, the items or the embeddings change, an exact search looks for
-what may be nearer only, and anew where a neighbor is gone (see tasks/core/earlier_neighbors.py); the bytes written are
+what may be nearer only, and anew where a neighbor is gone (see tasks/core/search/incremental.py); the bytes written are
 those of a full run. An approximate index is another one when an embedding changes, since its cells are learned from all
 of them: then everything is searched again, and when an LF is edited, that LF.
 
@@ -28,48 +28,41 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 from threadpoolctl import ThreadpoolController
 
-from tasks import schemas
-from tasks.artifacts import (
-    CELLS,
-    EMBEDDINGS,
-    INDEX,
-    INDEX_DESCRIPTION,
-    ITEMS,
-    NEIGHBORS,
-    RECALL,
-    ROW_GROUP,
-    VOTES,
-    expect_scattered_reads,
-    open_scratch,
-    read_batches,
-    read_table,
-    read_votes,
-    require_same_items,
-    write_batches,
-    write_json,
+from tasks.cache.row_keys import Keys, hash_vectors
+from tasks.cache.store import Memo, Part, identify_file
+from tasks.compute.cluster import open_cluster
+from tasks.compute.device import search_block
+from tasks.core.search import blocks as query_blocks_module
+from tasks.core.search import candidates as proposals_module
+from tasks.core.search import exact as neighbors_module
+from tasks.core.search import incremental as earlier_module
+from tasks.core.search import ivf as cells_module
+from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
+from tasks.core.search.exact import NOBODY, QUERIES, Nearest, Pair, Support, build_support, plan_searches
+from tasks.core.search.faiss_index import FlatIndex, read_index
+from tasks.core.search.incremental import Carried, carry_over, mark_support
+from tasks.core.search.ivf import (
+    Cells,
+    choose_effort,
+    group_items,
+    iterate_queries,
+    join_cells,
+    locate_pairs,
+    measure_need,
 )
-from tasks.cluster import open_cluster
-from tasks.core import cells as cells_module
-from tasks.core import earlier_neighbors as earlier_module
-from tasks.core import neighbors as neighbors_module
-from tasks.core import proposals as proposals_module
-from tasks.core import query_blocks as query_blocks_module
-from tasks.core.cells import Cells, choose_effort, group_items, iterate_queries, join_cells, locate_pairs, measure_need
-from tasks.core.earlier_neighbors import Carried, carry_over, mark_support
-from tasks.core.faiss_index import FlatIndex, read_index
-from tasks.core.neighbors import NOBODY, QUERIES, Nearest, Pair, Support, build_support, plan_searches
-from tasks.core.query_blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool
-from tasks.device import search_block
 from tasks.errors import DataError
-from tasks.index_description import ContentHash, IndexDescription, hash_file, read_description, read_width
-from tasks.memo import Memo, Part, identify_file
-from tasks.neighbor_columns import NeighborColumns
-from tasks.neighbor_memory import MEMO, NeighborMemory, Today
+from tasks.neighbors.cache import MEMO, NeighborMemory, Today
+from tasks.neighbors.columns import NeighborColumns
 from tasks.params import SearchParams
 from tasks.progress import Progress
-from tasks.row_keys import Keys, hash_vectors
-from tasks.schemas import neighbor_column, similarity_column
+from tasks.tables import schemas
+from tasks.tables.files import expect_scattered_reads, open_scratch, write_json
+from tasks.tables.index_file import ContentHash, IndexDescription, hash_file, read_description, read_width
+from tasks.tables.parquet import ROW_GROUP, read_batches, read_table, read_votes, write_batches
+from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, NEIGHBORS, RECALL, VOTES
+from tasks.tables.schemas import neighbor_column, similarity_column
+from tasks.tables.validation import require_same_items
 
 SAMPLE = 2048
 """Items on which effort is chosen, and again on which recall is measured; .99 is then known to about .002 per LF."""

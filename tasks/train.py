@@ -16,21 +16,45 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import artifacts, schemas
-from tasks.artifacts import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, MODEL, NEIGHBORS, VALID_GOLD, VOTES
-from tasks.core import end_model, evidence
-from tasks.core.decisions import pick_labels
-from tasks.core.end_model import GoldRows
-from tasks.core.steps import WHOLE
+from tasks.core.classifiers.end_model import (
+    END_WORK,
+    EXPERTS,
+    EndModel,
+    estimate_class_balance,
+    fit_end_model,
+    fit_gold_baseline,
+)
+from tasks.core.classifiers.folds import GOLD_FOLDS, GoldRows, assign_folds, is_enough_gold
+from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
+from tasks.core.label_models.nearvote import (
+    LABEL_WORK,
+    SOURCES,
+    EvidenceLabels,
+    LFColumn,
+    choose_bandwidth,
+    fit_evidence_labels,
+    measure_gold_similarity,
+    pool_evidence,
+    thin_gold,
+)
+from tasks.core.progress_callback import WHOLE
+from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64
 from tasks.errors import DataError
-from tasks.extension_tables import PairColumns, find_pair_columns, to_matrix
-from tasks.index_description import read_description
 from tasks.params import Metric, TrainParams
-from tasks.points import Points, read_points, to_cosine
 from tasks.progress import Progress
-from tasks.saved_model import Method, SavedModel, write_model
-from tasks.schemas import probability_column
+from tasks.tables import schemas
+from tasks.tables.files import open_scratch, write_json
+from tasks.tables.index_file import read_description
+from tasks.tables.label_matrix import to_matrix
+from tasks.tables.neighbor_columns import PairColumns, find_pair_columns
+from tasks.tables.parquet import read_table, read_votes, write_table
+from tasks.tables.paths import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, MODEL, NEIGHBORS, VALID_GOLD, VOTES
+from tasks.tables.saved_model import Method, SavedModel, write_model
+from tasks.tables.scaled_embeddings import Points, read_points, to_cosine
+from tasks.tables.schemas import probability_column
+from tasks.tables.validation import require_same_items
 
 DIGITS = 6
 """Of the numbers in end_model.json, which explain the labels and are not read again."""
@@ -58,7 +82,7 @@ class StoredColumns:
     pairs: PairColumns
     k: int
 
-    def __iter__(self) -> Iterator[evidence.LFColumn]:
+    def __iter__(self) -> Iterator[LFColumn]:
         """One column per LF.
 
         Raises
@@ -71,14 +95,14 @@ class StoredColumns:
         for lf in range(len(self.inputs.lfs)):
             own = np.flatnonzero(self.pairs.lf == lf)
             names = [ITEM_ID, *(self.pairs.similarity[pair] for pair in own)]
-            table = artifacts.read_table(path, schemas.neighbors(names, id_type), names)
-            artifacts.require_same_items(self.root / ITEMS, self.inputs.items, path, table)
+            table = read_table(path, schemas.neighbors(names, id_type), names)
+            require_same_items(self.root / ITEMS, self.inputs.items, path, table)
             similarity = np.full((table.height, self.k), np.nan, dtype=np.float32)
             for pair, name in zip(own, names[1:], strict=True):
                 found = table[name].fill_null(np.nan).to_numpy()
                 scale = self.inputs.points.scale
                 similarity[:, self.pairs.label[pair]] = to_cosine(found, self.inputs.metric, scale)
-            yield evidence.LFColumn(votes=np.ascontiguousarray(self.inputs.votes[:, lf]), similarity=similarity)
+            yield LFColumn(votes=np.ascontiguousarray(self.inputs.votes[:, lf]), similarity=similarity)
 
 
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
@@ -93,28 +117,26 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     inputs = read_inputs(root, k, params)
     vectors = inputs.points.vectors
     with Progress("finding features", total=2 * WHOLE) as progress:
-        features = artifacts.open_scratch((root / END_MODEL).parent, vectors.shape)
-        spectral_map = end_model.fit_spectral_map(vectors, progress.advance)
-        end_model.apply_spectral_map(spectral_map, vectors, features, progress.advance)
-    with Progress("learning from votes", total=end_model.HEAD_WORK) as progress:
-        head = end_model.fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
+        features = open_scratch((root / END_MODEL).parent, vectors.shape)
+        spectral_map = fit_spectral_map(vectors, progress.advance)
+        apply_spectral_map(spectral_map, vectors, features, progress.advance)
+    with Progress("learning from votes", total=HEAD_WORK) as progress:
+        head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
     balance = _find_balance(head, inputs.gold, k, params)
     pairs = find_pair_columns(root / NEIGHBORS, list(inputs.lfs))
     columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
-        bandwidth = evidence.choose_bandwidth(progress.follow(columns))
-        pooled = evidence.pool_evidence(progress.follow(columns), head.reliability, bandwidth)
+        bandwidth = choose_bandwidth(progress.follow(columns))
+        pooled = pool_evidence(progress.follow(columns), head.reliability, bandwidth)
     near_gold, lookout = None, None
     if inputs.gold is not None:
-        lookout = evidence.thin_gold(inputs.gold, len(vectors))
+        lookout = thin_gold(inputs.gold, len(vectors))
         with Progress("comparing with gold", total=WHOLE) as progress:
-            near_gold = evidence.measure_gold_similarity(vectors, lookout, k, progress.advance)
-    with Progress("weighing evidence", total=evidence.LABEL_WORK) as progress:
-        nearvote = evidence.fit_evidence_labels(
-            pooled, head, balance, inputs.gold, near_gold, params.seed, progress.advance
-        )
-    with Progress("fitting the end model", total=end_model.END_WORK) as progress:
-        end = end_model.fit_end_model(
+            near_gold = measure_gold_similarity(vectors, lookout, k, progress.advance)
+    with Progress("weighing evidence", total=LABEL_WORK) as progress:
+        nearvote = fit_evidence_labels(pooled, head, balance, inputs.gold, near_gold, params.seed, progress.advance)
+    with Progress("fitting the end model", total=END_WORK) as progress:
+        end = fit_end_model(
             features,
             inputs.votes,
             nearvote.weak,
@@ -128,15 +150,15 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     shipped = _pick_shipped(inputs, head)
     if inputs.gold is not None:
         with Progress("fitting gold alone", total=WHOLE) as progress:
-            gold_only = end_model.fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
+            gold_only = fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
         methods["gold_only"] = np.exp(gold_only)
     labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
     judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
     predictions = schemas.tabulate_predictions(inputs.items, judged)
-    artifacts.write_table(root / END_LABELS, labels, schemas.end_labels(classes))
-    artifacts.write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    write_table(root / END_LABELS, labels, schemas.end_labels(classes))
+    write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
-    artifacts.write_json(root / END_MODEL, description)
+    write_json(root / END_MODEL, description)
     gold = lookout if _can_learn_from_gold(inputs) else None
     model = SavedModel(
         classes=classes,
@@ -166,9 +188,9 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
     DataError
         A table is missing or damaged, tables hold different items, or no LF votes on any item.
     """
-    items = artifacts.read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
-    table = artifacts.read_votes(root / VOTES, k)
-    artifacts.require_same_items(root / ITEMS, items, root / VOTES, table)
+    items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
+    table = read_votes(root / VOTES, k)
+    require_same_items(root / ITEMS, items, root / VOTES, table)
     votes = to_matrix(table)
     if not (votes != ABSTAIN).any():
         raise DataError(
@@ -187,7 +209,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
 
 
 def _read_gold(root: Path, items: pl.DataFrame, k: int) -> GoldRows | None:
-    gold = artifacts.read_table(root / VALID_GOLD, schemas.gold(k))
+    gold = read_table(root / VALID_GOLD, schemas.gold(k))
     joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left").get_column("gold")
     if joined.count() != gold.height:
         raise DataError(f"{root / VALID_GOLD}: has items that {root / ITEMS} lacks. Run 'dvc repro ingest'.")
@@ -196,23 +218,23 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> GoldRows | None:
 
 
 def _can_learn_from_gold(inputs: Inputs) -> bool:
-    return inputs.gold is not None and end_model.is_enough_gold(inputs.gold)
+    return inputs.gold is not None and is_enough_gold(inputs.gold)
 
 
-def _pick_shipped(inputs: Inputs, head: end_model.VoteHead) -> Method:
+def _pick_shipped(inputs: Inputs, head: VoteHead) -> Method:
     """The method whose labels are shipped: the end model, unless it has nothing but embeddings that say nothing.
 
     With gold the end model weighs embeddings against votes by itself; without, it sees an item's embedding alone.
     """
-    says_nothing = end_model.measure_skill(inputs.votes, head.proba) < end_model.LEAST_SKILL  # False for NaN
+    says_nothing = measure_skill(inputs.votes, head.proba) < LEAST_SKILL  # False for NaN
     return "nearvote" if says_nothing and not _can_learn_from_gold(inputs) else "end_model"
 
 
 def _hold_out(
     inputs: Inputs,
     methods: dict[str, Float64],
-    nearvote: evidence.EvidenceLabels,
-    end: end_model.EndModel,
+    nearvote: EvidenceLabels,
+    end: EndModel,
     k: int,
     seed: int,
 ) -> dict[str, Float64]:
@@ -220,12 +242,12 @@ def _hold_out(
     if inputs.gold is None or not _can_learn_from_gold(inputs):
         return methods
     gold, vectors = inputs.gold, inputs.points.vectors[inputs.gold.rows]
-    fold = end_model.assign_folds(gold.classes, end_model.GOLD_FOLDS, seed)
+    fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     alone = np.empty((len(gold.rows), k))
-    with Progress("holding out gold", total=end_model.GOLD_FOLDS * WHOLE) as progress:
-        for held in range(end_model.GOLD_FOLDS):
+    with Progress("holding out gold", total=GOLD_FOLDS * WHOLE) as progress:
+        for held in range(GOLD_FOLDS):
             rest = GoldRows(rows=np.flatnonzero(fold != held), classes=gold.classes[fold != held])
-            said = end_model.fit_gold_baseline(vectors, rest, k, advance=progress.advance)
+            said = fit_gold_baseline(vectors, rest, k, advance=progress.advance)
             alone[fold == held] = np.exp(said)[fold == held]
     held_out = {"nearvote": nearvote.held_out, "end_model": end.held_out, "gold_only": alone}
     judged = {name: probabilities.copy() for name, probabilities in methods.items()}
@@ -234,14 +256,14 @@ def _hold_out(
     return judged
 
 
-def _find_balance(head: end_model.VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float64:
+def _find_balance(head: VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float64:
     """The class balance that `params` asks for; gold of train and test never enters."""
     if isinstance(params.class_balance, tuple):
         given: Float64 = np.array(params.class_balance, dtype=np.float64)
         return given / np.float64(given.sum())
     if params.class_balance == "uniform":
         return np.full(k, 1 / k)
-    return end_model.estimate_class_balance(head, gold)
+    return estimate_class_balance(head, gold)
 
 
 def _log(probabilities: Float64) -> Float64:
@@ -259,8 +281,8 @@ def _tabulate_labels(inputs: Inputs, posterior: Float64, balance: Float64, class
 def _describe(
     inputs: Inputs,
     shipped: Method,
-    nearvote: evidence.EvidenceLabels,
-    end: end_model.EndModel,
+    nearvote: EvidenceLabels,
+    end: EndModel,
     balance: Float64,
     bandwidth: float,
     classes: tuple[str, ...],
@@ -288,8 +310,8 @@ def _describe(
         "class_balance": dict(zip(classes, balance.tolist(), strict=True)),
         "class_balance_source": _name_balance(params, gold_rows),
         "bandwidth": round(bandwidth, DIGITS),
-        "nearvote_weights": _name_numbers(evidence.SOURCES, nearvote.weights) if is_used else None,
-        "end_model_weights": _name_numbers(end_model.EXPERTS, end.pool_weights) if is_used else None,
+        "nearvote_weights": _name_numbers(SOURCES, nearvote.weights) if is_used else None,
+        "end_model_weights": _name_numbers(EXPERTS, end.pool_weights) if is_used else None,
     }
 
 

@@ -10,23 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks import schemas
-from tasks.artifacts import (
-    ITEMS,
-    NEIGHBORS,
-    THRESHOLD_CURVES,
-    THRESHOLDS,
-    VALID_GOLD,
-    VOTES,
-    read_batches,
-    read_table,
-    read_votes,
-    require_same_items,
-    write_csv,
-    write_json,
-)
 from tasks.core.extension import Neighbors, find_offers, to_similarity
-from tasks.core.steps import WHOLE
+from tasks.core.progress_callback import WHOLE
 from tasks.core.thresholds import (
     Choice,
     Evidence,
@@ -41,12 +26,19 @@ from tasks.core.thresholds import (
     trace_curve,
 )
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64
-from tasks.embedding_fitness import check_embedding
 from tasks.errors import ParamsError
-from tasks.extension_tables import PairColumns, Thresholds, find_pair_columns, to_matrix, to_neighbors
-from tasks.index_description import read_description
 from tasks.params import Metric, TuneMethod, TuneParams
 from tasks.progress import Progress
+from tasks.report.embedding_check import check_embedding
+from tasks.tables import schemas
+from tasks.tables.files import write_csv, write_json
+from tasks.tables.index_file import read_description
+from tasks.tables.label_matrix import to_matrix
+from tasks.tables.neighbor_columns import PairColumns, find_pair_columns, to_neighbors
+from tasks.tables.parquet import read_batches, read_table, read_votes
+from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VALID_GOLD, VOTES
+from tasks.tables.thresholds import Thresholds
+from tasks.tables.validation import require_same_items
 
 _CURVE = {
     "lf": pl.String,

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tasks import index, schemas, search
-from tasks.artifacts import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES, write_table
+from tasks import index, search
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams
+from tasks.tables import schemas
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
 
 
 def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):

@@ -10,12 +10,31 @@ import numpy as np
 import polars as pl
 import yaml
 
-from tasks import artifacts, schemas
-from tasks.core.end_model import EndParameters, SoftmaxRegression, SpectralMap
-from tasks.core.evidence import EvidenceParameters
-from tasks.extension_tables import Thresholds
+from tasks.core.classifiers.end_model import EndParameters
+from tasks.core.classifiers.softmax import SoftmaxRegression
+from tasks.core.classifiers.spectral import SpectralMap
+from tasks.core.label_models.nearvote import EvidenceParameters
 from tasks.params import Metric
-from tasks.saved_model import SavedModel, write_model
+from tasks.tables import paths, schemas
+from tasks.tables.files import write_json, write_text
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import (
+    EMBEDDINGS,
+    END_LABELS,
+    END_MODEL,
+    ITEMS,
+    LABEL_MODEL,
+    METRICS,
+    MODEL,
+    NEIGHBORS,
+    PROVENANCE,
+    REPORT,
+    THRESHOLDS,
+    VALID_GOLD,
+    VOTES,
+)
+from tasks.tables.saved_model import SavedModel, write_model
+from tasks.tables.thresholds import Thresholds
 
 CLASSES = ("ham", "spam")
 
@@ -61,11 +80,11 @@ def write_run(root: Path, run: Run) -> None:
             "original_votes": pl.Series(original, dtype=pl.Int32),
         }
     )
-    artifacts.write_table(root / artifacts.END_LABELS, labels, schemas.end_labels(CLASSES))
+    write_table(root / END_LABELS, labels, schemas.end_labels(CLASSES))
     votes = pl.DataFrame(
         {"item_id": item, **{lf: pl.Series(list(column), dtype=pl.Int8) for lf, column in run.votes.items()}}
     )
-    artifacts.write_table(root / artifacts.VOTES, votes, schemas.votes(2, run.votes))
+    write_table(root / VOTES, votes, schemas.votes(2, run.votes))
     provenance = pl.DataFrame(
         {
             "item_id": [one[0] for one in run.lent],
@@ -82,15 +101,15 @@ def write_run(root: Path, run: Run) -> None:
             "similarity": pl.Float32,
         },
     )
-    artifacts.write_table(root / artifacts.PROVENANCE, provenance, schemas.provenance(2, pl.String))
+    write_table(root / PROVENANCE, provenance, schemas.provenance(2, pl.String))
     items = pl.DataFrame({"item_id": item, "split": ["valid"] * 2 + ["train"] * (n - 2)})
-    artifacts.write_table(root / artifacts.ITEMS, items, schemas.ITEMS)
+    write_table(root / ITEMS, items, schemas.ITEMS)
     gold = pl.DataFrame({"item_id": ids[: len(run.gold)], "gold": pl.Series(list(run.gold), dtype=pl.Int8)})
-    artifacts.write_table(root / artifacts.VALID_GOLD, gold.cast({"item_id": pl.String}), schemas.gold(2))
+    write_table(root / VALID_GOLD, gold.cast({"item_id": pl.String}), schemas.gold(2))
     embeddings = pl.DataFrame(
         {"item_id": item, "embedding": pl.Series(list(run.embeddings), dtype=pl.Array(pl.Float32, 2))}
     )
-    artifacts.write_table(root / artifacts.EMBEDDINGS, embeddings, schemas.embeddings(2))
+    write_table(root / EMBEDDINGS, embeddings, schemas.embeddings(2))
     near = pl.DataFrame(
         {
             "item_id": item,
@@ -98,7 +117,7 @@ def write_run(root: Path, run: Run) -> None:
             "hello/0/neighbor": pl.Series([None] + ["a"] * (n - 1), dtype=pl.String),
         }
     )
-    artifacts.write_table(root / artifacts.NEIGHBORS, near, schemas.neighbors(near.columns, pl.String))
+    write_table(root / NEIGHBORS, near, schemas.neighbors(near.columns, pl.String))
     thresholds = Thresholds(
         metric=Metric.COSINE,
         method="fixed",
@@ -107,14 +126,12 @@ def write_run(root: Path, run: Run) -> None:
         curve_metric="none",
         thresholds={lf: run.threshold if lf == "hello" else None for lf in run.votes},
     )
-    artifacts.write_json(root / artifacts.THRESHOLDS, thresholds.model_dump(mode="json"))
-    artifacts.write_json(
-        root / artifacts.LABEL_MODEL, {"kind": "majority_vote", "class_balance": [run.balance, 1 - run.balance]}
-    )
-    artifacts.write_json(root / artifacts.END_MODEL, {"bandwidth": 0.5})
-    write_model(root / artifacts.MODEL, make_model(tuple(run.votes), run.balance))
-    artifacts.write_json(root / artifacts.METRICS, {"valid": {"majority_vote": {"accuracy": 1.0}}})
-    artifacts.write_text(root / artifacts.REPORT, f"<!doctype html>\n<!-- {run.comment} -->\n")
+    write_json(root / THRESHOLDS, thresholds.model_dump(mode="json"))
+    write_json(root / LABEL_MODEL, {"kind": "majority_vote", "class_balance": [run.balance, 1 - run.balance]})
+    write_json(root / END_MODEL, {"bandwidth": 0.5})
+    write_model(root / MODEL, make_model(tuple(run.votes), run.balance))
+    write_json(root / METRICS, {"valid": {"majority_vote": {"accuracy": 1.0}}})
+    write_text(root / REPORT, f"<!doctype html>\n<!-- {run.comment} -->\n")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False) + f"# {run.comment}\n")
     (root / "lfs").mkdir(exist_ok=True)
     (root / "lfs" / "spam.py").write_text("# labeling functions\n")
@@ -147,7 +164,7 @@ def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
 
 def write_lock(root: Path) -> None:
     """Write a dvc.lock that says that all artifacts there are come from params.yaml as it is."""
-    made = [path for path in vars(artifacts).values() if isinstance(path, Path) and (root / path).is_file()]
+    made = [path for path in vars(paths).values() if isinstance(path, Path) and (root / path).is_file()]
     outs = [
         {"path": str(path), "hash": "md5", "md5": hashlib.md5((root / path).read_bytes()).hexdigest()}
         for path in sorted(made)
@@ -169,15 +186,15 @@ def add_rows(root: Path, rows: Sequence[tuple[str, tuple[float, float]]]) -> Non
     """Let ingest and apply have found `rows` of train as well, ids and embeddings; no LF votes on them."""
     ids = pl.Series("item_id", [one for one, _ in rows], dtype=pl.String)
     more = {
-        artifacts.ITEMS: (pl.DataFrame({"item_id": ids, "split": ["train"] * len(ids)}), schemas.ITEMS),
-        artifacts.EMBEDDINGS: (
+        ITEMS: (pl.DataFrame({"item_id": ids, "split": ["train"] * len(ids)}), schemas.ITEMS),
+        EMBEDDINGS: (
             pl.DataFrame([ids, pl.Series("embedding", [one for _, one in rows], dtype=pl.Array(pl.Float32, 2))]),
             schemas.embeddings(2),
         ),
     }
-    votes = pl.read_parquet(root / artifacts.VOTES)
+    votes = pl.read_parquet(root / VOTES)
     silent = pl.DataFrame([ids, *(pl.Series(lf, [-1] * len(ids), dtype=pl.Int8) for lf in votes.columns[1:])])
-    more[artifacts.VOTES] = (silent, schemas.votes(2, votes.columns))
+    more[VOTES] = (silent, schemas.votes(2, votes.columns))
     for path, (table, schema) in more.items():
-        artifacts.write_table(root / path, pl.concat([pl.read_parquet(root / path), table]).sort("item_id"), schema)
+        write_table(root / path, pl.concat([pl.read_parquet(root / path), table]).sort("item_id"), schema)
     write_lock(root)

@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tasks.core.steps import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, tell_nobody
 from tasks.core.types import ABSTAIN, Float32, Float64, Int64, MetricName, Votes
 
 SAMPLE = 4000

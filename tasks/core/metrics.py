@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.steps import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, tell_nobody
 from tasks.core.types import Float64
 
 Gold = npt.NDArray[np.integer]

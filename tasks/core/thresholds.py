@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.steps import WHOLE, Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, tell_nobody
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, Votes
 
 Counts = npt.NDArray[np.int16]

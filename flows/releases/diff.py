@@ -1,0 +1,290 @@
+"""What differs between two releases, and how one label came about: as data and as text to read."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flows.releases.figures import Flips, LfFigures, compare_labels
+from flows.releases.lineage import Record, read_log
+from flows.releases.store import (
+    FOLDER,
+    LOG,
+    Release,
+    find_release,
+    read_document,
+    read_figures,
+    read_labels,
+    read_released_rows,
+    verify_release,
+)
+from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.errors import DataError
+from tasks.tables.release_rows import Counts, compare_rows
+
+Scalar = float | int | str | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A value that differs; None where a release does not have it."""
+
+    name: str
+    before: Scalar
+    after: Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """All that differs from release `before` to release `after`; what is equal is left out.
+
+    lfs: `<lf>.<votes, coverage, coverage_extended, agreement, threshold>`. model: learned parameters, by their place
+    in label_model.json and end_model.json. balance: share of each class among labels. inputs: paths of data and code that differ.
+    """
+
+    before: str
+    after: str
+    rows: Counts
+    labels: Flips
+    metrics: tuple[Change, ...]
+    lfs: tuple[Change, ...]
+    model: tuple[Change, ...]
+    balance: tuple[Change, ...]
+    params: tuple[Change, ...]
+    inputs: tuple[str, ...]
+
+
+def compare_releases(root: Path, before: str, after: str) -> Difference:
+    """What differs from release `before` to release `after`; both are verified first.
+
+    Raises
+    ------
+    DataError
+        One of them does not exist, is not here, or is damaged.
+    """
+    old, new = (verify_release(root, find_release(root, name)) for name in (before, after))
+    old_figures, new_figures = read_figures(old), read_figures(new)
+    old_inputs, new_inputs = old.manifest.inputs, new.manifest.inputs
+    return Difference(
+        before=old.id,
+        after=new.id,
+        rows=compare_rows(read_released_rows(old), read_released_rows(new)),
+        labels=compare_labels(read_labels(old), read_labels(new)),
+        metrics=_compare_documents(old, new, "metrics.json"),
+        lfs=_compare(_flatten_lfs(old_figures.lfs), _flatten_lfs(new_figures.lfs)),
+        model=(
+            *_compare_documents(old, new, "label_model.json"),
+            *_compare_documents(old, new, "end_model.json"),
+        ),
+        balance=_compare(_shares(old_figures.labels), _shares(new_figures.labels)),
+        params=_compare_documents(old, new, "params.yaml"),
+        inputs=tuple(
+            sorted(path for path in {*old_inputs, *new_inputs} if old_inputs.get(path) != new_inputs.get(path))
+        ),
+    )
+
+
+def tabulate_difference(difference: Difference) -> dict[str, Any]:
+    """`difference` as plain values for JSON, every flipped label with its item id."""
+    labels = difference.labels
+    parts = {"metrics", "lfs", "model", "balance", "params"}
+    return {
+        "before": difference.before,
+        "after": difference.after,
+        "rows": asdict(difference.rows),
+        "labels": {
+            "common": labels.common,
+            "flipped": labels.flipped.height,
+            "new": labels.new,
+            "deleted": labels.deleted,
+            "flips": labels.flipped.to_dicts(),
+        },
+        **{
+            part: {one.name: {"before": one.before, "after": one.after} for one in getattr(difference, part)}
+            for part in sorted(parts)
+        },
+        "inputs": list(difference.inputs),
+    }
+
+
+def describe_difference(difference: Difference, *, shown: int = 20) -> str:
+    """`difference` for a reader; of each part the first `shown` lines and how many more there are."""
+    return "\n".join(_lines(difference, shown))
+
+
+def _lines(difference: Difference, shown: int) -> Iterator[str]:
+    labels = difference.labels
+    yield f"{difference.before} -> {difference.after}"
+    share = "" if labels.share is None else f" ({labels.share:.2%})"
+    yield f"rows: {difference.rows.describe()}"
+    yield f"labels: {labels.flipped.height:,} of {labels.common:,} common items flipped{share}"
+    for item, old, new in labels.flipped.head(shown).iter_rows():
+        yield f"  {item}: {old} -> {new}"
+    yield from _rest(labels.flipped.height, shown)
+    for title, changes in (
+        ("class balance", difference.balance),
+        ("metrics", difference.metrics),
+        ("labeling functions", difference.lfs),
+        ("label model", difference.model),
+        ("params", difference.params),
+    ):
+        yield f"{title}: {f'{len(changes):,} changed' if changes else 'no change'}"
+        for change in changes[:shown]:
+            yield f"  {change.name}: {_show(change.before)} -> {_show(change.after)}"
+        yield from _rest(len(changes), shown)
+    yield f"data and code: {f'{len(difference.inputs):,} changed' if difference.inputs else 'no change'}"
+    for path in difference.inputs[:shown]:
+        yield f"  {path}"
+    yield from _rest(len(difference.inputs), shown)
+
+
+def _rest(count: int, shown: int) -> Iterator[str]:
+    if count > shown:
+        yield f"  and {count - shown:,} more"
+
+
+def _show(value: Scalar) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else ("-" if value is None else str(value))
+
+
+def _compare_documents(old: Release, new: Release, name: str) -> tuple[Change, ...]:
+    before, after = (dict(_flatten(read_document(release, name))) for release in (old, new))
+    return _compare(before, after)
+
+
+def _compare(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> tuple[Change, ...]:
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(
+        Change(name=name, before=before.get(name), after=after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def _flatten(value: Any, place: str = "") -> Iterator[tuple[str, Scalar]]:
+    """Every leaf of nested mappings and lists with its place, as `a.b.0`."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flatten(inner, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _flatten(inner, f"{place}.{position}" if place else str(position))
+    else:
+        yield place, value if isinstance(value, float | int | str | None) else str(value)
+
+
+def _flatten_lfs(lfs: Mapping[str, LfFigures]) -> dict[str, Scalar]:
+    return {f"{lf}.{name}": value for lf, figures in lfs.items() for name, value in figures.model_dump().items()}
+
+
+def _shares(counts: Mapping[str, int]) -> dict[str, Scalar]:
+    total = sum(counts.values())
+    return {name: count / total if total else None for name, count in counts.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedVote:
+    """One vote on an item; neighbor and similarity where it was lent by that neighbor, None where it is the LF's own."""
+
+    lf: str
+    vote: str
+    neighbor: str | int | None
+    similarity: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """How one label came about: votes, model, code, and every act that made this release current.
+
+    base: the release whose model and support labeled the item later; None where a run labeled it.
+    """
+
+    release: str
+    item_id: str | int
+    label: str
+    base: str | None
+    probabilities: dict[str, float]
+    votes: tuple[TracedVote, ...]
+    lf_sources: dict[str, str]
+    commit: str | None
+    records: tuple[Record, ...]
+
+
+def trace_label(root: Path, name: str, item: str) -> Trace:
+    """How the label of `item` (its id as text) in release `name` came about.
+
+    Raises
+    ------
+    DataError
+        The release does not exist, is not here or is damaged, or it has no such item.
+    """
+    release = verify_release(root, find_release(root, name))
+    labels = read_labels(release)
+    is_number = labels.schema[ITEM_ID] == pl.Int64
+    identity: str | int = int(item) if is_number and item.lstrip("-").isascii() and item.lstrip("-").isdigit() else item
+    found = labels.filter(pl.col(ITEM_ID).cast(pl.String) == str(identity))
+    if found.is_empty():
+        raise DataError(f"{FOLDER / release.id}: no item {item!r} among {labels.height:,}. Check the id.")
+    row = found.row(0, named=True)
+    mine = pl.col(ITEM_ID).cast(pl.String) == str(identity)
+    votes = pl.read_parquet(release.path / "votes.parquet").filter(mine).drop(ITEM_ID).row(0, named=True)
+    lent = pl.read_parquet(release.path / "provenance.parquet").filter(mine).to_dicts()
+    thresholds = read_document(release, "thresholds.json")["thresholds"]
+    classes = release.manifest.classes
+    own = [
+        TracedVote(lf=lf, vote=classes[vote], neighbor=None, similarity=None, threshold=None)
+        for lf, vote in votes.items()
+        if vote != ABSTAIN
+    ]
+    extended = [
+        TracedVote(
+            lf=one["lf"],
+            vote=classes[one["vote"]],
+            neighbor=one["neighbor"],
+            similarity=one["similarity"],
+            threshold=thresholds.get(one["lf"]),
+        )
+        for one in lent
+    ]
+    records = read_log(root / FOLDER / LOG).records
+    return Trace(
+        release=release.id,
+        item_id=row[ITEM_ID],
+        label=row["label"],
+        base=pl.read_parquet(release.path / "rows.parquet").filter(mine)["base"].item(),
+        probabilities={name: row[f"p_{name}"] for name in classes},
+        votes=(*own, *extended),
+        lf_sources=release.manifest.lf_sources,
+        commit=release.manifest.commit,
+        records=tuple(one for one in records if one.release == release.id),
+    )
+
+
+def describe_trace(trace: Trace) -> str:
+    """`trace` for a reader."""
+    best = sorted(trace.probabilities.items(), key=lambda one: -one[1])[:5]
+    lines = [
+        f"item {trace.item_id} in release {trace.release}: {trace.label}",
+        f"labeled by the model and support of release {trace.base}, without a refit"
+        if trace.base
+        else "labeled by a run of the pipeline",
+        "probabilities: " + ", ".join(f"{name} {value:.4g}" for name, value in best),
+        f"votes: {len(trace.votes) or 'none'}",
+    ]
+    for vote in trace.votes:
+        origin = "its own vote"
+        if vote.neighbor is not None and vote.similarity is not None:
+            limit = "" if vote.threshold is None else f", threshold {vote.threshold:.6g}"
+            origin = f"from item {vote.neighbor} (similarity {vote.similarity:.6g}{limit})"
+        lines.append(f"  {vote.lf}: {vote.vote}, {origin}")
+    lines += [f"source {path}: sha256 {content}" for path, content in trace.lf_sources.items()]
+    lines.append(f"commit: {trace.commit or 'unknown'}")
+    lines += [
+        f"run {one.run_id}: {one.action} {one.time} by {one.user} on {one.host}"
+        + (f", accepted: {one.accepted}" if one.accepted else "")
+        for one in trace.records
+    ]
+    return "\n".join(lines)

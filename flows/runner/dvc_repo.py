@@ -1,0 +1,443 @@
+"""The only module that touches DVC: its DAG, its verdict on each stage, and how it spawns a command.
+
+DVC decides everything about caching. Two of its private functions are replaced, both behind a context variable that
+only `run_stage` sets, so that any other use of DVC in this process is untouched: how a command is spawned
+(`dvc.stage.run._run`) and under what name a stage locks its files (`dvc.rwlock.rwlock`). A third,
+`dvc.utils.strictyaml.load`, remembers what it parsed. pyproject.toml pins DVC for this reason, and
+tests/test_bridge.py would notice a change.
+
+The working directory has to be the project's root, the `root` of every function here.
+"""
+
+import difflib
+import json
+import logging
+import pickle
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import dvc.rwlock
+import dvc.stage.run
+import dvc.utils.strictyaml
+import psutil
+import pydantic
+from dvc.exceptions import DvcException, ReproductionError
+from dvc.fs import LocalFileSystem
+from dvc.lock import LockError
+from dvc.repo import Repo, lock_repo
+from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.stage import Stage as DvcStage
+
+from flows.runner.project import PIPELINE
+from tasks.errors import EpoxyError, ParamsError, StageError
+
+_SHELL = "/bin/sh"
+
+_NO_SHELLS = frozenset({"nologin", "false"})
+"""What stands in $SHELL, by which DVC starts commands, of a service's user who may not log in."""
+
+_PARTS = ".{name}.*.part"
+"""How tasks/artifacts.py names a file that is not whole yet."""
+
+
+class Outcome(StrEnum):
+    """What happened to a stage that ended well."""
+
+    CACHED = "Cached"  # its outputs were there and up to date
+    RESTORED = "Restored"  # its outputs came out of DVC's cache
+    COMPLETED = "Completed"  # its command ran, or changed data was taken over
+
+
+class Options(pydantic.BaseModel):
+    """What `meta: {prefect: ...}` of a stage in dvc.yaml may say; it never makes a stage run again."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    retries: int = pydantic.Field(default=0, ge=0)
+    retry_delay_seconds: float = pydantic.Field(default=0, ge=0)
+    timeout_seconds: float | None = pydantic.Field(default=None, gt=0)
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One node of DVC's graph: a stage of a dvc.yaml, or a `.dvc` file.
+
+    `name` is what `dvc repro` takes in the project's root; `needs` are the names of the stages right before it;
+    `outputs` are absolute. `is_import`: it is a `.dvc` file whose data come from elsewhere; `is_to_update`: it is to be
+    asked there what is new.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    outputs: tuple[Path, ...]
+    options: Options
+    is_import: bool = False
+    is_to_update: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command as DVC would spawn it."""
+
+    text: str
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+
+
+Spawn = Callable[[Command], None]
+"""Runs a command to its end and raises when it fails; nothing of it runs on afterwards."""
+
+
+class BusyError(StageError):
+    """Another process holds what this one needs; the message names it."""
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """The stage that this context is running, and whether its command was spawned."""
+
+    name: str
+    repo: Repo
+    spawn: Spawn
+    has_spawned: bool = False
+
+
+_RUN: ContextVar[_Run | None] = ContextVar("_RUN", default=None)
+
+_BOOKKEEPING = threading.Lock()
+"""One thread at a time in DVC; released while a command runs, so that independent stages run side by side."""
+
+_spawn_as_dvc = dvc.stage.run._run
+_lock_as_dvc = dvc.rwlock.rwlock
+_load_as_dvc = dvc.utils.strictyaml.load
+
+_PARSED: dict[str, tuple[bytes, Any, bytes]] = {}
+"""Per path: the file's bytes, the schema they passed, and the pickle of what DVC made of them. Never leaves memory."""
+
+
+def _spawn(executable: str | None, cmd: str, **options: Any) -> None:
+    run = _RUN.get()
+    if run is None:
+        _spawn_as_dvc(executable, cmd, **options)
+        return
+    run.has_spawned = True
+    # DVC has to get its lock back once the command is done, or the result is lost: wait for it from here on.
+    run.repo.lock._wait = True
+    argv = dvc.stage.run._make_cmd(_SHELL if Path(executable or _SHELL).name in _NO_SHELLS else executable, cmd)
+    command = Command(text=cmd, argv=tuple(argv), cwd=Path(options["cwd"]), env=options["env"])
+    _BOOKKEEPING.release()
+    try:
+        run.spawn(command)
+    finally:
+        _BOOKKEEPING.acquire()
+
+
+@contextmanager
+def _lock_files(
+    tmp_dir: str, fs: Any, cmd: str, read: Sequence[str], write: Sequence[str], hardlink: bool
+) -> Iterator[None]:
+    # DVC takes two stages with the same process and command line for one: the first to end would release the files
+    # that the other still reads. The name also tells whoever waits what is going on.
+    run = _RUN.get()
+    with _lock_as_dvc(tmp_dir, fs, f"{cmd} (stage {run.name})" if run else cmd, read, write, hardlink):
+        yield
+
+
+def _load(path: str, schema: Any = None, fs: Any = None, encoding: str = "utf-8", round_trip: bool = False) -> Any:
+    # DVC parses and checks dvc.yaml and dvc.lock again for every stage: half the time of a run with nothing to do. The
+    # same bytes give the same answer; a pickle, because callers change what they get.
+    if round_trip or not isinstance(fs, LocalFileSystem) or not Path(path).is_file():
+        return _load_as_dvc(path, schema, fs, encoding, round_trip)
+    content = Path(path).read_bytes()
+    known = _PARSED.get(path)
+    if known and known[0] == content and known[1] is schema:
+        return pickle.loads(known[2])
+    data, text = _load_as_dvc(path, schema, fs, encoding)
+    if text.encode(encoding) == content:  # nobody wrote it between the two reads
+        _PARSED[path] = (content, schema, pickle.dumps((data, text), pickle.HIGHEST_PROTOCOL))
+    return data, text
+
+
+dvc.stage.run._run = _spawn
+dvc.rwlock.rwlock = _lock_files
+dvc.utils.strictyaml.load = _load
+logging.getLogger("dvc").setLevel(logging.ERROR)  # what matters is told by the flow; the rest is not for its readers
+
+
+def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """The stages of `targets` and all that they need, every stage after those it needs.
+
+    Without targets, those of the root's dvc.yaml. Other dvc.yaml files and `.dvc` files take part when needed.
+
+    Raises
+    ------
+    ParamsError
+        dvc.yaml cannot be read, a target does not exist, or a stage's Prefect options are wrong.
+    """
+    with _BOOKKEEPING, _open(root) as repo:
+        try:
+            plan = _plan(repo, root, targets)
+            return tuple(_describe(name, node, plan) for name, node in plan.nodes.items())
+        except DvcException as error:
+            raise ParamsError(f"{PIPELINE}: {_explain(error)}") from error
+
+
+def run_stage(root: Path, name: str, spawn: Spawn) -> Outcome:
+    """What became of stage `name`: exactly what `dvc repro --single-item` does, with its command run by `spawn`.
+
+    May be called by several threads for stages that do not depend on each other.
+
+    Raises
+    ------
+    BusyError
+        Another process uses the project; nothing has happened and the call can be repeated.
+    StageError
+        DVC met a mistake, as a missing output or input, or a full disk.
+    Exception
+        Whatever `spawn` raised.
+    """
+    with _BOOKKEEPING, _open(root) as repo:
+        run = _Run(name=name, repo=repo, spawn=spawn)
+        token = _RUN.set(run)
+        try:
+            changed = repo.reproduce([name], single_item=True)
+        except ReproductionError as error:
+            cause = error.__cause__
+            if isinstance(cause, LockError):
+                raise BusyError(_name_blockers(cause)) from None
+            if isinstance(cause, DvcException):
+                raise StageError(f"stage {name}: {_explain(cause)}") from cause
+            if isinstance(cause, OSError) and not isinstance(cause, EpoxyError):
+                raise _blame_machine(name, cause) from cause
+            raise (cause or error) from None
+        except LockError as error:
+            raise BusyError(f"the project is in use by {_find_holder(root)}") from error
+        except DvcException as error:
+            raise StageError(f"stage {name}: {_explain(error)}") from error
+        except OSError as error:
+            raise _blame_machine(name, error) from error
+        finally:
+            _RUN.reset(token)
+        if not changed:
+            return Outcome.CACHED
+        is_data = changed[0].cmd is None
+        return Outcome.COMPLETED if run.has_spawned or is_data else Outcome.RESTORED
+
+
+def find_changes(root: Path) -> dict[str, tuple[str, ...]]:
+    """Per stage that is not up to date, what changed, as DVC sees it now.
+
+    Raises
+    ------
+    BusyError
+        Another process uses the project.
+    ParamsError
+        dvc.yaml cannot be read.
+    """
+    with _BOOKKEEPING, _open(root) as repo:
+        try:
+            with lock_repo(repo):
+                nodes = _plan(repo, root, ()).nodes
+                status = {name: node.status(check_updates=True) for name, node in nodes.items()}
+        except LockError as error:
+            raise BusyError(f"{_name_blockers(error)}; last used by {_find_holder(root)}") from error
+        except DvcException as error:
+            raise ParamsError(f"{PIPELINE}: {_explain(error)}") from error
+    changes = {name: tuple(_list_changes(chain.from_iterable(found.values()))) for name, found in status.items()}
+    return {name: found for name, found in changes.items() if found}
+
+
+def remove_leftovers(root: Path, stages: Sequence[Stage]) -> tuple[Path, ...]:
+    """The half-written files that dead runs left beside outputs of `stages` below data/; they are gone now.
+
+    Outputs that a living process has locked are left alone. DVC's list of locks is repaired where a process was killed
+    in the middle of writing it.
+    """
+    outputs = [output for stage in stages for output in stage.outputs if output.is_relative_to(root / "data")]
+    parts = {part: output for output in outputs for part in output.parent.glob(_PARTS.format(name=output.name))}
+    if not parts and _has_no_locks(root / ".dvc" / "tmp"):
+        return ()  # the usual case, without the cost of opening the project
+    with _BOOKKEEPING, _open(root) as repo:
+        try:
+            with lock_repo(repo):
+                busy = _find_locked_for_writing(Path(repo.tmp_dir))
+                removed = tuple(sorted(part for part, output in parts.items() if output not in busy))
+                for part in removed:
+                    if part.is_dir():
+                        shutil.rmtree(part)
+                    else:
+                        part.unlink(missing_ok=True)
+                return removed
+        except LockError:
+            return ()  # somebody is at work; the next run will do
+
+
+@contextmanager
+def _open(root: Path) -> Iterator[Repo]:
+    if Path.cwd() != root.resolve():
+        # DVC's run cache resolves names against the working directory, whatever root it was given.
+        raise ParamsError(f"{Path.cwd()}: not the project's root; go to {root}")
+    try:
+        repo = Repo(str(root))
+    except DvcException as error:
+        raise ParamsError(f"{root}: {_explain(error)}") from error
+    try:
+        with repo:
+            yield repo
+    except ImportError as error:
+        # DVC loads what speaks S3, GCS or SSH when an address asks for it, be it in a file that is not needed now.
+        raise ParamsError(f"an address in a .dvc file or .dvc/config: {error}{_name_plugin(str(error))}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """DVC's nodes by name, each after those it needs, and the graph they are in."""
+
+    nodes: Mapping[str, DvcStage]
+    graph: Any
+    names: Mapping[DvcStage, str]
+
+
+def _plan(repo: Repo, root: Path, targets: Sequence[str]) -> _Plan:
+    graph = get_active_graph(repo.index.graph)
+    names = {node: _name(node, root) for node in graph}
+    wanted = [node for node in graph if _is_wanted(node, root, targets, names[node])]
+    if unknown := sorted({*targets} - {PIPELINE} - {names[node] for node in wanted}):
+        raise ParamsError(_describe_unknown(unknown[0], list(names.values())))
+    return _Plan(nodes={names[node]: node for node in plan_repro(graph, wanted)}, graph=graph, names=names)
+
+
+def _name(node: DvcStage, root: Path) -> str:
+    path = Path(node.path).relative_to(root).as_posix()
+    name = getattr(node, "name", None)
+    if name is None:
+        return path
+    return str(name) if path == PIPELINE else f"{path}:{name}"
+
+
+def _is_wanted(node: DvcStage, root: Path, targets: Sequence[str], name: str) -> bool:
+    if not targets or PIPELINE in targets:
+        return Path(node.path) == root / PIPELINE
+    return name in targets
+
+
+def _describe(name: str, node: DvcStage, plan: _Plan) -> Stage:
+    return Stage(
+        name=name,
+        needs=tuple(sorted(plan.names[need] for need in plan.graph.successors(node))),
+        outputs=tuple(Path(output.fs_path) for output in node.outs if output.is_in_repo),
+        options=_read_options(name, node.meta),
+        is_import=bool(node.is_import),
+    )
+
+
+def _read_options(name: str, meta: Any) -> Options:
+    options = meta.get("prefect", {}) if isinstance(meta, Mapping) else {}
+    try:
+        return Options.model_validate(options)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        near = difflib.get_close_matches(key, Options.model_fields, n=1)
+        known = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(Options.model_fields)}"
+        raise ParamsError(
+            f"{PIPELINE}: stage {name}, meta.prefect, '{key}': {first['msg']}, got {first['input']!r}; {known}"
+        ) from None
+
+
+def _name_plugin(text: str) -> str:
+    """What to do about DVC's complaint that a part of it is missing; nothing where it is another complaint."""
+    found = re.search(r"'dvc-(\w+)'", text)
+    return f". Run 'python -m pip install \"dvc[{found[1]}]\"' in the environment of the project" if found else ""
+
+
+def _blame_machine(name: str, error: OSError) -> StageError:
+    """A full disk, or a folder that may not be written, where DVC keeps its books or outputs."""
+    return StageError(f"stage {name}: {error}. Check free space and permissions, then run it again.")
+
+
+def _describe_unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(sorted(known))}"
+    return f"{PIPELINE}: no stage '{name}'; {hint}"
+
+
+def _explain(error: BaseException) -> str:
+    """The message of `error` and of what caused it, in one piece."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).strip()
+        if text and not any(text in part for part in parts):
+            parts.append(text)
+        cause = cause.__cause__
+    text = ": ".join(parts) or type(error).__name__
+    if "missing data" in text:
+        text += "; bring it back with 'dvc checkout' or 'dvc pull'"
+    if "dvc.lock' validation failed" in text:
+        text += "; delete it or bring it back from git: DVC's cache still has what it names"
+    return text
+
+
+def _list_changes(entries: Iterable[Any]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+            continue
+        for kind, items in entry.items():
+            if isinstance(items, Mapping):
+                for item, verdict in items.items():
+                    yield from _list_params(item, verdict) if isinstance(verdict, Mapping) else [f"{item} ({verdict})"]
+            else:
+                yield f"{kind} ({items})" if items else str(kind)
+
+
+def _list_params(path: str, verdicts: Mapping[str, Any]) -> Iterator[str]:
+    for key, verdict in verdicts.items():
+        yield f"{path}: {key} ({verdict})"
+
+
+def _has_no_locks(tmp_dir: Path) -> bool:
+    path = tmp_dir / dvc.rwlock.RWLOCK_FILE
+    return not path.exists() or path.read_bytes() == b"{}"
+
+
+def _find_locked_for_writing(tmp_dir: Path) -> set[Path]:
+    """The outputs that living processes have locked; a torn list of locks is removed, or DVC would refuse all work.
+
+    Only the holder of the project's lock writes the list, so that one found torn was left by a process that was killed.
+    """
+    path = tmp_dir / dvc.rwlock.RWLOCK_FILE
+    try:
+        locks = json.loads(path.read_text()).get("write", {})
+        return {Path(path) for path, holder in locks.items() if psutil.pid_exists(holder["pid"])}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        path.unlink()
+        return set()
+
+
+def _name_blockers(error: LockError) -> str:
+    """The first paragraph of what DVC says, in one line; the rest tells to remove a lock, which DVC does by itself."""
+    return " ".join(str(error).partition("\n\n")[0].split())
+
+
+def _find_holder(root: Path) -> str:
+    """Who has DVC's lock, as a process id and a command line, as far as the lock's file tells."""
+    try:
+        process = psutil.Process(int((root / ".dvc" / "tmp" / "lock").read_text()))
+        return f"process {process.pid} ({' '.join(process.cmdline())})"
+    except (OSError, ValueError, psutil.Error):
+        return "another DVC process"

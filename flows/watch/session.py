@@ -1,0 +1,333 @@
+"""The pipeline from labeling functions to labels in memory: what `epoxy watch` asks after each edit.
+
+Nothing is computed here that a stage does not compute: each step calls the function that its stage calls, on tables
+that stay loaded, and is skipped while what determines it is the same. So the tables are those of the stages, and what
+takes long, the columns of votes and of neighbors, goes into the memo in which the stages look for it.
+
+A session works on a copy of params.yaml and lfs/, taken at once when one of them changes: an editor that writes while
+LFs run cannot make the votes of one text pass for those of another.
+"""
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from threadpoolctl import ThreadpoolController
+
+from tasks import apply, extend, fit, search, tune
+from tasks.cache.store import FOLDER, identify, identify_file
+from tasks.core import metrics
+from tasks.core.extension import Neighbors
+from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.errors import EpoxyError
+from tasks.lf.fingerprint import find_lf_files
+from tasks.params import FILE, Params, read_params
+from tasks.tables import schemas
+from tasks.tables.files import read_csv
+from tasks.tables.label_matrix import to_matrix
+from tasks.tables.parquet import count_rows, read_table, read_votes
+from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
+from tasks.tables.paths import VOTES as VOTES_PATH
+from tasks.tables.validation import require_same_items
+
+INPUTS = (ITEMS, VALID_GOLD, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, CELLS)
+"""What ingest and index write and a session reads; gold of test is not among it."""
+
+_LINKED = (ITEMS.parent, INDEX.parent, FOLDER)
+
+_SUMMARY = {
+    "lf": pl.String,
+    "polarity": pl.String,
+    "coverage": pl.Float64,
+    "overlaps": pl.Float64,
+    "conflicts": pl.Float64,
+    "n_valid": pl.Int64,
+    "precision": pl.Float64,
+}
+
+_SETTLED_NS = 100_000_000
+"""A file written less than a tenth of a second ago is read again: times are too coarse to tell two writes apart."""
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How good one method is on valid gold; NaN where there is none."""
+
+    method: str
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step(Generic[T]):
+    """What a step gave; another result of the same step is another `Step`, even if it is equal."""
+
+    key: object
+    value: T
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """What ingest and index left."""
+
+    items: pl.DataFrame
+    """item_id, split."""
+    gold: pl.DataFrame
+    """item_id, gold: of valid items."""
+    labels: npt.NDArray[np.int8]
+    """(n,) the same in the order of items, ABSTAIN where unknown."""
+    search: search.Inputs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What one state of LFs and params comes to; every table is the one that its stage writes."""
+
+    params: Params
+    data: Data
+    votes: pl.DataFrame
+    lf_summary: pl.DataFrame
+    failures: int
+    """Cells on which an LF failed and its policy turned that into an abstain."""
+    found: search.Found
+    chosen: tune.Chosen
+    extension: extend.Extension
+    labeled: fit.Labeled
+    labels: pl.DataFrame
+    scores: tuple[Score, ...]
+    seconds: Mapping[str, float]
+    """Of the steps that were computed, in their order."""
+    determined_by: Mapping[str, object]
+    """By stage from search on: equal to that of another result where the stage's outputs are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What the step fit gives."""
+
+    labeled: fit.Labeled
+    labels: pl.DataFrame
+    scores: tuple[Score, ...]
+
+
+class Session:
+    """The project at `root` as it is being edited; `copy` is an empty folder for the session's own use."""
+
+    def __init__(self, root: Path, copy: Path) -> None:
+        self._root, self.copy = root, copy.resolve()
+        self._stamps: dict[Path, Stamp] = {}
+        self._contents: dict[str, str] = {}
+        self._inputs: tuple[Stamp | None, ...] = ()
+        self._kept: dict[str, Step[Any]] = {}
+        self._seconds: dict[str, float] = {}
+        self._threads = ThreadpoolController()
+        for folder in _LINKED:
+            (self.copy / folder).parent.mkdir(parents=True, exist_ok=True)
+            (self.copy / folder).symlink_to((root / folder).resolve())
+
+    def look(self) -> bool:
+        """Whether params, LFs or what ingest and index wrote changed since the last look; takes over what did."""
+        stamps, contents = {}, {}
+        for path in (self._root / FILE, *find_lf_files(self._root)):
+            stamp, name = _stamp(path), path.relative_to(self._root).as_posix()
+            with contextlib.suppress(FileNotFoundError):  # replaced at this moment: the next look will see by what
+                is_known = stamp is not None and self._stamps.get(path) == stamp
+                contents[name] = self._contents[name] if is_known else self._take(path, name)
+                if stamp is not None and time.time_ns() - stamp[0] > _SETTLED_NS:
+                    stamps[path] = stamp
+        for name in set(self._contents) - set(contents):
+            (self.copy / name).unlink()
+        inputs = tuple(_stamp(self._root / name) for name in INPUTS)
+        is_changed = contents != self._contents or inputs != self._inputs
+        self._stamps, self._contents, self._inputs = stamps, contents, inputs
+        return is_changed
+
+    def read_params(self) -> Params:
+        """params.yaml as of the last look.
+
+        Raises
+        ------
+        ParamsError
+            It cannot be read.
+        """
+        with self._explained():
+            return read_params(self.copy)
+
+    def evaluate(self) -> Result:
+        """What the state of the last look comes to.
+
+        Raises
+        ------
+        EpoxyError
+            What the stages would say of this state, with paths as in the project. The session is as before.
+        """
+        self._seconds = {}
+        with self._explained():
+            return self._evaluate(read_params(self.copy))
+
+    def _take(self, path: Path, name: str) -> str:
+        """The hash of a file's content, after copying it."""
+        content = path.read_bytes()
+        (self.copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.copy / name).write_bytes(content)
+        return identify_file(self.copy / name)
+
+    def _evaluate(self, params: Params) -> Result:
+        (self._root / FOLDER).mkdir(parents=True, exist_ok=True)
+        classes, k = params.classes, len(params.classes)
+        inputs = self._inputs
+        lfs = {name: content for name, content in self._contents.items() if name != FILE}
+        applied = self._once("apply", (inputs, identify(lfs), classes, params.apply), lambda: self._apply(params))
+        votes, lf_summary, failures = applied.value
+        voted = self._once("votes", (votes.columns, _hash_rows(votes), classes), lambda: votes)
+        data = self._once("load", (inputs, classes, params.search), lambda: self._load(params)).value
+        require_same_items(ITEMS, data.items, VOTES_PATH, votes)
+        found = self._once("search", (voted, data, params.search), lambda: self._search(data, votes, params))
+        neighbors = self._once("neighbors", found, lambda: _stack(found.value)).value
+        chosen = self._once("tune", (found, params.tune), lambda: _choose(data, votes, neighbors, k, params))
+        thresholds = chosen.value.thresholds
+        extension = self._once(
+            "extend",
+            (found, thresholds, params.extend),
+            lambda: extend.extend_items(votes, neighbors, thresholds, params.extend),
+        )
+        labeled = self._once(
+            "fit",
+            (extension, params.fit),
+            lambda: self._label(data, votes, extension.value.votes, classes, params),
+        )
+        return Result(
+            params=params,
+            data=data,
+            votes=votes,
+            lf_summary=lf_summary,
+            failures=failures,
+            found=found.value,
+            chosen=chosen.value,
+            extension=extension.value,
+            labeled=labeled.value.labeled,
+            labels=labeled.value.labels,
+            scores=labeled.value.scores,
+            seconds={step: spent for step, spent in self._seconds.items() if step not in ("votes", "neighbors")},
+            determined_by={
+                "search": found,
+                "train": (found, params.train),
+                "tune": (found, params.tune),
+                "extend": extension,
+                "fit": labeled,
+            },
+        )
+
+    def _once(self, step: str, key: object, work: Callable[[], T]) -> Step[T]:
+        """The result of `work`, or the last one of this step if it was for an equal `key`."""
+        kept = self._kept.get(step)
+        if kept is None or kept.key != key:
+            began = time.perf_counter()
+            kept = Step(key=key, value=work())
+            self._kept[step] = kept
+            self._seconds[step] = time.perf_counter() - began
+        return kept
+
+    # The steps.
+
+    def _apply(self, params: Params) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+        """The tables of votes and of LFs, and the number of failures."""
+        with contextlib.redirect_stdout(sys.stderr):  # what LFs print belongs to no result
+            apply.run(self.copy, params.classes, params.apply)
+        votes = read_votes(self.copy / VOTES_PATH, len(params.classes))
+        summary = read_csv(self.copy / LF_SUMMARY, _SUMMARY)
+        return votes, summary, count_rows(self.copy / LF_FAILURES)
+
+    def _load(self, params: Params) -> Data:
+        k = len(params.classes)
+        items = read_table(self.copy / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+        gold = read_table(self.copy / VALID_GOLD, schemas.gold(k))
+        joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left")["gold"]
+        return Data(
+            items=items,
+            gold=gold,
+            labels=joined.fill_null(ABSTAIN).to_numpy(),
+            search=search.read_inputs(self.copy, k, params.search),
+        )
+
+    def _search(self, data: Data, votes: pl.DataFrame, params: Params) -> search.Found:
+        lfs = tuple(name for name in votes.columns if name != ITEM_ID)
+        L = np.ascontiguousarray(to_matrix(votes))
+        return search.search_items(self.copy, replace(data.search, lfs=lfs, L=L), params.search)
+
+    def _label(
+        self, data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
+    ) -> _Labels:
+        inputs = fit.join_inputs(data.items, data.gold, votes, extended)
+        # Its products are small: with a second thread they wait for it, with other work on the machine for long.
+        with self._threads.limit(limits=1, user_api="blas"):
+            labeled = fit.label_items(inputs, classes, params.fit)
+        return _Labels(
+            labeled=labeled,
+            labels=fit.tabulate_labels(inputs, labeled, classes),
+            scores=score_methods(fit.collect_methods(inputs, labeled), data),
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns an error that names files of the copy into one that names those of the project."""
+        try:
+            yield
+        except EpoxyError as error:
+            message = str(error).replace(f"{self.copy}/", "").replace(str(self.copy), str(self._root))
+            raise type(error)(message) from None
+
+
+def score_methods(methods: Mapping[str, npt.NDArray[np.float64]], data: Data) -> tuple[Score, ...]:
+    """How good methods, by name (n, k), are on valid gold, the way the report counts."""
+    rows = np.flatnonzero(data.labels != ABSTAIN)
+    gold = data.labels[rows].astype(np.int64)
+    found = {method: metrics.score(P[rows], gold) for method, P in methods.items()}
+    return tuple(Score(method=name, accuracy=one.accuracy, macro_f1=one.macro_f1) for name, one in found.items())
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes when the file does, without reading it; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _hash_rows(votes: pl.DataFrame) -> str:
+    return hashlib.sha256(np.ascontiguousarray(to_matrix(votes)).data).hexdigest()
+
+
+def _stack(found: search.Found) -> Neighbors:
+    """The neighbors as the stages read them from disk."""
+    columns = list(found.columns.values())
+    n = columns[0].similarity.shape[1] if columns else 0
+    return Neighbors(
+        lf=np.array([lf for lf, one in enumerate(columns) for _ in one.labels], np.int64),
+        label=np.array([label for one in columns for label in one.labels], np.int8),
+        similarity=np.concatenate([np.empty((0, n), np.float32), *(one.similarity for one in columns)]),
+    )
+
+
+def _choose(data: Data, votes: pl.DataFrame, neighbors: Neighbors, k: int, params: Params) -> tune.Chosen:
+    inputs = tune.Inputs(
+        lfs=votes.columns[1:],
+        L=to_matrix(votes),
+        labels=data.labels,
+        k=k,
+        metric=data.search.description.metric,
+    )
+    return tune.choose(inputs, params.tune, lambda rows: replace(neighbors, similarity=neighbors.similarity[:, rows]))

@@ -1,0 +1,391 @@
+"""Classifiers on embeddings: the vote head, the end model trained on weak labels, and what gold alone would give.
+
+Three things live here, in the order a run calls them.
+
+1. `fit_spectral_map` turns embeddings into features whose ridge penalty knows the data. With C the covariance of all
+   embeddings (no labels), a linear model with weight prior N(0, C^t) prefers directions along which items actually
+   vary; t = 0 is plain ridge, t = 1 is the two-step random-walk kernel x'Cx'' of semi-supervised learning (Chapelle,
+   Weston & Schölkopf, "Cluster kernels for semi-supervised learning", NIPS 2002). The map uses the mean of the three
+   kernels t = 0, 1/2 and 1, each of unit trace: one d x d matrix, no n x n one, nothing to choose.
+
+2. `fit_vote_head` asks how the votes generalize: a class-balanced, temperature-calibrated classifier of "which class
+   would an LF vote here", cross-fitted over the rows with votes. Each LF's reliability on a class is how far above
+   chance the head's held-out probability of that class lies where the LF votes it; the head is then fitted once more
+   with votes so weighted (one round of Raykar et al., "Learning from crowds", JMLR 2010). Its mean over all rows is
+   the class balance when there is no gold (`estimate_class_balance`): one step of EM from the uniform balance, so a
+   class pair that the embedding cannot separate stays near uniform instead of running to a corner.
+
+3. `fit_end_model` trains a student on the weak labels of every row and, given gold rows, pools four cross-fitted
+   experts log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student.
+
+Everything is transductive and says so: embeddings and votes of every split are inputs, gold comes from the rows the
+caller passes (valid) and from nowhere else. What was fitted can be applied to rows that came later
+(`predict_log_proba`, `predict_end_model`): then nothing is learned from them.
+
+Numerics: float32 features, float64 objective, L-BFGS. BLAS runs on one thread inside the fits, so that the thread
+count of the process cannot change a result on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+from tasks.core.classifiers.folds import GOLD_FOLDS, TRAINING_ROWS, GoldRows, assign_folds, draw_rows, is_enough_gold
+from tasks.core.classifiers.softmax import (
+    LOG_FLOOR,
+    SoftmaxRegression,
+    fit_softmax,
+    fit_softmax_regression,
+    fit_temperature,
+    normalize_scores,
+    predict_log_proba,
+    score_rows,
+)
+from tasks.core.classifiers.vote_head import VoteHead, count_votes, has_votes
+from tasks.core.progress_callback import WHOLE, Advance, tell_nobody
+from tasks.core.types import Float32, Float64, Int64, Votes
+
+STUDENT_PENALTY = 0.1  # inverse penalty of the student; weak labels are noisy in regions, so below the usual 1
+GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # half decades, chosen by cross-fitted log loss
+EXPERTS = ("gold alone", "gold on student and votes", "label model", "student")
+VOTE_BLOCK_NORM = 0.5  # root mean square norm of the block of one-hot votes beside features of norm 1
+POOL_SPREAD = 0.4  # prior standard deviation of a pooling weight around 1/4
+BALANCE_STRENGTH = 30.0  # per class: the vote-only class balance counts as this many gold rows; 100 rows of ten
+# classes estimate a class's share within 30 %, and raking to that noise cost the student 1.4 points on 23 tasks
+END_WORK = (1 + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE  # likewise `fit_end_model`
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldExpert:
+    """A classifier fitted on gold rows.
+
+    regression: on the blocks of features side by side. held_out: (g, k) float64 for the gold rows, each from folds
+    without it. penalty: the inverse penalty that won; loss: its mean held-out log loss in nats.
+    """
+
+    regression: SoftmaxRegression
+    held_out: Float64
+    penalty: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteCode:
+    """How votes are features: voted: (m, k) bool, whether LF j's vote for class c has a column; scale: its height."""
+
+    voted: npt.NDArray[np.bool_]
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldParameters:
+    """What gold rows taught the end model.
+
+    alone: the expert on features. fused: the expert on features, the student's centered scores over `student_norm`, and
+    votes. pool_weights: (4,) float64, in the order of `EXPERTS`.
+    """
+
+    alone: SoftmaxRegression
+    fused: SoftmaxRegression
+    student_norm: float
+    vote_code: VoteCode
+    pool_weights: Float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndParameters:
+    """All that `predict_end_model` needs. confidence: the student's inverse temperature; gold: None without gold."""
+
+    student: SoftmaxRegression
+    confidence: float
+    gold: GoldParameters | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndModel:
+    """The end model's answer for every item.
+
+    posterior: (n, k) float64, rows sum to 1. student: (n, k) float64, the model trained on weak labels alone.
+    gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
+    posterior of gold rows from folds without them (empty without gold; the four pooling weights saw all rows).
+    pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
+    penalties: (2,) float64, inverse penalties of the first two (NaN without gold). parameters: what was fitted.
+    """
+
+    posterior: Float64
+    student: Float64
+    gold_alone: Float64
+    held_out: Float64
+    pool_weights: Float64
+    penalties: Float64
+    parameters: EndParameters
+
+
+def fit_gold_baseline(
+    embeddings: Float32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = tell_nobody
+) -> Float64:
+    """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
+
+    What a user with gold would do instead of weak supervision; default penalty C = 10 as in the datasets' README.
+    A class without gold gets a probability near 0.
+    """
+    targets = np.eye(n_classes)[gold.classes]
+    model = fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty, advance)
+    return predict_log_proba(model, embeddings)
+
+
+def estimate_class_balance(head: VoteHead, gold: GoldRows | None) -> Float64:
+    """Return the class balance (k,) float64, positive, sum 1: the head's mean, updated by gold counts if there are any.
+
+    Without gold: mean of the vote head, one EM step from uniform. With gold: that mean counts as `BALANCE_STRENGTH`
+    rows per class of a Dirichlet prior. Every class keeps at least .1 / k.
+    """
+    n_classes = head.proba.shape[1]
+    balance = head.proba.mean(axis=0)
+    if gold is not None and len(gold.rows):
+        strength = BALANCE_STRENGTH * n_classes
+        counts = np.bincount(gold.classes, minlength=n_classes)
+        balance = (counts + strength * balance) / (len(gold.rows) + strength)
+    balance = np.maximum(balance, 0.1 / n_classes)
+    return np.asarray(balance / balance.sum(), dtype=np.float64)
+
+
+def fit_end_model(
+    features: Float32,
+    votes: Votes,
+    weak_labels: Float64,
+    gold: GoldRows | None,
+    label_log_proba: Float64 | None,
+    label_held_out: Float64 | None,
+    seed: int = 0,
+    advance: Advance = tell_nobody,
+) -> EndModel:
+    """Return the end model's posterior for every item.
+
+    Parameters
+    ----------
+    features : (n, d) float32 from the spectral map, every item of every split.
+    votes : (n, m) int8, -1 abstains.
+    weak_labels : (n, k) float64, rows sum to 1, made without any gold row's own class (`evidence.EvidenceLabels.weak`).
+    gold : gold rows that may be used, or None.
+    label_log_proba, label_held_out : the label model's log posterior (n, k), and that of the gold rows from folds
+        without them (g, k). Both needed with gold; ignored without.
+    seed : of the fold assignment.
+    advance : is told of `END_WORK`, without enough gold only of the student's part.
+
+    Notes
+    -----
+    Without gold the student is the end model: softmax regression on `weak_labels` of all rows, or of `TRAINING_ROWS`
+    drawn from more. Soft targets and the
+    penalty leave it too humble, so one temperature is fitted on the votes of the rows that have any (weighted to the
+    weak labels' class balance); it moves no hard label.
+    With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
+    gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes scaled to norm
+    1/2], which lets gold correct the student along its own axes for little penalty and elsewhere for the full one;
+    the label model; and the student, which carries the pool while gold is scarce. The w_e >= 0 minimize held-out log
+    loss with prior N(1/4, .4^2): near equal with 100 rows, free with thousands. Fewer than 10 gold rows, or gold of
+    one class, count as no gold here (not in the class balance).
+
+    Raises
+    ------
+    ValueError: gold without the label model's posteriors.
+    """
+    n, n_classes = weak_labels.shape
+    with threadpool_limits(limits=1):
+        rows = draw_rows(np.arange(n), TRAINING_ROWS, seed)
+        model = fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), STUDENT_PENALTY, None, advance)
+        raw = normalize_scores(score_rows(model, features))
+        confidence = _measure_confidence(raw, votes, weak_labels.mean(axis=0))
+        student = normalize_scores(confidence * raw)
+        if gold is None or not is_enough_gold(gold):
+            nothing = np.full((n, n_classes), np.nan)
+            return EndModel(
+                posterior=np.exp(student),
+                student=np.exp(student),
+                gold_alone=nothing,
+                held_out=np.empty((0, n_classes)),
+                pool_weights=np.full(len(EXPERTS), np.nan),
+                penalties=np.full(2, np.nan),
+                parameters=EndParameters(student=model, confidence=confidence, gold=None),
+            )
+        if label_log_proba is None or label_held_out is None:
+            raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
+        fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
+        alone = _fit_gold_expert([features], gold, fold, n_classes, advance)
+        centered = _center(raw)
+        norm = max(float(np.sqrt((centered**2).sum(axis=1).mean())), 1e-12)
+        code = _fit_vote_code(votes, n_classes)
+        blocks = _stack_fused(features, centered, norm, votes, code)
+        fused = _fit_gold_expert(blocks, gold, fold, n_classes, advance)
+        # the student never saw a gold row's class, so all its rows are held out
+        held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
+        weights = fit_pool_weights(np.stack(held_out, axis=2), gold.classes)
+        parameters = EndParameters(
+            student=model,
+            confidence=confidence,
+            gold=GoldParameters(
+                alone=alone.regression,
+                fused=fused.regression,
+                student_norm=norm,
+                vote_code=code,
+                pool_weights=weights,
+            ),
+        )
+        gold_alone = _predict_stacked(alone.regression, [features])
+        everywhere = [gold_alone, _predict_stacked(fused.regression, blocks), label_log_proba, student]
+        posterior = np.exp(normalize_scores(np.stack(everywhere, axis=2) @ weights))
+        pooled = np.exp(normalize_scores(np.stack(held_out, axis=2) @ weights))
+    return EndModel(
+        posterior=posterior,
+        student=np.exp(student),
+        gold_alone=np.exp(gold_alone),
+        held_out=pooled,
+        pool_weights=weights,
+        penalties=np.array([alone.penalty, fused.penalty]),
+        parameters=parameters,
+    )
+
+
+def predict_end_model(
+    parameters: EndParameters, features: Float32, votes: Votes, label_log_proba: Float64 | None
+) -> Float64:
+    """Return the end model's posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
+
+    Parameters
+    ----------
+    features : (q, d) float32 from the spectral map that was fitted. votes : (q, m) int8 by the same LFs, -1 abstains.
+    label_log_proba : the label model's log posterior (q, k); needed with gold, ignored without.
+
+    Notes
+    -----
+    On the rows of `fit_end_model` this is its posterior, up to rounding in the float32 products: their sums depend on
+    how many rows are multiplied at once.
+
+    Raises
+    ------
+    ValueError: parameters learned from gold without the label model's posterior.
+    """
+    with threadpool_limits(limits=1):
+        raw = normalize_scores(score_rows(parameters.student, features))
+        student = normalize_scores(parameters.confidence * raw)
+        fitted = parameters.gold
+        if fitted is None:
+            return np.asarray(np.exp(student))
+        if label_log_proba is None:
+            raise ValueError("label_log_proba: got None; expected an array, since the end model learned from gold")
+        blocks = _stack_fused(features, _center(raw), fitted.student_norm, votes, fitted.vote_code)
+        alone, fused = _predict_stacked(fitted.alone, [features]), _predict_stacked(fitted.fused, blocks)
+        pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
+        return np.asarray(np.exp(normalize_scores(pooled)))
+
+
+def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
+    """Return nonnegative log-linear pooling weights (e,) float64 of e experts.
+
+    Parameters
+    ----------
+    held_out : (g, k, e) float64 log probabilities. classes : (g,) int64 gold.
+
+    Notes
+    -----
+    Minimizes the log loss of softmax(sum_e w_e log p_e) with prior N(1/e, POOL_SPREAD^2) on each weight. Convex. The sum
+    is free, which also sets the temperature of the pool.
+    """
+    g, _, e = held_out.shape
+    rows = np.arange(g)
+    strength = 1.0 / POOL_SPREAD**2
+
+    def objective(w: Float64) -> tuple[float, Float64]:
+        """Penalized log loss and its gradient."""
+        log_p = normalize_scores(held_out @ w)
+        residual = np.exp(log_p)
+        residual[rows, classes] -= 1.0
+        offset = w - 1.0 / e
+        value = -float(log_p[rows, classes].sum()) + 0.5 * strength * float(offset @ offset)
+        return value, np.einsum("gk,gke->e", residual, held_out) + strength * offset
+
+    start = np.full(e, 1.0 / e)
+    fitted = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * e)
+    return np.asarray(fitted.x, dtype=np.float64)
+
+
+def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64) -> float:
+    """Return the temperature's inverse in [1/e, e^3] at which the student best predicts the votes; 1 without votes."""
+    counts = count_votes(votes, np.ones((votes.shape[1], len(class_balance))))
+    covered = counts.sum(axis=1) > 0
+    if not covered.any():
+        return 1.0
+    share = counts[covered] / counts[covered].sum(axis=1, keepdims=True)
+    mean = share.mean(axis=0)
+    targets = share * np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
+    return float(fit_temperature(log_proba[covered], targets)[0])
+
+
+def _fit_gold_expert(
+    blocks: Sequence[Float32], gold: GoldRows, fold: Int64, n_classes: int, advance: Advance
+) -> GoldExpert:
+    """Return the expert on stacked feature blocks, its penalty chosen by cross-fitted log loss (ties: the smaller)."""
+    x = np.hstack([block[gold.rows] for block in blocks])
+    targets = np.eye(n_classes)[gold.classes]
+    rows = np.arange(len(x))
+    starts: list[SoftmaxRegression | None] = [None] * GOLD_FOLDS
+    best: tuple[float, float, Float64] | None = None
+    for number, penalty in enumerate(GOLD_PENALTIES, start=1):
+        held_out = np.zeros((len(x), n_classes))
+        for f in range(GOLD_FOLDS):
+            rest = fold != f
+            model = fit_softmax(x[rest], targets[rest], np.ones(int(rest.sum())), penalty, starts[f], advance)
+            held_out[~rest] = normalize_scores(score_rows(model, x[~rest]))
+            starts[f] = model
+        loss = -float(held_out[rows, gold.classes].mean())
+        if best is None or loss < best[0]:
+            best = (loss, penalty, held_out)
+        elif loss > 1.1 * best[0]:  # past the minimum of a smooth curve: the rest would only cost time
+            advance((len(GOLD_PENALTIES) - number) * GOLD_FOLDS * WHOLE)
+            break
+    assert best is not None
+    model = fit_softmax(x, targets, np.ones(len(x)), best[1], None, advance)
+    return GoldExpert(regression=model, held_out=best[2], penalty=best[1], loss=best[0])
+
+
+def _predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:
+    """Return log class probabilities (n, k) float64 of features that lie side by side in blocks."""
+    scores = np.tile(model.intercept, (len(blocks[0]), 1))
+    at = 0
+    for block in blocks:
+        part = SoftmaxRegression(coef=model.coef[at : at + block.shape[1]], intercept=np.zeros_like(model.intercept))
+        scores += score_rows(part, block)
+        at += block.shape[1]
+    return normalize_scores(scores)
+
+
+def _stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[Float32]:
+    """Return the blocks of features of the expert that sees the student and the votes as well."""
+    return [features, (centered / norm).astype(np.float32), _encode_votes(votes, code)]
+
+
+def _center(log_proba: Float64) -> Float64:
+    """Return log probabilities, none below the floor, about their mean over classes."""
+    kept = np.maximum(log_proba, np.log(LOG_FLOOR))
+    return np.asarray(kept - kept.mean(axis=1, keepdims=True))
+
+
+def _fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:
+    """Return a code in which a row's root mean square norm is the constant: one column per LF and class it votes for."""
+    voted = has_votes(votes, n_classes)
+    mean = (votes >= 0).sum(axis=1, dtype=np.float64).mean()
+    return VoteCode(voted=voted, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if voted.any() else 0.0)
+
+
+def _encode_votes(votes: Votes, code: VoteCode) -> Float32:
+    """Return the columns of `code`, (n, V) float32; a vote that has none there counts for nothing."""
+    columns = [votes[:, j] == c for j, c in np.argwhere(code.voted)]
+    if not columns:
+        return np.zeros((len(votes), 0), dtype=np.float32)
+    return np.asarray(np.stack(columns, axis=1).astype(np.float32) * np.float32(code.scale), dtype=np.float32)

@@ -1,0 +1,45 @@
+"""Rows drawn for training, and folds of gold rows for cross-fitting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.core.types import Int64
+
+GOLD_FOLDS = 5
+TRAINING_ROWS = 100_000  # that the vote head and the student learn from at most: over a hundred per coefficient of 384
+# dimensions and two classes, over ten of 768 and ten; time and memory of both stay those of so many rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldRows:
+    """Items whose gold class may be used: rows (g,) int64 indices into the items, classes (g,) int64 in 0..k-1."""
+
+    rows: Int64
+    classes: Int64
+
+
+def draw_rows(rows: Int64, most: int, seed: int) -> Int64:
+    """Return `rows`, or a random `most` of them if they are more, ascending if `rows` are."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
+
+
+def is_enough_gold(gold: GoldRows) -> bool:
+    """Return whether gold can be cross-fitted: at least two rows per fold and two classes."""
+    return len(gold.rows) >= 2 * GOLD_FOLDS and len(np.unique(gold.classes)) >= 2
+
+
+def assign_folds(classes: Int64, n_folds: int, seed: int) -> Int64:
+    """Return a fold 0..n_folds-1 for each row (g,) int64: a seeded shuffle, then dealt class by class.
+
+    Every class is spread over the folds as evenly as it can be.
+    """
+    order = np.random.default_rng(seed).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    fold = np.empty(len(classes), dtype=np.int64)
+    fold[order] = np.arange(len(classes)) % n_folds
+    return fold

@@ -1,0 +1,131 @@
+"""Multinomial logistic regression (softmax) with L-BFGS on one thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
+
+from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.types import Float32, Float64
+
+LOG_FLOOR = 1e-4  # smallest class probability a log feature may carry
+MOST_STEPS = 200  # of L-BFGS in a fit; these and a relative change of 1e-7 leave accuracies unchanged against 1e-9
+BLOCK = 4096  # rows per block of a float64 reduction: a fixed order whatever n
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxRegression:
+    """Multinomial logistic regression.
+
+    coef: (d, k) float64; intercept: (k,) float64, minus infinity for a class of probability 0.
+    """
+
+    coef: Float64
+    intercept: Float64
+
+
+def fit_softmax_regression(
+    features: Float32, targets: Float64, weights: Float64, penalty: float, advance: Advance = tell_nobody
+) -> SoftmaxRegression:
+    """Return the minimizer of penalty * sum_i weights_i * cross-entropy(targets_i, softmax) + ||coef||^2 / 2.
+
+    Parameters
+    ----------
+    features : (n, d) float32. targets : (n, k) float64, rows sum to 1. weights : (n,) float64, nonnegative.
+    penalty : inverse penalty, scikit-learn's C. The intercept is not penalized.
+    advance : is told of one piece of work, step by step.
+
+    Notes
+    -----
+    A soft target costs the same as a hard one: no replicated rows. 13,000 x 384 x 4 takes about half a second.
+    """
+    with threadpool_limits(limits=1):
+        return fit_softmax(features, targets, weights, penalty, None, advance)
+
+
+def predict_log_proba(model: SoftmaxRegression, features: Float32) -> Float64:
+    """Return log class probabilities (n, k) float64."""
+    with threadpool_limits(limits=1):
+        return normalize_scores(score_rows(model, features))
+
+
+def fit_temperature(scores: Float64, targets: Float64) -> Float64:
+    """Return an inverse temperature and k offsets, (1 + k,) float64, that minimize the log loss on weighted targets.
+
+    scores, targets: (n, k) float64; a row of targets sums to its weight. The inverse temperature stays in [1/e, e^3]:
+    separable votes would send it to infinity.
+    """
+    weights = targets.sum(axis=1, keepdims=True)
+    total = weights.sum()
+
+    def objective(v: Float64) -> tuple[float, Float64]:
+        """Log loss and its gradient at inverse temperature exp(v[0]) and offsets v[1:]."""
+        log_p = normalize_scores(np.exp(v[0]) * scores + v[1:])
+        residual = weights * np.exp(log_p) - targets
+        gradient = np.r_[np.exp(v[0]) * (residual * scores).sum(), residual.sum(axis=0)]
+        return -float((targets * log_p).sum()) / total, gradient / total
+
+    k = scores.shape[1]
+    v = minimize(objective, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-1.0, 3.0)] + [(-10.0, 10.0)] * k).x
+    return np.asarray(np.r_[np.exp(v[0]), v[1:]], dtype=np.float64)
+
+
+def fit_softmax(
+    features: Float32,
+    targets: Float64,
+    weights: Float64,
+    penalty: float,
+    start: SoftmaxRegression | None,
+    advance: Advance,
+) -> SoftmaxRegression:
+    """Return the regression of `fit_softmax_regression`, from a warm start if given."""
+    d = features.shape[1]
+    k = targets.shape[1]
+    weighted = targets * weights[:, None]
+
+    def objective(v: Float64) -> tuple[float, Float64]:
+        """Objective and gradient at v, coef and intercept stacked as (d + 1, k)."""
+        stacked = v.reshape(d + 1, k)
+        coef = stacked[:d].astype(np.float32)
+        value = 0.0
+        gradient = np.zeros((d + 1, k))
+        for block in cut_blocks(len(features)):
+            x = features[block]
+            log_p = normalize_scores((x @ coef).astype(np.float64) + stacked[d])
+            residual = np.exp(log_p) * weights[block, None] - weighted[block]
+            value -= float((weighted[block] * log_p).sum())
+            gradient[:d] += x.T @ residual.astype(np.float32)
+            gradient[d] += residual.sum(axis=0)
+        gradient *= penalty
+        gradient[:d] += stacked[:d]
+        return penalty * value + 0.5 * float((stacked[:d] ** 2).sum()), gradient.ravel()
+
+    v0 = np.zeros((d + 1) * k) if start is None else np.vstack([start.coef, start.intercept]).ravel()
+    options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "ftol": 1e-7, "gtol": 1e-4}
+    with count_steps(advance, MOST_STEPS) as step:
+        found = minimize(objective, v0, jac=True, method="L-BFGS-B", options=options, callback=lambda _: step(1))
+    stacked = found.x.reshape(d + 1, k)
+    return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
+
+
+def score_rows(model: SoftmaxRegression, features: Float32) -> Float64:
+    """Return unnormalized log probabilities (n, k) float64."""
+    scores = np.empty((len(features), len(model.intercept)))
+    coef = model.coef.astype(np.float32)
+    for block in cut_blocks(len(features)):
+        scores[block] = features[block] @ coef
+    return scores + model.intercept
+
+
+def normalize_scores(scores: Float64) -> Float64:
+    """Return scores minus their logsumexp over classes."""
+    return np.asarray(scores - logsumexp(scores, axis=1, keepdims=True))
+
+
+def cut_blocks(n: int) -> list[slice]:
+    """Return slices of `BLOCK` rows that cover n rows in order."""
+    return [slice(at, min(at + BLOCK, n)) for at in range(0, n, BLOCK)]

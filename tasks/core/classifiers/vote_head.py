@@ -1,0 +1,177 @@
+"""The vote head: how votes generalize over the embedding, and how reliable each LF is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
+from tasks.core.classifiers.softmax import (
+    LOG_FLOOR,
+    SoftmaxRegression,
+    fit_softmax,
+    fit_temperature,
+    normalize_scores,
+    score_rows,
+)
+from tasks.core.progress_callback import WHOLE, Advance, tell_nobody
+from tasks.core.types import Float32, Float64, Votes
+
+HEAD_PENALTY = 0.3  # inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks
+HEAD_FOLDS = 4
+RELIABILITY_VOTES = 2.0  # an LF's reliability starts from chance, worth this many votes
+RELIABILITY_FLOOR = 0.02  # a vote at or below chance keeps this much weight: the head may be wrong about an LF
+LEAST_SKILL = 0.1  # `measure_skill` below which embeddings do not carry votes: 0 of random ones, .21 to .84 on 21 tasks
+
+
+HEAD_WORK = 2 * HEAD_FOLDS * WHOLE  # what `fit_vote_head` tells its `advance` in all, each fit being whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteHead:
+    """How the votes generalize over the embeddings.
+
+    proba: (n, k) float64, rows sum to 1, the class an LF would vote under a uniform class balance; held out on rows
+    with votes. reliability: (m, k) float64 in (0, 1], the weight of LF j's vote for class c: precision above chance,
+    1 is always right, 0 is chance; NaN where LF j never votes c. regression: what says `proba` on rows without votes,
+    and on rows that were not there.
+    """
+
+    proba: Float64
+    reliability: Float64
+    regression: SoftmaxRegression
+
+
+def fit_vote_head(
+    features: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = tell_nobody
+) -> VoteHead:
+    """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
+
+    Parameters
+    ----------
+    features : (n, d) float32 from the spectral map. votes : (n, m) int8, -1 abstains.
+    seed : of the fold assignment; the only randomness.
+    advance : is told of `HEAD_WORK`.
+
+    Notes
+    -----
+    Two rounds: all votes weigh 1, then each its reliability (`measure_reliability`) under the first round's head.
+    Targets: an item's votes, averaged. Weights: each class's votes sum to the same. Of more than `TRAINING_ROWS` rows
+    with votes, so many are drawn. Each is predicted by folds without it; then one temperature and k offsets are fitted
+    on those held-out rows. The other rows, from which no fold learned, get the mean of the folds' scores. Fewer than 8 rows with votes, or votes of one class only: uniform over the classes
+    voted for (over all without votes). A class without votes: probability 0.
+    """
+    weights = np.where(has_votes(votes, n_classes), 1.0, np.nan)
+    first = _fit_votes(features, count_votes(votes, weights), seed, advance)
+    reliability = measure_reliability(votes, first.proba)
+    second = _fit_votes(features, count_votes(votes, reliability), seed, advance)
+    return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
+
+
+def measure_reliability(votes: Votes, proba: Float64) -> Float64:
+    """Return each LF's precision above chance by class, (m, k) float64, NaN where LF j never votes c.
+
+    Parameters
+    ----------
+    votes : (n, m) int8, -1 abstains. proba : (n, k) float64 under a uniform class balance, held out on rows with votes.
+
+    Notes
+    -----
+    (mean of proba_c where LF j votes c, with two votes at chance, - 1/k) / (1 - 1/k), at least .02 / (1 - 1/k).
+    No gold: relative to what the LFs together generalize to.
+    """
+    n_classes = proba.shape[1]
+    chance = 1.0 / n_classes
+    reliability = np.full((votes.shape[1], n_classes), np.nan)
+    for j in range(votes.shape[1]):
+        for c in range(n_classes):
+            rows = np.flatnonzero(votes[:, j] == c)
+            if len(rows):
+                total = float(proba[rows, c].sum()) + RELIABILITY_VOTES * chance
+                above = total / (len(rows) + RELIABILITY_VOTES) - chance
+                reliability[j, c] = max(above, RELIABILITY_FLOOR) / (1.0 - chance)
+    return reliability
+
+
+def measure_skill(votes: Votes, proba: Float64) -> float:
+    """Return how well the vote head foretells held-out votes, at most 1: 0 is guessing, 1 is being sure and right.
+
+    Parameters
+    ----------
+    votes : (n, m) int8, -1 abstains. proba : (n, k) float64 of `fit_vote_head`.
+
+    Notes
+    -----
+    One minus the log loss over that of guessing among the classes voted for, all of which weigh the same. NaN where
+    votes are of fewer than two classes.
+    """
+    gains = [
+        float(np.log(np.maximum(np.repeat(proba[:, c], (votes == c).sum(axis=1)), LOG_FLOOR)).mean())
+        for c in range(proba.shape[1])
+        if (votes == c).any()
+    ]
+    return 1.0 + float(np.mean(gains)) / np.log(len(gains)) if len(gains) > 1 else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FittedVotes:
+    """One round of `fit_vote_head`."""
+
+    proba: Float64
+    regression: SoftmaxRegression
+
+
+def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) -> _FittedVotes:
+    """Return the head for weighted vote counts (n, k) float64; see `fit_vote_head`."""
+    n, n_classes = counts.shape
+    covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
+    voted = counts.sum(axis=0) > 0
+    if voted.sum() < 2 or len(covered) < 2 * HEAD_FOLDS:
+        head = np.where(voted, 1.0, 0.0) if voted.any() else np.ones(n_classes)
+        head /= head.sum()
+        with np.errstate(divide="ignore"):
+            constant = SoftmaxRegression(coef=np.zeros((features.shape[1], n_classes)), intercept=np.log(head))
+        return _FittedVotes(proba=np.tile(head, (n, 1)), regression=constant)
+    share = counts[covered][:, voted]
+    share /= share.sum(axis=1, keepdims=True)
+    balanced = share / share.mean(axis=0)
+    weights = balanced.sum(axis=1)
+    targets = balanced / weights[:, None]
+    weights = weights / weights.mean()
+    fold = np.random.default_rng(seed).permutation(len(covered)) % HEAD_FOLDS
+    models: list[SoftmaxRegression] = []
+    held_out = np.zeros_like(targets)
+    with threadpool_limits(limits=1):
+        for f in range(HEAD_FOLDS):
+            rest = fold != f
+            start = models[-1] if models else None
+            model = fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start, advance)
+            held_out[~rest] = score_rows(model, features[covered[~rest]])
+            models.append(model)
+        calibrated = fit_temperature(held_out, targets * weights[:, None])
+        coef, intercept = np.zeros((features.shape[1], n_classes)), np.full(n_classes, -np.inf)
+        # The mean of the folds' scores is the score of their mean.
+        coef[:, voted] = calibrated[0] * np.mean([model.coef for model in models], axis=0)
+        mean_intercept = np.mean([model.intercept for model in models], axis=0)
+        intercept[voted] = calibrated[0] * mean_intercept + calibrated[1:]
+        regression = SoftmaxRegression(coef=coef, intercept=intercept)
+        head = np.exp(normalize_scores(score_rows(regression, features)))
+    head[np.ix_(covered, voted)] = np.exp(normalize_scores(calibrated[0] * held_out + calibrated[1:]))
+    return _FittedVotes(proba=head, regression=regression)
+
+
+def has_votes(votes: Votes, n_classes: int) -> npt.NDArray[np.bool_]:
+    """Return whether LF j votes class c anywhere, (m, k)."""
+    return np.stack([(votes == c).any(axis=0) for c in range(n_classes)], axis=1)
+
+
+def count_votes(votes: Votes, weights: Float64) -> Float64:
+    """Return the summed weights (m, k) of the votes per item and class, (n, k) float64, added in LF order."""
+    counts = np.zeros((len(votes), weights.shape[1]))
+    for j in range(votes.shape[1]):
+        rows = np.flatnonzero(votes[:, j] >= 0)
+        counts[rows, votes[rows, j]] += weights[j, votes[rows, j]]
+    return counts

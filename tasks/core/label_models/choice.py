@@ -1,0 +1,162 @@
+"""Which label model: the one that was asked for, or the best on held-out gold with majority vote as the floor."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.label_models.base import Gold, LabelModel, VoteTable
+from tasks.core.label_models.dawid_skene import fit_dawid_skene
+from tasks.core.label_models.flyingsquid import Mode, SequenceModel, fit_sequence_model
+from tasks.core.label_models.majority import MajorityVote, fit_majority_vote, fit_weighted_majority_vote
+from tasks.core.label_models.triplets import Estimate, OneVsRest, fit_flyingsquid, fit_flyingsquid_reference
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, tell_nobody
+from tasks.core.ties import SAME, score_labels
+from tasks.core.types import Float64, Votes
+
+Kind = Literal["majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"]
+
+CANDIDATES: tuple[Kind, ...] = ("majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene")
+"""What `choose_kind` tries; of equals the first is taken, so majority vote is the floor."""
+
+DEFAULT: Kind = "flyingsquid"
+"""Where there is too little gold to choose with: it needs none, and a lone vote decides as in majority vote."""
+
+FOLDS = 5
+"""Parts of the gold rows, each held out once: four fifths to learn from, at five fits a candidate."""
+
+TRIALS = FOLDS * len(CANDIDATES)
+"""Fits of which a choice consists."""
+
+FEWEST_GOLD = 20
+"""Gold rows below which one item more or less moves an accuracy by over five points, too much to choose by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What FlyingSquid needs to know besides votes."""
+
+    mode: Mode = "corrected"
+    estimate: Estimate = "mean"
+    dependencies: tuple[tuple[int, int], ...] = ()
+    """Pairs of LFs (positions) that depend on each other given the class."""
+    length: int = 1
+    """Items in a sequence."""
+    sequence_balance: Float64 | None = None
+    """(2^T,): see `fit_sequence_model`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The outcome of cross-fitting."""
+
+    kind: Kind
+    accuracy: dict[Kind, float] | None
+    """On held-out gold rows, ties split evenly; None where there was too little gold to check."""
+
+
+def count_class_balance(classes: npt.NDArray[np.int64], k: int) -> Float64:
+    """(k,): the share of each class among `classes`, one item of each added so that none is impossible."""
+    counts = np.bincount(classes, minlength=k) + 1.0
+    balance: Float64 = counts / counts.sum()
+    return balance
+
+
+def uses_gold(kind: Kind, options: Options) -> bool:
+    """Whether the model learns from gold rows beyond the class balance."""
+    plain = options.mode == "corrected" and options.length == 1 and not options.dependencies
+    return kind in {"weighted_majority_vote", "dawid_skene"} or (kind == "flyingsquid" and plain)
+
+
+def fit_label_model(
+    kind: Kind,
+    votes: Votes,
+    class_balance: Float64,
+    *,
+    gold: Gold | None = None,
+    options: Options | None = None,
+    advance: Advance = tell_nobody,
+) -> LabelModel:
+    """The label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
+
+    `advance` is told of one piece of work by kinds that may take long: all but majority votes.
+
+    Raises
+    ------
+    ValueError
+        Dependencies or sequences that FlyingSquid cannot solve; see `fit_sequence_model`.
+    """
+    options = options or Options()
+    if gold is not None and not uses_gold(kind, options) and len(gold.rows) < len(votes):
+        votes = np.delete(votes, gold.rows, axis=0)
+    if kind == "majority_vote":
+        return fit_majority_vote(votes, class_balance)
+    if kind == "weighted_majority_vote":
+        return fit_weighted_majority_vote(votes, class_balance, gold)
+    if kind == "dawid_skene":
+        return fit_dawid_skene(votes, class_balance, gold, advance=advance)
+    if options.length > 1 or options.dependencies:
+        return fit_sequence_model(
+            votes,
+            class_balance,
+            length=options.length,
+            dependencies=options.dependencies,
+            sequence_balance=options.sequence_balance,
+            estimate=options.estimate,
+            mode=options.mode,
+            advance=advance,
+        )
+    if options.mode == "reference":
+        return fit_flyingsquid_reference(votes, class_balance, estimate=options.estimate, advance=advance)
+    return fit_flyingsquid(votes, class_balance, estimate=options.estimate, gold=gold, advance=advance)
+
+
+def choose_kind(
+    votes: Votes,
+    class_balance: Float64 | None,
+    k: int,
+    *,
+    gold: Gold,
+    options: Options,
+    advance: Advance = tell_nobody,
+) -> Choice:
+    """The kind of label model that labels held-out gold rows best, majority vote unless another is strictly better.
+
+    Each fold of the gold rows is left out of `votes`, of the anchors and, where `class_balance` is None, of the class
+    balance that is counted on gold. Folds take turns along the gold rows of each class, in the order of `gold`. Each of
+    the `TRIALS` is a piece of work.
+    """
+    if len(gold.rows) < FEWEST_GOLD:
+        return Choice(kind=DEFAULT, accuracy=None)
+    fold = np.empty(len(gold.rows), dtype=np.intp)
+    fold[np.argsort(gold.classes, kind="stable")] = np.arange(len(gold.rows)) % FOLDS
+    right = dict.fromkeys(CANDIDATES, 0.0)
+    for held in range(FOLDS):
+        out, kept = fold == held, fold != held
+        balance = count_class_balance(gold.classes[kept], k) if class_balance is None else class_balance
+        remaining = np.setdiff1d(np.arange(len(votes)), gold.rows[out])
+        anchors = Gold(rows=np.searchsorted(remaining, gold.rows[kept]), classes=gold.classes[kept])
+        for kind in CANDIDATES:
+            with count_steps(advance, WHOLE) as step:
+                model = fit_label_model(kind, votes[remaining], balance, gold=anchors, options=options, advance=step)
+            right[kind] += score_labels(model.predict_proba(votes[gold.rows[out]]), gold.classes[out]).sum()
+    accuracy = {kind: float(total / len(gold.rows)) for kind, total in right.items()}
+    return Choice(kind=max(CANDIDATES, key=lambda kind: round(accuracy[kind], SAME)), accuracy=accuracy)
+
+
+def from_json(value: dict[str, Any]) -> LabelModel:
+    """The label model that `to_json` of any of them described.
+
+    Raises
+    ------
+    KeyError
+        `value` is not such a description.
+    """
+    forms: dict[str, type[MajorityVote] | type[VoteTable] | type[OneVsRest] | type[SequenceModel]] = {
+        "majority": MajorityVote,
+        "vote_table": VoteTable,
+        "one_vs_rest": OneVsRest,
+        "sequence": SequenceModel,
+    }
+    return forms[value["form"]].from_json(value)

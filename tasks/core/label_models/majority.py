@@ -1,0 +1,112 @@
+"""Majority vote, plain and weighted by how often an LF is right on gold."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from tasks.core.label_models.base import (
+    PRIOR_VOTES,
+    Finding,
+    Gold,
+    VoteTable,
+    count_votes,
+    decode_findings,
+    encode_findings,
+    inspect_votes,
+    predict_patterns,
+)
+from tasks.core.patterns import Patterns
+from tasks.core.types import ABSTAIN, Float64, Votes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MajorityVote:
+    """The class with most votes; classes that tie share evenly; a row without votes gets the class balance."""
+
+    class_balance: Float64
+    lfs: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def precision(self) -> Float64:
+        """(m, k): NaN, since majority vote learns nothing."""
+        return np.full((self.lfs, len(self.class_balance)), np.nan)
+
+    def predict_proba(self, votes: Votes) -> Float64:
+        """(n, k): one for the class with most votes, 1 / t each where t classes tie, the class balance without votes.
+
+        Raises
+        ------
+        ValueError
+            `votes` has another number of LFs.
+        """
+        return predict_patterns(votes, self.lfs, lambda patterns: share_majority(patterns, self.class_balance))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "form": "majority",
+            "class_balance": self.class_balance.tolist(),
+            "lfs": self.lfs,
+            "findings": encode_findings(self.findings),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The model that `to_json` described."""
+        return cls(
+            class_balance=np.array(value["class_balance"], dtype=np.float64),
+            lfs=value["lfs"],
+            findings=decode_findings(value["findings"]),
+        )
+
+
+def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
+    """Majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
+    findings = inspect_votes(count_votes(votes, len(class_balance)))
+    return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
+
+
+def share_majority(patterns: Patterns, class_balance: Float64) -> Float64:
+    """(u, k): for each pattern one over the number of classes with most votes, or the class balance without votes."""
+    counts = np.stack([(patterns.votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
+    most = counts == counts.max(axis=1, keepdims=True)
+    shared = most / most.sum(axis=1, keepdims=True)
+    return np.where(counts.any(axis=1, keepdims=True), shared, class_balance)
+
+
+def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: Gold | None = None) -> VoteTable:
+    """A vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
+
+    The precision of an LF is its share of correct votes on gold rows where there are any, otherwise the share of its
+    votes that agree with another (not identical) LF's vote on the same row; both are smoothed by `PRIOR_VOTES` at halfway between chance
+    and certainty. Identical LFs share one vote. A row without votes gets the class balance.
+    """
+    k, m = len(class_balance), votes.shape[1]
+    counts = count_votes(votes, k)
+    prior = np.mean((1 + class_balance) / 2)
+    if gold is not None and len(gold.rows):
+        known = votes[gold.rows]
+        hits = (known == gold.classes[:, None]).sum(axis=0)
+        trials = (known != ABSTAIN).sum(axis=0)
+    else:
+        group = counts.first[counts.lf]
+        partner = (group[:, None] != group[None, :]) & (group == counts.lf)
+        pairs = np.where(partner, counts.together, 0.0)
+        same = np.where(counts.vote[:, None] == counts.vote[None, :], pairs, 0.0)
+        hits = np.bincount(counts.lf, same.sum(axis=1), minlength=m)
+        trials = np.bincount(counts.lf, pairs.sum(axis=1), minlength=m)
+    # No LF is taken to be worse than a guess, so that a lone vote decides.
+    precision = (np.maximum(hits, trials / k) + PRIOR_VOTES * prior) / (trials + PRIOR_VOTES)
+    # The log odds against one given wrong class, which is what a vote must outweigh.
+    weight = np.log(precision * (k - 1) / (1 - precision)) * counts.share
+    scores = np.zeros((m, k + 1, k))
+    for c in range(k):
+        scores[:, c + 1, c] = weight
+    return VoteTable(
+        bias=np.log(class_balance),
+        scores=scores,
+        precision=np.where(counts.seen, precision[:, None], np.nan),
+        findings=inspect_votes(counts),
+    )

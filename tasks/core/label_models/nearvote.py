@@ -1,0 +1,488 @@
+"""Nearvote: a label model that reads similarity as evidence.
+
+Epoxy copies a neighbor's vote at full weight when it is nearer than a threshold, and drops it otherwise. Nearvote keeps
+every neighbor's vote and lets its weight fall with distance, so there is no threshold to guess.
+
+Derivation
+----------
+*Local evidence.* An LF's votes mark a region of the embedding space for a class. Estimate the density of that region
+at an item by the kernel of its nearest point, exp(b (s - 1)), with s the cosine to the nearest support item of LF j
+with class c; for unit vectors this is the Gaussian exp(-b ||x - x'||^2 / 2). An LF's own vote is distance 0, weight 1,
+and keeps its LF from speaking twice. Pool the LFs by adding, as a linear opinion pool does (Stone, "The opinion pool",
+1961): own_ic = sum over {j: L_ij = c} of r_jc, near_ic = sum_j r_jc exp(b (s_ijc - 1)). Adding instead of multiplying is what makes
+correlated LFs harmless: c copies of an LF scale its share, they do not multiply log odds.
+
+*Class balance.* The posterior proportional to w_c (own_ic + near_ic), with w chosen so that its mean over items is the
+class balance, is the pool's closest distribution in relative entropy with those margins (Deming & Stephan, 1940;
+iterative proportional fitting).
+
+*Bandwidth.* b is the median heuristic: an item at the median distance to its nearest support item counts exp(-5). It
+depends on the embeddings and votes only. Accuracy after the end model is flat in the constant: 3, 5 and 8 gave means
+of .840, .841 and .840 over 23 tasks without gold.
+
+*Global evidence.* The nearest neighbor is local; `end_model.fit_vote_head` is the global counterpart, a calibrated
+linear classifier of votes, which also gives each LF's reliability r_jc, the weight of its votes and neighbors in the
+pool. Without gold the two get equal say, a geometric mean: `EvidenceLabels.weak`.
+
+*Gold.* With gold rows the weights of own votes, neighbors, head and nearest gold row are learned: a conditional logit
+p(c | i) proportional to exp(a_c + sum_f w_f log e_icf), one weight per source shared by all classes (McFadden, 1974).
+w says how reliability falls with distance: near^w is again a kernel of b, now with the slope that gold supports. The
+priors are the weights used without gold, so a few gold rows change little and many decide. With four weights and k
+offsets it cannot overfit 100 rows. Gold enters a gold row only through its *other* gold rows.
+
+Cost: one pass over the LF columns for b, one for the pool; memory n k. No n x n matrix anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
+
+from tasks.core.classifiers.folds import GOLD_FOLDS, GoldRows, assign_folds, draw_rows, is_enough_gold
+from tasks.core.classifiers.softmax import LOG_FLOOR
+from tasks.core.classifiers.vote_head import VoteHead
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, tell_nobody
+from tasks.core.types import Float32, Float64, Votes
+
+MEDIAN_EXPONENT = 5.0  # an item at the median distance weighs exp(-5); see the derivation
+SMALLEST_DISTANCE = 0.01  # when most items are copies of support items: b at most 500
+SOURCES = ("own votes", "neighbors", "vote head", "nearest gold")
+PRIOR_WEIGHTS = (0.25, 0.25, 0.5, 0.3)  # the weights without gold (local 1/2, global 1/2), and a mild one for gold
+WEIGHT_SPREAD = np.sqrt(0.1)  # prior standard deviation of a source's weight
+BALANCE_ROUNDS = 500  # of the iteration that meets a class balance
+OFFSET_SPREAD = np.sqrt(10.0)  # prior standard deviation of a class offset: nearly free
+OWN_FLOOR = 0.1  # added to counts relative to their mean before the log: no vote is weak evidence against a class
+NEAR_FLOOR = 1e-3  # likewise for kernels
+GOLD_PAIRS = 1 << 32  # items times gold rows compared at most: a minute of one core at d = 384
+FEWEST_NEIGHBORS = 1000  # gold rows to be near to however many the items
+BLOCK = 1024  # rows per block of the similarities to gold rows
+LABEL_WORK = 2 * WHOLE  # what `fit_evidence_labels` tells its `advance` in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class LFColumn:
+    """One LF's votes and neighbors.
+
+    votes: (n,) int8, -1 abstains. similarity: (n, k) float32, cosine (or 1 - distance^2 / 2) to the nearest reference item on which this LF
+    votes that class; NaN where there is none and, by convention, where the LF itself votes on the item (such cells are
+    ignored whatever they hold). A tie between classes needs no rule: both count.
+    """
+
+    votes: Votes
+    similarity: Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Pooled evidence. own, near: (n, k) float64, nonnegative; bandwidth: b, per unit of cosine."""
+
+    own: Float64
+    near: Float64
+    bandwidth: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceParameters:
+    """All that `predict_evidence_labels` needs, beside what `pool_evidence` takes.
+
+    class_balance: (k,) float64. local, both: (k,) float64, the w of `fit_balance` for neighbors alone and together with
+    the vote head. means: (3,) float64, of own votes, neighbors and nearest gold over all items and classes (the last NaN
+    without gold). weights, offsets: as in `EvidenceLabels`, None without enough gold.
+    """
+
+    class_balance: Float64
+    local: Float64
+    both: Float64
+    means: Float64
+    weights: Float64 | None
+    offsets: Float64 | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceLabels:
+    """Nearvote's answer for every item.
+
+    posterior: (n, k) float64, rows sum to 1; learned weights with enough gold, else `weak`.
+    weak: (n, k) float64, rows sum to 1; neighbors and vote head with equal say. Gold reaches it through the class
+    balance only, so it may be a feature of gold rows.
+    neighbors_only: (n, k) float64, own votes and neighbors alone, balanced (the lead's label model).
+    held_out: (g, k) float64, posterior of gold rows from weights fitted without their fold (empty without enough gold).
+    weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise.
+    parameters: what was fitted.
+    """
+
+    posterior: Float64
+    weak: Float64
+    neighbors_only: Float64
+    held_out: Float64
+    weights: Float64
+    offsets: Float64
+    parameters: EvidenceParameters
+
+
+def iterate_columns(votes: Votes, similarity: Float32) -> Iterator[LFColumn]:
+    """Yield one column per LF of dense arrays: votes (n, m) int8, similarity (n, m, k) float32."""
+    for j in range(votes.shape[1]):
+        yield LFColumn(votes=votes[:, j], similarity=similarity[:, j])
+
+
+def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
+    """Return b = 5 / median distance, distance 1 - s of each item to its nearest support item of an abstaining LF.
+
+    Items without any neighbor are left out. If no item has one, b does not matter and is 5.
+    """
+    nearest: Float32 | None = None
+    for column in columns:
+        s = np.where((column.votes < 0)[:, None], column.similarity, np.float32(np.nan))
+        best = np.fmax.reduce(s, axis=1)
+        nearest = best if nearest is None else np.fmax(nearest, best)
+    if nearest is None or np.isnan(nearest).all():
+        return MEDIAN_EXPONENT
+    distance = float(np.nanmedian(1.0 - nearest.astype(np.float64)))
+    return MEDIAN_EXPONENT / max(distance, SMALLEST_DISTANCE)
+
+
+def weigh_similarity(similarity: Float32, bandwidth: float) -> Float64:
+    """Return exp(b (s - 1)), float64 in [0, 1]; s is clipped to [-1, 1]; 0 where s is NaN.
+
+    >>> weigh_similarity(np.array([1.0, 0.5, np.nan], dtype=np.float32), 2.0).round(3).tolist()
+    [1.0, 0.368, 0.0]
+    """
+    s = np.clip(similarity.astype(np.float64), -1.0, 1.0)
+    return np.where(np.isnan(s), 0.0, np.exp(bandwidth * (s - 1.0)))
+
+
+def pool_evidence(columns: Iterable[LFColumn], reliability: Float64, bandwidth: float) -> Evidence:
+    """Return the sums over LFs of own votes and of weighted neighbors, each times r_jc, added in LF order.
+
+    Parameters
+    ----------
+    columns : one per LF. reliability : (m, k) float64 from `end_model.fit_vote_head`, or ones; NaN (no such votes)
+        counts as 0. bandwidth : b > 0.
+
+    Raises
+    ------
+    ValueError: no columns; not one row of reliabilities per LF; a vote outside -1..k-1; a similarity of the wrong
+        shape; b not positive.
+    """
+    n_classes = reliability.shape[1]
+    r = np.nan_to_num(reliability)
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth: got {bandwidth}; expected a positive number")
+    own: Float64 | None = None
+    near: Float64 | None = None
+    j = -1
+    for j, column in enumerate(columns):
+        if j >= len(r):
+            raise ValueError(f"reliability: got {len(r)} rows; expected one per LF, and there are more LFs")
+        shape = (len(column.votes), n_classes)
+        if column.similarity.shape != shape:
+            raise ValueError(f"similarity of LF {j}: got shape {column.similarity.shape}; expected {shape}")
+        if len(column.votes) and (column.votes.min() < -1 or column.votes.max() >= n_classes):
+            got = column.votes[(column.votes < -1) | (column.votes >= n_classes)][0]
+            raise ValueError(f"votes of LF {j}: got {got}; expected -1 or 0..{n_classes - 1}")
+        if own is None or near is None:
+            own, near = np.zeros(shape), np.zeros(shape)
+        voted = column.votes >= 0
+        own[voted, column.votes[voted]] += r[j, column.votes[voted]]
+        near[~voted] += r[j] * weigh_similarity(column.similarity[~voted], bandwidth)
+    if own is None or near is None:
+        raise ValueError("columns: got no LF; expected at least 1")
+    if j + 1 < len(r):
+        raise ValueError(f"reliability: got {len(r)} rows; expected one per LF, {j + 1}")
+    return Evidence(own=own, near=near, bandwidth=bandwidth)
+
+
+def match_class_balance(evidence: Float64, class_balance: Float64) -> Float64:
+    """Return the posterior (n, k) float64 proportional to w_c * evidence with mean class_balance.
+
+    Parameters
+    ----------
+    evidence : (n, k) float64, nonnegative. class_balance : (k,) float64, sum 1.
+
+    Notes
+    -----
+    Rows without evidence get the class balance. A class without evidence anywhere gets 0, the others share its part.
+    The iteration stops when the balance is met within 1e-9, or after 500 rounds where no w can meet it (classes that
+    never overlap).
+
+    >>> match_class_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), np.array([0.5, 0.5])).round(3).tolist()
+    [[0.634, 0.366], [0.366, 0.634]]
+
+    Raises
+    ------
+    ValueError: the balance is negative or does not sum to one.
+    """
+    return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
+
+
+def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = tell_nobody) -> Float64:
+    """Return the w (k,) float64 of `match_class_balance`, nonnegative, sum 1; all 0 where there is nothing to weigh.
+
+    `advance` is told of one piece of work, round by round.
+
+    Raises
+    ------
+    ValueError: the balance is negative or does not sum to one.
+    """
+    if (class_balance < 0).any() or abs(class_balance.sum() - 1.0) > 1e-6:
+        raise ValueError(f"class_balance: got {class_balance.tolist()}; expected nonnegative numbers that sum to 1")
+    rows = evidence[evidence.sum(axis=1) > 0]
+    target = np.where(rows.sum(axis=0) > 0, class_balance, 0.0)
+    if target.sum() <= 0:
+        return np.zeros_like(class_balance)
+    target = target / target.sum()
+    rows = rows / rows.sum(axis=1, keepdims=True)
+    weights = np.where(target > 0, 1.0, 0.0)
+    with count_steps(advance, BALANCE_ROUNDS) as step:
+        for _ in range(BALANCE_ROUNDS):
+            mean = _weigh(rows, weights, target).mean(axis=0)
+            if np.abs(mean - target).max() < 1e-9:
+                break
+            weights = weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0)
+            weights /= weights.sum()
+            step(1)
+    return weights
+
+
+def apply_balance(evidence: Float64, weights: Float64, class_balance: Float64) -> Float64:
+    """Return the posterior (q, k) float64 proportional to weights * evidence; class_balance where a row has none."""
+    target = np.where(weights > 0, class_balance, 0.0)
+    posterior = np.tile(class_balance, (len(evidence), 1)).astype(np.float64)
+    known = evidence.sum(axis=1) > 0
+    if known.any() and target.sum() > 0:
+        rows = evidence[known] / evidence[known].sum(axis=1, keepdims=True)
+        posterior[known] = _weigh(rows, weights, target / target.sum())
+    return posterior
+
+
+def _weigh(rows: Float64, weights: Float64, target: Float64) -> Float64:
+    """Return rows times weights, normalized; `target` where nothing is left of a row."""
+    scaled = rows * weights
+    total = scaled.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(total > 0, scaled / np.where(total > 0, total, 1.0), target))
+
+
+def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
+    """Return the gold rows that n items are compared with: all, or a random part where that would take too long."""
+    kept = draw_rows(np.arange(len(gold.rows)), max(GOLD_PAIRS // max(n, 1), FEWEST_NEIGHBORS), seed)
+    return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
+
+
+def measure_gold_similarity(
+    embeddings: Float32, gold: GoldRows, n_classes: int, advance: Advance = tell_nobody
+) -> Float32:
+    """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none.
+
+    Parameters
+    ----------
+    embeddings : (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors.
+        O(n g d), in blocks of rows.
+    advance : is told of one piece of work, block by block.
+    """
+    position = np.full(len(embeddings), -1, dtype=np.int64)
+    position[gold.rows] = np.arange(len(gold.rows))
+    return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, advance)
+
+
+def measure_similarity_to_gold(
+    embeddings: Float32, gold_embeddings: Float32, classes: npt.NDArray[np.int64], k: int
+) -> Float32:
+    """Return the similarity (q, k) float32 of items that are no gold rows to the nearest gold row of each class.
+
+    Parameters
+    ----------
+    embeddings : (q, d) float32 and gold_embeddings : (g, d) float32, as for `measure_gold_similarity`. classes : (g,).
+    """
+    nobody = np.full(len(embeddings), -1, dtype=np.int64)
+    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k, tell_nobody)
+
+
+def _measure_nearest(
+    embeddings: Float32,
+    gold_embeddings: Float32,
+    classes: npt.NDArray[np.int64],
+    position: npt.NDArray[np.int64],
+    n_classes: int,
+    advance: Advance,
+) -> Float32:
+    """`measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
+    nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
+    squares = np.einsum("nd,nd->n", embeddings, embeddings)
+    gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
+    starts = range(0, len(embeddings), BLOCK)
+    # See `end_model`: the thread count must not change a result.
+    with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
+        for at in starts:
+            # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors
+            s = embeddings[at : at + BLOCK] @ gold_embeddings.T
+            s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
+            own = np.flatnonzero(position[at : at + BLOCK] >= 0)
+            s[own, position[at + own]] = np.nan
+            for c in range(n_classes):
+                columns = classes == c
+                if columns.any():
+                    nearest[at : at + BLOCK, c] = np.fmax.reduce(s[:, columns], axis=1)
+            step(1)
+    return nearest
+
+
+def fit_evidence_labels(
+    evidence: Evidence,
+    head: VoteHead,
+    class_balance: Float64,
+    gold: GoldRows | None,
+    gold_similarity: Float32 | None,
+    seed: int = 0,
+    advance: Advance = tell_nobody,
+) -> EvidenceLabels:
+    """Return soft labels of every item from votes, neighbors, the vote head and, where there are any, gold rows.
+
+    Parameters
+    ----------
+    evidence : from `pool_evidence`.
+    head : from `end_model.fit_vote_head`.
+    class_balance : (k,) float64, sum 1, given or from `end_model.estimate_class_balance`.
+    gold, gold_similarity : gold rows and `measure_gold_similarity` of them, or None. Fewer than 10 rows or a single
+        class count as none (`end_model.is_enough_gold`).
+    seed : of the fold assignment, the same folds as the end model's.
+    advance : is told of `LABEL_WORK`.
+
+    Raises
+    ------
+    ValueError: gold without gold_similarity; a class balance that does not sum to one.
+    """
+    n_classes = head.proba.shape[1]
+    local = fit_balance(evidence.own + evidence.near, class_balance, advance)
+    neighbors_only = apply_balance(evidence.own + evidence.near, local, class_balance)
+    together = np.sqrt(neighbors_only * head.proba)
+    both = fit_balance(together, class_balance, advance)
+    weak = apply_balance(together, both, class_balance)
+    means = np.array([evidence.own.mean(), evidence.near.mean(), np.nan])
+    if gold is None or not is_enough_gold(gold):
+        return EvidenceLabels(
+            posterior=weak,
+            weak=weak,
+            neighbors_only=neighbors_only,
+            held_out=np.empty((0, n_classes)),
+            weights=np.full(len(SOURCES), np.nan),
+            offsets=np.full(n_classes, np.nan),
+            parameters=EvidenceParameters(
+                class_balance=class_balance, local=local, both=both, means=means, weights=None, offsets=None
+            ),
+        )
+    if gold_similarity is None:
+        raise ValueError("gold_similarity: got None; expected an array, since gold is given")
+    near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
+    means[2] = near_gold.mean()
+    log_evidence = _stack_evidence(evidence, head.proba, near_gold, means)
+    at_gold = log_evidence[gold.rows]
+    fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
+    held_out = np.zeros((len(gold.rows), n_classes))
+    with threadpool_limits(limits=1):
+        for f in range(GOLD_FOLDS):
+            rest = fold != f
+            held_out[~rest] = _posterior(at_gold[~rest], _fit_conditional_logit(at_gold[rest], gold.classes[rest]))
+        fitted = _fit_conditional_logit(at_gold, gold.classes)
+        posterior = _posterior(log_evidence, fitted)
+    weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
+    return EvidenceLabels(
+        posterior=posterior,
+        weak=weak,
+        neighbors_only=neighbors_only,
+        held_out=held_out,
+        weights=weights,
+        offsets=offsets,
+        parameters=EvidenceParameters(
+            class_balance=class_balance, local=local, both=both, means=means, weights=weights, offsets=offsets
+        ),
+    )
+
+
+def predict_evidence_labels(
+    parameters: EvidenceParameters, evidence: Evidence, head_proba: Float64, gold_similarity: Float32 | None
+) -> Float64:
+    """Return the posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
+
+    Parameters
+    ----------
+    evidence : from `pool_evidence`, with the reliability and bandwidth that were fitted. head_proba : (q, k) float64,
+        the vote head's. gold_similarity : (q, k) float32; needed where weights were learned, ignored elsewhere.
+
+    Notes
+    -----
+    `fit_evidence_labels` gives the head of a row with votes held out of it, and leaves a gold row out of its own
+    nearest gold; with these two as arguments this is its posterior, bit by bit but for BLAS.
+
+    Raises
+    ------
+    ValueError: learned weights without gold_similarity.
+    """
+    if parameters.weights is None or parameters.offsets is None:
+        balance = parameters.class_balance
+        neighbors_only = apply_balance(evidence.own + evidence.near, parameters.local, balance)
+        return apply_balance(np.sqrt(neighbors_only * head_proba), parameters.both, balance)
+    if gold_similarity is None:
+        raise ValueError("gold_similarity: got None; expected an array, since weights were learned from gold")
+    near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
+    with threadpool_limits(limits=1):
+        stacked = _stack_evidence(evidence, head_proba, near_gold, parameters.means)
+        return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
+
+
+def _stack_evidence(evidence: Evidence, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
+    """Return the logs (n, k, 4) float64 of the evidence in the order of `SOURCES`."""
+    return np.stack(
+        [
+            _log_relative(evidence.own, means[0], OWN_FLOOR),
+            _log_relative(evidence.near, means[1], NEAR_FLOOR),
+            np.log(head_proba + LOG_FLOOR),
+            _log_relative(near_gold, means[2], NEAR_FLOOR),
+        ],
+        axis=2,
+    )
+
+
+def _log_relative(values: Float64, mean: float, floor: float) -> Float64:
+    """Return log(values / mean + floor); zeros if the mean is 0."""
+    if not mean > 0:
+        return np.zeros_like(values)
+    return np.asarray(np.log(values / mean + floor))
+
+
+def _posterior(log_evidence: Float64, fitted: Float64) -> Float64:
+    """Return the posterior (n, k) float64 of a fitted conditional logit."""
+    scores = log_evidence @ fitted[: len(SOURCES)] + fitted[len(SOURCES) :]
+    return np.asarray(np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
+
+
+def _fit_conditional_logit(log_evidence: Float64, classes: npt.NDArray[np.int64]) -> Float64:
+    """Return weights and offsets, (4 + k,) float64: penalized maximum likelihood, convex.
+
+    log_evidence: (g, k, 4) float64. classes: (g,) int64.
+    """
+    g, k, p = log_evidence.shape
+    rows = np.arange(g)
+    prior = np.asarray(PRIOR_WEIGHTS)
+
+    def objective(v: Float64) -> tuple[float, Float64]:
+        """Penalized log loss and its gradient."""
+        scores = log_evidence @ v[:p] + v[p:]
+        log_p = scores - logsumexp(scores, axis=1, keepdims=True)
+        residual = np.exp(log_p)
+        residual[rows, classes] -= 1.0
+        shift = (v[:p] - prior) / WEIGHT_SPREAD**2
+        value = -float(log_p[rows, classes].sum()) + 0.5 * float(shift @ (v[:p] - prior))
+        value += 0.5 * float(v[p:] @ v[p:]) / OFFSET_SPREAD**2
+        gradient = np.r_[
+            np.einsum("gk,gkp->p", residual, log_evidence) + shift, residual.sum(axis=0) + v[p:] / OFFSET_SPREAD**2
+        ]
+        return value, gradient
+
+    return np.asarray(minimize(objective, np.r_[prior, np.zeros(k)], jac=True, method="L-BFGS-B").x)

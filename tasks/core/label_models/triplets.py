@@ -1,0 +1,411 @@
+"""FlyingSquid in closed form for LFs that are independent given the class: as published, and corrected.
+
+Source: Fu et al., "Fast and Three-rious: Speeding Up Weak Supervision with Triplet Methods", PMLR v119, 2020, sections 3
+and 4; the reference form is the one that the flyingsquid package computes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.label_models.base import (
+    FEWEST_TO_JUDGE,
+    PRIOR_VOTES,
+    Finding,
+    Gold,
+    VoteCounts,
+    VoteTable,
+    count_votes,
+    decode_findings,
+    encode_findings,
+    inspect_votes,
+    normalize_logs,
+)
+from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.types import ABSTAIN, Float64, Votes
+
+Estimate = Literal["mean", "median"]
+
+FEWEST_LFS = 3
+"""A triplet is three LFs that vote, no two of them identical."""
+
+CEILING = 0.98
+"""No precision is believed beyond this, and none below one minus it: one vote moves the odds at most about 50 to 1."""
+
+ANCHORED_VOTES = 20.0
+"""Moments count at most like so many gold votes, however many rows they come from: LFs are never quite independent."""
+
+SURE = 2.0
+"""Standard errors below chance from which an LF is called worse than random: about one false alarm in 40."""
+
+_LEAST = 1e-9
+"""Keeps a logarithm finite where a bound makes a probability zero."""
+
+
+def fit_flyingsquid(
+    votes: Votes,
+    class_balance: Float64,
+    *,
+    estimate: Estimate = "mean",
+    gold: Gold | None = None,
+    advance: Advance = tell_nobody,
+) -> VoteTable:
+    """FlyingSquid, corrected: the posterior is P(Y) times, for every vote v cast, P(Y | v) / P(Y).
+
+    A unit is an LF and a class c that it votes. Given independence given Y, the correlation of two units a and b over
+    all rows is e_a e_b, where e_a is the correlation of unit a with the event Y = c (for more than two classes this asks
+    of one of the two that it votes c and errs evenly on the other classes, and only such pairs are used). So
+    e_a^2 = r_ab r_ad / r_bd for every triplet, and P(Y = c | a) follows from e_a, the rate of a and P(Y = c).
+
+    - Triplets are weighted by what two units of their coverage would show if they were halfway between chance and
+      certainty, and averaged before the division (mean), or are weighed so in a median: one that is all noise, as
+      between LFs that hardly ever meet, weighs next to nothing.
+    - Correlations rather than uncentered moments: a unit that votes one class only still shows its worth by whom it
+      meets.
+    - Like the original, moments are read on the assumption that no LF is worse than a coin: alone, a vote decides. A
+      unit whose moments say otherwise is reported, and only gold can make its votes count against their class.
+    - An estimate counts like votes(a) * sum_b e_b^2 / (1 - rate(a)) observed votes, next to `PRIOR_VOTES` at halfway
+      between chance and certainty; gold votes are added to these, moments then counting `ANCHORED_VOTES` at most.
+    - The precision stays within what the unit's rate and P(Y = c) allow, and within `CEILING`.
+    - The errors of a unit fall on the other classes as the class balance and its gold votes say.
+    - Identical LFs are one LF, whose vote they share. Abstaining says nothing. A vote never seen in fitting counts as
+      halfway between chance and certainty. With fewer than three different LFs that is what every vote counts,
+      unless gold says more.
+
+    Cost: one exact count of co-votes, then O(r^2) for r units (mean), or O(r^3 log r) (median), unit by unit, of which
+    `advance` is told.
+    """
+    known = None
+    if gold is not None and len(gold.rows):
+        known = _count_gold(votes, gold, len(class_balance))
+    counts = count_votes(votes, len(class_balance))
+    return solve_flyingsquid(counts, class_balance, estimate=estimate, known=known, advance=advance)
+
+
+def solve_flyingsquid(
+    counts: VoteCounts,
+    class_balance: Float64,
+    *,
+    estimate: Estimate = "mean",
+    known: Float64 | None = None,
+    advance: Advance = tell_nobody,
+) -> VoteTable:
+    """`fit_flyingsquid` from counted votes, so that other class balances need no other count.
+
+    `known` (m, k, k) counts gold rows by LF, its vote and the class.
+    """
+    k, m = len(class_balance), len(counts.first)
+    findings = list(inspect_votes(counts))
+    units = np.flatnonzero(counts.first[counts.lf] == counts.lf)
+    lf, vote = counts.lf[units], counts.vote[units]
+    prior = (1 + class_balance) / 2
+    own = np.tile(prior, (m, 1))
+    worth = np.full((m, k), PRIOR_VOTES)
+    if len(np.unique(lf)) < FEWEST_LFS:
+        findings.append(
+            Finding(
+                message="fewer than three different labeling functions vote: every vote counts as halfway to certain"
+            )
+        )
+    else:
+        found = _estimate_units(
+            lf, vote, counts.together[np.ix_(units, units)] / counts.rows, counts.rows, class_balance, estimate, advance
+        )
+        own[lf, vote] = found.precision
+        worth[lf, vote] = found.worth
+        chance = class_balance[vote]
+        noise = np.sqrt(chance * (1 - chance) / np.maximum(found.support, 1.0))
+        below = (found.raw < chance - SURE * noise) & (found.support >= FEWEST_TO_JUDGE)
+        findings += [
+            Finding(
+                message=f"looks worse than random where it votes {{{c}}} "
+                f"(estimated precision {p:.2f}, class balance {class_balance[c]:.2f})",
+                lfs=(int(j),),
+            )
+            for j, c, p in zip(lf[below], vote[below], found.raw[below], strict=True)
+        ]
+    own, worth = own[counts.first], worth[counts.first]
+    given = _spread_errors(own, class_balance)
+    if known is not None:
+        pseudo = np.minimum(worth, ANCHORED_VOTES)[:, :, None] * given
+        pseudo += known
+        given = pseudo / pseudo.sum(axis=2, keepdims=True)
+    scores = np.zeros((m, k + 1, k))
+    scores[:, 1:] = counts.share[:, None, None] * (np.log(np.maximum(given, _LEAST)) - np.log(class_balance))
+    diagonal = given[:, np.arange(k), np.arange(k)]
+    return VoteTable(
+        bias=np.log(class_balance),
+        scores=scores,
+        precision=np.where(counts.seen, diagonal, np.nan),
+        findings=tuple(findings),
+    )
+
+
+def fit_flyingsquid_reference(
+    votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = tell_nobody
+) -> "VoteTable | OneVsRest":
+    """FlyingSquid as the package computes it, doubled prior and all.
+
+    The package knows two classes. For more, each class is set against the rest, and the k posteriors are divided by
+    their sum. With fewer than three LFs, which the package refuses, this is `fit_flyingsquid` with a finding.
+    """
+    k = len(class_balance)
+    if votes.shape[1] < FEWEST_LFS:
+        fallback = fit_flyingsquid(votes, class_balance, estimate=estimate, advance=advance)
+        note = Finding(message="the reference needs three labeling functions: the corrected form is used")
+        return replace(fallback, findings=(*fallback.findings, note))
+    findings = inspect_votes(count_votes(votes, k))
+    shares = [float(share) for share in class_balance / class_balance.sum()]
+    with count_steps(advance, votes.shape[1] * (1 if k == 2 else k)) as step:
+        if k == 2:
+            return replace(_fit_reference(votes, shares[1], estimate, step), findings=findings)
+        tables = tuple(_fit_reference(_against_rest(votes, c), shares[c], estimate, step) for c in range(k))
+        return OneVsRest(tables=tables, findings=findings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneVsRest:
+    """One table of two classes per class, itself against the rest; their posteriors are divided by their sum."""
+
+    tables: tuple[VoteTable, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def precision(self) -> Float64:
+        """(m, k): what the table of class c says of votes for c."""
+        return np.stack([table.precision[:, 1] for table in self.tables], axis=1)
+
+    def predict_proba(self, votes: Votes) -> Float64:
+        """(n, k): the posterior of each class against the rest, divided by their sum.
+
+        Raises
+        ------
+        ValueError
+            `votes` has another number of LFs.
+        """
+        own = [table.predict_proba(_against_rest(votes, c))[:, 1] for c, table in enumerate(self.tables)]
+        with np.errstate(divide="ignore"):
+            return normalize_logs(np.log(np.stack(own, axis=1)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "form": "one_vs_rest",
+            "tables": [table.to_json() for table in self.tables],
+            "findings": encode_findings(self.findings),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The model that `to_json` described."""
+        return cls(
+            tables=tuple(VoteTable.from_json(table) for table in value["tables"]),
+            findings=decode_findings(value["findings"]),
+        )
+
+
+def _against_rest(votes: Votes, c: int) -> Votes:
+    """Votes for class `c` as 1, for any other as 0."""
+    return np.where(votes == ABSTAIN, ABSTAIN, votes == c).astype(np.int8)
+
+
+def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
+    """The package's closed form for votes 0 and 1, where `balance` is P(Y = 1); each LF may be a step."""
+    n, m = votes.shape
+    counts = count_votes(votes, 2)
+    sign = np.where(counts.vote == 1, 1.0, -1.0)
+    moments = np.zeros((m, m))
+    np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together)
+    # Divided last: whole numbers cancel to exactly zero, which fractions of n need not.
+    accuracy = _average_triplets(moments / n, estimate, step)
+    rates = np.zeros((m, 2))
+    rates[counts.lf, counts.vote] = np.diag(counts.together) / n
+    negative, positive = rates.T
+    silent = (votes == ABSTAIN).sum(axis=0) / n
+    agree = (1 + accuracy - silent) / 2
+    hit = (agree - negative + balance * (1 - silent)) / 2
+    joint = np.empty((m, 3, 2))
+    joint[:, 0] = np.stack([silent * (1 - balance), silent * balance], axis=1)
+    joint[:, 1] = np.stack([negative - balance * (1 - silent) + hit, balance * (1 - silent) - hit], axis=1)
+    joint[:, 2] = np.stack([positive - hit, hit], axis=1)
+    joint = np.abs(joint)
+    joint /= joint.sum(axis=(1, 2), keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.log(joint)
+        precision = joint[:, [1, 2], [0, 1]] / joint[:, 1:].sum(axis=2)
+    return VoteTable(
+        # The package divides by P(Y)^(m - 2), one power too few, so that the class balance counts twice.
+        bias=-(m - 2) * np.log(np.array([1 - balance, balance])),
+        scores=scores,
+        precision=np.where(counts.seen, precision, np.nan),
+    )
+
+
+def _average_triplets(moments: Float64, estimate: Estimate, step: Advance) -> Float64:
+    """(m,): for LF i the mean or median over pairs (j, k) of sqrt|M_ij M_ik / M_jk|, 0 where M_jk is 0."""
+    m = len(moments)
+    root = np.sqrt(np.abs(moments))
+    np.fill_diagonal(root, 0.0)
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+    if estimate == "mean":
+        # Not a matrix product: BLAS may add in another order on another number of threads.
+        through = np.einsum("ij,jk->ik", root, inverse)
+        means: Float64 = (through * root).sum(axis=1) / ((m - 1) * (m - 2))
+        return means
+    first, second = np.tril_indices(m - 1, -1)
+    accuracy = np.empty(m)
+    for i in range(m):
+        others = np.delete(np.arange(m), i)
+        j, k = others[first], others[second]
+        accuracy[i] = np.median(root[i, j] * root[i, k] * inverse[j, k])
+        step(1)
+    return accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Units:
+    """What moments say of each unit, all of shape (r,)."""
+
+    raw: Float64
+    """P(Y = c | the unit votes) from moments alone."""
+    support: Float64
+    """How many observed votes `raw` counts like."""
+    precision: Float64
+    """`raw` next to what is believed of any LF, each by its weight."""
+    worth: Float64
+    """How many observed votes `precision` counts like."""
+
+
+def _estimate_units(
+    lf: npt.NDArray[np.intp],
+    vote: npt.NDArray[np.intp],
+    together: Float64,
+    rows: int,
+    class_balance: Float64,
+    estimate: Estimate,
+    advance: Advance,
+) -> _Units:
+    """From the LF and class of each unit, and the share of the rows on which each two of them vote."""
+    k, r = len(class_balance), len(lf)
+    rate = np.diag(together)
+    spread = np.sqrt(rate * (1 - rate))
+    scale = np.outer(spread, spread)
+    # A unit that votes on every row has no spread: it can tell no row from another.
+    correlation = np.divide(together - np.outer(rate, rate), scale, out=np.zeros((r, r)), where=scale > 0)
+    correlation[lf[:, None] == lf[None, :]] = 0.0
+    ratio = np.divide(rate, 1 - rate, out=np.zeros(r), where=rate < 1)
+    balance = class_balance[vote]
+    # P(Y = c) = P(Y = c | a) rate(a) + P(Y = c | not a) (1 - rate(a)), and both probabilities lie in [0, 1].
+    low = np.maximum(1 - (1 - balance) / rate, 1 - CEILING)
+    high = np.maximum(np.minimum(balance / rate, CEILING), low)
+    floor = np.clip(_find_floor(class_balance)[vote], low, high)
+    believed = np.clip((1 + balance) / 2, low, high)
+    raw, support = np.empty(r), np.empty(r)
+    with count_steps(advance, r) as step:
+        for c in range(k):
+            own = vote == c
+            chance = class_balance[c]
+            deviation = np.sqrt(chance * (1 - chance))
+            expected_precision = np.where(own, believed, (1 - believed) * chance / (1 - balance))
+            expected = (expected_precision - chance) * np.sqrt(ratio) / deviation
+            triplets = _Triplets(
+                correlation=correlation, lf=lf, expected=expected, partner=own if k > 2 else np.ones(r, dtype=bool)
+            )
+            targets = np.flatnonzero(own)
+            strength = triplets.average(targets) if estimate == "mean" else triplets.median(targets, step)
+            raw[targets] = chance + np.divide(
+                strength * deviation, np.sqrt(ratio[targets]), out=np.zeros(len(targets)), where=ratio[targets] > 0
+            )
+            everyone = strength if k > 2 else triplets.average(np.arange(r))
+            shown = np.zeros(r)
+            shown[targets if k > 2 else slice(None)] = np.minimum(everyone**2, 1.0)
+            support[targets] = (rate / (1 - rate + _LEAST) * rows * triplets.outside(shown))[targets]
+    raw = np.clip(raw, low, high)
+    precision = (support * np.maximum(raw, floor) + PRIOR_VOTES * believed) / (support + PRIOR_VOTES)
+    return _Units(raw=raw, support=support, precision=precision, worth=support + PRIOR_VOTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Triplets:
+    """All triplets of units for one class: a target unit and a pair, of three different LFs."""
+
+    correlation: Float64
+    """(r, r): 0 between units of one LF."""
+    lf: npt.NDArray[np.intp]
+    """(r,): ascending."""
+    expected: Float64
+    """(r,): signed correlation with the class that a unit of this coverage would have; the weight of a unit."""
+    partner: npt.NDArray[np.bool_]
+    """(r,): a pair counts if at least one of its units is such a partner."""
+
+    def outside(self, values: Float64) -> Float64:
+        """(r,): for each unit the sum of `values` over the units of other LFs."""
+        sums: Float64 = values.sum() - np.bincount(self.lf, values)[self.lf]
+        return sums
+
+    def average(self, targets: npt.NDArray[np.intp]) -> Float64:
+        """Signed correlation of each target with the class: weighted sums of r_ab r_ad over weighted sums of r_bd."""
+        seen = self.correlation[targets] * self.expected
+        pairs = self.correlation * self.expected * self.expected[:, None]
+        pairs *= self.partner[:, None] | self.partner[None, :]
+        by_unit = pairs.sum(axis=1)
+        below = by_unit.sum() - 2 * np.bincount(self.lf, by_unit)[self.lf][targets]
+        above = self._pair_up(seen) - self._pair_up(seen * ~self.partner)
+        squared = np.divide(above, below, out=np.zeros(len(targets)), where=below > 0)
+        strength: Float64 = np.sign(seen.sum(axis=1)) * np.sqrt(np.maximum(squared, 0.0))
+        return strength
+
+    def _pair_up(self, values: Float64) -> Float64:
+        """Per row, the sum of products over ordered pairs of columns of different LFs."""
+        starts = np.flatnonzero(np.diff(self.lf, prepend=-1))
+        within = np.add.reduceat(values, starts, axis=1)
+        pairs: Float64 = values.sum(axis=1) ** 2 - (within**2).sum(axis=1)
+        return pairs
+
+    def median(self, targets: npt.NDArray[np.intp], step: Advance) -> Float64:
+        """Signed correlation of each target with the class: weighted median of sqrt|r_ab r_ad / r_bd|; each is a step."""
+        root = np.sqrt(np.abs(self.correlation))
+        first, second = np.nonzero(np.triu((root > 0) & (self.partner[:, None] | self.partner[None, :])))
+        weight = np.abs(self.expected[first] * self.expected[second])
+        below = root[first, second]
+        strength = np.zeros(len(targets))
+        for position, a in enumerate(targets):
+            apart = (self.lf[first] != self.lf[a]) & (self.lf[second] != self.lf[a])
+            values = (root[a, first] * root[a, second] / below)[apart]
+            order = np.argsort(values, kind="stable")
+            reached = np.cumsum(weight[apart][order])
+            if len(reached) and reached[-1] > 0:
+                strength[position] = values[order[np.searchsorted(reached, reached[-1] / 2)]]
+            step(1)
+        strength *= np.sign((self.correlation[targets] * self.expected).sum(axis=1))
+        return strength
+
+
+def _find_floor(class_balance: Float64) -> Float64:
+    """(k,): the precision at which a lone vote for a class is level with the class balance's favorite among the others.
+
+    With two classes it is one half.
+    """
+    k = len(class_balance)
+    others = np.where(np.eye(k, dtype=bool), 0.0, class_balance).max(axis=1)
+    floor: Float64 = others / (1 - class_balance + others)
+    return floor
+
+
+def _spread_errors(own: Float64, class_balance: Float64) -> Float64:
+    """(m, k, k): P(Y | vote), `own` on the diagonal, the rest in proportion to the class balance."""
+    k = len(class_balance)
+    given: Float64 = (1 - own)[:, :, None] * class_balance / (1 - class_balance)[:, None]
+    given[:, np.arange(k), np.arange(k)] = own
+    return given
+
+
+def _count_gold(votes: Votes, gold: Gold, k: int) -> Float64:
+    """(m, k, k): gold rows by LF, its vote and the class."""
+    known = votes[gold.rows]
+    counts = np.zeros((votes.shape[1], k, k))
+    row, lf = np.nonzero(known != ABSTAIN)
+    np.add.at(counts, (lf, known[row, lf].astype(np.intp), gold.classes[row]), 1.0)
+    return counts

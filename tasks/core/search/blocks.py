@@ -1,0 +1,116 @@
+"""A search in blocks of queries, each with all it needs to be searched anywhere: here, in a thread, on another machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from tasks.core.search.candidates import Proposals, find_proposed_neighbors
+from tasks.core.search.exact import Nearest, Pair, Search, Support, build_queries, find_neighbors, plan_searches
+from tasks.core.search.ivf import Cells, PairCells, rank_cells, visit
+from tasks.core.types import Bool, Float32, Int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryBlock:
+    """Items that look for neighbors together."""
+
+    items: Int64
+    """(q,) their positions."""
+    cells: range | None
+    """The cells they are in; None where that does not matter."""
+    vectors: Float32
+    """(q, d) their embeddings."""
+    proposals: Float32
+    """(q, d) the index's vectors of the same items."""
+    asking: Bool
+    """(q, m) which LF asks for which of them."""
+
+
+class Plan(Protocol):
+    """How blocks are searched."""
+
+    def choose(self, block: QueryBlock) -> tuple[Search, ...]:
+        """The searches that answer `block`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamePlan:
+    """Every block is searched alike."""
+
+    pairs: Sequence[Pair]
+    """Those of the support, some perhaps without members."""
+    searches: tuple[Search, ...]
+    """Of `pairs`."""
+
+    def choose(self, block: QueryBlock) -> tuple[Search, ...]:
+        """The same searches for every block."""
+        return self.searches
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearbyPlan:
+    """A block is searched in the cells near one of its own."""
+
+    pairs: Sequence[Pair]
+    located: PairCells
+    cells: Cells
+    efforts: Sequence[int | None]
+    """Per pair, as for `visit`."""
+    width: int
+    """Columns of the support's factors."""
+
+    def choose(self, block: QueryBlock) -> tuple[Search, ...]:
+        """The searches of the members that `visit` leaves."""
+        assert block.cells is not None
+        orders = [rank_cells(self.cells, cell) for cell in block.cells]
+        pairs = visit(self.pairs, self.located, orders, self.efforts)
+        return plan_searches(pairs, block.asking.sum(axis=0), len(block.asking), self.width)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchTask:
+    """What all blocks of a search share."""
+
+    support: Support
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundInBlock:
+    """What became of a block."""
+
+    nearest: Nearest
+    compared: int
+    """Pairs of an item and a support vector whose product was computed."""
+
+
+def find_block(task: SearchTask, block: QueryBlock, proposals: Proposals | None = None) -> FoundInBlock:
+    """The neighbors of the items of `block`, among what `proposals`, of the same task, name where there are any."""
+    queries = build_queries(task.support.geometry, block.vectors, block.proposals)
+    if proposals is not None:
+        asked = block.asking.sum(axis=0)
+        compared = sum(int(asked[pair.lf]) * len(pair.members) for pair in proposals.pairs)
+        return FoundInBlock(nearest=find_proposed_neighbors(proposals, queries, block.asking), compared=compared)
+    searches = task.plan.choose(block)
+    compared = sum(_count_products(search, block.asking) for search in searches)
+    nearest = find_neighbors(task.support, searches, queries, block.asking)
+    return FoundInBlock(nearest=nearest, compared=compared)
+
+
+def _count_products(search: Search, asking: Bool) -> int:
+    queries = len(asking) if search.lf is None else int(asking[:, search.lf].sum())
+    return queries * sum(len(tile.rows) for tile in search.tiles)
+
+
+def detach(task: SearchTask) -> SearchTask:
+    """`task` without who is in which cell: what has to travel.
+
+    For v distinct support vectors of d dimensions and s members of pairs: 8 v d + 32 s bytes.
+    """
+    if not isinstance(task.plan, NearbyPlan):
+        return task
+    nobody = np.empty(0, np.int64)
+    cells = replace(task.plan.cells, of_item=nobody, order=nobody)
+    return replace(task, plan=replace(task.plan, cells=cells))

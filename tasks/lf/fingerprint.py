@@ -1,0 +1,220 @@
+"""What a labeling function is, as a digest: of its code and of everything of the project that the code can see.
+
+Followed are constants, closures, defaults, and the globals that the code names: functions and their globals in turn,
+numbers, texts, arrays, compiled patterns, and collections of such. A library, or what it defines, is known by its name
+and by the versions of all that is installed; what has no such name (a loaded model, an object of the project's own
+classes) makes the LF one that is not known, and always runs.
+"""
+
+import dataclasses
+import dis
+import functools
+import hashlib
+import importlib.util
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from tasks.cache.store import identify, identify_file
+from tasks.lf.functions import LabelingFunction
+
+_REFLECTIVE = frozenset({"__import__", "eval", "exec", "globals", "__globals__", "import_module", "modules"})
+"""Names by which code can reach more of the project than it names."""
+
+_GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
+_CHANGES_GLOBAL = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+_CACHED = type(functools.lru_cache(len))
+
+_LIBRARIES = tuple(Path(path).resolve() for path in set(sysconfig.get_paths().values()) if path)
+_PIPELINE = Path(__file__).resolve().parents[1]
+
+
+_EDITORS_OWN = re.compile(r"\..*\.sw.|\.?#.*|.*~")
+"""What Vim and Emacs call swap, lock and backup files."""
+
+
+class _UnknownError(Exception):
+    """Something whose content cannot be told."""
+
+
+def find_lf_files(root: Path) -> list[Path]:
+    """All files below lfs/ that LFs consist of or may read, ascending: no byte-code, and nothing of an editor's own."""
+    found = (path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(path for path in found if not _EDITORS_OWN.fullmatch(path.name))
+
+
+class Fingerprints:
+    """Digests of the labeling functions of the project at `root`, as its files are now."""
+
+    def __init__(self, root: Path) -> None:
+        contents = {path.relative_to(root).as_posix(): identify_file(path) for path in find_lf_files(root)}
+        self._all = identify(contents)
+        # Code may read any table or list of words that lies beside it.
+        self._data = identify({name: content for name, content in contents.items() if not name.endswith(".py")})
+
+    def identify_lf(self, lf: LabelingFunction) -> str | None:
+        """The digest of everything that determines the votes of `lf`, its name aside; None where that is not known."""
+        try:
+            kind = [type(lf).__name__, str(lf.on_error)]
+            return identify(*kind, self._data, _read_versions(), _read_pipeline(), _Walk(self._all)(lf.function))
+        except (_UnknownError, RecursionError):
+            return None
+
+
+@functools.cache
+def _read_versions() -> str:
+    """A digest of the interpreter's version and of those of all installed packages."""
+    # A package's folder of metadata is called by its name and version; to read them all takes a quarter of a second.
+    folders = (folder for entry in sys.path if entry for folder in Path(entry).glob("*.dist-info"))
+    packages = {folder.name for folder in folders}
+    return identify(sys.version, sorted(packages))
+
+
+@functools.cache
+def _read_pipeline() -> str:
+    """A digest of the pipeline's own code."""
+    return identify(
+        {path.relative_to(_PIPELINE).as_posix(): identify_file(path) for path in sorted(_PIPELINE.rglob("*.py"))}
+    )
+
+
+class _Walk:
+    """One walk over what a function can see; what it meets again, it knows by the place where it met it first."""
+
+    def __init__(self, lfs: str) -> None:
+        self._lfs = lfs
+        self._met: dict[int, int] = {}
+        self._kept: list[object] = []
+
+    def __call__(self, value: object) -> str:
+        """The digest of `value`."""
+        return hashlib.sha256("\0".join(self._describe(value)).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _describe(self, value: Any) -> Iterable[str]:
+        kind = type(value)
+        if value is None or value is Ellipsis or kind in (bool, int, float, complex, str, bytes):
+            return [kind.__name__, repr(value)]
+        if id(value) in self._met:
+            return ["met", str(self._met[id(value)])]
+        self._met[id(value)] = len(self._met)
+        self._kept.append(value)  # an object that is gone could lend its id to another
+        if kind in (tuple, list):
+            return [kind.__name__, *map(self, value)]
+        if kind in (set, frozenset):
+            return [kind.__name__, *sorted(_Walk(self._lfs)(one) for one in value)]
+        if kind is dict:
+            return ["dict", *(self(part) for pair in value.items() for part in pair)]
+        if kind is re.Pattern:
+            return ["pattern", self(value.pattern), str(value.flags)]
+        if isinstance(value, np.ndarray | np.generic):
+            if value.dtype.hasobject:
+                return ["array", self(value.tolist())]
+            return ["array", str(value.dtype), str(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
+        if kind is functools.partial:
+            return ["partial", self(value.func), self(value.args), self(value.keywords)]
+        if kind is MethodType:
+            return ["method", self(value.__self__), self(value.__func__)]
+        if isinstance(value, BuiltinFunctionType) and not isinstance(value.__self__, ModuleType | None):
+            return ["method", self(value.__self__), value.__name__]
+        if kind is CodeType:
+            return self._describe_code(value)
+        if kind is ModuleType:
+            return self._describe_module(value)
+        if isinstance(value, Enum) and _is_foreign(kind):
+            return ["enum", kind.__module__, kind.__qualname__, value.name]
+        if dataclasses.is_dataclass(value) and not isinstance(value, type) and _is_foreign(kind):
+            fields = [self(getattr(value, field.name)) for field in dataclasses.fields(value)]
+            return [kind.__module__, kind.__qualname__, *fields]
+        if _is_foreign(value) and _has_name(value):
+            return ["name", value.__module__, value.__qualname__]
+        if kind is FunctionType:
+            return self._describe_function(value)
+        if kind is _CACHED:
+            return ["cached", self(value.__wrapped__)]
+        if isinstance(value, type) and _is_own(value.__module__):
+            return ["class", value.__qualname__, self._lfs]
+        raise _UnknownError
+
+    def _describe_function(self, function: FunctionType) -> list[str]:
+        cells = []
+        for cell in function.__closure__ or ():
+            try:
+                cells.append(cell.cell_contents)
+            except ValueError:  # a name that is bound later
+                raise _UnknownError from None
+        parts = [function.__defaults__, function.__kwdefaults__, cells, function.__code__]
+        return ["function", *map(self, parts), *self._describe_globals(function.__code__, function.__globals__)]
+
+    def _describe_globals(self, code: CodeType, known: dict[str, Any]) -> Iterable[str]:
+        """What the globals are that `code`, or code within it, names."""
+        for instruction in dis.get_instructions(code):
+            name = instruction.argval
+            if instruction.opname in _CHANGES_GLOBAL:
+                raise _UnknownError
+            if instruction.opname == "IMPORT_NAME":
+                yield self._describe_import(name)
+            elif instruction.opname in _GLOBAL and name in known:
+                yield f"{name}={self(known[name])}"
+            if name in _REFLECTIVE:
+                yield self._lfs
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from self._describe_globals(constant, known)
+
+    def _describe_code(self, code: CodeType) -> list[str]:
+        # Neither name nor lines: a function that is renamed or moved stays what it is.
+        plain = [code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
+        counts = [code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount]
+        return ["code", *map(self, [*plain, *counts, code.co_exceptiontable, *code.co_consts])]
+
+    def _describe_module(self, module: ModuleType) -> list[str]:
+        if _is_library(module):
+            return ["module", module.__name__]
+        if _is_own(module.__name__):
+            return ["module", module.__name__, self._lfs]
+        raise _UnknownError
+
+    def _describe_import(self, name: str) -> str:
+        top = name.partition(".")[0]
+        if _is_own(name) or not top:
+            return self._lfs
+        found = sys.modules.get(top) or importlib.util.find_spec(top)
+        if found is None or not _is_library(found):
+            raise _UnknownError
+        return name
+
+
+def _is_own(module: str) -> bool:
+    """Whether the module of this name is one of lfs/."""
+    return module.partition(".")[0] == "lfs"
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether a library or the pipeline defines `value`: versions, or the pipeline's code, say what it is."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return module is not None and _is_library(module)
+
+
+def _has_name(value: Any) -> bool:
+    """Whether `value` is what its module holds under its name."""
+    found: Any = sys.modules[value.__module__]
+    for part in getattr(value, "__qualname__", "<unnamed>").split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _is_library(module: Any) -> bool:
+    """Whether a module (or a module's spec) is the interpreter's, an installed package's or the pipeline's."""
+    file = getattr(module, "__file__", None) or getattr(module, "origin", None)
+    if file in (None, "built-in", "frozen"):
+        name = str(getattr(module, "__name__", None) or getattr(module, "name", ""))
+        return name.partition(".")[0] in sys.stdlib_module_names
+    path = Path(file).resolve()
+    return any(path.is_relative_to(library) for library in (*_LIBRARIES, _PIPELINE))

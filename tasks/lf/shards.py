@@ -1,0 +1,159 @@
+"""Labeling functions on the workers of a cluster: they get the folder lfs/ and some items at a time, and vote.
+
+A worker's votes on a table of items are those of this machine on the same table, failures included.
+"""
+
+import faulthandler
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from tasks.cache.store import identify
+from tasks.compute.cluster import Cluster, ShardLostError
+from tasks.core.types import ITEM_ID
+from tasks.errors import LabelingFunctionError
+from tasks.lf.functions import Item, LabelingFunction, RowwiseLF, VectorizedLF
+from tasks.lf.loading import load_lfs
+from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
+from tasks.lf.workers import ChunkVotes
+from tasks.progress import Progress
+
+ROWS = 2048
+"""Items that row-wise LFs get at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """The LF module `source` and all that lies beside it, so that no worker needs the project's folder."""
+
+    source: str
+    files: dict[str, bytes]
+    """Content by path below the project's folder."""
+    classes: Sequence[str]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteShard:
+    """LFs, by name, that are asked about some items."""
+
+    lfs: Sequence[str]
+    items: pl.DataFrame
+
+
+def read_module(root: Path, source: str, classes: Sequence[str]) -> Module:
+    """The module `source` with the folder lfs/ below `root`."""
+    paths = sorted(path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    digest = identify({name: content.hex() for name, content in files.items()})
+    return Module(source=source, files=files, classes=classes, digest=digest)
+
+
+def vote_on_cluster(
+    cluster: Cluster,
+    module: Module,
+    lfs: Sequence[LabelingFunction],
+    batches: Iterable[pl.DataFrame],
+    progress: Progress,
+) -> Iterator[ChunkVotes]:
+    """The votes of `lfs` (all row-wise, or all vectorized) on the items of `batches`, in their order.
+
+    Vectorized LFs see each batch as it is; row-wise ones get at most `ROWS` items at a time.
+
+    Raises
+    ------
+    LabelingFunctionError
+        An LF ended the interpreter of every worker that asked it.
+    StageError
+        The cluster is lost.
+    """
+    if lfs and isinstance(lfs[0], RowwiseLF):
+        batches = (part for batch in batches for part in batch.iter_slices(ROWS))
+    shards = (VoteShard(lfs=[lf.name for lf in lfs], items=batch) for batch in batches)
+    vote = partial(vote_shard, module)
+    for shard, columns in cluster.spread(
+        vote, shards, name=_describe, rescue=partial(_ask_one_by_one, cluster, module)
+    ):
+        progress.advance(shard.items.height * len(columns))
+        yield ChunkVotes(ids=shard.items[ITEM_ID], columns=columns)
+
+
+def vote_shard(module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
+    """The votes of the LFs of `shard`; runs on a worker."""
+    by_name = {lf.name: lf for lf in _load(module).lfs}
+    lfs = [by_name[name] for name in shard.lfs]
+    votes = apply_vectorized([lf for lf in lfs if isinstance(lf, VectorizedLF)], shard.items, module.classes)
+    rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
+    rows = [Item(values) for values in shard.items.iter_rows(named=True)] if rowwise else []
+    with Progress("apply", total=len(rows) * len(rowwise)) as progress:
+        return votes | {lf.name: apply_rowwise(lf, rows, module.classes, progress) for lf in rowwise}
+
+
+def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
+    """What `vote_shard` gives, one LF after the other, so that the one that ends workers is known by name."""
+    columns: dict[str, ColumnVotes] = {}
+    for lf in shard.lfs:
+        alone = replace(shard, lfs=[lf])
+        try:
+            for _, found in cluster.spread(partial(vote_shard, module), [alone], name=_describe):
+                columns |= found
+        except ShardLostError:
+            raise LabelingFunctionError(
+                f"labeling function '{lf}' ({module.source}) ended the Python interpreter of every Dask worker that asked "
+                f"it about {_name_items(shard)}. No policy can turn that into an abstain: correct the LF, or what it "
+                "calls; it may also want more memory than a worker has."
+            ) from None
+    return columns
+
+
+def _describe(shard: VoteShard) -> str:
+    return f"labeling functions {', '.join(shard.lfs)} on {_name_items(shard)}"
+
+
+def _name_items(shard: VoteShard) -> str:
+    ids = shard.items[ITEM_ID]
+    return f"the {len(ids):,} items from {ITEM_ID} {ids[0]!r} to {ids[-1]!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """The LFs of a module, and the folder that its files are in as long as the LFs are in use."""
+
+    digest: str
+    folder: TemporaryDirectory[str]
+    lfs: list[LabelingFunction]
+
+
+_loading = threading.Lock()
+_loaded: _Loaded | None = None
+
+
+def _load(module: Module) -> _Loaded:
+    """The LFs of `module`, loaded when first asked for; a worker keeps those of one state of lfs/ at a time."""
+    from distributed import get_worker
+
+    global _loaded
+    with _loading:
+        if _loaded is None or _loaded.digest != module.digest:
+            # In the worker's own folder, which Dask removes even where the worker was killed.
+            folder = TemporaryDirectory(dir=get_worker().local_directory)
+            for name, content in module.files.items():
+                path = Path(folder.name, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            faulthandler.enable()  # an LF that ends the interpreter leaves its line in the worker's log
+            lfs = load_lfs(Path(folder.name), module.source)
+            # What an LF imports from lfs/ when it is asked, rather than when it is defined, is of the same state.
+            for name in [name for name in sys.modules if name.partition(".")[0] == "lfs"]:
+                del sys.modules[name]
+            if _loaded is not None:
+                sys.path.remove(_loaded.folder.name)
+            sys.path.insert(0, folder.name)
+            _loaded = _Loaded(digest=module.digest, folder=folder, lfs=lfs)
+        return _loaded

@@ -1,0 +1,80 @@
+"""What the search stage found for one LF, and of what: kept in the memo, so that only what is new is searched again."""
+
+import json
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.search.incremental import EarlierNeighbors
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborColumns:
+    """The neighbors of n items for one LF and each of the c classes in its support."""
+
+    labels: tuple[int, ...]
+    """The classes, ascending."""
+    similarity: npt.NDArray[np.float32]
+    """(c, n) larger is nearer; NaN where the LF votes on the item itself."""
+    position: npt.NDArray[np.int32]
+    """(c, n) position of the neighbor among all items; -1 where similarity is NaN."""
+    effort: int | None
+    """How many members of the support an item looked at, before it stopped with the cell at hand; None: at all."""
+    checked: int
+    """How many neighbors were searched exactly as well."""
+    right: int
+    """How many of these are as near as those of exact search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An entry of the memo."""
+
+    columns: NeighborColumns
+    day: str
+    """Names the items and their embeddings."""
+    support: npt.NDArray[np.int8]
+    """(n,) who lent which vote, as `earlier_neighbors.mark_support` gives it."""
+
+    def as_earlier(self) -> EarlierNeighbors:
+        """What the entry tells about other days."""
+        found = self.columns
+        return EarlierNeighbors(
+            support=self.support, labels=found.labels, similarity=found.similarity, position=found.position
+        )
+
+
+def pack(entry: Entry) -> bytes:
+    """`entry` as it is stored."""
+    columns = entry.columns
+    head = {
+        "labels": columns.labels,
+        "shape": columns.similarity.shape,
+        "effort": columns.effort,
+        "checked": columns.checked,
+        "right": columns.right,
+        "day": entry.day,
+    }
+    similarity, position = columns.similarity.astype("<f4", copy=False), columns.position.astype("<i4", copy=False)
+    support = zlib.compress(entry.support.tobytes(), 1)
+    return b"".join([json.dumps(head).encode(), b"\n", similarity.tobytes(), position.tobytes(), support])
+
+
+def unpack(stored: bytes) -> Entry:
+    """The entry that the memo, which has checked it, holds as `stored`."""
+    start = stored.index(b"\n") + 1
+    head = json.loads(stored[:start])
+    shape = tuple(head["shape"])
+    half, end = start + 4 * shape[0] * shape[1], start + 8 * shape[0] * shape[1]
+    columns = NeighborColumns(
+        labels=tuple(head["labels"]),
+        similarity=np.frombuffer(stored[start:half], "<f4").reshape(shape),
+        position=np.frombuffer(stored[half:end], "<i4").reshape(shape),
+        effort=head["effort"],
+        checked=head["checked"],
+        right=head["right"],
+    )
+    support = np.frombuffer(zlib.decompress(memoryview(stored)[end:]), np.int8)
+    return Entry(columns=columns, day=head["day"], support=support)

@@ -1,0 +1,245 @@
+"""Embeddings from a text column, by an optional sentence-transformers model; every text is encoded once, ever.
+
+What has been encoded is kept in the memo (see tasks.cache.store), by model and text, in entries of many texts each.
+"""
+
+import hashlib
+import io
+import platform
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks.cache import store
+from tasks.cache.store import Memo
+from tasks.compute.cluster import open_cluster
+from tasks.core.types import Float32
+from tasks.errors import DataError, EpoxyError, ParamsError, StageError
+from tasks.params import EncoderParams
+from tasks.progress import Progress
+from tasks.tables.files import open_scratch
+
+MEMO = "encode"
+
+BUDGET = 32 * 2**30
+"""Bytes of the memo: vectors are dearer than anything else in it; these are twenty million of 384 floats."""
+
+CHUNK = 4096
+"""Texts per entry of the memo: a stopped run loses at most this many, and a million texts make some 250 entries."""
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors, each by itself: the vector of a text must not depend on the others of its batch.
+
+    (Up to rounding: real models pad a batch to its longest text, which moves the last bits.)
+    """
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        """One row of floats per text, of shape (len(texts), d)."""
+
+
+LoadEncoder = Callable[[Path, EncoderParams], Encoder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedTexts:
+    """Vectors of n texts: text i has row `rows[i]` of `matrix`, float32 of shape (distinct texts, d), on disk."""
+
+    matrix: Float32
+    rows: npt.NDArray[np.int64]
+
+
+def load_encoder(root: Path, params: EncoderParams) -> Encoder:
+    """The sentence-transformers model `params.model`; runs no code of the model's and reads safetensors weights only.
+
+    Raises
+    ------
+    EpoxyError
+        sentence-transformers is not installed, or the model cannot be loaded.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise EpoxyError(
+            f"ingest.encoder: '{params.model}' needs sentence-transformers. Install it: pip install 'epoxy-flow[text]'"
+        ) from None
+    folder = root / params.model
+    try:
+        model = SentenceTransformer(
+            str(folder) if folder.is_dir() else params.model,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except (OSError, ValueError) as error:
+        raise EpoxyError(f"ingest.encoder: '{params.model}' cannot be loaded: {error}") from None
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        vectors: npt.NDArray[np.floating] = model.encode(
+            list(texts), batch_size=params.batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
+        return vectors
+
+    return encode
+
+
+def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: LoadEncoder = load_encoder) -> EncodedTexts:
+    """The vectors of `texts` (no null, at least one), from the memo where it has them and else from the encoder.
+
+    `load` is called only when a text is not in the memo.
+
+    Raises
+    ------
+    EpoxyError
+        The encoder cannot be loaded.
+    ParamsError
+        `params.model` leads out of the project.
+    DataError
+        The encoder gives something else than one vector of one length per text.
+    """
+    # Shortest first, so that a batch pads little, and its content does not depend on the order of the items.
+    distinct = texts.unique().sort()
+    distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
+    keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
+    model = _identify_model(root, params.model)
+    matrix: Float32 | None = None
+    missing = dict(zip(keys, range(len(keys)), strict=True))
+    with Memo(root, MEMO, budget=BUDGET) as kept:
+        for entry in kept.read_all(model):
+            chunk = _unpack(entry)
+            known = [(row, missing.pop(key)) for row, key in enumerate(chunk.keys) if key in missing]
+            if known:
+                matrix = _fit(matrix, root, len(keys), chunk.vectors, params.model)
+                source, target = zip(*known, strict=True)
+                matrix[list(target)] = chunk.vectors[list(source)]
+        if missing:
+            rows = list(missing.values())
+            job = _Job(params=params, identity=model, load=load)
+            with Progress("encode", total=len(rows)) as progress:
+                parts = (distinct.gather(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
+                for number, vectors in enumerate(_encode_parts(root, job, parts, progress)):
+                    part = rows[number * CHUNK : (number + 1) * CHUNK]
+                    matrix = _fit(matrix, root, len(keys), vectors, params.model)
+                    matrix[part] = vectors
+                    entry = _pack(_Chunk(keys=[keys[row] for row in part], vectors=vectors))
+                    kept.write(f"{model}-{hashlib.sha256(entry).hexdigest()}", entry)
+    assert matrix is not None, "no texts"
+    rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
+    return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What texts are encoded with."""
+
+    params: EncoderParams
+    identity: str
+    """Of the model, as `_identify_model` gives it."""
+    load: LoadEncoder
+
+
+def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: Progress) -> Iterator[Float32]:
+    """The vectors of each of `parts`, here or on the workers of a cluster."""
+    with open_cluster() as cluster:
+        if cluster is None:
+            encoder = job.load(root, job.params)
+            for texts in parts:
+                yield _encode(encoder, texts, job.params, progress)
+        else:
+            for texts, vectors in cluster.spread(partial(encode_shard, job), parts, name=_describe):
+                progress.advance(len(texts))
+                yield vectors
+
+
+def encode_shard(job: _Job, texts: pl.Series) -> Float32:
+    """The vectors of `texts`; runs on a worker, which loads a model once and has its files in the folder it runs in."""
+    with _loading:
+        if job.identity not in _encoders:
+            if _identify_model(Path(), job.params.model) != job.identity:
+                raise StageError(
+                    f"ingest.encoder: the folder {job.params.model} of a Dask worker on {platform.node()} is not that of "
+                    f"this project. Start workers in a copy of the project's folder ({Path.cwd()} there) with the model."
+                )
+            _encoders.clear()
+            _encoders[job.identity] = job.load(Path(), job.params)
+        encoder = _encoders[job.identity]
+    with Progress("encode", total=len(texts)) as progress:
+        return _encode(encoder, texts, job.params, progress)
+
+
+_loading = threading.Lock()
+_encoders: dict[str, Encoder] = {}
+"""The model that a worker has loaded."""
+
+
+def _describe(texts: pl.Series) -> str:
+    return f"{len(texts):,} texts from {texts[0][:40]!r} on"
+
+
+def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress: Progress) -> Float32:
+    """Vectors of `texts`, encoded in batches."""
+    batches: list[Float32] = []
+    for start in range(0, len(texts), params.batch_size):
+        batch = texts[start : start + params.batch_size].to_list()
+        vectors = np.asarray(encoder(batch))
+        if vectors.ndim != 2 or len(vectors) != len(batch) or vectors.shape[1:] != (batches or [vectors])[0].shape[1:]:
+            raise DataError(
+                f"ingest.encoder: '{params.model}' gave an array of shape {vectors.shape} for {len(batch)} texts; "
+                "expected one vector per text, all of one length."
+            )
+        batches.append(vectors.astype(np.float32))
+        progress.advance(len(batch))
+    return np.concatenate(batches)
+
+
+def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: str) -> Float32:
+    """`matrix`, made with n rows if there is none yet, once `vectors` are seen to be as wide."""
+    if matrix is None:
+        return open_scratch(root / store.FOLDER, (n, vectors.shape[1]))
+    if matrix.shape[1] != vectors.shape[1]:
+        raise DataError(
+            f"ingest.encoder: '{model}' gives vectors of length {vectors.shape[1]}, and {matrix.shape[1]} before. "
+            f"Delete {store.FOLDER / MEMO} if the model behind this name has changed."
+        )
+    return matrix
+
+
+def _identify_model(root: Path, model: str) -> str:
+    """A name for the model's folder in the memo: of its files' content, or of its public name."""
+    if Path(model).is_absolute() or ".." in Path(model).parts:
+        raise ParamsError(f"params.yaml: 'ingest.encoder.model': {model!r} leads out of the project.")
+    digest = hashlib.sha256(model.encode())
+    for file in sorted((root / model).rglob("*")) if (root / model).is_dir() else []:
+        if file.is_file():
+            digest.update(str(file.relative_to(root / model)).encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Vectors, float32 of shape (len(keys), d), of the texts with these SHA-256 digests."""
+
+    keys: list[bytes]
+    vectors: Float32
+
+
+def _pack(chunk: _Chunk) -> bytes:
+    """A chunk as an entry of the memo."""
+    packed = io.BytesIO()
+    keys = np.frombuffer(b"".join(chunk.keys), dtype=np.uint8).reshape(-1, hashlib.sha256().digest_size)
+    np.savez(packed, keys=keys, vectors=chunk.vectors)
+    return packed.getvalue()
+
+
+def _unpack(entry: bytes) -> _Chunk:
+    """The chunk in an entry of the memo."""
+    with np.load(io.BytesIO(entry), allow_pickle=False) as stored:
+        return _Chunk(keys=[key.tobytes() for key in stored["keys"]], vectors=stored["vectors"])

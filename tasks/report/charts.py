@@ -1,0 +1,185 @@
+"""Charts of the report page: Vega-Lite drawn to inline SVG."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import vl_convert
+from markupsafe import Markup
+
+from tasks.report.evaluation import Evaluation, MethodResult, SplitResult, name_method
+from tasks.report.formatting import format_number
+
+_CURVES = 12
+"""Threshold curves drawn, for the LFs that gained most votes: a page for people, not an archive."""
+
+_FINE = 0.05
+"""An axis that spans less than this shows tenths of a percent, or its ticks would repeat."""
+
+
+# The page.
+
+_COLORS = {"ink": "#23272e", "muted": "#6b7280", "grid": "#e3e5e8", "accent": "#1f6feb", "second": "#b4690e"}
+"""Colors of plots on white; the page's style sheet maps each to its dark counterpart, so no other may be used."""
+
+_FONT = "sans-serif"
+
+_PADDING = {"left": 42, "top": 8, "right": 16, "bottom": 38}
+"""Fixed, since automatic margins depend on the fonts of the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The range of accuracies that a table's interval bars span."""
+
+    low: float
+    high: float
+
+    def place(self, value: float) -> str:
+        """Where `value` is, as a CSS length from the left."""
+        share = (value - self.low) / (self.high - self.low)
+        return f"{min(max(share, 0.0), 1.0) * 100:.2f}%"
+
+    def span(self, low: float, high: float) -> str:
+        """How wide the range from `low` to `high` is, as a CSS length."""
+        return f"{(high - low) / (self.high - self.low) * 100:.2f}%"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A plot of the page: a title and a note of plain text, and an SVG."""
+
+    title: str
+    note: str
+    svg: Markup
+
+
+def choose_scale(result: SplitResult) -> Scale:
+    """A range of whole steps of five points that holds every accuracy and interval of the table."""
+    ends = np.array([[row.accuracy.value, row.accuracy.low, row.accuracy.high] for row in result.methods])
+    low, high = np.floor(np.nanmin(ends) * 20) / 20, np.ceil(np.nanmax(ends) * 20) / 20
+    return Scale(low=float(low), high=float(max(high, low + 0.05)))
+
+
+def draw_reliability(row: MethodResult) -> Figure:
+    """Confidence against accuracy of one method; the area of a point is its bin's share of the items."""
+    bins = [
+        {"confidence": round(x, 6), "accuracy": round(y, 6), "items": n}
+        for x, y, n in zip(
+            row.curve.confidence.tolist(), row.curve.accuracy.tolist(), row.curve.count.tolist(), strict=True
+        )
+    ]
+    x = {
+        "field": "confidence",
+        "type": "quantitative",
+        "scale": {"domain": [0, 1]},
+        "axis": _percent_axis("confidence"),
+    }
+    y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _percent_axis(None)}
+    size = {
+        "field": "items",
+        "type": "quantitative",
+        "legend": None,
+        "scale": {"domain": [0, row.scores.n], "range": [12, 400]},
+    }
+    layers = [
+        {
+            "data": {"values": [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]},
+            "mark": {"type": "line", "color": _COLORS["muted"], "strokeDash": [3, 3], "strokeWidth": 1},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "data": {"values": bins},
+            "mark": {"type": "line", "color": _COLORS["accent"], "strokeWidth": 1.5},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "data": {"values": bins},
+            "mark": {"type": "circle", "color": _COLORS["accent"], "opacity": 1},
+            "encoding": {"x": x, "y": y, "size": size},
+        },
+    ]
+    return Figure(
+        title=name_method(row.method),
+        note=f"calibration error {format_number(row.scores.calibration_error)}",
+        svg=_draw({"width": 180, "height": 180, "layer": layers}),
+    )
+
+
+def _percent_axis(title: str | None) -> dict[str, Any]:
+    return {"title": title, "format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]}
+
+
+def _draw(spec: dict[str, Any]) -> Markup:
+    """The Vega-Lite `spec` as SVG in the page's style, its texts escaped by vega."""
+    axis = {
+        "labelColor": _COLORS["muted"],
+        "titleColor": _COLORS["muted"],
+        "titleFontWeight": "normal",
+        "titleFontSize": 11,
+        "labelFontSize": 11,
+        "gridColor": _COLORS["grid"],
+        "domainColor": _COLORS["grid"],
+        "tickColor": _COLORS["grid"],
+        "labelFont": _FONT,
+        "titleFont": _FONT,
+        "labelFlush": False,
+    }
+    style = {
+        "autosize": {"type": "none"},
+        "padding": _PADDING,
+        "background": None,
+        "config": {"axis": axis, "view": {"stroke": None}, "font": _FONT},
+    }
+    svg = vl_convert.vegalite_to_svg({**style, **spec})
+    # HTML needs no namespaces; without them the page holds no address at all.
+    return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2))
+
+
+def draw_curves(evaluation: Evaluation) -> list[Figure]:
+    """What thresholds were chosen for, and coverage, against the threshold, for the LFs that gained most votes."""
+    drawable = evaluation.curves.drop_nulls("threshold").sort("lf", "threshold", maintain_order=True)
+    by_lf = {lf: rows for (lf,), rows in drawable.group_by("lf", maintain_order=True) if rows.height > 1}
+    gained = evaluation.lfs.sort("votes_added", descending=True, maintain_order=True).select("lf", "threshold")
+    chosen = [(lf, threshold) for lf, threshold in gained.iter_rows() if lf in by_lf][:_CURVES]
+    ends = [value for lf, _ in chosen for value in by_lf[lf]["metric"].drop_nulls().to_list()]
+    return [
+        Figure(
+            title=lf,
+            note="not extended" if threshold is None else f"threshold {format_number(threshold)}",
+            # One scale for all LFs, or a curve of tiny changes would look like the one that matters.
+            svg=(_draw_curve(by_lf[lf], "metric", threshold, [min(ends), max(ends)], 80) if ends else Markup())
+            + _draw_curve(by_lf[lf], "coverage", threshold, [0, 1], 50),
+        )
+        for lf, threshold in chosen
+    ]
+
+
+def _draw_curve(rows: pl.DataFrame, field: str, chosen: float | None, domain: list[Any], height: int) -> Markup:
+    points = [
+        {"threshold": round(threshold, 6), field: None if value is None else round(value, 6)}
+        for threshold, value in rows.select("threshold", field).iter_rows()
+    ]
+    x = {
+        "field": "threshold",
+        "type": "quantitative",
+        "scale": {"zero": False, "nice": False},
+        "axis": {"title": None, "tickCount": 4, "labels": field == "coverage"},
+    }
+    y = {
+        "field": field,
+        "type": "quantitative",
+        "scale": {"domain": domain, "zero": False},
+        "axis": {"title": None, "format": ".0%" if domain[1] - domain[0] > _FINE else ".1%", "tickCount": 3},
+    }
+    color = _COLORS["accent" if field == "metric" else "second"]
+    layers: list[dict[str, Any]] = [
+        {"mark": {"type": "line", "color": color, "strokeWidth": 1.75}, "encoding": {"x": x, "y": y}}
+    ]
+    if chosen is not None and rows["threshold"][0] <= chosen <= rows["threshold"][-1]:
+        rule = {"type": "rule", "color": _COLORS["ink"], "strokeWidth": 1}
+        layers.append({"data": {"values": [{"threshold": chosen}]}, "mark": rule, "encoding": {"x": x}})
+    padding = {**_PADDING, "bottom": 20 if field == "coverage" else 4}
+    return _draw({"width": 220, "height": height, "padding": padding, "data": {"values": points}, "layer": layers})

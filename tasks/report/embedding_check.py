@@ -1,0 +1,156 @@
+"""embedding_fitness.json: whether neighbors in this embedding tell an item's votes and gold, said before tuning."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks.core.fitness import (
+    SAMPLE,
+    Carries,
+    Fitness,
+    ThresholdRange,
+    find_majority,
+    judge_fitness,
+    measure_fitness,
+    suggest_range,
+)
+from tasks.core.progress_callback import WHOLE
+from tasks.core.types import ABSTAIN
+from tasks.params import Metric
+from tasks.progress import Progress
+from tasks.tables.files import write_csv, write_json
+from tasks.tables.paths import EMBEDDING_FITNESS, EMBEDDING_FITNESS_CURVES
+from tasks.tables.scaled_embeddings import read_vectors
+
+DIGITS = 6
+"""Of the numbers in the file; four thousand items tell no more than two or three."""
+
+VOTES, GOLD = "majority vote", "valid gold"
+
+_SEED = 0
+"""Of the sample; another sample of this size says the same within a percent point or two."""
+
+_CURVES = {"labels": pl.String, "threshold": pl.Float64, "agreement": pl.Float64, "chance": pl.Float64}
+"""Columns of embedding_fitness.csv: how often neighbors agree that are at least as near as `threshold` and farther than
+that of the row before, and how often any two items do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was found for one kind of labels."""
+
+    labels: str
+    fitness: Fitness
+
+
+def check_embedding(
+    root: Path, items: pl.DataFrame, L: npt.NDArray[np.int8], gold: npt.NDArray[np.int8], k: int, metric: Metric
+) -> list[str]:
+    """Write the check of the embeddings below `root` and its curves; the sentences that a person should read.
+
+    Parameters
+    ----------
+    items
+        In the order of all arrays.
+    L
+        (n, m) votes.
+    gold
+        (n,) of valid items, ABSTAIN elsewhere.
+
+    Raises
+    ------
+    DataError
+        The embeddings are missing or damaged, or belong to other items.
+    """
+    generator = np.random.default_rng(_SEED)
+    voted = np.sort(generator.permutation(np.flatnonzero((L != ABSTAIN).any(axis=1)))[:SAMPLE])
+    known = np.sort(generator.permutation(np.flatnonzero(gold != ABSTAIN))[:SAMPLE])
+    majority = np.full(len(L), ABSTAIN, np.int8)
+    majority[voted] = find_majority(L[voted], k)
+    voted = voted[majority[voted] != ABSTAIN]
+    rows = np.union1d(voted, known)
+    vectors = read_vectors(root, items, rows)
+    compared = [(VOTES, voted, majority), *([(GOLD, known, gold)] if len(known) else [])]
+    checks = []
+    with Progress("comparing neighbors", total=len(compared) * WHOLE) as progress:
+        for name, own, labels in compared:
+            sample = vectors[np.searchsorted(rows, own)]
+            fitness = measure_fitness(sample, labels[own], metric.value, progress.advance)
+            checks.append(Check(labels=name, fitness=fitness))
+    # Gold is what counts, but only many rows of it show a range: few valid items are rarely near each other.
+    span = suggest_range(checks[0].fitness)
+    sentences = [_judge(check) for check in checks] + ([_suggest(span, metric)] if span else [])
+    found = {
+        "metric": metric.value,
+        "sentences": sentences,
+        "carries": {check.labels: judge_fitness(check.fitness).value for check in checks},
+        "suggested_thresholds": sorted(_to_user(end, metric) for end in (span.low, span.high)) if span else None,
+        "agreement": [_describe(check, metric) for check in checks],
+    }
+    write_json(root / EMBEDDING_FITNESS, found)
+    write_csv(root / EMBEDDING_FITNESS_CURVES, _tabulate(checks, metric))
+    return sentences
+
+
+def _judge(check: Check) -> str:
+    """One sentence on whether neighbors tell these labels."""
+    fitness, of = check.fitness, check.labels
+    verdict = judge_fitness(fitness)
+    if verdict is Carries.UNKNOWN:
+        why = "which are all of one class" if fitness.chance == 1 else "too few of some class"
+        return f"Whether neighbors share the {of} cannot be told from {fitness.n:,} items, {why}."
+    figures = (
+        f"{fitness.rank_agreement[0]:.0%} of {fitness.n:,} items share it with their nearest neighbor, "
+        f"and {fitness.chance:.0%} with an item drawn at random"
+    )
+    if verdict is Carries.YES:
+        return f"Neighbors share the {of}: {figures}."
+    return (
+        f"WARNING: neighbors {'hardly' if verdict is Carries.HARDLY else 'do not'} share the {of}: {figures}. This "
+        "embedding cannot carry extension, and labels that build on it are not to be trusted. Check that embeddings "
+        "and items belong together, or try another encoder."
+    )
+
+
+def _suggest(span: ThresholdRange, metric: Metric) -> str:
+    low, high = sorted(_to_user(end, metric) for end in (span.low, span.high))
+    what = "a similarity" if metric is Metric.COSINE else "a distance"
+    return f"A threshold is worth looking for between {what} of {low:.2f} and {high:.2f}."
+
+
+def _describe(check: Check, metric: Metric) -> dict[str, Any]:
+    fitness = check.fitness
+    return {
+        "labels": check.labels,
+        "items": fitness.n,
+        "chance": None if np.isnan(fitness.chance) else round(fitness.chance, DIGITS),
+        "neighbors": [
+            {"rank": int(rank), "threshold": _to_user(similarity, metric), "agreement": round(float(agreement), DIGITS)}
+            for rank, similarity, agreement in zip(
+                fitness.rank, fitness.rank_similarity, fitness.rank_agreement, strict=True
+            )
+        ],
+    }
+
+
+def _tabulate(checks: list[Check], metric: Metric) -> pl.DataFrame:
+    rows = [
+        (
+            check.labels,
+            _to_user(similarity, metric),
+            round(float(agreement), DIGITS),
+            round(check.fitness.chance, DIGITS),
+        )
+        for check in checks
+        for similarity, agreement in zip(check.fitness.similarity, check.fitness.agreement, strict=True)
+    ]
+    return pl.DataFrame(rows, schema=_CURVES, orient="row")
+
+
+def _to_user(similarity: float, metric: Metric) -> float:
+    """A similarity as users know it: a cosine, or a distance."""
+    return round(float(similarity if metric is Metric.COSINE else -similarity), DIGITS)

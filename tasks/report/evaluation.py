@@ -1,0 +1,160 @@
+"""What evaluate found, as the page, the summary and the files of plots take it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks.core.metrics import Reliability, Scores
+from tasks.params import Split
+
+BASELINE = "majority_vote"
+"""The method every other one is compared with."""
+
+METHODS = {
+    BASELINE: "Majority vote",
+    "majority_vote_balance": "Majority vote, class balance where it is silent",
+    "label_model_raw": "Label model, original votes",
+    "majority_vote_extended": "Majority vote, extended votes",
+    "label_model_extended": "Label model, extended votes",
+    "epoxy": "Epoxy: FlyingSquid, extended votes",
+    "liger": "Liger: Epoxy in partitions",
+    "nearvote": "Nearvote: similarity as evidence",
+    "end_model": "End model on nearvote",
+    "gold_only": "Logistic regression on valid gold alone",
+}
+"""What methods are called in reports, in the order of their rows; others follow under a name made from their own."""
+
+SHIPPED = "shipped"
+"""The name of the shipped labels as a method, where no method of `predictions` has exactly their probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A statistic with its bootstrap interval; low and high are NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodResult:
+    """One method on the gold of one split.
+
+    to_baseline and to_shipped are paired differences in accuracy, this method minus majority vote or the shipped
+    labels, over the same resamples.
+    """
+
+    method: str
+    scores: Scores
+    curve: Reliability
+    accuracy: Estimate
+    macro_f1: Estimate
+    log_loss: Estimate
+    brier: Estimate
+    to_baseline: Estimate
+    to_shipped: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratum:
+    """Items with gold that got their votes in one way: how many, and each method's accuracy (NaN without items)."""
+
+    covered_by: str
+    n: int
+    accuracy: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """All methods, in the same order everywhere, on the `n` items of `split` that have gold."""
+
+    split: Split
+    n: int
+    methods: tuple[MethodResult, ...]
+    strata: tuple[Stratum, ...]
+
+    def find(self, method: str) -> MethodResult:
+        """The result of `method`."""
+        return next(result for result in self.methods if result.method == method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How many of n items have an original vote, an extended one only, or none."""
+
+    name: str
+    n: int
+    original: int
+    extended_only: int
+
+    @property
+    def uncovered(self) -> int:
+        return self.n - self.original - self.extended_only
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborAgreement:
+    """How often labels of one kind are those of an item's neighbors: by rank, from 1, and of any two items."""
+
+    labels: str
+    n: int
+    chance: float
+    by_rank: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingFitness:
+    """Whether the embedding can carry votes: sentences for people, and the figures behind them."""
+
+    sentences: tuple[str, ...]
+    rows: tuple[NeighborAgreement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A line of "How it was made"."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything a report says.
+
+    splits: those with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
+    the method whose labels are shipped. confusion: int64 (k, k), shipped labels (columns) against the gold (rows) of
+    the first split. lfs: one row per LF, the table of lf_report.csv. curves: the table of threshold_curves.csv, and
+    curve_metric what its metric is called. fitness: what was seen before thresholds were chosen. findings: what the label model noticed, as sentences.
+    """
+
+    classes: tuple[str, ...]
+    splits: tuple[SplitResult, ...]
+    coverage: tuple[Coverage, ...]
+    shipped: str
+    confusion: npt.NDArray[np.int64] | None
+    label_counts: tuple[int, ...]
+    lfs: pl.DataFrame
+    curves: pl.DataFrame
+    curve_metric: str
+    fitness: EmbeddingFitness
+    facts: tuple[Fact, ...]
+    findings: tuple[str, ...]
+    resamples: int
+    confidence: float
+
+
+def name_method(method: str) -> str:
+    """What reports call `method`."""
+    if method == SHIPPED:
+        return "Shipped labels"
+    return METHODS.get(method, method.replace("_", " ").capitalize())
+
+
+def order_methods(methods: list[str]) -> list[str]:
+    """The methods in the order of METHODS, the others after them as they came."""
+    known = [method for method in METHODS if method in methods]
+    return known + [method for method in methods if method not in METHODS]

@@ -1,0 +1,64 @@
+"""The report's short form, in Markdown."""
+
+import html
+import math
+import re
+
+from tasks.report.evaluation import BASELINE, Coverage, Evaluation, MethodResult, name_method
+from tasks.report.formatting import format_estimate, format_number, format_points, format_share
+from tasks.report.verdict import judge
+
+
+def render_summary(evaluation: Evaluation) -> str:
+    """The verdict, the methods side by side and the effect on coverage, as Markdown."""
+    verdict = judge(evaluation)
+    lines = [f"## {_escape(verdict.headline)}", "", _escape(" ".join(verdict.sentences)), ""]
+    for result in evaluation.splits[:1]:
+        lines += [
+            f"Accuracy on {result.split}, {result.n:,} items with gold"
+            + (f", with {format_share(evaluation.confidence, 0)} bootstrap intervals" if evaluation.resamples else "")
+            + ":",
+            "",
+            "| method | accuracy | against majority vote | macro-F1 | log loss |",
+            "|---|---|---|---|---|",
+        ]
+        for row in result.methods:
+            mark = " **(shipped)**" if row.method == evaluation.shipped else ""
+            lines.append(
+                f"| {_escape(name_method(row.method))}{mark} | {format_estimate(row.accuracy)} | {_difference(row)} "
+                f"| {format_number(row.macro_f1.value)} | {format_number(row.log_loss.value)} |"
+            )
+        lines.append("")
+    whole = evaluation.coverage[0]
+    lines += [
+        f"{describe_coverage(whole)} {whole.uncovered:,} items have no vote at all.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def describe_coverage(coverage: Coverage) -> str:
+    """What extension did to the share of items with a vote, as a sentence."""
+    before, after = coverage.original / coverage.n, (coverage.n - coverage.uncovered) / coverage.n
+    if coverage.extended_only == 0:
+        return f"{format_share(before)} of {coverage.n:,} items have a vote; extension reached no further item."
+    return (
+        f"Extension raises the share of items with a vote from {format_share(before)} to {format_share(after)} "
+        f"of {coverage.n:,}."
+    )
+
+
+def _difference(row: MethodResult) -> str:
+    if row.method == BASELINE:
+        return ""
+    if math.isnan(row.to_baseline.low):
+        return format_points(row.to_baseline.value)
+    return (
+        f"{format_points(row.to_baseline.value)} "
+        f"({format_points(row.to_baseline.low)} to {format_points(row.to_baseline.high)})"
+    )
+
+
+def _escape(text: str) -> str:
+    """`text` with Markdown's table and HTML characters made harmless."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))

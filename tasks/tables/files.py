@@ -1,0 +1,167 @@
+"""Atomic files and folders, scratch arrays, and small results as text, JSON and CSV."""
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as arrow
+
+from tasks.errors import DataError
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block ends well and removed when it does not.
+
+    The move is the last step, after the bytes are on disk, so that a reader sees the old file or the new one, whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o644)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def open_atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when the block ends well and goes when it does not.
+
+    Where there was a folder before, a reader may for a moment see none, but never files of both.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, former = (
+        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent)) for _ in range(2)
+    )
+    try:
+        yield part
+        part.chmod(0o755)
+        _sync_folder(part)
+        if folder.exists():
+            folder.replace(former / folder.name)
+        try:
+            part.replace(folder)
+        except OSError:
+            (former / folder.name).replace(folder)
+            raise
+    finally:
+        for path in (part, former):
+            shutil.rmtree(path, ignore_errors=True)
+    _sync_folder(folder.parent)
+
+
+def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A float32 array of zeros on disk below `folder`, for what may not fit memory; gone when nobody holds it.
+
+    The file has no name: even a killed process leaves nothing behind.
+    """
+    if 0 in shape:
+        return np.zeros(shape, np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # Reserved, since a mapped file on a full disk would end the process where an error could be told.
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+
+
+def expect_scattered_reads(array: npt.NDArray[Any]) -> None:
+    """Tell the system that rows of `array`, if it is a mapped file, are wanted here and there.
+
+    It then reads from disk what is asked for, and not the 128 KiB around it, for which others would have to leave memory.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_RANDOM)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_csv(path: Path, table: pl.DataFrame) -> None:
+    """Write a small result as CSV."""
+    with open_atomic(path) as part:
+        table.write_csv(part)
+
+
+def read_csv(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+    """The small result at `path`: these columns with these types, in this order; other columns are passed over.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or lacks a column.
+    """
+    with explain_read_errors(path):
+        table = pl.read_csv(path, schema_overrides=columns)
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DataError(f"{path}: column '{missing[0]}' is missing. Check what wrote {path}, then run 'dvc repro'.")
+    return table.select(list(columns))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small result as JSON: indented, keys in the order given, no NaN (use None for the undefined)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8."""
+    with open_atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value at `path`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or is not JSON.
+    """
+    with explain_read_errors(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Turns a reader's error into one that says which file and what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. Run 'dvc repro' (or 'dvc pull').") from None
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        arrow.ArrowException,
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read: {reason}. It may be damaged: run 'dvc checkout {path}' or 'dvc repro'."
+        ) from None

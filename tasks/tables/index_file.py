@@ -1,0 +1,112 @@
+"""What index.json says about the index beside it, and how a stale or damaged index is told from a good one."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.errors import DataError
+from tasks.params import Metric
+from tasks.tables.files import read_json
+from tasks.tables.parquet import read_schema
+from tasks.tables.paths import INDEX_DESCRIPTION
+
+
+class IndexDescription(BaseModel):
+    """index.json: everything a reader of the index must know, and nothing that changes between equal runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["flat", "ivf"]
+    """How neighbors are searched; never `auto`, which has chosen one of these."""
+    chosen_because: str
+    metric: Metric
+    n: int = Field(ge=0)
+    d: int = Field(ge=1)
+    content: str
+    """SHA-256 of item ids and embeddings in their order, see `ContentHash`."""
+    sha256: str
+    """SHA-256 of the index file."""
+    cells: int = Field(ge=1)
+    """Of the embedding space; 1 in a flat index."""
+    cells_sha256: str
+    """SHA-256 of the file that says which item is in which cell."""
+
+
+class ContentHash:
+    """A running SHA-256 of item ids and embeddings; it depends on the rows, not on how they were cut into batches.
+
+    >>> ids, vectors = pl.Series("item_id", [1, 2]), np.ones((2, 3), np.float32)
+    >>> whole, parts = ContentHash(), ContentHash()
+    >>> whole.update(ids, vectors)
+    >>> for row in (0, 1):
+    ...     parts.update(ids[row : row + 1], vectors[row : row + 1])
+    >>> whole.hexdigest() == parts.hexdigest()
+    True
+    """
+
+    def __init__(self) -> None:
+        self._ids, self._vectors = hashlib.sha256(), hashlib.sha256()
+
+    def update(self, ids: pl.Series, vectors: npt.NDArray[np.float32]) -> None:
+        """Add rows: `ids` (rows,) and their `vectors` (rows, d)."""
+        if ids.dtype == pl.String:
+            # NUL ends each id, so that "ab", "c" and "a", "bc" differ.
+            self._ids.update("".join(f"{one}\0" for one in ids).encode())
+        else:
+            self._ids.update(ids.to_numpy().astype("<i8").tobytes())
+        self._vectors.update(np.ascontiguousarray(vectors, dtype="<f4").data)
+
+    def hexdigest(self) -> str:
+        """The hash of everything added so far."""
+        return hashlib.sha256(self._ids.digest() + self._vectors.digest()).hexdigest()
+
+
+def read_description(root: Path) -> IndexDescription:
+    """The checked contents of index.json.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, or not a description of an index.
+    """
+    path = root / INDEX_DESCRIPTION
+    try:
+        return IndexDescription.model_validate(read_json(path))
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"])) or "file"
+        raise DataError(f"{path}: '{place}': {found['msg']}. Run 'dvc repro index'.") from None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file at `path`, read in pieces.
+
+    Raises
+    ------
+    DataError
+        The file is missing.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. Run 'dvc repro index' (or 'dvc pull').") from None
+
+
+def read_width(path: Path) -> int:
+    """The number of dimensions of the embeddings at `path`.
+
+    Raises
+    ------
+    DataError
+        There is no column of embeddings of one width.
+    """
+    kind = read_schema(path).get("embedding")
+    if not isinstance(kind, pl.Array) or kind.inner != pl.Float32 or len(kind.shape) != 1 or kind.size < 1:
+        raise DataError(f"{path}: column 'embedding' is {kind}, expected arrays of float32. Run 'dvc repro ingest'.")
+    return kind.size

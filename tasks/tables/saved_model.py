@@ -1,0 +1,250 @@
+"""The model that train leaves behind, as data: what `label_new` needs to label rows that come later, without a refit.
+
+One Parquet table of named arrays and texts. Nothing in it is code, nothing is executed when it is read, and its bytes
+follow from its numbers alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks.core.classifiers.end_model import EndParameters, GoldParameters, VoteCode
+from tasks.core.classifiers.softmax import SoftmaxRegression
+from tasks.core.classifiers.spectral import SpectralMap
+from tasks.core.label_models.nearvote import SOURCES, EvidenceParameters
+from tasks.core.types import Float64
+from tasks.errors import DataError
+from tasks.params import Metric
+from tasks.tables import schemas
+from tasks.tables.parquet import read_table, write_table
+
+Method = Literal["nearvote", "end_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel:
+    """All that was fitted, for k classes, m LFs and d dimensions.
+
+    shipped: whose labels are shipped. center, scale: of the points (`tasks.tables.scaled_embeddings`). head: the vote head where nothing
+    is held out. reliability: (m, k) float64, NaN where an LF never votes a class. gold_vectors, gold_classes: the points
+    (g, d) float32 and classes (g,) int64 of the gold rows that Nearvote looks for near an item; none where gold taught
+    nothing.
+    """
+
+    classes: tuple[str, ...]
+    lfs: tuple[str, ...]
+    metric: Metric
+    shipped: Method
+    center: npt.NDArray[np.float32]
+    scale: float
+    spectral_map: SpectralMap
+    head: SoftmaxRegression
+    reliability: Float64
+    bandwidth: float
+    evidence: EvidenceParameters
+    end: EndParameters
+    gold_vectors: npt.NDArray[np.float32]
+    gold_classes: npt.NDArray[np.int64]
+
+
+_TEXTS = ("classes", "lfs", "metric", "shipped")
+
+_SHAPES: Mapping[str, tuple[str | int, ...]] = {
+    "points/center": ("d",),
+    "points/scale": (),
+    "features/mean": ("d",),
+    "features/projection": ("d", "d"),
+    "head/coef": ("d", "k"),
+    "head/intercept": ("k",),
+    "reliability": ("m", "k"),
+    "bandwidth": (),
+    "evidence/class_balance": ("k",),
+    "evidence/local": ("k",),
+    "evidence/both": ("k",),
+    "evidence/means": (3,),
+    "student/coef": ("d", "k"),
+    "student/intercept": ("k",),
+    "student/confidence": (),
+}
+"""Every array by name, with its shape; k, m and d are those of `SavedModel`."""
+
+_GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
+    "evidence/weights": (len(SOURCES),),
+    "evidence/offsets": ("k",),
+    "alone/coef": ("d", "k"),
+    "alone/intercept": ("k",),
+    "fused/coef": ("f", "k"),
+    "fused/intercept": ("k",),
+    "student/norm": (),
+    "votes/voted": ("m", "k"),
+    "votes/scale": (),
+    "pool/weights": (4,),
+    "gold/vectors": ("g", "d"),
+    "gold/classes": ("g",),
+}
+"""Those that are there where gold taught the model; f: d + k + the columns of votes, g: gold rows."""
+
+_MAY_LACK = {"reliability", "evidence/means"}
+"""Arrays in which NaN says that there is no such thing."""
+
+
+def write_model(path: Path, model: SavedModel) -> None:
+    """Write `model` to `path`.
+
+    Raises
+    ------
+    DataError
+        It is not finite or its parts do not fit together; nothing is written.
+    """
+    arrays = _flatten(model)
+    texts = {"classes": model.classes, "lfs": model.lfs, "metric": (model.metric,), "shipped": (model.shipped,)}
+    _check(path, arrays, len(model.classes), len(model.lfs))
+    rows: list[tuple[str, list[int], list[float], list[str]]] = [
+        (name, [], [], [str(one) for one in texts[name]]) for name in _TEXTS
+    ]
+    rows += [(name, list(array.shape), array.ravel().tolist(), []) for name, array in arrays.items()]
+    columns = {name: column.dtype for name, column in schemas.MODEL.columns.items()}
+    schema = {name: getattr(dtype, "type", dtype) for name, dtype in columns.items()}
+    write_table(path, pl.DataFrame(rows, schema=schema, orient="row"), schemas.MODEL)
+
+
+def read_model(path: Path) -> SavedModel:
+    """The checked model at `path`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or its parts do not fit together.
+    """
+    arrays: dict[str, Float64] = {}
+    texts: dict[str, tuple[str, ...]] = {}
+    for name, shape, numbers, words in read_table(path, schemas.MODEL).rows():
+        if name in _TEXTS:
+            texts[name] = tuple(words)
+            continue
+        if any(size is None or size < 0 for size in shape) or int(np.prod(shape, dtype=object)) != len(numbers):
+            raise _wrong(path, f"'{name}' has {len(numbers):,} numbers for the shape {tuple(shape)}")
+        arrays[name] = np.array(numbers, dtype=np.float64).reshape(shape)
+    if missing := sorted(set(_TEXTS) - texts.keys()):
+        raise _wrong(path, f"'{missing[0]}' is missing")
+    metric, shipped = (texts[name][0] if len(texts[name]) == 1 else "" for name in ("metric", "shipped"))
+    if metric not in tuple(Metric) or shipped not in get_args(Method):
+        raise _wrong(path, f"metric {metric[:20]!r} and shipped {shipped[:20]!r} are unknown")
+    _check(path, arrays, len(texts["classes"]), len(texts["lfs"]))
+    return _build(arrays, texts, Metric(metric), "nearvote" if shipped == "nearvote" else "end_model")
+
+
+def _flatten(model: SavedModel) -> dict[str, Float64]:
+    values: dict[str, npt.ArrayLike] = {
+        "points/center": model.center,
+        "points/scale": model.scale,
+        "features/mean": model.spectral_map.mean,
+        "features/projection": model.spectral_map.projection,
+        "head/coef": model.head.coef,
+        "head/intercept": model.head.intercept,
+        "reliability": model.reliability,
+        "bandwidth": model.bandwidth,
+        "evidence/class_balance": model.evidence.class_balance,
+        "evidence/local": model.evidence.local,
+        "evidence/both": model.evidence.both,
+        "evidence/means": model.evidence.means,
+        "student/coef": model.end.student.coef,
+        "student/intercept": model.end.student.intercept,
+        "student/confidence": model.end.confidence,
+    }
+    learned, weights, offsets = model.end.gold, model.evidence.weights, model.evidence.offsets
+    if learned is not None and weights is not None and offsets is not None:
+        values |= {
+            "evidence/weights": weights,
+            "evidence/offsets": offsets,
+            "alone/coef": learned.alone.coef,
+            "alone/intercept": learned.alone.intercept,
+            "fused/coef": learned.fused.coef,
+            "fused/intercept": learned.fused.intercept,
+            "student/norm": learned.student_norm,
+            "votes/voted": learned.vote_code.voted,
+            "votes/scale": learned.vote_code.scale,
+            "pool/weights": learned.pool_weights,
+            "gold/vectors": model.gold_vectors,
+            "gold/classes": model.gold_classes,
+        }
+    return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+
+
+def _build(
+    arrays: Mapping[str, Float64], texts: Mapping[str, tuple[str, ...]], metric: Metric, shipped: Method
+) -> SavedModel:
+    def regression(name: str) -> SoftmaxRegression:
+        return SoftmaxRegression(coef=arrays[f"{name}/coef"], intercept=arrays[f"{name}/intercept"])
+
+    gold = None
+    if "pool/weights" in arrays:
+        gold = GoldParameters(
+            alone=regression("alone"),
+            fused=regression("fused"),
+            student_norm=float(arrays["student/norm"]),
+            vote_code=VoteCode(voted=arrays["votes/voted"] > 0, scale=float(arrays["votes/scale"])),
+            pool_weights=arrays["pool/weights"],
+        )
+    center = arrays["points/center"].astype(np.float32)
+    return SavedModel(
+        classes=texts["classes"],
+        lfs=texts["lfs"],
+        metric=metric,
+        shipped=shipped,
+        center=center,
+        scale=float(arrays["points/scale"]),
+        spectral_map=SpectralMap(mean=arrays["features/mean"], projection=arrays["features/projection"]),
+        head=regression("head"),
+        reliability=arrays["reliability"],
+        bandwidth=float(arrays["bandwidth"]),
+        evidence=EvidenceParameters(
+            class_balance=arrays["evidence/class_balance"],
+            local=arrays["evidence/local"],
+            both=arrays["evidence/both"],
+            means=arrays["evidence/means"],
+            weights=arrays.get("evidence/weights"),
+            offsets=arrays.get("evidence/offsets"),
+        ),
+        end=EndParameters(student=regression("student"), confidence=float(arrays["student/confidence"]), gold=gold),
+        gold_vectors=arrays.get("gold/vectors", np.empty((0, len(center)))).astype(np.float32),
+        gold_classes=arrays.get("gold/classes", np.empty(0)).astype(np.int64),
+    )
+
+
+def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
+    """Check names, shapes and numbers of all arrays."""
+    expected = {**_SHAPES, **(_GOLD_SHAPES if "pool/weights" in arrays else {})}
+    if odd := sorted(arrays.keys() ^ expected.keys()):
+        raise _wrong(path, f"'{odd[0]}' is {'missing' if odd[0] in expected else 'unknown'}")
+    sizes = {"k": k, "m": m, "d": arrays["points/center"].size}
+    if "pool/weights" in arrays:
+        columns = int(np.count_nonzero(arrays["votes/voted"]))
+        sizes |= {"f": sizes["d"] + k + columns, "g": arrays["gold/classes"].size}
+    for name, shape in expected.items():
+        wanted = tuple(sizes[size] if isinstance(size, str) else size for size in shape)
+        if arrays[name].shape != wanted:
+            raise _wrong(path, f"'{name}' has shape {arrays[name].shape}; expected {wanted}")
+        numbers = arrays[name]
+        if name in _MAY_LACK:
+            numbers = numbers[~np.isnan(numbers)]
+        if name == "head/intercept":
+            numbers = numbers[numbers > -np.inf]
+        if not np.isfinite(numbers).all():
+            raise _wrong(path, f"'{name}' has numbers that are not finite")
+    balance, classes = arrays["evidence/class_balance"], arrays.get("gold/classes", np.empty(0))
+    if k < 2 or (balance < 0).any() or abs(balance.sum() - 1) > 1e-6:
+        raise _wrong(path, "the class balance is none")
+    if not (arrays["bandwidth"] > 0 and arrays["points/scale"] > 0 and arrays.get("student/norm", 1) > 0):
+        raise _wrong(path, "a scale is not positive")
+    if not np.isin(classes, np.arange(k)).all():
+        raise _wrong(path, "gold is of an unknown class")
+
+
+def _wrong(path: Path, problem: str) -> DataError:
+    return DataError(f"{path}: no model: {problem}. Run 'dvc checkout {path}' or 'dvc repro -f train'.")

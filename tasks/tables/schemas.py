@@ -1,0 +1,203 @@
+"""One pandera schema per table. Columns that depend on params (one per LF, one per class) are functions of them.
+
+Conventions: `item_id` is text or a 64-bit integer, the same in every table, unique and ascending; votes are int8, -1
+abstains and 0..k-1 is the class at that position of `classes`; a probability column is named `p_<class>`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandera.polars as pa
+import polars as pl
+
+from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.params import Split
+
+ASCENDS = "each item_id once, ascending"
+"""The name of the check that also holds from one batch of a table to the next."""
+LF_NAME = r"[A-Za-z_][A-Za-z0-9_.\-]*"
+"""What an LF may be called (and not `item_id`); a column of votes is called like its LF."""
+
+TableSchema = pa.DataFrameSchema
+
+
+def similarity_column(lf: str, label: int) -> str:
+    """The column of `neighbors` with the similarity of LF `lf`'s nearest support item of class `label`."""
+    return f"{lf}/{label}/similarity"
+
+
+def neighbor_column(lf: str, label: int) -> str:
+    """The column of `neighbors` with the id of LF `lf`'s nearest support item of class `label`."""
+    return f"{lf}/{label}/neighbor"
+
+
+def probability_column(name: str) -> str:
+    """The column with the probability of class `name`."""
+    return f"p_{name}"
+
+
+def _table(columns: dict[str, pa.Column], *, sorted_by_id: bool = True) -> TableSchema:
+    checks = [_ids_are_text_or_integer(), *([_ids_ascend()] if sorted_by_id else [])]
+    return pa.DataFrameSchema({ITEM_ID: pa.Column(nullable=False), **columns}, checks=checks, strict=True)
+
+
+def _ids_are_text_or_integer() -> pa.Check:
+    return pa.Check(
+        lambda data: data.lazyframe.collect_schema()[ITEM_ID] in (pl.String, pl.Int64),
+        name="item_id is text or int64",
+        error="item_id is text or int64",
+    )
+
+
+def _ids_ascend() -> pa.Check:
+    def ascend(data: Any) -> pl.LazyFrame:
+        ids = pl.col(ITEM_ID)
+        frame: pl.LazyFrame = data.lazyframe
+        return frame.select((ids > ids.shift(1)).fill_null(True))
+
+    return pa.Check(ascend, name=ASCENDS, error=ASCENDS)
+
+
+ITEMS = pa.DataFrameSchema(
+    {
+        ITEM_ID: pa.Column(nullable=False),
+        "split": pa.Column(pl.String, pa.Check.isin([str(split) for split in Split])),
+    },
+    checks=[_ids_are_text_or_integer(), _ids_ascend()],
+    strict=False,
+)
+"""item_id, split, and every other raw column as it came; never gold."""
+
+
+def gold(k: int) -> TableSchema:
+    """item_id and gold, the class position; only items that have gold."""
+    return _table({"gold": pa.Column(pl.Int8, pa.Check.in_range(0, k - 1))})
+
+
+def embeddings(d: int) -> TableSchema:
+    """item_id and embedding, float32 of width `d`, finite."""
+    finite = pa.Check(
+        lambda data: data.lazyframe.select(pl.col(data.key).arr.eval(pl.element().is_finite()).arr.all()),
+        name="all finite",
+        error="all finite",
+    )
+    return _table({"embedding": pa.Column(pl.Array(pl.Float32, d), finite)})
+
+
+CELLS = _table({"cell": pa.Column(pl.Int32, pa.Check.ge(0))})
+"""item_id and the cell of the embedding space that approximate search finds it in; 0 everywhere in a flat index."""
+
+
+def votes(k: int, lfs: Iterable[str]) -> TableSchema:
+    """item_id and one int8 column, -1..k-1, for each of `lfs` (column names; `item_id` among them is passed over)."""
+    return _table(
+        {
+            lf: pa.Column(pl.Int8, pa.Check.in_range(ABSTAIN, k - 1))
+            for lf in lfs
+            if re.fullmatch(LF_NAME, lf) and lf != ITEM_ID
+        }
+    )
+
+
+def neighbors(columns: Iterable[str], id_type: pl.DataType | type[pl.DataType]) -> TableSchema:
+    """Per LF and class in its support: nearest support item and its similarity; null where the LF votes itself.
+
+    Similarity is the cosine, in [-1, 1], or minus the Euclidean distance, at most 0.
+    """
+    kinds = {
+        "similarity": pa.Column(pl.Float32, pa.Check.le(1), nullable=True),
+        "neighbor": pa.Column(id_type, nullable=True),
+    }
+    return _table(
+        {
+            name: kinds[name.split("/")[2]]
+            for name in columns
+            if re.fullmatch(rf"{LF_NAME}/\d+/(similarity|neighbor)", name)
+        }
+    )
+
+
+def provenance(k: int, id_type: pl.DataType | type[pl.DataType]) -> TableSchema:
+    """One row per extended vote: which item lent it and how near it is; sorted by item, then LF."""
+    return _table(
+        {
+            "lf": pa.Column(pl.String),
+            "vote": pa.Column(pl.Int8, pa.Check.in_range(0, k - 1)),
+            "neighbor": pa.Column(id_type),
+            "similarity": pa.Column(pl.Float32, pa.Check.le(1)),
+        },
+        sorted_by_id=False,
+    )
+
+
+def labels(classes: Sequence[str], counts: Sequence[str] = ("original_votes", "extended_votes")) -> TableSchema:
+    """item_id, label (a class name), one probability per class, and numbers of votes."""
+    return _table(
+        {
+            "label": pa.Column(pl.String, pa.Check.isin(list(classes))),
+            **{probability_column(name): _probability() for name in classes},
+            **{name: pa.Column(pl.Int32, pa.Check.ge(0)) for name in counts},
+        }
+    )
+
+
+def end_labels(classes: Sequence[str]) -> TableSchema:
+    """As `labels`, with the number of original votes alone: the end model reads similarity, not extended votes."""
+    return labels(classes, counts=("original_votes",))
+
+
+def predictions(k: int, columns: Iterable[str]) -> TableSchema:
+    """Per method, one probability column `<method>/<class position>` a class; what evaluate compares side by side."""
+    return _table(
+        {
+            name: _probability()
+            for name in columns
+            if re.fullmatch(r"[a-z0-9_]+/\d+", name) and int(name.split("/")[1]) < k
+        }
+    )
+
+
+def tabulate_predictions(items: pl.DataFrame, methods: dict[str, npt.NDArray[np.float64]]) -> pl.DataFrame:
+    """The table that `predictions` describes: of each method the probabilities (n, k) of the classes of `items` (n rows)."""
+    return items.select(ITEM_ID).with_columns(
+        pl.Series(f"{method}/{c}", np.ascontiguousarray(column))
+        for method, probabilities in methods.items()
+        for c, column in enumerate(probabilities.T)
+    )
+
+
+def _probability() -> pa.Column:
+    return pa.Column(pl.Float64, pa.Check.in_range(0, 1))
+
+
+ROWS = _table(
+    {
+        "item": pa.Column(pl.UInt64),
+        "embedding": pa.Column(pl.UInt64),
+        "similarity": pa.Column(pl.Float32, pa.Check.le(1), nullable=True),
+        "base": pa.Column(pl.String, nullable=True),
+    }
+)
+"""Per released item the content that was labeled, and by whom; see tasks/tables/release_rows.py."""
+
+
+MODEL = pa.DataFrameSchema(
+    {
+        "name": pa.Column(pl.String, unique=True),
+        "shape": pa.Column(pl.List(pl.Int64)),
+        "numbers": pa.Column(pl.List(pl.Float64)),
+        "texts": pa.Column(pl.List(pl.String)),
+    },
+    strict=True,
+)
+"""One row per part of a saved model: an array, flat with its shape, or a list of texts."""
+
+
+FAILURES = _table(
+    {"lf": pa.Column(pl.String), "error": pa.Column(pl.String)},
+    sorted_by_id=False,
+)
+"""Cells on which an LF failed and its policy turned the failure into an abstain."""

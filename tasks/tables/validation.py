@@ -1,0 +1,115 @@
+"""Tables against their schemas, and against each other: what is wrong is told with its count and first ids."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandera.errors
+import polars as pl
+
+from tasks.core.types import ITEM_ID
+from tasks.errors import DataError
+from tasks.tables import schemas
+from tasks.tables.schemas import TableSchema
+
+_SHOWN = 5
+"""How many offending rows an error names."""
+
+_WIDTH = 60
+"""How much of an offending value an error shows."""
+
+
+def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other: pl.DataFrame) -> None:
+    """Check that two tables hold the same items in the same (ascending) order, which makes their rows joined by id.
+
+    Raises
+    ------
+    DataError
+        An item is in one table only; names how many and the first of them.
+    """
+    ids, other_ids = table[ITEM_ID], other[ITEM_ID]
+    if ids.dtype != other_ids.dtype:
+        raise DataError(f"{path}: item_id is {ids.dtype}, but {other_ids.dtype} in {other_path}. Run 'dvc repro'.")
+    if ids.equals(other_ids):
+        return
+    for one, one_path, two, two_path in ((ids, path, other_ids, other_path), (other_ids, other_path, ids, path)):
+        missing = one.filter(~one.is_in(two.implode()))
+        if len(missing):
+            raise DataError(
+                f"{two_path}: {len(missing):,} items of {one_path} are missing, first {name_first(missing)}. Run 'dvc repro'."
+            )
+    raise DataError(f"{path} and {other_path}: the same items in a different order. Run 'dvc repro'.")
+
+
+def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> Iterator[pl.DataFrame]:
+    ascending = any(check.name == schemas.ASCENDS for check in schema.checks)
+    last: Any = None
+    for batch in batches:
+        table = validate_table(path, batch, schema)
+        if ascending and table.height:
+            first = table[ITEM_ID][0]
+            if last is not None and first <= last:
+                raise DataError(f"{path}: item_id {first!r} comes after {last!r}; ids must ascend. Run 'dvc repro'.")
+            last = table[ITEM_ID][-1]
+        yield table
+
+
+def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
+    if _is_valid(table, schema):
+        return table
+    try:
+        try:
+            return schema.validate(table, lazy=True)
+        except pl.exceptions.PolarsError:
+            # pandera 0.35 cannot stack failures of different types; then the first one alone is reported.
+            return schema.validate(table)
+    except (pandera.errors.SchemaErrors, pandera.errors.SchemaError) as error:
+        raise DataError(_describe(path, table, error)) from None
+
+
+def _is_valid(table: pl.DataFrame, schema: TableSchema) -> bool:
+    """Whether `table` fits `schema`; what breaks it, and where, is found by asking about each column.
+
+    pandera takes more than a millisecond for a column, however short, and LFs come by the hundred: columns that are to
+    be alike are laid end to end, and checked as one.
+    """
+    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name, column in schema.columns.items():
+        alike[(column.dtype, column.nullable, column.unique and name, *column.checks)].append(name)
+    kept = {first: schema.columns[first] for first, *_ in alike.values()}
+    try:
+        others = [(first, rest) for first, *rest in alike.values() if rest]
+        narrow = table.drop([name for _, rest in others for name in rest])
+        TableSchema(kept, checks=schema.checks, strict=bool(schema.strict)).validate(narrow)
+        for first, rest in others:
+            whole = pl.concat([table[name].alias(first) for name in rest], rechunk=False)
+            TableSchema({first: kept[first]}).validate(whole.to_frame())
+    except (pandera.errors.SchemaError, pl.exceptions.PolarsError):
+        return False
+    return True
+
+
+def _describe(path: Path, table: pl.DataFrame, error: Any) -> str:
+    """What pandera found, one line per column and check: count, first values, first ids, what to do."""
+    cases = getattr(error, "failure_cases", None)
+    if not isinstance(cases, pl.DataFrame) or cases.is_empty():
+        return f"{path}: breaks its schema: {error}. Run 'dvc repro'."
+    lines = []
+    for (column, check), found in cases.group_by("column", "check", maintain_order=True):
+        values = ", ".join(str(value)[:_WIDTH] for value in found["failure_case"].head(_SHOWN))
+        rows = [row for row in found["index"].drop_nulls().head(_SHOWN) if row < table.height]
+        ids = f" at {ITEM_ID} {name_first(table[ITEM_ID].gather(rows))}" if rows and ITEM_ID in table.columns else ""
+        place = f"column '{column}'" if column in table.columns else "table"
+        lines.append(f"{path}: {place}: {len(found):,} failed '{check}': {values}{ids}.")
+    return "\n".join([*lines, f"Check what wrote {path}, then run 'dvc repro'."])
+
+
+def name_first(ids: pl.Series) -> str:
+    return ", ".join(repr(value) for value in ids.head(_SHOWN))
+
+
+def restrict_schema(schema: TableSchema, columns: Sequence[str]) -> TableSchema:
+    """`schema` for these columns alone; table-wide checks stay where item_id is among them."""
+    kept = {name: column for name, column in schema.columns.items() if name in columns}
+    return TableSchema(kept, checks=schema.checks if ITEM_ID in columns else [], strict=bool(schema.strict))

@@ -1,0 +1,180 @@
+"""Trust ends where data begin: nothing read is executed, no path leads out, and no secret leaves the environment."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from small_project import CLASSES, make_project, write_params
+from stage_processes import finish_stage, finish_stages
+
+from flows.releases.policy import GateLimits
+from flows.releases.store import create_release
+from tasks import ingest
+from tasks.__main__ import STAGES
+from tasks.errors import DataError, EpoxyError, ParamsError
+from tasks.params import IngestParams, read_params
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = [path for package in ("tasks", "flows", "lfs") for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+# Nothing is executed.
+
+ALLOWED = {
+    ("flows/runner/dvc_repo.py", "pickle"),
+    ("tasks/lf/workers.py", "pickle"),
+    ("tasks/lf/fingerprint.py", "importlib"),
+    ("tasks/lf/loading.py", "importlib"),
+}
+"""The bridge copies what it parsed, in memory; workers talk with the stage that started them; LF modules are code of the project."""
+
+NEVER = r"""
+    (?<![\w.])(eval|exec|compile)\( | \bmarshal\b | \bshelve\b | \bjoblib\b | \bcloudpickle\b | \bdill\b | allow_pickle=True
+    | \byaml\.(load|unsafe_load|full_load|load_all)\b | \bshell=True | os\.system | \btorch\.load\b | trust_remote_code=True
+    | read_pickle | to_pickle | \bverify=False
+"""
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_has_no_way_to_execute_data(path: Path) -> None:
+    text = path.read_text()
+    own = str(path.relative_to(ROOT))
+    found = [line for line in text.splitlines() if re.search(NEVER, line, flags=re.X) and "re.compile(" not in line]
+    assert found == []
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in names:
+                top = name.partition(".")[0]
+                assert top != "pickle" or (own, top) in ALLOWED, own
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("np.load", "numpy.load")):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert given.get("allow_pickle") == "False", f"{own}:{node.lineno}"
+
+
+# No path leads out.
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("ingest", "source", "/etc"),
+        ("ingest", "source", "../outside"),
+        ("ingest", "source", "data/../../outside"),
+        ("ingest", "items", "/etc/passwd"),
+        ("ingest", "items", "../../../etc/*"),
+        ("ingest", "embeddings", "../secret.npy"),
+        ("ingest", "embedding_ids", "../secret.txt"),
+        ("apply", "source", "/tmp/lfs.py"),
+        ("apply", "source", "lfs/../../lfs.py"),
+        ("apply", "source", "tasks/apply.py"),
+        ("apply", "source", "lfs/../votes.parquet"),
+    ],
+)
+def test_params_lead_nowhere_else(project: Path, section: str, key: str, value: str) -> None:
+    write_params(project, **{section: {key: value}})
+    code, said = finish_stage(project, section)
+    assert code == ParamsError.exit_code, said
+    assert f"'{section}.{key}'" in said
+
+
+def test_an_encoder_is_a_name_or_a_folder_of_the_project(project: Path) -> None:
+    for model in ("/models/mine", "../mine"):
+        write_params(project, ingest={"embeddings": None, "embedding_ids": None, "encoder": {"model": model}})
+        code, said = finish_stage(project, "ingest")
+        assert code == ParamsError.exit_code and "'ingest.encoder.model'" in said, said
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "embeddings.npy", "embeddings.npz", "ids.txt"])
+def test_links_in_raw_data_lead_nowhere_else(project: Path, name: str, tmp_path: Path) -> None:
+    """Who supplies data does not choose which file of this machine is read, and quoted in an error."""
+    raw = project / "data" / "raw"
+    ids = pl.read_parquet(raw / "items.parquet")["item_id"].to_numpy().astype(str)
+    np.savez(raw / "embeddings.npz", ids=ids, embeddings=np.load(raw / "embeddings.npy"))
+    (raw / "ids.txt").write_text("\n".join(ids))
+    (raw / name).rename(tmp_path / "secret")
+    (raw / name).symlink_to(tmp_path / "secret")
+    given = {"embeddings": name, "embedding_ids": None} if name.endswith("npz") else {"embedding_ids": "ids.txt"}
+    with pytest.raises(DataError, match=rf"{re.escape(name)} is a link that leads out"):
+        ingest.run(project, CLASSES, IngestParams(source="data/raw", **given))
+
+
+def test_votes_from_elsewhere_are_no_link(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "votes.csv").write_text("item_id,a\nsecret,1\n")
+    (project / "lfs" / "votes.csv").symlink_to(tmp_path / "votes.csv")
+    write_params(project, apply={"source": "lfs/votes.csv"})
+    code, said = finish_stages(project, ["ingest", "apply"])
+    assert code == DataError.exit_code and "leads out of lfs/" in said and "secret" not in said
+
+
+def test_params_are_data_and_no_program(project: Path) -> None:
+    marker = project / "marker"
+    text = f"classes: !!python/object/apply:os.system ['touch {marker}']\n"
+    (project / "params.yaml").write_text(text)
+    with pytest.raises(EpoxyError):
+        read_params(project)
+    assert not marker.exists()
+
+
+# No secret leaves the environment.
+
+SECRET = "canary-7f3a9c"
+VARIABLES = {
+    "EPOXY_OPENLINEAGE_URL": f"http://user:{SECRET}@127.0.0.1:9/api/v1/lineage",
+    "AWS_SECRET_ACCESS_KEY": f"{SECRET}",
+    "PREFECT_API_KEY": f"pnu_{SECRET}",
+    "HF_TOKEN": f"hf_{SECRET}",
+}
+
+
+def find_secret(folder: Path) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in files if SECRET.encode() in path.read_bytes() or SECRET in path.name]
+
+
+def test_secrets_of_the_environment_are_in_no_file_and_no_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Through all stages, a failing LF with its traceback, and a release whose receiver does not answer."""
+    from small_project import run
+
+    monkeypatch.chdir(project)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)  # read by what releases; the stages get theirs below
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(project.parent / "site"))
+    assert finish_stages(project, STAGES, environment=VARIABLES)[0] == 0
+    module = project / "lfs" / "small.py"
+    whole = module.read_text()
+    module.write_text(f"{whole}\n\n@labeling_function\ndef broken(item):\n    raise ValueError(item)\n")
+    code, said = finish_stages(project, ["apply"], environment=VARIABLES)
+    assert code == 4 and SECRET not in said
+    module.write_text(whole)
+    assert finish_stages(project, ["apply"], environment=VARIABLES)[0] == 0
+    done = run(project, "dvc", "commit", "--force", "--quiet")
+    assert done.returncode == 0, done.stderr
+    made = create_release(project, GateLimits.model_validate({}))
+    assert len(made.notes) == 1 and SECRET not in made.notes[0]
+    assert (made.path / "manifest.json").is_file()
+    assert find_secret(project) == []
+    captured = capfd.readouterr()
+    assert SECRET not in captured.out + captured.err + said
+    assert any(SECRET in value for value in os.environ.values())
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """A copy of a small project, nothing run yet."""
+    import shutil
+
+    shutil.copytree(template, tmp_path / "place" / "project", symlinks=True)
+    return tmp_path / "place" / "project"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("trust") / "project", n=60)

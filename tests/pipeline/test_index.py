@@ -1,0 +1,162 @@
+"""The index holds every embedding, is the same each time, and is recognized when it is damaged or out of date."""
+
+import json
+
+import faiss
+import numpy as np
+import polars as pl
+import pytest
+from extension_data import write_project
+
+from tasks import index, search
+from tasks.core.search.faiss_index import find_centers, is_approximate_worth_it, normalize, read_index, write_index
+from tasks.errors import DataError
+from tasks.params import IndexKind, IndexParams, Metric, SearchParams
+from tasks.tables import schemas
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION
+
+CLASSES = ("no", "yes")
+VECTORS = [[3, 4], [0, 2], [-1, 0]]
+
+
+@pytest.fixture
+def project(tmp_path):
+    write_project(tmp_path, vectors=VECTORS, votes=[[0], [1], [-1]], splits=["train"] * 3)
+    return tmp_path
+
+
+def test_cosine_stores_unit_vectors_in_the_order_of_ids(project):
+    index.run(project, CLASSES, IndexParams())
+    stored = read_index(project / INDEX)
+    assert stored.metric == "cosine"
+    np.testing.assert_allclose(stored.vectors, [[3 / 5, 4 / 5], [0, 1], [-1, 0]], rtol=1e-7)
+
+
+def test_l2_stores_the_embeddings_as_they_are(project):
+    index.run(project, CLASSES, IndexParams(metric=Metric.L2))
+    stored = read_index(project / INDEX)
+    assert stored.metric == "l2"
+    np.testing.assert_array_equal(stored.vectors, VECTORS)
+
+
+def test_faiss_itself_can_search_the_file(project):
+    index.run(project, CLASSES, IndexParams())
+    similarity, position = faiss.read_index(str(project / INDEX)).search(np.float32([[0, 1]]), 1)
+    assert position.item() == 1
+    assert similarity.item() == 1
+
+
+def test_description_says_what_the_index_is(project):
+    index.run(project, CLASSES, IndexParams(metric=Metric.L2))
+    found = json.loads((project / INDEX_DESCRIPTION).read_text())
+    assert {key: found[key] for key in ("kind", "metric", "n", "d")} == {"kind": "flat", "metric": "l2", "n": 3, "d": 2}
+
+
+def test_two_runs_give_the_same_bytes(project):
+    index.run(project, CLASSES, IndexParams())
+    first = (project / INDEX).read_bytes(), (project / INDEX_DESCRIPTION).read_bytes()
+    index.run(project, CLASSES, IndexParams())
+    assert ((project / INDEX).read_bytes(), (project / INDEX_DESCRIPTION).read_bytes()) == first
+
+
+def test_an_approximate_index_puts_near_items_in_one_cell(tmp_path):
+    """Two far clusters of 64 items: at most 128 / 32 = 4 cells, none of them with items of both."""
+    vectors = np.random.default_rng(0).standard_normal((128, 3)) * 0.01 + np.repeat([[1, 0, 0], [0, 1, 0]], 64, axis=0)
+    write_project(tmp_path, vectors=vectors, votes=[[0]] * 128, splits=["train"] * 128)
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    first = (tmp_path / CELLS).read_bytes(), (tmp_path / INDEX_DESCRIPTION).read_bytes()
+    cells = pl.read_parquet(tmp_path / CELLS)["cell"].to_list()
+    assert json.loads(first[1])["cells"] == 4
+    assert not set(cells[:64]) & set(cells[64:])
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    assert ((tmp_path / CELLS).read_bytes(), (tmp_path / INDEX_DESCRIPTION).read_bytes()) == first
+
+
+def test_auto_is_exact_until_approximate_search_is_several_times_cheaper(project):
+    index.run(project, CLASSES, IndexParams(kind=IndexKind.AUTO))
+    description = json.loads((project / INDEX_DESCRIPTION).read_text())
+    assert description["kind"] == "flat" and description["chosen_because"].startswith("auto")
+    assert not is_approximate_worth_it(0) and not is_approximate_worth_it(100_000)
+    assert is_approximate_worth_it(1_000_000)
+
+
+@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.IVF])
+def test_damaged_cells_are_refused(project, kind):
+    index.run(project, CLASSES, IndexParams(kind=kind))
+    (project / CELLS).write_bytes((project / CELLS).read_bytes()[:-5])
+    if kind is IndexKind.FLAT:
+        search.run(project, CLASSES, SearchParams())  # they say nothing
+    else:
+        with pytest.raises(DataError, match=r"cells\.parquet"):
+            search.run(project, CLASSES, SearchParams())
+
+
+@pytest.mark.parametrize(("metric", "kind"), [("cosine", faiss.IndexFlatIP), ("l2", faiss.IndexFlatL2)])
+@pytest.mark.parametrize("cuts", [[50], [7, 0, 43], []])
+def test_batches_give_the_bytes_that_faiss_writes_of_all_vectors(tmp_path, metric, kind, cuts):
+    vectors = np.random.default_rng(0).standard_normal((sum(cuts), 3)).astype(np.float32)
+    index = kind(3)
+    index.add(normalize(vectors) if metric == "cosine" else vectors)
+    faiss.write_index(index, str(tmp_path / "whole"))
+    write_index(np.split(vectors, np.cumsum(cuts)), tmp_path / "parts", d=3, metric=metric)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+
+
+def test_k_means_may_pause_between_rounds():
+    vectors = np.random.default_rng(0).standard_normal((600, 4)).astype(np.float32)
+    vectors[:300] = vectors[0]  # centers without items are moved: that, too, must not depend on pauses
+    whole = faiss.Clustering(4, 20)
+    whole.seed, whole.niter, whole.max_points_per_centroid = 0, 10, 1000
+    whole.train(vectors, faiss.IndexFlatL2(4))
+    centers = find_centers(vectors, cells=20, metric="l2", rounds=range(10))
+    assert np.array_equal(centers.ravel(), faiss.vector_to_array(whole.centroids))
+
+
+def test_a_zero_vector_has_no_cosine(tmp_path):
+    write_project(tmp_path, vectors=[[1, 0], [0, 0]], votes=[[0], [1]], splits=["train"] * 2)
+    with pytest.raises(DataError, match="zero"):
+        index.run(tmp_path, CLASSES, IndexParams())
+    assert not (tmp_path / INDEX).exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: data[:-1] + b"\xff", lambda data: b""])
+def test_a_damaged_index_is_refused(project, damage):
+    index.run(project, CLASSES, IndexParams())
+    (project / INDEX).write_bytes(damage((project / INDEX).read_bytes()))
+    with pytest.raises(DataError, match=r"index\.faiss"):
+        search.run(project, CLASSES, SearchParams())
+
+
+def test_a_truncated_index_is_not_read(project):
+    index.run(project, CLASSES, IndexParams())
+    (project / INDEX).write_bytes((project / INDEX).read_bytes()[:-5])
+    with pytest.raises(ValueError, match="faiss cannot read"):
+        read_index(project / INDEX)
+
+
+@pytest.mark.parametrize("change", ["ids", "vectors", "width"])
+def test_an_index_of_other_embeddings_is_refused(project, change):
+    index.run(project, CLASSES, IndexParams())
+    vectors = [*VECTORS[:2], [-1, 1]] if change == "vectors" else VECTORS
+    vectors = [[*row, 1] for row in VECTORS] if change == "width" else vectors
+    ids = [0, 1, 7] if change == "ids" else [0, 1, 2]
+    write_project(project, vectors=vectors, votes=[[0], [1], [-1]], splits=["train"] * 3, ids=ids)
+    with pytest.raises(DataError, match="out of date"):
+        search.run(project, CLASSES, SearchParams())
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"kind": "flat"'])
+def test_a_damaged_description_is_refused(project, text):
+    index.run(project, CLASSES, IndexParams())
+    (project / INDEX_DESCRIPTION).write_text(text)
+    with pytest.raises(DataError, match=r"index\.json"):
+        search.run(project, CLASSES, SearchParams())
+
+
+def test_embeddings_of_the_wrong_type_are_named(project):
+    (project / EMBEDDINGS).unlink()
+    wrong = pl.DataFrame({"item_id": [0], "p_a": [0.5], "p_b": [0.5]})
+    write_table(project / EMBEDDINGS, wrong.select("item_id"), schemas.votes(2, []))
+    with pytest.raises(DataError, match="embedding"):
+        index.run(project, CLASSES, IndexParams())

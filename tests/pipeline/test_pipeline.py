@@ -1,0 +1,261 @@
+"""The real pipeline on the demo, through both doors: what is cached, what reruns, and that the bytes agree.
+
+Each test starts from a copy of one finished run, so that the price of a first run is paid once.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from tasks.__main__ import STAGES
+from tasks.tables.parquet import read_schema
+from tasks.tables.paths import METRICS, NEIGHBORS, VOTES, WITHHELD_GOLD
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = "data/demo/dvc.yaml:demo"
+ALL = {DEMO, *STAGES}
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A clone of this project, with its own caches, and a Prefect server to report to."""
+
+    root: Path
+    server: str
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        scripts = Path(sys.executable).parent
+        environment = {
+            **os.environ,
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_API_URL": self.server,
+            "DVC_SITE_CACHE_DIR": str(self.root.parent / "site"),
+            "PYTHONPATH": str(self.root),
+        }
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=280)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def repro(self) -> set[str]:
+        """The stages whose command `dvc repro` ran."""
+        return set(re.findall(r"^Running stage '(.+)':", self.run("dvc", "repro").stdout, flags=re.M))
+
+    def flow(self) -> dict[str, set[str]]:
+        """The stages by what the flow says became of them."""
+        text = self.run(sys.executable, "-m", "flows.relabel")
+        found = re.findall(r"^(\S+)\s+(Cached|Restored|Completed)\s+[\d.]+ s$", text.stdout + text.stderr, flags=re.M)
+        assert {name for name, _ in found} == ALL, text.stdout + text.stderr
+        return {outcome: {name for name, what in found if what == outcome} for outcome in {what for _, what in found}}
+
+    def hashes(self) -> dict[str, str]:
+        """The content of every output."""
+        folders = [self.root / "data" / stage for stage in STAGES]
+        files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return {
+            str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+            if path.name != ".gitignore"
+        }
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.root / name
+        text = path.read_text()
+        assert old in text, f"{name} has no {old!r}"
+        path.write_text(text.replace(old, new, 1))
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+
+def clone(target: Path) -> None:
+    """A copy of all that Git tracks here, or would track, as a repository of its own."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    for command in (
+        ["init", "-q"],
+        ["config", "user.name", "t"],
+        ["config", "user.email", "t@t.invalid"],
+        ["add", "-A"],
+    ):
+        subprocess.run(["git", *command], cwd=target, check=True)
+    subprocess.run(["git", "commit", "-qm", "clone"], cwd=target, check=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prefect_server) -> Project:
+    """A clone on which `dvc repro` has run once."""
+    root = tmp_path_factory.mktemp("pipeline") / "project"
+    clone(root)
+    project = Project(root=root, server=prefect_server)
+    assert project.repro() == ALL
+    project.commit("ran")
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    root = tmp_path / "project"
+    shutil.copytree(finished.root, root, symlinks=True)
+    return Project(root=root, server=finished.server)
+
+
+def test_after_repro_the_flow_finds_everything_done(project):
+    assert project.flow() == {"Cached": ALL}
+    assert project.repro() == set()
+
+
+def test_after_the_flow_repro_finds_everything_done_and_bytes_agree(finished, tmp_path):
+    root = tmp_path / "project"
+    clone(root)
+    project = Project(root=root, server=finished.server)
+    assert project.flow() == {"Completed": ALL}
+    assert project.hashes() == finished.hashes()
+    locks = [yaml.safe_load((one.root / "dvc.lock").read_text()) for one in (project, finished)]
+    assert locks[0] == locks[1]
+    assert project.repro() == set()
+
+
+def test_an_older_revision_is_restored_not_run(project):
+    project.edit("params.yaml", "scope: cells", "scope: rows")
+    assert "extend" in project.flow()["Completed"]
+    project.commit("rows")
+    after = project.hashes()
+    project.run("git", "checkout", "-q", "HEAD~1")
+    first = project.flow()
+    assert "Completed" not in first and "extend" in first["Restored"]
+    project.run("git", "checkout", "-q", "-")
+    assert "Completed" not in project.flow()
+    assert project.hashes() == after
+
+
+def test_a_deleted_output_is_restored(project):
+    before = project.hashes()
+    (project.root / NEIGHBORS).unlink()
+    assert project.flow() == {"Restored": {"search"}, "Cached": ALL - {"search"}}
+    assert project.hashes() == before
+
+
+def test_an_edited_lf_touches_neither_ingest_nor_index(project):
+    with (project.root / "lfs" / "digits.py").open("a") as module:
+        module.write(
+            "\n\n@labeling_function\ndef top_left_pixel(item):\n"
+            "    return '5' if item.image[0] > 0 or item.image[1] > 8 else ABSTAIN\n"
+        )
+    found = project.flow()
+    assert found["Cached"] == {DEMO, "ingest", "index"}
+    assert project.repro() == set()
+
+
+def test_an_edited_threshold_searches_nothing(project):
+    lf = next(name for name in read_schema(project.root / VOTES) if name != "item_id")
+    project.edit("params.yaml", "thresholds: {}", f"thresholds: {{{lf}: 0.5}}")
+    found = project.flow()
+    assert {DEMO, "ingest", "index", "apply", "search"} <= found["Cached"]
+    assert {"tune", "extend"} <= found["Completed"]
+
+
+def test_an_edited_helper_reruns_what_uses_it_and_stops_where_results_agree(project):
+    with (project.root / "tasks" / "core" / "extension.py").open("a") as module:
+        module.write("\n# an edit that changes no result\n")
+    users = {stage for stage in STAGES if "tasks/core/extension.py" in project_stages(project)[stage]["deps"]}
+    assert {"tune", "extend"} <= users
+    assert project.flow() == {"Completed": users, "Cached": ALL - users}
+
+
+def project_stages(project: Project) -> dict:
+    return yaml.safe_load((project.root / "dvc.yaml").read_text())["stages"]
+
+
+def test_test_gold_changes_no_label(project):
+    """Turn every test label around: only evaluate may notice."""
+    before = project.hashes()
+    path = project.root / WITHHELD_GOLD
+    gold = pl.read_parquet(path).with_columns(((pl.col("gold") + 1) % 10).cast(pl.Int8))
+    raw = project.root / "data" / "raw"
+    shutil.copytree(project.root / "data/demo/raw", raw)
+    items = pl.read_parquet(raw / "items.parquet")
+    turned = items.with_columns(
+        pl.when(pl.col("split") == "valid").then(pl.col("gold")).otherwise((pl.col("gold") + 1) % 10).cast(pl.Int8)
+    )
+    turned.write_parquet(raw / "items.parquet")
+    project.edit("params.yaml", "source: data/demo/raw", "source: data/raw")
+    ran = project.repro()
+    assert ran == {"ingest", "evaluate"}
+    assert pl.read_parquet(path).equals(gold)
+    after = project.hashes()
+    changed = {name for name in before if before[name] != after[name]}
+    assert str(METRICS) in changed
+    assert {Path(name).parts[1] for name in changed} == {"ingest", "evaluate"}
+
+
+def test_row_order_and_threads_change_no_byte(project):
+    before = project.hashes()
+    raw = project.root / "data" / "raw"
+    shutil.copytree(project.root / "data/demo/raw", raw)
+    items = pl.read_parquet(raw / "items.parquet")
+    shuffled = items.sample(fraction=1, shuffle=True, seed=3)
+    shuffled.write_parquet(raw / "items.parquet")
+    import numpy as np
+
+    position = {item: row for row, item in enumerate(items["item_id"])}
+    vectors = np.load(raw / "embeddings.npy")
+    np.save(raw / "embeddings.npy", vectors[[position[item] for item in shuffled["item_id"]]])
+    project.edit("params.yaml", "source: data/demo/raw", "source: data/raw")
+    threads = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = ["env", *(f"{name}={value}" for name, value in threads.items()), "dvc", "repro", "--force"]
+    project.run(*command)
+    assert project.hashes() == before
+
+
+def test_push_and_pull_bring_everything_to_a_fresh_clone(project, tmp_path):
+    project.run("dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    project.commit("remote")
+    project.run("dvc", "push")
+    fresh = Project(root=tmp_path / "fresh", server=project.server)
+    project.run("git", "clone", "-q", str(project.root), str(fresh.root))
+    fresh.run("dvc", "pull")
+    assert fresh.hashes() == project.hashes()
+    assert fresh.flow() == {"Cached": ALL}
+
+
+def test_metrics_diff_plots_and_experiments_work(project):
+    project.run("dvc", "exp", "run", "-S", "extend.scope=rows", "--name", "rows")
+    assert "rows" in project.run("dvc", "exp", "show", "--csv").stdout
+    assert "accuracy" in project.run("dvc", "metrics", "diff", "HEAD").stdout
+    project.run("dvc", "plots", "show")
+    page = (project.root / "dvc_plots" / "index.html").read_text()
+    assert "vegaEmbed" in page
+    assert re.findall(r"<script[^>]+src=.http", page) == []
+
+
+def test_two_flows_at_once_both_end_well(project):
+    project.edit("params.yaml", "scope: cells", "scope: rows")
+    command = [sys.executable, "-m", "flows.relabel"]
+    environment = {**os.environ, "PREFECT_API_URL": project.server, "PYTHONPATH": str(project.root)}
+    environment["DVC_SITE_CACHE_DIR"] = str(project.root.parent / "site")
+    both = [
+        subprocess.Popen(
+            command, cwd=project.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    texts = [one.communicate(timeout=280)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], "\n".join(texts)
+    assert project.flow() == {"Cached": ALL}

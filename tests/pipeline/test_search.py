@@ -1,0 +1,485 @@
+"""Neighbors equal the brute-force oracle, whatever the strategy, the batches, the threads and the ties."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import oracle
+import polars as pl
+import pytest
+from extension_data import write_neighbors, write_project
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from tasks import index, search
+from tasks.cache.store import FOLDER
+from tasks.core.search import exact as core
+from tasks.core.search import ivf
+from tasks.core.search.faiss_index import normalize
+from tasks.errors import DataError
+from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
+from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
+
+METRICS = ("cosine", "l2")
+
+
+def find(vectors, votes, is_reference, metric, plan, block=core.QUERIES):
+    """(similarity, position) of (pairs, n) by one strategy, `block` queries at a time; and the pairs."""
+    proposals = normalize(vectors) if metric == "cosine" else vectors
+    lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
+    support = core.build_support(votes[lenders], lenders, vectors, proposals, metric=metric)
+    searches = plan(support.pairs)
+    found = []
+    for start in range(0, len(vectors), block):
+        part = slice(start, start + block)
+        queries = core.build_queries(support.geometry, vectors[part], proposals[part])
+        found.append(core.find_neighbors(support, searches, queries, votes[part] < 0))
+    similarity = np.concatenate([one.similarity for one in found], axis=1)
+    position = np.concatenate([one.position for one in found], axis=1)
+    return similarity, position, [(pair.lf, pair.label) for pair in support.pairs]
+
+
+def assert_equals_oracle(vectors, votes, is_reference, metric, found):
+    similarity, position, pairs = found
+    expected = oracle.nearest(vectors, votes, is_reference, metric)
+    got = {
+        (item, *pairs[place]): (similarity[place, item], position[place, item])
+        for place, item in zip(*np.nonzero(position != core.NOBODY), strict=True)
+    }
+    assert got == expected
+    np.testing.assert_array_equal(np.isnan(similarity), position == core.NOBODY)
+
+
+@st.composite
+def problems(draw):
+    """Few distinct vectors (so many duplicates and ties), any votes, any reference."""
+    n, m, d = draw(st.integers(1, 24)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    kind = draw(st.sampled_from(["grid", "normal", "near", "one"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    if kind == "grid":
+        vectors = rng.integers(-2, 3, (n, d)).astype(np.float32)
+    elif kind == "normal":
+        vectors = (rng.standard_normal((n, d)) * 10.0 ** rng.integers(-3, 4)).astype(np.float32)
+    elif kind == "near":  # closer together than float32 products can tell apart, and far from the origin
+        vectors = (1000 + 1e-3 * rng.integers(-2, 3, (n, d))).astype(np.float32)
+    else:
+        vectors = np.ones((n, d), np.float32)
+    vectors[~vectors.any(axis=1)] = 1
+    votes = rng.integers(-1, draw(st.integers(1, 3)), (n, m)).astype(np.int8)
+    votes[rng.random((n, m)) < draw(st.sampled_from([0, 0.5, 0.9]))] = -1
+    return vectors, votes, rng.random(n) < draw(st.sampled_from([0, 0.5, 1]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(problem=problems(), metric=st.sampled_from(METRICS), block=st.sampled_from([1, 5, 100]))
+def test_both_strategies_equal_the_oracle(problem, metric, block):
+    vectors, votes, is_reference = problem
+    for plan in (core.plan_per_lf, core.plan_union):
+        found = find(vectors, votes, is_reference, metric, plan, block)
+        assert_equals_oracle(vectors, votes, is_reference, metric, found)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_strategies_and_batches_agree_over_many_tiles(metric):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((6000, 8)).astype(np.float32)
+    vectors[3000:] = vectors[:3000][rng.permutation(3000)]
+    votes = np.where(rng.random((6000, 3)) < 0.6, rng.integers(0, 3, (6000, 3)), -1).astype(np.int8)
+    is_reference = np.ones(6000, bool)
+    one = find(vectors, votes, is_reference, metric, core.plan_per_lf)
+    for plan, block in ((core.plan_union, 1024), (core.plan_union, 6000), (core.plan_per_lf, 77)):
+        other = find(vectors, votes, is_reference, metric, plan, block)
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    for item in (0, 4321):  # and both are right
+        row = votes[item : item + 1]
+        for place, (lf, label) in enumerate(one[2]):
+            if row[0, lf] < 0:
+                near = core.compute_similarity(vectors[[item] * 6000], vectors, metric)
+                near[votes[:, lf] != label] = -np.inf
+                assert (one[0][place, item], one[1][place, item]) == (near.max(), near.argmax())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("plan", [core.plan_per_lf, core.plan_union])
+def test_more_ties_than_are_collected_at_once_lose_nothing(metric, plan, monkeypatch):
+    monkeypatch.setattr(core, "_PENDING", 10)
+    monkeypatch.setattr(core, "_TILE", 16)
+    vectors = np.linspace(1, 2, 60, dtype=np.float32)[:, None]  # d = 1: every cosine is 1
+    votes = np.array([[-1, 0, 1][i % 3] for i in range(60)], np.int8)[:, None]
+    found = find(vectors, votes, np.ones(60, bool), metric, plan)
+    assert_equals_oracle(vectors, votes, np.ones(60, bool), metric, found)
+
+
+def test_thousands_of_duplicates_lend_the_smallest_id():
+    vectors = np.repeat(np.float32([[1, 2], [2, 1]]), 5000, axis=0)
+    votes = np.zeros((10000, 1), np.int8)
+    votes[[0, 5000]] = -1
+    similarity, position, _ = find(vectors, votes, np.ones(10000, bool), "cosine", core.plan_per_lf)
+    assert position[0, [0, 1, 5000]].tolist() == [1, core.NOBODY, 5001]
+    assert similarity[0, [0, 5000]].tolist() == [1, 1]
+
+
+def test_the_cheaper_strategy_is_chosen():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((400, 64)).astype(np.float32)
+
+    def chosen(votes):
+        lenders = np.flatnonzero((votes >= 0).any(axis=1))
+        support = core.build_support(votes[lenders], lenders, vectors, normalize(vectors), metric="cosine")
+        return core.plan_searches(support.pairs, (votes < 0).sum(axis=0), 400, 64)
+
+    disjoint = np.full((400, 4), -1, np.int8)
+    disjoint[np.arange(400), np.arange(400) % 4] = 0  # 4 x 300 x 100 products against 400 x 400
+    assert len(chosen(disjoint)) == 4
+    shared = np.full((400, 4), -1, np.int8)
+    shared[:100] = 0  # 4 x 300 x 100 products against 400 x 100
+    assert len(chosen(shared)) == 1
+
+
+VECTORS = [[1, 0], [0, 1], [1, 1], [2, 0.1], [0.1, 3]]
+TOY_VOTES = [[0, -1], [1, -1], [-1, -1], [-1, 1], [0, -1]]
+SPLITS = ["train", "train", "valid", "train", "test"]
+
+
+def test_the_table_names_neighbors_by_id(tmp_path):
+    ids = ["a", "b", "c", "d", "é"]
+    write_project(tmp_path, vectors=VECTORS, votes=TOY_VOTES, splits=SPLITS, ids=ids)
+    table = write_neighbors(tmp_path)
+    assert table.columns == [
+        "item_id",
+        *("lf0/0/neighbor", "lf0/0/similarity", "lf0/1/neighbor", "lf0/1/similarity"),
+        *("lf1/1/neighbor", "lf1/1/similarity"),
+    ]
+    assert table["lf0/0/neighbor"].to_list() == [None, None, "a", "a", None]  # é votes in test: it lends nothing
+    assert table["lf0/1/neighbor"].to_list() == [None, None, "b", "b", None]
+    assert table["lf1/1/neighbor"].to_list() == ["d", "d", "d", None, "d"]
+    np.testing.assert_allclose(table["lf0/0/similarity"][2], 1 / np.sqrt(2), rtol=1e-7)
+
+
+def test_integer_ids_and_l2(tmp_path):
+    write_project(tmp_path, vectors=VECTORS, votes=TOY_VOTES, splits=SPLITS, ids=[-5, 0, 7, 8, 2**60])
+    table = write_neighbors(tmp_path, metric=Metric.L2)
+    assert table["lf0/0/neighbor"].to_list() == [None, None, -5, -5, None]
+    assert table["lf0/0/similarity"].to_list()[2:3] == [-1.0]
+    assert table["lf1/1/neighbor"].to_list() == [8, 8, 8, None, 8]
+
+
+KINDS = (IndexKind.FLAT, IndexKind.IVF)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [0, 1])
+def test_hardly_any_items(tmp_path, n, kind):
+    write_project(tmp_path, vectors=np.ones((n, 1)), votes=np.full((n, 1), -1), splits=["train"] * n)
+    table = write_neighbors(tmp_path, kind=kind)
+    assert table.columns == ["item_id"]
+    assert table.height == n
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_support_of_one_item_serves_everyone(tmp_path, kind):
+    vectors = np.random.default_rng(0).standard_normal((200, 3))
+    votes = np.full((200, 1), -1)
+    votes[7] = 1
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train"] * 200)
+    table = write_neighbors(tmp_path, kind=kind)
+    assert table["lf0/1/neighbor"].to_list() == [None if item == 7 else 7 for item in range(200)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
+def test_equal_vectors_by_the_thousand_lend_the_smallest_id(tmp_path, kind, metric):
+    votes = np.tile([[0], [-1], [1]], (1000, 1))
+    write_project(tmp_path, vectors=np.full((3000, 1), 0.3), votes=votes, splits=["train"] * 3000)
+    table = write_neighbors(tmp_path, kind=kind, metric=metric)
+    abstains = votes[:, 0] < 0
+    assert table["lf0/0/neighbor"].to_list() == [0 if one else None for one in abstains]
+    assert table["lf0/1/neighbor"].to_list() == [2 if one else None for one in abstains]
+    assert set(table["lf0/0/similarity"]) == {None, 1.0 if metric == Metric.COSINE else 0.0}
+
+
+def test_an_lf_without_support_has_no_columns(tmp_path):
+    votes = [[0, -1], [-1, -1], [-1, 1]]
+    write_project(tmp_path, vectors=[[1, 0], [1, 1], [0, 1]], votes=votes, splits=["train", "train", "test"])
+    table = write_neighbors(tmp_path)
+    assert table.columns == ["item_id", "lf0/0/neighbor", "lf0/0/similarity"]
+    assert table["lf0/0/neighbor"].to_list() == [None, 0, 0]
+
+
+def test_row_groups_change_nothing(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    votes = np.where(rng.random((300, 3)) < 0.3, rng.integers(0, 2, (300, 3)), -1)
+    project = {"vectors": rng.standard_normal((300, 4)), "votes": votes, "splits": ["train"] * 300}
+    write_project(tmp_path / "one", **project)
+    whole = write_neighbors(tmp_path / "one")
+    monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 64)
+    monkeypatch.setattr("tasks.search.QUERIES", 50)
+    write_project(tmp_path / "many", **project)
+    assert write_neighbors(tmp_path / "many").equals(whole)
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from tasks import search
+from tasks.params import SearchParams
+search.run(Path(sys.argv[1]), ("no", "yes"), SearchParams())
+"""
+
+
+def test_threads_and_the_unit_of_arithmetic_change_no_byte(tmp_path):
+    rng = np.random.default_rng(0)
+    votes = np.where(rng.random((3000, 5)) < 0.2, rng.integers(0, 2, (3000, 5)), -1)
+    vectors = np.round(rng.standard_normal((3000, 30)), 1)
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train"] * 3000)
+    write_neighbors(tmp_path)
+    first = (tmp_path / NEIGHBORS).read_bytes()
+    # OpenBLAS sums in another order on another core type; Haswell has AVX2 only.
+    for environment in ({"OPENBLAS_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"}):
+        (tmp_path / NEIGHBORS).unlink()
+        root = Path(__file__).resolve().parents[2]
+        subprocess.run(
+            [sys.executable, "-c", _RUN, str(tmp_path)], check=True, cwd=root, env={"PATH": "/usr/bin"} | environment
+        )
+        assert (tmp_path / NEIGHBORS).read_bytes() == first
+
+
+def test_tables_of_other_items_are_refused(tmp_path):
+    write_project(tmp_path, vectors=VECTORS, votes=TOY_VOTES, splits=SPLITS)
+    write_neighbors(tmp_path)
+    votes = pl.read_parquet(tmp_path / VOTES)
+    votes[:4].write_parquet(tmp_path / VOTES)
+    with pytest.raises(DataError, match="missing"):
+        write_neighbors(tmp_path)
+
+
+# One edited LF costs one search.
+
+
+def search_again(root, *, params=None):
+    """The LFs that a run of the stage had to search."""
+    params = params or SearchParams()
+    found = search.search_items(root, search.read_inputs(root, 2, params), params)
+    return found.searched
+
+
+def random_project(n=600, m=4, d=6):
+    rng = np.random.default_rng(0)
+    votes = np.where(rng.random((n, m)) < 0.3, rng.integers(0, 2, (n, m)), -1)
+    return {"vectors": rng.standard_normal((n, d)), "votes": votes, "splits": ["train", "train", "valid"] * (n // 3)}
+
+
+def read_outputs(root):
+    return (root / NEIGHBORS).read_bytes(), (root / RECALL).read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
+def test_an_edited_lf_alone_is_searched_again_and_the_bytes_are_those_of_a_full_run(tmp_path, kind, metric):
+    project = random_project()
+    write_project(tmp_path / "edited", **project)
+    write_neighbors(tmp_path / "edited", kind=kind, metric=metric)
+    assert search_again(tmp_path / "edited") == ()
+    project["votes"][::5, 2] = 1
+    for root in ("edited", "fresh"):
+        write_project(tmp_path / root, **project)
+    assert search_again(tmp_path / "edited") == ("lf2",)
+    for root in ("edited", "fresh"):
+        write_neighbors(tmp_path / root, kind=kind, metric=metric)
+    assert read_outputs(tmp_path / "edited") == read_outputs(tmp_path / "fresh")
+
+
+def test_a_new_reference_or_new_embeddings_search_everything_again(tmp_path):
+    project = random_project()
+    write_project(tmp_path, **project)
+    write_neighbors(tmp_path)
+    assert len(search_again(tmp_path, params=SearchParams(reference=(Split.TRAIN, Split.VALID)))) == 4
+    project["vectors"][0] += 1
+    write_project(tmp_path, **project)
+    index.run(tmp_path, ("no", "yes"), IndexParams())
+    assert len(search_again(tmp_path)) == 4
+
+
+def test_without_its_memo_the_stage_writes_the_same_bytes(tmp_path):
+    write_project(tmp_path, **random_project())
+    write_neighbors(tmp_path)
+    before = read_outputs(tmp_path)
+    shutil.rmtree(tmp_path / FOLDER)
+    write_neighbors(tmp_path)
+    assert read_outputs(tmp_path) == before
+
+
+# Approximate search.
+
+
+def clustered_project(n=4000, m=3):
+    """Forty well-separated clusters; an LF votes at random, one in a single cluster, one on hardly any item."""
+    rng = np.random.default_rng(0)
+    cluster = rng.integers(0, 40, n)
+    vectors = rng.standard_normal((40, 8))[cluster] + 0.1 * rng.standard_normal((n, 8))
+    votes = np.full((n, m), -1)
+    for lf, share in enumerate([rng.random(n) < 0.2, cluster == 3, rng.random(n) < 0.002]):
+        votes[share, lf] = rng.integers(0, 2, n)[share]
+    return {"vectors": vectors, "votes": votes, "splits": ["train"] * n}
+
+
+def test_approximate_search_meets_its_target_and_says_what_it_reached(tmp_path):
+    project = clustered_project()
+    write_project(tmp_path, **project)
+    exact = write_neighbors(tmp_path)
+    found = write_neighbors(tmp_path, kind=IndexKind.IVF)
+    recall = json.loads((tmp_path / RECALL).read_text())
+    assert recall["kind"] == "ivf" and recall["target_recall"] == 0.99
+    # Here every item is in the sample that is checked, so what is reported is the truth.
+    right = asked = 0
+    for name in found.columns[2::2]:
+        right += (found[name] == exact[name]).sum()
+        asked += exact[name].count()
+        assert found[name].count() == exact[name].count()
+    assert recall["checked_neighbors"] == asked
+    assert 0.99 <= recall["recall"] == round(right / asked, 6) < 1
+
+
+def test_a_missed_target_fails_with_the_figures_and_writes_nothing(tmp_path, monkeypatch):
+    project = clustered_project()
+    project["vectors"] = np.random.default_rng(1).standard_normal((4000, 8))
+    write_project(tmp_path, **project)
+    monkeypatch.setattr(search, "choose_effort", lambda need, target: 1)
+    with pytest.raises(DataError, match=r"recall is 0\.\d+ .* at least 0\.99"):
+        write_neighbors(tmp_path, kind=IndexKind.IVF)
+    assert not (tmp_path / NEIGHBORS).exists() and not (tmp_path / RECALL).exists()
+
+
+def test_approximate_search_is_the_same_with_more_threads(tmp_path):
+    write_project(tmp_path, **clustered_project())
+    write_neighbors(tmp_path, kind=IndexKind.IVF)
+    before = read_outputs(tmp_path)
+    shutil.rmtree(tmp_path / FOLDER)
+    for path in (NEIGHBORS, RECALL):
+        (tmp_path / path).unlink()
+    environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", _RUN, str(tmp_path)], check=True, cwd=root, env=environment)
+    assert read_outputs(tmp_path) == before
+
+
+def line_of_cells():
+    """Six items on a line, two a cell; LF 0 has support at items 1, 3 and 5, LF 1 at item 5 alone."""
+    vectors = np.arange(6, dtype=np.float32)[:, None]
+    votes = np.array([[-1, -1], [0, -1], [-1, -1], [0, -1], [-1, -1], [0, 0]], np.int8)
+    lenders = np.flatnonzero((votes >= 0).any(axis=1))
+    grouped = ivf.group_items(np.array([0, 0, 1, 1, 2, 2]), vectors, "l2")
+    support = core.build_support(votes[lenders], lenders, vectors, vectors, metric="l2", cells=grouped.of_item)
+    return grouped, support
+
+
+def test_cells_are_visited_from_near_to_far_and_empty_ones_do_not_count():
+    grouped, support = line_of_cells()
+    located = ivf.locate_pairs(support, grouped)
+    assert ivf.rank_cells(grouped, 0).tolist() == [0, 1, 2]
+
+    def seen(*efforts, own=range(1)):
+        orders = [ivf.rank_cells(grouped, cell) for cell in own]
+        visited = ivf.visit(support.pairs, located, orders, efforts)
+        return [support.items[pair.members].tolist() for pair in visited]
+
+    assert seen(1, 1) == [[1], [5]]  # the only support of LF 1 is two cells away
+    assert seen(2, None) == [[1, 3], []]
+    assert seen(3, 9) == [[1, 3, 5], [5]]
+    assert seen(1, 1, own=range(2)) == [[1, 3], [5]]  # together they visit what one of them does
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_cells_are_ranked_alike_with_more_threads(metric):
+    centers = np.random.default_rng(0).standard_normal((1549, 384)).astype(np.float32)
+
+    def rank(threads):
+        with threadpool_limits(threads):
+            found = [ivf._measure_distances(centers.astype(np.float64), cell, metric) for cell in range(20)]
+            return np.stack(found), ivf.group_items(np.arange(1549), centers, metric).of_item
+
+    for one, other in zip(rank(1), rank(2), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_cells_join_until_they_have_so_many_items(monkeypatch):
+    grouped, _ = line_of_cells()
+    assert ivf.join_cells(grouped, 5) == (range(2), range(2, 3))
+    assert ivf.join_cells(grouped, 6) == (range(3),)
+    assert ivf.join_cells(grouped, 1) == (range(1), range(1, 2), range(2, 3))
+    queries = [(own, items.tolist()) for own, items in ivf.iterate_queries(grouped, (range(2), range(2, 3)), 3)]
+    assert queries == [(range(2), [0, 1, 2]), (range(2), [3]), (range(2, 3), [4, 5])]
+    monkeypatch.setattr("tasks.core.search.ivf._TOGETHER", 2)
+    assert ivf.join_cells(grouped, 6) == (range(2), range(2, 3))
+
+
+def test_the_effort_is_what_the_sample_needs():
+    grouped, support = line_of_cells()
+    located = ivf.locate_pairs(support, grouped)
+    # Items 0, 2, 4, whose neighbors are said to be 1, 1, 5 (LF 0) and 5, nobody, 5 (LF 1).
+    position = np.array([[1, 1, 5], [5, core.NOBODY, 5]], np.int32)
+    joined = range(1), range(1, 2), range(2, 3)
+    need = ivf.measure_need(located, grouped, joined, np.array([0, 2, 4]), position)
+    # From cell 1, cell 0 is as near as cell 2 and comes first: it is reached after the one member of cell 1.
+    assert need.tolist() == [[1, 2, 1], [1, 0, 1]]
+    # Together with cell 0, it is there from the start.
+    need = ivf.measure_need(located, grouped, (range(2), range(2, 3)), np.array([0, 2, 4]), position)
+    assert need.tolist() == [[1, 1, 1], [1, 0, 1]]
+    assert ivf.choose_effort(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
+    assert ivf.choose_effort(np.array([0, 0]), 0.9) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), metric=st.sampled_from(METRICS), seed=st.integers(0, 99))
+def test_with_all_effort_cells_change_nothing(problem, metric, seed):
+    vectors, votes, is_reference = problem
+    proposals = normalize(vectors) if metric == "cosine" else vectors
+    grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), proposals, metric)
+    lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
+    support = core.build_support(votes[lenders], lenders, vectors, proposals, metric=metric, cells=grouped.of_item)
+    located = ivf.locate_pairs(support, grouped)
+    similarity = np.full((len(support.pairs), len(vectors)), np.nan, np.float32)
+    position = np.full(similarity.shape, core.NOBODY)
+    for own, items in ivf.iterate_queries(grouped, ivf.join_cells(grouped, 7), 5):
+        orders = [ivf.rank_cells(grouped, cell) for cell in own]
+        pairs = ivf.visit(support.pairs, located, orders, [10**6] * len(support.pairs))
+        queries = core.build_queries(support.geometry, vectors[items], proposals[items])
+        searches = core.plan_searches(pairs, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
+        nearest = core.find_neighbors(support, searches, queries, votes[items] < 0)
+        similarity[:, items], position[:, items] = nearest.similarity, nearest.position
+    pairs = [(pair.lf, pair.label) for pair in support.pairs]
+    assert_equals_oracle(vectors, votes, is_reference, metric, (similarity, position, pairs))
+
+
+# The disk.
+
+
+@pytest.mark.parametrize("left", [50_000, 500_000])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, left):
+    """A small file system of its own, on which `left` bytes are free when the search begins."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        project = random_project(n=3000, m=4, d=30)  # embeddings of 360,000 bytes, neighbors of more than 80,000
+        write_project(disk, **project)
+        index.run(disk, ("no", "yes"), IndexParams())
+        before = {path for path in disk.rglob("*") if path.is_file()}
+        with (disk / "filler").open("wb") as filler:
+            filler.write(bytes(shutil.disk_usage(disk).free - left))
+        with pytest.raises(OSError, match="No space left"):
+            search.run(disk, ("no", "yes"), SearchParams())
+        after = {path for path in disk.rglob("*") if path.is_file() and FOLDER.name not in path.parts}
+        assert after - {disk / "filler"} == before
+        (disk / "filler").unlink()
+        search.run(disk, ("no", "yes"), SearchParams())
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,0 +1,331 @@
+"""DVC's graph and verdicts, as the flow sees them; these tests are what notices a change in DVC's private names."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from toy_project import TOY_STAGES, Toy
+
+from flows.runner.dvc_repo import (
+    BusyError,
+    Command,
+    Options,
+    Outcome,
+    find_changes,
+    read_stages,
+    remove_leftovers,
+    run_stage,
+)
+from tasks.errors import ParamsError, StageError
+
+
+def spawn(command: Command) -> None:
+    subprocess.run(command.argv, cwd=command.cwd, env=dict(command.env), check=True)
+
+
+def refuse(command: Command) -> None:
+    raise AssertionError(f"ran {command.text}")
+
+
+def run_all(toy: Toy, spawn_: object = spawn) -> dict[str, str]:
+    return {stage.name: run_stage(toy.root, stage.name, spawn_).value for stage in read_stages(toy.root)}  # type: ignore[arg-type]
+
+
+def edit_pipeline(toy: Toy, old: str, new: str) -> None:
+    text = (toy.root / "dvc.yaml").read_text()
+    assert old in text
+    (toy.root / "dvc.yaml").write_text(text.replace(old, new))
+
+
+ALL_CACHED = dict.fromkeys(TOY_STAGES, "Cached")
+
+
+def test_read_stages_gives_dvcs_graph_with_data_files_and_other_dvc_yaml_files(toy: Toy) -> None:
+    stages = {stage.name: stage for stage in read_stages(toy.root)}
+    assert set(stages) == set(TOY_STAGES)
+    assert stages["ingest"].needs == ("data/demo/dvc.yaml:demo", "data/raw.txt.dvc")
+    assert stages["fit"].needs == ("apply", "index")
+    assert stages["index"].outputs == (toy.root / "data/index/index.txt",)
+    order = list(stages)
+    assert all(order.index(need) < order.index(stage.name) for stage in stages.values() for need in stage.needs)
+
+
+def test_read_stages_leaves_out_what_nothing_needs(toy: Toy) -> None:
+    edit_pipeline(toy, "data/raw.txt, data/demo/seed.txt]", "data/raw.txt]")
+    assert next(stage.name for stage in read_stages(toy.root)) == "data/raw.txt.dvc"
+    assert "data/demo/dvc.yaml:demo" not in {stage.name for stage in read_stages(toy.root)}
+
+
+def test_read_stages_of_targets_gives_them_and_what_they_need(toy: Toy) -> None:
+    names = {stage.name for stage in read_stages(toy.root, ["index"])}
+    assert names == {"data/raw.txt.dvc", "data/demo/dvc.yaml:demo", "ingest", "index"}
+
+
+def test_another_working_directory_is_refused(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match="not the project's root"):
+        read_stages(toy.root)
+
+
+def test_options_come_from_meta_and_mistakes_are_named(toy: Toy) -> None:
+    stages = {stage.name: stage for stage in read_stages(toy.root)}
+    assert stages["index"].options == Options(tags=("big",))
+    assert stages["apply"].options == Options()
+    edit_pipeline(toy, "tags: [big]", "timeout: 5")
+    with pytest.raises(ParamsError, match=r"index.*'timeout'.*did you mean 'timeout_seconds'"):
+        read_stages(toy.root)
+
+
+def test_options_never_make_a_stage_run_again(toy: Toy) -> None:
+    run_all(toy)
+    edit_pipeline(toy, "tags: [big]", "retries: 3, timeout_seconds: 60")
+    assert run_all(toy, refuse) == ALL_CACHED
+
+
+def test_unknown_target_names_the_nearest(toy: Toy) -> None:
+    with pytest.raises(ParamsError, match="no stage 'evalute'; did you mean 'evaluate'"):
+        read_stages(toy.root, ["evalute"])
+
+
+def test_broken_pipeline_is_told_as_an_error_of_the_user(toy: Toy) -> None:
+    (toy.root / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(ParamsError, match=r"dvc\.yaml"):
+        read_stages(toy.root)
+
+
+def test_outcomes_of_a_first_run_a_second_and_one_with_changed_params(toy: Toy) -> None:
+    assert run_all(toy) == {**dict.fromkeys(TOY_STAGES, "Completed"), "data/raw.txt.dvc": "Cached"}
+    assert run_all(toy, refuse) == ALL_CACHED
+    toy.set_params(apply="a2")
+    assert run_all(toy) == {**ALL_CACHED, **dict.fromkeys(("apply", "fit", "evaluate"), "Completed")}
+    toy.set_params()
+    assert run_all(toy, refuse) == {**ALL_CACHED, **dict.fromkeys(("apply", "fit", "evaluate"), "Restored")}
+
+
+def test_results_are_recorded_as_dvc_records_them(toy: Toy) -> None:
+    run_all(toy)
+    lock = (toy.root / "dvc.lock").read_bytes()
+    assert "up to date" in toy.run("dvc", "status").stdout
+    toy.run("dvc", "repro", "--force")
+    assert (toy.root / "dvc.lock").read_bytes() == lock
+
+
+def test_edited_data_file_is_taken_over_and_passed_on(toy: Toy) -> None:
+    run_all(toy)
+    (toy.root / "data/raw.txt").write_text("raw2")
+    outcomes = run_all(toy)
+    assert outcomes["data/raw.txt.dvc"] == "Completed"
+    assert outcomes["data/demo/dvc.yaml:demo"] == "Cached"
+    assert outcomes["evaluate"] == "Completed"
+    assert b"raw2" in (toy.root / "data/fit/labels.txt").read_bytes()
+
+
+def test_missing_data_file_says_how_to_get_it_back(toy: Toy) -> None:
+    (toy.root / "data/raw.txt").unlink()
+    with pytest.raises(StageError, match=r"raw\.txt.*dvc checkout"):
+        run_stage(toy.root, "data/raw.txt.dvc", refuse)
+
+
+def test_what_spawn_raises_comes_through(toy: Toy) -> None:
+    class OwnError(Exception):
+        pass
+
+    def fail(_command: Command) -> None:
+        raise OwnError("out of luck")
+
+    with pytest.raises(OwnError, match="out of luck"):
+        run_stage(toy.root, "data/demo/dvc.yaml:demo", fail)
+    assert run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn) is Outcome.COMPLETED
+
+
+def test_missing_output_is_told(toy: Toy) -> None:
+    with pytest.raises(StageError, match=r"demo.*seed\.txt"):
+        run_stage(toy.root, "data/demo/dvc.yaml:demo", lambda _command: None)
+
+
+def test_command_is_what_dvc_would_spawn(toy: Toy) -> None:
+    seen: list[Command] = []
+
+    def see(command: Command) -> None:
+        seen.append(command)
+        spawn(command)
+
+    run_stage(toy.root, "data/demo/dvc.yaml:demo", see)
+    (command,) = seen
+    assert command.text == "python step.py demo"
+    assert command.argv[-1] == "python step.py demo"
+    assert command.cwd == toy.root
+    assert command.env["DVC_STAGE"].endswith("demo")
+
+
+def test_the_user_of_a_service_needs_no_login_shell(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/sbin/nologin")
+    assert run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn) == Outcome.COMPLETED
+
+
+def test_dvcs_files_are_parsed_once_until_their_bytes_change(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dvc.utils.strictyaml
+
+    parse = dvc.utils.strictyaml.parse_yaml
+    parsed: list[str] = []
+
+    def count(text: str, path: str, typ: str = "safe") -> object:
+        parsed.append(path)
+        return parse(text, path, typ)
+
+    run_all(toy)
+    monkeypatch.setattr(dvc.utils.strictyaml, "parse_yaml", count)
+    assert run_all(toy, refuse) == ALL_CACHED
+    assert sorted({*parsed}) == sorted(parsed)
+    parsed.clear()
+    assert run_all(toy, refuse) == ALL_CACHED
+    assert parsed == []
+    edit_pipeline(toy, "python step.py fit", "python step.py fiX")  # as long as before, as soon as a clock can tell
+    assert "fit" in find_changes(toy.root)
+
+
+def test_other_uses_of_dvc_in_this_process_are_untouched(toy: Toy) -> None:
+    from dvc.repo import Repo
+
+    with Repo(str(toy.root)) as repo:
+        repo.reproduce(["data/demo/dvc.yaml:demo"])
+    assert toy.read_log() == ["demo"]
+
+
+def test_commands_of_independent_stages_run_at_the_same_time(toy: Toy) -> None:
+    for name in ("data/demo/dvc.yaml:demo", "ingest"):
+        run_stage(toy.root, name, spawn)
+    meeting = threading.Barrier(2, timeout=60)  # passed only if both commands are under way at once
+    outcomes: dict[str, Outcome] = {}
+
+    def meet(command: Command) -> None:
+        meeting.wait()
+        spawn(command)
+
+    def run(name: str) -> None:
+        outcomes[name] = run_stage(toy.root, name, meet)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("index", "apply")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"index": Outcome.COMPLETED, "apply": Outcome.COMPLETED}
+    assert run_all(toy) == {**ALL_CACHED, "fit": "Completed", "evaluate": "Completed"}
+
+
+def test_a_stage_keeps_its_inputs_locked_when_a_neighbor_that_reads_them_too_ends(toy: Toy) -> None:
+    for name in ("data/demo/dvc.yaml:demo", "ingest"):
+        run_stage(toy.root, name, spawn)
+    items = str(toy.root / "data/ingest/items.txt")
+    readers: list[int] = []
+
+    def count_readers() -> int:
+        locks = json.loads((toy.root / ".dvc/tmp/rwlock").read_text())
+        return len(locks.get("read", {}).get(items, []))
+
+    def run_neighbor(command: Command) -> None:
+        readers.append(count_readers())
+        thread = threading.Thread(target=run_stage, args=(toy.root, "apply", spawn))
+        thread.start()
+        thread.join()
+        readers.append(count_readers())
+        spawn(command)
+
+    run_stage(toy.root, "index", run_neighbor)
+    assert readers == [1, 1]
+    assert count_readers() == 0
+
+
+def test_who_holds_a_stages_files_is_named(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLEEP_demo", "600")
+    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "data/demo/dvc.yaml:demo"], cwd=toy.root)
+    try:
+        while "demo" not in toy.read_log():
+            assert other.poll() is None
+            threading.Event().wait(0.05)
+        with pytest.raises(BusyError, match=rf"seed\.txt.*\(PID {other.pid}\): .*repro"):
+            run_stage(toy.root, "data/demo/dvc.yaml:demo", refuse)
+    finally:
+        import psutil
+
+        family = [*psutil.Process(other.pid).children(recursive=True), psutil.Process(other.pid)]
+        for process in family:
+            process.kill()
+        other.wait()
+    monkeypatch.delenv("SLEEP_demo")
+    remove_leftovers(toy.root, read_stages(toy.root))
+    assert run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn) is Outcome.COMPLETED
+
+
+def test_who_holds_the_project_is_named(toy: Toy) -> None:
+    hold = "import sys; from dvc.repo import Repo, lock_repo\nwith Repo('.') as r, lock_repo(r): print(flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=toy.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    try:
+        with pytest.raises(BusyError, match=f"process {other.pid} "):
+            run_stage(toy.root, "data/demo/dvc.yaml:demo", refuse)
+        assert remove_leftovers(toy.root, read_stages(toy.root)) == ()
+    finally:
+        other.communicate("\n")
+
+
+def test_find_changes_names_what_changed(toy: Toy) -> None:
+    run_all(toy)
+    assert find_changes(toy.root) == {}
+    toy.set_params(apply="a2")
+    (toy.root / "data/fit/labels.txt").unlink()
+    changes = find_changes(toy.root)
+    assert changes["apply"] == ("params.yaml: apply (modified)",)
+    assert "data/fit/labels.txt (deleted)" in changes["fit"]
+    assert set(changes) == {"apply", "fit", "evaluate"}
+
+
+def test_leftovers_of_dead_runs_are_removed_and_nothing_else(toy: Toy) -> None:
+    run_all(toy)
+    half = toy.root / "data/fit/.labels.txt.x1y2.part"
+    others = [toy.root / "data/fit/.notes.part", toy.root / ".labels.txt.x.part", toy.root / "data/fit/labels.txt"]
+    for path in [half, *others[:2]]:
+        path.write_text("half")
+    shards = toy.root / "data/fit/.labels.txt.z3.part"  # a folder of them
+    shards.mkdir()
+    (shards / "00000").write_text("half")
+    assert remove_leftovers(toy.root, read_stages(toy.root)) == (half, shards)
+    assert not half.exists() and not shards.exists()
+    assert all(path.exists() for path in others)
+
+
+def test_half_written_files_of_the_living_are_left_alone(toy: Toy) -> None:
+    half = toy.root / "data/demo/.seed.txt.x1y2.part"
+    half.write_text("half")
+    lock = {"write": {str(toy.root / "data/demo/seed.txt"): {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}
+    (toy.root / ".dvc/tmp").mkdir(exist_ok=True)
+    (toy.root / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
+    assert remove_leftovers(toy.root, read_stages(toy.root)) == ()
+    assert half.exists()
+
+
+def test_locks_torn_by_a_kill_are_repaired(toy: Toy) -> None:
+    (toy.root / ".dvc/tmp").mkdir(exist_ok=True)
+    (toy.root / ".dvc/tmp/rwlock").write_text('{"write": {"/da')
+    with pytest.raises(StageError, match="RWLock"):
+        run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn)
+    remove_leftovers(toy.root, read_stages(toy.root))
+    assert run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn) is Outcome.COMPLETED
+
+
+def test_lock_file_torn_by_a_kill_is_named_and_nothing_is_lost_without_it(toy: Toy) -> None:
+    run_all(toy)
+    (toy.root / "dvc.lock").write_text("")
+    with pytest.raises(ParamsError, match=r"dvc\.lock.*delete it"):
+        read_stages(toy.root)
+    (toy.root / "dvc.lock").unlink()
+    expected = {**dict.fromkeys(TOY_STAGES, "Restored"), "data/raw.txt.dvc": "Cached"}
+    assert run_all(toy, refuse) == {**expected, "data/demo/dvc.yaml:demo": "Cached"}

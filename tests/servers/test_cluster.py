@@ -1,0 +1,340 @@
+"""The stages on real Dask workers, each a process with one thread: same bytes, and what happens when things die."""
+
+import gc
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cluster_functions
+import numpy as np
+import polars as pl
+import pytest
+from extension_data import write_neighbors, write_project
+
+from tasks import apply
+from tasks.cache import store
+from tasks.compute import cluster
+from tasks.compute.cluster import ENVIRONMENT, open_cluster
+from tasks.errors import LabelingFunctionError, StageError
+from tasks.params import ApplyParams, EncoderParams, IndexKind, Metric
+from tasks.readers import encoder
+from tasks.tables import schemas
+from tasks.tables.parquet import read_votes, write_table
+from tasks.tables.paths import ITEMS, NEIGHBORS, RECALL, VALID_GOLD, VOTES
+
+dask = pytest.importorskip("dask", reason="the extra 'dask' is not installed")
+distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start_cluster(workers, allowed_failures=3):
+    with dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}):
+        return distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        )
+
+
+@pytest.fixture(scope="module")
+def one():
+    with start_cluster(1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def two():
+    with start_cluster(2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def none():
+    """A scheduler alone."""
+    with start_cluster(0) as running:
+        yield running
+
+
+@pytest.fixture
+def brittle():
+    """A shard may end one worker only: what ends two of them needs no third, which a loaded machine starts slowly."""
+    with start_cluster(2, allowed_failures=0) as running:
+        yield running
+
+
+@pytest.fixture
+def places(one, two):
+    """Addresses to compare: this machine, one worker, two."""
+    return ["", one.scheduler_address, two.scheduler_address]
+
+
+def name(shard):
+    return f"shard {shard}"
+
+
+LFS = """
+from pathlib import Path
+import polars as pl
+from tasks.labeling import *
+from lfs.helper import choose
+
+words = (Path(__file__).parent / "words.txt").read_text().split()
+by_word = [keyword_lf("word_" + word, column="text", keywords=[word], label="SPAM") for word in words]
+by_regex = regex_lf("by_regex", column="text", pattern=r"(?<!x)4[02]$", label="HAM")
+
+@vectorized_labeling_function
+def by_length(items):
+    return pl.when(pl.col("text").str.len_chars() > 7).then(pl.lit("HAM"))
+
+@vectorized_labeling_function(on_error="abstain", error_budget=0.2)
+def odd(items):
+    return items["text"].str.ends_with("13").replace_strict({True: "OTHER", False: "HAM"})
+
+@labeling_function(on_error="abstain", error_budget=0.5)
+def by_helper(item):
+    return choose(item.text)
+"""
+HELPER = """
+def choose(text):
+    if text.endswith("99"):
+        raise ValueError(f"cannot read {text}")
+    return "SPAM" if "7" in text else None
+"""
+
+
+def make_items(root, n, lfs=LFS):
+    ids = list(range(n))
+    items = pl.DataFrame({"item_id": ids, "split": ["train"] * n, "text": [f"item {number}" for number in ids]})
+    write_table(root / ITEMS, items, schemas.ITEMS)
+    gold = pl.DataFrame({"item_id": [0, 1], "gold": pl.Series([0, 1], dtype=pl.Int8)})
+    write_table(root / VALID_GOLD, gold, schemas.gold(2))
+    (root / "lfs").mkdir()
+    (root / "lfs" / "mine.py").write_text(lfs)
+    (root / "lfs" / "__init__.py").touch()
+    (root / "lfs" / "helper.py").write_text(HELPER)
+    (root / "lfs" / "words.txt").write_text("5 55")
+
+
+def run_apply(root):
+    """Everything that apply writes, without help of the memo."""
+    shutil.rmtree(root / store.FOLDER, ignore_errors=True)
+    apply.run(root, ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
+    return {path.name: path.read_bytes() for path in (root / "data/apply").iterdir()}
+
+
+def test_apply_writes_the_same_bytes_everywhere(tmp_path, monkeypatch, places):
+    make_items(tmp_path, 20_000)
+    found = []
+    for place in places:
+        monkeypatch.setenv(ENVIRONMENT, place)
+        found.append(run_apply(tmp_path))
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_edit_below_lfs_reaches_workers_that_run(tmp_path, monkeypatch, one):
+    late = (
+        "\n@labeling_function\ndef late(item):\n    from lfs.helper import choose\n    return choose(item.text[:-1])\n"
+    )
+    make_items(tmp_path, 80, LFS + late)
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    run_apply(tmp_path)
+    (tmp_path / "lfs" / "words.txt").write_text("6")
+    (tmp_path / "lfs" / "helper.py").write_text(HELPER.replace('"7"', '"6"'))
+    run_apply(tmp_path)
+    votes = read_votes(tmp_path / VOTES, 2)
+    assert votes.filter(pl.col("word_6") == 1)["item_id"].to_list() == [6]
+    assert votes.filter(pl.col("by_helper") == 1)["item_id"].to_list() == [6, 16, 26, 36, 46, 56, *range(60, 70), 76]
+    assert votes.filter(pl.col("late") == 1)["item_id"].to_list() == list(range(60, 70))
+
+
+@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.IVF])
+def test_search_writes_the_same_bytes_everywhere(tmp_path, monkeypatch, places, kind):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5000, 6)) + 4 * rng.standard_normal((10, 6))[rng.integers(0, 10, 5000)]
+    votes = np.where(rng.random((5000, 3)) < [0.3, 0.02, 0.5], rng.integers(0, 2, (5000, 3)), -1)
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train", "valid"] * 2500)
+    found = []
+    for place, metric in zip(places, [Metric.L2] * 3, strict=True):
+        monkeypatch.setenv(ENVIRONMENT, place)
+        shutil.rmtree(tmp_path / store.FOLDER, ignore_errors=True)
+        write_neighbors(tmp_path, metric=metric, kind=kind)
+        found.append([(tmp_path / path).read_bytes() for path in (NEIGHBORS, RECALL)])
+    assert found[0] == found[1] == found[2]
+
+
+def test_encoding_gives_the_same_vectors_everywhere(tmp_path, monkeypatch, places):
+    monkeypatch.setattr("tasks.readers.encoder.CHUNK", 64)
+    texts = pl.Series([f"text {number}" for number in range(500)])
+    for number, place in enumerate(places):
+        monkeypatch.setenv(ENVIRONMENT, place)
+        root = tmp_path / str(number)
+        params = EncoderParams(model="lengths", batch_size=10)
+        found = encoder.encode_texts(root, texts, params, cluster_functions.load_lengths)
+        np.testing.assert_array_equal(found.matrix[found.rows], [[len(text), ord("t")] for text in texts])
+
+
+def test_a_model_that_workers_do_not_have_is_an_error(tmp_path, monkeypatch, one):
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "weights").write_text("0.5")
+    params = EncoderParams(model="models/mine")
+    with pytest.raises(StageError, match="the folder models/mine of a Dask worker on"):
+        encoder.encode_texts(tmp_path, pl.Series(["a"]), params, cluster_functions.load_lengths)
+
+
+@pytest.mark.parametrize("workers", ["one", "two"])
+def test_a_worker_that_is_killed_costs_its_shard(tmp_path, monkeypatch, request, workers):
+    monkeypatch.setenv(ENVIRONMENT, request.getfixturevalue(workers).scheduler_address)
+
+    def kill():
+        while not (started := list(tmp_path.glob("1.*"))):
+            time.sleep(0.01)
+        os.kill(int(started[0].suffix[1:]), signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with open_cluster() as running:
+        # With one worker, what was shared dies as well.
+        found = list(running.spread(cluster_functions.leave_pid, range(20), name=name, shared=[tmp_path]))
+    assert found == [(shard, shard * shard) for shard in range(20)]
+    assert len(list(tmp_path.glob("1.*"))) == 2
+
+
+def test_shards_are_taken_as_they_are_needed(monkeypatch, one):
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    taken = []
+
+    def shards():
+        for shard in range(40):
+            taken.append(shard)
+            yield shard
+
+    with open_cluster() as running:
+        for done, (shard, result) in enumerate(
+            running.spread(cluster_functions.pause_and_add, shards(), name=name, shared=[[100]]), start=1
+        ):
+            assert result == 100 + shard
+            assert len(taken) - done < 3
+
+
+def test_what_a_function_raises_arrives(monkeypatch, one):
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    with open_cluster() as running, pytest.raises(ValueError, match="no 0"):
+        list(running.spread(cluster_functions.refuse, range(4), name=name))
+
+
+def test_a_cluster_that_goes_away_is_an_error(monkeypatch):
+    running = start_cluster(1)
+    monkeypatch.setenv(ENVIRONMENT, running.scheduler_address)
+    with open_cluster() as connected, pytest.raises(StageError, match=r"the Dask cluster at .* Look after it"):
+        for shard, _ in connected.spread(cluster_functions.pause_and_add, range(1000), name=name, shared=[[1]]):
+            if shard == 3:
+                running.close()
+
+
+def test_workers_that_go_away_are_waited_for_only_so_long(monkeypatch, none):
+    monkeypatch.setenv(ENVIRONMENT, none.scheduler_address)
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 1)
+    none.scale(1)
+    with open_cluster() as connected, pytest.raises(StageError, match="has had no worker for 1 s"):
+        for shard, _ in connected.spread(cluster_functions.pause_and_add, range(1000), name=name, shared=[[1]]):
+            if shard == 3:
+                none.scale(0)
+
+
+def test_a_scheduler_without_workers_is_an_error(monkeypatch, none):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setenv(ENVIRONMENT, none.scheduler_address)
+    with pytest.raises(StageError, match=r"has no worker\. Start some"), open_cluster():
+        pass
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:{closed}", "tcp://127.0.0.1:{mute}", "127.0.0.1", "x://y:1"])
+def test_an_address_where_no_scheduler_is_is_an_error(monkeypatch, address):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as mute, socket.create_server(("127.0.0.1", 0)) as closed:
+        ports = {"mute": mute.getsockname()[1], "closed": closed.getsockname()[1]}
+        closed.close()
+        monkeypatch.setenv(ENVIRONMENT, address.format(**ports))
+        with pytest.raises(StageError, match=r"no Dask scheduler answers at .* unset EPOXY_DASK"), open_cluster():
+            pass
+    wait_for_closed_clients()
+
+
+def wait_for_closed_clients():
+    """Dask closes the others while they are garbage, within whatever start of a loop, which then never ends."""
+    deadline = time.monotonic() + 30
+    while any(type(one) is distributed.Client and one.status != "closed" for one in gc.get_objects()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_worker_with_other_code_is_an_error_that_names_the_file(tmp_path, monkeypatch, none):
+    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "tasks" / "voting.py").open("a") as code:
+        code.write("# one line more\n")
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_worker",
+        none.scheduler_address,
+        "--nthreads",
+        "1",
+        "--no-nanny",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    monkeypatch.setenv(ENVIRONMENT, none.scheduler_address)
+    with subprocess.Popen(
+        [*command, "--no-dashboard"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    ) as worker:
+        try:
+            with pytest.raises(StageError, match=r"tasks/lf/voting.py differs\.\nGive all of them"), open_cluster():
+                pass
+        finally:
+            worker.terminate()
+
+
+def test_a_worker_that_joins_later_is_checked_as_well(monkeypatch, one):
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    with open_cluster() as running:
+        other = cluster.Environment(parts={}, digest="other")
+        monkeypatch.setattr(cluster, "describe_environment", lambda: other)
+        with pytest.raises(StageError, match="joined during the run has other code"):
+            list(running.spread(cluster_functions.pause_and_add, range(4), name=name, shared=[[1]]))
+
+
+def test_without_an_address_dask_is_not_imported():
+    code = "import sys; from tasks import apply, search, ingest; from tasks.compute.cluster import open_cluster as o\n"
+    code += "with o() as found: assert found is None and not {'dask', 'distributed'} & set(sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key != ENVIRONMENT}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+def test_an_address_without_dask_says_what_to_install(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, "tcp://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(StageError, match="Dask is not installed"), open_cluster():
+        pass
+
+
+def test_an_lf_that_ends_interpreters_is_named(tmp_path, monkeypatch, brittle):
+    crash = (
+        "\nimport os\nimport time\n@labeling_function(on_error='abstain')\n"
+        "def crash(item):\n    if item.text == 'item 3000':\n        time.sleep(0.5)\n        os._exit(3)\n"
+        "\n@labeling_function\ndef after(item):\n    return 'SPAM'\n"
+    )
+    make_items(tmp_path, 4000, LFS + crash)
+    monkeypatch.setenv(ENVIRONMENT, brittle.scheduler_address)
+    with pytest.raises(LabelingFunctionError, match=r"'crash' .* about the 1,952 items from item_id 2048 to 3999"):
+        run_apply(tmp_path)
+    assert not (tmp_path / VOTES).exists()
+
+
+def test_a_shard_that_ends_workers_is_named(monkeypatch, brittle):
+    monkeypatch.setenv(ENVIRONMENT, brittle.scheduler_address)
+    with open_cluster() as running, pytest.raises(StageError, match="shard 1: every worker"):
+        list(running.spread(cluster_functions.end_worker, range(4), name=name))

@@ -1,0 +1,301 @@
+"""The flow and `dvc repro` are two doors to one pipeline, and no way of ending the flow leaves anything behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from toy_project import TOY_STAGES, Toy
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _server(prefect_server: str) -> Iterator[None]:
+    yield
+
+
+def run(**arguments: object) -> dict[str, str]:
+    """What became of each stage."""
+    from flows import relabel
+
+    summary = relabel.run(**arguments)  # type: ignore[arg-type]
+    return {report.name: report.outcome for report in summary.reports}
+
+
+ALL_CACHED = dict.fromkeys(TOY_STAGES, "Cached")
+FIRST_RUN = {**dict.fromkeys(TOY_STAGES, "Completed"), "data/raw.txt.dvc": "Cached"}
+
+
+def start_flow(toy: Toy, server: str, **environment: str) -> "subprocess.Popen[str]":
+    """A flow in a process of its own, against the session's server."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.relabel"],
+        cwd=toy.root,
+        env={**os.environ, "PREFECT_API_URL": server, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_dead(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def find_parts(toy: Toy) -> list[Path]:
+    return list((toy.root / "data").rglob("*.part"))
+
+
+# --- the cache matrix
+
+
+def test_flow_after_repro_runs_nothing(toy: Toy) -> None:
+    toy.run("dvc", "repro")
+    toy.clear_log()
+    assert run() == ALL_CACHED
+    assert toy.read_log() == []
+
+
+def test_repro_after_flow_runs_nothing_and_both_wrote_the_same_bytes(toy: Toy) -> None:
+    assert run() == FIRST_RUN
+    outputs, lock = toy.read_outputs(), (toy.root / "dvc.lock").read_bytes()
+    toy.clear_log()
+    assert "up to date" in toy.run("dvc", "repro").stdout
+    assert toy.read_log() == []
+    toy.run("dvc", "repro", "--force")
+    assert toy.read_log() != []
+    assert (toy.read_outputs(), (toy.root / "dvc.lock").read_bytes()) == (outputs, lock)
+
+
+def test_older_revision_is_restored_without_running_anything(toy: Toy) -> None:
+    run()
+    toy.commit("results")
+    first = toy.read_outputs()
+    toy.set_params(apply="a2")
+    assert run() == {**ALL_CACHED, **dict.fromkeys(("apply", "fit", "evaluate"), "Completed")}
+    toy.commit("another apply")
+    toy.run("git", "checkout", "-q", "HEAD~1")
+    toy.clear_log()
+    assert run() == {**ALL_CACHED, **dict.fromkeys(("apply", "fit", "evaluate"), "Restored")}
+    assert toy.read_log() == []
+    assert toy.read_outputs() == first
+
+
+def test_deleted_output_is_restored(toy: Toy) -> None:
+    run()
+    (toy.root / "data/fit/labels.txt").unlink()
+    toy.clear_log()
+    assert run() == {**ALL_CACHED, "fit": "Restored"}
+    assert toy.read_log() == []
+
+
+def test_edited_raw_file_reruns_what_depends_on_it(toy: Toy) -> None:
+    run()
+    (toy.root / "data/raw.txt").write_text("raw2")
+    toy.clear_log()
+    assert run() == {**FIRST_RUN, "data/raw.txt.dvc": "Completed", "data/demo/dvc.yaml:demo": "Cached"}
+    assert sorted(toy.read_log()) == ["apply", "evaluate", "fit", "index", "ingest"]
+
+
+def test_targets_limit_the_run_to_what_they_need(toy: Toy) -> None:
+    assert run(targets=["index"]) == {name: FIRST_RUN[name] for name in (*TOY_STAGES[:3], "index")}
+
+
+def test_independent_stages_run_side_by_side(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLEEP_index", "2")
+    monkeypatch.setenv("SLEEP_apply", "2")
+    run()
+    events = [line.split()[:2] for line in toy.log.read_text().splitlines() if line.split()[0] in ("start", "end")]
+    between = events[events.index(["end", "ingest"]) + 1 : events.index(["start", "fit"])]
+    assert [what for what, _ in between] == ["start", "start", "end", "end"]
+
+
+# --- what goes wrong
+
+
+def test_failure_is_told_in_the_stages_own_words_and_stops_what_needs_it(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import relabel
+
+    monkeypatch.setenv("FAIL_apply", "3")
+    monkeypatch.setenv("MESSAGE", "votes.parquet: column 'loops' has value 7")
+    assert relabel.main([]) == 3
+    captured = capsys.readouterr()
+    assert "error: stage apply: exit code 3: votes.parquet: column 'loops' has value 7" in captured.err
+    assert "not run: fit, evaluate" in captured.out
+    assert "Traceback" not in captured.err
+    monkeypatch.delenv("FAIL_apply")
+    toy.clear_log()
+    outcomes = run()
+    assert outcomes["index"] == "Cached"
+    assert sorted(toy.read_log()) == ["apply", "evaluate", "fit"]
+
+
+def set_options(toy: Toy, stage: str, options: str) -> None:
+    path = toy.root / "dvc.yaml"
+    text = path.read_text()
+    path.write_text(text.replace(f"    cmd: python step.py {stage}\n", f"    cmd: python step.py {stage}\n{options}\n"))
+
+
+def test_timeout_ends_the_stage_and_its_children(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import relabel
+
+    set_options(toy, "fit", "    meta: {prefect: {timeout_seconds: 1, retries: 3}}")
+    monkeypatch.setenv("SLEEP_fit", "600")
+    summary = relabel.run()
+    outcomes = {report.name: report.outcome for report in summary.reports}
+    assert outcomes["fit"] == "TimedOut"
+    assert summary.skipped == ("evaluate",)
+    assert isinstance(summary.error, TimeoutError)
+    assert toy.read_log().count("fit") == 1
+    assert all(is_dead(pid) for pid in toy.read_pids())
+    monkeypatch.delenv("SLEEP_fit")
+    assert run() == {**ALL_CACHED, "fit": "Completed", "evaluate": "Completed"}
+    assert find_parts(toy) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "tries"),
+    [("\nOSError: [Errno 5] Input/output error", 3), ("\nValueError: labels of one class", 1)],
+)
+def test_only_what_can_heal_is_tried_again(message: str, tries: int, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_options(toy, "fit", "    meta: {prefect: {retries: 2}}")
+    monkeypatch.setenv("FAIL_fit", "1")
+    monkeypatch.setenv("MESSAGE", message)
+    assert run()["fit"] == "Failed"
+    assert toy.read_log().count("fit") == tries
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_killed_flow_leaves_no_process_and_the_next_run_continues(
+    end: signal.Signals, toy: Toy, prefect_server: str
+) -> None:
+    flow = start_flow(toy, prefect_server, SLEEP_fit="600")
+    try:
+        wait_for(lambda: any(name == "fit" for name in toy.read_log("child")), flow)
+        flow.send_signal(end)
+        _, error = flow.communicate(timeout=60)
+    finally:
+        flow.kill()
+    assert flow.returncode == (130 if end is signal.SIGINT else -end), error
+    wait_for(lambda: all(is_dead(pid) for pid in toy.read_pids()))
+    toy.clear_log()
+    assert run() == {**ALL_CACHED, "fit": "Completed", "evaluate": "Completed"}
+    assert toy.read_log() == ["fit", "evaluate"]
+    assert find_parts(toy) == []
+    assert "up to date" in toy.run("dvc", "status").stdout
+
+
+def test_second_flow_waits_names_the_first_and_runs_nothing_twice(
+    toy: Toy, prefect_server: str, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    first = start_flow(toy, prefect_server, HOLD_ingest=str(go))
+    second = None
+    try:
+        wait_for(lambda: "ingest" in toy.read_log(), first)
+        second = start_flow(toy, prefect_server, HOLD_ingest=str(go))
+        assert second.stderr is not None
+        waiting = next(line for line in second.stderr if "waiting: " in line)
+        assert f"(PID {first.pid})" in waiting
+        assert "(stage ingest)" in waiting
+        go.touch()
+        outputs = [flow.communicate(timeout=120) for flow in (first, second)]
+    finally:
+        first.kill()
+        if second:
+            second.kill()
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert sorted(toy.read_log()) == ["apply", "demo", "evaluate", "fit", "index", "ingest"]
+    assert "up to date" in toy.run("dvc", "status").stdout
+
+
+# --- what a person sees
+
+
+def test_terminal_shows_lines_outcomes_and_places(toy: Toy, prefect_server: str) -> None:
+    out, error = start_flow(toy, prefect_server).communicate(timeout=60)
+    assert "ingest | ingest reads 2 files" in error.splitlines()
+    assert "metrics  data/evaluate/metrics.json" in out.splitlines()
+    assert [line.split()[:2] for line in out.splitlines()[:7]] == [
+        [name, FIRST_RUN[name]] for name in [line.split()[0] for line in out.splitlines()[:7]]
+    ]
+    out, error = start_flow(toy, prefect_server).communicate(timeout=60)
+    assert "nothing to do: everything is up to date" in out.splitlines()
+    assert error == ""
+
+
+def test_server_shows_states_lines_progress_and_artifacts(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, LogFilter, TaskRunFilter
+
+    from flows.relabel import relabel
+
+    monkeypatch.setenv("PROGRESS_fit", "1")
+    run()
+    state = relabel(return_state=True)
+    run_id = state.state_details.flow_run_id
+    assert state.message == "7 Cached"
+    with get_client(sync_client=True) as client:
+        only = FlowRunFilter.model_validate({"id": {"any_": [str(run_id)]}})
+
+        def read_states() -> dict[str, str | None]:
+            tasks = client.read_task_runs(flow_run_filter=only, task_run_filter=TaskRunFilter())
+            return {task.name: task.state_name for task in tasks}
+
+        wait_for(lambda: read_states() == ALL_CACHED)  # the server records states a moment later
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+        assert artifacts["progress-fit"].data == 100.0
+        assert "evaluate f1" not in str(artifacts["report-summary"].data)
+        assert str(artifacts["report-summary"].data).startswith("evaluate fit f1")
+        assert '"loops"' in str(artifacts["labeling-functions"].data)
+        assert "data/evaluate/metrics.json" in str(artifacts["results"].data)
+
+        def read_messages() -> list[str]:
+            return [log.message for log in client.read_logs(LogFilter(), limit=200)]
+
+        wait_for(lambda: "fit reads 2 files" in read_messages())
+        assert not any(message.startswith("@progress") for message in read_messages())
+
+
+def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    from flows.relabel import relabel
+
+    set_options(toy, "index", "    # a comment")
+    path = toy.root / "dvc.yaml"
+    path.write_text(path.read_text().replace("tags: [big]", "tags: [big], timeout_seconds: 1"))
+    monkeypatch.setenv("SLEEP_index", "600")
+    monkeypatch.setenv("FAIL_apply", "4")
+    state = relabel(return_state=True)
+    assert state.is_failed()
+    only = FlowRunFilter.model_validate({"id": {"any_": [str(state.state_details.flow_run_id)]}})
+    with get_client(sync_client=True) as client:
+
+        def read_states() -> dict[str, str | None]:
+            return {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=only)}
+
+        expected = {name: FIRST_RUN[name] for name in TOY_STAGES[:3]}
+        wait_for(lambda: read_states() == {**expected, "index": "TimedOut", "apply": "Failed"})
+        (tagged,) = [task for task in client.read_task_runs(flow_run_filter=only) if task.name == "index"]
+        assert "big" in tagged.tags
