@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pgmpy.models
 
 from tasks.core.label_models.triplets import fit_flyingsquid
-from tasks.core.thresholds import Evidence, Fit, fit_global, fit_per_lf, propose_thresholds
+from tasks.core.thresholds import Fit, JudgedItems, fit_global, fit_per_lf, propose_thresholds
 
 _MOST_FOR_PACKAGE = 20
 """LFs up to which the package is asked: its cost grows with their third power."""
@@ -122,7 +122,7 @@ def measure_tuning(n: int, m: int, coverage: float, repeats: int) -> Tuning:
     """How fast thresholds of `m` LFs are tuned on `n` items."""
     votes, rng = draw_votes(n, m, coverage), np.random.default_rng(1)
     offers = rng.integers(0, 2, (n, m)).astype(np.int8)
-    evidence = Evidence(
+    judged = JudgedItems(
         L=votes,
         vote=np.where(votes < 0, offers, np.int8(-1)),
         similarity=np.where(votes < 0, rng.random((n, m), dtype=np.float32), np.float32(np.nan)),
@@ -131,14 +131,14 @@ def measure_tuning(n: int, m: int, coverage: float, repeats: int) -> Tuning:
         k=2,
         objective="accuracy",
     )
-    candidates = [propose_thresholds(evidence.similarity, _CANDIDATES)] * m
+    candidates = [propose_thresholds(judged.similarity, _CANDIDATES)] * m
 
     def count(fit: Fit) -> float:
         best = 0.0
         for _ in range(repeats):
             steps: list[int] = []
             began = time.perf_counter()
-            fit(evidence, np.ones((1, n), bool), candidates, np.full(m, np.inf), np.ones(m, bool), steps.append)
+            fit(judged, np.ones((1, n), bool), candidates, np.full(m, np.inf), np.ones(m, bool), steps.append)
             seconds = time.perf_counter() - began
             # LF by LF a step is a visit to one LF; the last only says that all is done.
             visits = len(steps) - 1 if fit is fit_per_lf else 1

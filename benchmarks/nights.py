@@ -42,7 +42,7 @@ from flows.runner.dvc_repo import Command, find_changes, read_stages, remove_lef
 from tasks.__main__ import STAGES
 from tasks.demo import RAW
 from tasks.errors import EpoxyError
-from tasks.tables.paths import END_LABELS
+from tasks.tables.paths import SHIPPED_LABELS
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,7 +122,7 @@ def live(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 break  # so many nights, then
             mistakes += [f"night {night.number}: {mistake}" for mistake in one["mistakes"]]
             if "released" in one["what"]:
-                last = night, (root / END_LABELS).read_bytes()
+                last = night, (root / SHIPPED_LABELS).read_bytes()
             seen.append(asdict(night) | one)
             print(f"{night.number}: {one['seconds']:.1f} s, {', '.join(one['what'])}", file=sys.stderr, flush=True)
             for mistake in one["mistakes"]:
@@ -132,7 +132,7 @@ def live(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         with contextlib.chdir(scratch):
             digits.write(scratch, last[0])
             _run_pipeline(scratch)
-            if (scratch / END_LABELS).read_bytes() != last[1]:
+            if (scratch / SHIPPED_LABELS).read_bytes() != last[1]:
                 mistakes.append("the last labels released are not those of a run from scratch")
     given = {key: value for key, value in vars(options).items() if key != "json"}
     return {"options": given, "cores": os.cpu_count(), "nights": seen, "mistakes": mistakes}
@@ -233,8 +233,8 @@ def _live(root: Path, night: Night, chance: random.Random, collect: int) -> dict
     if "released" in what:
         if night.is_broken:
             mistakes.append("embeddings of a broken job were released")
-        labels = read_release(root).path.resolve() / END_LABELS.name
-        if labels.read_bytes() != (root / END_LABELS).read_bytes():
+        labels = read_release(root).path.resolve() / SHIPPED_LABELS.name
+        if labels.read_bytes() != (root / SHIPPED_LABELS).read_bytes():
             mistakes.append("the current release has other labels than data/")
         if night.is_rolled_back:
             publish_rollback(root, reason=f"night {night.number}")

@@ -32,7 +32,7 @@ from tasks.lf.voting import apply_vectorized
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.parquet import read_table, write_table
-from tasks.tables.paths import ITEMS, LABELS
+from tasks.tables.paths import ITEMS, LABEL_MODEL_LABELS
 
 _ROOT = Path(__file__).resolve().parents[1]
 _MODULE = Path("lfs/mine.py")
@@ -178,7 +178,7 @@ def measure(root: Path, copy: Path, repeats: int) -> list[Result]:
     for stage in ("apply", "search", "tune", "extend", "fit"):
         run_stage(root, stage)
     write_table(root / "loop.parquet", result.labels, schemas.labels(CLASSES))
-    is_equal = (root / "loop.parquet").read_bytes() == (root / LABELS).read_bytes()
+    is_equal = (root / "loop.parquet").read_bytes() == (root / LABEL_MODEL_LABELS).read_bytes()
     own = {"threshold": 0.0, "LF": _time_lf(root)}
     return [
         Result(

@@ -14,6 +14,7 @@ import vl_convert
 
 from tasks.core import lf_analysis, metrics
 from tasks.core.progress_callback import WHOLE, Advance
+from tasks.core.ties import TIE
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
@@ -40,20 +41,20 @@ from tasks.tables.files import read_csv, read_json, write_csv, write_json, write
 from tasks.tables.parquet import read_schema, read_table, read_votes
 from tasks.tables.paths import (
     EMBEDDING_FITNESS,
-    END_LABELS,
-    END_MODEL,
-    END_PREDICTIONS,
+    END_MODEL_PREDICTIONS,
+    END_MODEL_SUMMARY,
     EXTENDED_VOTES,
     ITEMS,
     LABEL_MODEL,
+    LABEL_MODEL_PREDICTIONS,
     LF_REPORT,
     LF_SUMMARY,
     METRICS,
     PLOTS,
     PLOTS_TEMPLATE,
-    PREDICTIONS,
     REPORT,
     REPORT_SUMMARY,
+    SHIPPED_LABELS,
     THRESHOLD_CURVES,
     THRESHOLDS,
     VALID_GOLD,
@@ -128,32 +129,30 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
     original = read_votes(root / VOTES, k)
     extended = read_votes(root / EXTENDED_VOTES, k)
-    labels = read_table(root / END_LABELS, schemas.end_labels(classes))
-    predictions = _read_predictions(root, PREDICTIONS, k)
-    end_predictions = _read_predictions(root, END_PREDICTIONS, k)
+    labels = read_table(root / SHIPPED_LABELS, schemas.end_labels(classes))
+    predictions = _read_predictions(root, LABEL_MODEL_PREDICTIONS, k)
+    end_predictions = _read_predictions(root, END_MODEL_PREDICTIONS, k)
     for other_path, table in (
         (VOTES, original),
         (EXTENDED_VOTES, extended),
-        (END_LABELS, labels),
-        (PREDICTIONS, predictions),
-        (END_PREDICTIONS, end_predictions),
+        (SHIPPED_LABELS, labels),
+        (LABEL_MODEL_PREDICTIONS, predictions),
+        (END_MODEL_PREDICTIONS, end_predictions),
     ):
         require_same_items(root / ITEMS, items, root / other_path, table)
     lfs = tuple(name for name in original.columns if name != ITEM_ID)
     if set(extended.columns) != set(original.columns):
         raise DataError(f"{root / EXTENDED_VOTES}: other labeling functions than in {root / VOTES}. Run 'dvc repro'.")
     predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
-    probabilities = _to_probabilities(root / PREDICTIONS, predictions, k)
+    probabilities = _to_probabilities(root / LABEL_MODEL_PREDICTIONS, predictions, k)
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
     gold = _read_gold(root, items, k)
     # Predictions of valid items with gold are held out: those that made the shipped labels had learned from them.
     alike = ~((items["split"] == Split.VALID).to_numpy() & (gold != ABSTAIN))
-    same = [
-        name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=metrics.TIE)
-    ]
+    same = [name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=TIE)]
     if not same:
         probabilities[SHIPPED] = shipped
-    with _interpreted(root / END_MODEL) as found:
+    with _interpreted(root / END_MODEL_SUMMARY) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=_describe_end_model(found))]
         facts += [Fact(name="Class balance of the shipped labels", value=_describe_balance(found))]
     with _interpreted(root / LABEL_MODEL) as found:

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.core.extension import (
+    NearestVotes,
     Neighbors,
-    Offers,
     extend_votes,
     find_abstaining_cells,
     find_abstaining_rows,
-    find_offers,
+    find_nearest_votes,
     to_similarity,
 )
 from tasks.core.types import ITEM_ID
@@ -35,7 +35,7 @@ _SCOPES = {Scope.CELLS: find_abstaining_cells, Scope.ROWS: find_abstaining_rows}
 class Extension:
     """What extension does to some items."""
 
-    offers: Offers
+    nearest_votes: NearestVotes
     extended: npt.NDArray[np.bool_]
     """(n, m) the cells that take the offered vote."""
     votes: pl.DataFrame
@@ -79,11 +79,11 @@ def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, p
     """What thresholds `found` for the LFs of `votes` (item_id and one column per LF) do to these items."""
     L = to_matrix(votes)
     given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
-    offers = find_offers(neighbors, L.shape[1])
-    extended = extend_votes(offers, _SCOPES[params.scope](L), to_similarity(given, found.metric.value))
-    filled = np.where(extended, offers.vote, L)
+    nearest_votes = find_nearest_votes(neighbors, L.shape[1])
+    extended = extend_votes(nearest_votes, _SCOPES[params.scope](L), to_similarity(given, found.metric.value))
+    filled = np.where(extended, nearest_votes.vote, L)
     columns = (pl.Series(lf, filled[:, place]) for place, lf in enumerate(found.thresholds))
-    return Extension(offers=offers, extended=extended, votes=votes.with_columns(columns))
+    return Extension(nearest_votes=nearest_votes, extended=extended, votes=votes.with_columns(columns))
 
 
 def _explain(
@@ -91,14 +91,14 @@ def _explain(
 ) -> pl.DataFrame:
     """One row per extended cell: whose vote it is, and how near."""
     item, lf = np.nonzero(extension.extended)
-    ids, offers = neighbors[ITEM_ID], extension.offers
+    ids, nearest_votes = neighbors[ITEM_ID], extension.nearest_votes
     lenders = pl.concat([ids[:0], *(neighbors[name].alias(ITEM_ID) for name in neighbor_columns)])
     return pl.DataFrame(
         {
             ITEM_ID: ids.gather(item),
             "lf": pl.Series(lfs, dtype=pl.String).gather(lf),
-            "vote": pl.Series(offers.vote[item, lf], dtype=pl.Int8),
-            "neighbor": lenders.gather(offers.pair[item, lf] * len(ids) + item),
-            "similarity": pl.Series(offers.similarity[item, lf], dtype=pl.Float32),
+            "vote": pl.Series(nearest_votes.vote[item, lf], dtype=pl.Int8),
+            "neighbor": lenders.gather(nearest_votes.lf_class[item, lf] * len(ids) + item),
+            "similarity": pl.Series(nearest_votes.similarity[item, lf], dtype=pl.Float32),
         }
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.label_models.base import Gold, LabelModel
+from tasks.core.label_models.base import LabelModel
 from tasks.core.label_models.choice import (
     TRIALS,
     Choice,
@@ -25,7 +25,7 @@ from tasks.core.label_models.liger import PARTS, Liger, fit_liger
 from tasks.core.label_models.majority import MajorityVote
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows, Votes
 from tasks.errors import DataError, ParamsError
 from tasks.params import FitParams, LabelModelKind, Split
 from tasks.progress import Progress
@@ -33,7 +33,15 @@ from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.parquet import read_table, read_votes, write_table
-from tasks.tables.paths import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTIONS, VALID_GOLD, VOTES
+from tasks.tables.paths import (
+    EXTENDED_VOTES,
+    ITEMS,
+    LABEL_MODEL,
+    LABEL_MODEL_LABELS,
+    LABEL_MODEL_PREDICTIONS,
+    VALID_GOLD,
+    VOTES,
+)
 from tasks.tables.scaled_embeddings import read_points
 from tasks.tables.schemas import probability_column
 from tasks.tables.validation import require_same_items
@@ -110,8 +118,8 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
         options = _make_options(inputs, balance, params)
         methods["epoxy"] = _fit(inputs.extended, inputs, balance, options, classes, epoxy).probabilities
     predictions = schemas.tabulate_predictions(inputs.items, methods)
-    write_table(root / LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
-    write_table(root / PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    write_table(root / LABEL_MODEL_LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
+    write_table(root / LABEL_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     described = _describe(inputs, raw, extended, balance, classes, params)
     write_json(root / LABEL_MODEL, described | {"liger": _describe_liger(liger)})
 
@@ -253,7 +261,7 @@ def _fit(
         notes.append("no labeling function votes on a train item: the label model is fitted on all items")
         train = np.ones(len(votes), dtype=bool)
     rows = np.flatnonzero(train | known)
-    anchors = Gold(rows=np.flatnonzero(known[rows]), classes=inputs.gold[rows][known[rows]])
+    anchors = GoldRows(rows=np.flatnonzero(known[rows]), classes=inputs.gold[rows][known[rows]])
     choice = None
     if params.label_model is LabelModelKind.AUTO:
         with Progress("choosing a label model", total=TRIALS * WHOLE) as progress:
@@ -309,7 +317,7 @@ def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     train = np.flatnonzero(inputs.split == Split.TRAIN)
     reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
     points = read_points(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
-    gold = Gold(rows=known, classes=inputs.gold[known])
+    gold = GoldRows(rows=known, classes=inputs.gold[known])
     with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
         return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, advance=progress.advance)
 

@@ -30,14 +30,14 @@ from tasks.core.extension import (
     extend_votes,
     find_abstaining_cells,
     find_abstaining_rows,
-    find_offers,
+    find_nearest_votes,
     to_similarity,
 )
 from tasks.core.label_models.nearvote import (
     LFColumn,
     measure_similarity_to_gold,
-    pool_evidence,
-    predict_evidence_labels,
+    pool_votes,
+    predict_nearvote,
 )
 from tasks.core.search.exact import (
     NOBODY,
@@ -174,7 +174,7 @@ def _label(
     fresh = rows[new].select(ITEM_ID)
     names = np.array(model.classes)
     labels = fresh.with_columns(
-        pl.Series("label", names[pick_labels(posterior, model.evidence.class_balance)], dtype=pl.String),
+        pl.Series("label", names[pick_labels(posterior, model.nearvote.class_balance)], dtype=pl.String),
         *(
             pl.Series(probability_column(name), np.ascontiguousarray(posterior[:, c]))
             for c, name in enumerate(model.classes)
@@ -197,12 +197,12 @@ def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], 
     """The posterior (q, k) of `points` (q, d), given what each LF votes there and how near its support is."""
     features = apply_spectral_map(model.spectral_map, points)
     head = np.exp(predict_log_proba(model.head, features))
-    pooled = pool_evidence(columns, model.reliability, model.bandwidth)
+    pooled = pool_votes(columns, model.reliability, model.bandwidth)
     k = len(model.classes)
     near = None
     if model.end.gold is not None:
         near = measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k)
-    nearvote = predict_evidence_labels(model.evidence, pooled, head, near)
+    nearvote = predict_nearvote(model.nearvote, pooled, head, near)
     if model.shipped == "nearvote":
         return nearvote
     tiny = np.finfo(np.float64).tiny
@@ -284,15 +284,15 @@ def _extend(
         label=np.array([pair.label for pair in support.pairs], np.int8),
         similarity=nearest.similarity,
     )
-    offers = find_offers(neighbors, len(model.lfs))
+    nearest_votes = find_nearest_votes(neighbors, len(model.lfs))
     scope = find_abstaining_cells(L) if params.extend.scope is Scope.CELLS else find_abstaining_rows(L)
-    item, lf = np.nonzero(extend_votes(offers, scope, to_similarity(given, found.metric.value)))
+    item, lf = np.nonzero(extend_votes(nearest_votes, scope, to_similarity(given, found.metric.value)))
     return pl.DataFrame(
         {
             ITEM_ID: ids.gather(item),
             "lf": pl.Series(model.lfs, dtype=pl.String).gather(lf),
-            "vote": pl.Series(offers.vote[item, lf], dtype=pl.Int8),
-            "neighbor": lenders.gather(nearest.position[offers.pair[item, lf], item]),
-            "similarity": pl.Series(offers.similarity[item, lf], dtype=pl.Float32),
+            "vote": pl.Series(nearest_votes.vote[item, lf], dtype=pl.Int8),
+            "neighbor": lenders.gather(nearest.position[nearest_votes.lf_class[item, lf], item]),
+            "similarity": pl.Series(nearest_votes.similarity[item, lf], dtype=pl.Float32),
         }
     )

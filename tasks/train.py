@@ -24,23 +24,23 @@ from tasks.core.classifiers.end_model import (
     fit_end_model,
     fit_gold_baseline,
 )
-from tasks.core.classifiers.folds import GOLD_FOLDS, GoldRows, assign_folds, is_enough_gold
+from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
     SOURCES,
-    EvidenceLabels,
     LFColumn,
+    NearvoteLabels,
     choose_bandwidth,
-    fit_evidence_labels,
+    fit_nearvote,
     measure_gold_similarity,
-    pool_evidence,
+    pool_votes,
     thin_gold,
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows
 from tasks.errors import DataError
 from tasks.params import Metric, TrainParams
 from tasks.progress import Progress
@@ -50,7 +50,16 @@ from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.neighbor_columns import PairColumns, find_pair_columns
 from tasks.tables.parquet import read_table, read_votes, write_table
-from tasks.tables.paths import END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, MODEL, NEIGHBORS, VALID_GOLD, VOTES
+from tasks.tables.paths import (
+    END_MODEL,
+    END_MODEL_PREDICTIONS,
+    END_MODEL_SUMMARY,
+    ITEMS,
+    NEIGHBORS,
+    SHIPPED_LABELS,
+    VALID_GOLD,
+    VOTES,
+)
 from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import Points, read_points, to_cosine
 from tasks.tables.schemas import probability_column
@@ -117,7 +126,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     inputs = read_inputs(root, k, params)
     vectors = inputs.points.vectors
     with Progress("finding features", total=2 * WHOLE) as progress:
-        features = open_scratch((root / END_MODEL).parent, vectors.shape)
+        features = open_scratch((root / END_MODEL_SUMMARY).parent, vectors.shape)
         spectral_map = fit_spectral_map(vectors, progress.advance)
         apply_spectral_map(spectral_map, vectors, features, progress.advance)
     with Progress("learning from votes", total=HEAD_WORK) as progress:
@@ -127,14 +136,14 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
         bandwidth = choose_bandwidth(progress.follow(columns))
-        pooled = pool_evidence(progress.follow(columns), head.reliability, bandwidth)
+        pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
     near_gold, lookout = None, None
     if inputs.gold is not None:
         lookout = thin_gold(inputs.gold, len(vectors))
         with Progress("comparing with gold", total=WHOLE) as progress:
             near_gold = measure_gold_similarity(vectors, lookout, k, progress.advance)
     with Progress("weighing evidence", total=LABEL_WORK) as progress:
-        nearvote = fit_evidence_labels(pooled, head, balance, inputs.gold, near_gold, params.seed, progress.advance)
+        nearvote = fit_nearvote(pooled, head, balance, inputs.gold, near_gold, params.seed, progress.advance)
     with Progress("fitting the end model", total=END_WORK) as progress:
         end = fit_end_model(
             features,
@@ -155,10 +164,10 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
     judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
     predictions = schemas.tabulate_predictions(inputs.items, judged)
-    write_table(root / END_LABELS, labels, schemas.end_labels(classes))
-    write_table(root / END_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(classes))
+    write_table(root / END_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
-    write_json(root / END_MODEL, description)
+    write_json(root / END_MODEL_SUMMARY, description)
     gold = lookout if _can_learn_from_gold(inputs) else None
     model = SavedModel(
         classes=classes,
@@ -171,12 +180,12 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         head=head.regression,
         reliability=head.reliability,
         bandwidth=bandwidth,
-        evidence=nearvote.parameters,
+        nearvote=nearvote.parameters,
         end=end.parameters,
         gold_vectors=vectors[gold.rows] if gold else vectors[:0],
         gold_classes=gold.classes if gold else np.empty(0, np.int64),
     )
-    write_model(root / MODEL, model)
+    write_model(root / END_MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)
 
 
@@ -202,7 +211,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         items=items,
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
         votes=votes,
-        points=read_points(root, items, metric, (root / END_MODEL).parent),
+        points=read_points(root, items, metric, (root / END_MODEL_SUMMARY).parent),
         metric=metric,
         gold=_read_gold(root, items, k) if params.gold == "valid" else None,
     )
@@ -233,7 +242,7 @@ def _pick_shipped(inputs: Inputs, head: VoteHead) -> Method:
 def _hold_out(
     inputs: Inputs,
     methods: dict[str, Float64],
-    nearvote: EvidenceLabels,
+    nearvote: NearvoteLabels,
     end: EndModel,
     k: int,
     seed: int,
@@ -281,7 +290,7 @@ def _tabulate_labels(inputs: Inputs, posterior: Float64, balance: Float64, class
 def _describe(
     inputs: Inputs,
     shipped: Method,
-    nearvote: EvidenceLabels,
+    nearvote: NearvoteLabels,
     end: EndModel,
     balance: Float64,
     bandwidth: float,

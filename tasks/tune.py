@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.extension import Neighbors, find_offers, to_similarity
+from tasks.core.extension import Neighbors, find_nearest_votes, to_similarity
 from tasks.core.progress_callback import WHOLE
 from tasks.core.thresholds import (
     Choice,
-    Evidence,
+    JudgedItems,
     choose_thresholds,
     count_above,
     draw_hidden,
@@ -66,7 +66,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis:
+class TuningSet:
     """What the thresholds, or at least their curves, are judged by."""
 
     method: TuneMethod
@@ -76,7 +76,7 @@ class Basis:
     """Whether hidden votes stand in for gold."""
     may_choose: bool
     """Whether any threshold is to be chosen, and there is something to choose by."""
-    evidence: Evidence
+    judged: JudgedItems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Chosen:
     """(m,) the same on similarity; infinity: do not extend."""
     candidates: list[Float64]
     """By LF."""
-    basis: Basis
+    tuning_set: TuningSet
     choice: Choice | None
     """None where nothing was to be chosen."""
 
@@ -117,7 +117,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     pairs = find_pair_columns(root / NEIGHBORS, lfs)
     inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
     chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
-    found, candidates, evidence = chosen.thresholds, chosen.candidates, chosen.basis.evidence
+    found, candidates, judged = chosen.thresholds, chosen.candidates, chosen.tuning_set.judged
     write_json(root / THRESHOLDS, found.model_dump(mode="json"))
     originals = (L != ABSTAIN).sum(axis=0)
     extended = _count_extended(root, items, pairs, candidates)
@@ -128,8 +128,8 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
                 "lf": [name] * len(candidates[lf]),
                 "threshold": [_to_user(one, metric) for one in candidates[lf]],
                 "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
-                "valid_coverage": None if chosen.basis.is_hidden else trace_coverage(evidence, lf, candidates[lf]),
-                "metric": trace_curve(evidence, chosen.similarity, lf, candidates[lf]) if len(evidence.gold) else None,
+                "valid_coverage": None if chosen.tuning_set.is_hidden else trace_coverage(judged, lf, candidates[lf]),
+                "metric": trace_curve(judged, chosen.similarity, lf, candidates[lf]) if len(judged.gold) else None,
             }
             curves.append(pl.DataFrame(columns, schema=_CURVE))
     write_csv(root / THRESHOLD_CURVES, pl.concat(curves))
@@ -146,47 +146,49 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
     """
     lfs = inputs.lfs
     _require_lfs(params, lfs)
-    basis = _gather_basis(inputs, params, read_rows)
-    evidence = basis.evidence
-    candidates = [propose_thresholds(evidence.similarity[:, lf], params.candidates) for lf in range(len(lfs))]
+    tuning_set = _gather_tuning_set(inputs, params, read_rows)
+    judged = tuning_set.judged
+    candidates = [propose_thresholds(judged.similarity[:, lf], params.candidates) for lf in range(len(lfs))]
     given = to_similarity(
         np.array([_number(params.thresholds.get(lf, params.default)) for lf in lfs], np.float64), inputs.metric.value
     )
     free = np.array([lf not in params.thresholds for lf in lfs], np.bool_)
     thresholds, choice = given, None
-    if basis.may_choose and free.any():
+    if tuning_set.may_choose and free.any():
         start = np.where(free, np.inf, given)
         with Progress("choosing thresholds", total=WHOLE) as progress:
             if params.method == TuneMethod.GLOBAL:
-                pooled = propose_thresholds(evidence.similarity[:, free].ravel(), params.candidates)
-                choice = choose_thresholds(evidence, fit_global, [pooled] * len(lfs), start, free, progress.advance)
+                pooled = propose_thresholds(judged.similarity[:, free].ravel(), params.candidates)
+                choice = choose_thresholds(judged, fit_global, [pooled] * len(lfs), start, free, progress.advance)
             else:
-                choice = choose_thresholds(evidence, fit_per_lf, candidates, start, free, progress.advance)
+                choice = choose_thresholds(judged, fit_per_lf, candidates, start, free, progress.advance)
         thresholds = choice.thresholds
     found = Thresholds(
         metric=inputs.metric,
-        method=basis.method.value,
+        method=tuning_set.method.value,
         objective=f"{params.metric} of the majority vote" if choice else None,
-        chosen_on=basis.chosen_on,
+        chosen_on=tuning_set.chosen_on,
         curve_metric=f"{params.metric} of the majority vote on "
-        + ("held-out votes, classes weighing the same" if basis.is_hidden else "valid gold"),
+        + ("held-out votes, classes weighing the same" if tuning_set.is_hidden else "valid gold"),
         thresholds={lf: _to_user(value, inputs.metric) for lf, value in zip(lfs, thresholds, strict=True)},
     )
-    return Chosen(thresholds=found, similarity=thresholds, candidates=candidates, basis=basis, choice=choice)
+    return Chosen(thresholds=found, similarity=thresholds, candidates=candidates, tuning_set=tuning_set, choice=choice)
 
 
-def _gather_basis(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Basis:
+def _gather_tuning_set(
+    inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]
+) -> TuningSet:
     """What thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
     L, labels = inputs.L, inputs.labels
     known = np.flatnonzero(labels != ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
     hidden = draw_hidden(L) if is_hidden else None
     rows = known if hidden is None else hidden.rows
-    offers = find_offers(read_rows(rows), L.shape[1])
-    evidence = Evidence(
+    nearest_votes = find_nearest_votes(read_rows(rows), L.shape[1])
+    judged = JudgedItems(
         L=L[rows],
-        vote=offers.vote,
-        similarity=offers.similarity,
+        vote=nearest_votes.vote,
+        similarity=nearest_votes.similarity,
         gold=labels[rows],
         weight=np.ones(len(rows)),
         k=inputs.k,
@@ -195,14 +197,14 @@ def _gather_basis(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.N
     is_given = params.method == TuneMethod.FIXED or (
         is_hidden and params.method != TuneMethod.AGREEMENT and params.default is not None
     )
-    return Basis(
+    return TuningSet(
         method=TuneMethod.AGREEMENT
         if is_hidden and params.method == TuneMethod.PER_LF and not is_given
         else params.method,
         chosen_on=_say_chosen_on(params, is_given, is_hidden, len(rows), len(known)),
         is_hidden=is_hidden,
         may_choose=not is_given and len(rows) > 0,
-        evidence=evidence if hidden is None else hide_votes(evidence, hidden.lf),
+        judged=judged if hidden is None else hide_votes(judged, hidden.lf),
     )
 
 
@@ -250,7 +252,7 @@ def _count_extended(
     counts = [np.zeros(len(one), np.int64) for one in candidates]
     with Progress("measuring coverage", total=items.height) as progress:
         for batch in read_batches(root / NEIGHBORS, schemas.neighbors(needed, items[ITEM_ID].dtype), needed):
-            similarity = find_offers(to_neighbors(batch, pairs), len(candidates)).similarity
+            similarity = find_nearest_votes(to_neighbors(batch, pairs), len(candidates)).similarity
             for lf, one in enumerate(candidates):
                 counts[lf] += count_above(similarity[:, lf], one)
             progress.advance(batch.height)

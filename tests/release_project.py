@@ -13,22 +13,22 @@ import yaml
 from tasks.core.classifiers.end_model import EndParameters
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
-from tasks.core.label_models.nearvote import EvidenceParameters
+from tasks.core.label_models.nearvote import NearvoteParameters
 from tasks.params import Metric
 from tasks.tables import paths, schemas
 from tasks.tables.files import write_json, write_text
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EMBEDDINGS,
-    END_LABELS,
     END_MODEL,
+    END_MODEL_SUMMARY,
     ITEMS,
     LABEL_MODEL,
     METRICS,
-    MODEL,
     NEIGHBORS,
     PROVENANCE,
     REPORT,
+    SHIPPED_LABELS,
     THRESHOLDS,
     VALID_GOLD,
     VOTES,
@@ -80,7 +80,7 @@ def write_run(root: Path, run: Run) -> None:
             "original_votes": pl.Series(original, dtype=pl.Int32),
         }
     )
-    write_table(root / END_LABELS, labels, schemas.end_labels(CLASSES))
+    write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(CLASSES))
     votes = pl.DataFrame(
         {"item_id": item, **{lf: pl.Series(list(column), dtype=pl.Int8) for lf, column in run.votes.items()}}
     )
@@ -128,8 +128,8 @@ def write_run(root: Path, run: Run) -> None:
     )
     write_json(root / THRESHOLDS, thresholds.model_dump(mode="json"))
     write_json(root / LABEL_MODEL, {"kind": "majority_vote", "class_balance": [run.balance, 1 - run.balance]})
-    write_json(root / END_MODEL, {"bandwidth": 0.5})
-    write_model(root / MODEL, make_model(tuple(run.votes), run.balance))
+    write_json(root / END_MODEL_SUMMARY, {"bandwidth": 0.5})
+    write_model(root / END_MODEL, make_model(tuple(run.votes), run.balance))
     write_json(root / METRICS, {"valid": {"majority_vote": {"accuracy": 1.0}}})
     write_text(root / REPORT, f"<!doctype html>\n<!-- {run.comment} -->\n")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False) + f"# {run.comment}\n")
@@ -153,7 +153,7 @@ def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
         head=pure,
         reliability=np.ones((len(lfs), 2)),
         bandwidth=0.5,
-        evidence=EvidenceParameters(
+        evidence=NearvoteParameters(
             class_balance=half, local=half, both=half, means=np.array([1, 1, np.nan]), weights=None, offsets=None
         ),
         end=EndParameters(student=pure, confidence=1.0, gold=None),

@@ -16,7 +16,7 @@ from tasks.params import Metric, Params
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.parquet import read_batches, read_schema, read_table, read_votes
-from tasks.tables.paths import EMBEDDINGS, END_LABELS, ITEMS, VALID_GOLD, VOTES
+from tasks.tables.paths import EMBEDDINGS, ITEMS, SHIPPED_LABELS, VALID_GOLD, VOTES
 from tasks.tables.validation import require_same_items
 
 DECIMALS = 6
@@ -148,7 +148,7 @@ def measure_figures(root: Path, files: Path, params: Params) -> Figures:
     """
     labels = read_table(files / "labels.parquet", schemas.end_labels(params.classes))
     votes = read_votes(files / "votes.parquet", len(params.classes))
-    require_same_items(END_LABELS, labels, VOTES, votes)
+    require_same_items(SHIPPED_LABELS, labels, VOTES, votes)
     lent = schemas.provenance(len(params.classes), votes.schema[ITEM_ID])
     provenance = read_table(files / "provenance.parquet", lent, [ITEM_ID, "lf"])
     rows = read_table(files / "rows.parquet", schemas.ROWS, [ITEM_ID, "similarity"])
@@ -178,7 +178,7 @@ def _score(path: Path, labels: pl.DataFrame, classes: tuple[str, ...]) -> ValidS
     if gold.is_empty():
         return None
     labeled = labels.join(gold, on=ITEM_ID, how="semi", maintain_order="left")
-    require_same_items(path, gold, END_LABELS, labeled)
+    require_same_items(path, gold, SHIPPED_LABELS, labeled)
     P = labeled.select(schemas.probability_column(name) for name in classes).to_numpy()
     scores = metrics.score(P, gold["gold"].to_numpy())
     return ValidScores(gold=gold.height, accuracy=_plain(scores.accuracy), macro_f1=_plain(scores.macro_f1))

@@ -67,14 +67,14 @@ from tasks.tables import paths, schemas
 from tasks.tables.parquet import read_table, read_votes, write_table
 from tasks.tables.paths import (
     EMBEDDINGS,
-    END_LABELS,
     END_MODEL,
+    END_MODEL_SUMMARY,
     ITEMS,
     LABEL_MODEL,
     METRICS,
-    MODEL,
     PROVENANCE,
     REPORT,
+    SHIPPED_LABELS,
     THRESHOLDS,
     VALID_GOLD,
     VOTES,
@@ -91,9 +91,9 @@ FIGURES = "figures.json"
 ROWS = "rows.parquet"
 
 CONTENTS: Mapping[str, Path] = {
-    "labels.parquet": END_LABELS,
-    "model.parquet": MODEL,
-    "end_model.json": END_MODEL,
+    "labels.parquet": SHIPPED_LABELS,
+    "model.parquet": END_MODEL,
+    "end_model.json": END_MODEL_SUMMARY,
     "label_model.json": LABEL_MODEL,
     "thresholds.json": THRESHOLDS,
     "metrics.json": METRICS,

@@ -8,7 +8,7 @@ PIPELINE = "dvc.yaml"
 """The pipeline's definition, in the project's root."""
 
 # The same paths as in tasks/artifacts.py (a test compares them), whose imports would cost every command half a second.
-LABELS = Path("data/train/labels.parquet")
+SHIPPED_LABELS = Path("data/train/labels.parquet")
 METRICS = Path("data/evaluate/metrics.json")
 REPORT = Path("data/evaluate/report.html")
 REPORT_SUMMARY = Path("data/evaluate/summary.md")
@@ -33,7 +33,7 @@ def find_root(start: Path) -> Path:
 
 def find_results(root: Path) -> dict[str, Path]:
     """The results that exist below `root`, by what they are."""
-    results = {"labels": LABELS, "metrics": METRICS, "report": REPORT}
+    results = {"labels": SHIPPED_LABELS, "metrics": METRICS, "report": REPORT}
     return {what: path for what, path in results.items() if (root / path).is_file()}
 
 

@@ -33,7 +33,7 @@ from tasks.errors import EpoxyError
 from tasks.params import Params
 from tasks.tables import schemas
 from tasks.tables.parquet import read_schema, read_table
-from tasks.tables.paths import END_LABELS, END_PREDICTIONS, LABELS, PREDICTIONS
+from tasks.tables.paths import END_MODEL_PREDICTIONS, LABEL_MODEL_LABELS, LABEL_MODEL_PREDICTIONS, SHIPPED_LABELS
 
 PAUSE_SECONDS = 0.03
 """Between two looks at the files: a fraction of what an answer takes, at less than a hundredth of a core."""
@@ -207,19 +207,19 @@ class Loop:
                 self._tell_fit(self.result)
 
     def _tell_shipped(self, result: Result) -> None:
-        path = self._session.copy / END_LABELS
+        path = self._session.copy / SHIPPED_LABELS
         shipped = read_table(path, schemas.end_labels(result.params.classes))
         flips = None if self._shipped is None else compare_labels(self._shipped, shipped)
         self._shipped = shipped
-        self._show_rest("train", self._score(result, END_PREDICTIONS), flips)
+        self._show_rest("train", self._score(result, END_MODEL_PREDICTIONS), flips)
 
     def _tell_fit(self, result: Result) -> None:
-        labels = read_table(self._session.copy / LABELS, schemas.labels(result.params.classes))
+        labels = read_table(self._session.copy / LABEL_MODEL_LABELS, schemas.labels(result.params.classes))
         if not labels.equals(result.labels):
             self._page.fail(
                 "the stage fit gives other labels than those above; this is a fault of the program: report it"
             )
-        self._show_rest("fit", self._score(result, PREDICTIONS), None)
+        self._show_rest("fit", self._score(result, LABEL_MODEL_PREDICTIONS), None)
 
     def _show_rest(self, stage: str, scores: tuple[Score, ...], flips: Flips | None) -> None:
         seconds = time.perf_counter() - self._since

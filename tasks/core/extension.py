@@ -1,6 +1,6 @@
 """Epoxy's extension as a mask over neighbors: which abstaining cells take the vote of their nearest support item.
 
-Source: Chen et al., Train and You'll Miss It (Epoxy), arXiv 2006.15168, section 3, with the corrections of design.md.
+Source: Chen et al., Train and You'll Miss It (Epoxy), arXiv 2006.15168, section 3, with distances and ties put right.
 """
 
 from dataclasses import dataclass
@@ -12,53 +12,53 @@ from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, MetricName,
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbors:
-    """Similarities of n items to the nearest support item, for each pair of an LF and a class in its support."""
+    """Similarities of n items to the nearest support item, for each LF class: an LF and a class in its support."""
 
     lf: Int64
-    """(p,) position of the pair's LF, ascending."""
+    """(p,) position of its LF, ascending."""
     label: Votes
-    """(p,) the pair's class."""
+    """(p,) its class."""
     similarity: Float32
     """(p, n) larger is nearer; NaN where there is no neighbor (the LF votes on the item itself)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offers:
-    """For each of n items and m LFs the vote that the nearest support item offers, whatever the threshold."""
+class NearestVotes:
+    """For each of n items and m LFs the vote that the nearest support item has, whatever the threshold."""
 
     vote: Votes
     """(n, m) its class; ABSTAIN where there is no neighbor, or where different classes are equally near."""
     similarity: Float32
     """(n, m) how near it is; NaN where `vote` is ABSTAIN."""
-    pair: Int64
-    """(n, m) which pair of `Neighbors` it is; -1 where `vote` is ABSTAIN."""
+    lf_class: Int64
+    """(n, m) which LF class of `Neighbors` it is; -1 where `vote` is ABSTAIN."""
 
 
-def find_offers(neighbors: Neighbors, m: int) -> Offers:
-    """The vote that each LF's nearest support item offers, of any class; a tie between classes offers none.
+def find_nearest_votes(neighbors: Neighbors, m: int) -> NearestVotes:
+    """The vote of each LF's nearest support item, of any class; a tie between classes gives none.
 
     >>> two_classes = Neighbors(
     ...     lf=np.array([0, 0]), label=np.int8([0, 1]), similarity=np.float32([[0.9, 0.5], [0.8, 0.5]])
     ... )
-    >>> offers = find_offers(two_classes, 1)
-    >>> offers.vote.ravel().tolist(), offers.pair.ravel().tolist()
+    >>> nearest_votes = find_nearest_votes(two_classes, 1)
+    >>> nearest_votes.vote.ravel().tolist(), nearest_votes.lf_class.ravel().tolist()
     ([0, -1], [0, -1])
     """
     n = neighbors.similarity.shape[1]
     best = np.full((m, n), -np.inf, np.float32)
-    pair = np.full((m, n), -1, np.int64)
-    for place, lf in enumerate(neighbors.lf):
-        similarity = neighbors.similarity[place]
+    lf_class = np.full((m, n), -1, np.int64)
+    for position, lf in enumerate(neighbors.lf):
+        similarity = neighbors.similarity[position]
         nearer, tied = similarity > best[lf], similarity == best[lf]  # both False for NaN
         best[lf][nearer] = similarity[nearer]
-        pair[lf][nearer] = place
-        pair[lf][tied] = -1
-    none = pair < 0
+        lf_class[lf][nearer] = position
+        lf_class[lf][tied] = -1
+    none = lf_class < 0
     labels = np.append(neighbors.label, np.int8(ABSTAIN))
-    return Offers(
-        vote=labels[pair].T,
+    return NearestVotes(
+        vote=labels[lf_class].T,
         similarity=np.where(none, np.float32(np.nan), best).T,
-        pair=pair.T,
+        lf_class=lf_class.T,
     )
 
 
@@ -85,12 +85,14 @@ def to_similarity(thresholds: Float64, metric: MetricName) -> Float64:
     return np.where(np.isnan(oriented), np.inf, oriented)
 
 
-def extend_votes(offers: Offers, scope: Bool, thresholds: Float64) -> Bool:
+def extend_votes(nearest_votes: NearestVotes, scope: Bool, thresholds: Float64) -> Bool:
     """The cells (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
 
     `thresholds` (m,) are those of `to_similarity`. A cosine threshold of 1 never extends, since similarity is at most
     1; votes that exist are kept because no scope holds them.
     """
     # float64 against float64: a float32 threshold would be rounded onto the similarity it must exclude.
-    extended: Bool = scope & (offers.vote != ABSTAIN) & (offers.similarity.astype(np.float64) > thresholds)
+    extended: Bool = (
+        scope & (nearest_votes.vote != ABSTAIN) & (nearest_votes.similarity.astype(np.float64) > thresholds)
+    )
     return extended

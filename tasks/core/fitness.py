@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Float32, Float64, Int64, MetricName, Votes
 
 SAMPLE = 4000
@@ -86,7 +86,7 @@ def find_majority(L: Votes, k: int) -> Votes:
     return np.where(is_clear, counts.argmax(axis=1), ABSTAIN).astype(np.int8)
 
 
-def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance: Advance = tell_nobody) -> Fitness:
+def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance: Advance = ignore_progress) -> Fitness:
     """How often neighbors agree, from an n x n comparison in blocks; meant for a sample.
 
     Parameters

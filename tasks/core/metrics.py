@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.ties import TIE, share_labels
 from tasks.core.types import Float64
 
-Gold = npt.NDArray[np.integer]
-
-TIE = 1e-9
-"""Probabilities nearer than this are tied: rounding in log space moves them by some 1e-15, evidence by far more."""
+GoldClasses = npt.NDArray[np.integer]
 
 FLOOR = 1e-15
 """Log loss takes the probability of the gold class as at least this: one confident mistake costs 34.5, not infinity."""
@@ -75,25 +73,10 @@ class Resampled:
     brier: Float64
 
 
-def decide(P: Float64) -> Float64:
-    """The share of each row's hard label that goes to each class, float64 (n, k), rows sum to one.
-
-    The most probable class gets all of it; classes tied for that (within TIE) share evenly, so that a score is the
-    expectation over random tie-breaking and no class is favored by its position.
-
-    >>> decide(np.array([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2]]))
-    array([[1. , 0. , 0. ],
-           [0.5, 0.5, 0. ]])
-    """
-    tied = np.asarray(P.max(axis=1, keepdims=True) - P < TIE, np.float64)
-    shares: Float64 = tied / tied.sum(axis=1, keepdims=True)
-    return shares
-
-
-def score(P: Float64, gold: Gold) -> Scores:
+def score(P: Float64, gold: GoldClasses) -> Scores:
     """All scores of probabilities `P` against `gold`; with no row at all, everything but n and counts is NaN."""
     n, k = P.shape
-    shares = decide(P) if n else np.zeros((0, k))
+    shares = share_labels(P) if n else np.zeros((0, k))
     confusion = _one_hot(gold, k).T @ shares
     hits, support, predicted = np.diag(confusion), np.bincount(gold, minlength=k), confusion.sum(axis=0)
     f1 = _f1(hits, predicted, support)
@@ -112,7 +95,7 @@ def score(P: Float64, gold: Gold) -> Scores:
     )
 
 
-def reliability(P: Float64, gold: Gold) -> Reliability:
+def reliability(P: Float64, gold: GoldClasses) -> Reliability:
     """Mean confidence (the highest probability) and accuracy per bin; no bins without rows.
 
     At most BINS bins of about equal mass. Rows of equal confidence stay in one bin, by the middle of their ranks, so
@@ -123,7 +106,7 @@ def reliability(P: Float64, gold: Gold) -> Reliability:
     if n == 0:
         return Reliability(confidence=np.zeros(0), accuracy=np.zeros(0), count=np.zeros(0, np.int64))
     confidence = P.max(axis=1)
-    correct = decide(P)[np.arange(n), gold]
+    correct = share_labels(P)[np.arange(n), gold]
     # Rounded to TIE, so that rows which differ by rounding noise alone are one group here too.
     _, group, size = np.unique(np.round(confidence / TIE), return_inverse=True, return_counts=True)
     middle = (np.cumsum(size) - size / 2) / n
@@ -148,7 +131,7 @@ def calibration_error(curve: Reliability) -> float:
 
 
 def resample(
-    probabilities: list[Float64], gold: Gold, *, resamples: int, seed: int, advance: Advance = tell_nobody
+    probabilities: list[Float64], gold: GoldClasses, *, resamples: int, seed: int, advance: Advance = ignore_progress
 ) -> Resampled:
     """Statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
 
@@ -192,10 +175,10 @@ def percentile_interval(samples: Float64, confidence: float) -> Float64:
     return np.moveaxis(np.quantile(samples, [tail, 1 - tail], axis=-1), 0, -1)
 
 
-def _row_statistics(P: Float64, gold: Gold) -> Float64:
+def _row_statistics(P: Float64, gold: GoldClasses) -> Float64:
     """What each row adds to the sums behind every statistic: hits per class, labels per class, log loss, Brier."""
     n, k = P.shape
-    shares, index = decide(P), np.arange(n)
+    shares, index = share_labels(P), np.arange(n)
     statistics = np.zeros((n, 2 * k + 2))
     statistics[index, gold] = shares[index, gold]
     statistics[:, k : 2 * k] = shares
@@ -211,18 +194,18 @@ def _weights(generator: np.random.Generator, n: int, resamples: int) -> Float64:
     return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def _one_hot(gold: Gold, k: int) -> Float64:
+def _one_hot(gold: GoldClasses, k: int) -> Float64:
     truth = np.zeros((len(gold), k))
     truth[np.arange(len(gold)), gold] = 1
     return truth
 
 
-def _log_losses(P: Float64, gold: Gold) -> Float64:
+def _log_losses(P: Float64, gold: GoldClasses) -> Float64:
     losses: Float64 = -np.log(np.maximum(P[np.arange(len(P)), gold], FLOOR))
     return losses
 
 
-def _brier_losses(P: Float64, gold: Gold) -> Float64:
+def _brier_losses(P: Float64, gold: GoldClasses) -> Float64:
     errors = P.astype(np.float64)
     errors[np.arange(len(P)), gold] -= 1
     losses: Float64 = np.square(errors).sum(axis=1)

@@ -10,7 +10,7 @@ WHOLE = 100
 """Hundredths of a piece of work."""
 
 
-def tell_nobody(done: int) -> None:
+def ignore_progress(done: int) -> None:
     """Nothing: the `advance` of work that nobody watches."""
 
 

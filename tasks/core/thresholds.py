@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.progress_callback import WHOLE, Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, Votes
 
 Counts = npt.NDArray[np.int16]
@@ -52,7 +52,7 @@ class Hidden:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class JudgedItems:
     """Items with gold or a hidden vote, what the LFs vote and what their nearest neighbors offer."""
 
     L: Votes
@@ -81,8 +81,8 @@ class Choice:
     """The objective with it, each item judged by thresholds that were fitted without it."""
 
 
-Fit = Callable[[Evidence, Bool, list[Float64], Float64, Bool, Advance], Float64]
-"""Thresholds (f, m) on f parts of the evidence: from all of it, the items of each part (f, n), candidates by LF,
+Fit = Callable[[JudgedItems, Bool, list[Float64], Float64, Bool, Advance], Float64]
+"""Thresholds (f, m) on f parts of the judged items: from all of them, the items of each part (f, n), candidates by LF,
 thresholds to start from (m,), which LFs are free (m,), and who is told of this piece of work."""
 
 
@@ -115,54 +115,52 @@ def draw_hidden(L: Votes, seed: int = 0) -> Hidden:
     return Hidden(rows=rows, lf=lf.astype(np.int64))
 
 
-def hide_votes(evidence: Evidence, lf: Int64) -> Evidence:
+def hide_votes(judged: JudgedItems, lf: Int64) -> JudgedItems:
     """The same items without the votes of `lf` (n,), one LF for each item, and these votes in place of gold.
 
     Each class that is among them has the same total weight, and all n items that of n.
     """
     cells = np.arange(len(lf)), lf
-    L, vote, similarity = evidence.L.copy(), evidence.vote.copy(), evidence.similarity.copy()
+    L, vote, similarity = judged.L.copy(), judged.vote.copy(), judged.similarity.copy()
     L[cells], vote[cells], similarity[cells] = ABSTAIN, ABSTAIN, np.nan
-    gold = evidence.L[cells]
-    counts = np.bincount(gold, minlength=evidence.k)
-    return Evidence(
+    gold = judged.L[cells]
+    counts = np.bincount(gold, minlength=judged.k)
+    return JudgedItems(
         L=L,
         vote=vote,
         similarity=similarity,
         gold=gold,
         weight=len(gold) / np.count_nonzero(counts) / counts[gold] if len(gold) else np.empty(0),
-        k=evidence.k,
-        objective=evidence.objective,
+        k=judged.k,
+        objective=judged.objective,
     )
 
 
-def extend(evidence: Evidence, thresholds: Float64) -> Votes:
+def extend(judged: JudgedItems, thresholds: Float64) -> Votes:
     """The votes (n, m) after extension with `thresholds` (m,) on similarity."""
-    extended = (
-        (evidence.L == ABSTAIN) & (evidence.vote != ABSTAIN) & (evidence.similarity.astype(np.float64) > thresholds)
-    )
-    return np.where(extended, evidence.vote, evidence.L)
+    extended = (judged.L == ABSTAIN) & (judged.vote != ABSTAIN) & (judged.similarity.astype(np.float64) > thresholds)
+    return np.where(extended, judged.vote, judged.L)
 
 
-def score_votes(evidence: Evidence, L: Votes) -> float:
-    """Accuracy or macro F1, in [0, 1], of the majority vote of `L` (n, m) on the items of `evidence`; NaN if n is 0.
+def score_votes(judged: JudgedItems, L: Votes) -> float:
+    """Accuracy or macro F1, in [0, 1], of the majority vote of `L` (n, m) on the items of `judged`; NaN if n is 0.
 
     Macro F1 is the mean over the classes that occur in gold.
     """
     if not len(L):
         return float("nan")
-    totals = _judge(evidence, _count_votes(L, evidence.k)[None]) @ evidence.weight
-    return float(_score(evidence, evidence.weight[None], totals[:, :, None])[0, 0])
+    totals = _judge(judged, _count_votes(L, judged.k)[None]) @ judged.weight
+    return float(_score(judged, judged.weight[None], totals[:, :, None])[0, 0])
 
 
-def trace_curve(evidence: Evidence, thresholds: Float64, lf: int, candidates: Float64) -> Float64:
+def trace_curve(judged: JudgedItems, thresholds: Float64, lf: int, candidates: Float64) -> Float64:
     """The objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
     without = np.where(np.arange(len(thresholds)) == lf, np.inf, thresholds)
-    counts = _count_votes(extend(evidence, without), evidence.k)[None]
-    weight, own = evidence.weight[None], _rank_offers(evidence, lf)
-    _, gained = _try_offers(evidence, weight, counts, own, np.array([np.inf]))
-    total = _judge(evidence, counts) @ weight[:, :, None]
-    curve: Float64 = _score(evidence, weight, total + gained[:, :, own.count_above(candidates)])[0]
+    counts = _count_votes(extend(judged, without), judged.k)[None]
+    weight, own = judged.weight[None], _rank_offers(judged, lf)
+    _, gained = _try_offers(judged, weight, counts, own, np.array([np.inf]))
+    total = _judge(judged, counts) @ weight[:, :, None]
+    curve: Float64 = _score(judged, weight, total + gained[:, :, own.count_above(candidates)])[0]
     return curve
 
 
@@ -172,45 +170,45 @@ def count_above(similarity: Float32, thresholds: Float64) -> Int64:
     return len(known) - np.searchsorted(known, thresholds, side="right")
 
 
-def trace_coverage(evidence: Evidence, lf: int, candidates: Float64) -> Float64:
+def trace_coverage(judged: JudgedItems, lf: int, candidates: Float64) -> Float64:
     """The share (c,) of items with a vote of `lf` for each candidate as its threshold."""
-    abstains = evidence.L[:, lf] == ABSTAIN
-    votes = (~abstains).sum() + count_above(evidence.similarity[abstains, lf], candidates)
+    abstains = judged.L[:, lf] == ABSTAIN
+    votes = (~abstains).sum() + count_above(judged.similarity[abstains, lf], candidates)
     share: Float64 = votes / len(abstains)
     return share
 
 
 def fit_global(
-    evidence: Evidence,
+    judged: JudgedItems,
     parts: Bool,
     candidates: list[Float64],
     start: Float64,
     free: Bool,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> Float64:
     """The best single threshold for all `free` LFs (m,), the others keeping `start`; among equals the highest.
 
     All entries of `candidates` are the same.
     """
-    weight = evidence.weight * parts
+    weight = judged.weight * parts
     totals = []
     with count_steps(advance, len(candidates[0])) as step:
-        for counts in _count_each(evidence, candidates[0], start, free):
-            totals.append(_judge(evidence, counts) @ weight.T)
+        for counts in _count_each(judged, candidates[0], start, free):
+            totals.append(_judge(judged, counts) @ weight.T)
             step(len(counts))
-    best = _find_first_best(_score(evidence, weight, np.concatenate(totals).transpose(2, 1, 0)))
+    best = _find_first_best(_score(judged, weight, np.concatenate(totals).transpose(2, 1, 0)))
     return np.where(free, candidates[0][best][:, None], start)
 
 
-def _count_each(evidence: Evidence, candidates: Float64, start: Float64, free: Bool) -> Iterator[Counts]:
+def _count_each(judged: JudgedItems, candidates: Float64, start: Float64, free: Bool) -> Iterator[Counts]:
     """Votes (c, k, n) after extension of all `free` LFs at each of some `candidates`, until all had their turn."""
-    n, k = len(evidence.L), evidence.k
-    rows, lfs = np.nonzero((evidence.L == ABSTAIN) & (evidence.vote != ABSTAIN) & free)
-    cell = evidence.vote[rows, lfs].astype(np.int64) * n + rows
+    n, k = len(judged.L), judged.k
+    rows, lfs = np.nonzero((judged.L == ABSTAIN) & (judged.vote != ABSTAIN) & free)
+    cell = judged.vote[rows, lfs].astype(np.int64) * n + rows
     # Candidates descend, and an offer that one of them lets pass is let pass by all that follow.
-    above = np.searchsorted(candidates[::-1], evidence.similarity[rows, lfs].astype(np.float64))
+    above = np.searchsorted(candidates[::-1], judged.similarity[rows, lfs].astype(np.float64))
     first = len(candidates) - above
-    counts = _count_votes(extend(evidence, np.where(free, np.inf, start)), k)
+    counts = _count_votes(extend(judged, np.where(free, np.inf, start)), k)
     together = max(1, _CELLS // max(k * n, 1))
     for at in range(0, len(candidates), together):
         size = min(together, len(candidates) - at)
@@ -222,31 +220,31 @@ def _count_each(evidence: Evidence, candidates: Float64, start: Float64, free: B
 
 
 def fit_per_lf(
-    evidence: Evidence,
+    judged: JudgedItems,
     parts: Bool,
     candidates: list[Float64],
     start: Float64,
     free: Bool,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> Float64:
     """Thresholds (f, m) by coordinate ascent from `start`: LF by LF the best candidate, until none gains.
 
     Among equals the highest.
     """
     places = np.flatnonzero(free).tolist()
-    ranked = {lf: _rank_offers(evidence, lf) for lf in places}
-    weight = evidence.weight * parts
+    ranked = {lf: _rank_offers(judged, lf) for lf in places}
+    weight = judged.weight * parts
     thresholds = np.tile(start, (len(parts), 1))
-    counts = np.repeat(_count_votes(extend(evidence, start), evidence.k)[None], len(parts), axis=0)
-    total = _judge(evidence, counts) @ weight[:, :, None]
+    counts = np.repeat(_count_votes(extend(judged, start), judged.k)[None], len(parts), axis=0)
+    total = _judge(judged, counts) @ weight[:, :, None]
     same = -1  # LFs in a row that kept their thresholds: once all but the last to change have, all will
     with count_steps(advance, len(places) * _SWEEPS) as step:
         for lf in places * _SWEEPS:
             step(1)
             own, before = ranked[lf], thresholds[:, lf].copy()
-            without, gained = _try_offers(evidence, weight, counts, own, before)
+            without, gained = _try_offers(judged, weight, counts, own, before)
             total -= _take_each(gained, own.count_above(before))
-            scores = _score(evidence, weight, total + gained[:, :, own.count_above(candidates[lf])])
+            scores = _score(judged, weight, total + gained[:, :, own.count_above(candidates[lf])])
             thresholds[:, lf] = candidates[lf][_find_first_best(scores)]
             total += _take_each(gained, own.count_above(thresholds[:, lf]))
             if np.array_equal(thresholds[:, lf], before):
@@ -260,12 +258,12 @@ def fit_per_lf(
 
 
 def choose_thresholds(
-    evidence: Evidence,
+    judged: JudgedItems,
     fit: Fit,
     candidates: list[Float64],
     start: Float64,
     free: Bool,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> Choice:
     """Cross-fitted thresholds: the upper median, by LF, of those that `fit` finds with one fold at a time left out.
 
@@ -274,7 +272,7 @@ def choose_thresholds(
 
     Parameters
     ----------
-    evidence
+    judged
         n items with gold or a hidden vote, n at least 1; the i-th is in fold i mod FOLDS.
     fit
         `fit_per_lf` or `fit_global`.
@@ -287,18 +285,18 @@ def choose_thresholds(
     advance
         Is told of one piece of work.
     """
-    n = len(evidence.gold)
+    n = len(judged.gold)
     folds = min(FOLDS, n)
     fold = np.arange(n) % folds
     parts = (fold != np.arange(folds)[:, None]) | (folds == 1)
-    together = max(1, _CELLS // (evidence.k * n))
+    together = max(1, _CELLS // (judged.k * n))
     blocks = range(0, folds, together)
     with count_steps(advance, len(blocks) * WHOLE) as step:
         fitted = np.concatenate(
-            [fit(evidence, parts[one : one + together], candidates, start, free, step) for one in blocks]
+            [fit(judged, parts[one : one + together], candidates, start, free, step) for one in blocks]
         )
-    before = score_votes(evidence, extend(evidence, start))
-    after = score_votes(evidence, extend(evidence, fitted[fold]))
+    before = score_votes(judged, extend(judged, start))
+    after = score_votes(judged, extend(judged, fitted[fold]))
     if after <= before + _GAIN:
         return Choice(thresholds=start, before=before, after=before)
     return Choice(thresholds=np.sort(fitted, axis=0)[folds // 2], before=before, after=after)
@@ -336,14 +334,14 @@ class _Ranked:
         return above[:, None] * self.vote
 
 
-def _rank_offers(evidence: Evidence, lf: int) -> _Ranked:
-    rows = np.flatnonzero((evidence.L[:, lf] == ABSTAIN) & (evidence.vote[:, lf] != ABSTAIN))
-    similarity = evidence.similarity[rows, lf].astype(np.float64)
+def _rank_offers(judged: JudgedItems, lf: int) -> _Ranked:
+    rows = np.flatnonzero((judged.L[:, lf] == ABSTAIN) & (judged.vote[:, lf] != ABSTAIN))
+    similarity = judged.similarity[rows, lf].astype(np.float64)
     order = np.argsort(-similarity, kind="stable")
-    classes = np.arange(evidence.k)[:, None]
+    classes = np.arange(judged.k)[:, None]
     return _Ranked(
         rows=rows[order],
-        vote=(evidence.vote[rows[order], lf] == classes).astype(np.int16),
+        vote=(judged.vote[rows[order], lf] == classes).astype(np.int16),
         similarity=similarity[order],
     )
 
@@ -353,7 +351,7 @@ def _count_votes(L: Votes, k: int) -> Counts:
     return np.stack([np.equal(L, label).sum(axis=1, dtype=np.int16) for label in range(k)])
 
 
-def _judge(evidence: Evidence, counts: Counts, rows: Int64 | slice = slice(None)) -> Float64:
+def _judge(judged: JudgedItems, counts: Counts, rows: Int64 | slice = slice(None)) -> Float64:
     """(f, q, r): what the majority vote of `counts` (f, k, r) on `rows` adds to the sums that the objective is made of.
 
     Accuracy: the share of the gold class. Macro F1: that for each class, then the share of each class. Tied classes
@@ -361,27 +359,27 @@ def _judge(evidence: Evidence, counts: Counts, rows: Int64 | slice = slice(None)
     """
     top = counts == counts.max(axis=1, keepdims=True)
     tied = top.sum(axis=1, dtype=np.int16)[:, None]
-    is_gold = evidence.gold[rows] == np.arange(evidence.k, dtype=np.int8)[:, None]
-    if evidence.objective == "accuracy":
+    is_gold = judged.gold[rows] == np.arange(judged.k, dtype=np.int8)[:, None]
+    if judged.objective == "accuracy":
         return np.asarray((top & is_gold).any(axis=1, keepdims=True) / tied)
     share = top / tied
     return np.concatenate([share * is_gold, share], axis=1)
 
 
-def _score(evidence: Evidence, weight: Float64, totals: Float64) -> Float64:
+def _score(judged: JudgedItems, weight: Float64, totals: Float64) -> Float64:
     """The objective (f, c) from sums (f, q, c) as of `_judge`, of items that weigh `weight` (f, n)."""
-    if evidence.objective == "accuracy":
+    if judged.objective == "accuracy":
         accuracy: Float64 = totals[:, 0] / weight.sum(axis=1, keepdims=True)
         return accuracy
-    actual = (weight @ (evidence.gold[:, None] == np.arange(evidence.k)))[:, :, None]
+    actual = (weight @ (judged.gold[:, None] == np.arange(judged.k)))[:, :, None]
     occurs = actual > 0
-    f1 = 2 * totals[:, : evidence.k] / np.where(occurs, totals[:, evidence.k :] + actual, np.inf)
+    f1 = 2 * totals[:, : judged.k] / np.where(occurs, totals[:, judged.k :] + actual, np.inf)
     mean: Float64 = f1.sum(axis=1) / occurs.sum(axis=1)
     return mean
 
 
 def _try_offers(
-    evidence: Evidence, weight: Float64, counts: Counts, own: _Ranked, thresholds: Float64
+    judged: JudgedItems, weight: Float64, counts: Counts, own: _Ranked, thresholds: Float64
 ) -> tuple[Counts, Float64]:
     """Votes (f, k, r) on the items of an LF's offers without these, and what its nearest 0, 1, ..., r offers gain.
 
@@ -389,7 +387,7 @@ def _try_offers(
     changes its own item alone, so that in order of falling similarity the changes add up.
     """
     without = counts.take(own.rows, axis=2) - own.cast(thresholds)
-    change = _judge(evidence, without + own.vote, own.rows) - _judge(evidence, without, own.rows)
+    change = _judge(judged, without + own.vote, own.rows) - _judge(judged, without, own.rows)
     gained = np.zeros((*change.shape[:2], len(own.rows) + 1))
     np.cumsum(change * weight.take(own.rows, axis=1)[:, None], axis=2, out=gained[:, :, 1:])
     return without, gained

@@ -1,28 +1,44 @@
-"""From probabilities to hard labels, and how many of these are right; ties are the same to both."""
+"""From probabilities to hard labels, and how many of these are right: the one rule by which classes tie."""
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.core.types import Float64
+from tasks.core.types import Bool, Float64, Int64
 
-SAME = 12
-"""Digits to which probabilities must agree to tie; rounding in the last bits must not break a tie."""
+TIE = 1e-12
+"""Probabilities this near to the highest one tie with it: rounding moves them by some 1e-15, evidence by far more."""
 
 
-def score_labels(probabilities: Float64, classes: npt.NDArray[np.int64]) -> Float64:
-    """(n,): 1 where the most probable class is right, 0 where it is wrong, 1 / t where t classes tie and one is right."""
-    top = _find_top(probabilities)
-    shares: Float64 = top[np.arange(len(classes)), classes] / top.sum(axis=1)
+def find_top(probabilities: Float64) -> Bool:
+    """Return the classes (n, k) that are the most probable ones of their rows, or tie with it.
+
+    >>> find_top(np.array([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2]])).tolist()
+    [[True, False, False], [True, True, False]]
+    """
+    top: Bool = probabilities >= probabilities.max(axis=1, keepdims=True) - TIE
+    return top
+
+
+def share_labels(probabilities: Float64) -> Float64:
+    """Return the share of each row's hard label that goes to each class, (n, k), rows sum to one.
+
+    Classes that tie share evenly, so that a score is its expectation over random tie-breaking and no class is favored
+    by its position.
+
+    >>> share_labels(np.array([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2]])).tolist()
+    [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
+    """
+    top = find_top(probabilities)
+    shares: Float64 = top / top.sum(axis=1, keepdims=True)
     return shares
 
 
-def pick_labels(probabilities: Float64, class_balance: Float64) -> npt.NDArray[np.intp]:
-    """(n,): the most probable class; of those that tie, the one with the larger class balance, then the first."""
-    picked: npt.NDArray[np.intp] = np.argmax(np.where(_find_top(probabilities), class_balance, -1.0), axis=1)
+def score_labels(probabilities: Float64, classes: Int64) -> Float64:
+    """Return 1 where the hard label is right, 0 where it is wrong, 1 / t where t classes tie and one is right, (n,)."""
+    scores: Float64 = share_labels(probabilities)[np.arange(len(classes)), classes]
+    return scores
+
+
+def pick_labels(probabilities: Float64, class_balance: Float64) -> Int64:
+    """Return the hard label, (n,): of classes that tie, the one with the larger class balance, then the first."""
+    picked: Int64 = np.argmax(np.where(find_top(probabilities), class_balance, -1.0), axis=1)
     return picked
-
-
-def _find_top(probabilities: Float64) -> npt.NDArray[np.bool_]:
-    rounded = probabilities.round(SAME)
-    top: npt.NDArray[np.bool_] = rounded == rounded.max(axis=1, keepdims=True)
-    return top

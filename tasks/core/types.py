@@ -1,5 +1,6 @@
-"""Names that every layer shares: array types, and the two constants of all tables of votes."""
+"""Names that every layer shares: array types, gold rows, and the two constants of all tables of votes."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,3 +26,13 @@ ABSTAIN = -1
 
 ITEM_ID = "item_id"
 """The column by which the rows of all tables are joined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldRows:
+    """Items, or rows of a label matrix, whose gold class may be used."""
+
+    rows: Int64
+    """(g,) positions, each at most once."""
+    classes: Int64
+    """(g,) 0..k-1."""

@@ -16,7 +16,7 @@ import polars as pl
 from tasks.core.classifiers.end_model import EndParameters, GoldParameters, VoteCode
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
-from tasks.core.label_models.nearvote import SOURCES, EvidenceParameters
+from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters
 from tasks.core.types import Float64
 from tasks.errors import DataError
 from tasks.params import Metric
@@ -46,7 +46,7 @@ class SavedModel:
     head: SoftmaxRegression
     reliability: Float64
     bandwidth: float
-    evidence: EvidenceParameters
+    nearvote: NearvoteParameters
     end: EndParameters
     gold_vectors: npt.NDArray[np.float32]
     gold_classes: npt.NDArray[np.int64]
@@ -149,15 +149,15 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
         "head/intercept": model.head.intercept,
         "reliability": model.reliability,
         "bandwidth": model.bandwidth,
-        "evidence/class_balance": model.evidence.class_balance,
-        "evidence/local": model.evidence.local,
-        "evidence/both": model.evidence.both,
-        "evidence/means": model.evidence.means,
+        "evidence/class_balance": model.nearvote.class_balance,
+        "evidence/local": model.nearvote.local,
+        "evidence/both": model.nearvote.both,
+        "evidence/means": model.nearvote.means,
         "student/coef": model.end.student.coef,
         "student/intercept": model.end.student.intercept,
         "student/confidence": model.end.confidence,
     }
-    learned, weights, offsets = model.end.gold, model.evidence.weights, model.evidence.offsets
+    learned, weights, offsets = model.end.gold, model.nearvote.weights, model.nearvote.offsets
     if learned is not None and weights is not None and offsets is not None:
         values |= {
             "evidence/weights": weights,
@@ -203,7 +203,7 @@ def _build(
         head=regression("head"),
         reliability=arrays["reliability"],
         bandwidth=float(arrays["bandwidth"]),
-        evidence=EvidenceParameters(
+        nearvote=NearvoteParameters(
             class_balance=arrays["evidence/class_balance"],
             local=arrays["evidence/local"],
             both=arrays["evidence/both"],

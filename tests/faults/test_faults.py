@@ -32,7 +32,7 @@ from flows.releases.store import create_release, read_labels, read_release, veri
 from flows.runner.dvc_repo import Command, Outcome, read_stages, remove_leftovers, run_stage
 from tasks.__main__ import STAGES
 from tasks.errors import DataError, LabelingFunctionError, StageError
-from tasks.tables.paths import END_LABELS, VOTES
+from tasks.tables.paths import SHIPPED_LABELS, VOTES
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -479,7 +479,7 @@ def test_hardly_a_problem(project: Path, name: str, k: int) -> None:
     assert complaint in said and "Traceback" not in said
     if complaint:
         return
-    labels = pl.read_parquet(project / END_LABELS)
+    labels = pl.read_parquet(project / SHIPPED_LABELS)
     assert labels["item_id"].to_list() == list(range(len(vectors)))
     P = labels.select(f"p_{one}" for one in classes).to_numpy()
     assert np.allclose(P.sum(axis=1), 1) and np.isfinite(P).all()

@@ -14,7 +14,7 @@ from tasks.errors import EpoxyError
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.parquet import read_table, read_votes
-from tasks.tables.paths import LABELS, METRICS, REPORT, VOTES
+from tasks.tables.paths import LABEL_MODEL_LABELS, METRICS, REPORT, VOTES
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT.parent / "shared" / "datasets"
@@ -56,7 +56,7 @@ def test_a_real_task_goes_from_raw_files_to_a_report(name, tmp_path):
     assert metrics["test"]["majority_vote"]["accuracy"] == pytest.approx(MAJORITY_VOTE[name], abs=0.0005)
     items = pl.read_parquet(DATASETS / name / "items.parquet")
     classes = yaml.safe_load((root / "params.yaml").read_text())["classes"]
-    labels = read_table(root / LABELS, schemas.labels(classes))
+    labels = read_table(root / LABEL_MODEL_LABELS, schemas.labels(classes))
     assert sorted(labels["item_id"]) == sorted(items["item_id"])
     probabilities = labels.select(pl.col("^p_.*$")).to_numpy()
     assert np.allclose(probabilities.sum(axis=1), 1)

@@ -20,19 +20,19 @@ from tasks.tables.files import write_csv, write_json
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EMBEDDING_FITNESS,
-    END_LABELS,
-    END_MODEL,
-    END_PREDICTIONS,
+    END_MODEL_PREDICTIONS,
+    END_MODEL_SUMMARY,
     EXTENDED_VOTES,
     ITEMS,
     LABEL_MODEL,
+    LABEL_MODEL_PREDICTIONS,
     LF_REPORT,
     LF_SUMMARY,
     METRICS,
     PLOTS,
-    PREDICTIONS,
     REPORT,
     REPORT_SUMMARY,
+    SHIPPED_LABELS,
     THRESHOLD_CURVES,
     THRESHOLDS,
     VALID_GOLD,
@@ -92,15 +92,15 @@ class Project:
             "original_votes": (self.original >= 0).sum(axis=1).astype(np.int32),
         }
         write_table(
-            root / END_LABELS,
+            root / SHIPPED_LABELS,
             pl.DataFrame([ids]).with_columns(pl.Series(name, values) for name, values in labels.items()),
             schemas.end_labels(self.classes),
         )
         columns = {f"{name}/{c}": P[:, c] for name, P in self.methods.items() if name != "shipped" for c in range(k)}
         table = pl.DataFrame([ids]).with_columns(pl.Series(name, values) for name, values in columns.items())
-        write_table(root / PREDICTIONS, table, schemas.predictions(k, columns))
-        write_table(root / END_PREDICTIONS, pl.DataFrame([ids]), schemas.predictions(k, ()))
-        write_json(root / END_MODEL, self.describe_end_model())
+        write_table(root / LABEL_MODEL_PREDICTIONS, table, schemas.predictions(k, columns))
+        write_table(root / END_MODEL_PREDICTIONS, pl.DataFrame([ids]), schemas.predictions(k, ()))
+        write_json(root / END_MODEL_SUMMARY, self.describe_end_model())
         summary = pl.DataFrame(
             {
                 "lf": lfs,
@@ -329,9 +329,9 @@ def test_only_withheld_gold_moves_the_test_figures(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: rewrite(root / PREDICTIONS, lambda t: t.drop("majority_vote/0", "majority_vote/1")), "majority_vote"),
-        (lambda root: rewrite(root / PREDICTIONS, lambda t: t.drop("label_model_extended/1")), "label_model_extended/1"),
-        (lambda root: rewrite(root / END_LABELS, lambda t: t[1:]), "1 items"),
+        (lambda root: rewrite(root / LABEL_MODEL_PREDICTIONS, lambda t: t.drop("majority_vote/0", "majority_vote/1")), "majority_vote"),
+        (lambda root: rewrite(root / LABEL_MODEL_PREDICTIONS, lambda t: t.drop("label_model_extended/1")), "label_model_extended/1"),
+        (lambda root: rewrite(root / SHIPPED_LABELS, lambda t: t[1:]), "1 items"),
         (lambda root: rewrite(root / EXTENDED_VOTES, lambda t: t.rename({"lf_b": "lf_c"})), "other labeling functions"),
         (lambda root: rewrite(root / VALID_GOLD, lambda t: t.with_columns(item_id=pl.col("item_id") + 100)), "2 items with gold"),
         (lambda root: (root / THRESHOLD_CURVES).write_text("lf,threshold\nlf_a,0.5\n"), "'coverage' is missing"),

@@ -15,7 +15,7 @@ from tasks.core.extension import (
     extend_votes,
     find_abstaining_cells,
     find_abstaining_rows,
-    find_offers,
+    find_nearest_votes,
     to_similarity,
 )
 from tasks.errors import DataError
@@ -29,13 +29,13 @@ NAN = np.nan
 
 
 def offers_of(lf, label, similarity, m):
-    return find_offers(Neighbors(lf=np.array(lf), label=np.int8(label), similarity=np.float32(similarity)), m)
+    return find_nearest_votes(Neighbors(lf=np.array(lf), label=np.int8(label), similarity=np.float32(similarity)), m)
 
 
 def test_the_nearer_class_offers_and_a_tie_offers_nothing():
     offers = offers_of([0, 0, 1], [0, 2, 1], [[0.5, 0.5, NAN], [0.25, 0.5, NAN], [NAN, 0.1, -1]], 2)
     assert offers.vote.tolist() == [[0, -1], [-1, 1], [-1, 1]]
-    assert offers.pair.tolist() == [[0, -1], [-1, 2], [-1, 2]]
+    assert offers.lf_class.tolist() == [[0, -1], [-1, 2], [-1, 2]]
     np.testing.assert_array_equal(offers.similarity, np.float32([[0.5, NAN], [NAN, 0.1], [NAN, -1]]))
 
 

@@ -15,7 +15,16 @@ from tasks.params import FitParams, IndexParams
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.parquet import write_table
-from tasks.tables.paths import EMBEDDINGS, EXTENDED_VOTES, ITEMS, LABEL_MODEL, LABELS, PREDICTIONS, VALID_GOLD, VOTES
+from tasks.tables.paths import (
+    EMBEDDINGS,
+    EXTENDED_VOTES,
+    ITEMS,
+    LABEL_MODEL,
+    LABEL_MODEL_LABELS,
+    LABEL_MODEL_PREDICTIONS,
+    VALID_GOLD,
+    VOTES,
+)
 
 DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
 needs_datasets = pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared data sets are not on this machine")
@@ -50,8 +59,8 @@ def write_embeddings(root, ids, vectors, classes):
 
 
 def read_results(root):
-    labels = pl.read_parquet(root / LABELS)
-    predictions = pl.read_parquet(root / PREDICTIONS)
+    labels = pl.read_parquet(root / LABEL_MODEL_LABELS)
+    predictions = pl.read_parquet(root / LABEL_MODEL_PREDICTIONS)
     return labels, predictions, read_json(root / LABEL_MODEL)
 
 
@@ -112,7 +121,9 @@ def test_a_second_run_writes_the_same_bytes_and_the_saved_model_says_the_same(tm
     written = []
     for _ in range(2):
         fit.run(tmp_path, CLASSES, FitParams(label_model=kind))
-        written.append([(tmp_path / path).read_bytes() for path in (LABELS, PREDICTIONS, LABEL_MODEL)])
+        written.append(
+            [(tmp_path / path).read_bytes() for path in (LABEL_MODEL_LABELS, LABEL_MODEL_PREDICTIONS, LABEL_MODEL)]
+        )
     assert written[0] == written[1]
     labels, _, described = read_results(tmp_path)
     again = from_json(described["model"]).predict_proba(votes.astype(np.int8))
@@ -199,7 +210,7 @@ def test_votes_on_no_item_at_all_are_an_error(tmp_path):
     write_project(tmp_path, SPLIT, [[-1, -1, -1]] * 10)
     with pytest.raises(DataError, match="none of the 3 labeling functions votes on any of the 10 items"):
         fit.run(tmp_path, CLASSES, FitParams())
-    assert not (tmp_path / LABELS).exists()
+    assert not (tmp_path / LABEL_MODEL_LABELS).exists()
 
 
 @pytest.mark.parametrize("kind", ["auto", "majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"])

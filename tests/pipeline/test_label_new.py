@@ -14,15 +14,15 @@ from tasks.label_new import LabeledRows, label_rows
 from tasks.params import Metric, Params
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
-from tasks.tables.paths import EMBEDDINGS, END_LABELS, ITEMS, MODEL, PROVENANCE, THRESHOLDS, VALID_GOLD, VOTES
+from tasks.tables.paths import EMBEDDINGS, END_MODEL, ITEMS, PROVENANCE, SHIPPED_LABELS, THRESHOLDS, VALID_GOLD, VOTES
 from tasks.tables.release_rows import Counts, read_rows
 
 FILES = {
-    "labels.parquet": END_LABELS,
+    "labels.parquet": SHIPPED_LABELS,
     "votes.parquet": VOTES,
     "provenance.parquet": PROVENANCE,
     "thresholds.json": THRESHOLDS,
-    "model.parquet": MODEL,
+    "model.parquet": END_MODEL,
 }
 
 

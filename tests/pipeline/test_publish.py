@@ -22,7 +22,7 @@ from flows.releases.publish import CarryError, publish_release, publish_rollback
 from flows.releases.store import RefusedError, find_release, list_releases, publish, verify_all, verify_release
 from tasks.errors import DataError
 from tasks.tables import paths
-from tasks.tables.paths import END_LABELS
+from tasks.tables.paths import SHIPPED_LABELS
 from tasks.tables.release_rows import Counts
 
 pytestmark = pytest.mark.slow
@@ -166,7 +166,7 @@ def test_dvc_api_reads_a_release_from_git_alone(team):
     pointer = subprocess.run(["git", "show", "main:releases/current"], cwd=url, capture_output=True, text=True).stdout
     assert pointer == made.id
     labels = dvc.api.read(f"releases/{pointer}/labels.parquet", repo=url, rev="main", mode="rb")
-    assert labels == (team.root / END_LABELS).read_bytes()
+    assert labels == (team.root / SHIPPED_LABELS).read_bytes()
 
 
 def test_by_default_git_is_left_alone_and_the_bytes_are_in_the_cache(team):

@@ -46,7 +46,7 @@ from flows.releases.store import (
 )
 from tasks.errors import DataError, EpoxyError, GateError, ParamsError, StageError
 from tasks.tables import release_rows
-from tasks.tables.paths import END_LABELS, LABEL_MODEL, METRICS, REPORT, THRESHOLDS, VOTES
+from tasks.tables.paths import LABEL_MODEL, METRICS, REPORT, SHIPPED_LABELS, THRESHOLDS, VOTES
 from tasks.tables.release_rows import Counts, compare_rows
 
 DEFAULT = GateLimits.model_validate({})
@@ -91,12 +91,12 @@ def test_a_release_holds_what_the_run_made(root):
     manifest = verify_release(root, made.id).manifest
     assert manifest.classes == CLASSES and manifest.items == 4 and manifest.labels == {"ham": 2, "spam": 2}
     assert manifest.inputs["raw"] == "0" * 32 + ".dir"
-    labels = (root / END_LABELS).read_bytes()
-    assert manifest.inputs[str(END_LABELS)] == hashlib.md5(labels).hexdigest()
+    labels = (root / SHIPPED_LABELS).read_bytes()
+    assert manifest.inputs[str(SHIPPED_LABELS)] == hashlib.md5(labels).hexdigest()
     assert manifest.files["labels.parquet"].sha256 == hashlib.sha256(labels).hexdigest()
     assert list(manifest.lf_sources) == ["lfs/spam.py"]
     assert manifest.packages["polars"] == pl.__version__
-    assert read_labels(read_release(root)).equals(pl.read_parquet(root / END_LABELS))
+    assert read_labels(read_release(root)).equals(pl.read_parquet(root / SHIPPED_LABELS))
 
 
 def test_current_is_a_relative_link_and_a_moved_project_keeps_it(root):
@@ -178,7 +178,7 @@ def test_a_missing_or_foreign_artifact_stops_the_release(root, name):
         (METRICS, b"[" * 100_000),
         (LABEL_MODEL, b"\xff"),
         (THRESHOLDS, b'{"thresholds": {"offer": "0.5"}}'),
-        (END_LABELS, b"PAR1PAR1"),
+        (SHIPPED_LABELS, b"PAR1PAR1"),
     ],
 )
 def test_an_artifact_that_says_nonsense_is_not_released_even_if_dvc_knows_it(root, name, content):
@@ -326,7 +326,7 @@ def test_the_difference_of_two_releases(root):
         ("class_balance.1", 0.5, 0.75),
     ]
     assert difference.metrics == () and difference.params == ()
-    assert str(END_LABELS) in difference.inputs and "raw" not in difference.inputs
+    assert str(SHIPPED_LABELS) in difference.inputs and "raw" not in difference.inputs
     table = json.loads(json.dumps(tabulate_difference(difference)))
     assert table["labels"]["flips"] == [{"item_id": "c", "before": "ham", "after": "spam"}]
     text = describe_difference(difference)
@@ -977,7 +977,7 @@ def test_what_changes_meanwhile_stops_the_release_of_a_night(root):
     with pytest.raises(DataError, match="changed while its new rows were labeled"):
         create_release(root, NIGHT, night=night)
     night = label_night(root)
-    (root / VOTES).write_bytes((root / END_LABELS).read_bytes())
+    (root / VOTES).write_bytes((root / SHIPPED_LABELS).read_bytes())
     with pytest.raises(DataError, match=r"votes\.parquet changed while"):
         create_release(root, NIGHT, night=night)
     assert release(root, B) != first

@@ -13,13 +13,22 @@ from tasks.params import IndexParams, Metric, SearchParams, TrainParams, read_pa
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.parquet import read_table, write_table
-from tasks.tables.paths import EMBEDDINGS, END_LABELS, END_MODEL, END_PREDICTIONS, ITEMS, MODEL, VALID_GOLD, VOTES
+from tasks.tables.paths import (
+    EMBEDDINGS,
+    END_MODEL,
+    END_MODEL_PREDICTIONS,
+    END_MODEL_SUMMARY,
+    ITEMS,
+    SHIPPED_LABELS,
+    VALID_GOLD,
+    VOTES,
+)
 from tasks.tables.saved_model import read_model, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
 CLASSES = ("ham", "spam")
-PATHS = (END_LABELS, END_PREDICTIONS, END_MODEL, MODEL)
+PATHS = (SHIPPED_LABELS, END_MODEL_PREDICTIONS, END_MODEL_SUMMARY, END_MODEL)
 
 
 def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=40, scale=1.0, votes=None):
@@ -59,7 +68,7 @@ def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=
 
 
 def read_labels(root, classes=CLASSES):
-    return read_table(root / END_LABELS, schemas.end_labels(classes))
+    return read_table(root / SHIPPED_LABELS, schemas.end_labels(classes))
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -71,10 +80,10 @@ def test_clusters_are_labeled_with_and_without_gold(tmp_path, metric, classes, g
     labels = read_labels(tmp_path, classes)
     assert (labels["label"].to_numpy() == np.array(classes)[truth]).mean() > 0.85
     assert np.allclose(labels.select("^p_.*$").to_numpy().sum(axis=1), 1)
-    predictions = pl.read_parquet(tmp_path / END_PREDICTIONS)
+    predictions = pl.read_parquet(tmp_path / END_MODEL_PREDICTIONS)
     methods = {name.split("/")[0] for name in predictions.columns} - {"item_id"}
     assert methods == {"nearvote", "end_model"} | ({"gold_only"} if gold_rows else set())
-    described = read_json(tmp_path / END_MODEL)
+    described = read_json(tmp_path / END_MODEL_SUMMARY)
     assert described["gold_rows"] == gold_rows
     assert (described["end_model_weights"] is not None) == (gold_rows == 40)
 
@@ -110,8 +119,8 @@ def test_gold_is_left_alone_where_params_say_so(tmp_path):
 def test_the_class_balance_of_params_is_used(tmp_path, balance, expected):
     write_project(tmp_path, gold_rows=0)
     train.run(tmp_path, CLASSES, TrainParams(class_balance=balance))
-    assert list(read_json(tmp_path / END_MODEL)["class_balance"].values()) == expected
-    nearvote = pl.read_parquet(tmp_path / END_PREDICTIONS).select("^nearvote/.*$").to_numpy()
+    assert list(read_json(tmp_path / END_MODEL_SUMMARY)["class_balance"].values()) == expected
+    nearvote = pl.read_parquet(tmp_path / END_MODEL_PREDICTIONS).select("^nearvote/.*$").to_numpy()
     assert nearvote.mean(axis=0) == pytest.approx(expected, abs=1e-6)
 
 
@@ -119,7 +128,7 @@ def test_all_abstaining_is_an_error_that_says_what_to_do(tmp_path):
     write_project(tmp_path, votes=np.full((240, 4), -1))
     with pytest.raises(DataError, match="none of the 4 labeling functions votes"):
         train.run(tmp_path, CLASSES, TrainParams())
-    assert not (tmp_path / END_LABELS).exists()
+    assert not (tmp_path / SHIPPED_LABELS).exists()
 
 
 ODD_VOTES = {
@@ -137,7 +146,7 @@ def test_valid_gold_of_one_class_counts_in_the_class_balance_alone_and_says_so(t
     gold = pl.read_parquet(tmp_path / VALID_GOLD).with_columns(gold=pl.lit(1, pl.Int8))
     write_table(tmp_path / VALID_GOLD, gold, schemas.gold(2))
     train.run(tmp_path, CLASSES, TrainParams())
-    described = read_json(tmp_path / END_MODEL)
+    described = read_json(tmp_path / END_MODEL_SUMMARY)
     assert described["end_model_weights"] is None
     assert described["class_balance"]["spam"] > 0.6  # 120 rows' worth of about .5, and 40 rows of 1
     assert "40 gold rows of valid are of one class" in capsys.readouterr().err
@@ -159,10 +168,10 @@ def test_random_embeddings_do_not_ruin_what_the_votes_know(tmp_path, capsys, gol
     train.run(tmp_path, CLASSES, TrainParams())
     labels = read_labels(tmp_path)
     assert (labels["label"].to_numpy() == np.array(CLASSES)[truth]).mean() > 0.9
-    predictions = pl.read_parquet(tmp_path / END_PREDICTIONS)
+    predictions = pl.read_parquet(tmp_path / END_MODEL_PREDICTIONS)
     train_rows = slice(0, 120)
     assert labels.select("^p_.*$")[train_rows].rows() == predictions.select(f"^{shipped}/.*$")[train_rows].rows()
-    described = read_json(tmp_path / END_MODEL)
+    described = read_json(tmp_path / END_MODEL_SUMMARY)
     assert described["shipped"] == shipped
     assert ("WARNING" in capsys.readouterr().err) == (shipped == "nearvote")
 
@@ -179,7 +188,7 @@ def test_gold_rows_are_judged_on_what_was_learned_without_them(tmp_path):
     search.run(tmp_path, CLASSES, SearchParams())
     train.run(tmp_path, CLASSES, TrainParams())
     gold = pl.read_parquet(tmp_path / VALID_GOLD)
-    judged = gold.join(pl.read_parquet(tmp_path / END_PREDICTIONS), on="item_id", maintain_order="left")
+    judged = gold.join(pl.read_parquet(tmp_path / END_MODEL_PREDICTIONS), on="item_id", maintain_order="left")
     for method in ("gold_only", "end_model", "nearvote"):
         right = ((judged[f"{method}/1"] > 0.5).cast(pl.Int8) == judged["gold"]).mean()
         assert right < 0.75, method
@@ -232,11 +241,11 @@ def test_embeddings_of_other_items_are_refused(tmp_path):
 def test_the_saved_model_is_read_back_as_it_was_and_written_as_the_same_bytes(tmp_path, metric, gold_rows):
     write_project(tmp_path, metric=metric, gold_rows=gold_rows)
     train.run(tmp_path, CLASSES, TrainParams())
-    model = read_model(tmp_path / MODEL)
+    model = read_model(tmp_path / END_MODEL)
     assert (model.classes, model.lfs, model.metric) == (CLASSES, ("lf_0", "lf_1", "lf_2", "lf_3"), metric)
     assert (model.end.gold is not None) == (len(model.gold_classes) > 0) == (gold_rows > 0)
     write_model(tmp_path / "again.parquet", model)
-    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / MODEL).read_bytes()
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / END_MODEL).read_bytes()
 
 
 def spoil(table, of, **values):
@@ -268,7 +277,7 @@ NONSENSE = {
 def test_a_model_that_says_nonsense_is_refused(tmp_path, name):
     write_project(tmp_path)
     train.run(tmp_path, CLASSES, TrainParams())
-    path = tmp_path / MODEL
+    path = tmp_path / END_MODEL
     NONSENSE[name](pl.read_parquet(path)).write_parquet(path)
     with pytest.raises(DataError, match=r"model\.parquet"):
         read_model(path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks import tune
 from tasks.core import thresholds as thresholds_module
 from tasks.core.thresholds import (
-    Evidence,
+    JudgedItems,
     choose_thresholds,
     draw_hidden,
     extend,
@@ -42,7 +42,7 @@ INF = np.inf
 
 
 def evidence_of(L, vote, similarity, gold, k=2, objective="accuracy", weight=None):
-    return Evidence(
+    return JudgedItems(
         L=np.int8(L),
         vote=np.int8(vote),
         similarity=np.float32(similarity),
@@ -70,8 +70,8 @@ def random_evidence(seed, objective, n=40, m=3, k=3):
 
 def score(L, gold, k=2, objective="accuracy", weight=None):
     """The score of votes that nothing is offered to extend."""
-    evidence = evidence_of(L, np.full(np.shape(L), -1), np.full(np.shape(L), np.nan), gold, k, objective, weight)
-    return score_votes(evidence, evidence.L)
+    judged = evidence_of(L, np.full(np.shape(L), -1), np.full(np.shape(L), np.nan), gold, k, objective, weight)
+    return score_votes(judged, judged.L)
 
 
 def test_ties_and_empty_rows_count_in_equal_parts():
@@ -107,46 +107,44 @@ def test_candidates_without_neighbors():
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), objective=st.sampled_from(["accuracy", "macro_f1"]))
 def test_the_curve_equals_scoring_each_threshold_anew(seed, objective):
-    evidence = random_evidence(seed, objective)
+    judged = random_evidence(seed, objective)
     thresholds = np.array([0.5, INF, 0.2])
     candidates = np.array([INF, 0.8, 0.5, 0.1, -1])
     for lf in range(3):
-        curve = trace_curve(evidence, thresholds, lf, candidates)
+        curve = trace_curve(judged, thresholds, lf, candidates)
         for one, score in zip(candidates, curve, strict=True):
-            L = extend(evidence, np.where(np.arange(3) == lf, one, thresholds))
-            assert score == pytest.approx(score_votes(evidence, L), abs=1e-12)
+            L = extend(judged, np.where(np.arange(3) == lf, one, thresholds))
+            assert score == pytest.approx(score_votes(judged, L), abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), objective=st.sampled_from(["accuracy", "macro_f1"]))
 def test_a_fit_never_loses_on_what_it_saw(seed, objective):
-    evidence = random_evidence(seed, objective)
-    candidates = [propose_thresholds(evidence.similarity[:, lf], 5) for lf in range(3)]
+    judged = random_evidence(seed, objective)
+    candidates = [propose_thresholds(judged.similarity[:, lf], 5) for lf in range(3)]
     start, free = np.full(3, INF), np.array([True, False, True])
-    before = score_votes(evidence, evidence.L)
+    before = score_votes(judged, judged.L)
     for fit in (fit_per_lf, fit_global):
         tried = [candidates[0]] * 3 if fit is fit_global else candidates
-        (thresholds,) = fit(evidence, np.ones((1, len(evidence.gold)), bool), tried, start, free)
+        (thresholds,) = fit(judged, np.ones((1, len(judged.gold)), bool), tried, start, free)
         assert thresholds[1] == INF
-        assert score_votes(evidence, extend(evidence, thresholds)) >= before - 1e-9
+        assert score_votes(judged, extend(judged, thresholds)) >= before - 1e-9
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), together=st.integers(1, 4))
 def test_votes_are_counted_as_if_extended_anew_for_each_threshold(seed, together):
-    evidence = random_evidence(seed, "accuracy")
-    seen = evidence.similarity[~np.isnan(evidence.similarity)].astype(
-        np.float64
-    )  # an equal threshold lets nothing pass
+    judged = random_evidence(seed, "accuracy")
+    seen = judged.similarity[~np.isnan(judged.similarity)].astype(np.float64)  # an equal threshold lets nothing pass
     candidates = np.array([INF, *np.unique([0.8, 0.5, 0.1, -1.0, *seen[:2]])[::-1]])
     start, free = np.array([INF, 0.4, INF]), np.array([True, False, True])
-    cells = together * evidence.k * len(evidence.gold)
+    cells = together * judged.k * len(judged.gold)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(thresholds_module, "_CELLS", cells)
-        found = np.concatenate(list(thresholds_module._count_each(evidence, candidates, start, free)))
+        found = np.concatenate(list(thresholds_module._count_each(judged, candidates, start, free)))
     for one, counts in zip(candidates, found, strict=True):
-        votes = extend(evidence, np.where(free, one, start))
-        np.testing.assert_array_equal(counts, [(votes == label).sum(axis=1) for label in range(evidence.k)])
+        votes = extend(judged, np.where(free, one, start))
+        np.testing.assert_array_equal(counts, [(votes == label).sum(axis=1) for label in range(judged.k)])
 
 
 # An LF that votes on nothing; its neighbors are right above .5 and wrong below.
@@ -167,21 +165,21 @@ def test_the_threshold_between_right_and_wrong_is_found(fit):
 def test_useless_neighbors_are_not_extended():
     rng = np.random.default_rng(0)
     n, m = 100, 10
-    evidence = evidence_of(
+    judged = evidence_of(
         np.full((n, m), -1), rng.integers(0, 2, (n, m)), rng.random((n, m)), np.where(np.arange(n) % 2, 0, 1)
     )
-    candidates = [propose_thresholds(evidence.similarity[:, lf], 20) for lf in range(m)]
-    (seen,) = fit_per_lf(evidence, np.ones((1, n), bool), candidates, np.full(m, INF), np.ones(m, bool))
-    assert score_votes(evidence, extend(evidence, seen)) > 0.6  # noise can be fitted ...
-    choice = choose_thresholds(evidence, fit_per_lf, candidates, np.full(m, INF), np.ones(m, bool))
+    candidates = [propose_thresholds(judged.similarity[:, lf], 20) for lf in range(m)]
+    (seen,) = fit_per_lf(judged, np.ones((1, n), bool), candidates, np.full(m, INF), np.ones(m, bool))
+    assert score_votes(judged, extend(judged, seen)) > 0.6  # noise can be fitted ...
+    choice = choose_thresholds(judged, fit_per_lf, candidates, np.full(m, INF), np.ones(m, bool))
     assert choice.after < 0.6  # ... but the left-out items are not fooled
 
 
 def test_equal_scores_prefer_less_extension():
     # Both thresholds below .9 add one right vote; the lower one adds a vote that changes nothing.
-    evidence = evidence_of([[-1, -1], [-1, 0]], [[0, -1], [0, -1]], [[0.9, np.nan], [0.5, np.nan]], [0, 0])
+    judged = evidence_of([[-1, -1], [-1, 0]], [[0, -1], [0, -1]], [[0.9, np.nan], [0.5, np.nan]], [0, 0])
     tried = [np.array([INF, 0.7, 0.1]), np.array([INF])]
-    found = fit_per_lf(evidence, np.ones((1, 2), bool), tried, np.full(2, INF), np.ones(2, bool))
+    found = fit_per_lf(judged, np.ones((1, 2), bool), tried, np.full(2, INF), np.ones(2, bool))
     assert found.tolist() == [[0.7, INF]]
 
 
@@ -201,13 +199,13 @@ def test_every_vote_of_an_item_is_equally_likely_to_be_hidden():
 
 
 def test_what_a_hidden_votes_own_lf_says_is_gone():
-    evidence = evidence_of(
+    judged = evidence_of(
         [[0, 1, -1], [1, -1, 0]], [[-1, -1, 1], [-1, 0, -1]], [[np.nan, np.nan, 0.5], [np.nan, 0.25, np.nan]], [-1, -1]
     )
-    found = hide_votes(evidence, np.array([1, 0]))
+    found = hide_votes(judged, np.array([1, 0]))
     assert found.gold.tolist() == [1, 1]
     assert found.L.tolist() == [[0, -1, -1], [-1, -1, 0]]
-    assert found.vote.tolist() == evidence.vote.tolist()
+    assert found.vote.tolist() == judged.vote.tolist()
     assert found.weight.tolist() == [1, 1]
     # An offer by the hidden LF itself, which only a broken search would make, is gone as well.
     offered = hide_votes(evidence_of([[1, 0]], [[0, -1]], [[0.5, np.nan]], [-1]), np.array([0]))
@@ -216,8 +214,8 @@ def test_what_a_hidden_votes_own_lf_says_is_gone():
 
 def test_hidden_votes_of_each_class_weigh_the_same():
     nothing = np.full((4, 1), -1)
-    evidence = evidence_of([[0], [2], [0], [0]], nothing, np.full((4, 1), np.nan), [-1] * 4, k=3)
-    assert hide_votes(evidence, np.zeros(4, np.int64)).weight == pytest.approx([4 / 2 / 3, 4 / 2, 4 / 2 / 3, 4 / 2 / 3])
+    judged = evidence_of([[0], [2], [0], [0]], nothing, np.full((4, 1), np.nan), [-1] * 4, k=3)
+    assert hide_votes(judged, np.zeros(4, np.int64)).weight == pytest.approx([4 / 2 / 3, 4 / 2, 4 / 2 / 3, 4 / 2 / 3])
 
 
 def test_the_most_frequent_class_for_everything_is_no_gain():
@@ -225,8 +223,8 @@ def test_the_most_frequent_class_for_everything_is_no_gain():
     truth = np.where(np.arange(400) % 4, 0, 1)
     offered = np.stack([np.full(400, -1), np.zeros(400, int)], axis=1)
     similarity = np.where(offered < 0, np.nan, 0.5)
-    evidence = evidence_of(np.stack([truth, np.full(400, -1)], axis=1), offered, similarity, np.full(400, -1))
-    hidden = hide_votes(evidence, np.zeros(400, np.int64))
+    judged = evidence_of(np.stack([truth, np.full(400, -1)], axis=1), offered, similarity, np.full(400, -1))
+    hidden = hide_votes(judged, np.zeros(400, np.int64))
     candidates = [propose_thresholds(hidden.similarity[:, lf], 20) for lf in range(2)]
     for weight, extended in ((np.ones(400), True), (hidden.weight, False)):
         judged = replace(hidden, weight=weight)
@@ -238,13 +236,13 @@ def test_agreement_extends_what_foretells_other_votes_and_not_what_contradicts_t
     # LF 0 votes on everything, rightly; LF 1 is offered rightly and LF 2 wrongly, so that one foretells LF 0's votes.
     n = 200
     truth = np.arange(n) % 2
-    evidence = evidence_of(
+    judged = evidence_of(
         np.stack([truth, np.full(n, -1), np.full(n, -1)], axis=1),
         np.stack([np.full(n, -1), truth, 1 - truth], axis=1),
         np.stack([np.full(n, np.nan), np.full(n, 0.5), np.full(n, 0.5)], axis=1),
         np.full(n, -1),
     )
-    hidden = hide_votes(evidence, np.zeros(n, np.int64))
+    hidden = hide_votes(judged, np.zeros(n, np.int64))
     candidates = [propose_thresholds(hidden.similarity[:, lf], 5) for lf in range(3)]
     choice = choose_thresholds(hidden, fit_per_lf, candidates, np.full(3, INF), np.ones(3, bool))
     assert np.isfinite(choice.thresholds).tolist() == [False, True, False]

@@ -23,7 +23,7 @@ from tasks.__main__ import run_stage
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.parquet import write_table
-from tasks.tables.paths import EXTENDED_VOTES, LABELS, NEIGHBORS, RECALL, THRESHOLDS, VOTES
+from tasks.tables.paths import EXTENDED_VOTES, LABEL_MODEL_LABELS, NEIGHBORS, RECALL, THRESHOLDS, VOTES
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("no", "yes")
@@ -138,12 +138,12 @@ def test_every_state_gives_the_bytes_of_the_stages_and_leaves_them_no_search(
         write_json(mine / THRESHOLDS, result.chosen.thresholds.model_dump(mode="json"))
         extended = result.extension.votes
         write_table(mine / EXTENDED_VOTES, extended, schemas.votes(2, extended.columns))
-        write_table(mine / LABELS, result.labels, schemas.labels(CLASSES))
+        write_table(mine / LABEL_MODEL_LABELS, result.labels, schemas.labels(CLASSES))
         capfd.readouterr()
         for stage in ("apply", "search", "tune", "extend", "fit"):
             run_stage(project, stage)
         assert f"search: 0 of {len(result.votes.columns) - 1} LFs searched" in capfd.readouterr().err
-        for path in (VOTES, NEIGHBORS, RECALL, THRESHOLDS, EXTENDED_VOTES, LABELS):
+        for path in (VOTES, NEIGHBORS, RECALL, THRESHOLDS, EXTENDED_VOTES, LABEL_MODEL_LABELS):
             assert (mine / path).read_bytes() == (project / path).read_bytes(), path
 
 

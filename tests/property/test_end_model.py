@@ -21,10 +21,11 @@ from tasks.core.classifiers.end_model import (
     fit_pool_weights,
     predict_end_model,
 )
-from tasks.core.classifiers.folds import GOLD_FOLDS, GoldRows, assign_folds, is_enough_gold
+from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.softmax import SoftmaxRegression, fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import LEAST_SKILL, VoteHead, fit_vote_head, measure_reliability, measure_skill
+from tasks.core.types import GoldRows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -383,7 +384,11 @@ def test_every_item_gets_probabilities(k, gold_rows):
 _SCRIPT = """
 import hashlib, sys
 import numpy as np
-from tasks.core import end_model, evidence
+from tasks.core.classifiers.end_model import estimate_class_balance, fit_end_model, fit_gold_baseline
+from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.vote_head import fit_vote_head
+from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, measure_gold_similarity, pool_votes
+from tasks.core.types import GoldRows
 rng = np.random.default_rng(0)
 n, d, m = 3000, 64, 6
 truth = rng.integers(0, 3, n)
@@ -391,16 +396,16 @@ points = (np.eye(d)[truth] + 0.4 * rng.normal(size=(n, d))).astype(np.float32)
 points /= np.linalg.norm(points, axis=1, keepdims=True)
 votes = np.where(rng.random((n, m)) < 0.3, truth[:, None], -1).astype(np.int8)
 similarity = rng.uniform(0, 1, (n, m, 3)).astype(np.float32)
-gold = end_model.GoldRows(rows=np.arange(200), classes=truth[:200])
-features = end_model.apply_spectral_map(end_model.fit_spectral_map(points), points)
-head = end_model.fit_vote_head(features, votes, 3)
-columns = list(evidence.iterate_columns(votes, similarity))
-pooled = evidence.pool_evidence(columns, head.reliability, evidence.choose_bandwidth(columns))
-near = evidence.measure_gold_similarity(points, gold, 3)
-balance = end_model.estimate_class_balance(head, gold)
-label = evidence.fit_evidence_labels(pooled, head, balance, gold, near)
-end = end_model.fit_end_model(features, votes, label.weak, gold, np.log(label.posterior), np.log(label.held_out))
-only = end_model.fit_gold_baseline(points, gold, 3)
+gold = GoldRows(rows=np.arange(200), classes=truth[:200])
+features = apply_spectral_map(fit_spectral_map(points), points)
+head = fit_vote_head(features, votes, 3)
+columns = [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf]) for lf in range(m)]
+pooled = pool_votes(columns, head.reliability, choose_bandwidth(columns))
+near = measure_gold_similarity(points, gold, 3)
+balance = estimate_class_balance(head, gold)
+label = fit_nearvote(pooled, head, balance, gold, near)
+end = fit_end_model(features, votes, label.weak, gold, np.log(label.posterior), np.log(label.held_out))
+only = fit_gold_baseline(points, gold, 3)
 print(hashlib.sha256(b"".join(x.tobytes() for x in (features, label.posterior, end.posterior, only))).hexdigest())
 """
 

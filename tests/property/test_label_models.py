@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from threadpoolctl import threadpool_limits
 
-from tasks.core.label_models.base import Gold, count_votes
+from tasks.core.label_models.base import count_joint_votes
 from tasks.core.label_models.choice import (
     CANDIDATES,
     Options,
@@ -23,6 +23,7 @@ from tasks.core.label_models.majority import fit_majority_vote, fit_weighted_maj
 from tasks.core.label_models.triplets import fit_flyingsquid
 from tasks.core.patterns import find_patterns
 from tasks.core.ties import pick_labels, score_labels
+from tasks.core.types import GoldRows
 
 EVEN = np.array([0.5, 0.5])
 
@@ -42,7 +43,7 @@ def plant(n, precisions, coverage, k=2, seed=0):
 
 
 def make_gold(rows, classes):
-    return Gold(rows=np.array(rows, dtype=np.intp), classes=np.array(classes, dtype=np.int64))
+    return GoldRows(rows=np.array(rows, dtype=np.intp), classes=np.array(classes, dtype=np.int64))
 
 
 votes_matrices = hnp.arrays(np.int8, st.tuples(st.integers(1, 40), st.integers(1, 20)), elements=st.integers(-1, 2))
@@ -71,7 +72,7 @@ def test_patterns_do_not_depend_on_the_order_of_rows(votes, random):
 def test_counts_are_those_of_a_loop_over_rows(coverage):
     votes, _ = plant(60, np.full(40, 0.7), coverage, k=3)
     votes = np.concatenate([votes, votes[:20]])
-    counts = count_votes(votes, 3)
+    counts = count_joint_votes(votes, 3)
     for a, (i, c) in enumerate(zip(counts.lf, counts.vote, strict=True)):
         for b, (j, d) in enumerate(zip(counts.lf, counts.vote, strict=True)):
             assert counts.together[a, b] == sum(row[i] == c and row[j] == d for row in votes)

@@ -33,13 +33,13 @@ from tasks.tables.parquet import find_shards, read_batches, read_schema, read_ta
 from tasks.tables.paths import (
     CELLS,
     EMBEDDINGS,
-    END_LABELS,
     INDEX,
     INDEX_DESCRIPTION,
     ITEMS,
+    LABEL_MODEL_PREDICTIONS,
     NEIGHBORS,
-    PREDICTIONS,
     PROVENANCE,
+    SHIPPED_LABELS,
     THRESHOLDS,
     VALID_GOLD,
     VOTES,
@@ -241,8 +241,8 @@ TABLES: dict[Path, Callable[[], schemas.TableSchema]] = {
     VOTES: lambda: schemas.votes(2, read_schema(VOTES)),
     NEIGHBORS: lambda: schemas.neighbors(read_schema(NEIGHBORS), pl.String),
     PROVENANCE: lambda: schemas.provenance(2, pl.String),
-    END_LABELS: lambda: schemas.end_labels(CLASSES),
-    PREDICTIONS: lambda: schemas.predictions(2, read_schema(PREDICTIONS)),
+    SHIPPED_LABELS: lambda: schemas.end_labels(CLASSES),
+    LABEL_MODEL_PREDICTIONS: lambda: schemas.predictions(2, read_schema(LABEL_MODEL_PREDICTIONS)),
 }
 
 

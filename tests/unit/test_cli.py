@@ -13,7 +13,7 @@ from toy_project import Toy
 
 from flows.cli.main import main
 from flows.runner import project
-from tasks.tables.paths import END_LABELS, LF_REPORT, METRICS, REPORT, REPORT_SUMMARY
+from tasks.tables.paths import LF_REPORT, METRICS, REPORT, REPORT_SUMMARY, SHIPPED_LABELS
 
 
 def epoxy(*arguments: str) -> "click.testing.Result":
@@ -35,7 +35,7 @@ def test_help_comes_without_prefect_and_dvc() -> None:
 
 
 def test_places_of_results_are_the_artifacts_own() -> None:
-    assert project.LABELS == END_LABELS
+    assert project.SHIPPED_LABELS == SHIPPED_LABELS
     assert project.METRICS == METRICS
     assert project.REPORT == REPORT
     assert project.REPORT_SUMMARY == REPORT_SUMMARY

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from tasks.core.label_models.base import Gold
 from tasks.core.label_models.liger import fit_liger
 from tasks.core.label_models.triplets import fit_flyingsquid
-from tasks.core.types import ABSTAIN
+from tasks.core.types import ABSTAIN, GoldRows
 
 
 def two_worlds(n: int):
@@ -22,7 +21,7 @@ def two_worlds(n: int):
 def test_parts_learn_whom_to_trust_where():
     votes, vectors, truth = two_worlds(4000)
     reference, gold = np.arange(2000), np.arange(2000, 2400)
-    found = fit_liger(votes, vectors, reference, None, 2, Gold(rows=gold, classes=truth[gold]))
+    found = fit_liger(votes, vectors, reference, None, 2, GoldRows(rows=gold, classes=truth[gold]))
     assert found.parts >= 2 and found.own_model >= 2
     assert found.accuracy is not None and found.accuracy[found.parts] > found.accuracy[1] + 0.03
     right = (found.posterior.argmax(axis=1) == truth)[2400:].mean()
@@ -32,7 +31,7 @@ def test_parts_learn_whom_to_trust_where():
 
 def test_without_gold_there_is_one_part_and_it_is_flyingsquid():
     votes, vectors, _ = two_worlds(400)
-    nothing = Gold(rows=np.empty(0, np.intp), classes=np.empty(0, np.int64))
+    nothing = GoldRows(rows=np.empty(0, np.intp), classes=np.empty(0, np.int64))
     found = fit_liger(votes, vectors, np.arange(400), np.array([0.5, 0.5]), 2, nothing)
     expected = fit_flyingsquid(votes, np.array([0.5, 0.5])).predict_proba(votes)
     assert found.parts == 1 and found.accuracy is None
@@ -41,7 +40,7 @@ def test_without_gold_there_is_one_part_and_it_is_flyingsquid():
 
 def test_parts_too_small_to_estimate_use_the_model_of_the_whole():
     votes, vectors, truth = two_worlds(120)
-    gold = Gold(rows=np.arange(60), classes=truth[:60])
+    gold = GoldRows(rows=np.arange(60), classes=truth[:60])
     balance = np.array([0.5, 0.5])
     found = fit_liger(votes, vectors, np.arange(120), balance, 2, gold)
     assert found.own_model == 0
@@ -51,14 +50,14 @@ def test_parts_too_small_to_estimate_use_the_model_of_the_whole():
 def test_the_same_input_gives_the_same_answer():
     votes, vectors, truth = two_worlds(1000)
     gold = np.arange(200)
-    found = fit_liger(votes, vectors, np.arange(1000), None, 2, Gold(rows=gold, classes=truth[gold]))
-    again = fit_liger(votes.copy(), vectors.copy(), np.arange(1000), None, 2, Gold(rows=gold, classes=truth[gold]))
+    found = fit_liger(votes, vectors, np.arange(1000), None, 2, GoldRows(rows=gold, classes=truth[gold]))
+    again = fit_liger(votes.copy(), vectors.copy(), np.arange(1000), None, 2, GoldRows(rows=gold, classes=truth[gold]))
     assert found.parts == again.parts and np.array_equal(found.posterior, again.posterior)
 
 
 def test_all_abstain():
     votes = np.full((300, 3), ABSTAIN, dtype=np.int8)
     vectors = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
-    gold = Gold(rows=np.arange(50), classes=np.arange(50) % 2)
+    gold = GoldRows(rows=np.arange(50), classes=np.arange(50) % 2)
     found = fit_liger(votes, vectors, np.arange(300), None, 2, gold)
     assert np.allclose(found.posterior, 0.5)

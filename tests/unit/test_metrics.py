@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tasks.core import metrics
+from tasks.core.ties import pick_labels, score_labels, share_labels
 
 
 def one_hot(labels, k):
@@ -51,6 +52,17 @@ def test_a_class_without_gold_or_without_labels_is_undefined_not_zero():
     assert found.macro_f1 == pytest.approx((1 + 0) / 2)
 
 
+@pytest.mark.parametrize("apart", [0, 1e-13, 2e-11, 1e-10, 2e-9, 1e-3])
+@pytest.mark.parametrize("gold", [0, 1])
+def test_a_label_and_its_score_see_the_same_ties(apart, gold):
+    # Where the classes tie, the score is a half; where they do not, it is that of the hard label.
+    P = np.array([[0.5 + apart, 0.5 - apart], [0.5 - apart, 0.5 + apart]])
+    hard = [pick_labels(P, np.array(balance)).tolist() for balance in ([0.6, 0.4], [0.4, 0.6])]
+    is_tied = hard[0] != hard[1]
+    assert score_labels(P, np.array([gold, gold])).tolist() == share_labels(P)[:, gold].tolist()
+    assert score_labels(P, np.array([gold, gold]))[gold] == (0.5 if is_tied else 1)
+
+
 def test_no_rows_give_nan_everywhere():
     found = metrics.score(np.zeros((0, 3)), np.zeros(0, np.int8))
     values = [found.accuracy, found.macro_f1, found.log_loss, found.brier, found.calibration_error]
@@ -66,7 +78,7 @@ def test_one_impossible_answer_costs_the_floor_not_infinity():
 
 def test_rounding_noise_does_not_break_a_tie():
     P = np.array([[0.5 - 1e-13, 0.5 + 1e-13], [0.5 - 1e-6, 0.5 + 1e-6]])
-    assert metrics.decide(P).tolist() == [[0.5, 0.5], [0, 1]]
+    assert share_labels(P).tolist() == [[0.5, 0.5], [0, 1]]
 
 
 def test_calibration_of_two_confident_and_two_doubtful_groups():

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tasks import progress
 from tasks.core.classifiers.end_model import END_WORK, fit_end_model
-from tasks.core.classifiers.folds import GoldRows
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, fit_vote_head
 from tasks.core.fitness import measure_fitness
@@ -18,13 +17,14 @@ from tasks.core.label_models.choice import CANDIDATES, TRIALS, Options, choose_k
 from tasks.core.label_models.liger import PARTS, fit_liger
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
-    fit_evidence_labels,
+    fit_nearvote,
     iterate_columns,
     measure_gold_similarity,
-    pool_evidence,
+    pool_votes,
 )
 from tasks.core.metrics import resample
 from tasks.core.progress_callback import WHOLE, count_steps
+from tasks.core.types import GoldRows
 from tasks.progress import ENVIRONMENT, MARK, Progress
 
 
@@ -87,10 +87,10 @@ def test_the_parts_of_the_end_model_tell_of_all_their_fits():
     head = fit_vote_head(features, votes, 2, advance=told["head"].append)
     gold = GoldRows(rows=np.arange(60), classes=truth[:60])
     similarity = np.zeros((300, 5, 2), np.float32)
-    pooled = pool_evidence(iterate_columns(votes, similarity), head.reliability, 2.0)
+    pooled = pool_votes(iterate_columns(votes, similarity), head.reliability, 2.0)
     near = measure_gold_similarity(vectors, gold, 2, told["near"].append)
     even = np.full(2, 0.5)
-    labels = fit_evidence_labels(pooled, head, even, gold, near, advance=told["labels"].append)
+    labels = fit_nearvote(pooled, head, even, gold, near, advance=told["labels"].append)
     logs = np.log(labels.posterior), np.log(labels.held_out)
     fit_end_model(features, votes, labels.weak, gold, *logs, advance=told["end"].append)
     measure_fitness(vectors, truth.astype(np.int8), "l2", told["fitness"].append)

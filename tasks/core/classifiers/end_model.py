@@ -36,7 +36,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from tasks.core.classifiers.folds import GOLD_FOLDS, TRAINING_ROWS, GoldRows, assign_folds, draw_rows, is_enough_gold
+from tasks.core.classifiers.folds import GOLD_FOLDS, TRAINING_ROWS, assign_folds, draw_rows, is_enough_gold
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
     SoftmaxRegression,
@@ -47,9 +47,9 @@ from tasks.core.classifiers.softmax import (
     predict_log_proba,
     score_rows,
 )
-from tasks.core.classifiers.vote_head import VoteHead, count_votes, has_votes
-from tasks.core.progress_callback import WHOLE, Advance, tell_nobody
-from tasks.core.types import Float32, Float64, Int64, Votes
+from tasks.core.classifiers.vote_head import VoteHead, has_votes, sum_votes
+from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
 
 STUDENT_PENALTY = 0.1  # inverse penalty of the student; weak labels are noisy in regions, so below the usual 1
 GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # half decades, chosen by cross-fitted log loss
@@ -128,7 +128,7 @@ class EndModel:
 
 
 def fit_gold_baseline(
-    embeddings: Float32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = tell_nobody
+    embeddings: Float32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = ignore_progress
 ) -> Float64:
     """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
 
@@ -164,7 +164,7 @@ def fit_end_model(
     label_log_proba: Float64 | None,
     label_held_out: Float64 | None,
     seed: int = 0,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> EndModel:
     """Return the end model's posterior for every item.
 
@@ -172,7 +172,7 @@ def fit_end_model(
     ----------
     features : (n, d) float32 from the spectral map, every item of every split.
     votes : (n, m) int8, -1 abstains.
-    weak_labels : (n, k) float64, rows sum to 1, made without any gold row's own class (`evidence.EvidenceLabels.weak`).
+    weak_labels : (n, k) float64, rows sum to 1, made without any gold row's own class (`evidence.NearvoteLabels.weak`).
     gold : gold rows that may be used, or None.
     label_log_proba, label_held_out : the label model's log posterior (n, k), and that of the gold rows from folds
         without them (g, k). Both needed with gold; ignored without.
@@ -317,7 +317,7 @@ def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
 
 def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64) -> float:
     """Return the temperature's inverse in [1/e, e^3] at which the student best predicts the votes; 1 without votes."""
-    counts = count_votes(votes, np.ones((votes.shape[1], len(class_balance))))
+    counts = sum_votes(votes, np.ones((votes.shape[1], len(class_balance))))
     covered = counts.sum(axis=1) > 0
     if not covered.any():
         return 1.0

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from tasks.core.types import Int64
+from tasks.core.types import GoldRows, Int64
 
 GOLD_FOLDS = 5
 TRAINING_ROWS = 100_000  # that the vote head and the student learn from at most: over a hundred per coefficient of 384
 # dimensions and two classes, over ten of 768 and ten; time and memory of both stay those of so many rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class GoldRows:
-    """Items whose gold class may be used: rows (g,) int64 indices into the items, classes (g,) int64 in 0..k-1."""
-
-    rows: Int64
-    classes: Int64
 
 
 def draw_rows(rows: Int64, most: int, seed: int) -> Int64:

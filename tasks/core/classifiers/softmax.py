@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
 LOG_FLOOR = 1e-4  # smallest class probability a log feature may carry
@@ -29,7 +29,7 @@ class SoftmaxRegression:
 
 
 def fit_softmax_regression(
-    features: Float32, targets: Float64, weights: Float64, penalty: float, advance: Advance = tell_nobody
+    features: Float32, targets: Float64, weights: Float64, penalty: float, advance: Advance = ignore_progress
 ) -> SoftmaxRegression:
     """Return the minimizer of penalty * sum_i weights_i * cross-entropy(targets_i, softmax) + ||coef||^2 / 2.
 

@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.softmax import cut_blocks
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
 SPECTRAL_POWERS = (0.0, 0.5, 1.0)  # plain ridge, half and full step of the random walk; averaged, not chosen
@@ -25,7 +25,7 @@ class SpectralMap:
     projection: Float64
 
 
-def fit_spectral_map(embeddings: Float32, advance: Advance = tell_nobody) -> SpectralMap:
+def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) -> SpectralMap:
     """Return the map whose plain ridge penalty equals the averaged spectral kernel on these embeddings.
 
     Parameters
@@ -70,7 +70,7 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = tell_nobody) -> Spe
 
 
 def apply_spectral_map(
-    spectral_map: SpectralMap, embeddings: Float32, out: Float32 | None = None, advance: Advance = tell_nobody
+    spectral_map: SpectralMap, embeddings: Float32, out: Float32 | None = None, advance: Advance = ignore_progress
 ) -> Float32:
     """Return features (n, d) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
     features = np.empty(embeddings.shape, dtype=np.float32) if out is None else out

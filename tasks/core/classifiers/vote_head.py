@@ -17,7 +17,7 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
-from tasks.core.progress_callback import WHOLE, Advance, tell_nobody
+from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, Votes
 
 HEAD_PENALTY = 0.3  # inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks
@@ -46,7 +46,7 @@ class VoteHead:
 
 
 def fit_vote_head(
-    features: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = tell_nobody
+    features: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = ignore_progress
 ) -> VoteHead:
     """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
 
@@ -65,9 +65,9 @@ def fit_vote_head(
     voted for (over all without votes). A class without votes: probability 0.
     """
     weights = np.where(has_votes(votes, n_classes), 1.0, np.nan)
-    first = _fit_votes(features, count_votes(votes, weights), seed, advance)
+    first = _fit_votes(features, sum_votes(votes, weights), seed, advance)
     reliability = measure_reliability(votes, first.proba)
-    second = _fit_votes(features, count_votes(votes, reliability), seed, advance)
+    second = _fit_votes(features, sum_votes(votes, reliability), seed, advance)
     return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
 
 
@@ -168,7 +168,7 @@ def has_votes(votes: Votes, n_classes: int) -> npt.NDArray[np.bool_]:
     return np.stack([(votes == c).any(axis=0) for c in range(n_classes)], axis=1)
 
 
-def count_votes(votes: Votes, weights: Float64) -> Float64:
+def sum_votes(votes: Votes, weights: Float64) -> Float64:
     """Return the summed weights (m, k) of the votes per item and class, (n, k) float64, added in LF order."""
     counts = np.zeros((len(votes), weights.shape[1]))
     for j in range(votes.shape[1]):

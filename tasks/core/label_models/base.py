@@ -41,16 +41,6 @@ _EXACT = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gold:
-    """Rows of a label matrix whose class is known."""
-
-    rows: npt.NDArray[np.intp]
-    """(g,): positions in the label matrix, each at most once."""
-    classes: npt.NDArray[np.int64]
-    """(g,): 0..k-1."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Finding:
     """Something about the votes that a user should know.
 
@@ -130,7 +120,7 @@ class VoteTable:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VoteCounts:
+class JointVotes:
     """How often LFs vote, alone and together: all that fitting needs to know of the rows. Whole numbers as float64."""
 
     patterns: Patterns
@@ -153,7 +143,7 @@ class VoteCounts:
         return share
 
 
-def count_votes(votes: Votes, k: int) -> VoteCounts:
+def count_joint_votes(votes: Votes, k: int) -> JointVotes:
     """How often each LF votes each class, and each two of them on the same row.
 
     The counts are exact, hence the same for every order of rows and number of threads. Cost: what is less of the pairs
@@ -163,7 +153,7 @@ def count_votes(votes: Votes, k: int) -> VoteCounts:
     seen = np.array([np.bincount(cast + 1, minlength=k + 1)[1:] > 0 for cast in patterns.votes]).reshape(-1, k)
     lf, vote = np.nonzero(seen)
     known: dict[bytes, int] = {}
-    return VoteCounts(
+    return JointVotes(
         patterns=patterns,
         rows=len(votes),
         lf=lf,
@@ -198,7 +188,7 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
     return together
 
 
-def inspect_votes(counts: VoteCounts) -> tuple[Finding, ...]:
+def inspect_votes(counts: JointVotes) -> tuple[Finding, ...]:
     """What is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote."""
     findings = []
     silent = np.flatnonzero(~counts.seen.any(axis=1))
@@ -217,7 +207,7 @@ def inspect_votes(counts: VoteCounts) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _find_near_copies(counts: VoteCounts) -> list[tuple[int, int]]:
+def _find_near_copies(counts: JointVotes) -> list[tuple[int, int]]:
     m = len(counts.first)
     starts = np.flatnonzero(np.diff(counts.lf, prepend=-1))
     if not len(starts):

@@ -6,14 +6,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.label_models.base import Gold, LabelModel, VoteTable
+from tasks.core.label_models.base import LabelModel, VoteTable
 from tasks.core.label_models.dawid_skene import fit_dawid_skene
 from tasks.core.label_models.flyingsquid import Mode, SequenceModel, fit_sequence_model
 from tasks.core.label_models.majority import MajorityVote, fit_majority_vote, fit_weighted_majority_vote
 from tasks.core.label_models.triplets import Estimate, OneVsRest, fit_flyingsquid, fit_flyingsquid_reference
-from tasks.core.progress_callback import WHOLE, Advance, count_steps, tell_nobody
-from tasks.core.ties import SAME, score_labels
-from tasks.core.types import Float64, Votes
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
+from tasks.core.ties import TIE, score_labels
+from tasks.core.types import Float64, GoldRows, Votes
 
 Kind = Literal["majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"]
 
@@ -74,9 +74,9 @@ def fit_label_model(
     votes: Votes,
     class_balance: Float64,
     *,
-    gold: Gold | None = None,
+    gold: GoldRows | None = None,
     options: Options | None = None,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> LabelModel:
     """The label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
 
@@ -117,9 +117,9 @@ def choose_kind(
     class_balance: Float64 | None,
     k: int,
     *,
-    gold: Gold,
+    gold: GoldRows,
     options: Options,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> Choice:
     """The kind of label model that labels held-out gold rows best, majority vote unless another is strictly better.
 
@@ -136,13 +136,14 @@ def choose_kind(
         out, kept = fold == held, fold != held
         balance = count_class_balance(gold.classes[kept], k) if class_balance is None else class_balance
         remaining = np.setdiff1d(np.arange(len(votes)), gold.rows[out])
-        anchors = Gold(rows=np.searchsorted(remaining, gold.rows[kept]), classes=gold.classes[kept])
+        anchors = GoldRows(rows=np.searchsorted(remaining, gold.rows[kept]), classes=gold.classes[kept])
         for kind in CANDIDATES:
             with count_steps(advance, WHOLE) as step:
                 model = fit_label_model(kind, votes[remaining], balance, gold=anchors, options=options, advance=step)
             right[kind] += score_labels(model.predict_proba(votes[gold.rows[out]]), gold.classes[out]).sum()
     accuracy = {kind: float(total / len(gold.rows)) for kind, total in right.items()}
-    return Choice(kind=max(CANDIDATES, key=lambda kind: round(accuracy[kind], SAME)), accuracy=accuracy)
+    best = max(accuracy.values())
+    return Choice(kind=next(kind for kind in CANDIDATES if accuracy[kind] >= best - TIE), accuracy=accuracy)
 
 
 def from_json(value: dict[str, Any]) -> LabelModel:

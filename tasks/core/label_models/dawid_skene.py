@@ -10,17 +10,16 @@ import numpy.typing as npt
 from tasks.core.label_models.base import (
     PRIOR_VOTES,
     Finding,
-    Gold,
     VoteTable,
     add_scores,
-    count_votes,
+    count_joint_votes,
     inspect_votes,
     normalize_logs,
 )
 from tasks.core.label_models.majority import share_majority
 from tasks.core.patterns import Patterns
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
-from tasks.core.types import Float64, Votes
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.types import Float64, GoldRows, Votes
 
 TOLERANCE = 1e-6
 """EM has converged when no posterior moves by more: far below what turns a label, far above rounding."""
@@ -30,7 +29,7 @@ MOST_ROUNDS = 500
 
 
 def fit_dawid_skene(
-    votes: Votes, class_balance: Float64, gold: Gold | None = None, *, advance: Advance = tell_nobody
+    votes: Votes, class_balance: Float64, gold: GoldRows | None = None, *, advance: Advance = ignore_progress
 ) -> VoteTable:
     """Dawid-Skene with the class balance given: P(vote of LF j | Y) by EM from majority vote, gold rows held at gold.
 
@@ -41,7 +40,7 @@ def fit_dawid_skene(
     `advance` is told.
     """
     k, m = len(class_balance), votes.shape[1]
-    counts = count_votes(votes, k)
+    counts = count_joint_votes(votes, k)
     patterns, seen = counts.patterns, counts.seen
     silence_speaks: npt.NDArray[np.bool_] = np.logical_not(seen.all(axis=1))
     weight = np.where(seen.any(axis=1), counts.share, 0.0)
@@ -70,7 +69,7 @@ def fit_dawid_skene(
     return VoteTable(bias=bias, scores=scores, precision=own, findings=tuple(findings))
 
 
-def _count_known(patterns: Patterns, gold: Gold | None, k: int) -> Float64:
+def _count_known(patterns: Patterns, gold: GoldRows | None, k: int) -> Float64:
     """(u, k): rows of each pattern whose class is known."""
     known = np.zeros((len(patterns.counts), k))
     if gold is not None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tasks.core.label_models.base import (
     Finding,
-    count_votes,
+    count_joint_votes,
     decode_array,
     decode_findings,
     encode_array,
@@ -27,7 +27,7 @@ from tasks.core.label_models.base import (
 )
 from tasks.core.label_models.triplets import FEWEST_LFS, Estimate
 from tasks.core.patterns import Patterns, find_patterns
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Float64, Votes
 
 Mode = Literal["corrected", "reference"]
@@ -160,7 +160,7 @@ def fit_sequence_model(
     sequence_balance: Float64 | None = None,
     estimate: Estimate = "mean",
     mode: Mode = "corrected",
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> SequenceModel:
     """FlyingSquid for two classes with edges between LFs and a chain over `length` items.
 
@@ -181,7 +181,7 @@ def fit_sequence_model(
     _check_graph(n, m, len(class_balance), length, dependencies)
     if sequence_balance is None:
         sequence_balance = np.array([np.prod(class_balance[list(y)]) for y in product((0, 1), repeat=length)])
-    counts = count_votes(votes, 2)
+    counts = count_joint_votes(votes, 2)
     sequences = votes[: n // length * length].reshape(-1, length * m)
     fitted = _fit_package(sequences, m, length, dependencies, sequence_balance, estimate, advance)
     factors = [_make_factor(marginal, 1.0, mode) for _, marginal in fitted.clique_marginals]

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.label_models.base import Gold, VoteCounts, count_votes
+from tasks.core.label_models.base import JointVotes, count_joint_votes
 from tasks.core.label_models.choice import FEWEST_GOLD, FOLDS, count_class_balance
 from tasks.core.label_models.partitions import fit_partition, thin_rows
 from tasks.core.label_models.triplets import solve_flyingsquid
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.ties import score_labels
-from tasks.core.types import ABSTAIN, Float64, Votes
+from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 
 PARTS = (1, 2, 4, 8, 16)
 """Numbers of parts that are tried; one part is Epoxy."""
@@ -51,7 +51,7 @@ class _Space:
 
     home: npt.NDArray[np.int64]
     """(n,): the part of each row."""
-    counts: tuple[VoteCounts | None, ...]
+    counts: tuple[JointVotes | None, ...]
     """By part; None where there is too little to estimate a model from."""
 
 
@@ -61,9 +61,9 @@ def fit_liger(
     reference: npt.NDArray[np.intp],
     class_balance: Float64 | None,
     k: int,
-    gold: Gold,
+    gold: GoldRows,
     *,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> Liger:
     """Liger's posterior for every row of the extended `votes`.
 
@@ -85,7 +85,7 @@ def fit_liger(
     advance
         Is told of each of `PARTS`, a piece of work: its partition, the counts of its parts, and the folds.
     """
-    overall = count_votes(votes[reference], k)
+    overall = count_joint_votes(votes[reference], k)
     everyone = np.arange(len(votes))
     best = _Space(home=np.zeros(len(votes), np.int64), counts=(None,))
     accuracy: dict[int, float] = {}
@@ -98,7 +98,7 @@ def fit_liger(
             with count_steps(advance, 1 + parts + FOLDS) as step:
                 space = _divide(votes, embeddings, sample, reference, parts, k, step)
                 for held in range(FOLDS):
-                    kept = Gold(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
+                    kept = GoldRows(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
                     asked = gold.rows[fold == held]
                     posterior = _answer(votes, asked, space, overall, class_balance, k, kept)
                     right += score_labels(posterior, gold.classes[fold == held]).sum()
@@ -127,11 +127,11 @@ def _divide(
     """The space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
     home = fit_partition(sample, parts).assign(embeddings)
     step(1)
-    counts: list[VoteCounts | None] = []
+    counts: list[JointVotes | None] = []
     for part in range(parts):
         own = votes[reference[home[reference] == part]]
         has_own_model = parts > 1 and np.count_nonzero((own != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
-        counts.append(count_votes(own, k) if has_own_model else None)
+        counts.append(count_joint_votes(own, k) if has_own_model else None)
         step(1)
     return _Space(home=home, counts=tuple(counts))
 
@@ -140,10 +140,10 @@ def _answer(
     votes: Votes,
     asked: npt.NDArray[np.intp],
     space: _Space,
-    overall: VoteCounts,
+    overall: JointVotes,
     class_balance: Float64 | None,
     k: int,
-    gold: Gold,
+    gold: GoldRows,
 ) -> Float64:
     """Liger's posterior for the rows `asked`."""
     whole = count_class_balance(gold.classes, k) if class_balance is None else class_balance
@@ -159,7 +159,7 @@ def _answer(
 
 
 def _draw_balance(
-    whole: Float64, home: npt.NDArray[np.int64], part: int, k: int, gold: Gold, class_balance: Float64 | None
+    whole: Float64, home: npt.NDArray[np.int64], part: int, k: int, gold: GoldRows, class_balance: Float64 | None
 ) -> Float64:
     """(k,): the class balance of a part, counted on its gold rows and drawn towards the whole; or the given one."""
     if class_balance is not None:

@@ -8,16 +8,15 @@ import numpy as np
 from tasks.core.label_models.base import (
     PRIOR_VOTES,
     Finding,
-    Gold,
     VoteTable,
-    count_votes,
+    count_joint_votes,
     decode_findings,
     encode_findings,
     inspect_votes,
     predict_patterns,
 )
 from tasks.core.patterns import Patterns
-from tasks.core.types import ABSTAIN, Float64, Votes
+from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class MajorityVote:
 
 def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
     """Majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
-    findings = inspect_votes(count_votes(votes, len(class_balance)))
+    findings = inspect_votes(count_joint_votes(votes, len(class_balance)))
     return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
 
 
@@ -76,7 +75,7 @@ def share_majority(patterns: Patterns, class_balance: Float64) -> Float64:
     return np.where(counts.any(axis=1, keepdims=True), shared, class_balance)
 
 
-def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: Gold | None = None) -> VoteTable:
+def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: GoldRows | None = None) -> VoteTable:
     """A vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
 
     The precision of an LF is its share of correct votes on gold rows where there are any, otherwise the share of its
@@ -84,7 +83,7 @@ def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: Gold 
     and certainty. Identical LFs share one vote. A row without votes gets the class balance.
     """
     k, m = len(class_balance), votes.shape[1]
-    counts = count_votes(votes, k)
+    counts = count_joint_votes(votes, k)
     prior = np.mean((1 + class_balance) / 2)
     if gold is not None and len(gold.rows):
         known = votes[gold.rows]

@@ -22,7 +22,7 @@ of .840, .841 and .840 over 23 tasks without gold.
 
 *Global evidence.* The nearest neighbor is local; `end_model.fit_vote_head` is the global counterpart, a calibrated
 linear classifier of votes, which also gives each LF's reliability r_jc, the weight of its votes and neighbors in the
-pool. Without gold the two get equal say, a geometric mean: `EvidenceLabels.weak`.
+pool. Without gold the two get equal say, a geometric mean: `NearvoteLabels.weak`.
 
 *Gold.* With gold rows the weights of own votes, neighbors, head and nearest gold row are learned: a conditional logit
 p(c | i) proportional to exp(a_c + sum_f w_f log e_icf), one weight per source shared by all classes (McFadden, 1974).
@@ -44,11 +44,11 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from tasks.core.classifiers.folds import GOLD_FOLDS, GoldRows, assign_folds, draw_rows, is_enough_gold
+from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, draw_rows, is_enough_gold
 from tasks.core.classifiers.softmax import LOG_FLOOR
 from tasks.core.classifiers.vote_head import VoteHead
-from tasks.core.progress_callback import WHOLE, Advance, count_steps, tell_nobody
-from tasks.core.types import Float32, Float64, Votes
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
+from tasks.core.types import Float32, Float64, GoldRows, Votes
 
 MEDIAN_EXPONENT = 5.0  # an item at the median distance weighs exp(-5); see the derivation
 SMALLEST_DISTANCE = 0.01  # when most items are copies of support items: b at most 500
@@ -62,7 +62,7 @@ NEAR_FLOOR = 1e-3  # likewise for kernels
 GOLD_PAIRS = 1 << 32  # items times gold rows compared at most: a minute of one core at d = 384
 FEWEST_NEIGHBORS = 1000  # gold rows to be near to however many the items
 BLOCK = 1024  # rows per block of the similarities to gold rows
-LABEL_WORK = 2 * WHOLE  # what `fit_evidence_labels` tells its `advance` in all
+LABEL_WORK = 2 * WHOLE  # what `fit_nearvote` tells its `advance` in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class LFColumn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class PooledVotes:
     """Pooled evidence. own, near: (n, k) float64, nonnegative; bandwidth: b, per unit of cosine."""
 
     own: Float64
@@ -88,12 +88,12 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceParameters:
-    """All that `predict_evidence_labels` needs, beside what `pool_evidence` takes.
+class NearvoteParameters:
+    """All that `predict_nearvote` needs, beside what `pool_votes` takes.
 
     class_balance: (k,) float64. local, both: (k,) float64, the w of `fit_balance` for neighbors alone and together with
     the vote head. means: (3,) float64, of own votes, neighbors and nearest gold over all items and classes (the last NaN
-    without gold). weights, offsets: as in `EvidenceLabels`, None without enough gold.
+    without gold). weights, offsets: as in `NearvoteLabels`, None without enough gold.
     """
 
     class_balance: Float64
@@ -105,7 +105,7 @@ class EvidenceParameters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceLabels:
+class NearvoteLabels:
     """Nearvote's answer for every item.
 
     posterior: (n, k) float64, rows sum to 1; learned weights with enough gold, else `weak`.
@@ -123,7 +123,7 @@ class EvidenceLabels:
     held_out: Float64
     weights: Float64
     offsets: Float64
-    parameters: EvidenceParameters
+    parameters: NearvoteParameters
 
 
 def iterate_columns(votes: Votes, similarity: Float32) -> Iterator[LFColumn]:
@@ -158,7 +158,7 @@ def weigh_similarity(similarity: Float32, bandwidth: float) -> Float64:
     return np.where(np.isnan(s), 0.0, np.exp(bandwidth * (s - 1.0)))
 
 
-def pool_evidence(columns: Iterable[LFColumn], reliability: Float64, bandwidth: float) -> Evidence:
+def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: float) -> PooledVotes:
     """Return the sums over LFs of own votes and of weighted neighbors, each times r_jc, added in LF order.
 
     Parameters
@@ -196,7 +196,7 @@ def pool_evidence(columns: Iterable[LFColumn], reliability: Float64, bandwidth: 
         raise ValueError("columns: got no LF; expected at least 1")
     if j + 1 < len(r):
         raise ValueError(f"reliability: got {len(r)} rows; expected one per LF, {j + 1}")
-    return Evidence(own=own, near=near, bandwidth=bandwidth)
+    return PooledVotes(own=own, near=near, bandwidth=bandwidth)
 
 
 def match_class_balance(evidence: Float64, class_balance: Float64) -> Float64:
@@ -222,7 +222,7 @@ def match_class_balance(evidence: Float64, class_balance: Float64) -> Float64:
     return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
 
 
-def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = tell_nobody) -> Float64:
+def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ignore_progress) -> Float64:
     """Return the w (k,) float64 of `match_class_balance`, nonnegative, sum 1; all 0 where there is nothing to weigh.
 
     `advance` is told of one piece of work, round by round.
@@ -276,7 +276,7 @@ def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
 
 
 def measure_gold_similarity(
-    embeddings: Float32, gold: GoldRows, n_classes: int, advance: Advance = tell_nobody
+    embeddings: Float32, gold: GoldRows, n_classes: int, advance: Advance = ignore_progress
 ) -> Float32:
     """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none.
 
@@ -301,7 +301,7 @@ def measure_similarity_to_gold(
     embeddings : (q, d) float32 and gold_embeddings : (g, d) float32, as for `measure_gold_similarity`. classes : (g,).
     """
     nobody = np.full(len(embeddings), -1, dtype=np.int64)
-    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k, tell_nobody)
+    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k, ignore_progress)
 
 
 def _measure_nearest(
@@ -333,20 +333,20 @@ def _measure_nearest(
     return nearest
 
 
-def fit_evidence_labels(
-    evidence: Evidence,
+def fit_nearvote(
+    evidence: PooledVotes,
     head: VoteHead,
     class_balance: Float64,
     gold: GoldRows | None,
     gold_similarity: Float32 | None,
     seed: int = 0,
-    advance: Advance = tell_nobody,
-) -> EvidenceLabels:
+    advance: Advance = ignore_progress,
+) -> NearvoteLabels:
     """Return soft labels of every item from votes, neighbors, the vote head and, where there are any, gold rows.
 
     Parameters
     ----------
-    evidence : from `pool_evidence`.
+    evidence : from `pool_votes`.
     head : from `end_model.fit_vote_head`.
     class_balance : (k,) float64, sum 1, given or from `end_model.estimate_class_balance`.
     gold, gold_similarity : gold rows and `measure_gold_similarity` of them, or None. Fewer than 10 rows or a single
@@ -366,14 +366,14 @@ def fit_evidence_labels(
     weak = apply_balance(together, both, class_balance)
     means = np.array([evidence.own.mean(), evidence.near.mean(), np.nan])
     if gold is None or not is_enough_gold(gold):
-        return EvidenceLabels(
+        return NearvoteLabels(
             posterior=weak,
             weak=weak,
             neighbors_only=neighbors_only,
             held_out=np.empty((0, n_classes)),
             weights=np.full(len(SOURCES), np.nan),
             offsets=np.full(n_classes, np.nan),
-            parameters=EvidenceParameters(
+            parameters=NearvoteParameters(
                 class_balance=class_balance, local=local, both=both, means=means, weights=None, offsets=None
             ),
         )
@@ -392,32 +392,32 @@ def fit_evidence_labels(
         fitted = _fit_conditional_logit(at_gold, gold.classes)
         posterior = _posterior(log_evidence, fitted)
     weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
-    return EvidenceLabels(
+    return NearvoteLabels(
         posterior=posterior,
         weak=weak,
         neighbors_only=neighbors_only,
         held_out=held_out,
         weights=weights,
         offsets=offsets,
-        parameters=EvidenceParameters(
+        parameters=NearvoteParameters(
             class_balance=class_balance, local=local, both=both, means=means, weights=weights, offsets=offsets
         ),
     )
 
 
-def predict_evidence_labels(
-    parameters: EvidenceParameters, evidence: Evidence, head_proba: Float64, gold_similarity: Float32 | None
+def predict_nearvote(
+    parameters: NearvoteParameters, evidence: PooledVotes, head_proba: Float64, gold_similarity: Float32 | None
 ) -> Float64:
     """Return the posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
 
     Parameters
     ----------
-    evidence : from `pool_evidence`, with the reliability and bandwidth that were fitted. head_proba : (q, k) float64,
+    evidence : from `pool_votes`, with the reliability and bandwidth that were fitted. head_proba : (q, k) float64,
         the vote head's. gold_similarity : (q, k) float32; needed where weights were learned, ignored elsewhere.
 
     Notes
     -----
-    `fit_evidence_labels` gives the head of a row with votes held out of it, and leaves a gold row out of its own
+    `fit_nearvote` gives the head of a row with votes held out of it, and leaves a gold row out of its own
     nearest gold; with these two as arguments this is its posterior, bit by bit but for BLAS.
 
     Raises
@@ -436,7 +436,7 @@ def predict_evidence_labels(
         return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
 
 
-def _stack_evidence(evidence: Evidence, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
+def _stack_evidence(evidence: PooledVotes, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
     """Return the logs (n, k, 4) float64 of the evidence in the order of `SOURCES`."""
     return np.stack(
         [

@@ -14,17 +14,16 @@ from tasks.core.label_models.base import (
     FEWEST_TO_JUDGE,
     PRIOR_VOTES,
     Finding,
-    Gold,
-    VoteCounts,
+    JointVotes,
     VoteTable,
-    count_votes,
+    count_joint_votes,
     decode_findings,
     encode_findings,
     inspect_votes,
     normalize_logs,
 )
-from tasks.core.progress_callback import Advance, count_steps, tell_nobody
-from tasks.core.types import ABSTAIN, Float64, Votes
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 
 Estimate = Literal["mean", "median"]
 
@@ -49,8 +48,8 @@ def fit_flyingsquid(
     class_balance: Float64,
     *,
     estimate: Estimate = "mean",
-    gold: Gold | None = None,
-    advance: Advance = tell_nobody,
+    gold: GoldRows | None = None,
+    advance: Advance = ignore_progress,
 ) -> VoteTable:
     """FlyingSquid, corrected: the posterior is P(Y) times, for every vote v cast, P(Y | v) / P(Y).
 
@@ -80,17 +79,17 @@ def fit_flyingsquid(
     known = None
     if gold is not None and len(gold.rows):
         known = _count_gold(votes, gold, len(class_balance))
-    counts = count_votes(votes, len(class_balance))
+    counts = count_joint_votes(votes, len(class_balance))
     return solve_flyingsquid(counts, class_balance, estimate=estimate, known=known, advance=advance)
 
 
 def solve_flyingsquid(
-    counts: VoteCounts,
+    counts: JointVotes,
     class_balance: Float64,
     *,
     estimate: Estimate = "mean",
     known: Float64 | None = None,
-    advance: Advance = tell_nobody,
+    advance: Advance = ignore_progress,
 ) -> VoteTable:
     """`fit_flyingsquid` from counted votes, so that other class balances need no other count.
 
@@ -144,7 +143,7 @@ def solve_flyingsquid(
 
 
 def fit_flyingsquid_reference(
-    votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = tell_nobody
+    votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = ignore_progress
 ) -> "VoteTable | OneVsRest":
     """FlyingSquid as the package computes it, doubled prior and all.
 
@@ -156,7 +155,7 @@ def fit_flyingsquid_reference(
         fallback = fit_flyingsquid(votes, class_balance, estimate=estimate, advance=advance)
         note = Finding(message="the reference needs three labeling functions: the corrected form is used")
         return replace(fallback, findings=(*fallback.findings, note))
-    findings = inspect_votes(count_votes(votes, k))
+    findings = inspect_votes(count_joint_votes(votes, k))
     shares = [float(share) for share in class_balance / class_balance.sum()]
     with count_steps(advance, votes.shape[1] * (1 if k == 2 else k)) as step:
         if k == 2:
@@ -214,7 +213,7 @@ def _against_rest(votes: Votes, c: int) -> Votes:
 def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
     """The package's closed form for votes 0 and 1, where `balance` is P(Y = 1); each LF may be a step."""
     n, m = votes.shape
-    counts = count_votes(votes, 2)
+    counts = count_joint_votes(votes, 2)
     sign = np.where(counts.vote == 1, 1.0, -1.0)
     moments = np.zeros((m, m))
     np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together)
@@ -402,7 +401,7 @@ def _spread_errors(own: Float64, class_balance: Float64) -> Float64:
     return given
 
 
-def _count_gold(votes: Votes, gold: Gold, k: int) -> Float64:
+def _count_gold(votes: Votes, gold: GoldRows, k: int) -> Float64:
     """(m, k, k): gold rows by LF, its vote and the class."""
     known = votes[gold.rows]
     counts = np.zeros((votes.shape[1], k, k))

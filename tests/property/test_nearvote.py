@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
-from tasks.core.classifiers.folds import GoldRows
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.vote_head import VoteHead, fit_vote_head
 from tasks.core.label_models.nearvote import (
@@ -15,18 +14,19 @@ from tasks.core.label_models.nearvote import (
     OWN_FLOOR,
     PRIOR_WEIGHTS,
     WEIGHT_SPREAD,
-    Evidence,
     LFColumn,
+    PooledVotes,
     choose_bandwidth,
-    fit_evidence_labels,
+    fit_nearvote,
     iterate_columns,
     match_class_balance,
     measure_gold_similarity,
     measure_similarity_to_gold,
-    pool_evidence,
-    predict_evidence_labels,
+    pool_votes,
+    predict_nearvote,
     weigh_similarity,
 )
+from tasks.core.types import GoldRows
 
 NAN = float("nan")
 
@@ -51,7 +51,7 @@ def random_evidence(seed, n=60, k=3, zero=0.0):
     own = rng.integers(0, 3, (n, k)).astype(float)
     near = np.where(rng.random((n, k)) < zero, 0.0, rng.random((n, k)))
     proba = rng.dirichlet(np.ones(k), n)
-    return Evidence(own=own, near=near, bandwidth=5.0), head_of(proba=proba, reliability=np.ones((4, k)))
+    return PooledVotes(own=own, near=near, bandwidth=5.0), head_of(proba=proba, reliability=np.ones((4, k)))
 
 
 def task(seed=0, n=120, k=2, m=5, d=6):
@@ -76,9 +76,9 @@ def label(points, votes, similarity, k=2, gold=None, seed=0):
     """Nearvote from start to end, with a uniform class balance."""
     head = fit_vote_head(points, votes, k)
     columns = list(iterate_columns(votes, similarity))
-    pooled = pool_evidence(columns, head.reliability, choose_bandwidth(columns))
+    pooled = pool_votes(columns, head.reliability, choose_bandwidth(columns))
     near_gold = None if gold is None else measure_gold_similarity(points, gold, k)
-    return fit_evidence_labels(pooled, head, np.full(k, 1 / k), gold, near_gold, seed)
+    return fit_nearvote(pooled, head, np.full(k, 1 / k), gold, near_gold, seed)
 
 
 # Two LFs, three items, two classes. LF 0 votes 0 on item 0, LF 1 votes 1 on items 0 and 1.
@@ -89,14 +89,14 @@ COLUMNS = [
 
 
 def test_evidence_by_hand():
-    found = pool_evidence(COLUMNS, np.array([[0.5, NAN], [NAN, 0.25]]), 2.0)
+    found = pool_votes(COLUMNS, np.array([[0.5, NAN], [NAN, 0.25]]), 2.0)
     assert found.own.tolist() == [[0.5, 0.25], [0, 0.25], [0, 0]]
     assert found.near == pytest.approx(np.array([[0, 0], [0.5 * np.exp(-1), 0], [0.5, 0.25 * np.exp(-2)]]))
 
 
 def test_similarities_where_the_lf_votes_are_not_read():
-    one = pool_evidence([column([0, -1], [[NAN, NAN], [0.5, 0.25]])], np.ones((1, 2)), 1.0)
-    other = pool_evidence([column([0, -1], [[0.9, 0.9], [0.5, 0.25]])], np.ones((1, 2)), 1.0)
+    one = pool_votes([column([0, -1], [[NAN, NAN], [0.5, 0.25]])], np.ones((1, 2)), 1.0)
+    other = pool_votes([column([0, -1], [[0.9, 0.9], [0.5, 0.25]])], np.ones((1, 2)), 1.0)
     assert np.array_equal(one.near, other.near)
 
 
@@ -130,7 +130,7 @@ def test_the_bandwidth_without_neighbors_or_among_copies():
 )
 def test_bad_columns_are_named(columns, reliability, bandwidth, message):
     with pytest.raises(ValueError, match=message):
-        pool_evidence(columns, reliability, bandwidth)
+        pool_votes(columns, reliability, bandwidth)
 
 
 @settings(max_examples=60, deadline=None)
@@ -215,7 +215,7 @@ def test_a_gold_rows_own_class_does_not_move_its_similarities():
 def test_without_gold_neighbors_and_head_have_equal_say():
     evidence, head = random_evidence(0)
     balance = np.array([0.5, 0.3, 0.2])
-    found = fit_evidence_labels(evidence, head, balance, None, None)
+    found = fit_nearvote(evidence, head, balance, None, None)
     assert found.posterior is found.weak
     assert found.neighbors_only == pytest.approx(match_class_balance(evidence.own + evidence.near, balance))
     assert found.weak.mean(axis=0) == pytest.approx(balance, abs=1e-8)
@@ -231,8 +231,8 @@ def test_without_gold_neighbors_and_head_have_equal_say():
 def test_too_little_gold_counts_as_none(rows, classes):
     evidence, head = random_evidence(0)
     balance, gold = np.full(3, 1 / 3), gold_of(rows, classes)
-    without = fit_evidence_labels(evidence, head, balance, None, None)
-    found = fit_evidence_labels(evidence, head, balance, gold, np.zeros((60, 3), np.float32))
+    without = fit_nearvote(evidence, head, balance, None, None)
+    found = fit_nearvote(evidence, head, balance, gold, np.zeros((60, 3), np.float32))
     assert np.array_equal(found.posterior, without.posterior)
     assert len(found.held_out) == 0
 
@@ -240,14 +240,14 @@ def test_too_little_gold_counts_as_none(rows, classes):
 def test_gold_needs_similarities_to_gold():
     evidence, head = random_evidence(0)
     with pytest.raises(ValueError, match="gold_similarity"):
-        fit_evidence_labels(evidence, head, np.full(3, 1 / 3), gold_of(range(20), np.arange(20) % 2), None)
+        fit_nearvote(evidence, head, np.full(3, 1 / 3), gold_of(range(20), np.arange(20) % 2), None)
 
 
 def test_the_fitted_weights_are_where_the_stated_objective_has_no_slope():
     evidence, head = random_evidence(1)
     gold = gold_of(range(40), np.random.default_rng(2).integers(0, 3, 40))
     similarity = np.random.default_rng(3).uniform(-1, 1, (60, 3)).astype(np.float32)
-    found = fit_evidence_labels(evidence, head, np.full(3, 1 / 3), gold, similarity)
+    found = fit_nearvote(evidence, head, np.full(3, 1 / 3), gold, similarity)
     kernel = weigh_similarity(similarity, evidence.bandwidth)
     sources = [
         np.log(evidence.own / evidence.own.mean() + OWN_FLOOR),
@@ -278,7 +278,7 @@ def test_a_held_out_posterior_does_not_know_its_own_class():
         classes = np.ones(40, np.int64)
         classes[order[:border]] = 0
         gold = gold_of(range(40), classes)
-        found.append(fit_evidence_labels(evidence, head, np.array([0.5, 0.5]), gold, similarity))
+        found.append(fit_nearvote(evidence, head, np.array([0.5, 0.5]), gold, similarity))
     turned = order[19]
     assert np.array_equal(found[0].held_out[turned], found[1].held_out[turned])
     assert not np.array_equal(found[0].held_out, found[1].held_out)
@@ -300,7 +300,7 @@ def test_gold_teaches_which_sources_to_trust():
     head = head_of(proba=np.full((200, 2), 0.5), reliability=head.reliability)
     truth = (evidence.own[:, 1] > evidence.own[:, 0]).astype(np.int64)
     weights = [
-        fit_evidence_labels(
+        fit_nearvote(
             evidence, head, np.array([0.5, 0.5]), gold_of(range(100), classes[:100]), np.zeros((200, 2), np.float32)
         ).weights[0]
         for classes in (truth, 1 - truth)
@@ -323,8 +323,8 @@ def test_copies_of_all_lfs_turn_nothing(with_gold):
 def test_copies_of_one_lf_scale_its_share_at_most(seed, copies):
     _, votes, similarity, _ = task(seed, n=30)
     which = np.r_[np.arange(5), np.zeros(copies - 1, int)]
-    one = pool_evidence(iterate_columns(votes, similarity), np.ones((5, 2)), 5.0)
-    more = pool_evidence(iterate_columns(votes[:, which], similarity[:, which]), np.ones((len(which), 2)), 5.0)
+    one = pool_votes(iterate_columns(votes, similarity), np.ones((5, 2)), 5.0)
+    more = pool_votes(iterate_columns(votes[:, which], similarity[:, which]), np.ones((len(which), 2)), 5.0)
     before, after = one.own + one.near, more.own + more.near
     assert (after >= before - 1e-12).all() and (after <= copies * before + 1e-12).all()
 
@@ -341,12 +341,12 @@ def test_the_order_of_items_and_lfs_does_not_matter(with_gold):
     b = choose_bandwidth(columns)
     balance = np.array([0.4, 0.6])
     near = measure_gold_similarity(points, gold, 2) if with_gold else None
-    one = fit_evidence_labels(pool_evidence(columns, head.reliability, b), head, balance, gold, near)
+    one = fit_nearvote(pool_votes(columns, head.reliability, b), head, balance, gold, near)
     columns = list(iterate_columns(votes[rows][:, lfs], similarity[rows][:, lfs]))
     assert choose_bandwidth(columns) == b
     turned_head = head_of(proba=head.proba[rows], reliability=head.reliability[lfs])
-    turned = fit_evidence_labels(
-        pool_evidence(columns, turned_head.reliability, b),
+    turned = fit_nearvote(
+        pool_votes(columns, turned_head.reliability, b),
         turned_head,
         balance,
         turned_gold,
@@ -358,9 +358,9 @@ def test_the_order_of_items_and_lfs_does_not_matter(with_gold):
 def test_the_order_of_classes_does_not_matter():
     evidence, head = random_evidence(3)
     balance, order = np.array([0.5, 0.3, 0.2]), [2, 0, 1]
-    one = fit_evidence_labels(evidence, head, balance, None, None)
-    turned = fit_evidence_labels(
-        Evidence(own=evidence.own[:, order], near=evidence.near[:, order], bandwidth=5.0),
+    one = fit_nearvote(evidence, head, balance, None, None)
+    turned = fit_nearvote(
+        PooledVotes(own=evidence.own[:, order], near=evidence.near[:, order], bandwidth=5.0),
         head_of(proba=head.proba[:, order], reliability=head.reliability[:, order]),
         balance[order],
         None,
@@ -393,19 +393,19 @@ def test_what_was_fitted_says_of_the_same_rows_what_the_fit_said(seed, with_gold
     balance = rng.dirichlet(np.ones(3))
     gold = gold_of(range(30), np.arange(30) % 3) if with_gold else None
     near = np.where(rng.random((60, 3)) < 0.2, NAN, rng.random((60, 3))).astype(np.float32) if with_gold else None
-    fitted = fit_evidence_labels(evidence, head, balance, gold, near)
+    fitted = fit_nearvote(evidence, head, balance, gold, near)
     some = np.sort(rng.permutation(60)[:7])
-    part = Evidence(own=evidence.own[some], near=evidence.near[some], bandwidth=evidence.bandwidth)
-    found = predict_evidence_labels(fitted.parameters, part, head.proba[some], None if near is None else near[some])
+    part = PooledVotes(own=evidence.own[some], near=evidence.near[some], bandwidth=evidence.bandwidth)
+    found = predict_nearvote(fitted.parameters, part, head.proba[some], None if near is None else near[some])
     assert found == pytest.approx(fitted.posterior[some], abs=1e-12)
 
 
 def test_learned_weights_ask_for_the_nearest_gold():
     evidence, head = random_evidence(1)
     gold = gold_of(range(30), np.arange(30) % 3)
-    fitted = fit_evidence_labels(evidence, head, np.full(3, 1 / 3), gold, np.zeros((60, 3), np.float32))
+    fitted = fit_nearvote(evidence, head, np.full(3, 1 / 3), gold, np.zeros((60, 3), np.float32))
     with pytest.raises(ValueError, match="gold_similarity"):
-        predict_evidence_labels(fitted.parameters, evidence, head.proba, None)
+        predict_nearvote(fitted.parameters, evidence, head.proba, None)
 
 
 def test_similarity_to_gold_is_the_same_for_a_row_that_was_not_there():
