@@ -50,7 +50,11 @@ words = [keyword_lf("word_" + word, column="text", keywords=[word], label="SPAM"
 _STAGE = """
 import json, resource, time
 from pathlib import Path
-from tasks import apply, artifacts, lf_modules, schemas, voting
+from tasks import apply
+from tasks.lf import loading, voting
+from tasks.tables import schemas
+from tasks.tables.parquet import read_batches
+from tasks.tables.paths import ITEMS
 from tasks.params import ApplyParams
 
 def measure_peak():
@@ -62,7 +66,7 @@ def measure_peak():
 base, began = measure_peak(), time.perf_counter()
 apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
 stage, peak = time.perf_counter() - began, measure_peak()
-lfs, votes = lf_modules.load_lfs(Path(), "lfs/mine.py"), 0.0
+lfs, votes = loading.load_lfs(Path(), "lfs/mine.py"), 0.0
 for items in read_batches(ITEMS, schemas.ITEMS, size=8 * 2**20, beside=len(lfs)):
     began = time.perf_counter()
     voting.apply_vectorized(lfs, items, ("HAM", "SPAM"))
