@@ -41,7 +41,7 @@ import json
 from pathlib import Path
 from tasks.labeling import regex_lf
 rules = [regex_lf(rule["name"], column="text", pattern=rule["regex"], label=rule["label"], case_insensitive=True)
-         for rule in json.loads((Path(__file__).parent / "rules.json").read_text())]
+         for rule in json.loads((Path(__file__).parent / "rules.json").read_text(encoding="utf-8"))]
 """
 _KEYWORDS = f"""
 from tasks.labeling import keyword_lf
@@ -52,10 +52,10 @@ import json, resource, time
 from pathlib import Path
 from tasks import apply
 from tasks.lf import loading, voting
+from tasks.params import ApplyParams
 from tasks.tables import schemas
 from tasks.tables.parquet import read_batches
 from tasks.tables.paths import ITEMS
-from tasks.params import ApplyParams
 
 def measure_peak():
     status = Path("/proc/self/status")
@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
 
 def measure(folder: Path, *, size: int, sample: int, repeats: int) -> list[Result]:
     """A result for the regular expressions, the keywords, and both together."""
-    rules = json.loads((folder / "rules.json").read_text())
+    rules = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
     patterns: dict[str, Finder] = {rule["name"]: re.compile(rule["regex"], re.IGNORECASE).search for rule in rules}
     labels = {rule["name"]: int(rule["label"]) for rule in rules} | {f"word_{word}": 1 for word in WORDS}
     words: dict[str, Finder] = {

@@ -33,7 +33,7 @@ from tasks.lf.functions import (
     VectorizedLF,
     Vote,
 )
-from tasks.lf.patterns import TextPattern, compile_keywords, compile_regex, match_patterns
+from tasks.lf.text_patterns import TextPattern, compile_keywords, compile_regex, match_patterns
 
 __all__ = [
     "ABSTAIN",
@@ -73,7 +73,7 @@ def labeling_function(
     function
         Takes an `Item`, returns a class name, a class position, or ABSTAIN.
     name
-        The function's own name unless given.
+        The name of the LF; by default, that of the function.
     on_error
         'raise' stops the run when the function raises or returns an unknown class; 'abstain' records the failure in
         data/apply/lf_failures.parquet and goes on, until failures exceed `error_budget`, a share of all items.
@@ -81,7 +81,7 @@ def labeling_function(
     Raises
     ------
     LabelingFunctionError
-        A name, policy or budget that cannot be.
+        The name, policy or budget is invalid.
     """
 
     def decorate(function: Callable[[Any], Vote]) -> RowwiseLF:
@@ -110,16 +110,16 @@ def vectorized_labeling_function(
     Parameters
     ----------
     function
-        Takes a batch of items, returns one vote a row: a Polars expression over the batch (fastest: all of them run
-        together), a Series or a NumPy array, of class names or class positions; null or ABSTAIN abstains. Items come
-        in batches of no particular size, so a vote must depend on its own row alone: no mean over a column, no rank.
+        Takes a batch of items, returns one vote per row: a Polars expression over the batch (fastest, since all
+        expressions run together), a Series or a NumPy array of class names or class positions; null and ABSTAIN
+        abstain. The size of batches may vary, so a vote must depend on its row only: no mean over a column, no rank.
     name, on_error, error_budget
         As for `labeling_function`. A function that raises fails on every item of the batch.
 
     Raises
     ------
     LabelingFunctionError
-        A name, policy or budget that cannot be.
+        The name, policy or budget is invalid.
     """
 
     def decorate(function: Callable[[pl.DataFrame], ColumnOfVotes]) -> VectorizedLF:
@@ -131,7 +131,7 @@ def vectorized_labeling_function(
 
 
 def vote_where(condition: pl.Expr | pl.Series | npt.NDArray[np.bool_], label: str | int) -> pl.Expr:
-    """Votes for a vectorized LF: `label` where `condition` holds, abstain elsewhere and where it is null.
+    """The votes of a vectorized LF that votes `label` where `condition` holds, and abstains elsewhere and on null.
 
     >>> items = pl.DataFrame({"length": [3, 30, None]})
     >>> items.select(vote_where(pl.col("length") < 10, "HAM")).to_series().to_list()
@@ -158,12 +158,12 @@ def keyword_lf(
     Parameters
     ----------
     whole_words
-        A keyword must stand free of letters, digits and '_' on both sides ('my' is in 'my song', not in 'mystery').
+        Whether letters, digits and '_' may not adjoin a keyword: 'my' then matches 'my song', not 'mystery'.
 
     Raises
     ------
     LabelingFunctionError
-        No keyword, an empty one, or one string where a list of them belongs.
+        There is no keyword, one is empty, or `keywords` is one string rather than a list.
     """
     if isinstance(keywords, str) or not keywords or not all(keywords):
         raise LabelingFunctionError(
@@ -176,9 +176,9 @@ def keyword_lf(
 def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_insensitive: bool = False) -> PatternLF:
     r"""An LF that votes `label` where Python's `re.search(pattern, text)` finds a match, and abstains elsewhere.
 
-    Polars' regular expressions (a finite automaton, much faster) do the work wherever they are certain to agree with
-    Python's: on patterns of common syntax and on texts without the rare characters on which `\w`, `\s`, `$` or case
-    differ. Everything else, look-around and back-references among it, runs in Python, row by row.
+    Polars' regular expressions (a finite automaton, much faster) are used wherever they are certain to agree with
+    Python's: for patterns of common syntax, on texts without the rare characters on which `\w`, `\s`, `$` or case
+    differ. Everything else, such as look-around and back-references, runs in Python, row by row.
 
     Raises
     ------
@@ -195,6 +195,8 @@ def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_ins
 
 
 def _pattern_lf(name: str, column: str, pattern: TextPattern, label: str | int) -> PatternLF:
+    """An LF that votes `label` where `column` matches `pattern`."""
+
     def vote(items: pl.DataFrame) -> pl.Expr:
         return vote_where(match_patterns([pattern], items[column])[0], label)
 
@@ -202,5 +204,5 @@ def _pattern_lf(name: str, column: str, pattern: TextPattern, label: str | int) 
 
 
 def _policy(on_error: OnError | str) -> OnError:
-    """`on_error` as the enum where it names a policy; as it is otherwise, for the LF to refuse with its name."""
+    """`on_error` as the enum if it names a policy; otherwise unchanged, for the LF to refuse with its name."""
     return OnError(on_error) if on_error in tuple(OnError) else on_error  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What a labeling function is: asked about one item at a time, or about a batch at once."""
+"""The kinds of labeling function: row-wise (one item at a time), vectorized (a batch at once), and patterns."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import polars as pl
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
-from tasks.lf.patterns import TextPattern
+from tasks.lf.text_patterns import TextPattern
 from tasks.tables import schemas
 
 Vote = str | int | None
@@ -37,18 +37,20 @@ class Item:
 
 
 class OnError(StrEnum):
-    """What an LF's failure on an item does: stop the run, or count as an abstain within the LF's error budget."""
+    """The effect of an LF's failure on an item: stop the run, or abstain within the LF's error budget."""
 
     RAISE = "raise"
     ABSTAIN = "abstain"
 
 
 DEFAULT_ERROR_BUDGET = 0.01
-"""One item in a hundred: enough for odd rows, too little for an LF that is broken."""
+"""One item in a hundred: enough for unusual rows, too few for a broken LF."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Named:
+    """Name and error policy, which all kinds have."""
+
     name: str
     on_error: OnError = OnError.RAISE
     error_budget: float = DEFAULT_ERROR_BUDGET
@@ -94,7 +96,7 @@ class VectorizedLF(_Named):
 
 @dataclass(frozen=True, kw_only=True)
 class PatternLF(VectorizedLF):
-    """A vectorized LF that votes `label` where `pattern` is in `column`; the stage looks for all patterns at once."""
+    """A vectorized LF that votes `label` where `column` matches `pattern`; all patterns are searched for together."""
 
     column: str
     pattern: TextPattern = field(repr=False)

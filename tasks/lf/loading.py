@@ -1,4 +1,4 @@
-"""The labeling functions of a module below lfs/, read anew each time and from one project alone."""
+"""The labeling functions of a module below lfs/, read anew at every call and from one project only."""
 
 import importlib.abc
 import importlib.machinery
@@ -21,7 +21,7 @@ def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
     Raises
     ------
     LabelingFunctionError
-        The module is missing, fails while it is imported, or holds no LF or two with one name.
+        The module is missing, fails on import, has no LF, or has two of the same name.
     """
     module = _import_module(root, source)
     lfs: dict[int, LabelingFunction] = {}
@@ -44,7 +44,7 @@ def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
 
 
 class _Uncached(importlib.machinery.SourceFileLoader):
-    """Compiles the source every time: byte-code is matched by second and size, and could be of an edited file."""
+    """Compiles the source every time: cached byte-code is matched by time and size, and could predate an edit."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -61,24 +61,24 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname.partition(".")[0] != "lfs":
             return None
-        place = self._root.joinpath(*fullname.split("."))
-        for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+        base = self._root.joinpath(*fullname.split("."))
+        for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
             if file.is_file():
-                folders = [str(place)] if file.name == "__init__.py" else None
+                folders = [str(base)] if file.name == "__init__.py" else None
                 loader = _Uncached(fullname, str(file))
                 return importlib.util.spec_from_file_location(
                     fullname, file, loader=loader, submodule_search_locations=folders
                 )
-        if place.is_dir():
+        if base.is_dir():
             spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
-            spec.submodule_search_locations = [str(place)]
+            spec.submodule_search_locations = [str(base)]
             return spec
         raise ModuleNotFoundError(f"no module '{fullname}' in {self._root / 'lfs'}", name=fullname)
 
 
 @contextmanager
 def _project_lfs(root: Path) -> Iterator[None]:
-    """Within the block, `lfs` means the package in `root`, freshly read; afterwards what it meant before."""
+    """Within the block, `lfs` is the package in `root`, freshly read; afterwards it is what it was before."""
     finder = _Finder(root.resolve())
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lfs"}
     sys.meta_path.insert(0, finder)
@@ -92,6 +92,7 @@ def _project_lfs(root: Path) -> Iterator[None]:
 
 
 def _import_module(root: Path, source: str) -> ModuleType:
+    """The module `source` of the project at `root`, freshly imported."""
     path = root / source
     if not path.is_file():
         found = sorted(file.name for file in (root / "lfs").glob("*.py") if file.name != "__init__.py")

@@ -1,6 +1,6 @@
-"""Labeling functions on the workers of a cluster: they get the folder lfs/ and some items at a time, and vote.
+"""Votes of labeling functions from the workers of a Dask cluster, which receive the folder lfs/ and items in shards.
 
-A worker's votes on a table of items are those of this machine on the same table, failures included.
+Votes and failures on a table of items are the same on a worker as on this machine.
 """
 
 import faulthandler
@@ -25,12 +25,12 @@ from tasks.lf.workers import ChunkVotes
 from tasks.progress import Progress
 
 ROWS = 2048
-"""Items that row-wise LFs get at a time."""
+"""Items per shard for row-wise LFs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """The LF module `source` and all that lies beside it, so that no worker needs the project's folder."""
+    """The LF module `source` with all files of lfs/, so that workers do not need the project's folder."""
 
     source: str
     files: dict[str, bytes]
@@ -41,7 +41,7 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True)
 class VoteShard:
-    """LFs, by name, that are asked about some items."""
+    """Names of LFs, and the items to ask them about."""
 
     lfs: Sequence[str]
     items: pl.DataFrame
@@ -96,7 +96,7 @@ def vote_shard(module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
 
 
 def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
-    """What `vote_shard` gives, one LF after the other, so that the one that ends workers is known by name."""
+    """What `vote_shard` returns, computed LF by LF, so that an LF that ends workers is known by name."""
     columns: dict[str, ColumnVotes] = {}
     for lf in shard.lfs:
         alone = replace(shard, lfs=[lf])
@@ -113,17 +113,19 @@ def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[
 
 
 def _describe(shard: VoteShard) -> str:
+    """The shard as errors and progress name it."""
     return f"labeling functions {', '.join(shard.lfs)} on {_name_items(shard)}"
 
 
 def _name_items(shard: VoteShard) -> str:
+    """The shard's items by number, first id and last id."""
     ids = shard.items[ITEM_ID]
     return f"the {len(ids):,} items from {ITEM_ID} {ids[0]!r} to {ids[-1]!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
-    """The LFs of a module, and the folder that its files are in as long as the LFs are in use."""
+    """The LFs of a module, and the temporary folder with its files, which lives as long as they are used."""
 
     digest: str
     folder: TemporaryDirectory[str]
@@ -135,7 +137,7 @@ _loaded: _Loaded | None = None
 
 
 def _load(module: Module) -> _Loaded:
-    """The LFs of `module`, loaded when first asked for; a worker keeps those of one state of lfs/ at a time."""
+    """The LFs of `module`, loaded at the first call; a worker keeps those of one version of lfs/ at a time."""
     from distributed import get_worker
 
     global _loaded
@@ -149,7 +151,7 @@ def _load(module: Module) -> _Loaded:
                 path.write_bytes(content)
             faulthandler.enable()  # an LF that ends the interpreter leaves its line in the worker's log
             lfs = load_lfs(Path(folder.name), module.source)
-            # What an LF imports from lfs/ when it is asked, rather than when it is defined, is of the same state.
+            # What an LF imports from lfs/ while it votes comes from the same version.
             for name in [name for name in sys.modules if name.partition(".")[0] == "lfs"]:
                 del sys.modules[name]
             if _loaded is not None:

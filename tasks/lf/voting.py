@@ -1,4 +1,4 @@
-"""What labeling functions vote on some items, and what they fail on; on each item whatever the others are."""
+"""Votes and failures of labeling functions on a batch of items; a vote never depends on the other items."""
 
 import re
 import traceback
@@ -15,22 +15,21 @@ import polars as pl
 
 from tasks.core.types import ABSTAIN
 from tasks.lf.functions import Item, OnError, PatternLF, RowwiseLF, VectorizedLF, Vote
-from tasks.lf.patterns import match_patterns
+from tasks.lf.text_patterns import match_patterns
 
 _SHOWN = 5
 """How many classes an error names."""
 
 _PIPELINE = Path(__file__).resolve().parents[1]
-"""The folder whose frames are of no use to who wrote an LF."""
-
+"""The pipeline's folder; its frames are left out of tracebacks shown to authors of LFs."""
 
 FAULTS = (Exception, SystemExit, pl.exceptions.PanicException)
-"""What code of an LF may raise: neither exit() nor a panic of Polars is an Exception."""
+"""What an LF's code may raise: SystemExit and Polars' panics are no Exceptions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One cell on which an LF failed: the row in its batch, what went wrong, and for an LF's first the traceback."""
+    """One item on which an LF failed: its row in the batch, the error, and for an LF's first failure the traceback."""
 
     row: int
     error: str
@@ -44,17 +43,17 @@ class ColumnVotes:
     votes: npt.NDArray[np.int8]
     failures: Sequence[Failure] = ()
     is_by_batch: bool = False
-    """Whether the LF failed on a batch as a whole: which items that takes along is then a matter of the batch."""
+    """Whether the LF failed on a batch as a whole, so that which items failed depends on the batch."""
 
 
-class Advances(Protocol):
-    """What is told of every item that an LF is done with."""
+class Counter(Protocol):
+    """Counts the items that an LF has voted on."""
 
     def advance(self, by: int = 1) -> None:
-        """Count `by` more items as done."""
+        """Count `by` more items."""
 
 
-def apply_rowwise(lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], progress: Advances) -> ColumnVotes:
+def apply_rowwise(lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], progress: Counter) -> ColumnVotes:
     """The votes of one row-wise LF on `items`; under on_error 'raise', no item after the first failure is asked."""
     votes = np.full(len(items), ABSTAIN, dtype=np.int8)
     failures: list[Failure] = []
@@ -74,7 +73,7 @@ def apply_rowwise(lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], 
 def apply_vectorized(
     lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: Sequence[str]
 ) -> dict[str, ColumnVotes]:
-    """The votes of vectorized LFs on `items`, by LF; patterns on one column run together, and so do expressions."""
+    """The votes of vectorized LFs on `items`, by LF; patterns on one column run together, as do expressions."""
     results = _match_together(lfs, items, classes)
     columns: dict[str, pl.Series] = {}
     expressions: dict[str, pl.Expr] = {}
@@ -92,7 +91,7 @@ def apply_vectorized(
     try:
         columns.update(_evaluate(items, expressions))
     except FAULTS:
-        # One of them is at fault; only alone does each say whether it is the one.
+        # Evaluated one by one, to find out which of them is at fault.
         for name, expression in expressions.items():
             try:
                 columns.update(_evaluate(items, {name: expression}))
@@ -107,7 +106,7 @@ def apply_vectorized(
 
 
 def _match_together(lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: Sequence[str]) -> dict[str, ColumnVotes]:
-    """The votes of all LFs that look for a pattern in a column of text; one with a fault speaks for itself."""
+    """The votes of the LFs that look for a pattern in a text column; LFs with an error are left to the caller."""
     by_column: dict[str, list[tuple[PatternLF, int]]] = defaultdict(list)
     for lf in lfs:
         if isinstance(lf, PatternLF) and items.schema.get(lf.column) == pl.String:
@@ -122,7 +121,7 @@ def _match_together(lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: S
 
 
 class _UnknownVoteError(Exception):
-    """What an LF gave is no class name, no class position and no abstain."""
+    """An LF returned something other than a class name, a class position or ABSTAIN."""
 
     def __init__(self, given: str, classes: Sequence[str]) -> None:
         shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
@@ -130,7 +129,7 @@ class _UnknownVoteError(Exception):
 
 
 def _to_position(vote: Vote, classes: Sequence[str]) -> int:
-    """The class position that a row-wise LF's return value stands for."""
+    """The class position that a row-wise LF's return value means."""
     if vote is None:
         return ABSTAIN
     if isinstance(vote, str) and vote in classes:
@@ -141,12 +140,12 @@ def _to_position(vote: Vote, classes: Sequence[str]) -> int:
 
 
 def _to_positions(column: pl.Series, classes: Sequence[str]) -> ColumnVotes:
-    """The class positions that a vectorized LF's column stands for.
+    """The class positions that a vectorized LF's column means.
 
     Raises
     ------
     _UnknownVoteError
-        The column is of a type that holds no votes at all.
+        The column's type cannot hold votes.
     """
     if column.dtype == pl.Null:
         return ColumnVotes(votes=np.full(len(column), ABSTAIN, dtype=np.int8))
@@ -188,7 +187,7 @@ def _evaluate(items: pl.DataFrame, expressions: dict[str, pl.Expr]) -> dict[str,
 
 
 def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> ColumnVotes:
-    """The result of a vectorized LF that gave no votes at all."""
+    """The result of a vectorized LF that failed on the whole batch."""
     return ColumnVotes(
         votes=np.full(items.height, ABSTAIN, dtype=np.int8),
         failures=[Failure(row=row, error=error, trace="" if row else trace) for row in range(items.height)],
@@ -197,9 +196,9 @@ def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> Column
 
 
 def _in_one_line(error: BaseException) -> str:
-    """Type and message of `error`, the same in every run."""
+    """Type and message of `error`, without memory addresses, which differ from run to run."""
     text = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
-    return re.sub(r"\b0x[0-9a-fA-F]+\b", "0x...", text)  # an address in memory
+    return re.sub(r"\b0x[0-9a-fA-F]+\b", "0x...", text)
 
 
 def format_trace(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""Row-wise labeling functions, in this process or, where that saves time, in processes of their own.
+"""Votes of row-wise labeling functions, in this process or, where that saves time, in worker processes.
 
 A worker is a new interpreter that imports the LF module itself: a fork of a process with Polars' threads may hang, and
-an LF need not be picklable. It gets some items at a time and gives back votes and failures, which do not depend on who
-computed them. It ends with the process that started it, however that ends.
+an LF need not be picklable. It receives chunks of items and returns votes and failures, which do not depend on the
+process that computed them. It ends when the process that started it ends, however that ends.
 """
 
 import io
@@ -30,24 +30,24 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import EpoxyError, LabelingFunctionError, StageError
 from tasks.lf.functions import Item, RowwiseLF
 from tasks.lf.loading import load_lfs
-from tasks.lf.voting import Advances, ColumnVotes, apply_rowwise
+from tasks.lf.voting import ColumnVotes, Counter, apply_rowwise
 from tasks.progress import Progress
 
 PAYS = 8.0
-"""Seconds of work left from which on workers are started: each takes about two to import Polars and the LF module."""
+"""Seconds of remaining work above which workers are started; each needs about two to import Polars and the LFs."""
 
-_FIRST = 32
-"""Items voted on here before the first estimate; then twice as many, and so on."""
+FIRST_CHUNK = 32
+"""Size of the first chunk, which is timed to estimate the rest; each further chunk has twice as many items."""
 
-_CHUNK = 2048
-"""Items a worker gets at a time: enough to make the exchange cheap, few enough to keep all workers busy to the end."""
+LARGEST_CHUNK = 2048
+"""Largest chunk: large enough to make sending it cheap, small enough to keep all workers busy until the end."""
 
 _START = "from tasks.lf.workers import serve; serve()"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowwiseJob:
-    """The row-wise LFs `lfs` of the module `source` in the project at `root`, to be asked about `n` items."""
+    """A request to ask the row-wise LFs `lfs` of module `source` in the project at `root` about `n` items."""
 
     root: Path
     source: str
@@ -58,7 +58,7 @@ class RowwiseJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkVotes:
-    """The votes on some items, by LF."""
+    """The votes on a chunk of items, by LF."""
 
     ids: pl.Series
     columns: dict[str, ColumnVotes]
@@ -70,16 +70,16 @@ def vote_rowwise(job: RowwiseJob, batches: Iterable[pl.DataFrame], progress: Pro
     Raises
     ------
     LabelingFunctionError
-        An LF ended the interpreter of a worker.
+        An LF ended a worker's interpreter.
     StageError
-        Something else ended a worker, such as want of memory.
+        A worker ended for another reason, such as lack of memory.
     """
     with ExitStack() as stack:
         workers: _Workers | None = None
         spent, voted = 0.0, 0
         for chunk in _cut(batches):
             if workers is None and voted and spent / voted * (job.n - voted) > PAYS and count_cores() > 1:
-                workers = stack.enter_context(_Workers(job, min(count_cores(), -(-(job.n - voted) // _CHUNK))))
+                workers = stack.enter_context(_Workers(job, min(count_cores(), -(-(job.n - voted) // LARGEST_CHUNK))))
             if workers is None:
                 began = time.perf_counter()
                 yield ChunkVotes(ids=chunk[ITEM_ID], columns=_vote(job, chunk, progress))
@@ -98,16 +98,17 @@ def count_cores() -> int:
 
 
 def _cut(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The rows of `batches` in small tables: a few rows first, to see what an LF costs, then more."""
-    size = _FIRST
+    """The rows of `batches` in chunks of growing size: the first ones show what an LF costs."""
+    size = FIRST_CHUNK
     for batch in batches:
         start = 0
         while start < batch.height:
             yield batch[start : start + size]
-            start, size = start + size, min(2 * size, _CHUNK)
+            start, size = start + size, min(2 * size, LARGEST_CHUNK)
 
 
-def _vote(job: RowwiseJob, items: pl.DataFrame, progress: Advances) -> dict[str, ColumnVotes]:
+def _vote(job: RowwiseJob, items: pl.DataFrame, progress: Counter) -> dict[str, ColumnVotes]:
+    """The votes of the job's LFs on `items`, computed in this process."""
     rows = [Item(values) for values in items.iter_rows(named=True)]
     return {lf.name: apply_rowwise(lf, rows, job.classes, progress) for lf in job.lfs}
 
@@ -117,7 +118,7 @@ def _vote(job: RowwiseJob, items: pl.DataFrame, progress: Advances) -> dict[str,
 
 @dataclass(kw_only=True)
 class _Worker:
-    """A process, the way to talk with it, where it says how far it is, and the chunk that it has."""
+    """A worker process, the connection to it, its current position in shared memory, and the chunk it works on."""
 
     process: "subprocess.Popen[bytes]"
     connection: Connection
@@ -127,7 +128,7 @@ class _Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup:
-    """What a worker has to know before the first chunk."""
+    """What a worker needs to know before its first chunk."""
 
     path: Sequence[str]
     root: Path
@@ -138,7 +139,7 @@ class _Setup:
 
 
 class _Workers:
-    """`count` processes that vote; chunks come back in the order in which they were given. Leaving the block ends all."""
+    """`count` worker processes; results come back in the order of submission. Leaving the block ends the workers."""
 
     def __init__(self, job: RowwiseJob, count: int) -> None:
         self._job = job
@@ -146,13 +147,13 @@ class _Workers:
         self._waiting: deque[int] = deque()
         self._chunks: dict[int, pl.DataFrame] = {}
         self._results: dict[int, dict[str, ColumnVotes]] = {}
-        self._given = self._taken = 0
+        self._submitted = self._collected = 0
         self._count = count
         self._previous: Any = None
 
     def __enter__(self) -> "_Workers":
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            # By default, SIGTERM ends a process without a chance to end others.
+            # The default action of SIGTERM would end this process without ending its workers.
             self._previous = signal.signal(signal.SIGTERM, _exit)
         try:
             for _ in range(self._count):
@@ -169,24 +170,24 @@ class _Workers:
 
     @property
     def are_supplied(self) -> bool:
-        """Whether every worker has a chunk, and another one waits for it."""
+        """Whether every worker has a chunk and another one is waiting for each."""
         return len(self._chunks) >= 2 * len(self._workers)
 
     @property
     def are_busy(self) -> bool:
-        """Whether there are chunks that were not collected."""
-        return self._taken < self._given
+        """Whether some chunks have not been collected."""
+        return self._collected < self._submitted
 
     def submit(self, items: pl.DataFrame) -> None:
-        """Have `items` voted on."""
-        self._chunks[self._given] = items
-        self._waiting.append(self._given)
-        self._given += 1
+        """Queue `items` as the next chunk."""
+        self._chunks[self._submitted] = items
+        self._waiting.append(self._submitted)
+        self._submitted += 1
         self._supply()
 
     def collect(self, progress: Progress) -> ChunkVotes:
-        """The votes on the chunk that was submitted first of those not yet collected."""
-        while self._taken not in self._results:
+        """The votes on the oldest chunk that was not collected yet."""
+        while self._collected not in self._results:
             busy = {worker.connection: worker for worker in self._workers if worker.chunk is not None}
             for ready in wait(list(busy)):
                 worker = busy[ready]  # type: ignore[index]
@@ -197,9 +198,9 @@ class _Workers:
                 self._results[chunk] = columns
                 progress.advance(self._chunks[chunk].height * len(columns))
             self._supply()
-        ids = self._chunks.pop(self._taken)[ITEM_ID]
-        columns = self._results.pop(self._taken)
-        self._taken += 1
+        ids = self._chunks.pop(self._collected)[ITEM_ID]
+        columns = self._results.pop(self._collected)
+        self._collected += 1
         return ChunkVotes(ids=ids, columns=columns)
 
     def _start(self) -> _Worker:
@@ -213,7 +214,7 @@ class _Workers:
                 [sys.executable, "-c", _START, str(theirs.fileno()), str(file.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno(), file.fileno()],
-                # A worker does its own work on one thread; Polars only unpacks items there.
+                # A worker uses one thread; Polars only unpacks items there.
                 env=os.environ | {"PYTHONPATH": package, "POLARS_MAX_THREADS": "1"},
             )
         setup = _Setup(
@@ -254,7 +255,7 @@ class _Workers:
         return columns
 
     def _explain_end(self, worker: _Worker) -> EpoxyError:
-        """What the end of a worker is the fault of, by where it was."""
+        """The error that explains why a worker ended, from its exit status and the LF and item it was at."""
         code = worker.process.wait()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         if code == -signal.SIGKILL:
@@ -286,7 +287,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def _read_position(position: mmap.mmap) -> tuple[int, int]:
-    """Number of the LF, from 1 on (0: none yet), and the row at which a worker is."""
+    """The number of the LF (from 1; 0: none yet) and the row that a worker is at."""
     return int.from_bytes(position[:8], sys.byteorder), int.from_bytes(position[8:16], sys.byteorder)
 
 
@@ -295,29 +296,29 @@ def _read_position(position: mmap.mmap) -> tuple[int, int]:
 
 @dataclass(kw_only=True)
 class _Position:
-    """Says, in memory that the stage can read, which LF is at which row."""
+    """Publishes in shared memory which LF is at which row."""
 
-    cells: memoryview
+    words: memoryview
     rows: int = field(default=0)
 
     def begin(self, lf: int) -> None:
-        """The LF with this number is asked about the first row."""
+        """Record that the LF with this number is at the first row."""
         self.rows = 0
-        self.cells[1] = 0
-        self.cells[0] = lf
+        self.words[1] = 0
+        self.words[0] = lf
 
     def advance(self, by: int = 1) -> None:
-        """`by` more rows are done."""
+        """Record that `by` more rows are done."""
         self.rows += by
-        self.cells[1] = self.rows
+        self.words[1] = self.rows
 
 
 def serve() -> None:
-    """Vote on what comes through the connection that the command line names, until it closes."""
+    """Vote on the chunks that come through the connection that the command line names, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its workers
     threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
-    position = _Position(cells=memoryview(mmap.mmap(int(sys.argv[2]), mmap.PAGESIZE)).cast("q"))
+    position = _Position(words=memoryview(mmap.mmap(int(sys.argv[2]), mmap.PAGESIZE)).cast("q"))
     try:
         setup: _Setup = pickle.loads(connection.recv_bytes())
         sys.path[:] = setup.path
@@ -339,6 +340,6 @@ def serve() -> None:
 
 
 def _end_with(stage: IO[bytes]) -> None:
-    """End this process, whatever it is doing, once the stage no longer holds the other end of `stage`."""
+    """End this process, whatever it is doing, once the stage has closed its end of `stage`."""
     stage.read()
     os._exit(1)

@@ -8,6 +8,7 @@ import pytest
 
 from tasks import apply
 from tasks.errors import DataError, LabelingFunctionError
+from tasks.lf import vote_file
 from tasks.params import ApplyParams
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table, read_votes, write_table
@@ -195,8 +196,10 @@ def test_batches_do_not_change_the_votes(tmp_path: Path, monkeypatch: pytest.Mon
     policy = BROKEN.format(policy="on_error='abstain', error_budget=1")
     run(make_project(tmp_path / "one", LFS + policy))
     monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 2)
-    for name, size in (("many", apply._AT_ONCE), ("more", 1)):
-        monkeypatch.setattr(apply, "_AT_ONCE", size)
+    monkeypatch.setattr(apply, "ROW_GROUP", 2)
+    for name, size in (("many", vote_file.BATCH_BYTES), ("more", 1)):
+        monkeypatch.setattr(apply, "BATCH_BYTES", size)
+        monkeypatch.setattr(vote_file, "BATCH_BYTES", size)
         run(make_project(tmp_path / name, LFS + policy))
         assert read_own_votes(tmp_path / name).equals(read_own_votes(tmp_path / "one"))
         assert read_failures(tmp_path / name) == read_failures(tmp_path / "one")
@@ -208,6 +211,7 @@ def test_an_lf_that_fails_on_a_table_fails_on_a_row_group_whatever_else_is_asked
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 2)
+    monkeypatch.setattr(apply, "ROW_GROUP", 2)
     fails = """
 @vectorized_labeling_function(on_error="abstain", error_budget=1)
 def fails(items):

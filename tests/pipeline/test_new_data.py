@@ -1,7 +1,6 @@
 """New, changed and deleted rows, and edited LFs: the stages do what is new, and write what a run from scratch writes."""
 
 import contextlib
-import doctest
 import os
 import shutil
 from collections import Counter
@@ -14,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tasks import apply, index, search
-from tasks.cache import row_keys, store
+from tasks.cache import store
 from tasks.cache.row_keys import hash_items, hash_vectors, match_rows
 from tasks.core.search.incremental import mark_support
 from tasks.params import ApplyParams, IndexKind, IndexParams, Metric, SearchParams
@@ -260,11 +259,6 @@ def test_the_memo_does_not_grow_with_the_nights(tmp_path):
 
 
 # Rows.
-
-
-def test_doctests():
-
-    assert doctest.testmod(row_keys).failed == 0
 
 
 VALUES = {

@@ -1,7 +1,6 @@
 """Releases: what they hold, that nothing damages them unseen, and that no death, rival or full disk shows to a reader."""
 
 import contextlib
-import doctest
 import hashlib
 import json
 import multiprocessing
@@ -45,7 +44,6 @@ from flows.releases.store import (
     verify_release,
 )
 from tasks.errors import DataError, EpoxyError, GateError, ParamsError, StageError
-from tasks.tables import release_rows
 from tasks.tables.paths import LABEL_MODEL, METRICS, REPORT, SHIPPED_LABELS, THRESHOLDS, VOTES
 from tasks.tables.release_rows import Counts, compare_rows
 
@@ -370,7 +368,6 @@ def test_a_row_whose_id_is_of_another_type_is_new():
     number = pl.DataFrame({"item_id": [1], "item": [1], "embedding": [1]})
     text = number.cast({"item_id": pl.String})
     assert compare_rows(number, text) == Counts(kept=0, new=1, changed=0, deleted=1)
-    assert doctest.testmod(release_rows).failed == 0
 
 
 def test_a_log_from_before_rows_were_counted_is_still_read(root):

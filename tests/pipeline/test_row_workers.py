@@ -38,8 +38,8 @@ def make_project(root: Path, lfs: str) -> Path:
 def spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers from the second chunk on, chunks of 16 items."""
     monkeypatch.setattr("tasks.lf.workers.PAYS", -1.0)
-    monkeypatch.setattr("tasks.lf.workers._FIRST", 16)
-    monkeypatch.setattr("tasks.lf.workers._CHUNK", 16)
+    monkeypatch.setattr("tasks.lf.workers.FIRST_CHUNK", 16)
+    monkeypatch.setattr("tasks.lf.workers.LARGEST_CHUNK", 16)
     monkeypatch.setattr("tasks.lf.workers.count_cores", lambda: 2)
 
 
@@ -93,7 +93,7 @@ def test_an_error_in_a_worker_names_lf_item_and_line(tmp_path: Path, spread: Non
     text = str(error.value)
     assert "'broken' (lfs/mine.py) failed on item_id 200: AssertionError: two hundred" in text
     assert "in broken\n    assert item.item_id != 200" in text
-    assert "row_workers" not in text and "voting" not in text
+    assert "workers.py" not in text and "voting.py" not in text
 
 
 def test_an_lf_that_ends_the_interpreter_is_named(tmp_path: Path, spread: None) -> None:
@@ -126,9 +126,10 @@ def slow(item):
 
 STAGE = """
 from pathlib import Path
-from tasks import apply, row_workers
+from tasks import apply
+from tasks.lf import workers
 from tasks.params import ApplyParams
-workers.PAYS, workers._FIRST, workers._CHUNK, workers.count_cores = -1, 16, 16, lambda: 2
+workers.PAYS, workers.FIRST_CHUNK, workers.LARGEST_CHUNK, workers.count_cores = -1, 16, 16, lambda: 2
 apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
 """
 

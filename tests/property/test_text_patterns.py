@@ -1,4 +1,4 @@
-"""tasks.lf.patterns: the words that decide where a pattern is tried never hide a match, and every path agrees."""
+"""tasks.lf.text_patterns: the words that decide where a pattern is tried never hide a match, and every path agrees."""
 
 import re
 import string
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks.lf import patterns
-from tasks.lf.patterns import compile_keywords, compile_regex, match_patterns
+from tasks.lf import text_patterns
+from tasks.lf.text_patterns import compile_keywords, compile_regex, match_patterns
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_every_character_that_passes_for_an_ascii_letter_is_known() -> None:
     letters = re.compile(f"[{string.ascii_letters}]", re.IGNORECASE)
     by_python = {character for character in characters if letters.search(character)}
     by_polars = set(pl.Series(characters).filter(pl.Series(characters).str.contains("(?i)[a-z]")))
-    assert by_python | by_polars == set(patterns._SPECIAL)
-    for character, letter in patterns._SPECIAL.items():
+    assert by_python | by_polars == set(text_patterns.ASCII_LOOKALIKES)
+    for character, letter in text_patterns.ASCII_LOOKALIKES.items():
         assert re.search(letter, character, re.IGNORECASE)
 
 
@@ -72,11 +72,11 @@ def test_patterns_together_find_what_python_finds(
     except re.error:
         assume(False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.lf.patterns._FEW", few)
+        patch.setattr("tasks.lf.text_patterns.FEW_TEXTS", few)
         compiled = [compile_regex(pattern, case_insensitive=case_insensitive) for pattern in patterns]
         found = match_patterns(compiled, pl.Series("text", given_texts, dtype=pl.String))
-    expected = [[text is not None and one.search(text) is not None for text in given_texts] for one in python]
-    assert [one.tolist() for one in found] == expected
+    expected = [[text is not None and regex.search(text) is not None for text in given_texts] for regex in python]
+    assert [column.tolist() for column in found] == expected
 
 
 @given(
@@ -92,7 +92,7 @@ def test_keywords_are_found_where_polars_finds_them(
 ) -> None:
     column = pl.Series("text", given_texts, dtype=pl.String)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.lf.patterns._FEW", few)
+        patch.setattr("tasks.lf.text_patterns.FEW_TEXTS", few)
         pattern = compile_keywords(keywords, case_insensitive=case_insensitive, whole_words=whole_words)
         (found,) = match_patterns([pattern], column)
     assert pattern.polars is not None
@@ -102,7 +102,7 @@ def test_keywords_are_found_where_polars_finds_them(
 def test_no_texts_and_texts_without_any() -> None:
     patterns = [compile_regex("free", case_insensitive=True), compile_regex("(?=a)", case_insensitive=True)]
     for column in (pl.Series("text", [], dtype=pl.String), pl.Series("text", [None, None], dtype=pl.String)):
-        assert [one.tolist() for one in match_patterns(patterns, column)] == [[False] * len(column)] * 2
+        assert [found.tolist() for found in match_patterns(patterns, column)] == [[False] * len(column)] * 2
     assert match_patterns([], pl.Series(["a"])) == []
 
 

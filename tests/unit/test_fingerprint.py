@@ -9,6 +9,7 @@ import pytest
 
 from tasks import apply
 from tasks.cache import store
+from tasks.errors import LabelingFunctionError
 from tasks.params import ApplyParams
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table, read_votes, write_table
@@ -198,5 +199,5 @@ def test_failures_come_back_and_a_lower_budget_counts(project: Path) -> None:
     assert run(project, broken + FREE) == []
     failures = read_table(project / LF_FAILURES, schemas.FAILURES).rows()
     assert failures == [("b", "broken", "ZeroDivisionError: integer division or modulo by zero")]
-    with pytest.raises(apply.LabelingFunctionError, match=r"error_budget of 0\.2; first on item_id 'b'.*\nTraceback"):
+    with pytest.raises(LabelingFunctionError, match=r"error_budget of 0\.2; first on item_id 'b'.*\nTraceback"):
         run(project, broken.replace("0.25", "0.2") + FREE)

@@ -1,6 +1,5 @@
 """tasks.labeling: definitions that cannot be, and regex_lf against Python's re, character by character and by fuzzing."""
 
-import doctest
 import json
 import re
 import sys
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks import labeling
 from tasks.errors import LabelingFunctionError
 from tasks.labeling import ABSTAIN, keyword_lf, labeling_function, regex_lf, vectorized_labeling_function, vote_where
 from tasks.lf.functions import Item, OnError, VectorizedLF
@@ -31,11 +29,6 @@ def search(pattern: str, texts: list[str], case_insensitive: bool = False) -> li
     return found(
         regex_lf("lf", column="text", pattern=pattern, label=1, case_insensitive=case_insensitive), list(texts)
     )
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(labeling)
-    assert result.attempted >= 2 and result.failed == 0
 
 
 def test_an_lf_stays_a_function_of_its_item() -> None:

@@ -1,6 +1,5 @@
 """tasks.core.lf_analysis against matrices that a reader can count, and against counting pair by pair."""
 
-import doctest
 import math
 
 import numpy as np
@@ -21,11 +20,6 @@ L = np.array([[0, 0, -1, -1],
               [-1, -1, -1, -1]], dtype=np.int8)  # fmt: skip
 
 matrices = arrays.arrays(np.int8, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.integers(-1, 2))
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(lf_analysis)
-    assert result.attempted >= 5 and result.failed == 0
 
 
 def test_counted_by_hand() -> None:

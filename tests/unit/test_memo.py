@@ -1,21 +1,14 @@
 """tasks.cache.store: what was kept comes back whole or not at all, whatever is damaged, deleted, crowded or done twice."""
 
-import doctest
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 
-from tasks.cache import store
 from tasks.cache.store import FOLDER, Memo, identify
 
 KEY, OTHER = identify("a"), identify("b")
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(store)
-    assert result.attempted == 1 and result.failed == 0
 
 
 def test_a_value_comes_back_under_its_key_and_kind_alone(tmp_path: Path) -> None:

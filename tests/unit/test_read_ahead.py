@@ -1,18 +1,11 @@
 """tasks.compute.read_ahead: the same batches in the same order, one made ahead, and errors when their turn has come."""
 
-import doctest
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tasks.compute import read_ahead as module
 from tasks.compute.read_ahead import read_ahead
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted >= 1 and result.failed == 0
 
 
 def test_one_batch_and_no_more_is_made_ahead() -> None:

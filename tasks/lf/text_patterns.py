@@ -1,7 +1,7 @@
-"""Which texts match which patterns: many patterns on one column at once, by Polars where it is certain to be right.
+"""Which texts match which patterns: many patterns on one column at once, by Polars where it agrees with Python.
 
-Every text is read once for the words that some pattern cannot do without, by one automaton for all patterns together;
-a pattern is then tried on those texts alone that hold its words.
+One automaton for all patterns reads every text once, for the words that a pattern requires; each pattern is then tried
+only on the texts that contain its words.
 """
 
 import importlib
@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.intp]
 
 
 class Definition(StrEnum):
-    """Whose reading of a pattern is right on texts with characters that Polars and Python read differently."""
+    """Whose reading of a pattern counts on texts with characters that Polars and Python read differently."""
 
     PYTHON = "python"
     POLARS = "polars"
@@ -31,10 +31,10 @@ class Definition(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TextPattern:
-    """What to find in a text.
+    """A pattern for Polars and for Python; both match the same plain texts, and None stands for one that cannot.
 
-    `polars` and `python` find the same in plain texts; where one of them cannot, it is None. `words` is what a match
-    cannot do without: of each set, a text that matches holds at least one, in whatever case; ASCII, lower case.
+    `words` is what every match requires: a matching text contains at least one word of each set, in any case. Words
+    are lower-case ASCII.
     """
 
     definition: Definition
@@ -75,7 +75,7 @@ def compile_keywords(keywords: Sequence[str], *, case_insensitive: bool, whole_w
         definition=Definition.POLARS,
         polars=f"(?i){pattern}" if case_insensitive else pattern,
         python=None,
-        words=_keep_telling([frozenset(pieces)]),
+        words=_keep_selective([frozenset(pieces)]),
     )
 
 
@@ -89,7 +89,7 @@ def match_patterns(patterns: Sequence[TextPattern], texts: pl.Series) -> list[Fo
 
 @cache
 def _open_threads() -> ThreadPoolExecutor:
-    """The same threads for every batch: Polars remembers per thread which patterns it has compiled."""
+    """One thread pool for all batches: Polars caches compiled patterns per thread."""
     return ThreadPoolExecutor(pl.thread_pool_size())
 
 
@@ -118,35 +118,36 @@ def _match(pattern: TextPattern, texts: pl.Series, rows: Rows | None, odd: Found
     return found
 
 
-_FEW = 500
-"""Texts so few that Python has searched them before Polars, which forgets, has compiled the pattern once more.
+FEW_TEXTS = 500
+"""Number of texts up to which Python has searched them before Polars has compiled the pattern once more.
 
 Measured on two cores with 73 regular expressions of some 40 characters; the best of 0, 500, 1000, 2000 and 4000."""
 
 _LONG = 100
-"""Characters of a pattern from which on Python is taken to be slower in proportion, as it is with many alternatives."""
+"""Length of a pattern above which Python's time is taken to grow with the length, as with many alternatives."""
 
 
 def _is_left_to_python(pattern: TextPattern, rows: Rows) -> bool:
-    return pattern.python is not None and len(rows) * max(len(pattern.python.pattern), _LONG) <= _FEW * _LONG
+    """Whether Python alone searches the texts at `rows`, because they are few."""
+    return pattern.python is not None and len(rows) * max(len(pattern.python.pattern), _LONG) <= FEW_TEXTS * _LONG
 
 
 # Which texts to try.
 
-_SPECIAL = {"\u0130": "i", "\u0131": "i", "\u017f": "s", "\u212a": "k"}
-"""Every character beyond ASCII that equals an ASCII letter where case does not count (Python's `re`; Polars: the last
-two), each with that letter; a test asks for every character there is."""
+ASCII_LOOKALIKES = {"\u0130": "i", "\u0131": "i", "\u017f": "s", "\u212a": "k"}
+"""Every character beyond ASCII that equals an ASCII letter when case is ignored (in Python's `re`; in Polars the last
+two only), with that letter; a test tries every character there is."""
 
 _SCANNED = 3
-"""Letters a word must have to be looked for by the automaton: it notes every place, and a shorter one is everywhere."""
+"""Shortest word that the automaton looks for: it lists every occurrence, and shorter words occur everywhere."""
 
 _SHORTEST = 2
-"""Letters a word must have to be looked for at all: single letters are in most texts."""
+"""Shortest word that is looked for at all: single letters are in most texts."""
 
 
 def _find_candidates(words: Sequence[tuple[frozenset[str], ...]], texts: pl.Series) -> list[Rows | None]:
     """For each of `words`, the ascending rows of `texts` with at least one word of each set; None: any may do."""
-    wanted = sorted({word for sets in words for one in sets for word in one})
+    wanted = sorted({word for sets in words for choice in sets for word in choice})
     if not wanted:
         return [None] * len(words)
     holders = _find_words(wanted, _fold(texts))
@@ -157,8 +158,8 @@ def _find_candidates(words: Sequence[tuple[frozenset[str], ...]], texts: pl.Seri
             return None
         scratch[:] = 0
         # Each set raises the rows that all sets before it have raised.
-        for step, one in enumerate(sets):
-            for word in one:
+        for step, choice in enumerate(sets):
+            for word in choice:
                 rows = holders[word]
                 scratch[rows[scratch[rows] == step]] = step + 1
         return np.flatnonzero(scratch == len(sets))
@@ -167,7 +168,7 @@ def _find_candidates(words: Sequence[tuple[frozenset[str], ...]], texts: pl.Seri
 
 
 def _find_words(words: Sequence[str], folded: pl.Series) -> dict[str, Rows]:
-    """The rows of `folded` that hold each word; a row may be named more than once."""
+    """The rows of `folded` that contain each word; a row may occur more than once."""
     scanned = [word for word in words if len(word) >= _SCANNED]
     holders = {
         word: folded.str.contains(word, literal=True).fill_null(False).arg_true().to_numpy().astype(np.intp)
@@ -186,24 +187,24 @@ def _find_words(words: Sequence[str], folded: pl.Series) -> dict[str, Rows]:
 
 
 def _fold(texts: pl.Series) -> pl.Series:
-    """`texts` with every character that may pass for an ASCII letter replaced by that letter, in lower case."""
+    """`texts` in lower case, with every character that equals an ASCII letter when case is ignored replaced by it."""
     if (texts.str.len_bytes() != texts.str.len_chars()).any():
-        texts = texts.str.replace_many(_SPECIAL)
+        texts = texts.str.replace_many(ASCII_LOOKALIKES)
     return texts.str.to_lowercase()
 
 
 def _require_words(pattern: str, flags: re.RegexFlag) -> tuple[frozenset[str], ...]:
-    """Sets of words such that every text in which `pattern` is found holds one of each; none where that is unclear."""
+    """Sets of words such that every text that matches `pattern` contains one of each; none where that is unclear."""
     try:
-        # Python's own reading of the pattern. It has no public name, and without it nothing but time is lost.
+        # Python's parser has no public name; without it the result is the same, only slower.
         sets = _walk(importlib.import_module("re._parser").parse(pattern, flags))
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
         return ()
-    return _keep_telling(sets)
+    return _keep_selective(sets)
 
 
 def _walk(sequence: Any) -> list[frozenset[str]]:
-    """Sets of words, of each of which a match of `sequence` (of re's parser) holds at least one."""
+    """Sets of words of which a match of `sequence` (from re's parser) contains at least one each."""
     sets: list[frozenset[str]] = []
     run = ""
     for operation, value in sequence:
@@ -220,20 +221,20 @@ def _walk(sequence: Any) -> list[frozenset[str]]:
         elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and value[0] > 0:
             sets += _walk(value[2])
         elif name == "BRANCH":
-            # Each branch has words of its own; a match holds those of one.
-            best = [max(_walk(branch), key=_tell, default=frozenset([""])) for branch in value[1]]
+            # A match contains the words of one branch.
+            best = [max(_walk(branch), key=_measure_selectivity, default=frozenset([""])) for branch in value[1]]
             sets.append(frozenset().union(*best))
     return [*sets, frozenset([run])]
 
 
-def _tell(words: frozenset[str]) -> int:
-    """How much it tells that a text holds one of `words`: the letters of the shortest."""
+def _measure_selectivity(words: frozenset[str]) -> int:
+    """How much it says that a text contains one of `words`: the length of the shortest."""
     return min(map(len, words))
 
 
-def _keep_telling(sets: Sequence[frozenset[str]]) -> tuple[frozenset[str], ...]:
-    """Those of `sets` that are worth looking for, in an order that does not depend on hashes."""
-    return tuple(sorted({one for one in sets if _tell(one) >= _SHORTEST}, key=sorted))
+def _keep_selective(sets: Sequence[frozenset[str]]) -> tuple[frozenset[str], ...]:
+    """The `sets` that are worth looking for, in an order that does not depend on hashes."""
+    return tuple(sorted({words for words in sets if _measure_selectivity(words) >= _SHORTEST}, key=sorted))
 
 
 # Where Polars reads as Python does.
@@ -244,13 +245,13 @@ _PLAIN = (
     # Letters, digits, punctuation, symbols and spaces on whose nature both agree: not marks and joiners (letters to
     # Polars alone), not numbers like a superscript two (to Python alone), nothing that Python 3.11 is too old to know.
     r"[\p{Age=13.0}&&[\p{L}\p{Nd}[[\p{P}\p{S}\p{Z}]--[\p{Alphabetic}\p{Pc}]]]]"
-    # Dotted I, dotless i, long s and the Kelvin sign fold onto ASCII letters, differently.
+    # Dotted I, dotless i, long s and the Kelvin sign fold onto ASCII letters, in Polars not all of them.
     r"]--[\x{130}\x{131}\x{17F}\x{212A}]]"
 )
-"""Characters that a pattern of `_SHARED_SYNTAX` reads as Python does; a test asks for every one that exists."""
+"""Characters on which Polars reads patterns of `_SHARED_SYNTAX` as Python does; a test tries every character."""
 
 _PLAIN_TEXT = rf"\A{_PLAIN}*[{_PLAIN}--\n]\z"
-r"""Texts in which both find the same: not empty, where \B differs, no newline at the end, before which Python's $ is."""
+r"""Texts in which both find the same: not empty (\B differs), no newline at the end (Python's $ matches before it)."""
 
 _SHARED_SYNTAX = re.compile(
     r"""(?:
@@ -266,11 +267,11 @@ _SHARED_SYNTAX = re.compile(
     )*""",
     re.VERBOSE | re.ASCII,
 )
-"""Patterns, already valid in Python, that Polars reads in the same way."""
+"""Patterns, known to be valid in Python, that Polars reads in the same way."""
 
 
 def _is_compiled_by_polars(pattern: str) -> bool:
-    """Whether Polars takes the pattern; it may be too large for it, or use what only Python knows."""
+    """Whether Polars accepts the pattern, which may be too large or use syntax of Python only."""
     try:
         pl.Series([""]).str.contains(pattern)
     except pl.exceptions.ComputeError:
