@@ -33,7 +33,9 @@ class EncoderParams(Section):
     model: str
     """A sentence-transformers model: a name, or a folder inside the project."""
     column: str = "text"
+    """The column of the items that is encoded."""
     batch_size: int = Field(64, ge=1)
+    """Texts that the model is given at once; no result depends on it."""
 
 
 class Duplicates(StrEnum):
@@ -57,8 +59,11 @@ class IngestParams(Section):
     duplicates: Duplicates = Duplicates.ERROR
     """What an id that occurs more than once means: a mistake, or that its last row (last file, last line) counts."""
     item_id: str = "item_id"
+    """The column with the ids, in items and embeddings."""
     split: str = "split"
+    """The column with `train`, `valid` or `test`; where it is missing, every item is `train`."""
     gold: str = "gold"
+    """The column with a class name or its position, empty where unknown; it may be missing."""
     encoder: EncoderParams | None = None
 
     @field_validator("source")
@@ -250,7 +255,9 @@ class EvaluateParams(Section):
     bootstrap: int = Field(1000, ge=0)
     """Resamples behind each interval; 0: no intervals."""
     confidence: float = Field(0.95, gt=0, lt=1)
+    """Of each interval."""
     seed: int = Field(0, ge=0)
+    """Of the resamples."""
 
 
 class Params(Section):

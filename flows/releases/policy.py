@@ -37,6 +37,7 @@ class GateLimits(Section):
     metric: TuneMetric = TuneMetric.ACCURACY
     """Of the released labels, on the gold of valid."""
     minimum_metric: Share | None = None
+    """What the metric may not fall below, whatever the last release had."""
     maximum_metric_drop: Share | None = 0.05
     """Below the last release. With 200 items of gold at .9 one standard error is .02: less than .05 is mostly luck."""
     maximum_flipped: Share | None = 0.1
