@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What you need beyond the lock, a requirement a line, as dvc[s3]; it is yours, and may be missing.
 MORE := $(wildcard requirements-more.txt)
 
-.PHONY: help env run test check lint deps server clean
+.PHONY: help env run test check lint deps docs server clean
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -40,6 +40,9 @@ lint: env        ## style, types, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy flows tasks lfs
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
+
+docs: env        ## the documentation as a site, in site/; fails on a broken link
+	$(BIN)/zensical build --strict --clean
 
 server: env      ## Prefect server, worker and deployments, until Ctrl-C
 	@$(BIN)/epoxy server
