@@ -1,4 +1,4 @@
-"""What the README says about work pools fits the job templates that Prefect itself ships for them."""
+"""What the guide says about containers fits the job templates that Prefect itself ships for them."""
 
 import json
 import re
@@ -10,12 +10,12 @@ import prefect.server.api.collections_data as collections
 import pytest
 import yaml
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "containers.md").read_text()
 
 
 def read_snippet(key: str) -> dict[str, Any]:
-    """The block of YAML in the README that begins with `key`."""
-    (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", README, flags=re.S) if block.startswith(f"{key}:")]
+    """The block of YAML in the guide that begins with `key`."""
+    (text,) = [block for block in re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.S) if block.startswith(f"{key}:")]
     return dict(yaml.safe_load(text))
 
 

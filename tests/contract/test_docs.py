@@ -1,0 +1,108 @@
+"""The documentation is a tested artifact: what is computed is up to date, links lead somewhere, every block is covered."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from snippets import read_snippets
+
+from docs.generate import list_commands
+from flows.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+ALL = (*(path for path in ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")))
+
+
+def name_page(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (ROOT / "zensical.toml").read_text()
+    assert [
+        name for path in sorted(DOCS.rglob("*.md")) if (name := path.relative_to(DOCS).as_posix()) not in menu
+    ] == []
+
+
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and Zensical both make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ALL, ids=name_page)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{link} leads nowhere"
+        assert not path.is_relative_to(DOCS) or path.is_file(), f"{link} is a folder"
+        if page.is_relative_to(DOCS):
+            assert path.is_relative_to(DOCS), f"{link} leaves docs/, which the site does not have"
+        if anchor:
+            assert anchor in slugs(path), f"{link} has no such heading"
+
+
+def test_the_readme_fits_a_few_screens() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_command_is_documented_and_has_help() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in main.commands:
+        assert f"epoxy {name}" in readme, f"README does not mention `epoxy {name}`"
+    for name, command in list_commands(main):
+        assert command.help, f"`{name}` has no help"
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        assert [option.name for option in options if not option.help] == []
+
+
+def test_every_make_target_is_documented() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    assert [target for target in targets if f"make {target}" not in text] == []
+
+
+def test_make_run_and_make_test_are_what_the_readme_says() -> None:
+    def print_commands(target: str) -> str:
+        command = ["make", "--dry-run", "--always-make", target]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "--require-hashes -r requirements.lock" in print_commands("run")
+    assert print_commands("run").rstrip().endswith("epoxy run")
+    assert re.search(r"python -m pytest -n 2[^/]*$", print_commands("test").rstrip())
+
+
+def test_the_extras_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "".join(page.read_text() for page in ALL)
+    assert set(re.findall(r"epoxy-flow\[(\w+)\]", text)) <= extras.keys()
+
+
+def test_the_service_runs_what_exists() -> None:
+    text = (DOCS / "how-to" / "deploy.md").read_text()
+    (unit,) = [snippet.text for snippet in read_snippets(DOCS / "how-to" / "deploy.md") if snippet.language == "ini"]
+    assert re.search(r"^ExecStart=(.+)/\.venv/bin/epoxy (\w+)$", unit, flags=re.M)[2] in main.commands
+    for name in re.findall(r"`((?:EPOXY|PREFECT)_[A-Z_]+)`", text):
+        assert name in (DOCS / "reference" / "environment.md").read_text()
+
+
+def test_deployments_in_the_guide_are_those_of_prefect_yaml() -> None:
+    deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    text = (DOCS / "how-to" / "schedule.md").read_text()
+    for deployment in deployed:
+        flow = deployment["entrypoint"].partition(":")[2].replace("_", "-")
+        assert f"`{flow}/{deployment['name']}`" in text
+
+
+def test_the_site_is_built_from_what_is_here() -> None:
+    config = (ROOT / "zensical.toml").read_text()
+    assert "font = false" in config
+    assert not re.search(r"https?://", re.sub(r"#.*", "", config)), "the site may load nothing from elsewhere"
+    assert not re.search(r"^```mermaid|\$\$", "".join(page.read_text() for page in ALL), flags=re.M), "needs a CDN"
