@@ -83,7 +83,8 @@ def make_project(root: Path, *, n: int = 100, d: int = 6) -> Path:
     for name in (*_CODE, *_GIT):
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+            left_out = ("cache", "tmp") if name == ".dvc" else ("__pycache__",)
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns(*left_out))
         else:
             shutil.copy2(source, root / name)
     (root / "lfs" / "small.py").write_text(LFS)

@@ -159,13 +159,14 @@ _KILLED = """
 import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from tests import test_shards as here
-here.artifacts.SHARD = 16
+import test_shards as here
+from tasks.tables import parquet
+parquet.SHARD = 16
 old, new = here.make_table(list(range(300))), here.make_table(list(range(1, 301)))
 print("go", flush=True)
 while True:
     for table in (new, old):
-        here.artifacts.write_shards(Path(sys.argv[1]), [table], here.SCHEMA)
+        parquet.write_shards(Path(sys.argv[1]), [table], here.SCHEMA)
 """
 
 

@@ -112,8 +112,8 @@ def test_without_a_place_for_machine_code_it_is_made_in_memory(monkeypatch):
 def test_machine_code_is_made_once(tmp_path):
     """Another process finds it, also where the code's own folder is not the place for it."""
     code = (
-        "import numpy as np; from tasks.core import compiled;"
-        "compiled.keep_nearest(np.zeros(1, int), np.zeros(1, int), np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, int));"
+        "import numpy as np; from tasks.core.search import kernels;"
+        "kernels.keep_nearest(np.zeros(1, int), np.zeros(1, int), np.ones(1, np.float32), np.zeros(1, np.float32), np.zeros(1, int));"
         "print(sum(kernels.keep_nearest.stats.cache_hits.values()))"
     )
     environment = {"PATH": "/usr/bin", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

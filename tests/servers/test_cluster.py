@@ -275,7 +275,7 @@ def wait_for_closed_clients():
 
 def test_a_worker_with_other_code_is_an_error_that_names_the_file(tmp_path, monkeypatch, none):
     shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "tasks" / "voting.py").open("a") as code:
+    with (tmp_path / "tasks" / "lf" / "voting.py").open("a") as code:
         code.write("# one line more\n")
     command = [
         sys.executable,
