@@ -30,8 +30,8 @@ def run_stage(root: Path, stage: str) -> None:
         return
     params = read_params(root)
     module = importlib.import_module(f"tasks.{stage}")
-    # Polars, once imported, makes the system resume what Ctrl-C interrupts (pola-rs/polars#21739): a wait for workers
-    # would outlast it.
+    # Polars, once imported, makes system calls resume after Ctrl-C (pola-rs/polars#21739), so that a wait for workers
+    # would not end.
     signal.siginterrupt(signal.SIGINT, True)
     Progress.begin_stage()
     module.run(root, params.classes, getattr(params, stage))
@@ -48,16 +48,16 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        # Of the machine, not of the program: a full disk, a folder that may not be written.
+        # A fault of the machine, not of the program: a full disk, a folder without write permission.
         print(f"error: {arguments[0]}: {error}. Check free space and permissions, then run it again.", file=sys.stderr)
         return StageError.exit_code
     return 0
 
 
 def _die_with_parent() -> None:
-    """Let the kernel end this process once the one that started it is dead.
+    """Have the kernel kill this process when its parent dies.
 
-    A killed `dvc repro` would otherwise leave a stage behind, which writes its outputs when the next run has begun.
+    A killed `dvc repro` would otherwise leave a stage behind that writes its outputs while the next run is under way.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,8 +1,8 @@
-"""What can go wrong for a user, each with the exit code of the command that met it."""
+"""Errors that users see, each with the exit code of the command that raises it."""
 
 
 class EpoxyError(Exception):
-    """A mistake in input, params or set-up, shown to the user without a traceback.
+    """A mistake in input, params or set-up; shown without a traceback.
 
     The message says what is wrong, where, what was found against what was expected, and what to do.
     """

@@ -1,16 +1,14 @@
-"""Stage evaluate: how good each method's labels are, as metrics, plots, tables and a page. Alone in reading test gold."""
+"""evaluate: how good each method's labels are, as metrics, plots, tables and a page. The only reader of test gold."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import vl_convert
 
 from tasks.core import lf_analysis, metrics
 from tasks.core.progress_callback import WHOLE, Advance
@@ -28,13 +26,23 @@ from tasks.report.evaluation import (
     Evaluation,
     Fact,
     MethodResult,
-    NeighborAgreement,
     SplitResult,
     Stratum,
     order_methods,
 )
+from tasks.report.facts import (
+    describe_balance,
+    describe_end_model,
+    describe_fit,
+    describe_fitness,
+    describe_label_model,
+    describe_thresholds,
+)
 from tasks.report.formatting import format_share
+from tasks.report.metrics_table import tabulate_metrics
 from tasks.report.page import render_page
+from tasks.report.plots import render_plots_template, tabulate_plots
+from tasks.report.rounding import round_table
 from tasks.report.summary import render_summary
 from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
@@ -66,22 +74,13 @@ from tasks.tables.validation import require_same_items
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
 """Splits from the best evidence to the weakest: valid gold chose params; train items lend votes to each other."""
 
-DECIMALS = 6
-"""Of the numbers in metrics and plots: more than any data set can tell, few enough to hide the order of summation."""
-
-_SHOWN = 12
-"""Classes whose balance is spelled out."""
-
-_VEGALITE = "5.21"
-"""The Vega-Lite series that DVC's own plot templates are written for."""
-
 _SUMMARY_COLUMNS = {"lf": pl.String, "polarity": pl.String, "overlaps": pl.Float64, "conflicts": pl.Float64}
 _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float64, "metric": pl.Float64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All that is judged, rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
+    """What is evaluated, rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
 
     split: npt.NDArray[np.str_]
     gold: npt.NDArray[np.int8]
@@ -113,7 +112,7 @@ def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
         write_json(root / METRICS, tabulate_metrics(evaluation))
         for name, table in tabulate_plots(evaluation):
             write_csv(root / PLOTS / f"{name}.csv", table)
-        write_csv(root / LF_REPORT, _round(evaluation.lfs))
+        write_csv(root / LF_REPORT, round_table(evaluation.lfs))
         progress.advance()
         write_text(root / REPORT_SUMMARY, render_summary(evaluation))
         progress.advance()
@@ -124,7 +123,13 @@ def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
-    """Everything to be judged, joined by item id."""
+    """The inputs below `root`, joined by item id.
+
+    Raises
+    ------
+    DataError
+        A table or file is missing or damaged, or tables do not hold the same items.
+    """
     k = len(classes)
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
     original = read_votes(root / VOTES, k)
@@ -152,20 +157,20 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     same = [name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=TIE)]
     if not same:
         probabilities[SHIPPED] = shipped
-    with _interpreted(root / END_MODEL_SUMMARY) as found:
-        trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=_describe_end_model(found))]
-        facts += [Fact(name="Class balance of the shipped labels", value=_describe_balance(found))]
-    with _interpreted(root / LABEL_MODEL) as found:
+    with _open_summary(root / END_MODEL_SUMMARY) as found:
+        trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
+        facts += [Fact(name="Class balance of the shipped labels", value=describe_balance(found))]
+    with _open_summary(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
-        facts += [Fact(name="Label model on votes", value=_describe_label_model(found))]
-        facts += [Fact(name="Label model fitted on", value=_describe_fit(found))]
-        facts += [Fact(name="Class balance of the label model", value=_describe_balance(found))]
-    with _interpreted(root / THRESHOLDS) as found:
+        facts += [Fact(name="Label model on votes", value=describe_label_model(found))]
+        facts += [Fact(name="Label model fitted on", value=describe_fit(found))]
+        facts += [Fact(name="Class balance of the label model", value=describe_balance(found))]
+    with _open_summary(root / THRESHOLDS) as found:
         thresholds = {lf: None if value is None else float(value) for lf, value in found["thresholds"].items()}
         curve_metric = str(found["curve_metric"])
-        facts += [Fact(name="Thresholds", value=_describe_thresholds(found))]
-    with _interpreted(root / EMBEDDING_FITNESS) as found:
-        fitness = _describe_fitness(found)
+        facts += [Fact(name="Thresholds", value=describe_thresholds(found))]
+    with _open_summary(root / EMBEDDING_FITNESS) as found:
+        fitness = describe_fitness(found)
     summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)
     if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
@@ -228,124 +233,6 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
     )
 
 
-def tabulate_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """Nested scores for `dvc metrics`: split, then method, then metric; None where undefined.
-
-    Intervals are in plots/scores.csv: here they would double what `dvc metrics diff` shows.
-    """
-    table: dict[str, Any] = {}
-    for coverage in evaluation.coverage:
-        table[coverage.name] = {
-            "items": coverage.n,
-            "coverage": {
-                "original": _plain(coverage.original / coverage.n),
-                "extended": _plain((coverage.original + coverage.extended_only) / coverage.n),
-            },
-        }
-    for result in evaluation.splits:
-        table[str(result.split)] |= {"gold": result.n} | {
-            row.method: {
-                "accuracy": _plain(row.accuracy.value),
-                "against_majority_vote": _plain(row.to_baseline.value),
-                "macro_f1": _plain(row.macro_f1.value),
-                "log_loss": _plain(row.log_loss.value),
-                "brier": _plain(row.brier.value),
-                "calibration_error": _plain(row.scores.calibration_error),
-            }
-            for row in result.methods
-        }
-    return table
-
-
-def tabulate_plots(evaluation: Evaluation) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Name and rows of each file for `dvc plots`; all are tidy, one row per thing drawn."""
-    splits = evaluation.splits
-    scores = [
-        (str(result.split), row.method, metric, estimate.value, estimate.low, estimate.high)
-        for result in splits
-        for row in result.methods
-        for metric, estimate in (
-            ("accuracy", row.accuracy),
-            ("macro_f1", row.macro_f1),
-            ("log_loss", row.log_loss),
-            ("brier", row.brier),
-            ("against_majority_vote", row.to_baseline),
-        )
-    ]
-    yield (
-        "scores",
-        _frame({"split": str, "method": str, "metric": str, "value": float, "low": float, "high": float}, scores),
-    )
-    per_class = [
-        (
-            str(result.split),
-            row.method,
-            name,
-            int(s.support[c]),
-            float(s.precision[c]),
-            float(s.recall[c]),
-            float(s.f1[c]),
-        )
-        for result in splits
-        for row in result.methods
-        for s in [row.scores]
-        for c, name in enumerate(evaluation.classes)
-    ]
-    columns = {
-        "split": str,
-        "method": str,
-        "class": str,
-        "support": int,
-        "precision": float,
-        "recall": float,
-        "f1": float,
-    }
-    yield "classes", _frame(columns, per_class)
-    curve = [
-        (str(result.split), row.method, *bin_)
-        for result in splits
-        for row in result.methods
-        for bin_ in zip(
-            row.curve.confidence.tolist(), row.curve.accuracy.tolist(), row.curve.count.tolist(), strict=True
-        )
-    ]
-    columns = {"split": str, "method": str, "confidence": float, "accuracy": float, "items": int}
-    yield "reliability", _frame(columns, curve)
-    coverage = [
-        (one.name, covered_by, count, count / one.n)
-        for one in evaluation.coverage
-        for covered_by, count in (
-            ("labeling functions", one.original),
-            ("extension only", one.extended_only),
-            ("nothing", one.uncovered),
-        )
-    ]
-    yield "coverage", _frame({"split": str, "covered_by": str, "items": int, "share": float}, coverage)
-    strata = [
-        (str(result.split), stratum.covered_by, stratum.n, row.method, accuracy)
-        for result in splits
-        for stratum in result.strata
-        for row, accuracy in zip(result.methods, stratum.accuracy, strict=True)
-    ]
-    columns = {"split": str, "covered_by": str, "items": int, "method": str, "accuracy": float}
-    yield "strata", _frame(columns, strata)
-
-
-@cache
-def render_plots_template() -> str:
-    """The HTML template for `dvc plots show`, with vega inside: DVC's own loads it from the internet.
-
-    DVC replaces `{plot_divs}`; without `{scripts}` it adds no script of its own.
-    """
-    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGALITE)
-    assert "</script" not in script and "{plot_divs}" not in script
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Plots</title>\n'
-        "<style>body { margin: 2rem } .vega-embed { display: block !important; margin-bottom: 2rem }</style>\n"
-        f"<script>{script}</script>\n</head>\n<body>\n{{plot_divs}}\n</body>\n</html>\n"
-    )
-
-
 def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
     """Gold of every item, -1 where there is none."""
     paths = (root / VALID_GOLD, root / WITHHELD_GOLD)
@@ -360,8 +247,8 @@ def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
 
 
 @contextmanager
-def _interpreted(path: Path) -> Iterator[Any]:
-    """The JSON document at `path`; what the block does not find in it is told as a fault of the file."""
+def _open_summary(path: Path) -> Iterator[Any]:
+    """The JSON summary at `path`; whatever the block does not find in it becomes an error that names the file."""
     found = read_json(path)
     try:
         yield found
@@ -370,22 +257,8 @@ def _interpreted(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: not what its stage writes ({reason}). Run 'dvc repro {path.parent.name}'.") from None
 
 
-def _describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
-    return EmbeddingFitness(
-        sentences=tuple(map(str, found["sentences"])),
-        rows=tuple(
-            NeighborAgreement(
-                labels=str(row["labels"]),
-                n=int(row["items"]),
-                chance=float("nan") if row["chance"] is None else float(row["chance"]),
-                by_rank=tuple((int(one["rank"]), float(one["agreement"])) for one in row["neighbors"]),
-            )
-            for row in found["agreement"]
-        ),
-    )
-
-
 def _read_predictions(root: Path, path: Path, k: int) -> pl.DataFrame:
+    """The table of predictions at `path` below `root`."""
     return read_table(root / path, schemas.predictions(k, read_schema(root / path)))
 
 
@@ -405,6 +278,7 @@ def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str
 
 
 def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advance: Advance) -> SplitResult:
+    """Scores and intervals of every method on the gold of `split`."""
     judged = (inputs.split == split) & (inputs.gold != ABSTAIN)
     gold = inputs.gold[judged]
     names = list(inputs.probabilities)
@@ -417,8 +291,8 @@ def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advanc
         low, high = metrics.percentile_interval(drawn, params.confidence).tolist()
         return Estimate(value=value, low=low, high=high)
 
-    def subtract(one: int, other: int) -> Estimate:
-        return estimate(scores[one].accuracy - scores[other].accuracy, samples.accuracy[one] - samples.accuracy[other])
+    def subtract(a: int, b: int) -> Estimate:
+        return estimate(scores[a].accuracy - scores[b].accuracy, samples.accuracy[a] - samples.accuracy[b])
 
     methods = tuple(
         MethodResult(
@@ -451,6 +325,7 @@ def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advanc
 
 
 def _count_coverage(inputs: Inputs, name: str, rows: npt.NDArray[np.bool_]) -> Coverage:
+    """How many of these `rows` (n,) have a vote, by where it comes from."""
     covered, reached = _covered(inputs.original[rows]), _covered(inputs.extended[rows])
     return Coverage(
         name=name, n=int(rows.sum()), original=int(covered.sum()), extended_only=int((reached & ~covered).sum())
@@ -490,43 +365,8 @@ def _tabulate_lfs(inputs: Inputs, splits: list[Split], confidence: float) -> pl.
     return measured[:, :1].join(inputs.summary, on="lf", how="left", maintain_order="left").hstack(measured[:, 1:])
 
 
-def _describe_thresholds(found: dict[str, Any]) -> str:
-    extended = sum(value is not None for value in found["thresholds"].values())
-    objective = f", for the {found['objective']}" if found["objective"] else ""
-    return (
-        f"{extended} of {len(found['thresholds'])} labeling functions are extended; {found['metric']}, "
-        f"method {found['method']}, from {found['chosen_on']}{objective}"
-    )
-
-
-def _describe_end_model(found: dict[str, Any]) -> str:
-    weights = found["end_model_weights"]
-    if weights is None:
-        return str(found["summary"])
-    named = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-    return f"{found['summary']} Weights, chosen on held-out gold: {named}."
-
-
-def _describe_label_model(found: dict[str, Any]) -> str:
-    accuracy = found["held_out_accuracy"]
-    if accuracy is None:
-        return f"{found['label_model']}, named by {found['chosen_by']}"
-    tried = ", ".join(f"{kind} {format_share(value)}" for kind, value in accuracy.items())
-    return f"{found['label_model']}, chosen by {found['chosen_by']}; accuracy on held-out valid gold: {tried}"
-
-
-def _describe_fit(found: dict[str, Any]) -> str:
-    gold = found["gold_rows"]
-    return f"{found['fitted_rows']:,} items" + (f", {gold:,} of them with valid gold" if gold else ", no gold")
-
-
-def _describe_balance(found: dict[str, Any]) -> str:
-    balance = sorted(found["class_balance"].items(), key=lambda one: -one[1])
-    shown = ", ".join(f"{name}: {format_share(share)}" for name, share in balance[:_SHOWN])
-    return f"{shown}{', …' if len(balance) > _SHOWN else ''} ({found['class_balance_source']})"
-
-
 def _describe_gold(inputs: Inputs) -> str:
+    """How many items of each split have gold."""
     parts = [
         f"{split} {count:,}"
         for split in EVIDENCE
@@ -536,23 +376,9 @@ def _describe_gold(inputs: Inputs) -> str:
 
 
 def _describe_intervals(params: EvaluateParams) -> str:
+    """How intervals were made."""
     if params.bootstrap == 0:
         return "none (evaluate.bootstrap: 0)"
     return (
         f"{format_share(params.confidence, 0)} percentile bootstrap, {params.bootstrap:,} resamples, seed {params.seed}"
     )
-
-
-def _plain(value: float) -> float | None:
-    """`value` rounded for a file, None where undefined."""
-    return None if np.isnan(value) else round(float(value), DECIMALS)
-
-
-def _frame(columns: dict[str, type], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    types = {str: pl.String, int: pl.Int64, float: pl.Float64}
-    return _round(pl.DataFrame(rows, schema={name: types[kind] for name, kind in columns.items()}, orient="row"))
-
-
-def _round(table: pl.DataFrame) -> pl.DataFrame:
-    """`table` with rounded numbers, null where undefined."""
-    return table.with_columns(pl.selectors.float().fill_nan(None).round(DECIMALS))

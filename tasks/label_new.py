@@ -58,7 +58,7 @@ from tasks.tables import schemas
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
-from tasks.tables.release_rows import Counts, compare_rows, find_known, hash_rows
+from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
 from tasks.tables.saved_model import SavedModel, read_model
 from tasks.tables.scaled_embeddings import place_vectors, read_vectors, to_cosine
 from tasks.tables.schemas import probability_column
@@ -75,7 +75,7 @@ class LabeledRows:
     """
 
     base: str
-    counts: Counts
+    counts: RowChanges
     labels: pl.DataFrame
     votes: pl.DataFrame
     provenance: pl.DataFrame

@@ -12,6 +12,9 @@ from tasks.errors import ParamsError
 
 FILE = "params.yaml"
 
+REFERENCE = "docs/reference/params.md"
+"""The page that lists every key."""
+
 
 class Split(StrEnum):
     """Which part of the data an item belongs to."""
@@ -46,10 +49,10 @@ class Duplicates(StrEnum):
 
 
 class IngestParams(Section):
-    """Where raw items and embeddings are, and how their columns are called."""
+    """Where raw items and embeddings are, and the names of their columns."""
 
     source: str
-    """Folder inside the project with everything ingest reads; a dependency of the stage as a whole."""
+    """A folder inside the project with everything that ingest reads; the stage depends on the whole folder."""
     items: str = "items.parquet"
     """File, folder or glob below `source`: Parquet, CSV or JSONL. Several files are read in the order of their paths."""
     embeddings: str | None = "embeddings.npy"
@@ -57,7 +60,7 @@ class IngestParams(Section):
     embedding_ids: str | None = None
     """For .npy: a table below `source` whose item id column gives the order of the rows, or a .npy or .txt of ids."""
     duplicates: Duplicates = Duplicates.ERROR
-    """What an id that occurs more than once means: a mistake, or that its last row (last file, last line) counts."""
+    """What an id that occurs more than once means: `error`, or that its last row (last file, last line) is kept."""
     item_id: str = "item_id"
     """The column with the ids, in items and embeddings."""
     split: str = "split"
@@ -81,7 +84,7 @@ class IngestParams(Section):
 
 
 class Metric(StrEnum):
-    """How near two embeddings are."""
+    """How the similarity of two embeddings is measured."""
 
     COSINE = "cosine"
     L2 = "l2"
@@ -120,12 +123,12 @@ class ApplyParams(Section):
 
 
 class SearchParams(Section):
-    """Which items lend their votes."""
+    """Which items may have their votes extended to others, and how exact an approximate search is."""
 
     reference: tuple[Split, ...] = (Split.TRAIN,)
     """Splits whose votes may be extended to their neighbors."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
-    """Of an approximate index: the share of neighbors that must be those of exact search, measured on samples."""
+    """For an approximate index: the share of neighbors that exact search would find too, measured on samples."""
 
 
 class TuneMethod(StrEnum):
@@ -154,26 +157,26 @@ class TuneParams(Section):
     """
 
     method: TuneMethod = TuneMethod.PER_LF
-    """`agreement`: per LF as well, but by how well the other LFs foretell votes, without gold."""
+    """`agreement`: per LF as well, but without gold, by how well the other LFs predict the extended votes."""
     metric: TuneMetric = TuneMetric.ACCURACY
     candidates: int = Field(20, ge=1, le=1000)
-    """How many quantiles of the observed similarities are tried, besides "do not extend"."""
+    """How many quantiles of the observed similarities are tried, in addition to "do not extend"."""
     default: Threshold | None = None
-    """For every LF without a value of its own in `thresholds`, with `fixed` or where there is no valid gold; null then
-    means "do not extend" with `fixed`, and choosing by agreement with the other methods."""
+    """The threshold of LFs that `thresholds` does not name, with `fixed` or where there is no valid gold. null: with
+    `fixed` do not extend, with the other methods choose by agreement."""
     thresholds: dict[str, Threshold | None] = Field(default_factory=dict)
-    """By LF; these are taken as they are, whatever the method."""
+    """Thresholds by LF, which override the method."""
 
 
 class Scope(StrEnum):
-    """Which abstaining cells are filled."""
+    """Which votes extension may add."""
 
     CELLS = "cells"
     ROWS = "rows"
 
 
 class ExtendParams(Section):
-    """Which cells extension may fill: every abstaining one, or only rows on which every LF abstains."""
+    """Which votes extension may add: wherever an LF abstains (cells), or only on items without any vote (rows)."""
 
     scope: Scope = Scope.CELLS
 
@@ -192,7 +195,7 @@ class FlyingSquidParams(Section):
     """How FlyingSquid estimates."""
 
     mode: Literal["corrected", "reference"] = "corrected"
-    """`reference` answers what the flyingsquid package answers, its errors included."""
+    """`reference` gives the results of the flyingsquid package, its errors included."""
     estimate: Literal["mean", "median"] = "mean"
     """How triplets are averaged."""
     dependencies: tuple[tuple[str, str], ...] = ()
@@ -234,14 +237,14 @@ class FitParams(Section):
 
 
 class TrainParams(Section):
-    """The labels that are shipped: similarity as evidence, then a classifier on the embeddings."""
+    """The shipped labels: nearvote, then a classifier on the embeddings."""
 
     class_balance: Literal["estimated", "uniform"] | tuple[Annotated[float, Field(gt=0, lt=1)], ...] = "estimated"
     """P(class): estimated from the votes and valid gold, uniform, or given in the order of `classes`."""
     gold: Literal["valid", "none"] = "valid"
-    """Whether gold of valid items may teach the model."""
+    """Whether the model may learn from gold of valid items."""
     seed: int = Field(0, ge=0)
-    """Of the folds that gold and votes are held out in."""
+    """Seed of the folds in which gold and votes are held out."""
 
     @field_validator("class_balance")
     @classmethod
@@ -250,10 +253,10 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    """How results are judged."""
+    """How labels are evaluated."""
 
     bootstrap: int = Field(1000, ge=0)
-    """Resamples behind each interval; 0: no intervals."""
+    """Bootstrap resamples for each interval; 0: no intervals."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Of each interval."""
     seed: int = Field(0, ge=0)
@@ -311,7 +314,9 @@ def read_params(root: Path) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ParamsError(f"{FILE}: got {type(raw).__name__}, expected a mapping with the sections of the README.")
+        raise ParamsError(
+            f"{FILE}: got {type(raw).__name__}, expected a mapping of sections; {REFERENCE} lists every key."
+        )
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -320,27 +325,27 @@ def read_params(root: Path) -> Params:
 
 
 def _describe(found: object) -> str:
-    """One pydantic finding as a line a user can act on."""
+    """One finding of pydantic as a line that says what to do."""
     assert isinstance(found, dict)
-    place = ".".join(str(part) for part in found["loc"])
+    key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         known = _known_keys(found["loc"][:-1])
         near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0)
-        return f"{FILE}: unknown key '{place}'." + (f" Did you mean '{near[0]}'?" if near else "")
+        return f"{FILE}: unknown key '{key}'." + (f" Did you mean '{near[0]}'?" if near else "")
     if found["type"] == "missing":
-        return f"{FILE}: '{place}' is missing. Add it; the README lists every key."
+        return f"{FILE}: '{key}' is missing. Add it; {REFERENCE} lists every key."
     message = found["msg"].removeprefix("Value error, ")
     got = "" if isinstance(found["input"], dict) else f" Got {found['input']!r}."
-    return f"{FILE}: '{place or 'params'}': {message}.{got}"
+    return f"{FILE}: '{key or 'params'}': {message}.{got}"
 
 
-def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    """Keys that the section at `place` knows."""
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section at `location`."""
     model: type[BaseModel] = Params
-    for part in place:
+    for part in location:
         field = model.model_fields.get(str(part))
         candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        inner = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         if inner is None:
             return []
         model = inner

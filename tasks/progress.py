@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error: a bar for a person, plain lines for a log, marked lines for the flow."""
+"""Progress of long work on standard error: a bar in a terminal, plain lines in a log, marked lines for the flow."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from typing import ClassVar, TypeVar
 T = TypeVar("T")
 
 MARK = "@progress "
-"""Starts a line meant for the flow, which turns it into a progress artifact in the Prefect UI."""
+"""Begins a line for the flow, which turns it into a progress artifact in the Prefect UI."""
 
 ENVIRONMENT = "EPOXY_PROGRESS"
-"""Set to `marked` by the flow; an environment variable because it must never change a cache key."""
+"""Set to `marked` by the flow; an environment variable, since it must never be part of a cache key."""
 
 
 class Progress:
-    """Progress of `total` units of work; silent until two seconds have passed, in a stage since its last line of any work.
+    """Progress of a stage in `total` units of work; shown once two seconds have passed without a line.
 
     >>> with Progress("voting", total=2) as progress:
     ...     progress.advance()
@@ -26,7 +26,7 @@ class Progress:
     """
 
     _heard: ClassVar[float | None] = None
-    """When anything was last shown, or the stage began; None outside of a stage, where each work counts for itself."""
+    """When this stage last showed a line, or began; None outside a stage, where each `Progress` has a clock of its own."""
 
     def __init__(self, what: str, *, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
@@ -37,7 +37,7 @@ class Progress:
 
     @classmethod
     def begin_stage(cls) -> None:
-        """From now on this process does one thing after another, and none of them waits for two seconds of its own."""
+        """Share one clock from now on: the two seconds run from the last line of any `Progress` of this process."""
         cls._heard = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -60,7 +60,7 @@ class Progress:
             self._show()
 
     def follow(self, units: Iterable[T]) -> Iterator[T]:
-        """The `units` as they are, each counted as done when the next one is asked for."""
+        """The same `units`, each counted as done when the next is asked for."""
         for unit in units:
             yield unit
             self.advance()

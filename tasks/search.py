@@ -57,11 +57,12 @@ from tasks.neighbors.columns import NeighborColumns
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.tables import schemas
-from tasks.tables.files import expect_scattered_reads, open_scratch, write_json
+from tasks.tables.files import write_json
 from tasks.tables.index_file import ContentHash, IndexDescription, hash_file, read_description, read_width
 from tasks.tables.parquet import ROW_GROUP, read_batches, read_table, read_votes, write_batches
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, NEIGHBORS, RECALL, VOTES
 from tasks.tables.schemas import neighbor_column, similarity_column
+from tasks.tables.scratch import expect_scattered_reads, open_scratch
 from tasks.tables.validation import require_same_items
 
 SAMPLE = 2048

@@ -45,7 +45,7 @@ from tasks.errors import DataError
 from tasks.params import Metric, TrainParams
 from tasks.progress import Progress
 from tasks.tables import schemas
-from tasks.tables.files import open_scratch, write_json
+from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.neighbor_columns import PairColumns, find_pair_columns
@@ -63,6 +63,7 @@ from tasks.tables.paths import (
 from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import Points, read_points, to_cosine
 from tasks.tables.schemas import probability_column
+from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
 
 DIGITS = 6

@@ -22,7 +22,7 @@ from flows.releases.store import (
 )
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import DataError
-from tasks.tables.release_rows import Counts, compare_rows
+from tasks.tables.release_rows import RowChanges, compare_rows
 
 Scalar = float | int | str | bool | None
 
@@ -46,7 +46,7 @@ class Difference:
 
     before: str
     after: str
-    rows: Counts
+    rows: RowChanges
     labels: Flips
     metrics: tuple[Change, ...]
     lfs: tuple[Change, ...]

@@ -24,7 +24,7 @@ import pydantic
 from flows.releases.figures import Frozen
 from flows.releases.gates import GateResult, Verdict
 from tasks.errors import DataError
-from tasks.tables.release_rows import Counts
+from tasks.tables.release_rows import RowChanges
 
 URL_VARIABLE = "EPOXY_OPENLINEAGE_URL"
 """Where run records are also posted, as http://host:5000/api/v1/lineage; in the environment as it may hold a secret."""
@@ -83,7 +83,7 @@ class Record(Frozen):
     commit: str | None
     dirty: bool | None
     removed: tuple[str, ...]
-    rows: Counts | None = None  # lines from before this was counted have none
+    rows: RowChanges | None = None  # lines from before this was counted have none
 
 
 @dataclass(frozen=True, kw_only=True)

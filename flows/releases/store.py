@@ -79,7 +79,7 @@ from tasks.tables.paths import (
     VALID_GOLD,
     VOTES,
 )
-from tasks.tables.release_rows import Counts, compare_rows, read_rows
+from tasks.tables.release_rows import RowChanges, compare_rows, read_rows
 from tasks.tables.saved_model import read_model
 from tasks.tables.validation import require_same_items
 
@@ -149,7 +149,7 @@ class Manifest(Frozen):
     sequence: int
     mode: Literal["run", "label-new"]
     base: str | None
-    rows: Counts | None
+    rows: RowChanges | None
     classes: tuple[str, ...]
     items: int
     labels: dict[str, int]
@@ -185,7 +185,7 @@ class Released:
     is_new: bool
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
-    rows: Counts | None = None
+    rows: RowChanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -847,12 +847,12 @@ def _judge(
     return (*results, *([] if previous == manifest.id else [_check_rolled_back(manifest.id, log)]))
 
 
-def _count_rows(root: Path, part: Path, manifest: Manifest, previous: str | None) -> Counts | None:
+def _count_rows(root: Path, part: Path, manifest: Manifest, previous: str | None) -> RowChanges | None:
     """What became of the rows of release `previous` in the candidate; None where there is none."""
     if previous is None:
         return None
     if previous == manifest.id:
-        return Counts(kept=manifest.items, new=0, changed=0, deleted=0)  # not with its folder, as in `_judge`
+        return RowChanges(kept=manifest.items, new=0, changed=0, deleted=0)  # not with its folder, as in `_judge`
     candidate = read_table(part / ROWS, schemas.ROWS)
     return compare_rows(read_released_rows(read_release(root, previous)), candidate)
 
@@ -889,7 +889,7 @@ def _make_record(
     reason: str,
     run_id: str | None,
     accepted: str | None = None,
-    rows: Counts | None = None,
+    rows: RowChanges | None = None,
     gates: tuple[GateResult, ...] = (),
     removed: tuple[str, ...] = (),
 ) -> Record:

@@ -24,7 +24,7 @@ from tasks.core.types import Float32
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 from tasks.params import EncoderParams
 from tasks.progress import Progress
-from tasks.tables.files import open_scratch
+from tasks.tables.scratch import open_scratch
 
 MEMO = "encode"
 

@@ -1,4 +1,4 @@
-"""Charts of the report page: Vega-Lite drawn to inline SVG."""
+"""Charts of the report page, drawn by Vega-Lite as inline SVG."""
 
 import re
 from dataclasses import dataclass
@@ -13,18 +13,16 @@ from tasks.report.evaluation import Evaluation, MethodResult, SplitResult, name_
 from tasks.report.formatting import format_number
 
 _CURVES = 12
-"""Threshold curves drawn, for the LFs that gained most votes: a page for people, not an archive."""
+"""The most threshold curves on the page: those of the LFs that gained most votes."""
 
 _FINE = 0.05
 """An axis that spans less than this shows tenths of a percent, or its ticks would repeat."""
-
-
-# The page.
 
 _COLORS = {"ink": "#23272e", "muted": "#6b7280", "grid": "#e3e5e8", "accent": "#1f6feb", "second": "#b4690e"}
 """Colors of plots on white; the page's style sheet maps each to its dark counterpart, so no other may be used."""
 
 _FONT = "sans-serif"
+"""Of the texts in plots."""
 
 _PADDING = {"left": 42, "top": 8, "right": 16, "bottom": 38}
 """Fixed, since automatic margins depend on the fonts of the machine."""
@@ -37,13 +35,13 @@ class Scale:
     low: float
     high: float
 
-    def place(self, value: float) -> str:
-        """Where `value` is, as a CSS length from the left."""
+    def offset(self, value: float) -> str:
+        """The position of `value`, as a CSS length from the left."""
         share = (value - self.low) / (self.high - self.low)
         return f"{min(max(share, 0.0), 1.0) * 100:.2f}%"
 
-    def span(self, low: float, high: float) -> str:
-        """How wide the range from `low` to `high` is, as a CSS length."""
+    def width(self, low: float, high: float) -> str:
+        """The width of the range from `low` to `high`, as a CSS length."""
         return f"{(high - low) / (self.high - self.low) * 100:.2f}%"
 
 
@@ -109,6 +107,7 @@ def draw_reliability(row: MethodResult) -> Figure:
 
 
 def _percent_axis(title: str | None) -> dict[str, Any]:
+    """The Vega-Lite axis of a share."""
     return {"title": title, "format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]}
 
 
@@ -139,7 +138,7 @@ def _draw(spec: dict[str, Any]) -> Markup:
 
 
 def draw_curves(evaluation: Evaluation) -> list[Figure]:
-    """What thresholds were chosen for, and coverage, against the threshold, for the LFs that gained most votes."""
+    """The tuning metric and coverage against the threshold, for the LFs that gained most votes."""
     drawable = evaluation.curves.drop_nulls("threshold").sort("lf", "threshold", maintain_order=True)
     by_lf = {lf: rows for (lf,), rows in drawable.group_by("lf", maintain_order=True) if rows.height > 1}
     gained = evaluation.lfs.sort("votes_added", descending=True, maintain_order=True).select("lf", "threshold")
@@ -158,6 +157,7 @@ def draw_curves(evaluation: Evaluation) -> list[Figure]:
 
 
 def _draw_curve(rows: pl.DataFrame, field: str, chosen: float | None, domain: list[Any], height: int) -> Markup:
+    """One curve over thresholds, with a rule at the `chosen` one."""
     points = [
         {"threshold": round(threshold, 6), field: None if value is None else round(value, 6)}
         for threshold, value in rows.select("threshold", field).iter_rows()

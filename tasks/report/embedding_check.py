@@ -1,4 +1,4 @@
-"""embedding_fitness.json: whether neighbors in this embedding tell an item's votes and gold, said before tuning."""
+"""embedding_fitness.json: whether neighbors in this embedding share votes and gold, checked before thresholds are tuned."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,12 @@ from tasks.tables.paths import EMBEDDING_FITNESS, EMBEDDING_FITNESS_CURVES
 from tasks.tables.scaled_embeddings import read_vectors
 
 DIGITS = 6
-"""Of the numbers in the file; four thousand items tell no more than two or three."""
+"""Decimals of the numbers in the file; a sample of four thousand items is exact to two or three."""
 
 VOTES, GOLD = "majority vote", "valid gold"
 
 _SEED = 0
-"""Of the sample; another sample of this size says the same within a percent point or two."""
+"""Seed of the sample; samples of this size agree within a percentage point or two."""
 
 _CURVES = {"labels": pl.String, "threshold": pl.Float64, "agreement": pl.Float64, "chance": pl.Float64}
 """Columns of embedding_fitness.csv: how often neighbors agree that are at least as near as `threshold` and farther than
@@ -41,7 +41,7 @@ that of the row before, and how often any two items do."""
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What was found for one kind of labels."""
+    """The fitness of the embedding for one kind of labels."""
 
     labels: str
     fitness: Fitness
@@ -50,7 +50,7 @@ class Check:
 def check_embedding(
     root: Path, items: pl.DataFrame, L: npt.NDArray[np.int8], gold: npt.NDArray[np.int8], k: int, metric: Metric
 ) -> list[str]:
-    """Write the check of the embeddings below `root` and its curves; the sentences that a person should read.
+    """Sentences on the embeddings below `root` for a person to read; writes the check and its curves.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def check_embedding(
     compared = [(VOTES, voted, majority), *([(GOLD, known, gold)] if len(known) else [])]
     checks = []
     with Progress("comparing neighbors", total=len(compared) * WHOLE) as progress:
-        for name, own, labels in compared:
-            sample = vectors[np.searchsorted(rows, own)]
-            fitness = measure_fitness(sample, labels[own], metric.value, progress.advance)
+        for name, sampled, labels in compared:
+            sample = vectors[np.searchsorted(rows, sampled)]
+            fitness = measure_fitness(sample, labels[sampled], metric.value, progress.advance)
             checks.append(Check(labels=name, fitness=fitness))
     # Gold is what counts, but only many rows of it show a range: few valid items are rarely near each other.
     span = suggest_range(checks[0].fitness)
@@ -97,7 +97,7 @@ def check_embedding(
 
 
 def _judge(check: Check) -> str:
-    """One sentence on whether neighbors tell these labels."""
+    """One sentence on whether neighbors share these labels."""
     fitness, of = check.fitness, check.labels
     verdict = judge_fitness(fitness)
     if verdict is Carries.UNKNOWN:
@@ -117,12 +117,14 @@ def _judge(check: Check) -> str:
 
 
 def _suggest(span: ThresholdRange, metric: Metric) -> str:
+    """One sentence on where thresholds are worth trying."""
     low, high = sorted(_to_user(end, metric) for end in (span.low, span.high))
     what = "a similarity" if metric is Metric.COSINE else "a distance"
     return f"A threshold is worth looking for between {what} of {low:.2f} and {high:.2f}."
 
 
 def _describe(check: Check, metric: Metric) -> dict[str, Any]:
+    """A check as embedding_fitness.json has it."""
     fitness = check.fitness
     return {
         "labels": check.labels,
@@ -138,6 +140,7 @@ def _describe(check: Check, metric: Metric) -> dict[str, Any]:
 
 
 def _tabulate(checks: list[Check], metric: Metric) -> pl.DataFrame:
+    """The table of embedding_fitness.csv."""
     rows = [
         (
             check.labels,
@@ -152,5 +155,5 @@ def _tabulate(checks: list[Check], metric: Metric) -> pl.DataFrame:
 
 
 def _to_user(similarity: float, metric: Metric) -> float:
-    """A similarity as users know it: a cosine, or a distance."""
+    """A similarity in the unit of thresholds: a cosine, or a distance."""
     return round(float(similarity if metric is Metric.COSINE else -similarity), DIGITS)

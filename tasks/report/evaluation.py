@@ -1,4 +1,4 @@
-"""What evaluate found, as the page, the summary and the files of plots take it."""
+"""The results of evaluate, from which the page, the summary and the files of metrics and plots are made."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ METHODS = {
     "end_model": "End model on nearvote",
     "gold_only": "Logistic regression on valid gold alone",
 }
-"""What methods are called in reports, in the order of their rows; others follow under a name made from their own."""
+"""Names of methods in reports, in the order of their rows; a method that is not listed here comes last, under its key."""
 
 SHIPPED = "shipped"
 """The name of the shipped labels as a method, where no method of `predictions` has exactly their probabilities."""
@@ -92,12 +92,13 @@ class Coverage:
 
     @property
     def uncovered(self) -> int:
+        """How many items have no vote."""
         return self.n - self.original - self.extended_only
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborAgreement:
-    """How often labels of one kind are those of an item's neighbors: by rank, from 1, and of any two items."""
+    """How often an item shares a label with its neighbor, by the neighbor's rank from 1, and with a random item (chance)."""
 
     labels: str
     n: int
@@ -107,7 +108,7 @@ class NeighborAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingFitness:
-    """Whether the embedding can carry votes: sentences for people, and the figures behind them."""
+    """Whether the embedding can carry votes: sentences, and the figures behind them."""
 
     sentences: tuple[str, ...]
     rows: tuple[NeighborAgreement, ...]
@@ -123,12 +124,12 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything a report says.
+    """All results that a report shows.
 
     splits: those with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
     the method whose labels are shipped. confusion: int64 (k, k), shipped labels (columns) against the gold (rows) of
     the first split. lfs: one row per LF, the table of lf_report.csv. curves: the table of threshold_curves.csv, and
-    curve_metric what its metric is called. fitness: what was seen before thresholds were chosen. findings: what the label model noticed, as sentences.
+    curve_metric the name of its metric. fitness: the check of the embedding. findings: remarks of the label model.
     """
 
     classes: tuple[str, ...]
@@ -148,7 +149,7 @@ class Evaluation:
 
 
 def name_method(method: str) -> str:
-    """What reports call `method`."""
+    """The name of `method` in reports."""
     if method == SHIPPED:
         return "Shipped labels"
     return METHODS.get(method, method.replace("_", " ").capitalize())

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as text for people."""
 
 import math
 
@@ -48,6 +48,7 @@ def format_number(value: float, digits: int = 3) -> str:
 
 
 def format_estimate(estimate: Estimate) -> str:
+    """A share with its interval, if there is one."""
     if math.isnan(estimate.low):
         return format_share(estimate.value)
     return f"{format_share(estimate.value)} ({estimate.low * 100:.1f}{TO}{estimate.high * 100:.1f})"

@@ -1,4 +1,4 @@
-"""What an evaluation says to people: the verdict, a short Markdown summary and a self-contained HTML page."""
+"""The report as one self-contained HTML page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from tasks.report.summary import describe_coverage
 from tasks.report.verdict import judge
 
 _CONFUSION_CLASSES = 25
-"""Up to so many classes the confusion matrix is drawn; beyond, nobody can read one, and the worst pairs are listed."""
+"""The most classes for which the confusion matrix is drawn; of more, the worst pairs are listed, which can be read."""
 
 _WORST_PAIRS = 20
-"""Confusions listed where the matrix is not drawn."""
+"""How many confusions are listed where the matrix is not drawn."""
 
 _SPLIT_NOTES = {
     Split.TEST: "Gold that no other stage reads.",
@@ -29,7 +29,7 @@ _SPLIT_NOTES = {
 
 
 def render_page(evaluation: Evaluation) -> str:
-    """The whole report as one HTML page that needs nothing else: no network, no script, no font, no image file."""
+    """The report as an HTML page that needs nothing else: no network, script, font or image file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -60,18 +60,19 @@ def render_page(evaluation: Evaluation) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A cell of the confusion matrix: its count and its share of the row."""
+class Entry:
+    """An entry of the confusion matrix: its count and its share of the row."""
 
     count: int
     share: float
 
 
-def _shade(confusion: npt.NDArray[np.int64]) -> list[list[Cell]]:
+def _shade(confusion: npt.NDArray[np.int64]) -> list[list[Entry]]:
+    """The entries of the matrix, row by row."""
     rows = confusion.sum(axis=1)
     return [
         [
-            Cell(count=int(count), share=round(float(count / rows[row]), 3) if rows[row] else 0.0)
+            Entry(count=int(count), share=round(float(count / rows[row]), 3) if rows[row] else 0.0)
             for count in confusion[row]
         ]
         for row in range(len(confusion))

@@ -1,4 +1,4 @@
-"""The report's short form, in Markdown."""
+"""The summary of a report in Markdown."""
 
 import html
 import math
@@ -12,7 +12,7 @@ from tasks.report.verdict import judge
 def render_summary(evaluation: Evaluation) -> str:
     """The verdict, the methods side by side and the effect on coverage, as Markdown."""
     verdict = judge(evaluation)
-    lines = [f"## {_escape(verdict.headline)}", "", _escape(" ".join(verdict.sentences)), ""]
+    lines = [f"## {escape_markdown(verdict.headline)}", "", escape_markdown(" ".join(verdict.sentences)), ""]
     for result in evaluation.splits[:1]:
         lines += [
             f"Accuracy on {result.split}, {result.n:,} items with gold"
@@ -25,7 +25,7 @@ def render_summary(evaluation: Evaluation) -> str:
         for row in result.methods:
             mark = " **(shipped)**" if row.method == evaluation.shipped else ""
             lines.append(
-                f"| {_escape(name_method(row.method))}{mark} | {format_estimate(row.accuracy)} | {_difference(row)} "
+                f"| {escape_markdown(name_method(row.method))}{mark} | {format_estimate(row.accuracy)} | {_difference(row)} "
                 f"| {format_number(row.macro_f1.value)} | {format_number(row.log_loss.value)} |"
             )
         lines.append("")
@@ -38,7 +38,7 @@ def render_summary(evaluation: Evaluation) -> str:
 
 
 def describe_coverage(coverage: Coverage) -> str:
-    """What extension did to the share of items with a vote, as a sentence."""
+    """A sentence on how extension changed the share of items with a vote."""
     before, after = coverage.original / coverage.n, (coverage.n - coverage.uncovered) / coverage.n
     if coverage.extended_only == 0:
         return f"{format_share(before)} of {coverage.n:,} items have a vote; extension reached no further item."
@@ -49,6 +49,7 @@ def describe_coverage(coverage: Coverage) -> str:
 
 
 def _difference(row: MethodResult) -> str:
+    """The difference from majority vote with its interval; nothing for majority vote itself."""
     if row.method == BASELINE:
         return ""
     if math.isnan(row.to_baseline.low):
@@ -59,6 +60,6 @@ def _difference(row: MethodResult) -> str:
     )
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """`text` with Markdown's table and HTML characters made harmless."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))

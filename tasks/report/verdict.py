@@ -1,4 +1,4 @@
-"""What the comparison comes to, in words: whether the shipped labels beat majority vote and gold alone."""
+"""The verdict in words: whether the shipped labels beat majority vote and every other method."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,12 @@ from enum import StrEnum
 from tasks.params import Split
 from tasks.report.evaluation import BASELINE, SHIPPED, Estimate, Evaluation, name_method
 from tasks.report.formatting import format_gap, format_points, format_share
+
+_CAVEATS = {
+    Split.VALID: "There is no test gold. Valid gold may have chosen thresholds and class balance, which flatters what "
+    "was chosen with it; what learns from it is judged on parts of it held out.",
+    Split.TRAIN: "There is no test gold; train gold was withheld from every stage, but its items lend votes to others.",
+}
 
 
 class Outcome(StrEnum):
@@ -20,9 +26,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The answer to "are these labels better than what was there for free?", in words with figures.
+    """Whether the shipped labels are better than the methods that cost nothing, in words with figures.
 
-    beaten_by is the best other method, where its accuracy is clearly above that of the shipped labels.
+    beaten_by: the best other method, where its accuracy is clearly above that of the shipped labels.
     """
 
     outcome: Outcome
@@ -66,7 +72,7 @@ def judge(evaluation: Evaluation) -> Verdict:
         ]
     elif outcome is Outcome.WORSE:
         sentences.append("On this evidence, majority vote is the better choice for this task.")
-    best = max(result.methods, key=lambda one: one.accuracy.value)
+    best = max(result.methods, key=lambda row: row.accuracy.value)
     beaten = _compare(best.to_shipped) is Outcome.BETTER
     if best.accuracy.value > shipped.accuracy.value and best.method != BASELINE:
         if beaten:
@@ -86,20 +92,15 @@ def judge(evaluation: Evaluation) -> Verdict:
     )
 
 
-_CAVEATS = {
-    Split.VALID: "There is no test gold. Valid gold may have chosen thresholds and class balance, which flatters what "
-    "was chosen with it; what learns from it is judged on parts of it held out.",
-    Split.TRAIN: "There is no test gold; train gold was withheld from every stage, but its items lend votes to others.",
-}
-
-
 def _compare(difference: Estimate) -> Outcome:
+    """The outcome that the interval of a difference in accuracy allows."""
     if difference.low > 0:
         return Outcome.BETTER
     return Outcome.WORSE if difference.high < 0 else Outcome.UNCLEAR
 
 
 def _describe_shipped(evaluation: Evaluation) -> str:
+    """The shipped labels as the subject of a sentence."""
     if evaluation.shipped == SHIPPED:
         return "the shipped labels"
     name = name_method(evaluation.shipped)
@@ -107,6 +108,7 @@ def _describe_shipped(evaluation: Evaluation) -> str:
 
 
 def _describe_interval(difference: Estimate, evaluation: Evaluation) -> str:
+    """The interval of a difference, to end a clause with."""
     if math.isnan(difference.low):
         return "; without bootstrap intervals (evaluate.bootstrap: 0) this may be chance"
     return (

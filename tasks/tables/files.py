@@ -1,7 +1,6 @@
-"""Atomic files and folders, scratch arrays, and small results as text, JSON and CSV."""
+"""Files and folders written atomically, and small results as text, JSON and CSV."""
 
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -10,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as arrow
 
@@ -67,33 +64,8 @@ def open_atomic_folder(folder: Path) -> Iterator[Path]:
     _sync_folder(folder.parent)
 
 
-def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A float32 array of zeros on disk below `folder`, for what may not fit memory; gone when nobody holds it.
-
-    The file has no name: even a killed process leaves nothing behind.
-    """
-    if 0 in shape:
-        return np.zeros(shape, np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        # Reserved, since a mapped file on a full disk would end the process where an error could be told.
-        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-
-
-def expect_scattered_reads(array: npt.NDArray[Any]) -> None:
-    """Tell the system that rows of `array`, if it is a mapped file, are wanted here and there.
-
-    It then reads from disk what is asked for, and not the 128 KiB around it, for which others would have to leave memory.
-    """
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_RANDOM)
-
-
 def _sync_folder(folder: Path) -> None:
+    """Wait until what was renamed in `folder` is on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -108,7 +80,7 @@ def write_csv(path: Path, table: pl.DataFrame) -> None:
 
 
 def read_csv(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
-    """The small result at `path`: these columns with these types, in this order; other columns are passed over.
+    """The small result at `path`: these columns with these types, in this order; other columns are ignored.
 
     Raises
     ------
@@ -148,7 +120,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
-    """Turns a reader's error into one that says which file and what to do."""
+    """Turns an error of reading an artifact into one that says which file and what to do."""
     try:
         yield
     except FileNotFoundError:

@@ -22,7 +22,7 @@ ROW_GROUP = 16_384
 """Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
 
 SHARD = 131_072
-"""Rows of a shard on average (d = 384: 192 MiB): what a remote is sent again when one row of it changes."""
+"""Mean rows of a shard (192 MiB at d = 384): what DVC sends to a remote again when one of its rows changes."""
 
 _LARGEST_SHARD = 4
 """A shard has at most this times `SHARD` rows."""
@@ -94,6 +94,7 @@ def _cut_shards(tables: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFr
 
 
 def _ends_shard(item: int | str) -> bool:
+    """Whether the row with this id is the last of its shard."""
     return int.from_bytes(sha256(str(item).encode()).digest()[:8]) % SHARD == 0
 
 
@@ -123,7 +124,7 @@ def find_shards(path: Path) -> tuple[Path, ...]:
     Raises
     ------
     DataError
-        A shard is missing, or there is a file that is none.
+        A shard is missing, or the folder holds a file that is not a shard.
     """
     if not path.is_dir():
         return (path,)
@@ -167,7 +168,7 @@ def read_batches(
     size
         Row groups come together until they have this many bytes; to check a table takes milliseconds, however short.
     beside
-        Bytes that a row takes in the caller's hands, to be counted with its own.
+        Bytes per row that the caller adds, counted in `size`.
 
     Raises
     ------
@@ -181,7 +182,7 @@ def read_batches(
 
 
 def _join(batches: Iterable[pl.DataFrame], size: int, beside: int) -> Iterator[pl.DataFrame]:
-    """The same rows in fewer batches, of `size` bytes or more with `beside` bytes for each row; only the last is less."""
+    """The same rows in fewer batches, each of at least `size` bytes (the last may be smaller), `beside` bytes a row included."""
     held: list[pl.DataFrame] = []
     for batch in batches:
         held.append(batch)
@@ -250,6 +251,7 @@ def _regroup(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def _stored_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
+    """The row groups of the file at `path`, at least one, unchecked."""
     with explain_read_errors(path):
         stored = _open(path)
     with stored:
@@ -265,10 +267,12 @@ def _stored_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pl.Da
 
 
 def _open(path: Path) -> parquet.ParquetFile:
+    """The Parquet file at `path`, whose pages are compared with their checksums."""
     return parquet.ParquetFile(path, page_checksum_verification=True)
 
 
 def _from_arrow(stored: arrow.Table, columns: Sequence[str] | None) -> pl.DataFrame:
+    """The table in Polars, its `columns` in the order asked for."""
     stored.validate(full=True)  # Polars would trust text that is not UTF-8, and lengths beyond the column
     table = pl.from_arrow(stored)
     assert isinstance(table, pl.DataFrame)

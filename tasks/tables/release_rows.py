@@ -1,4 +1,4 @@
-"""rows.parquet of a release: by which content each row was labeled, so that a later night knows what is new.
+"""rows.parquet of a release: the content each row was labeled by, so that a later run knows which rows are new.
 
 item, embedding: 64 bits of the hash of the row's item and of its embedding. similarity: of the nearest support item of
 any LF, null where there is none. base: null where the run that made the model labeled the row; else the release whose
@@ -23,8 +23,8 @@ from tasks.tables.validation import require_same_items
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What became of rows since a release: as they were, new ids, ids with another content, ids no longer there.
+class RowChanges:
+    """How many rows are unchanged since a release, have a new id, have changed content, or are gone.
 
     A row's content is its item (every column but gold) and its embedding.
     """
@@ -37,14 +37,14 @@ class Counts:
     def describe(self) -> str:
         """The counts in a line.
 
-        >>> Counts(kept=1000, new=20, changed=0, deleted=3).describe()
+        >>> RowChanges(kept=1000, new=20, changed=0, deleted=3).describe()
         '20 new, 0 changed, 3 deleted, 1,000 kept'
         """
         return f"{self.new:,} new, {self.changed:,} changed, {self.deleted:,} deleted, {self.kept:,} kept"
 
 
 def hash_rows(root: Path) -> pl.DataFrame:
-    """item_id, split and the hashes of every row that ingest left below `root`, read row group by row group.
+    """item_id, split and content hashes of every item that ingest wrote below `root`, read row group by row group.
 
     Raises
     ------
@@ -107,8 +107,8 @@ def find_known(rows: pl.DataFrame, released: pl.DataFrame) -> np.ndarray[tuple[i
     return joined["known"].fill_null(False).to_numpy()
 
 
-def compare_rows(before: pl.DataFrame, after: pl.DataFrame) -> Counts:
-    """What became of the rows `before` in `after`; both have item_id, item and embedding, as `hash_rows` gives them.
+def compare_rows(before: pl.DataFrame, after: pl.DataFrame) -> RowChanges:
+    """The changes from the rows `before` to those `after`; both have item_id, item and embedding, as `hash_rows` gives them.
 
     >>> before = pl.DataFrame({"item_id": ["a", "b", "c"], "item": [1, 2, 3], "embedding": [1, 2, 3]})
     >>> after = pl.DataFrame({"item_id": ["b", "c", "d"], "item": [2, 3, 4], "embedding": [2, 9, 4]})
@@ -116,7 +116,7 @@ def compare_rows(before: pl.DataFrame, after: pl.DataFrame) -> Counts:
     '1 new, 1 changed, 1 deleted, 1 kept'
     """
     if before.schema[ITEM_ID] != after.schema[ITEM_ID]:
-        return Counts(kept=0, new=after.height, changed=0, deleted=before.height)
+        return RowChanges(kept=0, new=after.height, changed=0, deleted=before.height)
     common = after.select(ITEM_ID).join(before.select(ITEM_ID), on=ITEM_ID, how="semi").height
     kept = int(find_known(after, before).sum())
-    return Counts(kept=kept, new=after.height - common, changed=common - kept, deleted=before.height - common)
+    return RowChanges(kept=kept, new=after.height - common, changed=common - kept, deleted=before.height - common)

@@ -17,9 +17,9 @@ from tasks.errors import DataError
 from tasks.params import Metric
 from tasks.progress import Progress
 from tasks.tables import schemas
-from tasks.tables.files import open_scratch
 from tasks.tables.parquet import ROW_GROUP, read_batches, read_schema
 from tasks.tables.paths import EMBEDDINGS, ITEMS
+from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
 
 _BLOCK = ROW_GROUP

@@ -40,11 +40,13 @@ def probability_column(name: str) -> str:
 
 
 def _table(columns: dict[str, pa.Column], *, sorted_by_id: bool = True) -> TableSchema:
+    """The schema of item_id and `columns`, and of no other column."""
     checks = [_ids_are_text_or_integer(), *([_ids_ascend()] if sorted_by_id else [])]
     return pa.DataFrameSchema({ITEM_ID: pa.Column(nullable=False), **columns}, checks=checks, strict=True)
 
 
 def _ids_are_text_or_integer() -> pa.Check:
+    """The check of the type of item_id."""
     return pa.Check(
         lambda data: data.lazyframe.collect_schema()[ITEM_ID] in (pl.String, pl.Int64),
         name="item_id is text or int64",
@@ -53,6 +55,8 @@ def _ids_are_text_or_integer() -> pa.Check:
 
 
 def _ids_ascend() -> pa.Check:
+    """The check of the order of item_id."""
+
     def ascend(data: Any) -> pl.LazyFrame:
         ids = pl.col(ITEM_ID)
         frame: pl.LazyFrame = data.lazyframe
@@ -92,7 +96,7 @@ CELLS = _table({"cell": pa.Column(pl.Int32, pa.Check.ge(0))})
 
 
 def votes(k: int, lfs: Iterable[str]) -> TableSchema:
-    """item_id and one int8 column, -1..k-1, for each of `lfs` (column names; `item_id` among them is passed over)."""
+    """item_id and one int8 column, -1..k-1, for each of `lfs` (column names; `item_id` among them is ignored)."""
     return _table(
         {
             lf: pa.Column(pl.Int8, pa.Check.in_range(ABSTAIN, k - 1))
@@ -121,7 +125,7 @@ def neighbors(columns: Iterable[str], id_type: pl.DataType | type[pl.DataType]) 
 
 
 def provenance(k: int, id_type: pl.DataType | type[pl.DataType]) -> TableSchema:
-    """One row per extended vote: which item lent it and how near it is; sorted by item, then LF."""
+    """One row per extended vote: the neighbor it comes from and their similarity; sorted by item, then LF."""
     return _table(
         {
             "lf": pa.Column(pl.String),
@@ -145,7 +149,7 @@ def labels(classes: Sequence[str], counts: Sequence[str] = ("original_votes", "e
 
 
 def end_labels(classes: Sequence[str]) -> TableSchema:
-    """As `labels`, with the number of original votes alone: the end model reads similarity, not extended votes."""
+    """As `labels`, but only with the number of original votes: the end model reads similarities, not extended votes."""
     return labels(classes, counts=("original_votes",))
 
 
@@ -170,6 +174,7 @@ def tabulate_predictions(items: pl.DataFrame, methods: dict[str, npt.NDArray[np.
 
 
 def _probability() -> pa.Column:
+    """A column of probabilities."""
     return pa.Column(pl.Float64, pa.Check.in_range(0, 1))
 
 
@@ -181,7 +186,7 @@ ROWS = _table(
         "base": pa.Column(pl.String, nullable=True),
     }
 )
-"""Per released item the content that was labeled, and by whom; see tasks/tables/release_rows.py."""
+"""Per released item hashes of the content that was labeled, and which release labeled it (tasks/tables/release_rows.py)."""
 
 
 MODEL = pa.DataFrameSchema(
@@ -200,4 +205,4 @@ FAILURES = _table(
     {"lf": pa.Column(pl.String), "error": pa.Column(pl.String)},
     sorted_by_id=False,
 )
-"""Cells on which an LF failed and its policy turned the failure into an abstain."""
+"""Items on which an LF failed and its error policy turned the failure into an abstain."""

@@ -1,4 +1,4 @@
-"""Tables against their schemas, and against each other: what is wrong is told with its count and first ids."""
+"""Checks of tables against their schemas and against each other; errors give the count and the first ids."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ from tasks.errors import DataError
 from tasks.tables import schemas
 from tasks.tables.schemas import TableSchema
 
-_SHOWN = 5
-"""How many offending rows an error names."""
+SHOWN = 5
+"""How many ids, values or files an error names."""
 
 _WIDTH = 60
-"""How much of an offending value an error shows."""
+"""How many characters of a bad value an error shows."""
 
 
 def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other: pl.DataFrame) -> None:
@@ -33,16 +33,26 @@ def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other:
         raise DataError(f"{path}: item_id is {ids.dtype}, but {other_ids.dtype} in {other_path}. Run 'dvc repro'.")
     if ids.equals(other_ids):
         return
-    for one, one_path, two, two_path in ((ids, path, other_ids, other_path), (other_ids, other_path, ids, path)):
-        missing = one.filter(~one.is_in(two.implode()))
+    for held, held_path, lacking, lacking_path in (
+        (ids, path, other_ids, other_path),
+        (other_ids, other_path, ids, path),
+    ):
+        missing = held.filter(~held.is_in(lacking.implode()))
         if len(missing):
             raise DataError(
-                f"{two_path}: {len(missing):,} items of {one_path} are missing, first {name_first(missing)}. Run 'dvc repro'."
+                f"{lacking_path}: {len(missing):,} items of {held_path} are missing, first {name_first(missing)}. Run 'dvc repro'."
             )
     raise DataError(f"{path} and {other_path}: the same items in a different order. Run 'dvc repro'.")
 
 
 def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> Iterator[pl.DataFrame]:
+    """The same `batches` of the table at `path`, each checked, and item ids from one to the next where they ascend.
+
+    Raises
+    ------
+    DataError
+        A batch breaks the schema, or ids do not ascend from one batch to the next.
+    """
     ascending = any(check.name == schemas.ASCENDS for check in schema.checks)
     last: Any = None
     for batch in batches:
@@ -56,6 +66,13 @@ def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableS
 
 
 def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
+    """The same `table`, which is that at `path`, checked against `schema`.
+
+    Raises
+    ------
+    DataError
+        The table breaks its schema; names each column and check, with the first values and ids.
+    """
     if _is_valid(table, schema):
         return table
     try:
@@ -97,16 +114,26 @@ def _describe(path: Path, table: pl.DataFrame, error: Any) -> str:
         return f"{path}: breaks its schema: {error}. Run 'dvc repro'."
     lines = []
     for (column, check), found in cases.group_by("column", "check", maintain_order=True):
-        values = ", ".join(str(value)[:_WIDTH] for value in found["failure_case"].head(_SHOWN))
-        rows = [row for row in found["index"].drop_nulls().head(_SHOWN) if row < table.height]
+        values = ", ".join(str(value)[:_WIDTH] for value in found["failure_case"].head(SHOWN))
+        rows = [row for row in found["index"].drop_nulls().head(SHOWN) if row < table.height]
         ids = f" at {ITEM_ID} {name_first(table[ITEM_ID].gather(rows))}" if rows and ITEM_ID in table.columns else ""
-        place = f"column '{column}'" if column in table.columns else "table"
-        lines.append(f"{path}: {place}: {len(found):,} failed '{check}': {values}{ids}.")
+        subject = f"column '{column}'" if column in table.columns else "table"
+        lines.append(f"{path}: {subject}: {len(found):,} failed '{check}': {values}{ids}.")
     return "\n".join([*lines, f"Check what wrote {path}, then run 'dvc repro'."])
 
 
-def name_first(ids: pl.Series) -> str:
-    return ", ".join(repr(value) for value in ids.head(_SHOWN))
+def name_first(values: pl.Series) -> str:
+    """The first of `values` as an error names them.
+
+    >>> name_first(pl.Series(["a", "b", "c", "d", "e", "f"]))
+    "'a', 'b', 'c', 'd', 'e'"
+    """
+    return ", ".join(repr(value) for value in values.head(SHOWN))
+
+
+def name_first_where(ids: pl.Series, mask: pl.Series) -> str:
+    """The lowest of the `ids` at which `mask` is true, as an error names them."""
+    return name_first(ids.filter(mask).sort())
 
 
 def restrict_schema(schema: TableSchema, columns: Sequence[str]) -> TableSchema:

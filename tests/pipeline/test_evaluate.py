@@ -15,6 +15,7 @@ from tasks import evaluate
 from tasks.core import lf_analysis
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
+from tasks.report.plots import render_plots_template
 from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.parquet import write_table
@@ -377,7 +378,7 @@ def test_the_plots_of_dvc_yaml_name_files_columns_and_templates_that_exist(tmp_p
 
 
 def test_the_template_of_dvc_plots_loads_nothing():
-    template = evaluate.render_plots_template()
+    template = render_plots_template()
     assert template.count("{plot_divs}") == 1 and "{scripts}" not in template
     assert "vegaEmbed" in template and not re.search(r"<(script|link)[^>]+(src|href)=", template)
 

@@ -15,7 +15,7 @@ from tasks.params import Metric, Params
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import EMBEDDINGS, END_MODEL, ITEMS, PROVENANCE, SHIPPED_LABELS, THRESHOLDS, VALID_GOLD, VOTES
-from tasks.tables.release_rows import Counts, read_rows
+from tasks.tables.release_rows import RowChanges, read_rows
 
 FILES = {
     "labels.parquet": SHIPPED_LABELS,
@@ -80,7 +80,7 @@ def test_rows_of_the_run_get_the_labels_of_the_run(tmp_path, metric, classes, go
     gone = [one for one in held_back(tmp_path) if one not in gold]
     forget(release, gone)
     labeled = label_rows(tmp_path, release, "0" * 12, params)
-    assert labeled.counts == Counts(kept=240 - len(gone), new=len(gone), changed=0, deleted=0)
+    assert labeled.counts == RowChanges(kept=240 - len(gone), new=len(gone), changed=0, deleted=0)
     # All that is exact is as it was: votes, whose votes were lent and how near they are.
     assert labeled.votes.equals(run["votes"]) and labeled.provenance.equals(run["provenance"])
     assert labeled.rows.drop("base").equals(run["rows"].drop("base"))
@@ -135,7 +135,7 @@ def test_changed_rows_are_labeled_anew_and_deleted_ones_are_gone(tmp_path):
         table = table.filter(pl.col("item_id") != deleted)
         table.with_columns(pl.col("item_id").replace(renamed, f"{renamed}x")).write_parquet(tmp_path / path)
     labeled = label_rows(tmp_path, release, "0" * 12, params)
-    assert labeled.counts == Counts(kept=237, new=1, changed=1, deleted=2)
+    assert labeled.counts == RowChanges(kept=237, new=1, changed=1, deleted=2)
     assert labeled.labels["item_id"].to_list() == [
         f"{one}x" if one == renamed else one for one in ids if one != deleted
     ]
@@ -148,7 +148,7 @@ def test_changed_rows_are_labeled_anew_and_deleted_ones_are_gone(tmp_path):
 def test_nothing_new_is_nothing_changed(tmp_path):
     release, params = run_to_the_end(tmp_path)
     labeled = label_rows(tmp_path, release, "0" * 12, params)
-    assert labeled.counts == Counts(kept=240, new=0, changed=0, deleted=0)
+    assert labeled.counts == RowChanges(kept=240, new=0, changed=0, deleted=0)
     for name in ("labels", "votes", "provenance", "rows"):
         assert getattr(labeled, name).equals(pl.read_parquet(release / f"{name}.parquet"))
 
@@ -157,7 +157,7 @@ def test_without_any_support_left_rows_are_still_labeled(tmp_path):
     release, params = run_to_the_end(tmp_path)
     forget(release, pl.read_parquet(release / "labels.parquet")["item_id"].to_list())
     labeled = label_rows(tmp_path, release, "0" * 12, params)
-    assert labeled.counts == Counts(kept=0, new=240, changed=0, deleted=0)
+    assert labeled.counts == RowChanges(kept=0, new=240, changed=0, deleted=0)
     assert labeled.provenance.is_empty() and not len(labeled.similarity)
     assert np.isfinite(probabilities(labeled.labels, labeled.labels["item_id"].to_list())).all()
 

@@ -23,7 +23,7 @@ from flows.releases.store import RefusedError, find_release, list_releases, publ
 from tasks.errors import DataError
 from tasks.tables import paths
 from tasks.tables.paths import SHIPPED_LABELS
-from tasks.tables.release_rows import Counts
+from tasks.tables.release_rows import RowChanges
 
 pytestmark = pytest.mark.slow
 
@@ -411,7 +411,9 @@ def test_the_flow_of_a_night_labels_what_is_new_and_tells_when_nothing_is(team, 
         made = state.result()
         assert (state.name, made.previous, find_release(team.root, "current")) == ("Completed", one, made.id)
         record = read_log(team.root / "releases/log.jsonl").records[-1]
-        assert record.reason == "tonight" and record.rows == made.rows == Counts(kept=4, new=2, changed=0, deleted=0)
+        assert record.reason == "tonight" and record.rows == made.rows == RowChanges(
+            kept=4, new=2, changed=0, deleted=0
+        )
         assert state.message == f"release {made.id} is current; rows: 2 new, 0 changed, 0 deleted, 4 kept"
         assert pl.read_parquet(made.path / "labels.parquet")["label"].tail(2).to_list() == ["spam", "ham"]
         (team.root / "lfs" / "spam.py").write_text("# edited\n")

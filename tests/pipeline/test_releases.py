@@ -45,7 +45,7 @@ from flows.releases.store import (
 )
 from tasks.errors import DataError, EpoxyError, GateError, ParamsError, StageError
 from tasks.tables.paths import LABEL_MODEL, METRICS, REPORT, SHIPPED_LABELS, THRESHOLDS, VOTES
-from tasks.tables.release_rows import Counts, compare_rows
+from tasks.tables.release_rows import RowChanges, compare_rows
 
 DEFAULT = GateLimits.model_validate({})
 OPEN = GateLimits.model_validate(
@@ -329,7 +329,7 @@ def test_the_difference_of_two_releases(root):
     assert table["labels"]["flips"] == [{"item_id": "c", "before": "ham", "after": "spam"}]
     text = describe_difference(difference)
     assert "1 of 4 common items flipped (25.00%)" in text and "  c: ham -> spam" in text
-    assert difference.rows == Counts(kept=4, new=1, changed=0, deleted=0)
+    assert difference.rows == RowChanges(kept=4, new=1, changed=0, deleted=0)
     assert table["rows"] == {"kept": 4, "new": 1, "changed": 0, "deleted": 0}
     assert "rows: 1 new, 0 changed, 0 deleted, 4 kept" in text
     back = compare_releases(root, after, before)
@@ -343,7 +343,7 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
     assert first.rows is None
     add_rows(root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
     night = create_release(root, NIGHT, night=label_night(root))
-    assert night.rows == Counts(kept=4, new=2, changed=0, deleted=0)
+    assert night.rows == RowChanges(kept=4, new=2, changed=0, deleted=0)
     # A run on a, b and c alone, with another embedding of c.
     votes = {"offer": (-1, 1, -1, 1), "hello": (0, -1, -1, -1)}
     run = Run(labels=(0, 1, 0), votes={lf: column[:3] for lf, column in votes.items()},
@@ -353,8 +353,8 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
         create_release(root, NIGHT.model_copy(update={"maximum_centroid_shift": 0.0}))
     third = create_release(root, NIGHT)
     again = create_release(root, NIGHT)
-    counts = Counts(kept=2, new=0, changed=1, deleted=3)
-    assert third.rows == counts and again.rows == Counts(kept=3, new=0, changed=0, deleted=0)
+    counts = RowChanges(kept=2, new=0, changed=1, deleted=3)
+    assert third.rows == counts and again.rows == RowChanges(kept=3, new=0, changed=0, deleted=0)
     assert roll_back(root, first.id).rows is None
     records = read_log(root / "releases/log.jsonl").records
     assert [one.rows for one in records] == [None, night.rows, counts, counts, again.rows, None]
@@ -367,7 +367,7 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
 def test_a_row_whose_id_is_of_another_type_is_new():
     number = pl.DataFrame({"item_id": [1], "item": [1], "embedding": [1]})
     text = number.cast({"item_id": pl.String})
-    assert compare_rows(number, text) == Counts(kept=0, new=1, changed=0, deleted=1)
+    assert compare_rows(number, text) == RowChanges(kept=0, new=1, changed=0, deleted=1)
 
 
 def test_a_log_from_before_rows_were_counted_is_still_read(root):
@@ -902,7 +902,7 @@ def test_a_night_labels_new_rows_and_leaves_the_others_alone(root):
     made = create_release(root, NIGHT, night=label_night(root))
     manifest = verify_release(root, made.id).manifest
     assert (manifest.mode, manifest.base, manifest.items) == ("label-new", before, 6)
-    assert manifest.rows == Counts(kept=4, new=2, changed=0, deleted=0)
+    assert manifest.rows == RowChanges(kept=4, new=2, changed=0, deleted=0)
     assert read_release(root, before).manifest.mode == "run"
     labels = read_labels(read_release(root))
     assert labels.head(4).equals(read_labels(read_release(root, before)))

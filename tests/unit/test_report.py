@@ -25,7 +25,7 @@ from tasks.report.evaluation import (
 )
 from tasks.report.formatting import format_gap, format_number, format_points, format_share
 from tasks.report.page import render_page
-from tasks.report.summary import _escape, render_summary
+from tasks.report.summary import escape_markdown, render_summary
 from tasks.report.verdict import Outcome, judge
 
 NAN = float("nan")
@@ -238,7 +238,7 @@ def test_markdown_is_harmless():
     summary = render_summary(evaluation(BASELINE, result))
     rows = [line for line in summary.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {6}
-    assert _escape("a|b <i> `c` [d](e)") == r"a\|b &lt;i&gt; \`c\` \[d\](e)"
+    assert escape_markdown("a|b <i> `c` [d](e)") == r"a\|b &lt;i&gt; \`c\` \[d\](e)"
 
 
 def test_every_color_of_a_plot_has_a_dark_counterpart():

@@ -132,7 +132,7 @@ def fit_gold_baseline(
 ) -> Float64:
     """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
 
-    What a user with gold would do instead of weak supervision; default penalty C = 10 as in the datasets' README.
+    What a user with gold would do instead of weak supervision; default penalty C = 10.
     A class without gold gets a probability near 0.
     """
     targets = np.eye(n_classes)[gold.classes]

@@ -111,7 +111,7 @@ class NearvoteLabels:
     posterior: (n, k) float64, rows sum to 1; learned weights with enough gold, else `weak`.
     weak: (n, k) float64, rows sum to 1; neighbors and vote head with equal say. Gold reaches it through the class
     balance only, so it may be a feature of gold rows.
-    neighbors_only: (n, k) float64, own votes and neighbors alone, balanced (the lead's label model).
+    neighbors_only: (n, k) float64, own votes and neighbors alone, balanced.
     held_out: (g, k) float64, posterior of gold rows from weights fitted without their fold (empty without enough gold).
     weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise.
     parameters: what was fitted.

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tasks.errors import DataError
 from tasks.tables import schemas
-from tasks.tables.files import expect_scattered_reads, open_scratch, read_json, write_json
+from tasks.tables.files import read_json, write_json
 from tasks.tables.parquet import read_batches, read_table, read_votes, write_batches, write_table
+from tasks.tables.scratch import expect_scattered_reads, open_scratch
 from tasks.tables.validation import require_same_items
 
 VOTES = pl.DataFrame({"item_id": [1, 2, 3], "kw": pl.Series([-1, 0, 1], dtype=pl.Int8)})

@@ -1,0 +1,277 @@
+"""Raw embeddings: from .npy, .npz or Parquet files, or computed from a text column, each with its item's id."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZipFile
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as arrow
+import pyarrow.compute as compute
+import pyarrow.parquet as parquet
+
+from tasks.core.types import ITEM_ID
+from tasks.errors import DataError, ParamsError
+from tasks.params import EncoderParams, IngestParams
+from tasks.progress import Progress
+from tasks.readers import encoder
+from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
+from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, read_embedding_ids, read_id_column
+from tasks.tables.parquet import ROW_GROUP
+from tasks.tables.paths import EMBEDDINGS
+from tasks.tables.scratch import open_scratch
+from tasks.tables.validation import name_first, name_first_where
+
+_DEFLATE = 1032
+"""The highest compression ratio that DEFLATE can reach."""
+
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk."""
+
+    ids: pl.Series
+    matrix: npt.NDArray[np.floating]
+    rows: npt.NDArray[np.int64]
+
+
+def encode_items(root: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder) -> Embeddings:
+    """Embeddings of a text column of the items."""
+    if params.column not in items.columns or items[params.column].dtype != pl.String:
+        others = [name for name, dtype in items.schema.items() if dtype == pl.String and name not in (ITEM_ID, "split")]
+        raise DataError(
+            f"ingest.encoder.column: '{params.column}' is no text column of the items; text columns are "
+            f"{', '.join(others) or 'none'}."
+        )
+    texts, ids = items[params.column], items[ITEM_ID]
+    if texts.has_nulls():
+        raise DataError(
+            f"ingest.encoder.column: {texts.null_count():,} items have no '{params.column}', first ids "
+            f"{name_first_where(ids, texts.is_null())}. Give each a text, or leave them out."
+        )
+    encoded = encoder.encode_texts(root, texts, params, load)
+    return Embeddings(ids=ids, matrix=encoded.matrix, rows=encoded.rows)
+
+
+def read_embeddings(root: Path, source: Path, id_type: pl.DataType, params: IngestParams) -> Embeddings:
+    """Embeddings from files below `source`; of .npy and .parquet, never more than a block in memory."""
+    assert params.embeddings is not None, "IngestParams wants a file or an encoder"
+    files = find_files(source, params.embeddings, "embeddings")
+    where = f"{params.source}/{params.embeddings}"
+    suffix = require_one_suffix(files)
+    if suffix != ".npy" and params.embedding_ids is not None:
+        raise ParamsError(
+            f"params.yaml: 'ingest.embedding_ids' is only for .npy; {params.embeddings} holds its own ids. Remove it."
+        )
+    match suffix:
+        case ".npy":
+            arrays = [_open_array(file) for file in files]
+            lengths = {file: len(array) for file, array in zip(files, arrays, strict=True)}
+            ids = read_embedding_ids(source, id_type, lengths, params)
+            matrix = _stack(root, arrays, where)
+        case ".npz":
+            with_ids = [_read_npz(file) for file in files]
+            ids = concatenate_ids([part.ids for part in with_ids], where)
+            matrix = _stack(root, [part.matrix for part in with_ids], where)
+        case ".parquet":
+            ids = concatenate_ids([read_id_column(file, params.item_id, where) for file in files], where)
+            matrix = _read_vectors(root, files, ids, params)
+        case _:
+            raise DataError(f"{where}: expected embeddings in .npy (with ingest.embedding_ids), .npz or .parquet.")
+    if len(ids) != len(matrix):
+        raise DataError(
+            f"{where}: {len(matrix):,} rows, but {len(ids):,} ids in {params.embedding_ids or 'it'}. Ids and rows must be "
+            "of the same items in the same order."
+        )
+    return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)))
+
+
+def _open_array(path: Path) -> npt.NDArray[np.floating]:
+    """The matrix in a .npy file, left on disk."""
+    with explain_foreign_errors(path):
+        return _require_matrix(path, np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _read_npz(path: Path) -> Embeddings:
+    """The ids and embeddings in a .npz file."""
+    with explain_foreign_errors(path), np.load(path, allow_pickle=False) as stored:
+        if missing := sorted({"ids", "embeddings"} - set(stored.files)):
+            raise DataError(
+                f"{path}: no array {' and '.join(missing)}; it has {', '.join(stored.files) or 'none'}. "
+                "Write it with numpy.savez(path, ids=..., embeddings=...)."
+            )
+        _require_plausible(path)
+        ids, matrix = ids_from_array(path, stored["ids"]), _require_matrix(path, stored["embeddings"])
+    if len(ids) != len(matrix):
+        raise DataError(f"{path}: {len(matrix):,} embeddings, but {len(ids):,} ids.")
+    return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)))
+
+
+def _require_plausible(path: Path) -> None:
+    """Check, before anything is unpacked, that a .npz holds as much as it declares, and no more than fits memory."""
+    total = 0
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                declared = _measure_array(file)
+            if declared != member.file_size or declared > _DEFLATE * max(member.compress_size, 1):
+                raise DataError(
+                    f"{path}: array '{member.filename}' declares {declared:,} bytes, but the file holds "
+                    f"{member.compress_size:,} bytes of it that unpack to {member.file_size:,}. Write it again."
+                )
+            total += declared
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total > memory:
+        raise DataError(
+            f"{path}: {total:,} bytes unpacked, but this machine has {memory:,} bytes of memory. Write the embeddings "
+            "as .npy, which is read from disk."
+        )
+
+
+def _measure_array(file: IO[bytes]) -> int:
+    """The size in bytes of an array in NumPy's format, its header included, as that header declares it."""
+    version = np.lib.format.read_magic(file)
+    if version not in _READ_HEADER:
+        raise ValueError(f"version {version} of NumPy's format is neither for numbers nor for text")
+    shape, _, kind = _READ_HEADER[version](file)
+    if kind.hasobject:
+        raise ValueError("it holds Python objects, which are never opened")
+    return file.tell() + math.prod(shape) * int(kind.itemsize)
+
+
+def _require_matrix(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    """The same `array`, if it is a matrix of floats."""
+    if array.ndim != 2 or array.shape[1] == 0 or not np.issubdtype(array.dtype, np.floating):
+        raise DataError(
+            f"{path}: embeddings are {array.dtype} of shape {array.shape}; expected float16, float32 or float64 of shape "
+            "(items, dimensions)."
+        )
+    return array
+
+
+def _stack(root: Path, arrays: Sequence[npt.NDArray[np.floating]], where: str) -> npt.NDArray[np.floating]:
+    """One matrix of the rows of all `arrays`, without holding them in memory together."""
+    widths = sorted({array.shape[1] for array in arrays})
+    if len(widths) > 1:
+        raise DataError(f"{where}: files have embeddings of different dimensions: {', '.join(map(str, widths))}.")
+    if len(arrays) == 1:
+        return arrays[0]
+    stacked = open_scratch((root / EMBEDDINGS).parent, (sum(map(len, arrays)), widths[0]))
+    at = 0
+    with Progress("joining embeddings", total=len(stacked)) as progress:
+        for array in arrays:
+            for start in range(0, len(array), ROW_GROUP):
+                block = array[start : start + ROW_GROUP]
+                stacked[at : at + len(block)] = to_float32(block)
+                at += len(block)
+                progress.advance(len(block))
+    return stacked
+
+
+def to_float32(block: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """The `block` in float32; what is too large becomes infinite, which is reported where embeddings are written."""
+    with np.errstate(over="ignore"):
+        return np.asarray(block, dtype=np.float32)
+
+
+def _read_vectors(root: Path, files: Sequence[Path], ids: pl.Series, params: IngestParams) -> npt.NDArray[np.floating]:
+    """The matrix in a column of lists of Parquet files, on disk, row for row of `ids`."""
+    where = f"{params.source}/{params.embeddings}"
+    matrix: npt.NDArray[np.float32] | None = None
+    wrong: list[int] = []
+    at = 0
+    for file in files:
+        for column in _read_lists(file, where):
+            lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
+            if matrix is None:
+                matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _width(lengths, where)))
+            fits = lengths == matrix.shape[1]
+            wrong.extend((at + np.flatnonzero(~fits)).tolist())
+            if fits.all():
+                # A missing number becomes NaN here, and is reported as that.
+                flat = column.flatten().to_numpy(zero_copy_only=False)
+                matrix[at : at + len(column)] = to_float32(flat.reshape(len(column), -1))
+            at += len(column)
+    if matrix is None:
+        raise DataError(f"{where}: no embeddings; expected at least one row.")
+    if wrong:
+        raise DataError(
+            f"{where}: {len(wrong):,} embeddings are missing or of a dimension other than {matrix.shape[1]}, first ids "
+            f"{name_first(ids.gather(wrong))}."
+        )
+    return matrix
+
+
+def _read_lists(path: Path, where: str) -> Iterator[arrow.Array]:
+    """The column of lists of a Parquet file, in pieces."""
+    with explain_foreign_errors(path):
+        # Buffering ahead would read every row group at once.
+        stored = parquet.ParquetFile(path, pre_buffer=False)
+    with stored:
+        with explain_foreign_errors(path):
+            name = _find_vectors(stored.schema_arrow, where)
+            batches = stored.iter_batches(batch_size=ROW_GROUP, columns=[name])
+        while True:
+            with explain_foreign_errors(path):
+                batch = next(batches, None)
+                if batch is not None:
+                    batch.validate(full=True)  # or a damaged length would reach beyond the memory of the column
+            if batch is None:
+                return
+            yield batch.column(0)
+
+
+def _find_vectors(schema: arrow.Schema, where: str) -> str:
+    """The column of a Parquet table that holds lists of floats: `embedding` if several do."""
+    found: list[str] = [field.name for field in schema if _is_list_of_floats(field.type)]
+    if "embedding" in found:
+        return "embedding"
+    if len(found) != 1:
+        raise DataError(
+            f"{where}: {len(found)} columns hold lists of float16, float32 or float64 ({', '.join(found) or 'none'}); "
+            "expected one, or one called 'embedding'."
+        )
+    return found[0]
+
+
+def _is_list_of_floats(kind: arrow.DataType) -> bool:
+    """Whether a column of this type can hold embeddings."""
+    types = arrow.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_list and types.is_floating(kind.value_type))
+
+
+def _width(lengths: npt.NDArray[np.number], where: str) -> int:
+    """The dimension of the first embedding that there is; `lengths` has NaN for one that is missing."""
+    present = lengths[lengths > 0]
+    if not present.size:
+        raise DataError(f"{where}: the first {len(lengths):,} embeddings are missing or empty.")
+    return int(present[0])
+
+
+def match_rows(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.NDArray[np.int64]:
+    """The row of `found.matrix` of each of `ids`, which must be the same ids."""
+    where = f"{params.source}/{params.embeddings}"
+    if found.ids.dtype != ids.dtype:
+        raise DataError(f"{where}: ids are {found.ids.dtype}, but {ids.dtype} in {params.items}. Write both alike.")
+    kept = mark_last(found.ids, where, params)
+    found_ids, found_rows = found.ids.filter(kept), found.rows[kept.to_numpy()]
+    order = found_ids.arg_sort()
+    if not found_ids.gather(order).equals(ids):
+        lines = []
+        for lonely, what in (
+            (ids.filter(~ids.is_in(found_ids.implode())), f"items of {params.items} have no embedding"),
+            (found_ids.filter(~found_ids.is_in(ids.implode())).sort(), f"embeddings are of no item of {params.items}"),
+        ):
+            if len(lonely):
+                lines.append(f"{where}: {len(lonely):,} {what}, first ids {name_first(lonely)}.")
+        raise DataError("\n".join([*lines, "Each item needs one embedding, and each embedding an item."]))
+    rows: npt.NDArray[np.int64] = found_rows[order.to_numpy()]
+    return rows

@@ -1,0 +1,66 @@
+"""What the JSON files of other stages say, in the words of the report."""
+
+from typing import Any
+
+from tasks.report.evaluation import EmbeddingFitness, NeighborAgreement
+from tasks.report.formatting import format_share
+
+CLASSES_SHOWN = 12
+"""How many classes a class balance is spelled out for."""
+
+
+def describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
+    """The embedding's fitness, as embedding_fitness.json has it."""
+    return EmbeddingFitness(
+        sentences=tuple(map(str, found["sentences"])),
+        rows=tuple(
+            NeighborAgreement(
+                labels=str(row["labels"]),
+                n=int(row["items"]),
+                chance=float("nan") if row["chance"] is None else float(row["chance"]),
+                by_rank=tuple((int(at["rank"]), float(at["agreement"])) for at in row["neighbors"]),
+            )
+            for row in found["agreement"]
+        ),
+    )
+
+
+def describe_thresholds(found: dict[str, Any]) -> str:
+    """How many LFs are extended and how thresholds were chosen, from thresholds.json."""
+    extended = sum(value is not None for value in found["thresholds"].values())
+    objective = f", for the {found['objective']}" if found["objective"] else ""
+    return (
+        f"{extended} of {len(found['thresholds'])} labeling functions are extended; {found['metric']}, "
+        f"method {found['method']}, from {found['chosen_on']}{objective}"
+    )
+
+
+def describe_end_model(found: dict[str, Any]) -> str:
+    """How the shipped labels were made, from end_model.json."""
+    weights = found["end_model_weights"]
+    if weights is None:
+        return str(found["summary"])
+    named = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    return f"{found['summary']} Weights, chosen on held-out gold: {named}."
+
+
+def describe_label_model(found: dict[str, Any]) -> str:
+    """Which label model was fitted and who chose it, from label_model.json."""
+    accuracy = found["held_out_accuracy"]
+    if accuracy is None:
+        return f"{found['label_model']}, named by {found['chosen_by']}"
+    tried = ", ".join(f"{kind} {format_share(value)}" for kind, value in accuracy.items())
+    return f"{found['label_model']}, chosen by {found['chosen_by']}; accuracy on held-out valid gold: {tried}"
+
+
+def describe_fit(found: dict[str, Any]) -> str:
+    """How many items the label model was fitted on, from label_model.json."""
+    gold = found["gold_rows"]
+    return f"{found['fitted_rows']:,} items" + (f", {gold:,} of them with valid gold" if gold else ", no gold")
+
+
+def describe_balance(found: dict[str, Any]) -> str:
+    """The class balance, largest class first, and where it comes from, from label_model.json or end_model.json."""
+    balance = sorted(found["class_balance"].items(), key=lambda entry: -entry[1])
+    shown = ", ".join(f"{name}: {format_share(share)}" for name, share in balance[:CLASSES_SHOWN])
+    return f"{shown}{', …' if len(balance) > CLASSES_SHOWN else ''} ({found['class_balance_source']})"

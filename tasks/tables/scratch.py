@@ -1,0 +1,36 @@
+"""Arrays on disk for what may not fit memory."""
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A float32 array of zeros on disk below `folder`, for what may not fit memory; gone when nobody holds it.
+
+    The file has no name: even a killed process leaves nothing behind.
+    """
+    if 0 in shape:
+        return np.zeros(shape, np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # Reserved, since a mapped file on a full disk would end the process where an error could be told.
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+
+
+def expect_scattered_reads(array: npt.NDArray[Any]) -> None:
+    """Tell the system that rows of `array`, if it is a mapped file, will be read in random order.
+
+    It then reads from disk what is asked for and not the 128 KiB around it, which would push other pages out of memory.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_RANDOM)
