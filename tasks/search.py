@@ -28,15 +28,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 from threadpoolctl import ThreadpoolController
 
+from tasks.cache.code import identify_code
 from tasks.cache.row_keys import Keys, hash_vectors
-from tasks.cache.store import Memo, Part, identify_file
+from tasks.cache.store import Memo, Part
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import search_block
-from tasks.core.search import blocks as query_blocks_module
-from tasks.core.search import candidates as proposals_module
-from tasks.core.search import exact as neighbors_module
-from tasks.core.search import incremental as earlier_module
-from tasks.core.search import ivf as cells_module
 from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, Pair, Support, build_support, plan_searches
 from tasks.core.search.faiss_index import FlatIndex, read_index
@@ -309,13 +305,11 @@ def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
 
 def _describe_today(inputs: Inputs, params: SearchParams) -> Today:
     """What determines the neighbors of an LF, beside its votes."""
-    modules = (neighbors_module, cells_module, earlier_module, query_blocks_module, proposals_module)
-    code: list[Part] = [identify_file(Path(module.__file__ or "")) for module in modules]
     approximate: Part = None
     if inputs.cells is not None:
         approximate = [inputs.description.cells_sha256, params.target_recall, SAMPLE]
     return Today(
-        base=[*code, identify_file(Path(__file__)), np.__version__, inputs.index.metric, inputs.cells is None],
+        base=[identify_code("tasks.search"), inputs.index.metric, inputs.cells is None],
         content=[inputs.description.content, approximate],
         lends=inputs.lends,
         hash_rows=lambda: _hash_rows(inputs),

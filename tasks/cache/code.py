@@ -3,10 +3,11 @@
 Nobody types such lists: a helper that is edited must never leave an old result in use.
 """
 
-import ast
 import functools
-import importlib.metadata
+import re
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,20 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 PACKAGES = ("tasks", "flows", "lfs")
 """What belongs to the project; whatever else is imported is a library."""
+
+_LOADED_NS = time.time_ns() - 10_000_000
+"""When this process began to load the project's code, in nanoseconds since 1970, less the ticks of a file's clock."""
+
+_IMPORT = re.compile(
+    r"(?:^|[:;])[ \t]*"
+    r"(?:from[ \t]+([\w.]+)[ \t]+import\b[ \t]*(\((?:#[^\n]*|[^)#])*\)|(?:\\\n|[^\n#;])+)|import[ \t]+([\w., \t]+))",
+    flags=re.MULTILINE,
+)
+"""An import statement, or a line of a text that looks like it. To parse takes a hundred times as long, and stages wait."""
+
+_COMMENT = re.compile(r"#[^\n]*|\\\n")
+
+_REQUIREMENT = re.compile(r"^Requires-Dist:[ ]*([\w.-]+)(.*)$", flags=re.MULTILINE)
 
 
 def find_code(*modules: str) -> tuple[Path, ...]:
@@ -29,19 +44,53 @@ def find_code(*modules: str) -> tuple[Path, ...]:
 
 
 def find_libraries(*modules: str) -> tuple[str, ...]:
-    """The top-level names of the installed packages that the code of `modules` imports, ascending; not Python's own."""
+    """The top-level names of the libraries that the code of `modules` imports, ascending; not those of Python itself."""
     return _walk(modules)[1]
 
 
 @functools.cache
 def identify_code(*modules: str) -> str:
-    """A digest of `find_code(*modules)`, of the versions of the libraries it imports, and of Python's.
+    """A digest of `find_code(*modules)`, of the versions of the libraries it imports and of theirs, and of Python's.
 
-    It is the code of this process: files are read once, since code once loaded does not follow later edits.
+    It stands for the code that this process has loaded: files are read once, and where one of them was edited since the
+    process started, the digest is one that no other process has, so that nothing is reused and nothing left behind.
     """
     files, libraries = _walk(modules)
     code = {path.relative_to(PROJECT).as_posix(): identify_file(path) for path in files}
-    return identify(code, {name: _read_version(name) for name in libraries}, sys.version)
+    is_edited = any(max(status.st_mtime_ns, status.st_ctime_ns) > _LOADED_NS for status in map(Path.stat, files))
+    return identify(code, find_versions(*libraries), sys.version, uuid.uuid4().hex if is_edited else None)
+
+
+def find_versions(*libraries: str) -> dict[str, str]:
+    """The versions of the installed packages that `libraries` (top-level names of modules) are in, and of all that these
+    require, by package; of everything that is installed, where a library is in no package that pip knows.
+    """
+    installed = read_installed()
+    todo = [_find_package(library) for library in libraries]
+    found: set[str] = set()
+    while todo:
+        package = todo.pop()
+        if package is None:
+            found = set(installed)
+            break
+        if package in installed and package not in found:
+            found.add(package)
+            todo += _read_requirements(installed[package])
+    return {package: _read_version(installed[package]) for package in sorted(found)}
+
+
+@functools.cache
+def read_installed() -> dict[str, Path]:
+    """The folder of metadata of each installed package, by the package's normalized name.
+
+    Such a folder is called by name and version; to read what is in all of them takes a quarter of a second.
+    """
+    installed: dict[str, Path] = {}
+    for entry in filter(None, sys.path):
+        for folder in sorted(Path(entry).glob("*.dist-info")):
+            # The first on the path is the one that is imported.
+            installed.setdefault(_normalize(folder.stem.partition("-")[0]), folder)
+    return installed
 
 
 def find_file(module: str) -> Path | None:
@@ -55,11 +104,9 @@ def find_file(module: str) -> Path | None:
 def find_imports(path: Path) -> frozenset[str]:
     """The names of all modules that the file imports, and of what it takes from them (which may be modules)."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    for origin, taken, modules in _IMPORT.findall(path.read_text(encoding="utf-8")):
+        heads = [part.split()[0] for part in _COMMENT.sub("", taken or modules).strip("()").split(",") if part.strip()]
+        names |= {origin, *(f"{origin}.{head}" for head in heads)} if origin else set(heads)
     return frozenset(names)
 
 
@@ -93,13 +140,29 @@ def _find_named_files(path: Path) -> Iterator[Path]:
         yield from (file for file in others if file.name in text)
 
 
-@functools.cache
-def _read_version(library: str) -> str:
-    """The version of the installed distributions that provide the top-level module `library`; empty where none does."""
-    distributions = _read_distributions().get(library, [])
-    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(distributions)))
+def _find_package(library: str) -> str | None:
+    """The installed package that the top-level module `library` is in; None where that is not known."""
+    installed, name = read_installed(), _normalize(library)
+    if name in installed:
+        return name
+    # Most packages that are not called like their module have its name within their own: faiss-cpu, pyyaml.
+    for package in sorted(installed, key=lambda package: name not in package):
+        record = installed[package] / "RECORD"
+        if record.is_file() and re.search(rf"^{library}[/.]", record.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            return package
+    return None
 
 
-@functools.cache
-def _read_distributions() -> dict[str, list[str]]:
-    return dict(importlib.metadata.packages_distributions())
+def _read_requirements(folder: Path) -> list[str]:
+    """The packages that the one with this folder of metadata requires, without those of its extras."""
+    metadata = folder / "METADATA"
+    head = metadata.read_text(encoding="utf-8").partition("\n\n")[0] if metadata.is_file() else ""
+    return [_normalize(name) for name, condition in _REQUIREMENT.findall(head) if "extra" not in condition]
+
+
+def _read_version(folder: Path) -> str:
+    return folder.stem.partition("-")[2]
+
+
+def _normalize(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.cache.code import PROJECT, find_code, identify_code
 from tasks.cache.store import identify, identify_file
 from tasks.lf.functions import LabelingFunction
 
@@ -33,8 +34,9 @@ _CHANGES_GLOBAL = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _CACHED = type(functools.lru_cache(len))
 
 _LIBRARIES = tuple(Path(path).resolve() for path in set(sysconfig.get_paths().values()) if path)
-_PIPELINE = Path(__file__).resolve().parents[1]
 
+_PIPELINE = ("tasks.apply", "tasks.labeling")
+"""What asks LFs for votes, and what they import."""
 
 _EDITORS_OWN = re.compile(r"\..*\.sw.|\.?#.*|.*~")
 """What Vim and Emacs call swap, lock and backup files."""
@@ -63,7 +65,8 @@ class Fingerprints:
         """The digest of everything that determines the votes of `lf`, its name aside; None where that is not known."""
         try:
             kind = [type(lf).__name__, str(lf.on_error)]
-            return identify(*kind, self._data, _read_versions(), _read_pipeline(), _Walk(self._all)(lf.function))
+            code = identify_code(*_PIPELINE)
+            return identify(*kind, self._data, _read_versions(), code, _Walk(self._all)(lf.function))
         except (_UnknownError, RecursionError):
             return None
 
@@ -78,11 +81,9 @@ def _read_versions() -> str:
 
 
 @functools.cache
-def _read_pipeline() -> str:
-    """A digest of the pipeline's own code."""
-    return identify(
-        {path.relative_to(_PIPELINE).as_posix(): identify_file(path) for path in sorted(_PIPELINE.rglob("*.py"))}
-    )
+def _list_pipeline() -> frozenset[Path]:
+    """The files whose content is in every digest."""
+    return frozenset(find_code(*_PIPELINE))
 
 
 class _Walk:
@@ -217,4 +218,5 @@ def _is_library(module: Any) -> bool:
         name = str(getattr(module, "__name__", None) or getattr(module, "name", ""))
         return name.partition(".")[0] in sys.stdlib_module_names
     path = Path(file).resolve()
-    return any(path.is_relative_to(library) for library in (*_LIBRARIES, _PIPELINE))
+    is_ours = path in _list_pipeline() or (path.parent == PROJECT / "tasks" and path.name == "__init__.py")
+    return is_ours or any(path.is_relative_to(library) for library in _LIBRARIES)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.cache import store
-from tasks.cache.store import Memo
+from tasks.cache.code import identify_code
+from tasks.cache.store import Memo, identify
 from tasks.compute.cluster import open_cluster
 from tasks.core.types import Float32
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
@@ -108,10 +109,11 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
     distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
     keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
     model = _identify_model(root, params.model)
+    prefix = identify(model, identify_code("tasks.readers.encoder"))[:32]
     matrix: Float32 | None = None
     missing = dict(zip(keys, range(len(keys)), strict=True))
     with Memo(root, MEMO, budget=BUDGET) as kept:
-        for entry in kept.read_all(model):
+        for entry in kept.read_all(prefix):
             chunk = _unpack(entry)
             known = [(row, missing.pop(key)) for row, key in enumerate(chunk.keys) if key in missing]
             if known:
@@ -128,7 +130,7 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
                     matrix = _fit(matrix, root, len(keys), vectors, params.model)
                     matrix[part] = vectors
                     entry = _pack(_Chunk(keys=[keys[row] for row in part], vectors=vectors))
-                    kept.write(f"{model}-{hashlib.sha256(entry).hexdigest()}", entry)
+                    kept.write(f"{prefix}-{hashlib.sha256(entry).hexdigest()}", entry)
     assert matrix is not None, "no texts"
     rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
     return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())

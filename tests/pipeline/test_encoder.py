@@ -1,5 +1,7 @@
 """tasks.readers.encoder with an encoder that counts: every text is encoded once, whatever runs, breaks or is added between."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams
@@ -62,6 +65,24 @@ def test_only_new_texts_are_encoded_again(tmp_path: Path) -> None:
         raise AssertionError("nothing is left to encode")
 
     encoder.encode_texts(tmp_path, pl.Series(["new", "bb"]), PARAMS, refuse)
+
+
+def test_another_version_of_the_packages_encodes_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; from pathlib import Path; import polars as pl; from tasks.params import EncoderParams\n"
+        "from tasks.readers.encoder import encode_texts\n"
+        "def load(root, params):\n    print('loaded')\n    return lambda texts: [[1.0]] * len(texts)\n"
+        "encode_texts(Path(sys.argv[1]), pl.Series(['a', 'b']), EncoderParams(model='fake'), load)\n"
+    )
+
+    def is_loaded(version: str) -> bool:
+        (tmp_path / version / f"sentence_transformers-{version}.dist-info").mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {"PYTHONPATH": f"{tmp_path / version}:{PROJECT}"}
+        command = [sys.executable, str(script), str(tmp_path)]
+        return bool(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+    assert [is_loaded(version) for version in ("3.0", "3.0", "3.1", "3.0")] == [True, False, True, False]
 
 
 def test_batches_do_not_depend_on_the_order_of_items(tmp_path: Path) -> None:

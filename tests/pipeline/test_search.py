@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from tasks import index, search
+from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.core.search import exact as core
 from tasks.core.search import ivf
@@ -304,6 +305,26 @@ def test_a_new_reference_or_new_embeddings_search_everything_again(tmp_path):
     write_project(tmp_path, **project)
     index.run(tmp_path, ("no", "yes"), IndexParams())
     assert len(search_again(tmp_path)) == 4
+
+
+def test_an_edit_in_the_compiled_loops_searches_again(tmp_path):
+    """Of two neighbors that are equally near, the edited code takes the later one."""
+    shutil.copytree(PROJECT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    votes = np.tile([[0], [0], [-1]], (10, 1))
+    write_project(tmp_path, vectors=np.arange(1, 31)[:, None], votes=votes, splits=["train"] * 30)
+    index.run(tmp_path, ("no", "yes"), IndexParams())
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "NUMBA_DISABLE_JIT": "1"}
+
+    def search_apart():
+        subprocess.run([sys.executable, "-c", _RUN, str(tmp_path)], check=True, cwd=tmp_path, env=environment)
+        return set(pl.read_parquet(tmp_path / NEIGHBORS)["lf0/0/neighbor"].drop_nulls())
+
+    assert search_apart() == {0}
+    kernels = tmp_path / "tasks/core/search/kernels.py"
+    text = kernels.read_text()
+    assert text.count("positions[place] < position[cell]") == 1
+    kernels.write_text(text.replace("positions[place] < position[cell]", "positions[place] > position[cell]"))
+    assert search_apart() == {28}
 
 
 def test_without_its_memo_the_stage_writes_the_same_bytes(tmp_path):
