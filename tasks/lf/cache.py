@@ -58,16 +58,20 @@ class VoteCache:
 
     def recall(self, lf: str) -> Recalled | None:
         """The votes of `lf` on the current rows, as many as one snapshot has; None where no snapshot has any."""
-        lf = self._identify(lf)
-        column = self._read(lf, self._snapshot)
+        key = self._identify(lf)
+        column = self._read(key, self._snapshot)
         if column is not None:
             return Recalled(column=column, missing=self._missing[self._snapshot], match=None)
-        snapshots = [key.rpartition("-")[2] for key in self._memo.find(f"{lf}-")]
+        snapshots = [key.rpartition("-")[2] for key in self._memo.find(f"{key}-")]
         matches = {snapshot: match for snapshot in snapshots if (match := self._match(snapshot)) is not None}
         for snapshot, match in sorted(matches.items(), key=lambda found: len(self._missing[found[0]])):
-            before = self._read(lf, snapshot) if len(self._missing[snapshot]) < self._n else None
+            before = self._read(key, snapshot) if len(self._missing[snapshot]) < self._n else None
             if before is not None and not before.is_by_batch:
-                return Recalled(column=_carry_over(before, match), missing=self._missing[snapshot], match=match)
+                found = Recalled(column=_carry_over(before, match), missing=self._missing[snapshot], match=match)
+                if not len(found.missing):
+                    # Nobody asks the LF, who would then store its votes; the rows of that snapshot are soon forgotten.
+                    self.keep(lf, found.column)
+                return found
         return None
 
     def keep(self, lf: str, column: ColumnVotes) -> None:
