@@ -25,7 +25,8 @@ import yaml
 
 from benchmarks.spaces import draw_space, draw_votes
 from flows.watch.loop import PAUSE_SECONDS, Loop
-from flows.watch.page import TerminalPage, View
+from flows.watch.page import TerminalPage
+from flows.watch.view import View
 from tasks.__main__ import run_stage
 from tasks.lf.loading import load_lfs
 from tasks.lf.voting import apply_vectorized

@@ -1,6 +1,5 @@
 """The Prefect flow over DVC's graph, one task per stage; `python -m flows.relabel` runs it in the current folder."""
 
-import contextlib
 import csv
 import logging
 import queue
@@ -31,24 +30,18 @@ from prefect.states import Completed, Failed
 
 from flows.run_form import Reason
 from flows.runner.dvc_repo import Outcome, Stage, read_stages, remove_leftovers
+from flows.runner.failure import StageFailedError, StageTimeoutError
+from flows.runner.listener import StageProgress, TerminalListener, show_stages_in_terminal
 from flows.runner.process import Commands
-from flows.runner.project import LF_REPORT, REPORT_SUMMARY, describe_results, find_results, find_root
-from flows.runner.stage import (
-    Progress,
-    Report,
-    StageFailedError,
-    StageTimeoutError,
-    TerminalListener,
-    ask_for_updates,
-    describe_reports,
-    execute_stage,
-    show_stages_in_terminal,
-)
+from flows.runner.project import describe_results, find_results, find_root, in_project
+from flows.runner.report import Report, describe_reports
+from flows.runner.stage import ask_for_updates, execute_stage
 from flows.server import ServerError, find_api_url, start_temporary_server
 from tasks.errors import EpoxyError, ParamsError, StageError
+from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
 LONGEST_SECONDS = 24 * 3600
-"""After a day a run is stuck, as on a remote that neither answers nor refuses; each stage has its own limit, too."""
+"""A run of more than a day is stuck, as on a remote that never answers; each stage has a limit of its own as well."""
 
 _INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended: 128 + SIGINT."""
@@ -62,7 +55,7 @@ _COMMANDS: ContextVar[Commands] = ContextVar("_COMMANDS")
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run did: the stages that ended, in that order, those that did not start, and the first mistake."""
+    """What a run did: the stages that ended, in that order, those that were not started, and the first error."""
 
     reports: tuple[Report, ...]
     skipped: tuple[str, ...]
@@ -79,9 +72,9 @@ class Summary:
 
 
 class _RunListener(TerminalListener):
-    """Tells the Prefect run what a stage says: lines to its log, progress to an artifact."""
+    """Passes on to the Prefect run what a stage says: lines to its log, progress to an artifact."""
 
-    _UPDATE_SECONDS = 1.0  # a request per update; nobody reads faster
+    _UPDATE_SECONDS = 1.0  # an update is a request to the server
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -89,15 +82,15 @@ class _RunListener(TerminalListener):
         self._key = "progress-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         self._artifact: UUID | None = None
         self._updated = float("-inf")
-        self._last: Progress | None = None
+        self._last: StageProgress | None = None
 
     def say(self, text: str) -> None:
         """One line, to the run's log and the terminal."""
         super().say(text)
         self._logger.info("%s", text)
 
-    def show(self, progress: Progress) -> None:
-        """An update of the artifact at most once a second, and at the end."""
+    def show(self, progress: StageProgress) -> None:
+        """Update the artifact, at most once a second and at the end."""
         now = time.monotonic()
         is_end = progress.done >= progress.total
         if progress == self._last or (now - self._updated < self._UPDATE_SECONDS and not is_end):
@@ -111,18 +104,18 @@ class _RunListener(TerminalListener):
             else:
                 update_progress_artifact(self._artifact, percent, description=progress.what)
         except (httpx.HTTPError, PrefectException) as error:
-            self._logger.warning("no progress in the UI: %s", error)  # hours of work are worth more than a bar
+            self._logger.warning("no progress in the UI: %s", error)  # no reason to fail a stage
 
 
-def _can_heal(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.data, StageFailedError) and state.data.can_heal
+def _is_transient(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.data, StageFailedError) and state.data.is_transient
 
 
-# Prefect's cache is off: DVC alone knows what is up to date, and two caches could disagree. Nothing is persisted:
-# tasks pass names; their data are DVC's.
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_can_heal)
+# Prefect's cache is off: DVC alone decides what is up to date, and two caches could disagree. Nothing is persisted:
+# tasks pass names of stages, and the data are in DVC.
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_transient)
 def run_stage(stage: Stage, root: Path) -> State[Report]:
-    """A state named after what became of `stage`."""
+    """A state that is named after the outcome of `stage`."""
     report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=_RunListener(stage.name))
     return Completed(name=report.outcome, message=f"{report.seconds:.1f} s", data=report)
 
@@ -164,7 +157,7 @@ def relabel(
         return Failed(message=str(summary.error), data=summary)
     _create_artifacts(root, summary)
     if release:
-        # Only now: it imports what reads tables, .9 s that a run with nothing to do need not wait.
+        # Imported here because it loads Polars, .9 s that a run with nothing to do would wait for.
         from flows.release_flow import release_run
 
         made = release_run(root, reason=reason)
@@ -175,10 +168,10 @@ def relabel(
 
 
 def bring_up_to_date(root: Path, stages: Sequence[Stage]) -> Summary:
-    """What became of `stages` of the project at `root`, run inside a flow: one task each, whose lines go to its log."""
+    """What became of `stages` of the project at `root`: one task each, inside a flow, with their lines in its log."""
     logger = get_run_logger()
     for part in remove_leftovers(root, stages):
-        logger.info("removed what a dead run left: %s", part.relative_to(root))
+        logger.info("removed a half-written file of a run that was killed: %s", part.relative_to(root))
     commands = Commands()
     token = _COMMANDS.set(commands)
     try:
@@ -234,21 +227,23 @@ def _count(reports: Sequence[Report]) -> str:
 
 def _create_artifacts(root: Path, summary: Summary) -> None:
     if (root / REPORT_SUMMARY).is_file():
-        report = (root / REPORT_SUMMARY).read_text()
-        create_markdown_artifact(report, key="report-summary", description="What the labels are worth")
+        text = (root / REPORT_SUMMARY).read_text(encoding="utf-8")
+        create_markdown_artifact(text, key="report-summary", description="How good the labels are")
     if (root / LF_REPORT).is_file():
-        with (root / LF_REPORT).open(newline="") as file:
+        with (root / LF_REPORT).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         create_table_artifact(rows, key="labeling-functions", description="Each labeling function")
-    places = [f"- {what}: [`{path}`]({(root / path).as_uri()})" for what, path in find_results(root).items()]
-    ran = [f"| {one.name} | {one.outcome} | {one.seconds:.1f} s |" for one in summary.reports]
-    table = ["| stage | what became of it | time |", "|---|---|---|", *ran]
-    text = "\n".join([*table, "", *places])
+    results = [f"- {what}: [`{path}`]({(root / path).as_uri()})" for what, path in find_results(root).items()]
+    ran = [f"| {report.name} | {report.outcome} | {report.seconds:.1f} s |" for report in summary.reports]
+    table = ["| stage | outcome | time |", "|---|---|---|", *ran]
+    text = "\n".join([*table, "", *results])
     create_markdown_artifact(text, key="results", description="What the run did and where the results are")
 
 
 def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False) -> Summary:
-    """What the flow did in the project that the current folder lies in, on the Prefect server that is set up, or on a temporary one.
+    """What the flow did in the project that the current folder lies in.
+
+    It runs on the Prefect server that is configured or answers on this machine, or else on a temporary one.
 
     Parameters
     ----------
@@ -264,14 +259,14 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     EpoxyError
         The flow could not start: dvc.yaml is wrong, a target unknown, or no server can be had.
     """
-    with contextlib.chdir(find_root(Path.cwd())):
-        # A mistake in dvc.yaml is told before anything is started; the flow need not read it again, which takes .3 s.
-        _STAGES.set(read_stages(Path.cwd(), targets))
+    with in_project() as root:
+        # An error in dvc.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
+        _STAGES.set(read_stages(root, targets))
         if not quiet:
             show_stages_in_terminal()
         _hush_prefect()
-        # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second. Somebody
-        # at a terminal sees that. A deployment's run does not come this way and keeps them.
+        # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
+        # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
         settings = {
             PREFECT_API_URL: find_api_url() or start_temporary_server(),
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
@@ -280,7 +275,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
             with temporary_settings(settings):
                 state = relabel(list(targets), update, return_state=True)
         except httpx.TransportError as error:
-            # Never the address, which may hold a password.
+            # Without the address, which may hold a password.
             raise ServerError(
                 f"the Prefect server does not answer ({error}). What stages have done is kept: start the server (or "
                 "unset PREFECT_API_URL, or switch the Prefect profile), and run again"
@@ -294,7 +289,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
 
 
 def _hush_prefect() -> None:
-    """Keep what Prefect says about runs out of the terminal: the same is shown there in fewer words."""
+    """Keep Prefect's own messages about runs out of the terminal, which shows the same in fewer words."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING and not record.name.startswith(("prefect.flow_runs", "prefect.task_"))

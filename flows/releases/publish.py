@@ -29,8 +29,8 @@ from flows.releases.store import (
     roll_back,
 )
 from flows.runner.dvc_repo import find_changes
+from flows.runner.failure import quote_complaint
 from flows.runner.process import Commands, CommandTimeoutError, Line, Stream, make_environment
-from flows.runner.stage import quote_complaint
 from tasks.errors import DataError, StageError
 
 _ATTEMPTS = 5

@@ -1,18 +1,14 @@
 """Where a project and its results are; imports nothing slow."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import ParamsError
+from tasks.tables.paths import METRICS, REPORT, SHIPPED_LABELS
 
 PIPELINE = "dvc.yaml"
 """The pipeline's definition, in the project's root."""
-
-# The same paths as in tasks/artifacts.py (a test compares them), whose imports would cost every command half a second.
-SHIPPED_LABELS = Path("data/train/labels.parquet")
-METRICS = Path("data/evaluate/metrics.json")
-REPORT = Path("data/evaluate/report.html")
-REPORT_SUMMARY = Path("data/evaluate/summary.md")
-LF_REPORT = Path("data/evaluate/lf_report.csv")
 
 
 def find_root(start: Path) -> Path:
@@ -29,6 +25,20 @@ def find_root(start: Path) -> Path:
                 raise ParamsError(f"{folder}: no {PIPELINE} there; expected the pipeline's definition beside .dvc/")
             return folder
     raise ParamsError(f"{start.resolve()}: not inside a DVC project; go to the folder that holds {PIPELINE} and .dvc/")
+
+
+@contextlib.contextmanager
+def in_project() -> Iterator[Path]:
+    """The root of the project that the current folder lies in; it is the working directory meanwhile.
+
+    Raises
+    ------
+    ParamsError
+        As `find_root`.
+    """
+    root = find_root(Path.cwd())
+    with contextlib.chdir(root):
+        yield root
 
 
 def find_results(root: Path) -> dict[str, Path]:

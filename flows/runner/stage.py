@@ -1,135 +1,62 @@
 """One stage, run through DVC: its lines relayed, its time limited, its failure told in the stage's own words."""
 
 import contextlib
-import json
-import logging
 import os
-import re
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from flows.runner.dvc_repo import BusyError, Command, Options, Outcome, Spawn, Stage, run_stage
+from flows.runner.dvc_repo import BusyError, Command, Options, Outcome, Spawn, Stage, remove_leftovers
+from flows.runner.dvc_repo import run_stage as run_in_dvc
+from flows.runner.failure import (
+    TAIL,
+    StageFailedError,
+    StageStoppedError,
+    StageTimeoutError,
+    describe_exit,
+    is_transient,
+    quote_complaint,
+)
+from flows.runner.listener import Listener, TerminalListener, read_progress, show_stages_in_terminal
 from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
+from flows.runner.report import Report
 from tasks.errors import StageError
-from tasks.progress import ENVIRONMENT, MARK
-
-TERMINAL = logging.getLogger("epoxy")
-"""What a person at a terminal reads while stages run; silent unless a command line switches it on."""
-TERMINAL.propagate = False
-TERMINAL.addHandler(logging.NullHandler())
-
-_TAIL = 20
-"""Lines of standard error that are kept for the message of a failure: a long error, never a flood."""
+from tasks.progress import ENVIRONMENT
 
 _BUSY_PAUSE_SECONDS = 1.0
-"""Between two looks at a project that is in use; DVC's own look takes up to three seconds more."""
+"""Pause between two attempts on a project that is in use; an attempt itself takes DVC up to three seconds."""
 
 _BUSY_REMINDER_SECONDS = 30.0
-"""How often the log repeats who is being waited for."""
-
-_EX_TEMPFAIL = 75
-"""The exit code that sysexits.h gives to a failure that may be gone next time."""
-
-_HEALING_ERRORS = frozenset(
-    {
-        "BlockingIOError",
-        "BrokenPipeError",
-        "ConnectionAbortedError",
-        "ConnectionError",
-        "ConnectionRefusedError",
-        "ConnectionResetError",
-        "InterruptedError",
-        "OSError",
-        "TimeoutError",
-    }
-)
-"""Last lines of a traceback that another try may heal. Python names a missing file or permission more exactly."""
-
-
-_ERRORS = ("error: ", "ERROR: unexpected error - ", "ERROR: ")
-"""How a line begins that says what went wrong: a stage's, and DVC's own."""
-
-_DVC_FAREWELL = "Having any troubles?"
-"""How DVC ends its complaints; the rest of the line is where to find its makers."""
+"""How often the log repeats which process the run waits for."""
 
 _UPDATE = Options(retries=3, retry_delay_seconds=10, timeout_seconds=3600)
-"""Of an import: three more tries, after 10, 20 and 40 seconds, for a network that is away for a moment; and an hour."""
-
-
-class StageFailedError(StageError):
-    """The command of a stage ended with another exit code than 0; `exit_code` is that code."""
-
-    def __init__(self, message: str, *, exit_code: int, can_heal: bool) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-        self.can_heal = can_heal
-
-
-class StageTimeoutError(StageError, TimeoutError):
-    """The command of a stage ran past its time and was ended; Prefect shows a TimeoutError as TimedOut."""
-
-
-class StageStoppedError(StageError):
-    """Somebody stopped the run."""
-
-    exit_code = 130
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a stage is: `done` of `total` units of `what`."""
-
-    what: str
-    done: int
-    total: int
-
-
-class Listener(Protocol):
-    """Who hears of a stage while it runs, in the thread that runs it."""
-
-    def say(self, text: str) -> None:
-        """One line for the log."""
-
-    def show(self, progress: Progress) -> None:
-        """How far the stage is; may come often."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What became of a stage, and in how many seconds: an `Outcome`, `Failed`, `TimedOut` or `Stopped`."""
-
-    name: str
-    outcome: str
-    seconds: float
+"""Of an import: three retries, after 10, 20 and 40 seconds, for a short network outage; and a time limit of an hour."""
 
 
 def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Listener) -> Report:
-    """What became of `stage`, after waiting for whoever else uses what it needs.
+    """What became of `stage`, run after waiting for other processes that use the same files.
 
-    An import that is to be updated is `dvc update`d; where that fails or is killed, the data of before are brought
-    back, by this call or the next one.
+    An import that is to be updated is run through `dvc update`; if that fails or is killed, this call or the next one
+    restores the previous data.
 
     Raises
     ------
     StageFailedError
-        Its command failed, or the source of an import does not give what is new.
+        Its command failed, or the source of an import does not deliver.
     StageTimeoutError
         Its command ran past the `timeout_seconds` of its options.
     StageStoppedError
         `commands` was stopped.
     StageError
-        DVC met a mistake.
+        DVC reported an error.
     """
-    tail: deque[str] = deque(maxlen=_TAIL)
+    tail: deque[str] = deque(maxlen=TAIL)
 
     def relay(line: Line) -> None:
-        progress = _read_progress(line)
+        progress = read_progress(line)
         if progress:
             listener.show(progress)
             return
@@ -149,12 +76,12 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
                 f"meta.prefect in dvc.yaml"
             ) from None
         if code != 0:
-            message = f"stage {stage.name}: {_describe_exit(code)}{quote_complaint(tail)}"
-            raise StageFailedError(message, exit_code=code, can_heal=_can_heal(code, tail))
+            message = f"stage {stage.name}: {describe_exit(code)}{quote_complaint(tail)}"
+            raise StageFailedError(message, exit_code=code, is_transient=is_transient(code, tail))
 
     def update() -> Outcome:
         before = (root / stage.name).read_bytes()
-        # DVC removes the old data before it looks for new ones; the mark outlives whatever ends this process.
+        # DVC removes the old data before it asks for new ones; the mark stays, whatever ends this process.
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         try:
@@ -167,7 +94,7 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
         return Outcome.CACHED if (root / stage.name).read_bytes() == before else Outcome.COMPLETED
 
     def restore() -> None:
-        # From DVC's cache on this machine: no network to wait for, and nothing to do but wait.
+        # From DVC's cache on this machine: no network is involved, so no time limit is needed.
         spawn(_make_dvc_command(root, "checkout", "--force", stage.name), limit=None)
         mark.unlink()
 
@@ -182,8 +109,24 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
     return Report(name=stage.name, outcome=outcome.value, seconds=time.monotonic() - began)
 
 
+def run_stages(root: Path, stages: Sequence[Stage]) -> tuple[Report, ...]:
+    """What became of `stages`, run one after another without Prefect; their lines go to standard error as they come.
+
+    Raises
+    ------
+    EpoxyError
+        A stage failed; those after it are not run.
+    """
+    remove_leftovers(root, stages)
+    show_stages_in_terminal()
+    commands = Commands()
+    return tuple(
+        execute_stage(stage, root=root, commands=commands, listener=TerminalListener(stage.name)) for stage in stages
+    )
+
+
 def ask_for_updates(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """`stages`, the imports among them to be updated, with a time limit and tries in reserve where they name none."""
+    """`stages`, with the imports among them to be updated, with a time limit and retries unless they name their own."""
     return tuple(
         replace(
             stage, is_to_update=True, options=_UPDATE.model_copy(update=stage.options.model_dump(exclude_unset=True))
@@ -200,7 +143,7 @@ def _make_dvc_command(root: Path, *words: str) -> Command:
 
 
 def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> StageError:
-    """An error that says what to do about a source that does not give its data."""
+    """An error that says what to do about a source that does not deliver its data."""
     advice = (
         "The data of the last update are in place again: without the update, a run uses them. "
         if is_restored
@@ -213,7 +156,8 @@ def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> St
         limit = f"{stage.options.timeout_seconds:g} seconds (timeout_seconds under meta.prefect in {stage.name})"
         return StageTimeoutError(f"import {stage.name}: its source did not give its data in {limit}. {advice}")
     message = str(error).removeprefix(f"stage {stage.name}: ")
-    return StageFailedError(f"import {stage.name}: {message}. {advice}", exit_code=StageError.exit_code, can_heal=True)
+    text = f"import {stage.name}: {message}. {advice}"
+    return StageFailedError(text, exit_code=StageError.exit_code, is_transient=True)
 
 
 def _run_when_free(stage: Stage, root: Path, spawn: Spawn, commands: Commands, listener: Listener) -> Outcome:
@@ -221,86 +165,10 @@ def _run_when_free(stage: Stage, root: Path, spawn: Spawn, commands: Commands, l
     while True:
         commands.pause(0)
         try:
-            return run_stage(root, stage.name, spawn)
+            return run_in_dvc(root, stage.name, spawn)
         except BusyError as error:
             now = time.monotonic()
             if now - reminded >= _BUSY_REMINDER_SECONDS:
                 reminded = now
                 listener.say(f"waiting: {error}")
             commands.pause(_BUSY_PAUSE_SECONDS)
-
-
-def _read_progress(line: Line) -> Progress | None:
-    if line.stream is not Stream.ERR or not line.text.startswith(MARK):
-        return None
-    try:
-        fields = json.loads(line.text.removeprefix(MARK))
-        return Progress(what=str(fields["what"]), done=int(fields["done"]), total=int(fields["total"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None  # an LF may write what it likes
-
-
-def _describe_exit(code: int) -> str:
-    if code <= 128:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(code - 128).name
-    except ValueError:
-        return f"exit code {code}"
-    return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-
-
-def quote_complaint(tail: "deque[str]") -> str:
-    """A command's own words after a colon: its last error if it names one, else its last lines; empty without any."""
-    lines = [line for line in tail if line.strip() and not line.startswith(_DVC_FAREWELL)]
-    starts = [i for i, line in enumerate(lines) if line.startswith(_ERRORS)]
-    if starts:
-        return ": " + re.sub(rf"^({'|'.join(_ERRORS)})", "", "\n".join(lines[starts[-1] :]))
-    if any(line.startswith("Traceback ") for line in lines):
-        return f": {lines[-1]}"
-    return ": " + "\n".join(lines[-5:]) if lines else ""
-
-
-def _can_heal(code: int, tail: "deque[str]") -> bool:
-    lines = [line for line in tail if line.strip()]
-    error = lines[-1].partition(":")[0].rpartition(".")[2] if lines else ""
-    return code == _EX_TEMPFAIL or error in _HEALING_ERRORS
-
-
-def show_stages_in_terminal() -> None:
-    """Let `TERMINAL` write to standard error."""
-    if not any(isinstance(handler, _TerminalHandler) for handler in TERMINAL.handlers):
-        TERMINAL.addHandler(_TerminalHandler())
-        TERMINAL.setLevel(logging.INFO)
-
-
-class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    pass
-
-
-def describe_reports(reports: Sequence[Report]) -> str:
-    """A line per report: name, outcome, seconds."""
-    width = max((len(report.name) for report in reports), default=0)
-    return "\n".join(f"{report.name:<{width}}  {report.outcome:<9}  {report.seconds:7.1f} s" for report in reports)
-
-
-class TerminalListener:
-    """Writes what it hears to `TERMINAL`, each line behind the stage's name."""
-
-    _PAUSE_SECONDS = 5.0  # between two lines of progress: a sign of life, not a flood
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._shown = float("-inf")
-
-    def say(self, text: str) -> None:
-        """One line."""
-        TERMINAL.info("%s | %s", self._name, text)
-
-    def show(self, progress: Progress) -> None:
-        """A line every few seconds."""
-        now = time.monotonic()
-        if now - self._shown >= self._PAUSE_SECONDS:
-            self._shown = now
-            share = progress.done / progress.total if progress.total else 1.0
-            self.say(f"{progress.what}: {share:.0%} ({progress.done:,} of {progress.total:,})")

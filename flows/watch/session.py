@@ -2,10 +2,7 @@
 
 Nothing is computed here that a stage does not compute: each step calls the function that its stage calls, on tables
 that stay loaded, and is skipped while what determines it is the same. So the tables are those of the stages, and what
-takes long, the columns of votes and of neighbors, goes into the memo in which the stages look for it.
-
-A session works on a copy of params.yaml and lfs/, taken at once when one of them changes: an editor that writes while
-LFs run cannot make the votes of one text pass for those of another.
+takes long, the columns of votes and of neighbors, goes into the cache in which the stages look for it.
 """
 
 import contextlib
@@ -23,24 +20,21 @@ import numpy.typing as npt
 import polars as pl
 from threadpoolctl import ThreadpoolController
 
+from flows.watch.snapshot import Snapshot
 from tasks import apply, extend, fit, search, tune
-from tasks.cache.store import FOLDER, identify, identify_file
+from tasks.cache.store import FOLDER, identify
 from tasks.core import metrics
 from tasks.core.extension import Neighbors
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import EpoxyError
-from tasks.lf.fingerprint import find_lf_files
 from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_csv
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import count_rows, read_table, read_votes
-from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
+from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
 from tasks.tables.paths import VOTES as VOTES_PATH
 from tasks.tables.validation import require_same_items
-
-INPUTS = (ITEMS, VALID_GOLD, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, CELLS)
-"""What ingest and index write and a session reads; gold of test is not among it."""
 
 _LINKED = (ITEMS.parent, INDEX.parent, FOLDER)
 
@@ -54,11 +48,7 @@ _SUMMARY = {
     "precision": pl.Float64,
 }
 
-_SETTLED_NS = 100_000_000
-"""A file written less than a tenth of a second ago is read again: times are too coarse to tell two writes apart."""
-
 T = TypeVar("T")
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +117,7 @@ class Session:
 
     def __init__(self, root: Path, copy: Path) -> None:
         self._root, self.copy = root, copy.resolve()
-        self._stamps: dict[Path, Stamp] = {}
-        self._contents: dict[str, str] = {}
-        self._inputs: tuple[Stamp | None, ...] = ()
+        self._snapshot = Snapshot(root, self.copy)
         self._kept: dict[str, Step[Any]] = {}
         self._seconds: dict[str, float] = {}
         self._threads = ThreadpoolController()
@@ -139,20 +127,7 @@ class Session:
 
     def look(self) -> bool:
         """Whether params, LFs or what ingest and index wrote changed since the last look; takes over what did."""
-        stamps, contents = {}, {}
-        for path in (self._root / FILE, *find_lf_files(self._root)):
-            stamp, name = _stamp(path), path.relative_to(self._root).as_posix()
-            with contextlib.suppress(FileNotFoundError):  # replaced at this moment: the next look will see by what
-                is_known = stamp is not None and self._stamps.get(path) == stamp
-                contents[name] = self._contents[name] if is_known else self._take(path, name)
-                if stamp is not None and time.time_ns() - stamp[0] > _SETTLED_NS:
-                    stamps[path] = stamp
-        for name in set(self._contents) - set(contents):
-            (self.copy / name).unlink()
-        inputs = tuple(_stamp(self._root / name) for name in INPUTS)
-        is_changed = contents != self._contents or inputs != self._inputs
-        self._stamps, self._contents, self._inputs = stamps, contents, inputs
-        return is_changed
+        return self._snapshot.update()
 
     def read_params(self) -> Params:
         """params.yaml as of the last look.
@@ -177,18 +152,11 @@ class Session:
         with self._explained():
             return self._evaluate(read_params(self.copy))
 
-    def _take(self, path: Path, name: str) -> str:
-        """The hash of a file's content, after copying it."""
-        content = path.read_bytes()
-        (self.copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.copy / name).write_bytes(content)
-        return identify_file(self.copy / name)
-
     def _evaluate(self, params: Params) -> Result:
         (self._root / FOLDER).mkdir(parents=True, exist_ok=True)
         classes, k = params.classes, len(params.classes)
-        inputs = self._inputs
-        lfs = {name: content for name, content in self._contents.items() if name != FILE}
+        inputs = self._snapshot.inputs
+        lfs = {name: content for name, content in self._snapshot.contents.items() if name != FILE}
         applied = self._once("apply", (inputs, identify(lfs), classes, params.apply), lambda: self._apply(params))
         votes, lf_summary, failures = applied.value
         voted = self._once("votes", (votes.columns, _hash_rows(votes), classes), lambda: votes)
@@ -295,16 +263,7 @@ def score_methods(methods: Mapping[str, npt.NDArray[np.float64]], data: Data) ->
     rows = np.flatnonzero(data.labels != ABSTAIN)
     gold = data.labels[rows].astype(np.int64)
     found = {method: metrics.score(P[rows], gold) for method, P in methods.items()}
-    return tuple(Score(method=name, accuracy=one.accuracy, macro_f1=one.macro_f1) for name, one in found.items())
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """What changes when the file does, without reading it; None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return tuple(Score(method=name, accuracy=score.accuracy, macro_f1=score.macro_f1) for name, score in found.items())
 
 
 def _hash_rows(votes: pl.DataFrame) -> str:
@@ -316,9 +275,9 @@ def _stack(found: search.Found) -> Neighbors:
     columns = list(found.columns.values())
     n = columns[0].similarity.shape[1] if columns else 0
     return Neighbors(
-        lf=np.array([lf for lf, one in enumerate(columns) for _ in one.labels], np.int64),
-        label=np.array([label for one in columns for label in one.labels], np.int8),
-        similarity=np.concatenate([np.empty((0, n), np.float32), *(one.similarity for one in columns)]),
+        lf=np.array([lf for lf, column in enumerate(columns) for _ in column.labels], np.int64),
+        label=np.array([label for column in columns for label in column.labels], np.int8),
+        similarity=np.concatenate([np.empty((0, n), np.float32), *(column.similarity for column in columns)]),
     )
 
 

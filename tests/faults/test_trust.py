@@ -30,7 +30,7 @@ ALLOWED = {
     ("tasks/lf/fingerprint.py", "importlib"),
     ("tasks/lf/loading.py", "importlib"),
 }
-"""The bridge copies what it parsed, in memory; workers talk with the stage that started them; LF modules are code of the project."""
+"""dvc_repo copies what it parsed, in memory; workers talk with the stage that started them; LF modules are code of the project."""
 
 NEVER = r"""
     (?<![\w.])(eval|exec|compile)\( | \bmarshal\b | \bshelve\b | \bjoblib\b | \bcloudpickle\b | \bdill\b | allow_pickle=True

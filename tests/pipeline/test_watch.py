@@ -14,10 +14,12 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from toy_project import Toy
 
-from flows.watch.loop import Loop
-from flows.watch.page import JsonPage, RestView, TerminalPage, View, view_result
+from flows.watch.loop import Loop, prepare_data
+from flows.watch.page import JsonPage, TerminalPage
 from flows.watch.session import Session
+from flows.watch.view import StageView, View, view_result
 from tasks import search
 from tasks.__main__ import run_stage
 from tasks.tables import schemas
@@ -50,7 +52,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.views: list[View] = []
-        self.rest: list[RestView] = []
+        self.stages: list[StageView] = []
         self.errors: list[str] = []
 
     def say(self, text: str) -> None: ...
@@ -61,8 +63,8 @@ class Recorder:
     def show(self, view: View) -> None:
         self.views.append(view)
 
-    def show_rest(self, view: RestView) -> None:
-        self.rest.append(view)
+    def show_stage(self, view: StageView) -> None:
+        self.stages.append(view)
 
 
 def write_raw(root: Path, n: int = 300, seed: int = 0) -> None:
@@ -309,10 +311,10 @@ def test_what_takes_longer_follows_agrees_with_the_page_and_ends_with_the_next_e
         write_lfs(project, _LFS.replace("1.2, ", "0.9, "))
         loop.step()
         wait_until_dead(children)
-        run_loop(loop, done=lambda: len(page.rest) == 2)
-        assert [one.stage for one in page.rest] == ["train", "fit"]
-        assert {"nearvote", "end_model", "gold_only"} == {score.method for score in page.rest[0].scores}
-        assert {"liger"} == {score.method for score in page.rest[1].scores}
+        run_loop(loop, done=lambda: len(page.stages) == 2)
+        assert [one.stage for one in page.stages] == ["train", "fit"]
+        assert {"nearvote", "end_model", "gold_only"} == {score.method for score in page.stages[0].scores}
+        assert {"liger"} == {score.method for score in page.stages[1].scores}
         assert page.errors == []  # the stage fit gave the labels of the page
         write_params(project, tune={"thresholds": {"good": 0.3}})
         loop.step()
@@ -320,6 +322,15 @@ def test_what_takes_longer_follows_agrees_with_the_page_and_ends_with_the_next_e
     finally:
         loop.close()
     wait_until_dead([child for child in me.children(recursive=True) if child not in others])
+
+
+def test_what_dead_runs_left_beside_outputs_is_removed_first(toy: Toy) -> None:
+    left = toy.root / "data/index/.index.txt.x1y2.part"
+    left.parent.mkdir()
+    left.write_text("half")
+    prepare_data(toy.root)
+    assert (toy.root / "data/index/index.txt").is_file()
+    assert not left.exists()
 
 
 @pytest.mark.slow

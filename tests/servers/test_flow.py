@@ -176,7 +176,7 @@ def test_timeout_ends_the_stage_and_its_children(toy: Toy, monkeypatch: pytest.M
     ("message", "tries"),
     [("\nOSError: [Errno 5] Input/output error", 3), ("\nValueError: labels of one class", 1)],
 )
-def test_only_what_can_heal_is_tried_again(message: str, tries: int, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_transient_errors_are_retried(message: str, tries: int, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     set_options(toy, "fit", "    meta: {prefect: {retries: 2}}")
     monkeypatch.setenv("FAIL_fit", "1")
     monkeypatch.setenv("MESSAGE", message)

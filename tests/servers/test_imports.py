@@ -16,15 +16,11 @@ from dvc.repo import Repo
 from toy_project import Toy
 
 from flows.runner.dvc_repo import read_stages, remove_leftovers
+from flows.runner.failure import StageFailedError, StageTimeoutError
+from flows.runner.listener import TerminalListener
 from flows.runner.process import Commands
-from flows.runner.stage import (
-    Report,
-    StageFailedError,
-    StageTimeoutError,
-    TerminalListener,
-    ask_for_updates,
-    execute_stage,
-)
+from flows.runner.report import Report
+from flows.runner.stage import ask_for_updates, execute_stage
 
 NAME = "data/raw.txt.dvc"
 META = "meta: {prefect: {retries: 1, retry_delay_seconds: 0.1, timeout_seconds: 60}}\n"
@@ -79,7 +75,7 @@ def test_what_was_there_stays_when_the_source_is_gone(toy: Toy, source: Path) ->
         StageFailedError, match=r"import data/raw.txt.dvc: .*elsewhere/raw.txt' does not exist"
     ) as error:
         execute(toy)
-    assert error.value.can_heal and error.value.exit_code == 5
+    assert error.value.is_transient and error.value.exit_code == 5
     assert "in place again" in str(error.value) and f"dvc update {NAME}" in str(error.value)
     assert read(toy) == "raw1"
     assert execute(toy, update=False).outcome == "Cached"

@@ -27,8 +27,11 @@ from toy_project import Toy
 from flows.releases.policy import Policy
 from flows.releases.publish import CarryError, push_releases
 from flows.runner.dvc_repo import ParamsError, read_stages
+from flows.runner.failure import StageFailedError
+from flows.runner.listener import TerminalListener
 from flows.runner.process import Commands
-from flows.runner.stage import Report, StageFailedError, TerminalListener, ask_for_updates, execute_stage
+from flows.runner.report import Report
+from flows.runner.stage import ask_for_updates, execute_stage
 
 pytestmark = pytest.mark.slow
 
@@ -297,7 +300,7 @@ def test_an_import_follows_its_source_and_outlives_it(toy: Toy, server: Server) 
     server.stop()
     with pytest.raises(StageFailedError, match=r"in place again") as error:
         update(toy)
-    assert error.value.can_heal and "Having any troubles" not in str(error.value)
+    assert error.value.is_transient and "Having any troubles" not in str(error.value)
     assert read(toy) == expected and update(toy, ask=False).outcome == "Cached"
 
 

@@ -12,19 +12,17 @@ from click.testing import CliRunner
 from toy_project import Toy
 
 from flows.cli.main import main
-from flows.runner import project
-from tasks.tables.paths import LF_REPORT, METRICS, REPORT, REPORT_SUMMARY, SHIPPED_LABELS
 
 
 def epoxy(*arguments: str) -> "click.testing.Result":
-    return CliRunner().invoke(main.main, arguments)
+    return CliRunner().invoke(main, arguments)
 
 
-@pytest.mark.parametrize("name", ["", *sorted(main.main.commands)])
+@pytest.mark.parametrize("name", ["", *sorted(main.commands)])
 def test_everything_has_help(name: str) -> None:
     result = epoxy(*name.split(), "--help")
     assert result.exit_code == 0
-    command = main.main.commands[name] if name else main.main
+    command = main.commands[name] if name else main
     assert command.help
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
@@ -32,14 +30,6 @@ def test_everything_has_help(name: str) -> None:
 def test_help_comes_without_prefect_and_dvc() -> None:
     code = "import sys, flows.cli.main; print(sorted({'prefect', 'dvc', 'polars'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_places_of_results_are_the_artifacts_own() -> None:
-    assert project.SHIPPED_LABELS == SHIPPED_LABELS
-    assert project.METRICS == METRICS
-    assert project.REPORT == REPORT
-    assert project.REPORT_SUMMARY == REPORT_SUMMARY
-    assert project.LF_REPORT == LF_REPORT
 
 
 def test_outside_a_project_every_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +61,7 @@ def test_stage_gives_the_stages_exit_code_and_words(toy: Toy, monkeypatch: pytes
 
 def test_interrupted_stage_ends_with_130_and_leaves_no_process(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEEP_demo", "600")
-    command = [sys.executable, "-m", "flows.cli.main", "stage", "data/demo/dvc.yaml:demo"]
+    command = [sys.executable, "-m", "flows.cli", "stage", "data/demo/dvc.yaml:demo"]
     process = subprocess.Popen(command, cwd=toy.root, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not toy.read_log("child"):

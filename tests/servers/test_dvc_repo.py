@@ -1,4 +1,4 @@
-"""DVC's graph and verdicts, as the flow sees them; these tests are what notices a change in DVC's private names."""
+"""DVC's graph and verdicts, as the flow sees them; these tests notice a change in DVC's private names."""
 
 import json
 import os

@@ -1,0 +1,34 @@
+"""`epoxy notify`: have the Prefect server tell a webhook how runs end."""
+
+import click
+
+from tasks.errors import ParamsError
+
+
+@click.command("notify")
+def notify_command() -> None:
+    """Have the Prefect server post how runs end to the webhook that EPOXY_NOTIFY_URL names.
+
+    The server is the one that PREFECT_API_URL or your Prefect profile names, or that `epoxy server` started, which does
+    the same by itself. Repeat after the address changed.
+    """
+    set_up()
+
+
+def set_up() -> None:
+    """Set the notifications up on the Prefect server that is found.
+
+    Raises
+    ------
+    ServerError
+        None answers, or it refused.
+    ParamsError
+        EPOXY_NOTIFY_URL is not set, or not an address.
+    """
+    from flows.server import ServerError, find_api_url, notify
+
+    api_url = find_api_url()
+    if api_url is None:
+        raise ServerError("no Prefect server answers; start one with 'epoxy server', or set PREFECT_API_URL")
+    if not notify(api_url=api_url):
+        raise ParamsError("EPOXY_NOTIFY_URL is not set; expected the address of a webhook")

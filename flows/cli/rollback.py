@@ -1,0 +1,20 @@
+"""`epoxy rollback`: make an earlier release current again."""
+
+import click
+
+from flows.cli.release import REASON, show_released
+from flows.runner.project import in_project
+
+
+@click.command("rollback")
+@click.argument("release", required=False)
+@REASON
+def rollback_command(release: str | None, reason: str) -> None:
+    """Make RELEASE current again; by default the one made before the current one.
+
+    The labels left this way are not released again unless somebody accepts them.
+    """
+    from flows.releases.publish import publish_rollback
+
+    with in_project() as root:
+        show_released(publish_rollback(root, release, reason=reason), root=root)
