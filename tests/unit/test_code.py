@@ -24,7 +24,7 @@ CODE = {
     "tasks/core/search/kernels.py": {"search"},
     "tasks/core/search/candidates.py": {"search"},
     "tasks/tables/parquet.py": {"votes", "search"},
-    "tasks/lf/patterns.py": {"votes"},
+    "tasks/lf/functions.py": {"votes"},
     "tasks/lf/fingerprint.py": {"votes"},
     "tasks/readers/encoder.py": {"encode"},
     "tasks/cache/store.py": {"votes", "search", "encode"},
