@@ -1,7 +1,7 @@
 """`python -m benchmarks dask`: apply, encoding and search on one and on two Dask workers of one thread each.
 
 The stages run whole: reading, checking and writing are on this machine and count. The three ways (this machine's own
-threads, one worker, two workers) take turns, each from an empty memo; the best of --repeats runs counts, and what each
+threads, one worker, two workers) take turns, each from an empty cache; the best of --repeats runs counts, and what each
 way wrote is compared. The LFs are ten regular expressions and a fuzzy comparison in Python; the encoder stands in for a
 model: it counts hashed pieces of text, in Python, on one core, some .1 ms a text, where a small transformer takes
 milliseconds; items and votes of the search are those of benchmarks/spaces.py. On a machine with two cores the two workers

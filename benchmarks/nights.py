@@ -9,7 +9,7 @@ nights `dvc gc` removes what neither a release nor a current file needs.
 A night is what `dvc repro` does, and a release. To have a year in minutes, the command of a stage runs in a process
 forked from one that has imported everything, and Prefect, which would only start the same, takes no part. After each
 night every release is verified. At the end the last labels are compared, byte for byte, with those of a project that
-has no cache and no memo and runs once.
+has no cache of either kind and runs once.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from tasks.tables.paths import SHIPPED_LABELS
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-_PLACES = {"cache": ".dvc/cache", "memo": "data/.memo", "releases": "releases", "git": ".git"}
+_PLACES = {"dvc cache": ".dvc/cache", "cache": "data/.cache", "releases": "releases", "git": ".git"}
 """What grows."""
 
 _STAGE_SECONDS, _RELEASE_SECONDS = 0.5, 2.0

@@ -6,7 +6,7 @@ Three parts, each of ratios within one run, by processor time of one thread, bes
   in blocks of the fastest shape, in the same run), and the reference: one FAISS flat index per LF, as Epoxy's paper
   describes, searched by every item on which the LF abstains, for its nearest support item of any class (ours finds one
   of each class, and re-scores it in float64).
-- repeat: the stage after one LF was edited, against the stage without a memo.
+- repeat: the stage after one LF was edited, against the stage without a cache.
 - growth: the stages ingest, index, apply and search on more and more items; seconds, peak memory and recall, where
   `index.kind: auto` picks the kind. `--space uniform` is the hard case.
 """
@@ -225,7 +225,7 @@ def _time(function: Callable[[], object], repetitions: int) -> float:
 
 
 def measure_repeat(n: int, m: int, d: int) -> dict[str, float]:
-    """Seconds of the search stage: without a memo, with one LF edited, and with none."""
+    """Seconds of the search stage: without a cache, with one LF edited, and with none."""
     space = draw_space("clustered", n, d)
     L = draw_votes(space, m, 0.05, 2)
     ids = pl.Series("item_id", np.arange(n))

@@ -28,13 +28,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.cache.store import Memo
+from tasks.cache.store import Cache
 from tasks.compute.cluster import Cluster, open_cluster
 from tasks.compute.read_ahead import read_ahead
 from tasks.core import lf_analysis
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import LabelingFunctionError
-from tasks.lf.cache import MEMO, VoteCache
+from tasks.lf.cache import CACHE_KIND, VoteCache
 from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
 from tasks.lf.loading import load_lfs
@@ -139,8 +139,8 @@ def _write_computed_votes(root: Path, classes: Sequence[str], source: str, summa
     n = count_rows(root / ITEMS)
     fingerprints = Fingerprints(root)
     digests = {lf.name: fingerprints.identify_lf(lf) for lf in lfs}
-    with Memo(root, MEMO) as memo, VoteFile([lf.name for lf in lfs], n, root / VOTES.parent) as votes:
-        cache = VoteCache(root, memo, classes)
+    with Cache(root, CACHE_KIND) as entries, VoteFile([lf.name for lf in lfs], n, root / VOTES.parent) as votes:
+        cache = VoteCache(root, entries, classes)
         all_rows = np.arange(n)
         changes: str | None = None
         # LFs that miss the same rows (the same array) are asked together.

@@ -1,6 +1,6 @@
 """The search stage: for every item and LF that abstains on it, the nearest item of each class in that LF's support.
 
-What was found for an LF is kept in the memo. When the LF, the items or the embeddings change, an exact search looks for
+What was found for an LF is kept in the cache. When the LF, the items or the embeddings change, an exact search looks for
 what may be nearer only, and anew where a neighbor is gone (see tasks/core/search/incremental.py); the bytes written are
 those of a full run. An approximate index is another one when an embedding changes, since its cells are learned from all
 of them: then everything is searched again, and when an LF is edited, that LF.
@@ -30,7 +30,7 @@ from threadpoolctl import ThreadpoolController
 
 from tasks.cache.code import identify_code
 from tasks.cache.row_keys import Keys, hash_vectors
-from tasks.cache.store import Memo, Part
+from tasks.cache.store import Cache, Part
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import search_block
 from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
@@ -48,7 +48,7 @@ from tasks.core.search.ivf import (
 )
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool
 from tasks.errors import DataError
-from tasks.neighbors.cache import MEMO, NeighborMemory, Today
+from tasks.neighbors.cache import CACHE_KIND, NeighborCache, Today
 from tasks.neighbors.columns import NeighborColumns
 from tasks.params import SearchParams
 from tasks.progress import Progress
@@ -119,11 +119,11 @@ class Found:
     columns: dict[str, NeighborColumns]
     """By LF, in the order of votes."""
     searched: tuple[str, ...]
-    """The LFs of which the memo did not have all."""
+    """The LFs of which the cache did not have all."""
     compared: int
     """Pairs of an item and a support vector whose product was computed."""
     changes: str | None
-    """What became of the items since those that the memo has; None where they are the same, or nothing is known."""
+    """What became of the items since those that the cache has; None where they are the same, or nothing is known."""
     recall: Recall
 
 
@@ -188,15 +188,15 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
 
 
 def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
-    """The neighbors of every LF: from the memo below `root` as far as it has them, else searched, and kept there.
+    """The neighbors of every LF: from the cache below `root` as far as it has them, else searched, and kept there.
 
     Raises
     ------
     DataError
         The recall of approximate search is below `params.target_recall`.
     """
-    with Memo(root, MEMO) as kept:
-        memory = NeighborMemory(kept, _describe_today(inputs, params))
+    with Cache(root, CACHE_KIND) as kept:
+        memory = NeighborCache(kept, _describe_today(inputs, params))
         known = [memory.recall(inputs.L[:, lf]) for lf in range(len(inputs.lfs))]
         missing = [lf for lf, columns in enumerate(known) if columns is None]
         searched = _Searched(columns=[], compared=0)
@@ -361,7 +361,7 @@ class _Pass:
 
 
 def _carry_over(
-    inputs: Inputs, L: npt.NDArray[np.int8], names: Sequence[str], memory: NeighborMemory
+    inputs: Inputs, L: npt.NDArray[np.int8], names: Sequence[str], memory: NeighborCache
 ) -> Iterator[Carried]:
     """What is known of LFs with these votes (n, m) and names, one after the other."""
     for lf, name in enumerate(names):

@@ -1,21 +1,25 @@
-"""A memo of what was slow to compute: one file per entry below data/.memo/<kind>, addressed by what determines it.
+"""A cache of what was slow to compute: one file per entry below data/.cache/<kind>, addressed by what determines it.
 
 DVC removes a stage's outputs before it runs the stage, so that what one run may reuse of another has to be elsewhere.
 Nothing here says whether a stage is done: the folder may be deleted at any time, every entry is checked before it is
-believed, and a stage without its memo writes the same bytes, later.
+believed, and a stage without its cache writes the same bytes, later.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-FOLDER = Path("data/.memo")
+FOLDER = Path("data/.cache")
+
+_FORMER = Path("data/.memo")
+"""What the folder was called; nothing in it is of use any more, and it may be large."""
 
 BUDGET = 8 * 2**30
 """Bytes per kind: some eight thousand columns of votes on a million items, or five million 384-d embeddings."""
@@ -44,10 +48,10 @@ def identify_file(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-class Memo:
+class Cache:
     """The entries of one kind in the project at `root`; leaving its `with` block holds them to `budget` bytes.
 
-    What goes is what was not used for the longest time. Any number of processes may use the same memo: an entry appears
+    What goes is what was not used for the longest time. Any number of processes may use the same cache: an entry appears
     whole or not at all, and one that vanishes meanwhile is one that was never there. A disk that cannot take an entry
     costs that entry only.
     """
@@ -56,7 +60,7 @@ class Memo:
         self._folder = root / FOLDER / kind
         self._budget = budget
 
-    def __enter__(self) -> "Memo":
+    def __enter__(self) -> "Cache":
         return self
 
     def __exit__(
@@ -120,6 +124,7 @@ class Memo:
 
     def _trim(self) -> None:
         """Remove the entries used longest ago until the rest fit the budget, and what killed processes left."""
+        shutil.rmtree(self._folder.parents[2] / _FORMER, ignore_errors=True)
         entries: list[tuple[float, int, str]] = []
         with contextlib.suppress(OSError), os.scandir(self._folder) as found:
             for entry in found:

@@ -16,14 +16,14 @@ import polars as pl
 
 from tasks.cache import row_keys
 from tasks.cache.row_keys import Keys, Match, hash_items, match_rows
-from tasks.cache.store import Memo, identify, identify_file
+from tasks.cache.store import Cache, identify, identify_file
 from tasks.core.types import ABSTAIN
 from tasks.lf.voting import ColumnVotes, Failure
 from tasks.tables import schemas
 from tasks.tables.parquet import count_rows, read_batches, read_schema
 from tasks.tables.paths import ITEMS
 
-MEMO = "votes"
+CACHE_KIND = "votes"
 """The kind of the cache's entries."""
 
 _SNAPSHOTS = 3
@@ -43,10 +43,10 @@ class Recalled:
 
 
 class VoteCache:
-    """Cached votes for the items of the project at `root`, in `memo`; `lf` is an LF's digest."""
+    """Cached votes for the items of the project at `root`, in `entries`; `lf` is an LF's digest."""
 
-    def __init__(self, root: Path, memo: Memo, classes: Sequence[str]) -> None:
-        self._root, self._memo = root, memo
+    def __init__(self, root: Path, entries: Cache, classes: Sequence[str]) -> None:
+        self._root, self._entries = root, entries
         self._n = count_rows(root / ITEMS)
         self._snapshot = identify(row_keys.VERSION, identify_file(root / ITEMS))
         self._rows = f"rows-{self._snapshot}"
@@ -62,7 +62,7 @@ class VoteCache:
         column = self._read(key, self._snapshot)
         if column is not None:
             return Recalled(column=column, missing=self._missing[self._snapshot], match=None)
-        snapshots = [key.rpartition("-")[2] for key in self._memo.find(f"{key}-")]
+        snapshots = [key.rpartition("-")[2] for key in self._entries.find(f"{key}-")]
         matches = {snapshot: match for snapshot in snapshots if (match := self._match(snapshot)) is not None}
         for snapshot, match in sorted(matches.items(), key=lambda found: len(self._missing[found[0]])):
             before = self._read(key, snapshot) if len(self._missing[snapshot]) < self._n else None
@@ -76,15 +76,15 @@ class VoteCache:
 
     def keep(self, lf: str, column: ColumnVotes) -> None:
         """Store the votes of `lf` on the current items."""
-        self._memo.write(f"{self._identify(lf)}-{self._snapshot}", _pack(column))
-        self._memo.keep_latest(f"{self._identify(lf)}-", _SNAPSHOTS)
-        if not self._memo.find(self._rows):
-            self._memo.write(self._rows, self._hash().tobytes())
-            self._memo.keep_latest("rows-", _SNAPSHOTS)
+        self._entries.write(f"{self._identify(lf)}-{self._snapshot}", _pack(column))
+        self._entries.keep_latest(f"{self._identify(lf)}-", _SNAPSHOTS)
+        if not self._entries.find(self._rows):
+            self._entries.write(self._rows, self._hash().tobytes())
+            self._entries.keep_latest("rows-", _SNAPSHOTS)
 
     def hash_batches(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """The `batches` of all current items unchanged; the keys of their rows are computed meanwhile, if needed."""
-        if self._keys is not None or self._memo.find(self._rows):
+        if self._keys is not None or self._entries.find(self._rows):
             yield from batches
             return
         keys = []
@@ -94,7 +94,7 @@ class VoteCache:
         self._keys = np.concatenate(keys)
 
     def _read(self, lf: str, snapshot: str) -> ColumnVotes | None:
-        entry = self._memo.read(f"{lf}-{snapshot}")
+        entry = self._entries.read(f"{lf}-{snapshot}")
         return None if entry is None else _unpack(entry)
 
     def _identify(self, lf: str) -> str:
@@ -110,7 +110,7 @@ class VoteCache:
     def _match(self, snapshot: str) -> Match | None:
         """Where the current rows are among those of `snapshot`; None where its keys are no longer stored."""
         if snapshot not in self._matches:
-            stored = self._memo.read(f"rows-{snapshot}")
+            stored = self._entries.read(f"rows-{snapshot}")
             self._matches[snapshot] = None
             if stored is not None:
                 match = match_rows(np.frombuffer(stored, np.uint64).reshape(-1, 3), self._hash())

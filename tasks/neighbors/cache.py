@@ -1,6 +1,6 @@
 """What was found for labeling functions on earlier days, by what determines it, and which of it still holds today.
 
-An entry of the memo is what one LF found among one day's items; beside it, once for all LFs, are the keys of these
+An entry of the cache is what one LF found among one day's items; beside it, once for all LFs, are the keys of these
 items and their embeddings (see tasks.cache.row_keys). An LF's name only says where to look: what holds of an entry is told by
 the votes and keys in it.
 """
@@ -13,13 +13,13 @@ import numpy as np
 
 from tasks.cache import row_keys
 from tasks.cache.row_keys import Keys, Match, match_rows
-from tasks.cache.store import Memo, Part, identify
+from tasks.cache.store import Cache, Part, identify
 from tasks.core.search.incremental import mark_support
 from tasks.core.types import Bool, Int64, Votes
 from tasks.neighbors.columns import Entry, NeighborColumns, pack, unpack
 
-MEMO = "search"
-"""The kind of the memo's entries."""
+CACHE_KIND = "search"
+"""The kind of the cache's entries."""
 
 _KEPT = 3
 """Entries that are kept of an LF: of today, of the last day, and one more for those who go back and forth."""
@@ -48,10 +48,10 @@ class Earlier:
     """(n,) where each of today's items was then, with the same embedding; -1: nowhere."""
 
 
-class NeighborMemory:
+class NeighborCache:
     """The neighbors in `kept` of LFs given by name and votes, int8 of shape (n,)."""
 
-    def __init__(self, kept: Memo, today: Today) -> None:
+    def __init__(self, kept: Cache, today: Today) -> None:
         self._kept, self._today = kept, today
         self._day = identify(row_keys.VERSION, today.content)
         self._n = len(today.lends)

@@ -1,4 +1,4 @@
-"""What the search stage found for one LF, and of what: kept in the memo, so that only what is new is searched again."""
+"""What the search stage found for one LF, and of what: kept in the cache, so that only what is new is searched again."""
 
 import json
 import zlib
@@ -30,7 +30,7 @@ class NeighborColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An entry of the memo."""
+    """An entry of the cache."""
 
     columns: NeighborColumns
     day: str
@@ -63,7 +63,7 @@ def pack(entry: Entry) -> bytes:
 
 
 def unpack(stored: bytes) -> Entry:
-    """The entry that the memo, which has checked it, holds as `stored`."""
+    """The entry that the cache, which has checked it, holds as `stored`."""
     start = stored.index(b"\n") + 1
     head = json.loads(stored[:start])
     shape = tuple(head["shape"])

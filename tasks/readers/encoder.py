@@ -1,6 +1,6 @@
 """Embeddings from a text column, by an optional sentence-transformers model; every text is encoded once, ever.
 
-What has been encoded is kept in the memo (see tasks.cache.store), by model and text, in entries of many texts each.
+What has been encoded is kept in the cache (see tasks.cache.store), by model and text, in entries of many texts each.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import polars as pl
 
 from tasks.cache import store
 from tasks.cache.code import identify_code
-from tasks.cache.store import Memo, identify
+from tasks.cache.store import Cache, identify
 from tasks.compute.cluster import open_cluster
 from tasks.core.types import Float32
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
@@ -27,13 +27,13 @@ from tasks.params import EncoderParams
 from tasks.progress import Progress
 from tasks.tables.scratch import open_scratch
 
-MEMO = "encode"
+CACHE_KIND = "encode"
 
 BUDGET = 32 * 2**30
-"""Bytes of the memo: vectors are dearer than anything else in it; these are twenty million of 384 floats."""
+"""Bytes of the cache: vectors are dearer than anything else in it; these are twenty million of 384 floats."""
 
 CHUNK = 4096
-"""Texts per entry of the memo: a stopped run loses at most this many, and a million texts make some 250 entries."""
+"""Texts per entry of the cache: a stopped run loses at most this many, and a million texts make some 250 entries."""
 
 
 class Encoder(Protocol):
@@ -91,9 +91,9 @@ def load_encoder(root: Path, params: EncoderParams) -> Encoder:
 
 
 def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: LoadEncoder = load_encoder) -> EncodedTexts:
-    """The vectors of `texts` (no null, at least one), from the memo where it has them and else from the encoder.
+    """The vectors of `texts` (no null, at least one), from the cache where it has them and else from the encoder.
 
-    `load` is called only when a text is not in the memo.
+    `load` is called only when a text is not in the cache.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
     prefix = identify(model, identify_code("tasks.readers.encoder"))[:32]
     matrix: Float32 | None = None
     missing = dict(zip(keys, range(len(keys)), strict=True))
-    with Memo(root, MEMO, budget=BUDGET) as kept:
+    with Cache(root, CACHE_KIND, budget=BUDGET) as kept:
         for entry in kept.read_all(prefix):
             chunk = _unpack(entry)
             known = [(row, missing.pop(key)) for row, key in enumerate(chunk.keys) if key in missing]
@@ -207,13 +207,13 @@ def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: st
     if matrix.shape[1] != vectors.shape[1]:
         raise DataError(
             f"ingest.encoder: '{model}' gives vectors of length {vectors.shape[1]}, and {matrix.shape[1]} before. "
-            f"Delete {store.FOLDER / MEMO} if the model behind this name has changed."
+            f"Delete {store.FOLDER / CACHE_KIND} if the model behind this name has changed."
         )
     return matrix
 
 
 def _identify_model(root: Path, model: str) -> str:
-    """A name for the model's folder in the memo: of its files' content, or of its public name."""
+    """A name for the model's folder in the cache: of its files' content, or of its public name."""
     if Path(model).is_absolute() or ".." in Path(model).parts:
         raise ParamsError(f"params.yaml: 'ingest.encoder.model': {model!r} leads out of the project.")
     digest = hashlib.sha256(model.encode())
@@ -234,7 +234,7 @@ class _Chunk:
 
 
 def _pack(chunk: _Chunk) -> bytes:
-    """A chunk as an entry of the memo."""
+    """A chunk as an entry of the cache."""
     packed = io.BytesIO()
     keys = np.frombuffer(b"".join(chunk.keys), dtype=np.uint8).reshape(-1, hashlib.sha256().digest_size)
     np.savez(packed, keys=keys, vectors=chunk.vectors)
@@ -242,6 +242,6 @@ def _pack(chunk: _Chunk) -> bytes:
 
 
 def _unpack(entry: bytes) -> _Chunk:
-    """The chunk in an entry of the memo."""
+    """The chunk in an entry of the cache."""
     with np.load(io.BytesIO(entry), allow_pickle=False) as stored:
         return _Chunk(keys=[key.tobytes() for key in stored["keys"]], vectors=stored["vectors"])

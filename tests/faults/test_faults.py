@@ -162,7 +162,7 @@ def test_runs_killed_at_random_moments_end_as_if_nothing_had_happened(
     while kills.total() < WHOLE_RUNS:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(finished, root, symlinks=True)
-        for name in (*(f"data/{stage}" for stage in undone), "data/.memo", ".dvc/cache", ".dvc/tmp"):
+        for name in (*(f"data/{stage}" for stage in undone), "data/.cache", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(root / name, ignore_errors=True)
         if LONG:
             (root / "dvc.lock").unlink()
@@ -274,9 +274,9 @@ def test_a_full_disk_under_each_stage(project: Path) -> None:
 
 def test_a_full_disk_under_the_memo_costs_time_only(project: Path) -> None:
     expected = hash_outputs(project)
-    shutil.rmtree(project / "data/.memo")
-    with mounted(project / "data/.memo", "-t", "tmpfs", "-o", "size=4k", "tmpfs"):
-        (project / "data/.memo/filler").write_bytes(bytes(4096))
+    shutil.rmtree(project / "data/.cache")
+    with mounted(project / "data/.cache", "-t", "tmpfs", "-o", "size=4k", "tmpfs"):
+        (project / "data/.cache/filler").write_bytes(bytes(4096))
         for stage in ("apply", "search"):
             remove_outputs(project, stage)
             assert finish_stage(project, stage) == (0, ANY)

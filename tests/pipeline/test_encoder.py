@@ -107,14 +107,14 @@ def test_a_stopped_run_keeps_what_it_had(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_damaged_memo_is_not_believed(tmp_path: Path) -> None:
     run(tmp_path, ["a", "bb"])
-    (entry,) = (tmp_path / FOLDER / encoder.MEMO).iterdir()
+    (entry,) = (tmp_path / FOLDER / encoder.CACHE_KIND).iterdir()
     content = entry.read_bytes()
     entry.write_bytes(content[:-30] + bytes([255 - content[-30]]) + content[-29:])
     assert run(tmp_path, ["a", "bb"]).texts == ["a", "bb"]
     assert run(tmp_path, ["a", "bb"]).texts == []
 
 
-def test_another_model_has_its_own_memo(tmp_path: Path) -> None:
+def test_another_model_has_its_own_cache(tmp_path: Path) -> None:
     run(tmp_path, ["a"])
     assert run(tmp_path, ["a"], EncoderParams(model="other")).texts == ["a"]
 
@@ -135,7 +135,7 @@ def test_an_encoder_that_gives_something_else_is_refused(tmp_path: Path, shape: 
 
     with pytest.raises(DataError, match="for 2 texts; expected one vector per text"):
         encoder.encode_texts(tmp_path, pl.Series(["a", "b"]), PARAMS, load)
-    assert not (tmp_path / FOLDER / encoder.MEMO).exists()
+    assert not (tmp_path / FOLDER / encoder.CACHE_KIND).exists()
 
 
 def test_an_encoder_that_changes_its_width_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Project:
                     damage(kept[rng.integers(len(kept))], rng)
 
     def run(self, name):
-        """The outputs of all stages with the memo that is in the folder, and whom the LFs that keep a log asked."""
+        """The outputs of all stages with the cache that is in the folder, and whom the LFs that keep a log asked."""
         root = self.folder / name
         ids = sorted(self.rows)
         split, text, number, vector = zip(*(self.rows[one] for one in ids), strict=True)

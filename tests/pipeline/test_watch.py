@@ -1,4 +1,4 @@
-"""The interactive loop: its tables are the stages' bytes, its memo spares `dvc repro` the search, and nothing ends it."""
+"""The interactive loop: its tables are the stages' bytes, its cache spares `dvc repro` the search, and nothing ends it."""
 
 import json
 import os

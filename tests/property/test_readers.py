@@ -344,7 +344,7 @@ def test_faiss_never_sees_a_file_that_is_not_the_one_described(finished: Path, m
 def test_a_damaged_memo_is_as_good_as_none(finished: Path, stage: str) -> None:
     outputs = [Path(name) for name in PIPELINE[stage]["outs"]]
     expected = [path.read_bytes() for path in outputs]
-    entries = [path for path in Path("data/.memo").rglob("*") if path.is_file()]
+    entries = [path for path in Path("data/.cache").rglob("*") if path.is_file()]
     assert entries
 
     @settings(fuzz, max_examples=max(3, fuzz.max_examples // 4))

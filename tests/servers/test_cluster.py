@@ -121,7 +121,7 @@ def make_items(root, n, lfs=LFS):
 
 
 def run_apply(root):
-    """Everything that apply writes, without help of the memo."""
+    """Everything that apply writes, without help of the cache."""
     shutil.rmtree(root / store.FOLDER, ignore_errors=True)
     apply.run(root, ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
     return {path.name: path.read_bytes() for path in (root / "data/apply").iterdir()}

@@ -49,17 +49,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(root: Path, module: str, classes: tuple[str, ...] = CLASSES) -> list[str]:
-    """The LFs that were asked, sorted, in a run with this module, found to write what a run without a memo writes."""
+    """The LFs that were asked, sorted, in a run with this module, found to write what a run without a cache writes."""
     (root / "lfs" / "mine.py").write_text(HEADER.replace("from lfs import asked\n", NOTE) + module)
     (root / "log").unlink(missing_ok=True)
     apply.run(root, classes, ApplyParams(source="lfs/mine.py"))
     log = sorted(set((root / "log").read_text().split())) if (root / "log").exists() else []
     outputs = [(root / path).read_bytes() for path in OUTPUTS]
-    with_memo = shutil.move(root / store.FOLDER, root / "aside")
+    with_cache = shutil.move(root / store.FOLDER, root / "aside")
     apply.run(root, classes, ApplyParams(source="lfs/mine.py"))
     assert [(root / path).read_bytes() for path in OUTPUTS] == outputs
     shutil.rmtree(root / store.FOLDER)
-    shutil.move(with_memo, root / store.FOLDER)
+    shutil.move(with_cache, root / store.FOLDER)
     return log
 
 
