@@ -32,7 +32,7 @@ from tasks.cache.store import Cache
 from tasks.compute.cluster import Cluster, open_cluster
 from tasks.compute.read_ahead import read_ahead
 from tasks.core import lf_analysis
-from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
 from tasks.lf.cache import CACHE_KIND, VoteCache
 from tasks.lf.fingerprint import Fingerprints
@@ -47,6 +47,7 @@ from tasks.params import ApplyParams
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_csv
+from tasks.tables.label_matrix import join_gold, to_matrix
 from tasks.tables.parquet import (
     ROW_GROUP,
     count_rows,
@@ -90,9 +91,7 @@ class LFSummary:
         """The `batches` (item_id and one int8 column per LF) unchanged; each is counted on its way."""
         for votes in batches:
             self._lfs = votes.columns[1:]
-            known = votes.select(ITEM_ID).join(self._gold, on=ITEM_ID, how="left", maintain_order="left")["gold"]
-            L = votes.select(self._lfs).to_numpy()
-            part = lf_analysis.count_all(L, known.fill_null(ABSTAIN).to_numpy(), len(self._classes))
+            part = lf_analysis.count_all(to_matrix(votes), join_gold(votes, self._gold), len(self._classes))
             self._counts = part if self._counts is None else self._counts + part
             yield votes
 

@@ -55,7 +55,7 @@ def run(root: Path) -> None:
 
 
 def embed_images(images: npt.NDArray[np.uint8], is_train: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """How each image differs from the mean train image, in shares of full ink: float32 of shape (n, 64), -1 to 1.
+    """Return how each image differs from the mean train image, in shares of full ink: float32 of shape (n, 64), -1 to 1.
 
     A function of pixels alone. Without the mean taken off, every image would be near every other (all are ink in the
     middle of paper), and their cosines would say little.
@@ -65,7 +65,7 @@ def embed_images(images: npt.NDArray[np.uint8], is_train: npt.NDArray[np.bool_])
 
 
 def _draw_splits(gold: npt.NDArray[np.int8]) -> npt.NDArray[np.str_]:
-    """A split for each item, in every one about the same share of each class.
+    """Return a split for each item, in every one about the same share of each class.
 
     Items in random order within their class, classes one after the other, every so manieth is drawn.
     """

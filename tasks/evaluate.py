@@ -46,6 +46,7 @@ from tasks.report.rounding import round_table
 from tasks.report.summary import render_summary
 from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
+from tasks.tables.label_matrix import read_gold, to_matrix
 from tasks.tables.parquet import read_schema, read_table, read_votes
 from tasks.tables.paths import (
     EMBEDDING_FITNESS,
@@ -151,7 +152,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
     probabilities = _to_probabilities(root / LABEL_MODEL_PREDICTIONS, predictions, k)
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
-    gold = _read_gold(root, items, k)
+    gold = read_gold(root, items, k, paths=(VALID_GOLD, WITHHELD_GOLD))
     # Predictions of valid items with gold are held out: those that made the shipped labels had learned from them.
     alike = ~((items["split"] == Split.VALID).to_numpy() & (gold != ABSTAIN))
     same = [name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=TIE)]
@@ -179,8 +180,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         split=items["split"].to_numpy(),
         gold=gold,
         lfs=lfs,
-        original=original.select(lfs).to_numpy(),
-        extended=extended.select(lfs).to_numpy(),
+        original=to_matrix(original),
+        extended=to_matrix(extended.select(ITEM_ID, *lfs)),
         labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
         probabilities=probabilities,
         # Methods may agree on every item; then the most elaborate one, which comes last, is what was meant.
@@ -231,19 +232,6 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         resamples=params.bootstrap,
         confidence=params.confidence,
     )
-
-
-def _read_gold(root: Path, items: pl.DataFrame, k: int) -> npt.NDArray[np.int8]:
-    """Gold of every item, -1 where there is none."""
-    paths = (root / VALID_GOLD, root / WITHHELD_GOLD)
-    gold = pl.concat(read_table(path, schemas.gold(k)) for path in paths)
-    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left", validate="1:1")["gold"]
-    if joined.count() != gold.height:
-        raise DataError(
-            f"{paths[0]}, {paths[1]}: {gold.height - joined.count():,} items with gold are not in "
-            f"{root / ITEMS}. Run 'dvc repro ingest'."
-        )
-    return joined.fill_null(ABSTAIN).to_numpy()
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
 
 
 def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, params: ExtendParams) -> Extension:
-    """What thresholds `found` for the LFs of `votes` (item_id and one column per LF) do to these items."""
+    """Return what thresholds `found` for the LFs of `votes` (item_id and one column per LF) do to these items."""
     L = to_matrix(votes)
     given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
     nearest_votes = find_nearest_votes(neighbors, L.shape[1])
@@ -89,7 +89,7 @@ def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, p
 def _explain(
     extension: Extension, neighbors: pl.DataFrame, lfs: list[str], neighbor_columns: tuple[str, ...]
 ) -> pl.DataFrame:
-    """One row per extended cell: whose vote it is, and how near."""
+    """Return one row per extended cell: whose vote it is, and how near."""
     item, lf = np.nonzero(extension.extended)
     ids, nearest_votes = neighbors[ITEM_ID], extension.nearest_votes
     lenders = pl.concat([ids[:0], *(neighbors[name].alias(ITEM_ID) for name in neighbor_columns)])

@@ -25,13 +25,14 @@ from tasks.core.label_models.liger import PARTS, Liger, fit_liger
 from tasks.core.label_models.majority import MajorityVote
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
 from tasks.errors import DataError, ParamsError
 from tasks.params import FitParams, LabelModelKind, Split
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
+from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
 from tasks.tables.parquet import read_table, read_votes, write_table
 from tasks.tables.paths import (
     EXTENDED_VOTES,
@@ -39,7 +40,6 @@ from tasks.tables.paths import (
     LABEL_MODEL,
     LABEL_MODEL_LABELS,
     LABEL_MODEL_PREDICTIONS,
-    VALID_GOLD,
     VOTES,
 )
 from tasks.tables.scaled_embeddings import read_points
@@ -56,7 +56,7 @@ class Inputs:
 
     items: pl.DataFrame
     split: npt.NDArray[np.str_]
-    gold: npt.NDArray[np.int64]
+    gold: Votes
     """Classes of valid items that have gold, -1 elsewhere."""
     lfs: tuple[str, ...]
     raw: Votes
@@ -125,7 +125,7 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
-    """Items, gold of valid, original and extended votes of the project at `root`, rows joined by id.
+    """Return items, gold of valid, original and extended votes of the project at `root`, rows joined by id.
 
     Raises
     ------
@@ -133,13 +133,13 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         A table is missing or damaged, tables hold different items or LFs, or no LF votes on any item.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    gold = read_table(root / VALID_GOLD, schemas.gold(len(classes)))
+    gold = read_gold(root, items, len(classes))
     raw = read_votes(root / VOTES, len(classes))
     return join_inputs(items, gold, raw, read_votes(root / EXTENDED_VOTES, len(classes)))
 
 
-def join_inputs(items: pl.DataFrame, gold: pl.DataFrame, raw: pl.DataFrame, extended: pl.DataFrame) -> Inputs:
-    """What the tables of items (item_id, split), of valid gold, of votes and of extended votes say, joined by id.
+def join_inputs(items: pl.DataFrame, gold: Votes, raw: pl.DataFrame, extended: pl.DataFrame) -> Inputs:
+    """Return what the tables of items (item_id, split), of votes and of extended votes say, joined by id, beside valid gold (n,).
 
     Raises
     ------
@@ -153,17 +153,14 @@ def join_inputs(items: pl.DataFrame, gold: pl.DataFrame, raw: pl.DataFrame, exte
             f"{EXTENDED_VOTES}: has the labeling functions {extended.columns[1:]}, but {VOTES} has {raw.columns[1:]}. "
             "Run 'dvc repro'."
         )
-    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left").get_column("gold")
-    if len(joined) - joined.null_count() != gold.height:
-        raise DataError(f"{VALID_GOLD}: has items that {ITEMS} lacks. Run 'dvc repro ingest'.")
     lfs = tuple(raw.columns[1:])
     inputs = Inputs(
         items=items,
         split=items.get_column("split").to_numpy().astype(str),
-        gold=joined.fill_null(ABSTAIN).cast(pl.Int64).to_numpy(),
+        gold=gold,
         lfs=lfs,
-        raw=_as_matrix(raw, lfs),
-        extended=_as_matrix(extended, lfs),
+        raw=np.ascontiguousarray(to_matrix(raw)),
+        extended=np.ascontiguousarray(to_matrix(extended)),
     )
     if not (inputs.extended != ABSTAIN).any():
         raise DataError(
@@ -174,7 +171,7 @@ def join_inputs(items: pl.DataFrame, gold: pl.DataFrame, raw: pl.DataFrame, exte
 
 
 def find_balance(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> Balance:
-    """The class balance that `params` asks for: given, uniform, or counted on valid gold with one added per class.
+    """Return the class balance that `params` asks for: given, uniform, or counted on valid gold with one added per class.
 
     Without any valid gold it is uniform. Gold of train and test never enters.
     """
@@ -200,7 +197,7 @@ def find_balance(inputs: Inputs, classes: tuple[str, ...], params: FitParams) ->
 
 
 def label_items(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> Labeled:
-    """The label model that `params` ask for, on original and on extended votes.
+    """Return the label model that `params` ask for, on original and on extended votes.
 
     Raises
     ------
@@ -215,7 +212,7 @@ def label_items(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> 
 
 
 def collect_methods(inputs: Inputs, labeled: Labeled) -> dict[str, Float64]:
-    """What majority votes and the label models say of every item: (n, k) by method."""
+    """Return what majority votes and the label models say of every item: (n, k) by method."""
     k = len(labeled.balance.values)
     # Plain majority vote knows no class balance: a row without votes is a tie of all classes.
     plain = MajorityVote(class_balance=np.full(k, 1 / k), lfs=len(inputs.lfs))
@@ -253,7 +250,7 @@ def _make_options(inputs: Inputs, balance: Balance, params: FitParams) -> Option
 def _fit(
     votes: Votes, inputs: Inputs, balance: Balance, options: Options, classes: tuple[str, ...], params: FitParams
 ) -> Fitted:
-    """The label model that `params` asks for, fitted on train (and anchored on valid gold where it can be)."""
+    """Return the label model that `params` asks for, fitted on train (and anchored on valid gold where it can be)."""
     notes = []
     train = inputs.split == Split.TRAIN
     known = inputs.gold != ABSTAIN
@@ -261,7 +258,7 @@ def _fit(
         notes.append("no labeling function votes on a train item: the label model is fitted on all items")
         train = np.ones(len(votes), dtype=bool)
     rows = np.flatnonzero(train | known)
-    anchors = GoldRows(rows=np.flatnonzero(known[rows]), classes=inputs.gold[rows][known[rows]])
+    anchors = find_gold_rows(inputs.gold[rows])
     choice = None
     if params.label_model is LabelModelKind.AUTO:
         with Progress("choosing a label model", total=TRIALS * WHOLE) as progress:
@@ -312,12 +309,11 @@ def _fit(
 
 
 def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
-    """Liger on the extended votes, in partitions of the embeddings."""
-    known = np.flatnonzero(inputs.gold != ABSTAIN)
+    """Return Liger on the extended votes, in partitions of the embeddings."""
     train = np.flatnonzero(inputs.split == Split.TRAIN)
     reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
     points = read_points(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
-    gold = GoldRows(rows=known, classes=inputs.gold[known])
+    gold = find_gold_rows(inputs.gold)
     with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
         return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, advance=progress.advance)
 
@@ -328,7 +324,7 @@ def _describe_liger(liger: Liger) -> dict[str, Any]:
 
 
 def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float64:
-    """(n, k): the model's posterior; a sequence never runs from one split into another."""
+    """Return the model's posterior, (n, k); a sequence never runs from one split into another."""
     if not isinstance(model, SequenceModel):
         return model.predict_proba(votes)
     probabilities = np.empty((len(votes), 2))
@@ -339,7 +335,7 @@ def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Fl
 
 
 def tabulate_labels(inputs: Inputs, labeled: Labeled, classes: tuple[str, ...]) -> pl.DataFrame:
-    """The table of labels: what the label model says of the extended votes."""
+    """Return the table of labels: what the label model says of the extended votes."""
     probabilities = labeled.extended.probabilities
     columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(probabilities, labeled.balance.values)]}
     columns |= {probability_column(name): probabilities[:, c] for c, name in enumerate(classes)}
@@ -352,7 +348,7 @@ def tabulate_labels(inputs: Inputs, labeled: Labeled, classes: tuple[str, ...]) 
 def _describe(
     inputs: Inputs, raw: Fitted, extended: Fitted, balance: Balance, classes: tuple[str, ...], params: FitParams
 ) -> dict[str, Any]:
-    """label_model.json: the shipped model first, then the same model on original votes."""
+    """Return label_model.json: the model on extended votes first, then the same kind on original votes."""
     return {
         "label_model": extended.kind,
         "options": params.flyingsquid.model_dump(mode="json") if extended.kind == "flyingsquid" else {},
@@ -380,10 +376,3 @@ def _describe_fit(inputs: Inputs, fitted: Fitted, classes: tuple[str, ...]) -> d
         "precision": dict(zip(inputs.lfs, precision, strict=True)),
         "model": fitted.model.to_json(),
     }
-
-
-def _as_matrix(table: pl.DataFrame, lfs: tuple[str, ...]) -> Votes:
-    """(n, m), each row contiguous."""
-    return (
-        np.ascontiguousarray(table.select(lfs).to_numpy()).astype(np.int8, copy=False).reshape(table.height, len(lfs))
-    )

@@ -85,7 +85,7 @@ class LabeledRows:
 
 
 def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledRows:
-    """The rows below `root` with the labels that the release in folder `release`, whose id is `base`, gives them.
+    """Return the rows below `root` with the labels that the release in folder `release`, whose id is `base`, gives them.
 
     `params` are the release's. Ingest and apply have to be up to date.
 
@@ -194,7 +194,7 @@ def _label(
 
 
 def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], votes: Int8) -> Float64:
-    """The posterior (q, k) of `points` (q, d), given what each LF votes there and how near its support is."""
+    """Return the posterior (q, k) of `points` (q, d), given what each LF votes there and how near its support is."""
     features = apply_spectral_map(model.spectral_map, points)
     head = np.exp(predict_log_proba(model.head, features))
     pooled = pool_votes(columns, model.reliability, model.bandwidth)
@@ -210,7 +210,7 @@ def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], 
 
 
 def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> npt.NDArray[np.bool_]:
-    """(n,) whether a row is of a reference split and was labeled by the run that made the model."""
+    """Return whether a row is of a reference split and was labeled by the run that made the model, (n,)."""
     if rows.schema[ITEM_ID] != before.schema[ITEM_ID]:
         return np.zeros(rows.height, bool)
     of_run = before.filter(pl.col("base").is_null()).select(ITEM_ID, of_run=pl.lit(True))
@@ -232,7 +232,7 @@ def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> Non
 
 
 def _propose(vectors: Float32, metric: Metric) -> Float32:
-    """What search multiplies: unit vectors for cosine, the embeddings for L2."""
+    """Return what search multiplies: unit vectors for cosine, the embeddings for L2."""
     if metric is Metric.L2:
         return vectors
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
@@ -241,7 +241,7 @@ def _propose(vectors: Float32, metric: Metric) -> Float32:
 
 
 def _search(support: Support, vectors: Float32, proposals: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
-    """The neighbors of all queries, a block at a time."""
+    """Return the neighbors of all queries, a block at a time."""
     q = len(vectors)
     similarity = np.full((len(support.pairs), q), np.nan, np.float32)
     position = np.full((len(support.pairs), q), NOBODY, np.int64)
@@ -257,7 +257,7 @@ def _search(support: Support, vectors: Float32, proposals: Float32, abstains: np
 
 
 def _cut_columns(model: SavedModel, L: Int8, support: Support, nearest: Nearest) -> Iterator[LFColumn]:
-    """What each LF says of the new rows."""
+    """Return what each LF says of the new rows."""
     for lf in range(len(model.lfs)):
         similarity = np.full((len(L), len(model.classes)), np.nan, np.float32)
         for place, pair in enumerate(support.pairs):
@@ -276,7 +276,7 @@ def _extend(
     release: Path,
     params: Params,
 ) -> pl.DataFrame:
-    """One row per extended vote on the new rows, as the extend stage has them."""
+    """Return one row per extended vote on the new rows, as the extend stage has them."""
     found = read_thresholds(release / "thresholds.json", list(model.lfs))
     given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
     neighbors = Neighbors(

@@ -55,6 +55,7 @@ from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import ContentHash, IndexDescription, hash_file, read_description, read_width
+from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import ROW_GROUP, read_batches, read_table, read_votes, write_batches
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, NEIGHBORS, RECALL, VOTES
 from tasks.tables.schemas import neighbor_column, similarity_column
@@ -177,7 +178,7 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> Inputs:
     return Inputs(
         ids=items[ITEM_ID],
         lfs=lfs,
-        L=votes.select(lfs).to_numpy().astype(np.int8, copy=False).reshape(items.height, len(lfs)),
+        L=to_matrix(votes),
         lends=items["split"].is_in([str(split) for split in params.reference]).to_numpy(),
         description=description,
         index=index,

@@ -47,7 +47,7 @@ from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
-from tasks.tables.label_matrix import to_matrix
+from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
 from tasks.tables.neighbor_columns import PairColumns, find_pair_columns
 from tasks.tables.parquet import read_table, read_votes, write_table
 from tasks.tables.paths import (
@@ -57,7 +57,6 @@ from tasks.tables.paths import (
     ITEMS,
     NEIGHBORS,
     SHIPPED_LABELS,
-    VALID_GOLD,
     VOTES,
 )
 from tasks.tables.saved_model import Method, SavedModel, write_model
@@ -191,7 +190,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
 
 
 def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
-    """Items, votes, points and gold of valid, rows joined by id.
+    """Return items, votes, points and gold of valid, rows joined by id.
 
     Raises
     ------
@@ -208,23 +207,15 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
             "items, so there is nothing to learn from. Check the labeling functions, then run 'dvc repro apply'."
         )
     metric = read_description(root).metric
+    gold = find_gold_rows(read_gold(root, items, k)) if params.gold == "valid" else None
     return Inputs(
         items=items,
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
         votes=votes,
         points=read_points(root, items, metric, (root / END_MODEL_SUMMARY).parent),
         metric=metric,
-        gold=_read_gold(root, items, k) if params.gold == "valid" else None,
+        gold=gold if gold is not None and len(gold.rows) else None,
     )
-
-
-def _read_gold(root: Path, items: pl.DataFrame, k: int) -> GoldRows | None:
-    gold = read_table(root / VALID_GOLD, schemas.gold(k))
-    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left").get_column("gold")
-    if joined.count() != gold.height:
-        raise DataError(f"{root / VALID_GOLD}: has items that {root / ITEMS} lacks. Run 'dvc repro ingest'.")
-    rows = joined.is_not_null().arg_true().to_numpy().astype(np.int64)
-    return GoldRows(rows=rows, classes=joined.drop_nulls().to_numpy().astype(np.int64)) if len(rows) else None
 
 
 def _can_learn_from_gold(inputs: Inputs) -> bool:
@@ -232,7 +223,7 @@ def _can_learn_from_gold(inputs: Inputs) -> bool:
 
 
 def _pick_shipped(inputs: Inputs, head: VoteHead) -> Method:
-    """The method whose labels are shipped: the end model, unless it has nothing but embeddings that say nothing.
+    """Return the method whose labels are shipped: the end model, unless it has nothing but embeddings that say nothing.
 
     With gold the end model weighs embeddings against votes by itself; without, it sees an item's embedding alone.
     """
@@ -248,7 +239,7 @@ def _hold_out(
     k: int,
     seed: int,
 ) -> dict[str, Float64]:
-    """The methods with what each says of gold rows when it has not learned from them, so that valid can judge them."""
+    """Return the methods with what each says of gold rows when it has not learned from them, so that valid can judge them."""
     if inputs.gold is None or not _can_learn_from_gold(inputs):
         return methods
     gold, vectors = inputs.gold, inputs.points.vectors[inputs.gold.rows]
@@ -267,7 +258,7 @@ def _hold_out(
 
 
 def _find_balance(head: VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float64:
-    """The class balance that `params` asks for; gold of train and test never enters."""
+    """Return the class balance that `params` asks for; gold of train and test never enters."""
     if isinstance(params.class_balance, tuple):
         given: Float64 = np.array(params.class_balance, dtype=np.float64)
         return given / np.float64(given.sum())
@@ -277,7 +268,7 @@ def _find_balance(head: VoteHead, gold: GoldRows | None, k: int, params: TrainPa
 
 
 def _log(probabilities: Float64) -> Float64:
-    """The log of probabilities, those of 0 taken for the smallest number there is."""
+    """Return the log of probabilities, those of 0 taken for the smallest number there is."""
     return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
@@ -298,7 +289,7 @@ def _describe(
     classes: tuple[str, ...],
     params: TrainParams,
 ) -> dict[str, Any]:
-    """end_model.json: what taught the model, and how much each source of evidence counted."""
+    """Return end_model.json: what taught the model, and how much each source of evidence counted."""
     gold_rows = 0 if inputs.gold is None else len(inputs.gold.rows)
     is_used = _can_learn_from_gold(inputs)
     if is_used:

@@ -33,10 +33,10 @@ from tasks.report.embedding_check import check_embedding
 from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.index_file import read_description
-from tasks.tables.label_matrix import to_matrix
+from tasks.tables.label_matrix import read_gold, to_matrix
 from tasks.tables.neighbor_columns import PairColumns, find_pair_columns, to_neighbors
 from tasks.tables.parquet import read_batches, read_table, read_votes
-from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VALID_GOLD, VOTES
+from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VOTES
 from tasks.tables.thresholds import Thresholds
 from tasks.tables.validation import require_same_items
 
@@ -107,9 +107,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     lfs = [name for name in votes.columns if name != ITEM_ID]
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
     require_same_items(root / ITEMS, items, root / VOTES, votes)
-    gold = read_table(root / VALID_GOLD, schemas.gold(len(classes)))
-    joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left")["gold"]
-    labels = joined.fill_null(ABSTAIN).to_numpy()
+    labels = read_gold(root, items, len(classes))
     metric = read_description(root).metric
     L = to_matrix(votes)
     for sentence in check_embedding(root, items, L, labels, len(classes), metric):
@@ -137,7 +135,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
 
 
 def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Chosen:
-    """The thresholds that `params` ask for; `read_rows` gives the neighbors of the items at positions (r,), ascending.
+    """Return the thresholds that `params` ask for; `read_rows` gives the neighbors of the items at positions (r,), ascending.
 
     Raises
     ------
@@ -178,7 +176,7 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
 def _gather_tuning_set(
     inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]
 ) -> TuningSet:
-    """What thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
+    """Return what thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
     L, labels = inputs.L, inputs.labels
     known = np.flatnonzero(labels != ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
@@ -227,7 +225,7 @@ def _require_lfs(params: TuneParams, lfs: list[str]) -> None:
 
 
 def _read_rows(root: Path, items: pl.DataFrame, pairs: PairColumns, rows: npt.NDArray[np.int64]) -> Neighbors:
-    """The similarities of the items at positions `rows`, ascending; other rows are read and let go."""
+    """Return the similarities of the items at positions `rows`, ascending; other rows are read and let go."""
     needed = [ITEM_ID, *pairs.similarity]
     similarity = np.empty((len(pairs.similarity), len(rows)), np.float32)
     ids = []
@@ -247,7 +245,7 @@ def _read_rows(root: Path, items: pl.DataFrame, pairs: PairColumns, rows: npt.ND
 def _count_extended(
     root: Path, items: pl.DataFrame, pairs: PairColumns, candidates: list[Float64]
 ) -> list[npt.NDArray[np.int64]]:
-    """By LF, how many of all items each candidate extends it to."""
+    """Return by LF, how many of all items each candidate extends it to."""
     needed = [ITEM_ID, *pairs.similarity]
     counts = [np.zeros(len(one), np.int64) for one in candidates]
     with Progress("measuring coverage", total=items.height) as progress:
@@ -264,14 +262,14 @@ def _number(value: float | None) -> float:
 
 
 def _to_user(similarity: float, metric: Metric) -> float | None:
-    """A threshold on similarity as users know it: a cosine or a distance, None for "do not extend"."""
+    """Return a threshold on similarity as users know it: a cosine or a distance, None for "do not extend"."""
     if np.isinf(similarity):
         return None
     return float(similarity if metric == Metric.COSINE else -similarity)
 
 
 def _summarize(found: Thresholds, params: TuneParams, choice: Choice | None) -> str:
-    """What a person wants to know about the choice, in one line."""
+    """Return what a person wants to know about the choice, in one line."""
     extended = sum(value is not None for value in found.thresholds.values())
     line = f"tune: {found.method}, {found.chosen_on}: {extended} of {len(found.thresholds)} LFs are extended"
     if choice is not None:

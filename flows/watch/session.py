@@ -30,9 +30,9 @@ from tasks.errors import EpoxyError
 from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_csv
-from tasks.tables.label_matrix import to_matrix
+from tasks.tables.label_matrix import read_gold, to_matrix
 from tasks.tables.parquet import count_rows, read_table, read_votes
-from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
+from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY
 from tasks.tables.paths import VOTES as VOTES_PATH
 from tasks.tables.validation import require_same_items
 
@@ -74,10 +74,8 @@ class Data:
 
     items: pl.DataFrame
     """item_id, split."""
-    gold: pl.DataFrame
-    """item_id, gold: of valid items."""
     labels: npt.NDArray[np.int8]
-    """(n,) the same in the order of items, ABSTAIN where unknown."""
+    """(n,) valid gold in the order of items, ABSTAIN where unknown."""
     search: search.Inputs
 
 
@@ -221,12 +219,9 @@ class Session:
     def _load(self, params: Params) -> Data:
         k = len(params.classes)
         items = read_table(self.copy / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-        gold = read_table(self.copy / VALID_GOLD, schemas.gold(k))
-        joined = items.join(gold, on=ITEM_ID, how="left", maintain_order="left")["gold"]
         return Data(
             items=items,
-            gold=gold,
-            labels=joined.fill_null(ABSTAIN).to_numpy(),
+            labels=read_gold(self.copy, items, k),
             search=search.read_inputs(self.copy, k, params.search),
         )
 
@@ -238,7 +233,7 @@ class Session:
     def _label(
         self, data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
     ) -> _Labels:
-        inputs = fit.join_inputs(data.items, data.gold, votes, extended)
+        inputs = fit.join_inputs(data.items, data.labels, votes, extended)
         # Its products are small: with a second thread they wait for it, with other work on the machine for long.
         with self._threads.limit(limits=1, user_api="blas"):
             labeled = fit.label_items(inputs, classes, params.fit)

@@ -97,7 +97,7 @@ def view_result(result: Result, flips: Flips | None, *, seconds: float, follows:
         seconds=seconds,
         steps=dict(result.seconds),
         items=result.votes.height,
-        valid_gold=result.data.gold.height,
+        valid_gold=int((result.data.labels != ABSTAIN).sum()),
         lfs=lfs,
         coverage=_measure_coverage(result.votes),
         coverage_extended=_measure_coverage(result.extension.votes),

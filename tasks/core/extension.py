@@ -35,7 +35,7 @@ class NearestVotes:
 
 
 def find_nearest_votes(neighbors: Neighbors, m: int) -> NearestVotes:
-    """The vote of each LF's nearest support item, of any class; a tie between classes gives none.
+    """Return the vote of each LF's nearest support item, of any class; a tie between classes gives none.
 
     >>> two_classes = Neighbors(
     ...     lf=np.array([0, 0]), label=np.int8([0, 1]), similarity=np.float32([[0.9, 0.5], [0.8, 0.5]])
@@ -63,18 +63,18 @@ def find_nearest_votes(neighbors: Neighbors, m: int) -> NearestVotes:
 
 
 def find_abstaining_cells(L: Votes) -> Bool:
-    """The cells (n, m) of `L` (n, m) that abstain: Epoxy's scope."""
+    """Return the cells (n, m) of `L` (n, m) that abstain: Epoxy's scope."""
     abstains: Bool = L == ABSTAIN
     return abstains
 
 
 def find_abstaining_rows(L: Votes) -> Bool:
-    """The cells (n, m) of rows of `L` (n, m) on which every LF abstains: no conflict with explicit votes is added."""
+    """Return the cells (n, m) of rows of `L` (n, m) on which every LF abstains: no conflict with explicit votes is added."""
     return np.broadcast_to((L == ABSTAIN).all(axis=1, keepdims=True), L.shape)
 
 
 def to_similarity(thresholds: Float64, metric: MetricName) -> Float64:
-    """Thresholds (m,) as users give them to thresholds on similarity; NaN ("do not extend") becomes infinity.
+    """Return thresholds (m,) as users give them to thresholds on similarity; NaN ("do not extend") becomes infinity.
 
     A user gives L2 thresholds as plain distances; this is the only place that turns them around.
 
@@ -86,7 +86,7 @@ def to_similarity(thresholds: Float64, metric: MetricName) -> Float64:
 
 
 def extend_votes(nearest_votes: NearestVotes, scope: Bool, thresholds: Float64) -> Bool:
-    """The cells (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
+    """Return the cells (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
 
     `thresholds` (m,) are those of `to_similarity`. A cosine threshold of 1 never extends, since similarity is at most
     1; votes that exist are kept because no scope holds them.

@@ -75,7 +75,7 @@ class ThresholdRange:
 
 
 def find_majority(L: Votes, k: int) -> Votes:
-    """The class (n,) that most LFs vote for; ABSTAIN without votes or where several classes have most.
+    """Return the class (n,) that most LFs vote for; ABSTAIN without votes or where several classes have most.
 
     >>> find_majority(np.int8([[0, 0, 1], [1, -1, 0], [-1, -1, -1]]), 2).tolist()
     [0, -1, -1]
@@ -87,7 +87,7 @@ def find_majority(L: Votes, k: int) -> Votes:
 
 
 def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance: Advance = ignore_progress) -> Fitness:
-    """How often neighbors agree, from an n x n comparison in blocks; meant for a sample.
+    """Return how often neighbors agree, from an n x n comparison in blocks; meant for a sample.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance
 
 
 def judge_fitness(fitness: Fitness) -> Carries:
-    """Whether the nearest neighbor's label is a better guess than that of any other item.
+    """Return whether the nearest neighbor's label is a better guess than that of any other item.
 
     UNKNOWN with a single class, or where agreement is not clearly above chance and the sample too small to expect it.
     """
@@ -168,7 +168,7 @@ def judge_fitness(fitness: Fitness) -> Carries:
 
 
 def suggest_range(fitness: Fitness) -> ThresholdRange | None:
-    """From where agreement has fallen halfway to chance, up to the similarity that half of the items have a neighbor of.
+    """Return the range from halfway down to chance up to the similarity that half of the items have a neighbor of.
 
     None if neighbors do not tell the label (`judge_fitness`), or agree too little even in the nearest bin.
     """

@@ -24,7 +24,7 @@ class GoldCounts:
 
 
 def count_votes(L: Votes) -> Int64:
-    """Number of votes of each LF, int64 of shape (m,).
+    """Return the number of votes of each LF, int64 of shape (m,).
 
     >>> count_votes(np.array([[0, -1], [1, -1], [-1, -1]], dtype=np.int8)).tolist()
     [2, 0]
@@ -33,7 +33,7 @@ def count_votes(L: Votes) -> Int64:
 
 
 def find_polarity(L: Votes, k: int) -> npt.NDArray[np.bool_]:
-    """Whether each LF ever votes each of the k classes, of shape (m, k).
+    """Return whether each LF ever votes each of the k classes, of shape (m, k).
 
     >>> find_polarity(np.array([[0, -1], [1, -1]], dtype=np.int8), k=2).tolist()
     [[True, True], [False, False]]
@@ -42,12 +42,12 @@ def find_polarity(L: Votes, k: int) -> npt.NDArray[np.bool_]:
 
 
 def measure_coverage(L: Votes) -> Float64:
-    """Share of all items on which each LF votes, float64 of shape (m,) in [0, 1]; NaN without items."""
+    """Return the share of all items on which each LF votes, float64 of shape (m,) in [0, 1]; NaN without items."""
     return _share(count_votes(L), L.shape[0])
 
 
 def count_overlaps(L: Votes) -> Int64:
-    """Number of items on which each LF votes and so does another, int64 of shape (m,).
+    """Return the number of items on which each LF votes and so does another, int64 of shape (m,).
 
     >>> count_overlaps(np.array([[0, 0, -1], [1, -1, -1]], dtype=np.int8)).tolist()
     [1, 1, 0]
@@ -60,13 +60,8 @@ def count_overlaps(L: Votes) -> Int64:
     return _count_each(voted & shared[:, None])
 
 
-def measure_overlaps(L: Votes) -> Float64:
-    """Share of all items on which each LF votes and so does another, float64 of shape (m,); NaN without items."""
-    return _share(count_overlaps(L), L.shape[0])
-
-
 def count_conflicts(L: Votes) -> Int64:
-    """Number of items on which each LF votes and another votes another class, int64 of shape (m,).
+    """Return the number of items on which each LF votes and another votes another class, int64 of shape (m,).
 
     On a row with two classes or more, every LF that votes has another against it.
 
@@ -78,11 +73,6 @@ def count_conflicts(L: Votes) -> Int64:
     lowest = L.view(np.uint8).min(axis=1, initial=np.iinfo(np.uint8).max)
     disputed = highest > lowest
     return _count_each((L != ABSTAIN) & disputed[:, None])
-
-
-def measure_conflicts(L: Votes) -> Float64:
-    """Share of all items on which each LF votes and another votes another class, float64 (m,); NaN without items."""
-    return _share(count_conflicts(L), L.shape[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +90,7 @@ class VoteCounts:
     gold: GoldCounts
 
     def __add__(self, other: "VoteCounts") -> "VoteCounts":
-        """The counts of both parts together."""
+        """Return the counts of both parts together."""
         return VoteCounts(
             n=self.n + other.n,
             votes=self.votes + other.votes,
@@ -111,12 +101,12 @@ class VoteCounts:
         )
 
     def share(self, counts: Int64) -> Float64:
-        """`counts` as shares of all rows, float64 of shape (m,); NaN without rows."""
+        """Return `counts` as shares of all rows, float64 of shape (m,); NaN without rows."""
         return _share(counts, self.n)
 
 
 def count_all(L: Votes, gold: npt.NDArray[np.integer], k: int) -> VoteCounts:
-    """The counts of these rows; `gold`, integers of shape (n,), is -1 where it is unknown."""
+    """Return the counts of these rows; `gold`, integers of shape (n,), is -1 where it is unknown."""
     return VoteCounts(
         n=len(L),
         votes=count_votes(L),
@@ -128,7 +118,7 @@ def count_all(L: Votes, gold: npt.NDArray[np.integer], k: int) -> VoteCounts:
 
 
 def count_correct(L: Votes, gold: npt.NDArray[np.integer]) -> GoldCounts:
-    """Votes of each LF on items with gold, and how many of them equal it.
+    """Return votes of each LF on items with gold, and how many of them equal it.
 
     Parameters
     ----------
@@ -150,12 +140,12 @@ def count_correct(L: Votes, gold: npt.NDArray[np.integer]) -> GoldCounts:
 
 
 def measure_precision(counts: GoldCounts) -> Float64:
-    """Share of each LF's judged votes that are right, float64 of shape (m,); NaN for an LF with none."""
+    """Return the share of each LF's judged votes that are right, float64 of shape (m,); NaN for an LF with none."""
     return _share(counts.correct, counts.votes)
 
 
 def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Float64, Float64]:
-    """Lower and upper bound of each LF's precision, float64 of shape (m,) each; NaN for an LF without judged votes.
+    """Return the lower and upper bound of each LF's precision, float64 of shape (m,) each; NaN for an LF without judged votes.
 
     Unlike the normal approximation, it stays within [0, 1] and does not shrink to a point at 0 of n or n of n.
 
@@ -175,10 +165,10 @@ def wilson_interval(counts: GoldCounts, confidence: float = 0.95) -> tuple[Float
 
 
 def _count_each(found: npt.NDArray[np.bool_]) -> Int64:
-    """How often each column of `found` (n, m) is true; column by column, which is much faster than along an axis."""
+    """Return how often each column of `found` (n, m) is true; column by column, which is much faster than along an axis."""
     return np.fromiter(map(np.count_nonzero, found.T), dtype=np.int64, count=found.shape[1])
 
 
 def _share(part: Int64, whole: Int64 | int) -> Float64:
-    """`part` / `whole`, NaN where `whole` is 0."""
+    """Return `part` / `whole`, NaN where `whole` is 0."""
     return part / np.where(np.asarray(whole) > 0, whole, np.nan)

@@ -74,7 +74,7 @@ class Resampled:
 
 
 def score(P: Float64, gold: GoldClasses) -> Scores:
-    """All scores of probabilities `P` against `gold`; with no row at all, everything but n and counts is NaN."""
+    """Return all scores of probabilities `P` against `gold`; with no row at all, everything but n and counts is NaN."""
     n, k = P.shape
     shares = share_labels(P) if n else np.zeros((0, k))
     confusion = _one_hot(gold, k).T @ shares
@@ -96,7 +96,7 @@ def score(P: Float64, gold: GoldClasses) -> Scores:
 
 
 def reliability(P: Float64, gold: GoldClasses) -> Reliability:
-    """Mean confidence (the highest probability) and accuracy per bin; no bins without rows.
+    """Return the mean confidence (the highest probability) and accuracy per bin; no bins without rows.
 
     At most BINS bins of about equal mass. Rows of equal confidence stay in one bin, by the middle of their ranks, so
     that neither row order nor a vote pattern that many items share can split them; a bin may thus stay empty and is
@@ -122,7 +122,7 @@ def reliability(P: Float64, gold: GoldClasses) -> Reliability:
 
 
 def calibration_error(curve: Reliability) -> float:
-    """The expected calibration error in [0, 1]: the mean over rows of |accuracy - confidence| of their bin.
+    """Return the expected calibration error in [0, 1]: the mean over rows of |accuracy - confidence| of their bin.
 
     Source: Naeini, Cooper and Hauskrecht 2015, with bins of equal mass; NaN without rows.
     """
@@ -133,7 +133,7 @@ def calibration_error(curve: Reliability) -> float:
 def resample(
     probabilities: list[Float64], gold: GoldClasses, *, resamples: int, seed: int, advance: Advance = ignore_progress
 ) -> Resampled:
-    """Statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
+    """Return statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
 
     `probabilities` holds M arrays (n, k) over the same rows; sharing the samples is what makes differences between
     methods paired. Row statistics are summed with the multinomial weights of a block of resamples at a time, so the
@@ -165,7 +165,7 @@ def resample(
 
 
 def percentile_interval(samples: Float64, confidence: float) -> Float64:
-    """Lower and upper end of the central `confidence` share of samples: float64 (..., 2) from (..., B).
+    """Return the lower and upper end of the central `confidence` share of samples: float64 (..., 2) from (..., B).
 
     Source: the percentile method of Efron and Tibshirani 1993, chapter 13. NaN without samples.
     """
@@ -176,7 +176,7 @@ def percentile_interval(samples: Float64, confidence: float) -> Float64:
 
 
 def _row_statistics(P: Float64, gold: GoldClasses) -> Float64:
-    """What each row adds to the sums behind every statistic: hits per class, labels per class, log loss, Brier."""
+    """Return what each row adds to the sums behind every statistic: hits per class, labels per class, log loss, Brier."""
     n, k = P.shape
     shares, index = share_labels(P), np.arange(n)
     statistics = np.zeros((n, 2 * k + 2))
@@ -188,7 +188,7 @@ def _row_statistics(P: Float64, gold: GoldClasses) -> Float64:
 
 
 def _weights(generator: np.random.Generator, n: int, resamples: int) -> Float64:
-    """How often each of n rows is drawn in each resample: float64 (resamples, n), rows sum to n."""
+    """Return how often each of n rows is drawn in each resample: float64 (resamples, n), rows sum to n."""
     draws = generator.integers(0, n, size=(resamples, n))
     draws += np.arange(resamples)[:, None] * n
     return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
@@ -213,19 +213,19 @@ def _brier_losses(P: Float64, gold: GoldClasses) -> Float64:
 
 
 def _f1(hits: Float64, predicted: Float64, support: npt.ArrayLike) -> Float64:
-    """2 hits / (predicted + support) where there is support, else NaN."""
+    """Return 2 hits / (predicted + support) where there is support, else NaN."""
     size = np.asarray(support, np.float64)
     return np.where(size > 0, _ratio(2 * hits, predicted + size), np.nan)
 
 
 def _mean_defined(values: Float64) -> Float64:
-    """The mean over the last axis of what is not NaN; NaN where nothing is left."""
+    """Return the mean over the last axis of what is not NaN; NaN where nothing is left."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Float64:
-    """part / whole as float64, NaN where whole is 0."""
+    """Return part / whole as float64, NaN where whole is 0."""
     over, under = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     shape = np.broadcast_shapes(over.shape, under.shape)
     quotient: Float64 = np.divide(over, under, out=np.full(shape, np.nan), where=under > 0)

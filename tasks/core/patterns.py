@@ -29,7 +29,7 @@ class Patterns:
 
 
 def find_patterns(votes: npt.NDArray[np.int8]) -> Patterns:
-    """The distinct rows of `votes` (n, m) in an order that depends on their content alone, not on the order of rows.
+    """Return the distinct rows of `votes` (n, m) in an order that depends on their content alone, not on the order of rows.
 
     Sorts one 64-bit hash per row and then proves on the rows themselves that no two patterns share a hash, so the
     result is exact; the cost is linear in the votes, and one sort of n numbers.
@@ -54,7 +54,7 @@ def find_patterns(votes: npt.NDArray[np.int8]) -> Patterns:
 
 
 def _group(words: npt.NDArray[np.uint64], seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
-    """A row of each pattern, and the pattern of each row; None if two patterns share a hash under this seed."""
+    """Return a row of each pattern, and the pattern of each row; None if two patterns share a hash under this seed."""
     n = len(words)
     hashes = np.full(n, seed, dtype=np.uint64)
     for column in words.T:

@@ -87,7 +87,7 @@ thresholds to start from (m,), which LFs are free (m,), and who is told of this 
 
 
 def propose_thresholds(similarity: Float32, count: int) -> Float64:
-    """Candidates, descending: infinity ("do not extend"), then at most `count` distinct quantiles of `similarity` (r,).
+    """Return candidates, descending: infinity ("do not extend"), then at most `count` distinct quantiles of `similarity` (r,).
 
     The last one lies just below the smallest similarity, so that it extends everything. NaN is passed over.
 
@@ -105,7 +105,7 @@ def propose_thresholds(similarity: Float32, count: int) -> Float64:
 
 
 def draw_hidden(L: Votes, seed: int = 0) -> Hidden:
-    """One vote of each row of `L` (n, m) that has any, of at most `HIDDEN` rows, all drawn with `seed`."""
+    """Return one vote of each row of `L` (n, m) that has any, of at most `HIDDEN` rows, all drawn with `seed`."""
     count = np.count_nonzero(L != ABSTAIN, axis=1)
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.permutation(np.flatnonzero(count))[:HIDDEN])
@@ -116,7 +116,7 @@ def draw_hidden(L: Votes, seed: int = 0) -> Hidden:
 
 
 def hide_votes(judged: JudgedItems, lf: Int64) -> JudgedItems:
-    """The same items without the votes of `lf` (n,), one LF for each item, and these votes in place of gold.
+    """Return the same items without the votes of `lf` (n,), one LF for each item, and these votes in place of gold.
 
     Each class that is among them has the same total weight, and all n items that of n.
     """
@@ -137,13 +137,13 @@ def hide_votes(judged: JudgedItems, lf: Int64) -> JudgedItems:
 
 
 def extend(judged: JudgedItems, thresholds: Float64) -> Votes:
-    """The votes (n, m) after extension with `thresholds` (m,) on similarity."""
+    """Return the votes (n, m) after extension with `thresholds` (m,) on similarity."""
     extended = (judged.L == ABSTAIN) & (judged.vote != ABSTAIN) & (judged.similarity.astype(np.float64) > thresholds)
     return np.where(extended, judged.vote, judged.L)
 
 
 def score_votes(judged: JudgedItems, L: Votes) -> float:
-    """Accuracy or macro F1, in [0, 1], of the majority vote of `L` (n, m) on the items of `judged`; NaN if n is 0.
+    """Return accuracy or macro F1, in [0, 1], of the majority vote of `L` (n, m) on the items of `judged`; NaN if n is 0.
 
     Macro F1 is the mean over the classes that occur in gold.
     """
@@ -154,7 +154,7 @@ def score_votes(judged: JudgedItems, L: Votes) -> float:
 
 
 def trace_curve(judged: JudgedItems, thresholds: Float64, lf: int, candidates: Float64) -> Float64:
-    """The objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
+    """Return the objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
     without = np.where(np.arange(len(thresholds)) == lf, np.inf, thresholds)
     counts = _count_votes(extend(judged, without), judged.k)[None]
     weight, own = judged.weight[None], _rank_offers(judged, lf)
@@ -165,13 +165,13 @@ def trace_curve(judged: JudgedItems, thresholds: Float64, lf: int, candidates: F
 
 
 def count_above(similarity: Float32, thresholds: Float64) -> Int64:
-    """How many of `similarity` (r,), NaN passed over, are above each of `thresholds` (c,)."""
+    """Return how many of `similarity` (r,), NaN passed over, are above each of `thresholds` (c,)."""
     known = np.sort(similarity[~np.isnan(similarity)]).astype(np.float64)
     return len(known) - np.searchsorted(known, thresholds, side="right")
 
 
 def trace_coverage(judged: JudgedItems, lf: int, candidates: Float64) -> Float64:
-    """The share (c,) of items with a vote of `lf` for each candidate as its threshold."""
+    """Return the share (c,) of items with a vote of `lf` for each candidate as its threshold."""
     abstains = judged.L[:, lf] == ABSTAIN
     votes = (~abstains).sum() + count_above(judged.similarity[abstains, lf], candidates)
     share: Float64 = votes / len(abstains)
@@ -186,7 +186,7 @@ def fit_global(
     free: Bool,
     advance: Advance = ignore_progress,
 ) -> Float64:
-    """The best single threshold for all `free` LFs (m,), the others keeping `start`; among equals the highest.
+    """Return the best single threshold for all `free` LFs (m,), the others keeping `start`; among equals the highest.
 
     All entries of `candidates` are the same.
     """
@@ -201,7 +201,7 @@ def fit_global(
 
 
 def _count_each(judged: JudgedItems, candidates: Float64, start: Float64, free: Bool) -> Iterator[Counts]:
-    """Votes (c, k, n) after extension of all `free` LFs at each of some `candidates`, until all had their turn."""
+    """Return votes (c, k, n) after extension of all `free` LFs at each of some `candidates`, until all had their turn."""
     n, k = len(judged.L), judged.k
     rows, lfs = np.nonzero((judged.L == ABSTAIN) & (judged.vote != ABSTAIN) & free)
     cell = judged.vote[rows, lfs].astype(np.int64) * n + rows
@@ -227,7 +227,7 @@ def fit_per_lf(
     free: Bool,
     advance: Advance = ignore_progress,
 ) -> Float64:
-    """Thresholds (f, m) by coordinate ascent from `start`: LF by LF the best candidate, until none gains.
+    """Return thresholds (f, m) by coordinate ascent from `start`: LF by LF the best candidate, until none gains.
 
     Among equals the highest.
     """
@@ -265,7 +265,7 @@ def choose_thresholds(
     free: Bool,
     advance: Advance = ignore_progress,
 ) -> Choice:
-    """Cross-fitted thresholds: the upper median, by LF, of those that `fit` finds with one fold at a time left out.
+    """Return cross-fitted thresholds: the upper median, by LF, of those that `fit` finds with one fold at a time left out.
 
     So a threshold is kept only where most subsets agree on one at least as low, and few items cannot carry it. If the
     left-out items do not gain, the thresholds are those of `start`.
@@ -303,13 +303,13 @@ def choose_thresholds(
 
 
 def _find_first_best(scores: Float64) -> Int64:
-    """Position, along the last axis, of the first score that no other exceeds by more than rounding."""
+    """Return position, along the last axis, of the first score that no other exceeds by more than rounding."""
     found: Int64 = np.argmax(scores >= scores.max(axis=-1, keepdims=True) - _GAIN, axis=-1)
     return found
 
 
 def _take_each(gained: Float64, place: Int64) -> Float64:
-    """(f, q, 1): of each of f parts, its own `place` (f,) along the last axis."""
+    """Return of each of f parts, its own `place` (f,) along the last axis, (f, q, 1)."""
     return np.take_along_axis(gained, place[:, None, None], axis=2)
 
 
@@ -325,11 +325,11 @@ class _Ranked:
     """(r,)"""
 
     def count_above(self, thresholds: Float64) -> Int64:
-        """How many are above each of `thresholds` (c,)."""
+        """Return how many are above each of `thresholds` (c,)."""
         return len(self.rows) - np.searchsorted(self.similarity[::-1], thresholds, side="right")
 
     def cast(self, thresholds: Float64) -> Counts:
-        """(f, k, r): the votes that each of f `thresholds` lets pass."""
+        """Return the votes that each of f `thresholds` lets pass, (f, k, r)."""
         above = np.arange(len(self.rows)) < self.count_above(thresholds)[:, None]
         return above[:, None] * self.vote
 
@@ -347,12 +347,12 @@ def _rank_offers(judged: JudgedItems, lf: int) -> _Ranked:
 
 
 def _count_votes(L: Votes, k: int) -> Counts:
-    """Votes (k, n) for each class; class by class, since sums and maxima over two or ten cells in a row are slow."""
+    """Return votes (k, n) for each class; class by class, since sums and maxima over two or ten cells in a row are slow."""
     return np.stack([np.equal(L, label).sum(axis=1, dtype=np.int16) for label in range(k)])
 
 
 def _judge(judged: JudgedItems, counts: Counts, rows: Int64 | slice = slice(None)) -> Float64:
-    """(f, q, r): what the majority vote of `counts` (f, k, r) on `rows` adds to the sums that the objective is made of.
+    """Return what the majority vote of `counts` (f, k, r) on `rows` adds to the sums that the objective is made of, (f, q, r).
 
     Accuracy: the share of the gold class. Macro F1: that for each class, then the share of each class. Tied classes
     share evenly.
@@ -367,7 +367,7 @@ def _judge(judged: JudgedItems, counts: Counts, rows: Int64 | slice = slice(None
 
 
 def _score(judged: JudgedItems, weight: Float64, totals: Float64) -> Float64:
-    """The objective (f, c) from sums (f, q, c) as of `_judge`, of items that weigh `weight` (f, n)."""
+    """Return the objective (f, c) from sums (f, q, c) as of `_judge`, of items that weigh `weight` (f, n)."""
     if judged.objective == "accuracy":
         accuracy: Float64 = totals[:, 0] / weight.sum(axis=1, keepdims=True)
         return accuracy
@@ -381,7 +381,7 @@ def _score(judged: JudgedItems, weight: Float64, totals: Float64) -> Float64:
 def _try_offers(
     judged: JudgedItems, weight: Float64, counts: Counts, own: _Ranked, thresholds: Float64
 ) -> tuple[Counts, Float64]:
-    """Votes (f, k, r) on the items of an LF's offers without these, and what its nearest 0, 1, ..., r offers gain.
+    """Return votes (f, k, r) on the items of an LF's offers without these, and what its nearest 0, 1, ..., r offers gain.
 
     `counts` (f, k, n) are the votes with its extension at `thresholds` (f,); gains are (f, q, r + 1). Each offered vote
     changes its own item alone, so that in order of falling similarity the changes add up.

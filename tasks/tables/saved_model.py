@@ -114,7 +114,7 @@ def write_model(path: Path, model: SavedModel) -> None:
 
 
 def read_model(path: Path) -> SavedModel:
-    """The checked model at `path`.
+    """Return the checked model at `path`.
 
     Raises
     ------

@@ -27,7 +27,7 @@ class Thresholds(BaseModel):
 
 
 def read_thresholds(path: Path, lfs: list[str]) -> Thresholds:
-    """The checked contents of thresholds.json, for exactly these LFs.
+    """Return the checked contents of thresholds.json, for exactly these LFs.
 
     Raises
     ------

@@ -109,8 +109,8 @@ class Project:
                     "|".join(name for name, votes in zip(self.classes, row, strict=True) if votes)
                     for row in lf_analysis.find_polarity(self.original, k)
                 ],
-                "overlaps": lf_analysis.measure_overlaps(self.original),
-                "conflicts": lf_analysis.measure_conflicts(self.original),
+                "overlaps": lf_analysis.count_overlaps(self.original) / len(self.original),
+                "conflicts": lf_analysis.count_conflicts(self.original) / len(self.original),
             }
         )
         write_csv(root / LF_SUMMARY, summary)

@@ -16,10 +16,10 @@ from tasks.core.label_models.nearvote import (
     WEIGHT_SPREAD,
     LFColumn,
     PooledVotes,
+    apply_balance,
     choose_bandwidth,
+    fit_balance,
     fit_nearvote,
-    iterate_columns,
-    match_class_balance,
     measure_gold_similarity,
     measure_similarity_to_gold,
     pool_votes,
@@ -29,6 +29,14 @@ from tasks.core.label_models.nearvote import (
 from tasks.core.types import GoldRows
 
 NAN = float("nan")
+
+
+def match_class_balance(evidence, class_balance):
+    return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
+
+
+def cut_columns(votes, similarity):
+    return [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf]) for lf in range(votes.shape[1])]
 
 
 def column(votes, similarity):
@@ -75,7 +83,7 @@ def task(seed=0, n=120, k=2, m=5, d=6):
 def label(points, votes, similarity, k=2, gold=None, seed=0):
     """Nearvote from start to end, with a uniform class balance."""
     head = fit_vote_head(points, votes, k)
-    columns = list(iterate_columns(votes, similarity))
+    columns = cut_columns(votes, similarity)
     pooled = pool_votes(columns, head.reliability, choose_bandwidth(columns))
     near_gold = None if gold is None else measure_gold_similarity(points, gold, k)
     return fit_nearvote(pooled, head, np.full(k, 1 / k), gold, near_gold, seed)
@@ -323,8 +331,8 @@ def test_copies_of_all_lfs_turn_nothing(with_gold):
 def test_copies_of_one_lf_scale_its_share_at_most(seed, copies):
     _, votes, similarity, _ = task(seed, n=30)
     which = np.r_[np.arange(5), np.zeros(copies - 1, int)]
-    one = pool_votes(iterate_columns(votes, similarity), np.ones((5, 2)), 5.0)
-    more = pool_votes(iterate_columns(votes[:, which], similarity[:, which]), np.ones((len(which), 2)), 5.0)
+    one = pool_votes(cut_columns(votes, similarity), np.ones((5, 2)), 5.0)
+    more = pool_votes(cut_columns(votes[:, which], similarity[:, which]), np.ones((len(which), 2)), 5.0)
     before, after = one.own + one.near, more.own + more.near
     assert (after >= before - 1e-12).all() and (after <= copies * before + 1e-12).all()
 
@@ -337,12 +345,12 @@ def test_the_order_of_items_and_lfs_does_not_matter(with_gold):
     gold = gold_of(range(50), truth[:50]) if with_gold else None
     turned_gold = gold_of(np.argsort(rows)[:50], truth[:50]) if with_gold else None
     head = fit_vote_head(points, votes, 2)
-    columns = list(iterate_columns(votes, similarity))
+    columns = cut_columns(votes, similarity)
     b = choose_bandwidth(columns)
     balance = np.array([0.4, 0.6])
     near = measure_gold_similarity(points, gold, 2) if with_gold else None
     one = fit_nearvote(pool_votes(columns, head.reliability, b), head, balance, gold, near)
-    columns = list(iterate_columns(votes[rows][:, lfs], similarity[rows][:, lfs]))
+    columns = cut_columns(votes[rows][:, lfs], similarity[rows][:, lfs])
     assert choose_bandwidth(columns) == b
     turned_head = head_of(proba=head.proba[rows], reliability=head.reliability[lfs])
     turned = fit_nearvote(

@@ -25,8 +25,8 @@ matrices = arrays.arrays(np.int8, st.tuples(st.integers(1, 8), st.integers(1, 5)
 def test_counted_by_hand() -> None:
     assert lf_analysis.count_votes(L).tolist() == [4, 3, 1, 0]
     assert lf_analysis.measure_coverage(L).tolist() == [4 / 5, 3 / 5, 1 / 5, 0]
-    assert lf_analysis.measure_overlaps(L).tolist() == [3 / 5, 3 / 5, 1 / 5, 0]
-    assert lf_analysis.measure_conflicts(L).tolist() == [2 / 5, 2 / 5, 1 / 5, 0]
+    assert lf_analysis.count_overlaps(L).tolist() == [3, 3, 1, 0]
+    assert lf_analysis.count_conflicts(L).tolist() == [2, 2, 1, 0]
     assert lf_analysis.find_polarity(L, k=3).tolist() == [
         [True, True, True],
         [True, True, True],
@@ -46,8 +46,10 @@ def test_precision_counts_only_votes_on_items_with_gold() -> None:
 
 def test_no_items_leave_shares_undefined() -> None:
     empty = np.zeros((0, 2), dtype=np.int8)
-    for measure in (lf_analysis.measure_coverage, lf_analysis.measure_overlaps, lf_analysis.measure_conflicts):
-        assert np.isnan(measure(empty)).all()
+    counts = lf_analysis.count_all(empty, np.zeros(0, dtype=np.int8), k=2)
+    for counted in (counts.votes, counts.overlaps, counts.conflicts):
+        assert np.isnan(counts.share(counted)).all()
+    assert np.isnan(lf_analysis.measure_coverage(empty)).all()
 
 
 @given(matrices)
@@ -60,8 +62,8 @@ def test_overlaps_and_conflicts_equal_pairwise_counting(votes: npt.NDArray[np.in
             if votes[i, j] != -1:
                 overlaps[j] += bool(others)
                 conflicts[j] += any(other != votes[i, j] for other in others)
-    assert lf_analysis.measure_overlaps(votes).tolist() == (overlaps / n).tolist()
-    assert lf_analysis.measure_conflicts(votes).tolist() == (conflicts / n).tolist()
+    assert lf_analysis.count_overlaps(votes).tolist() == overlaps.tolist()
+    assert lf_analysis.count_conflicts(votes).tolist() == conflicts.tolist()
 
 
 def test_wilson_interval_of_a_known_case() -> None:

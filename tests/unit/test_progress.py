@@ -12,13 +12,12 @@ from tasks.core.classifiers.end_model import END_WORK, fit_end_model
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, fit_vote_head
 from tasks.core.fitness import measure_fitness
-from tasks.core.label_models.base import Gold
 from tasks.core.label_models.choice import CANDIDATES, TRIALS, Options, choose_kind, fit_label_model
 from tasks.core.label_models.liger import PARTS, fit_liger
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
+    LFColumn,
     fit_nearvote,
-    iterate_columns,
     measure_gold_similarity,
     pool_votes,
 )
@@ -70,7 +69,7 @@ def test_a_label_model_tells_of_its_whole_fit(kind, options, k):
 
 def test_a_choice_and_liger_tell_of_all_their_fits():
     votes, truth, vectors = make_votes()
-    gold = Gold(rows=np.arange(100), classes=truth[:100])
+    gold = GoldRows(rows=np.arange(100), classes=truth[:100])
     told = []
     choose_kind(votes, None, 2, gold=gold, options=Options(), advance=told.append)
     assert sum(told) == TRIALS * WHOLE
@@ -86,8 +85,9 @@ def test_the_parts_of_the_end_model_tell_of_all_their_fits():
     features = apply_spectral_map(spectral_map, vectors)
     head = fit_vote_head(features, votes, 2, advance=told["head"].append)
     gold = GoldRows(rows=np.arange(60), classes=truth[:60])
-    similarity = np.zeros((300, 5, 2), np.float32)
-    pooled = pool_votes(iterate_columns(votes, similarity), head.reliability, 2.0)
+    silent = np.zeros((300, 2), np.float32)
+    columns = [LFColumn(votes=votes[:, lf], similarity=silent) for lf in range(5)]
+    pooled = pool_votes(columns, head.reliability, 2.0)
     near = measure_gold_similarity(vectors, gold, 2, told["near"].append)
     even = np.full(2, 0.5)
     labels = fit_nearvote(pooled, head, even, gold, near, advance=told["labels"].append)

@@ -115,7 +115,7 @@ class EndModel:
     gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
     posterior of gold rows from folds without them (empty without gold; the four pooling weights saw all rows).
     pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
-    penalties: (2,) float64, inverse penalties of the first two (NaN without gold). parameters: what was fitted.
+    parameters: what was fitted.
     """
 
     posterior: Float64
@@ -123,7 +123,6 @@ class EndModel:
     gold_alone: Float64
     held_out: Float64
     pool_weights: Float64
-    penalties: Float64
     parameters: EndParameters
 
 
@@ -211,7 +210,6 @@ def fit_end_model(
                 gold_alone=nothing,
                 held_out=np.empty((0, n_classes)),
                 pool_weights=np.full(len(EXPERTS), np.nan),
-                penalties=np.full(2, np.nan),
                 parameters=EndParameters(student=model, confidence=confidence, gold=None),
             )
         if label_log_proba is None or label_held_out is None:
@@ -247,7 +245,6 @@ def fit_end_model(
         gold_alone=np.exp(gold_alone),
         held_out=pooled,
         pool_weights=weights,
-        penalties=np.array([alone.penalty, fused.penalty]),
         parameters=parameters,
     )
 
@@ -302,7 +299,7 @@ def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
     strength = 1.0 / POOL_SPREAD**2
 
     def objective(w: Float64) -> tuple[float, Float64]:
-        """Penalized log loss and its gradient."""
+        """Return penalized log loss and its gradient."""
         log_p = normalize_scores(held_out @ w)
         residual = np.exp(log_p)
         residual[rows, classes] -= 1.0

@@ -63,7 +63,7 @@ def fit_temperature(scores: Float64, targets: Float64) -> Float64:
     total = weights.sum()
 
     def objective(v: Float64) -> tuple[float, Float64]:
-        """Log loss and its gradient at inverse temperature exp(v[0]) and offsets v[1:]."""
+        """Return log loss and its gradient at inverse temperature exp(v[0]) and offsets v[1:]."""
         log_p = normalize_scores(np.exp(v[0]) * scores + v[1:])
         residual = weights * np.exp(log_p) - targets
         gradient = np.r_[np.exp(v[0]) * (residual * scores).sum(), residual.sum(axis=0)]
@@ -88,7 +88,7 @@ def fit_softmax(
     weighted = targets * weights[:, None]
 
     def objective(v: Float64) -> tuple[float, Float64]:
-        """Objective and gradient at v, coef and intercept stacked as (d + 1, k)."""
+        """Return objective and gradient at v, coef and intercept stacked as (d + 1, k)."""
         stacked = v.reshape(d + 1, k)
         coef = stacked[:d].astype(np.float32)
         value = 0.0

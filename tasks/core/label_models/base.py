@@ -1,7 +1,7 @@
 """What every label model shares: gold anchors, findings, the two kinds of fitted model, majority vote with weights.
 
 A label model is a function `fit_x(votes, class_balance, ..., gold)` that returns a frozen object with
-`predict_proba(votes)`, `precision`, `findings` and `to_json()`; `model_choice.from_json` reads it back. There is no base
+`predict_proba(votes)`, `precision`, `findings` and `to_json()`; `choice.from_json` reads it back. There is no base
 class. Everywhere: votes are int8 of shape (n, m), -1 abstains, 0..k-1 is a class; class_balance is float64 of shape
 (k,), positive, summing to one. Results depend neither on the order of rows nor on the number of threads: what is summed
 over rows are whole numbers, and everything else is summed in a fixed order.
@@ -61,15 +61,15 @@ class LabelModel(Protocol):
 
     @property
     def precision(self) -> Float64:
-        """(m, k): P(Y = c | the LF votes c) as the model sees it; NaN where it has no notion of it."""
+        """Return P(Y = c | the LF votes c) as the model sees it, (m, k); NaN where it has no notion of it."""
         ...
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """(n, k): the probability of each class; rows sum to one."""
+        """Return the probability of each class, (n, k); rows sum to one."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `model_choice.from_json` turns back into an equal model."""
+        """Return plain values that `choice.from_json` turns back into an equal model."""
         ...
 
 
@@ -86,7 +86,7 @@ class VoteTable:
     findings: tuple[Finding, ...] = ()
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """(n, k): the posterior; uniform where every class is impossible.
+        """Return the posterior, (n, k); uniform where every class is impossible.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class VoteTable:
         return normalize_logs(add_scores(self.bias, self.scores, patterns))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an impossible vote (score minus infinity) and an undefined precision are None."""
+        """Return plain values; an impossible vote (score minus infinity) and an undefined precision are None."""
         return {
             "form": "vote_table",
             "bias": self.bias.tolist(),
@@ -110,7 +110,7 @@ class VoteTable:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The model that `to_json` described."""
+        """Return the model that `to_json` described."""
         return cls(
             bias=np.array(value["bias"], dtype=np.float64),
             scores=decode_array(value["scores"], missing=-np.inf),
@@ -126,11 +126,11 @@ class JointVotes:
     patterns: Patterns
     rows: int
     lf: npt.NDArray[np.intp]
-    """(r,): a unit is an LF and a class that it votes; the LF of each, ascending."""
+    """(r,): an LF class is an LF and a class that it votes; the LF of each, ascending."""
     vote: npt.NDArray[np.intp]
     """(r,): the class of each."""
     together: Float64
-    """(r, r): rows on which both units vote; the diagonal is how often each does."""
+    """(r, r): rows on which both LF classes vote; the diagonal is how often each does."""
     seen: npt.NDArray[np.bool_]
     """(m, k): whether the LF votes the class anywhere."""
     first: npt.NDArray[np.intp]
@@ -138,13 +138,13 @@ class JointVotes:
 
     @property
     def share(self) -> Float64:
-        """(m,): one over the number of LFs with exactly these votes, so that copies count once together."""
+        """Return one over the number of LFs with exactly these votes, so that copies count once together, (m,)."""
         share: Float64 = 1.0 / np.bincount(self.first, minlength=len(self.first))[self.first]
         return share
 
 
 def count_joint_votes(votes: Votes, k: int) -> JointVotes:
-    """How often each LF votes each class, and each two of them on the same row.
+    """Return how often each LF votes each class, and each two of them on the same row.
 
     The counts are exact, hence the same for every order of rows and number of threads. Cost: what is less of the pairs
     of votes cast on the same row, and r^2 for each distinct row.
@@ -168,10 +168,10 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
     m, u, r = len(patterns.votes), len(patterns.counts), len(lf)
     per_row = (patterns.votes != ABSTAIN).sum(axis=0).astype(np.float64)
     if _SPARSE_COST * (per_row**2).sum() < u * float(r) ** 2:
-        unit = np.zeros((m, k), dtype=np.int32)
-        unit[lf, vote] = np.arange(r)
+        lf_class = np.zeros((m, k), dtype=np.int32)
+        lf_class[lf, vote] = np.arange(r)
         row, by = np.nonzero(patterns.votes.T != ABSTAIN)
-        column = unit[by, patterns.votes[by, row]]
+        column = lf_class[by, patterns.votes[by, row]]
         cast = sparse.csr_array((np.ones(len(row), dtype=np.int64), (row, column)), shape=(u, r))
         counted = sparse.csr_array((patterns.counts[row], (row, column)), shape=(u, r))
         sparsely: Float64 = (cast.T @ counted).toarray().astype(np.float64)
@@ -189,7 +189,7 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
 
 
 def inspect_votes(counts: JointVotes) -> tuple[Finding, ...]:
-    """What is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote."""
+    """Return what is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote."""
     findings = []
     silent = np.flatnonzero(~counts.seen.any(axis=1))
     if len(silent):
@@ -229,7 +229,7 @@ def _positions(lfs: npt.NDArray[np.intp]) -> tuple[int, ...]:
 
 
 def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float64]) -> Float64:
-    """(n, k): `score`, (u, k), worked out once per distinct row of `votes` and handed to every row that shows it."""
+    """Return `score`, (u, k), worked out once per distinct row of `votes` and handed to every row that shows it, (n, k)."""
     if votes.shape[1] != m:
         raise ValueError(f"votes of {votes.shape[1]} labeling functions for a label model of {m}")
     patterns = find_patterns(votes)
@@ -237,7 +237,7 @@ def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float64])
 
 
 def add_scores(bias: Float64, scores: Float64, patterns: Patterns) -> Float64:
-    """(u, k): `bias` plus, LF by LF, the score of its vote in each pattern."""
+    """Return `bias` plus, LF by LF, the score of its vote in each pattern, (u, k)."""
     total = np.tile(bias, (len(patterns.counts), 1))
     for votes, table in zip(patterns.votes, scores, strict=True):
         total += np.take(table, votes + 1, axis=0)
@@ -245,7 +245,7 @@ def add_scores(bias: Float64, scores: Float64, patterns: Patterns) -> Float64:
 
 
 def normalize_logs(logs: Float64) -> Float64:
-    """exp(logs) divided by its sum over the last axis; uniform where all are minus infinity."""
+    """Return exp(logs) divided by its sum over the last axis; uniform where all are minus infinity."""
     top = logs.max(axis=-1, keepdims=True)
     values = np.where(np.isneginf(top), 1.0, np.exp(logs - np.where(np.isneginf(top), 0.0, top)))
     normalized: Float64 = values / values.sum(axis=-1, keepdims=True)
@@ -253,24 +253,24 @@ def normalize_logs(logs: Float64) -> Float64:
 
 
 def encode_array(values: Float64) -> Any:
-    """Nested lists, None for what is not finite; floats come back exactly."""
+    """Return nested lists, None for what is not finite; floats come back exactly."""
     boxed = values.astype(object)
     boxed[~np.isfinite(values)] = None
     return boxed.tolist()
 
 
 def decode_array(values: Any, *, missing: float) -> Float64:
-    """The array that `encode_array` wrote, `missing` where it has None."""
+    """Return the array that `encode_array` wrote, `missing` where it has None."""
     # NumPy reads None as NaN.
     numbers = np.array(values, dtype=np.float64)
     return np.where(np.isnan(numbers), missing, numbers)
 
 
 def encode_findings(findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
-    """Findings as plain values."""
+    """Return findings as plain values."""
     return [{"message": finding.message, "lfs": list(finding.lfs)} for finding in findings]
 
 
 def decode_findings(values: list[dict[str, Any]]) -> tuple[Finding, ...]:
-    """The findings that `encode_findings` wrote."""
+    """Return the findings that `encode_findings` wrote."""
     return tuple(Finding(message=value["message"], lfs=tuple(value["lfs"])) for value in values)

@@ -57,14 +57,14 @@ class Choice:
 
 
 def count_class_balance(classes: npt.NDArray[np.int64], k: int) -> Float64:
-    """(k,): the share of each class among `classes`, one item of each added so that none is impossible."""
+    """Return the share of each class among `classes`, one item of each added so that none is impossible, (k,)."""
     counts = np.bincount(classes, minlength=k) + 1.0
     balance: Float64 = counts / counts.sum()
     return balance
 
 
 def uses_gold(kind: Kind, options: Options) -> bool:
-    """Whether the model learns from gold rows beyond the class balance."""
+    """Return whether the model learns from gold rows beyond the class balance."""
     plain = options.mode == "corrected" and options.length == 1 and not options.dependencies
     return kind in {"weighted_majority_vote", "dawid_skene"} or (kind == "flyingsquid" and plain)
 
@@ -78,7 +78,7 @@ def fit_label_model(
     options: Options | None = None,
     advance: Advance = ignore_progress,
 ) -> LabelModel:
-    """The label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
+    """Return the label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
 
     `advance` is told of one piece of work by kinds that may take long: all but majority votes.
 
@@ -121,7 +121,7 @@ def choose_kind(
     options: Options,
     advance: Advance = ignore_progress,
 ) -> Choice:
-    """The kind of label model that labels held-out gold rows best, majority vote unless another is strictly better.
+    """Return the kind of label model that labels held-out gold rows best, majority vote unless another is strictly better.
 
     Each fold of the gold rows is left out of `votes`, of the anchors and, where `class_balance` is None, of the class
     balance that is counted on gold. Folds take turns along the gold rows of each class, in the order of `gold`. Each of
@@ -147,7 +147,7 @@ def choose_kind(
 
 
 def from_json(value: dict[str, Any]) -> LabelModel:
-    """The label model that `to_json` of any of them described.
+    """Return the label model that `to_json` of any of them described.
 
     Raises
     ------

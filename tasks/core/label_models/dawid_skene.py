@@ -31,7 +31,7 @@ MOST_ROUNDS = 500
 def fit_dawid_skene(
     votes: Votes, class_balance: Float64, gold: GoldRows | None = None, *, advance: Advance = ignore_progress
 ) -> VoteTable:
-    """Dawid-Skene with the class balance given: P(vote of LF j | Y) by EM from majority vote, gold rows held at gold.
+    """Return Dawid-Skene with the class balance given: P(vote of LF j | Y) by EM from majority vote, gold rows held at gold.
 
     An abstain is one more vote of an LF that does not vote all classes: it says as much by silence as by voting. For an
     LF that votes all of them, silence is taken to be independent of the class, so that EM cannot explain coverage
@@ -70,7 +70,7 @@ def fit_dawid_skene(
 
 
 def _count_known(patterns: Patterns, gold: GoldRows | None, k: int) -> Float64:
-    """(u, k): rows of each pattern whose class is known."""
+    """Return rows of each pattern whose class is known, (u, k)."""
     known = np.zeros((len(patterns.counts), k))
     if gold is not None:
         np.add.at(known, (patterns.inverse[gold.rows], gold.classes), 1.0)
@@ -78,7 +78,7 @@ def _count_known(patterns: Patterns, gold: GoldRows | None, k: int) -> Float64:
 
 
 def _count_confusion(patterns: Patterns, weights: Float64) -> Float64:
-    """(m, k + 1, k): the `weights` (u, k) of the patterns in which LF j casts vote v (0 is abstain), by class."""
+    """Return the `weights` (u, k) of the patterns in which LF j casts vote v (0 is abstain), by class, (m, k + 1, k)."""
     m, k = len(patterns.votes), weights.shape[1]
     confusion = np.empty((m, k + 1, k))
     columns = np.ascontiguousarray(weights.T)
@@ -90,7 +90,7 @@ def _count_confusion(patterns: Patterns, weights: Float64) -> Float64:
 
 
 def _smooth(confusion: Float64, rates: Float64, silence_speaks: npt.NDArray[np.bool_]) -> Float64:
-    """(m, k + 1, k): log P(vote | Y), relative to the LF's rate of that vote; 0 where it says nothing."""
+    """Return log P(vote | Y), relative to the LF's rate of that vote, (m, k + 1, k); 0 where it says nothing."""
     base = rates.copy()
     counts = confusion.copy()
     base[~silence_speaks, 0] = counts[~silence_speaks, 0] = 0.0

@@ -68,7 +68,7 @@ class SequenceModel:
     findings: tuple[Finding, ...] = ()
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """(n, 2): the posterior of each item, given the votes on its sequence.
+        """Return the posterior of each item, given the votes on its sequence, (n, 2).
 
         Rows are in the order of time; every T of them are a sequence, and the last one is filled up with abstains.
 
@@ -86,7 +86,7 @@ class SequenceModel:
         return np.stack([1 - positive, positive], axis=1)
 
     def _score(self, patterns: Patterns) -> Float64:
-        """(u, T): P(Y_t = 1) for each distinct sequence of votes."""
+        """Return P(Y_t = 1) for each distinct sequence of votes, (u, T)."""
         states = np.array(list(product((0, 1), repeat=self.length)))
         total = np.zeros((len(patterns.counts), len(states)))
         for factor in self.factors:
@@ -103,7 +103,7 @@ class SequenceModel:
         return bounded
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "form": "sequence",
             "lfs": self.lfs,
@@ -118,7 +118,7 @@ class SequenceModel:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The model that `to_json` described."""
+        """Return the model that `to_json` described."""
         return cls(
             lfs=value["lfs"],
             length=value["length"],
@@ -136,7 +136,7 @@ class SequenceModel:
 
 
 def count_sequences(gold: npt.NDArray[np.int64], length: int) -> Float64 | None:
-    """(2^T,): how often each sequence of classes occurs, as shares; None without a single sequence that is all known.
+    """Return how often each sequence of classes occurs, as shares, (2^T,); None without a single sequence that is all known.
 
     `gold` is 0, 1 or -1 (unknown), in the order of time; every `length` rows are a sequence. One sequence, spread evenly,
     is added to the counts, so that none is impossible.
@@ -162,7 +162,7 @@ def fit_sequence_model(
     mode: Mode = "corrected",
     advance: Advance = ignore_progress,
 ) -> SequenceModel:
-    """FlyingSquid for two classes with edges between LFs and a chain over `length` items.
+    """Return FlyingSquid for two classes with edges between LFs and a chain over `length` items.
 
     Rows are in the order of time. Each item's class is tied to the next item's, each LF's vote to the class of its own
     item, and each pair of `dependencies` to each other on the same item. P(Y_1 .. Y_T) is `sequence_balance`, in
@@ -230,7 +230,7 @@ def _fit_package(
     estimate: Estimate,
     advance: Advance,
 ) -> Any:
-    """The package's own label model, fitted."""
+    """Return the package's own label model, fitted."""
     patterns = find_patterns(sequences)
     signed = np.where(patterns.votes == ABSTAIN, 0, 2 * patterns.votes.astype(np.int64) - 1).T
     state = random.getstate()  # The package seeds the global generator.
@@ -251,7 +251,7 @@ def _fit_package(
 
 
 def _load_package() -> Any:
-    """The package's label model, counting distinct rows at once instead of row after row.
+    """Return the package's label model, counting distinct rows at once instead of row after row.
 
     Imported here since pgmpy takes seconds, which no run without dependencies and sequences should pay.
     """
@@ -277,7 +277,7 @@ def _load_package() -> Any:
             abstention_probabilities: Any,
             verbose: bool = False,
         ) -> Any:
-            """What the original counts, row by row, from distinct rows and their counts."""
+            """Return what the original counts, row by row, from distinct rows and their counts."""
             rows = self.row_counts.sum()
 
             def share(flags: Any, among: Any = None) -> float:
@@ -314,7 +314,7 @@ def _load_package() -> Any:
 
 
 def _make_factor(marginal: Any, power: float, mode: Mode) -> Factor:
-    """A pgmpy factor as logs times `power`, its axes sorted: LFs, then items."""
+    """Return a pgmpy factor as logs times `power`, its axes sorted: LFs, then items."""
     nodes = [(name.startswith("Y"), int(name.split("_")[1])) for name in marginal.variables]
     order = sorted(range(len(nodes)), key=lambda axis: nodes[axis])
     values = np.asarray(marginal.values, dtype=np.float64).transpose(order)
@@ -330,7 +330,7 @@ def _make_factor(marginal: Any, power: float, mode: Mode) -> Factor:
 
 
 def _read_precision(cliques: Any, m: int) -> Float64:
-    """(m, 2): P(Y = c | LF j votes c) on the first item, from any clique that holds both."""
+    """Return P(Y = c | LF j votes c) on the first item, from any clique that holds both, (m, 2)."""
     precision = np.full((m, 2), np.nan)
     for _, marginal in cliques:
         names = list(marginal.variables)

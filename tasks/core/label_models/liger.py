@@ -65,7 +65,7 @@ def fit_liger(
     *,
     advance: Advance = ignore_progress,
 ) -> Liger:
-    """Liger's posterior for every row of the extended `votes`.
+    """Return Liger's posterior for every row of the extended `votes`.
 
     Votes are counted once per part, whatever the folds: gold changes class balances alone.
 
@@ -124,7 +124,7 @@ def _divide(
     k: int,
     step: Advance,
 ) -> _Space:
-    """The space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
+    """Return the space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
     home = fit_partition(sample, parts).assign(embeddings)
     step(1)
     counts: list[JointVotes | None] = []
@@ -145,7 +145,7 @@ def _answer(
     k: int,
     gold: GoldRows,
 ) -> Float64:
-    """Liger's posterior for the rows `asked`."""
+    """Return Liger's posterior for the rows `asked`."""
     whole = count_class_balance(gold.classes, k) if class_balance is None else class_balance
     everywhere = solve_flyingsquid(overall, whole)
     posterior = np.empty((len(asked), k))
@@ -161,7 +161,7 @@ def _answer(
 def _draw_balance(
     whole: Float64, home: npt.NDArray[np.int64], part: int, k: int, gold: GoldRows, class_balance: Float64 | None
 ) -> Float64:
-    """(k,): the class balance of a part, counted on its gold rows and drawn towards the whole; or the given one."""
+    """Return the class balance of a part, counted on its gold rows and drawn towards the whole, (k,); or the given one."""
     if class_balance is not None:
         return class_balance
     counts = np.bincount(gold.classes[home[gold.rows] == part], minlength=k)

@@ -29,11 +29,11 @@ class MajorityVote:
 
     @property
     def precision(self) -> Float64:
-        """(m, k): NaN, since majority vote learns nothing."""
+        """Return NaN, since majority vote learns nothing, (m, k)."""
         return np.full((self.lfs, len(self.class_balance)), np.nan)
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """(n, k): one for the class with most votes, 1 / t each where t classes tie, the class balance without votes.
+        """Return one for the class with most votes, 1 / t each where t classes tie, the class balance without votes, (n, k).
 
         Raises
         ------
@@ -43,7 +43,7 @@ class MajorityVote:
         return predict_patterns(votes, self.lfs, lambda patterns: share_majority(patterns, self.class_balance))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "form": "majority",
             "class_balance": self.class_balance.tolist(),
@@ -53,7 +53,7 @@ class MajorityVote:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The model that `to_json` described."""
+        """Return the model that `to_json` described."""
         return cls(
             class_balance=np.array(value["class_balance"], dtype=np.float64),
             lfs=value["lfs"],
@@ -62,13 +62,13 @@ class MajorityVote:
 
 
 def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
-    """Majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
+    """Return majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
     findings = inspect_votes(count_joint_votes(votes, len(class_balance)))
     return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
 
 
 def share_majority(patterns: Patterns, class_balance: Float64) -> Float64:
-    """(u, k): for each pattern one over the number of classes with most votes, or the class balance without votes."""
+    """Return for each pattern one over the number of classes with most votes, or the class balance without votes, (u, k)."""
     counts = np.stack([(patterns.votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
     most = counts == counts.max(axis=1, keepdims=True)
     shared = most / most.sum(axis=1, keepdims=True)
@@ -76,7 +76,7 @@ def share_majority(patterns: Patterns, class_balance: Float64) -> Float64:
 
 
 def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: GoldRows | None = None) -> VoteTable:
-    """A vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
+    """Return a vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
 
     The precision of an LF is its share of correct votes on gold rows where there are any, otherwise the share of its
     votes that agree with another (not identical) LF's vote on the same row; both are smoothed by `PRIOR_VOTES` at halfway between chance

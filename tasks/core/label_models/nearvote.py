@@ -35,7 +35,7 @@ Cost: one pass over the LF columns for b, one for the pool; memory n k. No n x n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,12 +126,6 @@ class NearvoteLabels:
     parameters: NearvoteParameters
 
 
-def iterate_columns(votes: Votes, similarity: Float32) -> Iterator[LFColumn]:
-    """Yield one column per LF of dense arrays: votes (n, m) int8, similarity (n, m, k) float32."""
-    for j in range(votes.shape[1]):
-        yield LFColumn(votes=votes[:, j], similarity=similarity[:, j])
-
-
 def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
     """Return b = 5 / median distance, distance 1 - s of each item to its nearest support item of an abstaining LF.
 
@@ -199,37 +193,32 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
     return PooledVotes(own=own, near=near, bandwidth=bandwidth)
 
 
-def match_class_balance(evidence: Float64, class_balance: Float64) -> Float64:
-    """Return the posterior (n, k) float64 proportional to w_c * evidence with mean class_balance.
+def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ignore_progress) -> Float64:
+    """Return the w (k,), nonnegative, sum 1, with which the mean of `apply_balance` is the class balance.
 
     Parameters
     ----------
-    evidence : (n, k) float64, nonnegative. class_balance : (k,) float64, sum 1.
+    evidence
+        (n, k) float64, nonnegative.
+    class_balance
+        (k,) float64, sum 1.
+    advance
+        Is told of one piece of work, round by round.
 
     Notes
     -----
-    Rows without evidence get the class balance. A class without evidence anywhere gets 0, the others share its part.
-    The iteration stops when the balance is met within 1e-9, or after 500 rounds where no w can meet it (classes that
-    never overlap).
+    Rows without evidence count for nothing. A class without evidence anywhere gets 0, the others share its part; all
+    are 0 where there is no evidence at all. The iteration stops when the balance is met within 1e-9, or after
+    `BALANCE_ROUNDS` where no w can meet it (classes that never overlap).
 
-    >>> match_class_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), np.array([0.5, 0.5])).round(3).tolist()
+    >>> weights = fit_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), np.array([0.5, 0.5]))
+    >>> apply_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), weights, np.array([0.5, 0.5])).round(3).tolist()
     [[0.634, 0.366], [0.366, 0.634]]
 
     Raises
     ------
-    ValueError: the balance is negative or does not sum to one.
-    """
-    return apply_balance(evidence, fit_balance(evidence, class_balance), class_balance)
-
-
-def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ignore_progress) -> Float64:
-    """Return the w (k,) float64 of `match_class_balance`, nonnegative, sum 1; all 0 where there is nothing to weigh.
-
-    `advance` is told of one piece of work, round by round.
-
-    Raises
-    ------
-    ValueError: the balance is negative or does not sum to one.
+    ValueError
+        The balance is negative or does not sum to one.
     """
     if (class_balance < 0).any() or abs(class_balance.sum() - 1.0) > 1e-6:
         raise ValueError(f"class_balance: got {class_balance.tolist()}; expected nonnegative numbers that sum to 1")
@@ -312,7 +301,7 @@ def _measure_nearest(
     n_classes: int,
     advance: Advance,
 ) -> Float32:
-    """`measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
+    """Return `measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
     nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
     gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
@@ -472,7 +461,7 @@ def _fit_conditional_logit(log_evidence: Float64, classes: npt.NDArray[np.int64]
     prior = np.asarray(PRIOR_WEIGHTS)
 
     def objective(v: Float64) -> tuple[float, Float64]:
-        """Penalized log loss and its gradient."""
+        """Return penalized log loss and its gradient."""
         scores = log_evidence @ v[:p] + v[p:]
         log_p = scores - logsumexp(scores, axis=1, keepdims=True)
         residual = np.exp(log_p)

@@ -29,7 +29,7 @@ class Partition:
     centroids: npt.NDArray[np.float64]
 
     def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """The part, 0..t-1, of each row of `vectors` (n, d); int64 of shape (n,)."""
+        """Return the part, 0..t-1, of each row of `vectors` (n, d); int64 of shape (n,)."""
         squares = np.einsum("td,td->t", self.centroids, self.centroids) / 2
         # Of two centroids equally near, rounding decides, and BLAS rounds as the number of threads has it.
         with threadpool_limits(limits=1):
@@ -41,12 +41,12 @@ class Partition:
 
 
 def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """At most `KMEANS_ROWS` of `rows`, evenly spaced, so that time and memory of k-means stay bounded; all, if not more."""
+    """Return at most `KMEANS_ROWS` of `rows`, evenly spaced, so that time and memory of k-means stay bounded; all, if not more."""
     return rows[:: max(1, -(-len(rows) // KMEANS_ROWS))]
 
 
 def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
-    """`parts` centroids by k-means on `vectors` (n, d), or as many as there are distinct rows.
+    """Return `parts` centroids by k-means on `vectors` (n, d), or as many as there are distinct rows.
 
     Runs on one thread: k-means adds up its centroids per thread, so that more threads give other last digits.
 

@@ -51,29 +51,29 @@ def fit_flyingsquid(
     gold: GoldRows | None = None,
     advance: Advance = ignore_progress,
 ) -> VoteTable:
-    """FlyingSquid, corrected: the posterior is P(Y) times, for every vote v cast, P(Y | v) / P(Y).
+    """Return FlyingSquid, corrected: the posterior is P(Y) times, for every vote v cast, P(Y | v) / P(Y).
 
-    A unit is an LF and a class c that it votes. Given independence given Y, the correlation of two units a and b over
-    all rows is e_a e_b, where e_a is the correlation of unit a with the event Y = c (for more than two classes this asks
+    An LF class is an LF and a class c that it votes. Given independence given Y, the correlation of two LF classes a and b over
+    all rows is e_a e_b, where e_a is the correlation of LF class a with the event Y = c (for more than two classes this asks
     of one of the two that it votes c and errs evenly on the other classes, and only such pairs are used). So
     e_a^2 = r_ab r_ad / r_bd for every triplet, and P(Y = c | a) follows from e_a, the rate of a and P(Y = c).
 
-    - Triplets are weighted by what two units of their coverage would show if they were halfway between chance and
+    - Triplets are weighted by what two LF classes of their coverage would show if they were halfway between chance and
       certainty, and averaged before the division (mean), or are weighed so in a median: one that is all noise, as
       between LFs that hardly ever meet, weighs next to nothing.
-    - Correlations rather than uncentered moments: a unit that votes one class only still shows its worth by whom it
+    - Correlations rather than uncentered moments: an LF that votes one class only still shows its worth by whom it
       meets.
     - Like the original, moments are read on the assumption that no LF is worse than a coin: alone, a vote decides. A
-      unit whose moments say otherwise is reported, and only gold can make its votes count against their class.
+      LF class whose moments say otherwise is reported, and only gold can make its votes count against their class.
     - An estimate counts like votes(a) * sum_b e_b^2 / (1 - rate(a)) observed votes, next to `PRIOR_VOTES` at halfway
       between chance and certainty; gold votes are added to these, moments then counting `ANCHORED_VOTES` at most.
-    - The precision stays within what the unit's rate and P(Y = c) allow, and within `CEILING`.
-    - The errors of a unit fall on the other classes as the class balance and its gold votes say.
+    - The precision stays within what the LF class's rate and P(Y = c) allow, and within `CEILING`.
+    - The errors of an LF class fall on the other classes as the class balance and its gold votes say.
     - Identical LFs are one LF, whose vote they share. Abstaining says nothing. A vote never seen in fitting counts as
       halfway between chance and certainty. With fewer than three different LFs that is what every vote counts,
       unless gold says more.
 
-    Cost: one exact count of co-votes, then O(r^2) for r units (mean), or O(r^3 log r) (median), unit by unit, of which
+    Cost: one exact count of co-votes, then O(r^2) for r LF classes (mean), or O(r^3 log r) (median), LF class by LF class, of which
     `advance` is told.
     """
     known = None
@@ -91,14 +91,14 @@ def solve_flyingsquid(
     known: Float64 | None = None,
     advance: Advance = ignore_progress,
 ) -> VoteTable:
-    """`fit_flyingsquid` from counted votes, so that other class balances need no other count.
+    """Return `fit_flyingsquid` from counted votes, so that other class balances need no other count.
 
     `known` (m, k, k) counts gold rows by LF, its vote and the class.
     """
     k, m = len(class_balance), len(counts.first)
     findings = list(inspect_votes(counts))
-    units = np.flatnonzero(counts.first[counts.lf] == counts.lf)
-    lf, vote = counts.lf[units], counts.vote[units]
+    lf_classes = np.flatnonzero(counts.first[counts.lf] == counts.lf)
+    lf, vote = counts.lf[lf_classes], counts.vote[lf_classes]
     prior = (1 + class_balance) / 2
     own = np.tile(prior, (m, 1))
     worth = np.full((m, k), PRIOR_VOTES)
@@ -109,8 +109,14 @@ def solve_flyingsquid(
             )
         )
     else:
-        found = _estimate_units(
-            lf, vote, counts.together[np.ix_(units, units)] / counts.rows, counts.rows, class_balance, estimate, advance
+        found = _estimate_lf_classes(
+            lf,
+            vote,
+            counts.together[np.ix_(lf_classes, lf_classes)] / counts.rows,
+            counts.rows,
+            class_balance,
+            estimate,
+            advance,
         )
         own[lf, vote] = found.precision
         worth[lf, vote] = found.worth
@@ -145,7 +151,7 @@ def solve_flyingsquid(
 def fit_flyingsquid_reference(
     votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = ignore_progress
 ) -> "VoteTable | OneVsRest":
-    """FlyingSquid as the package computes it, doubled prior and all.
+    """Return FlyingSquid as the package computes it, doubled prior and all.
 
     The package knows two classes. For more, each class is set against the rest, and the k posteriors are divided by
     their sum. With fewer than three LFs, which the package refuses, this is `fit_flyingsquid` with a finding.
@@ -173,11 +179,11 @@ class OneVsRest:
 
     @property
     def precision(self) -> Float64:
-        """(m, k): what the table of class c says of votes for c."""
+        """Return what the table of class c says of votes for c, (m, k)."""
         return np.stack([table.precision[:, 1] for table in self.tables], axis=1)
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """(n, k): the posterior of each class against the rest, divided by their sum.
+        """Return the posterior of each class against the rest, divided by their sum, (n, k).
 
         Raises
         ------
@@ -189,7 +195,7 @@ class OneVsRest:
             return normalize_logs(np.log(np.stack(own, axis=1)))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "form": "one_vs_rest",
             "tables": [table.to_json() for table in self.tables],
@@ -198,7 +204,7 @@ class OneVsRest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The model that `to_json` described."""
+        """Return the model that `to_json` described."""
         return cls(
             tables=tuple(VoteTable.from_json(table) for table in value["tables"]),
             findings=decode_findings(value["findings"]),
@@ -206,12 +212,12 @@ class OneVsRest:
 
 
 def _against_rest(votes: Votes, c: int) -> Votes:
-    """Votes for class `c` as 1, for any other as 0."""
+    """Return votes for class `c` as 1, for any other as 0."""
     return np.where(votes == ABSTAIN, ABSTAIN, votes == c).astype(np.int8)
 
 
 def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
-    """The package's closed form for votes 0 and 1, where `balance` is P(Y = 1); each LF may be a step."""
+    """Return the package's closed form for votes 0 and 1, where `balance` is P(Y = 1); each LF may be a step."""
     n, m = votes.shape
     counts = count_joint_votes(votes, 2)
     sign = np.where(counts.vote == 1, 1.0, -1.0)
@@ -243,7 +249,7 @@ def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advan
 
 
 def _average_triplets(moments: Float64, estimate: Estimate, step: Advance) -> Float64:
-    """(m,): for LF i the mean or median over pairs (j, k) of sqrt|M_ij M_ik / M_jk|, 0 where M_jk is 0."""
+    """Return for LF i the mean or median over pairs (j, k) of sqrt|M_ij M_ik / M_jk|, 0 where M_jk is 0, (m,)."""
     m = len(moments)
     root = np.sqrt(np.abs(moments))
     np.fill_diagonal(root, 0.0)
@@ -264,11 +270,11 @@ def _average_triplets(moments: Float64, estimate: Estimate, step: Advance) -> Fl
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Units:
-    """What moments say of each unit, all of shape (r,)."""
+class _LFClassEstimates:
+    """What moments say of each LF class, all of shape (r,)."""
 
     raw: Float64
-    """P(Y = c | the unit votes) from moments alone."""
+    """P(Y = c | the LF class votes) from moments alone."""
     support: Float64
     """How many observed votes `raw` counts like."""
     precision: Float64
@@ -277,7 +283,7 @@ class _Units:
     """How many observed votes `precision` counts like."""
 
 
-def _estimate_units(
+def _estimate_lf_classes(
     lf: npt.NDArray[np.intp],
     vote: npt.NDArray[np.intp],
     together: Float64,
@@ -285,13 +291,13 @@ def _estimate_units(
     class_balance: Float64,
     estimate: Estimate,
     advance: Advance,
-) -> _Units:
-    """From the LF and class of each unit, and the share of the rows on which each two of them vote."""
+) -> _LFClassEstimates:
+    """Return what moments say of each LF class, given the share of the rows on which each two of them vote."""
     k, r = len(class_balance), len(lf)
     rate = np.diag(together)
     spread = np.sqrt(rate * (1 - rate))
     scale = np.outer(spread, spread)
-    # A unit that votes on every row has no spread: it can tell no row from another.
+    # An LF class that votes on every row has no spread: it can tell no row from another.
     correlation = np.divide(together - np.outer(rate, rate), scale, out=np.zeros((r, r)), where=scale > 0)
     correlation[lf[:, None] == lf[None, :]] = 0.0
     ratio = np.divide(rate, 1 - rate, out=np.zeros(r), where=rate < 1)
@@ -323,48 +329,48 @@ def _estimate_units(
             support[targets] = (rate / (1 - rate + _LEAST) * rows * triplets.outside(shown))[targets]
     raw = np.clip(raw, low, high)
     precision = (support * np.maximum(raw, floor) + PRIOR_VOTES * believed) / (support + PRIOR_VOTES)
-    return _Units(raw=raw, support=support, precision=precision, worth=support + PRIOR_VOTES)
+    return _LFClassEstimates(raw=raw, support=support, precision=precision, worth=support + PRIOR_VOTES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Triplets:
-    """All triplets of units for one class: a target unit and a pair, of three different LFs."""
+    """All triplets of LF classes for one class: a target LF class and a pair, of three different LFs."""
 
     correlation: Float64
-    """(r, r): 0 between units of one LF."""
+    """(r, r): 0 between LF classes of one LF."""
     lf: npt.NDArray[np.intp]
     """(r,): ascending."""
     expected: Float64
-    """(r,): signed correlation with the class that a unit of this coverage would have; the weight of a unit."""
+    """(r,): signed correlation with the class that an LF class of this coverage would have; the weight of an LF class."""
     partner: npt.NDArray[np.bool_]
-    """(r,): a pair counts if at least one of its units is such a partner."""
+    """(r,): a pair counts if at least one of its LF classes is such a partner."""
 
     def outside(self, values: Float64) -> Float64:
-        """(r,): for each unit the sum of `values` over the units of other LFs."""
+        """Return for each LF class the sum of `values` over the LF classes of other LFs, (r,)."""
         sums: Float64 = values.sum() - np.bincount(self.lf, values)[self.lf]
         return sums
 
     def average(self, targets: npt.NDArray[np.intp]) -> Float64:
-        """Signed correlation of each target with the class: weighted sums of r_ab r_ad over weighted sums of r_bd."""
+        """Return the signed correlation of each target with the class: weighted sums of r_ab r_ad over weighted sums of r_bd."""
         seen = self.correlation[targets] * self.expected
         pairs = self.correlation * self.expected * self.expected[:, None]
         pairs *= self.partner[:, None] | self.partner[None, :]
-        by_unit = pairs.sum(axis=1)
-        below = by_unit.sum() - 2 * np.bincount(self.lf, by_unit)[self.lf][targets]
+        by_lf_class = pairs.sum(axis=1)
+        below = by_lf_class.sum() - 2 * np.bincount(self.lf, by_lf_class)[self.lf][targets]
         above = self._pair_up(seen) - self._pair_up(seen * ~self.partner)
         squared = np.divide(above, below, out=np.zeros(len(targets)), where=below > 0)
         strength: Float64 = np.sign(seen.sum(axis=1)) * np.sqrt(np.maximum(squared, 0.0))
         return strength
 
     def _pair_up(self, values: Float64) -> Float64:
-        """Per row, the sum of products over ordered pairs of columns of different LFs."""
+        """Return per row, the sum of products over ordered pairs of columns of different LFs."""
         starts = np.flatnonzero(np.diff(self.lf, prepend=-1))
         within = np.add.reduceat(values, starts, axis=1)
         pairs: Float64 = values.sum(axis=1) ** 2 - (within**2).sum(axis=1)
         return pairs
 
     def median(self, targets: npt.NDArray[np.intp], step: Advance) -> Float64:
-        """Signed correlation of each target with the class: weighted median of sqrt|r_ab r_ad / r_bd|; each is a step."""
+        """Return the signed correlation of each target with the class: weighted median of sqrt|r_ab r_ad / r_bd|; each is a step."""
         root = np.sqrt(np.abs(self.correlation))
         first, second = np.nonzero(np.triu((root > 0) & (self.partner[:, None] | self.partner[None, :])))
         weight = np.abs(self.expected[first] * self.expected[second])
@@ -383,7 +389,7 @@ class _Triplets:
 
 
 def _find_floor(class_balance: Float64) -> Float64:
-    """(k,): the precision at which a lone vote for a class is level with the class balance's favorite among the others.
+    """Return the precision at which a lone vote for a class is level with the class balance's favorite among the others, (k,).
 
     With two classes it is one half.
     """
@@ -394,7 +400,7 @@ def _find_floor(class_balance: Float64) -> Float64:
 
 
 def _spread_errors(own: Float64, class_balance: Float64) -> Float64:
-    """(m, k, k): P(Y | vote), `own` on the diagonal, the rest in proportion to the class balance."""
+    """Return P(Y | vote), `own` on the diagonal, the rest in proportion to the class balance, (m, k, k)."""
     k = len(class_balance)
     given: Float64 = (1 - own)[:, :, None] * class_balance / (1 - class_balance)[:, None]
     given[:, np.arange(k), np.arange(k)] = own
@@ -402,7 +408,7 @@ def _spread_errors(own: Float64, class_balance: Float64) -> Float64:
 
 
 def _count_gold(votes: Votes, gold: GoldRows, k: int) -> Float64:
-    """(m, k, k): gold rows by LF, its vote and the class."""
+    """Return gold rows by LF, its vote and the class, (m, k, k)."""
     known = votes[gold.rows]
     counts = np.zeros((votes.shape[1], k, k))
     row, lf = np.nonzero(known != ABSTAIN)
