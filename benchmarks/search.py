@@ -143,7 +143,7 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
     repetitions = 3 if n < _LONG else 1
     rng = np.random.default_rng(0)
     embeddings = rng.standard_normal((n, d), dtype=np.float32)
-    proposals = normalize(embeddings)
+    index_vectors = normalize(embeddings)
     L = np.full((n, m), -1, np.int8)
     for lf in range(m):
         votes = rng.random(n) < 0.05
@@ -152,28 +152,28 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
     lenders = np.flatnonzero((L >= 0).any(axis=1))
 
     def ours() -> None:
-        support = build_support(L[lenders], lenders, embeddings, proposals, metric="cosine")
-        searches = plan_searches(support.pairs, abstaining, n, d)
+        support = build_support(L[lenders], lenders, embeddings, index_vectors, metric="cosine")
+        searches = plan_searches(support.lf_classes, abstaining, n, d)
         for start in range(0, n, QUERIES):
             part = slice(start, start + QUERIES)
-            queries = build_queries(support.geometry, embeddings[part], proposals[part])
+            queries = build_queries(support.geometry, embeddings[part], index_vectors[part])
             find_neighbors(support, searches, queries, L[part] < 0)
 
     def reference() -> None:
         for lf in range(m):
             flat = faiss.IndexFlatIP(d)
-            flat.add(proposals[L[:, lf] >= 0])
-            flat.search(proposals[L[:, lf] < 0], 1)
+            flat.add(index_vectors[L[:, lf] >= 0])
+            flat.search(index_vectors[L[:, lf] < 0], 1)
 
     with threadpool_limits(1):
-        support = build_support(L[lenders], lenders, embeddings, proposals, metric="cosine")
-        plan = plan_searches(support.pairs, abstaining, n, d)
-        plans = plan_per_lf(support.pairs), plan_union(support.pairs)
+        support = build_support(L[lenders], lenders, embeddings, index_vectors, metric="cosine")
+        plan = plan_searches(support.lf_classes, abstaining, n, d)
+        plans = plan_per_lf(support.lf_classes), plan_union(support.lf_classes)
         shapes = min((_list_products(one, abstaining, n) for one in plans), key=_count_products)
-        floor = _time(lambda: _multiply(proposals, shapes), repetitions)
+        floor = _time(lambda: _multiply(index_vectors, shapes), repetitions)
         seconds = _time(ours, repetitions)
         reference_seconds = _time(reference, repetitions)
-        floor = min(floor, _time(lambda: _multiply(proposals, shapes), repetitions))
+        floor = min(floor, _time(lambda: _multiply(index_vectors, shapes), repetitions))
     return Exact(
         n=n,
         m=m,
@@ -203,14 +203,14 @@ def _count_products(shapes: Shapes) -> int:
     return sum(rows * queries for rows, queries in shapes)
 
 
-def _multiply(proposals: Float32, shapes: Shapes) -> None:
+def _multiply(index_vectors: Float32, shapes: Shapes) -> None:
     """The bare products of as many vectors as `shapes` say, block by block."""
     out = np.empty((_TILE, QUERIES), np.float32)
     for rows, queries in shapes:
         for start in range(0, queries, QUERIES):
-            block = proposals[start : min(start + QUERIES, queries)]
+            block = index_vectors[start : min(start + QUERIES, queries)]
             for first in range(0, rows, _TILE):
-                tile = proposals[first : min(first + _TILE, rows)]
+                tile = index_vectors[first : min(first + _TILE, rows)]
                 np.matmul(tile, block.T, out=out[: len(tile), : len(block)])
 
 

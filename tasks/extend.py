@@ -22,7 +22,7 @@ from tasks.params import ExtendParams, Scope
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.label_matrix import to_matrix
-from tasks.tables.neighbor_columns import find_pair_columns, to_neighbors
+from tasks.tables.neighbor_columns import find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import count_rows, read_batches, read_schema, write_batches
 from tasks.tables.paths import EXTENDED_VOTES, NEIGHBORS, PROVENANCE, THRESHOLDS, VOTES
 from tasks.tables.thresholds import Thresholds, read_thresholds
@@ -53,11 +53,11 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
     k = len(classes)
     columns = read_schema(root / VOTES)
     lfs = [name for name in columns if name != ITEM_ID]
-    pairs = find_pair_columns(root / NEIGHBORS, lfs)
+    names = find_neighbor_columns(root / NEIGHBORS, lfs)
     found = read_thresholds(root / THRESHOLDS, lfs)
 
     def blocks(what: str, neighbor_columns: tuple[str, ...]) -> Iterator[tuple[Extension, pl.DataFrame]]:
-        needed = [ITEM_ID, *pairs.similarity, *neighbor_columns]
+        needed = [ITEM_ID, *names.similarity, *neighbor_columns]
         schema = schemas.neighbors(needed, columns[ITEM_ID])
         with Progress(what, total=count_rows(root / VOTES)) as progress:
             for votes, neighbors in zip(
@@ -66,12 +66,12 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
                 strict=False,  # tables that differ in length differ in items, which is said below
             ):
                 require_same_items(root / VOTES, votes, root / NEIGHBORS, neighbors)
-                yield extend_items(votes, to_neighbors(neighbors, pairs), found, params), neighbors
+                yield extend_items(votes, to_neighbors(neighbors, names), found, params), neighbors
                 progress.advance(votes.height)
 
     votes = (extension.votes for extension, _ in blocks("extending", ()))
     write_batches(root / EXTENDED_VOTES, votes, schemas.votes(k, columns))
-    provenance = (_explain(*block, lfs, pairs.neighbor) for block in blocks("writing provenance", pairs.neighbor))
+    provenance = (_explain(*block, lfs, names.neighbor) for block in blocks("writing provenance", names.neighbor))
     write_batches(root / PROVENANCE, provenance, schemas.provenance(k, columns[ITEM_ID]))
 
 

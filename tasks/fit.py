@@ -42,7 +42,7 @@ from tasks.tables.paths import (
     LABEL_MODEL_PREDICTIONS,
     VOTES,
 )
-from tasks.tables.scaled_embeddings import read_points
+from tasks.tables.scaled_embeddings import read_scaled_embeddings
 from tasks.tables.schemas import probability_column
 from tasks.tables.validation import require_same_items
 
@@ -312,7 +312,7 @@ def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     """Return Liger on the extended votes, in partitions of the embeddings."""
     train = np.flatnonzero(inputs.split == Split.TRAIN)
     reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
-    points = read_points(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
+    points = read_scaled_embeddings(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
     gold = find_gold_rows(inputs.gold)
     with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
         return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, advance=progress.advance)

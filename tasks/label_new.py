@@ -60,7 +60,7 @@ from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
 from tasks.tables.saved_model import SavedModel, read_model
-from tasks.tables.scaled_embeddings import place_vectors, read_vectors, to_cosine
+from tasks.tables.scaled_embeddings import read_vectors, scale_vectors, to_cosine
 from tasks.tables.schemas import probability_column
 from tasks.tables.thresholds import read_thresholds
 from tasks.tables.validation import require_same_items
@@ -165,11 +165,11 @@ def _label(
             f"{len(model.center)}. Run 'epoxy run' and 'epoxy release'."
         )
     queries = vectors[np.searchsorted(needed, new)]
-    proposals = _propose(vectors, model.metric)
+    index_vectors = _propose(vectors, model.metric)
     place = np.searchsorted(needed, reference)
-    support = build_support(L[reference], place, vectors, proposals, metric=model.metric.value)
+    support = build_support(L[reference], place, vectors, index_vectors, metric=model.metric.value)
     nearest = _search(support, queries, _propose(queries, model.metric), L[new] == ABSTAIN)
-    points = place_vectors(queries.copy(), model.metric, model.center, model.scale)
+    points = scale_vectors(queries.copy(), model.metric, model.center, model.scale)
     posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
     fresh = rows[new].select(ITEM_ID)
     names = np.array(model.classes)
@@ -240,16 +240,16 @@ def _propose(vectors: Float32, metric: Metric) -> Float32:
     return units
 
 
-def _search(support: Support, vectors: Float32, proposals: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
+def _search(support: Support, vectors: Float32, index_vectors: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
     """Return the neighbors of all queries, a block at a time."""
     q = len(vectors)
-    similarity = np.full((len(support.pairs), q), np.nan, np.float32)
-    position = np.full((len(support.pairs), q), NOBODY, np.int64)
-    plans = plan_searches(support.pairs, abstains.sum(axis=0), q, support.factors.shape[1])
+    similarity = np.full((len(support.lf_classes), q), np.nan, np.float32)
+    position = np.full((len(support.lf_classes), q), NOBODY, np.int64)
+    plans = plan_searches(support.lf_classes, abstains.sum(axis=0), q, support.factors.shape[1])
     with Progress("searching", total=q) as progress:
         for start in range(0, q, QUERIES):
             part = slice(start, start + QUERIES)
-            queries = build_queries(support.geometry, vectors[part], proposals[part])
+            queries = build_queries(support.geometry, vectors[part], index_vectors[part])
             found = find_neighbors(support, plans, queries, abstains[part])
             similarity[:, part], position[:, part] = found.similarity, found.position
             progress.advance(len(found.similarity[0]) if len(found.similarity) else 0)
@@ -260,9 +260,9 @@ def _cut_columns(model: SavedModel, L: Int8, support: Support, nearest: Nearest)
     """Return what each LF says of the new rows."""
     for lf in range(len(model.lfs)):
         similarity = np.full((len(L), len(model.classes)), np.nan, np.float32)
-        for place, pair in enumerate(support.pairs):
-            if pair.lf == lf:
-                similarity[:, pair.label] = to_cosine(nearest.similarity[place], model.metric, model.scale)
+        for place, lf_class in enumerate(support.lf_classes):
+            if lf_class.lf == lf:
+                similarity[:, lf_class.label] = to_cosine(nearest.similarity[place], model.metric, model.scale)
         yield LFColumn(votes=np.ascontiguousarray(L[:, lf]), similarity=similarity)
 
 
@@ -280,8 +280,8 @@ def _extend(
     found = read_thresholds(release / "thresholds.json", list(model.lfs))
     given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
     neighbors = Neighbors(
-        lf=np.array([pair.lf for pair in support.pairs], np.int64),
-        label=np.array([pair.label for pair in support.pairs], np.int8),
+        lf=np.array([lf_class.lf for lf_class in support.lf_classes], np.int64),
+        label=np.array([lf_class.label for lf_class in support.lf_classes], np.int8),
         similarity=nearest.similarity,
     )
     nearest_votes = find_nearest_votes(neighbors, len(model.lfs))

@@ -8,7 +8,7 @@ of them: then everything is searched again, and when an LF is edited, that LF.
 With an approximate index, the effort of each LF is chosen on a sample of items that are searched exactly as well, and
 the recall measured afterwards on another sample; a run whose recall is below the target fails.
 
-Peak memory for n items of d dimensions, m LFs, p pairs of an LF and a class in its support, and v distinct vectors in
+Peak memory for n items of d dimensions, m LFs, p LF classes, and v distinct vectors in
 the support: 8 n p bytes for neighbors, 8 n m for votes and who asks, 24 n (200 n for a moment) to compare items with
 those of another day, and per thread 100 MiB. The index, a copy of the embeddings (4 n d bytes each) and the support
 (8 v d) are mapped files, which the system drops from memory when it is needed elsewhere.
@@ -34,21 +34,21 @@ from tasks.cache.store import Cache, Part
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import search_block
 from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
-from tasks.core.search.exact import NOBODY, QUERIES, Nearest, Pair, Support, build_support, plan_searches
+from tasks.core.search.exact import NOBODY, QUERIES, LFClass, Nearest, Support, build_support, plan_searches
 from tasks.core.search.faiss_index import FlatIndex, read_index
-from tasks.core.search.incremental import Carried, carry_over, mark_support
+from tasks.core.search.incremental import ReusedNeighbors, mark_support, reuse_neighbors
 from tasks.core.search.ivf import (
     Cells,
-    choose_effort,
+    choose_min_candidates,
     group_items,
     iterate_queries,
     join_cells,
-    locate_pairs,
+    locate_members,
     measure_need,
 )
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool
 from tasks.errors import DataError
-from tasks.neighbors.cache import CACHE_KIND, NeighborCache, Today
+from tasks.neighbors.cache import CACHE_KIND, CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns
 from tasks.params import SearchParams
 from tasks.progress import Progress
@@ -205,7 +205,7 @@ def search_items(root: Path, inputs: Inputs, params: SearchParams) -> Found:
             L = np.asfortranarray(inputs.L[:, missing])
             if inputs.cells is None:
                 names = [inputs.lfs[lf] for lf in missing]
-                searched = _search_exactly(inputs, L, _carry_over(inputs, L, names, memory))
+                searched = _search_exactly(inputs, L, _reuse_neighbors(inputs, L, names, memory))
                 memory.keep_rows()
             else:
                 searched = _search(inputs, inputs.cells, L, params)
@@ -304,12 +304,12 @@ def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
     )
 
 
-def _describe_today(inputs: Inputs, params: SearchParams) -> Today:
+def _describe_today(inputs: Inputs, params: SearchParams) -> CurrentRun:
     """What determines the neighbors of an LF, beside its votes."""
     approximate: Part = None
     if inputs.cells is not None:
         approximate = [inputs.description.cells_sha256, params.target_recall, SAMPLE]
-    return Today(
+    return CurrentRun(
         base=[identify_code("tasks.search"), inputs.index.metric, inputs.cells is None],
         content=[inputs.description.content, approximate],
         lends=inputs.lends,
@@ -361,29 +361,29 @@ class _Pass:
     """What to call it while it lasts."""
 
 
-def _carry_over(
+def _reuse_neighbors(
     inputs: Inputs, L: npt.NDArray[np.int8], names: Sequence[str], memory: NeighborCache
-) -> Iterator[Carried]:
+) -> Iterator[ReusedNeighbors]:
     """What is known of LFs with these votes (n, m) and names, one after the other."""
     for lf, name in enumerate(names):
         support = mark_support(L[:, lf], inputs.lends)
         labels = tuple(np.unique(support[support >= 0]).tolist())
-        earlier = memory.recall_earlier(name)
+        earlier = memory.recall_previous(name)
         if earlier is None:
-            yield carry_over(None, None, support, labels)
+            yield reuse_neighbors(None, None, support, labels)
         else:
-            yield carry_over(earlier.entry.as_earlier(), earlier.place, support, labels)
+            yield reuse_neighbors(earlier.entry.as_previous(), earlier.place, support, labels)
 
 
-def _search_exactly(inputs: Inputs, L: npt.NDArray[np.int8], known: Iterable[Carried]) -> _Searched:
+def _search_exactly(inputs: Inputs, L: npt.NDArray[np.int8], known: Iterable[ReusedNeighbors]) -> _Searched:
     """The neighbors of LFs with the votes `L` (n, m), of which some are `known`."""
     lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
     labels = [np.unique(own[own >= 0]).tolist() for own in lent.T]
     columns = _Columns([(lf, label) for lf, own in enumerate(labels) for label in own], len(L))
     is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
-    for lf, carried in enumerate(known):
-        is_open[:, lf], is_added[:, lf] = carried.is_open, carried.is_added
-        columns.put(lf, carried)
+    for lf, reused in enumerate(known):
+        is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
+        columns.put(lf, reused)
     # Those of which nothing is known ask the whole support, and the others what was added to it.
     compared = _improve(inputs, is_open, lent, columns, "searching")
     lent[~is_added] = ABSTAIN
@@ -398,8 +398,8 @@ def _improve(inputs: Inputs, asks: Bool, votes: npt.NDArray[np.int8], columns: "
         return 0
     support = _build_support(inputs, votes[:, lfs])
     asking = asks[:, lfs]
-    rows = columns.place([(int(lfs[pair.lf]), pair.label) for pair in support.pairs])
-    return _search_blocks(inputs, _cut_all(support, support.pairs, asking, what), columns, rows)
+    rows = columns.place([(int(lfs[lf_class.lf]), lf_class.label) for lf_class in support.lf_classes])
+    return _search_blocks(inputs, _cut_all(support, support.lf_classes, asking, what), columns, rows)
 
 
 def _build_support(inputs: Inputs, votes: npt.NDArray[np.int8]) -> Support:
@@ -421,28 +421,30 @@ def _search(inputs: Inputs, cells: Cells, L: npt.NDArray[np.int8], params: Searc
     n, m = L.shape
     support = _build_support(inputs, np.where(inputs.lends[:, None], L, np.int8(ABSTAIN)))
     asking = L == ABSTAIN
-    pairs = [(pair.lf, pair.label) for pair in support.pairs]
-    columns = _Columns(pairs, n)
-    rows = columns.place(pairs)
-    efforts: list[int | None] = [None] * m
+    lf_classes = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
+    columns = _Columns(lf_classes, n)
+    rows = columns.place(lf_classes)
+    min_candidates: list[int | None] = [None] * m
     samples = np.random.default_rng(0).permutation(n)
     # Of few items the second sample is all of them, since no other would be left.
     tuning, checking = np.sort(samples[:SAMPLE]), np.sort(samples[SAMPLE : 2 * SAMPLE] if n >= 2 * SAMPLE else samples)
     known = np.union1d(tuning, checking)
-    exact = _Columns(pairs, n, of=known)
-    task = _plan_exactly(support, support.pairs, asking, n)
+    exact = _Columns(lf_classes, n, of=known)
+    task = _plan_exactly(support, support.lf_classes, asking, n)
     blocks = [_Block(items=known[a : a + QUERIES]) for a in range(0, len(known), QUERIES)]
     sample = _Pass(task=task, asking=asking, blocks=blocks, total=len(known), what="searching a sample exactly")
     compared = _search_blocks(inputs, sample, exact, rows)
-    located = locate_pairs(support, cells)
+    located = locate_members(support, cells)
     joined = join_cells(cells, QUERIES)
     need = measure_need(located, cells, joined, tuning, exact.position[:, np.searchsorted(known, tuning)])
     for lf in range(m):
-        own = [place for place, pair in enumerate(support.pairs) if pair.lf == lf]
-        efforts[lf] = _choose_effort(support, own, need[own], params)
-    compared += _search_blocks(inputs, _cut_cells(cells, joined, support, efforts, asking), columns, rows)
-    rest = [pair if efforts[pair.lf] is None else _leave_out(pair) for pair in support.pairs]
-    if any(len(pair.members) for pair in rest):
+        own = [place for place, lf_class in enumerate(support.lf_classes) if lf_class.lf == lf]
+        min_candidates[lf] = _choose_min_candidates(support, own, need[own], params)
+    compared += _search_blocks(inputs, _cut_cells(cells, joined, support, min_candidates, asking), columns, rows)
+    rest = [
+        lf_class if min_candidates[lf_class.lf] is None else _leave_out(lf_class) for lf_class in support.lf_classes
+    ]
+    if any(len(lf_class.members) for lf_class in rest):
         compared += _search_blocks(inputs, _cut_all(support, rest, asking, "searching exactly"), columns, rows)
     place = np.searchsorted(known, checking)
     checked = exact.position[:, place] != NOBODY
@@ -450,46 +452,48 @@ def _search(inputs: Inputs, cells: Cells, L: npt.NDArray[np.int8], params: Searc
     found = []
     for lf in range(m):
         part = columns.locate(lf)
-        found.append(columns.take(lf, efforts[lf], int(checked[part].sum()), int(right[part].sum())))
+        found.append(columns.take(lf, min_candidates[lf], int(checked[part].sum()), int(right[part].sum())))
     return _Searched(columns=found, compared=compared)
 
 
-def _choose_effort(
+def _choose_min_candidates(
     support: Support, own: Sequence[int], need: npt.NDArray[np.int64], params: SearchParams
 ) -> int | None:
-    """The effort of the LF whose pairs are at places `own`; None where exact search is hardly more work."""
-    effort = choose_effort(need, params.target_recall)
-    sizes = [len(support.pairs[place].members) for place in own]
+    """The effort of the LF whose LF classes are at places `own`; None where exact search is hardly more work."""
+    effort = choose_min_candidates(need, params.target_recall)
+    sizes = [len(support.lf_classes[place].members) for place in own]
     # Beyond half of the members, gathering those to look at costs more than it saves.
     return None if 2 * sum(min(effort, size) for size in sizes) > sum(sizes) else effort
 
 
-def _leave_out(pair: Pair) -> Pair:
-    return Pair(lf=pair.lf, label=pair.label, members=pair.members[:0], positions=pair.positions[:0])
+def _leave_out(lf_class: LFClass) -> LFClass:
+    return LFClass(lf=lf_class.lf, label=lf_class.label, members=lf_class.members[:0], positions=lf_class.positions[:0])
 
 
-def _plan_exactly(support: Support, pairs: Sequence[Pair], asking: Bool, n: int) -> SearchTask:
-    """To search `pairs` exactly, by `n` items of which some ask."""
-    searches = plan_searches(pairs, asking.sum(axis=0), n, support.factors.shape[1])
-    return SearchTask(support=support, plan=SamePlan(pairs=pairs, searches=searches))
+def _plan_exactly(support: Support, lf_classes: Sequence[LFClass], asking: Bool, n: int) -> SearchTask:
+    """To search `lf_classes` exactly, by `n` items of which some ask."""
+    searches = plan_searches(lf_classes, asking.sum(axis=0), n, support.factors.shape[1])
+    return SearchTask(support=support, plan=SamePlan(lf_classes=lf_classes, searches=searches))
 
 
-def _cut_all(support: Support, pairs: Sequence[Pair], asking: Bool, what: str) -> _Pass:
-    """All items that ask (n, m) in their order, in blocks that search `pairs` exactly."""
+def _cut_all(support: Support, lf_classes: Sequence[LFClass], asking: Bool, what: str) -> _Pass:
+    """All items that ask (n, m) in their order, in blocks that search `lf_classes` exactly."""
     items = np.flatnonzero(asking.any(axis=1))
-    task = _plan_exactly(support, pairs, asking, len(items))
+    task = _plan_exactly(support, lf_classes, asking, len(items))
     blocks = (_Block(items=items[start : start + QUERIES]) for start in range(0, len(items), QUERIES))
     return _Pass(task=task, asking=asking, blocks=blocks, total=len(items), what=what)
 
 
 def _cut_cells(
-    cells: Cells, joined: Sequence[range], support: Support, efforts: Sequence[int | None], asking: Bool
+    cells: Cells, joined: Sequence[range], support: Support, min_candidates: Sequence[int | None], asking: Bool
 ) -> _Pass:
     """All items, the cells in each of `joined` at a time, in blocks that search the cells nearby."""
-    by_pair = [efforts[pair.lf] for pair in support.pairs]
-    located, width = locate_pairs(support, cells), support.factors.shape[1]
-    plan = NearbyPlan(pairs=support.pairs, located=located, cells=cells, efforts=by_pair, width=width)
-    parts = () if all(effort is None for effort in by_pair) else iterate_queries(cells, joined, QUERIES)
+    by_lf_class = [min_candidates[lf_class.lf] for lf_class in support.lf_classes]
+    located, width = locate_members(support, cells), support.factors.shape[1]
+    plan = NearbyPlan(
+        lf_classes=support.lf_classes, located=located, cells=cells, min_candidates=by_lf_class, width=width
+    )
+    parts = () if all(effort is None for effort in by_lf_class) else iterate_queries(cells, joined, QUERIES)
     blocks = (_Block(items=items, cells=own) for own, items in parts)
     task = SearchTask(support=support, plan=plan)
     return _Pass(task=task, asking=asking, blocks=blocks, total=len(asking), what="searching approximately")
@@ -498,34 +502,34 @@ def _cut_cells(
 class _Columns:
     """Neighbors of n items, or of the items `of` alone (ascending), per LF and class; improved in any order."""
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], n: int, of: npt.NDArray[np.int64] | None = None) -> None:
-        self._pairs, self._of = pairs, of
+    def __init__(self, lf_classes: Sequence[tuple[int, int]], n: int, of: npt.NDArray[np.int64] | None = None) -> None:
+        self._pairs, self._of = lf_classes, of
         size = n if of is None else len(of)
-        self.similarity = np.full((len(pairs), size), np.nan, np.float32)
-        self.position = np.full((len(pairs), size), NOBODY, np.int32)
+        self.similarity = np.full((len(lf_classes), size), np.nan, np.float32)
+        self.position = np.full((len(lf_classes), size), NOBODY, np.int32)
 
-    def put(self, lf: int, carried: Carried) -> None:
+    def put(self, lf: int, reused: ReusedNeighbors) -> None:
         """Begin with what is known of one LF."""
         own = self.locate(lf)
-        self.similarity[own], self.position[own] = carried.similarity, carried.position
+        self.similarity[own], self.position[own] = reused.similarity, reused.position
 
     def improve(self, items: npt.NDArray[np.int64], nearest: Nearest, rows: npt.NDArray[np.int64]) -> None:
-        """Take over what was found, pair by pair for these `rows`, where it is nearer, or as near and earlier."""
+        """Take over what was found, LF class by LF class for these `rows`, where it is nearer, or as near and earlier."""
         where = items if self._of is None else np.searchsorted(self._of, items)
-        for pair in np.flatnonzero((nearest.position != NOBODY).any(axis=1)):
-            similarity, position = self.similarity[rows[pair]], self.position[rows[pair]]
-            near, new = nearest.similarity[pair], nearest.position[pair]
+        for lf_class in np.flatnonzero((nearest.position != NOBODY).any(axis=1)):
+            similarity, position = self.similarity[rows[lf_class]], self.position[rows[lf_class]]
+            near, new = nearest.similarity[lf_class], nearest.position[lf_class]
             old_near, old = similarity[where], position[where]
             wins = (new != NOBODY) & ((old == NOBODY) | (near > old_near) | ((near == old_near) & (new < old)))
             similarity[where[wins]], position[where[wins]] = near[wins], new[wins]
 
-    def place(self, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-        """The rows of some pairs of an LF and a class."""
-        return np.array([self._pairs.index(pair) for pair in pairs], np.int64)
+    def place(self, lf_classes: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        """The rows of some LF classes."""
+        return np.array([self._pairs.index(lf_class) for lf_class in lf_classes], np.int64)
 
     def locate(self, lf: int) -> slice:
         """The rows of one LF."""
-        own = [row for row, pair in enumerate(self._pairs) if pair[0] == lf]
+        own = [row for row, lf_class in enumerate(self._pairs) if lf_class[0] == lf]
         return slice(own[0], own[-1] + 1) if own else slice(0, 0)
 
     def take(self, lf: int, effort: int | None, checked: int, right: int) -> NeighborColumns:
@@ -542,7 +546,7 @@ class _Columns:
 
 
 def _search_blocks(inputs: Inputs, work: _Pass, columns: _Columns, rows: npt.NDArray[np.int64]) -> int:
-    """Improve the `rows` of `columns` that are those of the support's pairs, on this machine or on a cluster.
+    """Improve the `rows` of `columns` that are those of the support's lf_classes, on this machine or on a cluster.
 
     Gives back the number of products that were computed.
     """
@@ -553,7 +557,7 @@ def _search_blocks(inputs: Inputs, work: _Pass, columns: _Columns, rows: npt.NDA
             items=items,
             cells=block.cells,
             vectors=inputs.embeddings[items],
-            proposals=inputs.index.vectors[items],
+            index_vectors=inputs.index.vectors[items],
             asking=work.asking[items],
         )
 

@@ -48,7 +48,7 @@ from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
-from tasks.tables.neighbor_columns import PairColumns, find_pair_columns
+from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns
 from tasks.tables.parquet import read_table, read_votes, write_table
 from tasks.tables.paths import (
     END_MODEL,
@@ -60,7 +60,7 @@ from tasks.tables.paths import (
     VOTES,
 )
 from tasks.tables.saved_model import Method, SavedModel, write_model
-from tasks.tables.scaled_embeddings import Points, read_points, to_cosine
+from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings, to_cosine
 from tasks.tables.schemas import probability_column
 from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
@@ -76,7 +76,7 @@ class Inputs:
     items: pl.DataFrame
     lfs: tuple[str, ...]
     votes: npt.NDArray[np.int8]
-    points: Points
+    points: ScaledEmbeddings
     metric: Metric
     gold: GoldRows | None
     """Gold of valid items, None where there is none or params forbid it."""
@@ -88,7 +88,7 @@ class StoredColumns:
 
     root: Path
     inputs: Inputs
-    pairs: PairColumns
+    pairs: NeighborColumnNames
     k: int
 
     def __iter__(self) -> Iterator[LFColumn]:
@@ -132,7 +132,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     with Progress("learning from votes", total=HEAD_WORK) as progress:
         head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
     balance = _find_balance(head, inputs.gold, k, params)
-    pairs = find_pair_columns(root / NEIGHBORS, list(inputs.lfs))
+    pairs = find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs))
     columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
         bandwidth = choose_bandwidth(progress.follow(columns))
@@ -212,7 +212,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         items=items,
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
         votes=votes,
-        points=read_points(root, items, metric, (root / END_MODEL_SUMMARY).parent),
+        points=read_scaled_embeddings(root, items, metric, (root / END_MODEL_SUMMARY).parent),
         metric=metric,
         gold=gold if gold is not None and len(gold.rows) else None,
     )

@@ -34,7 +34,7 @@ from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import read_gold, to_matrix
-from tasks.tables.neighbor_columns import PairColumns, find_pair_columns, to_neighbors
+from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import read_batches, read_table, read_votes
 from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VOTES
 from tasks.tables.thresholds import Thresholds
@@ -112,7 +112,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     L = to_matrix(votes)
     for sentence in check_embedding(root, items, L, labels, len(classes), metric):
         print(f"tune: {sentence}", file=sys.stderr)
-    pairs = find_pair_columns(root / NEIGHBORS, lfs)
+    pairs = find_neighbor_columns(root / NEIGHBORS, lfs)
     inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
     chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
     found, candidates, judged = chosen.thresholds, chosen.candidates, chosen.tuning_set.judged
@@ -224,7 +224,7 @@ def _require_lfs(params: TuneParams, lfs: list[str]) -> None:
             raise ParamsError(f"params.yaml: 'tune.thresholds.{name}': no LF of this name votes.{hint}")
 
 
-def _read_rows(root: Path, items: pl.DataFrame, pairs: PairColumns, rows: npt.NDArray[np.int64]) -> Neighbors:
+def _read_rows(root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, rows: npt.NDArray[np.int64]) -> Neighbors:
     """Return the similarities of the items at positions `rows`, ascending; other rows are read and let go."""
     needed = [ITEM_ID, *pairs.similarity]
     similarity = np.empty((len(pairs.similarity), len(rows)), np.float32)
@@ -243,7 +243,7 @@ def _read_rows(root: Path, items: pl.DataFrame, pairs: PairColumns, rows: npt.ND
 
 
 def _count_extended(
-    root: Path, items: pl.DataFrame, pairs: PairColumns, candidates: list[Float64]
+    root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, candidates: list[Float64]
 ) -> list[npt.NDArray[np.int64]]:
     """Return by LF, how many of all items each candidate extends it to."""
     needed = [ITEM_ID, *pairs.similarity]

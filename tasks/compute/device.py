@@ -11,7 +11,7 @@ import threading
 from weakref import WeakKeyDictionary
 
 from tasks.core.search.blocks import FoundInBlock, QueryBlock, SamePlan, SearchTask, find_block
-from tasks.core.search.candidates import Proposals
+from tasks.core.search.candidates import CandidateIndexes
 from tasks.core.search.faiss_index import count_gpus, make_gpu_builder
 from tasks.errors import StageError
 
@@ -19,7 +19,7 @@ ENVIRONMENT = "EPOXY_DEVICE"
 """auto (the default): a GPU where faiss sees one; cpu; gpu: an error where faiss sees none."""
 
 _making = threading.Lock()
-_made: "WeakKeyDictionary[SearchTask, Proposals]" = WeakKeyDictionary()
+_made: "WeakKeyDictionary[SearchTask, CandidateIndexes]" = WeakKeyDictionary()
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def search_block(task: SearchTask, block: QueryBlock) -> FoundInBlock:
         return find_block(task, block)
     with _making:
         if task not in _made:
-            _made[task] = Proposals(task.support, task.plan.pairs, make_gpu_builder())
+            _made[task] = CandidateIndexes(task.support, task.plan.lf_classes, make_gpu_builder())
         proposals = _made[task]
     try:
         return find_block(task, block, proposals)

@@ -26,7 +26,7 @@ _KEPT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Today:
+class CurrentRun:
     """What neighbors are searched for."""
 
     base: Part
@@ -40,7 +40,7 @@ class Today:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
+class PreviousEntry:
     """An entry of another day, or of other votes."""
 
     entry: Entry
@@ -51,7 +51,7 @@ class Earlier:
 class NeighborCache:
     """The neighbors in `kept` of LFs given by name and votes, int8 of shape (n,)."""
 
-    def __init__(self, kept: Cache, today: Today) -> None:
+    def __init__(self, kept: Cache, today: CurrentRun) -> None:
         self._kept, self._today = kept, today
         self._day = identify(row_keys.VERSION, today.content)
         self._n = len(today.lends)
@@ -69,14 +69,14 @@ class NeighborCache:
                     return unpack(stored).columns
         return None
 
-    def recall_earlier(self, lf: str) -> Earlier | None:
+    def recall_previous(self, lf: str) -> PreviousEntry | None:
         """What the LF of this name found last, with other votes or among other items."""
         for name in self._kept.find(self._name(lf)):
             stored = self._kept.read(name)
             entry = None if stored is None else unpack(stored)
             match = None if entry is None else self._match(entry.day)
             if entry is not None and match is not None:
-                return Earlier(entry=entry, place=match.earlier)
+                return PreviousEntry(entry=entry, place=match.earlier)
         return None
 
     def keep(self, lf: str, votes: Votes, columns: NeighborColumns) -> None:

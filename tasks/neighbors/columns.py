@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.search.incremental import EarlierNeighbors
+from tasks.core.search.incremental import PreviousNeighbors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class Entry:
     support: npt.NDArray[np.int8]
     """(n,) who lent which vote, as `earlier_neighbors.mark_support` gives it."""
 
-    def as_earlier(self) -> EarlierNeighbors:
+    def as_previous(self) -> PreviousNeighbors:
         """What the entry tells about other days."""
         found = self.columns
-        return EarlierNeighbors(
+        return PreviousNeighbors(
             support=self.support, labels=found.labels, similarity=found.similarity, position=found.position
         )
 

@@ -13,7 +13,7 @@ from tasks.tables.parquet import read_schema
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairColumns:
+class NeighborColumnNames:
     """The column pairs of neighbors.parquet, one for each LF and class in its support."""
 
     lf: npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ class PairColumns:
     neighbor: tuple[str, ...]
 
 
-def find_pair_columns(path: Path, lfs: list[str]) -> PairColumns:
+def find_neighbor_columns(path: Path, lfs: list[str]) -> NeighborColumnNames:
     """The column pairs of the neighbors at `path`, in the order of `lfs`, then classes.
 
     Raises
@@ -40,7 +40,7 @@ def find_pair_columns(path: Path, lfs: list[str]) -> PairColumns:
             raise DataError(f"{path}: column '{name}/similarity' is of no LF in the votes. Run 'dvc repro search'.")
         pairs.append((lfs.index(lf), int(label), name))
     pairs.sort()
-    return PairColumns(
+    return NeighborColumnNames(
         lf=np.array([lf for lf, _, _ in pairs], np.int64),
         label=np.array([label for _, label, _ in pairs], np.int8),
         similarity=tuple(f"{name}/similarity" for _, _, name in pairs),
@@ -48,7 +48,7 @@ def find_pair_columns(path: Path, lfs: list[str]) -> PairColumns:
     )
 
 
-def to_neighbors(batch: pl.DataFrame, columns: PairColumns) -> Neighbors:
+def to_neighbors(batch: pl.DataFrame, columns: NeighborColumnNames) -> Neighbors:
     """The similarities of a batch of the neighbors table."""
     similarity = np.empty((len(columns.similarity), batch.height), np.float32)
     for place, name in enumerate(columns.similarity):

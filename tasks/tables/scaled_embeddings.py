@@ -27,7 +27,7 @@ _BLOCK = ROW_GROUP
 
 
 @dataclass(frozen=True, kw_only=True)
-class Points:
+class ScaledEmbeddings:
     """Vectors scaled so that 1 - |x - y|^2 / 2 is the similarity of two of them.
 
     vectors: (n, d) float32, a mapped file. Cosine: unit vectors, and the similarity is the cosine. L2: embeddings about
@@ -40,7 +40,7 @@ class Points:
     scale: float
 
 
-def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -> Points:
+def read_scaled_embeddings(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -> ScaledEmbeddings:
     """The embeddings of `items`, in their order, as points in a file without a name below `folder`.
 
     Raises
@@ -57,7 +57,7 @@ def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -
                 vectors[rows] /= np.sqrt(_square_norms(embeddings))[:, None].astype(np.float32)
             progress.advance(len(embeddings))
     if metric is Metric.COSINE:
-        return Points(vectors=vectors, center=np.zeros(vectors.shape[1], np.float32), scale=1.0)
+        return ScaledEmbeddings(vectors=vectors, center=np.zeros(vectors.shape[1], np.float32), scale=1.0)
     total = np.zeros((1, vectors.shape[1]))
     squares = np.empty(n)
     with Progress("centering embeddings", total=3 * n) as progress:
@@ -74,10 +74,10 @@ def read_points(root: Path, items: pl.DataFrame, metric: Metric, folder: Path) -
         for rows in _cut(n):
             vectors[rows] /= np.float32(scale)
             progress.advance(rows.stop - rows.start)
-    return Points(vectors=vectors, center=center, scale=scale)
+    return ScaledEmbeddings(vectors=vectors, center=center, scale=scale)
 
 
-def place_vectors(
+def scale_vectors(
     vectors: npt.NDArray[np.float32], metric: Metric, center: npt.NDArray[np.float32], scale: float
 ) -> npt.NDArray[np.float32]:
     """Embeddings (q, d), changed in place, as points among others, whose center and scale are known."""

@@ -30,26 +30,26 @@ METRICS = ("cosine", "l2")
 
 
 def find(vectors, votes, is_reference, metric, plan, block=core.QUERIES):
-    """(similarity, position) of (pairs, n) by one strategy, `block` queries at a time; and the pairs."""
-    proposals = normalize(vectors) if metric == "cosine" else vectors
+    """(similarity, position) of (lf_classes, n) by one strategy, `block` queries at a time; and the LF classes."""
+    index_vectors = normalize(vectors) if metric == "cosine" else vectors
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = core.build_support(votes[lenders], lenders, vectors, proposals, metric=metric)
-    searches = plan(support.pairs)
+    support = core.build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric)
+    searches = plan(support.lf_classes)
     found = []
     for start in range(0, len(vectors), block):
         part = slice(start, start + block)
-        queries = core.build_queries(support.geometry, vectors[part], proposals[part])
+        queries = core.build_queries(support.geometry, vectors[part], index_vectors[part])
         found.append(core.find_neighbors(support, searches, queries, votes[part] < 0))
     similarity = np.concatenate([one.similarity for one in found], axis=1)
     position = np.concatenate([one.position for one in found], axis=1)
-    return similarity, position, [(pair.lf, pair.label) for pair in support.pairs]
+    return similarity, position, [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
 
 
 def assert_equals_oracle(vectors, votes, is_reference, metric, found):
-    similarity, position, pairs = found
+    similarity, position, lf_classes = found
     expected = oracle.nearest(vectors, votes, is_reference, metric)
     got = {
-        (item, *pairs[place]): (similarity[place, item], position[place, item])
+        (item, *lf_classes[place]): (similarity[place, item], position[place, item])
         for place, item in zip(*np.nonzero(position != core.NOBODY), strict=True)
     }
     assert got == expected
@@ -133,7 +133,7 @@ def test_the_cheaper_strategy_is_chosen():
     def chosen(votes):
         lenders = np.flatnonzero((votes >= 0).any(axis=1))
         support = core.build_support(votes[lenders], lenders, vectors, normalize(vectors), metric="cosine")
-        return core.plan_searches(support.pairs, (votes < 0).sum(axis=0), 400, 64)
+        return core.plan_searches(support.lf_classes, (votes < 0).sum(axis=0), 400, 64)
 
     disjoint = np.full((400, 4), -1, np.int8)
     disjoint[np.arange(400), np.arange(400) % 4] = 0  # 4 x 300 x 100 products against 400 x 400
@@ -371,7 +371,7 @@ def test_a_missed_target_fails_with_the_figures_and_writes_nothing(tmp_path, mon
     project = clustered_project()
     project["vectors"] = np.random.default_rng(1).standard_normal((4000, 8))
     write_project(tmp_path, **project)
-    monkeypatch.setattr(search, "choose_effort", lambda need, target: 1)
+    monkeypatch.setattr(search, "choose_min_candidates", lambda need, target: 1)
     with pytest.raises(DataError, match=r"recall is 0\.\d+ .* at least 0\.99"):
         write_neighbors(tmp_path, kind=IndexKind.IVF)
     assert not (tmp_path / NEIGHBORS).exists() and not (tmp_path / RECALL).exists()
@@ -402,13 +402,13 @@ def line_of_cells():
 
 def test_cells_are_visited_from_near_to_far_and_empty_ones_do_not_count():
     grouped, support = line_of_cells()
-    located = ivf.locate_pairs(support, grouped)
+    located = ivf.locate_members(support, grouped)
     assert ivf.rank_cells(grouped, 0).tolist() == [0, 1, 2]
 
-    def seen(*efforts, own=range(1)):
+    def seen(*min_candidates, own=range(1)):
         orders = [ivf.rank_cells(grouped, cell) for cell in own]
-        visited = ivf.visit(support.pairs, located, orders, efforts)
-        return [support.items[pair.members].tolist() for pair in visited]
+        visited = ivf.visit(support.lf_classes, located, orders, min_candidates)
+        return [support.items[lf_class.members].tolist() for lf_class in visited]
 
     assert seen(1, 1) == [[1], [5]]  # the only support of LF 1 is two cells away
     assert seen(2, None) == [[1, 3], []]
@@ -442,7 +442,7 @@ def test_cells_join_until_they_have_so_many_items(monkeypatch):
 
 def test_the_effort_is_what_the_sample_needs():
     grouped, support = line_of_cells()
-    located = ivf.locate_pairs(support, grouped)
+    located = ivf.locate_members(support, grouped)
     # Items 0, 2, 4, whose neighbors are said to be 1, 1, 5 (LF 0) and 5, nobody, 5 (LF 1).
     position = np.array([[1, 1, 5], [5, core.NOBODY, 5]], np.int32)
     joined = range(1), range(1, 2), range(2, 3)
@@ -452,30 +452,30 @@ def test_the_effort_is_what_the_sample_needs():
     # Together with cell 0, it is there from the start.
     need = ivf.measure_need(located, grouped, (range(2), range(2, 3)), np.array([0, 2, 4]), position)
     assert need.tolist() == [[1, 1, 1], [1, 0, 1]]
-    assert ivf.choose_effort(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
-    assert ivf.choose_effort(np.array([0, 0]), 0.9) == 1
+    assert ivf.choose_min_candidates(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
+    assert ivf.choose_min_candidates(np.array([0, 0]), 0.9) == 1
 
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), metric=st.sampled_from(METRICS), seed=st.integers(0, 99))
 def test_with_all_effort_cells_change_nothing(problem, metric, seed):
     vectors, votes, is_reference = problem
-    proposals = normalize(vectors) if metric == "cosine" else vectors
-    grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), proposals, metric)
+    index_vectors = normalize(vectors) if metric == "cosine" else vectors
+    grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), index_vectors, metric)
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = core.build_support(votes[lenders], lenders, vectors, proposals, metric=metric, cells=grouped.of_item)
-    located = ivf.locate_pairs(support, grouped)
-    similarity = np.full((len(support.pairs), len(vectors)), np.nan, np.float32)
+    support = core.build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric, cells=grouped.of_item)
+    located = ivf.locate_members(support, grouped)
+    similarity = np.full((len(support.lf_classes), len(vectors)), np.nan, np.float32)
     position = np.full(similarity.shape, core.NOBODY)
     for own, items in ivf.iterate_queries(grouped, ivf.join_cells(grouped, 7), 5):
         orders = [ivf.rank_cells(grouped, cell) for cell in own]
-        pairs = ivf.visit(support.pairs, located, orders, [10**6] * len(support.pairs))
-        queries = core.build_queries(support.geometry, vectors[items], proposals[items])
-        searches = core.plan_searches(pairs, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
+        lf_classes = ivf.visit(support.lf_classes, located, orders, [10**6] * len(support.lf_classes))
+        queries = core.build_queries(support.geometry, vectors[items], index_vectors[items])
+        searches = core.plan_searches(lf_classes, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
         nearest = core.find_neighbors(support, searches, queries, votes[items] < 0)
         similarity[:, items], position[:, items] = nearest.similarity, nearest.position
-    pairs = [(pair.lf, pair.label) for pair in support.pairs]
-    assert_equals_oracle(vectors, votes, is_reference, metric, (similarity, position, pairs))
+    lf_classes = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
+    assert_equals_oracle(vectors, votes, is_reference, metric, (similarity, position, lf_classes))
 
 
 # The disk.

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tasks.core.search.candidates import Proposals, find_proposed_neighbors
-from tasks.core.search.exact import Nearest, Pair, Search, Support, build_queries, find_neighbors, plan_searches
-from tasks.core.search.ivf import Cells, PairCells, rank_cells, visit
+from tasks.core.search.candidates import CandidateIndexes, find_neighbors_among_candidates
+from tasks.core.search.exact import LFClass, Nearest, Search, Support, build_queries, find_neighbors, plan_searches
+from tasks.core.search.ivf import Cells, MemberCells, rank_cells, visit
 from tasks.core.types import Bool, Float32, Int64
 
 
@@ -22,7 +22,7 @@ class QueryBlock:
     """The cells they are in; None where that does not matter."""
     vectors: Float32
     """(q, d) their embeddings."""
-    proposals: Float32
+    index_vectors: Float32
     """(q, d) the index's vectors of the same items."""
     asking: Bool
     """(q, m) which LF asks for which of them."""
@@ -39,10 +39,10 @@ class Plan(Protocol):
 class SamePlan:
     """Every block is searched alike."""
 
-    pairs: Sequence[Pair]
+    lf_classes: Sequence[LFClass]
     """Those of the support, some perhaps without members."""
     searches: tuple[Search, ...]
-    """Of `pairs`."""
+    """Of `lf_classes`."""
 
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
         """The same searches for every block."""
@@ -53,11 +53,11 @@ class SamePlan:
 class NearbyPlan:
     """A block is searched in the cells near one of its own."""
 
-    pairs: Sequence[Pair]
-    located: PairCells
+    lf_classes: Sequence[LFClass]
+    located: MemberCells
     cells: Cells
-    efforts: Sequence[int | None]
-    """Per pair, as for `visit`."""
+    min_candidates: Sequence[int | None]
+    """Per LF class, as for `visit`."""
     width: int
     """Columns of the support's factors."""
 
@@ -65,8 +65,8 @@ class NearbyPlan:
         """The searches of the members that `visit` leaves."""
         assert block.cells is not None
         orders = [rank_cells(self.cells, cell) for cell in block.cells]
-        pairs = visit(self.pairs, self.located, orders, self.efforts)
-        return plan_searches(pairs, block.asking.sum(axis=0), len(block.asking), self.width)
+        lf_classes = visit(self.lf_classes, self.located, orders, self.min_candidates)
+        return plan_searches(lf_classes, block.asking.sum(axis=0), len(block.asking), self.width)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,13 +86,13 @@ class FoundInBlock:
     """Pairs of an item and a support vector whose product was computed."""
 
 
-def find_block(task: SearchTask, block: QueryBlock, proposals: Proposals | None = None) -> FoundInBlock:
-    """The neighbors of the items of `block`, among what `proposals`, of the same task, name where there are any."""
-    queries = build_queries(task.support.geometry, block.vectors, block.proposals)
-    if proposals is not None:
+def find_block(task: SearchTask, block: QueryBlock, indexes: CandidateIndexes | None = None) -> FoundInBlock:
+    """The neighbors of the items of `block`, among what `indexes`, of the same task, name where there are any."""
+    queries = build_queries(task.support.geometry, block.vectors, block.index_vectors)
+    if indexes is not None:
         asked = block.asking.sum(axis=0)
-        compared = sum(int(asked[pair.lf]) * len(pair.members) for pair in proposals.pairs)
-        return FoundInBlock(nearest=find_proposed_neighbors(proposals, queries, block.asking), compared=compared)
+        compared = sum(int(asked[lf_class.lf]) * len(lf_class.members) for lf_class in indexes.lf_classes)
+        return FoundInBlock(nearest=find_neighbors_among_candidates(indexes, queries, block.asking), compared=compared)
     searches = task.plan.choose(block)
     compared = sum(_count_products(search, block.asking) for search in searches)
     nearest = find_neighbors(task.support, searches, queries, block.asking)
@@ -107,7 +107,7 @@ def _count_products(search: Search, asking: Bool) -> int:
 def detach(task: SearchTask) -> SearchTask:
     """`task` without who is in which cell: what has to travel.
 
-    For v distinct support vectors of d dimensions and s members of pairs: 8 v d + 32 s bytes.
+    For v distinct support vectors of d dimensions and s members of lf_classes: 8 v d + 32 s bytes.
     """
     if not isinstance(task.plan, NearbyPlan):
         return task

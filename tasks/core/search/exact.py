@@ -12,11 +12,11 @@ Matrix products in float32 only propose: every vector whose product is within a 
 scored in float64. Batches, threads, BLAS and strategy therefore cannot change a result. Vectors that occur more than
 once are searched once.
 
-Most of the time goes to the products. One look at those of a pair's members finds who is near enough to the best so far
+Most of the time goes to the products. One look at those of an LF class's members finds who is near enough to the best so far
 (of the first few members the best one is found before), and whoever is near enough to the best in the end is scored.
 These loops are compiled (tasks/core/search/kernels.py).
 
-Peak memory for v distinct support vectors of d dimensions, p pairs of an LF and a class with s members together: the
+Peak memory for v distinct support vectors of d dimensions, p LF classes with s members together: the
 embeddings and factors of the support, 4 v d bytes each (L2: factors 4 v (d + 1)), 16 s for members and four times that
 while a search is planned; and per thread 8 MiB of products and 80 MiB of candidates. All of them may be mapped files, of
 which only rows in use are touched; those of a support are in its own order, so that what is searched together lies together.
@@ -52,7 +52,7 @@ _MEMBER_COST = 15
 """Multiply-adds in the time it takes to look at one product of a member (measured at d = 384 on one core: .2 ns)."""
 
 _SEEN = 64
-"""Members after which a pair's best product is good enough that later ones rarely reach it."""
+"""Members after which an LF class's best product is good enough that later ones rarely reach it."""
 
 _PENDING = 1 << 20
 """Candidates collected before they are scored, 28 MiB: memory stays bounded whatever the number of ties."""
@@ -65,8 +65,8 @@ _UNIT = 2.0**-24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """An LF, a class in its support, and who votes so. Neighbors are found per pair."""
+class LFClass:
+    """An LF, a class in its support, and who votes so. Neighbors are found per LF class."""
 
     lf: int
     label: int
@@ -100,7 +100,7 @@ class Support:
     """(v,) lengths of the embeddings."""
     factors: Float32
     """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
-    pairs: tuple[Pair, ...]
+    lf_classes: tuple[LFClass, ...]
     """By LF, then class; classes for which an LF never votes have none."""
 
 
@@ -111,21 +111,21 @@ class Tile:
     rows: Int64
     """(r,) rows of the support, ascending."""
     starts: Int64
-    """(r + 1,) where in `pairs` each row's memberships begin, and their number s."""
-    pairs: Int64
-    """(s,) places of pairs within the search."""
+    """(r + 1,) where in `lf_classes` each row's memberships begin, and their number s."""
+    lf_classes: Int64
+    """(s,) places of LF classes within the search."""
     positions: Int64
-    """(s,) item positions, as in `Pair`."""
+    """(s,) item positions, as in `LFClass`."""
     is_new: Bool
-    """(pairs,) of which few members are in earlier tiles."""
+    """(lf_classes,) of which few members are in earlier tiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """One pass of queries over some of the support, which answers one pair or many."""
+    """One pass of queries over some of the support, which answers one LF class or many."""
 
-    pairs: tuple[int, ...]
-    """Places in `Support.pairs`."""
+    lf_classes: tuple[int, ...]
+    """Places in `Support.lf_classes`."""
     tiles: tuple[Tile, ...]
     lf: int | None
     """The LF whose abstaining items alone are queries; None: every item is one."""
@@ -147,12 +147,12 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """Per pair of the support and query: the neighbor and how near it is."""
+    """Per LF class of the support and query: the neighbor and how near it is."""
 
     similarity: Float32
-    """(pairs, q) cosine in [-1, 1] or minus the distance; NaN where the LF votes on the query itself."""
+    """(lf_classes, q) cosine in [-1, 1] or minus the distance; NaN where the LF votes on the query itself."""
     position: Int64
-    """(pairs, q) position of the neighbor among all items; NOBODY where similarity is NaN."""
+    """(lf_classes, q) position of the neighbor among all items; NOBODY where similarity is NaN."""
 
 
 def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
@@ -178,7 +178,7 @@ def build_support(
     votes: Votes,
     positions: Int64,
     embeddings: Float32,
-    proposals: Float32,
+    index_vectors: Float32,
     *,
     metric: MetricName,
     cells: Int64 | None = None,
@@ -194,7 +194,7 @@ def build_support(
         (r,) their positions among all items, ascending.
     embeddings
         (n, d) of all items.
-    proposals
+    index_vectors
         (n, d) the index's vectors of all items: unit vectors for cosine, the embeddings for L2.
     metric
         "cosine" or "l2".
@@ -212,13 +212,13 @@ def build_support(
     row = np.empty(len(leader), np.int64)
     row[first] = np.arange(len(first))
     row = row[leader]
-    pairs = []
+    lf_classes = []
     for lf in range(votes.shape[1]):
         own = np.ascontiguousarray(votes[:, lf])
         for label in np.unique(own[own >= 0]).tolist():
             voters = np.flatnonzero(own == label)
             members, where = np.unique(row[voters], return_index=True)
-            pairs.append(Pair(lf=lf, label=label, members=members, positions=positions[voters[where]]))
+            lf_classes.append(LFClass(lf=lf, label=label, members=members, positions=positions[voters[where]]))
     items = positions[first]
     d = embeddings.shape[1]
     lent, factors, norms = allocate((len(items), d)), allocate((len(items), d + (metric == "l2"))), np.empty(len(items))
@@ -229,19 +229,21 @@ def build_support(
         vectors = lent[part]
         norms[part] = measure_norms(vectors)
         if metric == "cosine":
-            factors[part] = proposals[items[part]]
+            factors[part] = index_vectors[items[part]]
         else:
             placed = (vectors - geometry.center) * geometry.scale
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
-    return Support(geometry=geometry, embeddings=lent, items=items, norms=norms, factors=factors, pairs=tuple(pairs))
+    return Support(
+        geometry=geometry, embeddings=lent, items=items, norms=norms, factors=factors, lf_classes=tuple(lf_classes)
+    )
 
 
-def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Queries:
+def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) -> Queries:
     """Queries from embeddings (q, d) and the index's vectors of the same items (q, d).
 
     The margin is twice the error of one product, plus the gap that rounding a similarity to float32 can close.
-    A product of d float32 pairs, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
+    A product of d float32 lf_classes, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
     Cosine: the sum is at most 1 (Cauchy-Schwarz, unit vectors). L2: a query z is divided by a power of two a >= |z|, so
     that the sum is at most 1 + 1/2; and d(z, y)^2 = |z|^2 - 2 (z.y - |y|^2 / 2), so that two distances which round to
     the same float32 differ by at most 2^-22 d^2 / (2 a) in the product, with d <= |z| + 1. Each bound is doubled or
@@ -252,7 +254,7 @@ def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Q
     terms = vectors.shape[1] + 2
     growth = terms * _UNIT / (1 - terms * _UNIT)
     if geometry.metric == "cosine":
-        factors = proposals
+        factors = index_vectors
         margin = np.full(len(vectors), 2 * 1.01 * growth + 12 * _UNIT)
     else:
         placed = (vectors - geometry.center) * geometry.scale
@@ -263,40 +265,43 @@ def build_queries(geometry: Geometry, vectors: Float32, proposals: Float32) -> Q
     return Queries(vectors=vectors, norms=measure_norms(vectors), factors=factors, margin=margin.astype(np.float32))
 
 
-def plan_per_lf(pairs: Sequence[Pair]) -> tuple[Search, ...]:
+def plan_per_lf(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
     """One search for each LF, over its own support, by the items on which it abstains."""
-    lfs = sorted({pair.lf for pair in pairs if len(pair.members)})
-    return tuple(_plan(pairs, tuple(place for place, pair in enumerate(pairs) if pair.lf == lf), lf) for lf in lfs)
+    lfs = sorted({lf_class.lf for lf_class in lf_classes if len(lf_class.members)})
+    return tuple(
+        _plan(lf_classes, tuple(place for place, lf_class in enumerate(lf_classes) if lf_class.lf == lf), lf)
+        for lf in lfs
+    )
 
 
-def plan_union(pairs: Sequence[Pair]) -> tuple[Search, ...]:
+def plan_union(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
     """One search for all LFs, over the union of their supports, by every item."""
-    places = tuple(place for place, pair in enumerate(pairs) if len(pair.members))
-    return (_plan(pairs, places, None),) if places else ()
+    places = tuple(place for place, lf_class in enumerate(lf_classes) if len(lf_class.members))
+    return (_plan(lf_classes, places, None),) if places else ()
 
 
-def plan_searches(pairs: Sequence[Pair], abstaining: Int64, n: int, width: int) -> tuple[Search, ...]:
+def plan_searches(lf_classes: Sequence[LFClass], abstaining: Int64, n: int, width: int) -> tuple[Search, ...]:
     """The cheaper of `plan_per_lf` and `plan_union` by predicted multiply-adds; both give the same result.
 
-    `pairs` are those of a support, or the same with fewer members, whose factors have `width` columns; `abstaining`
+    `lf_classes` are those of a support, or the same with fewer members, whose factors have `width` columns; `abstaining`
     (m,) counts the items on which each LF abstains, among `n`.
     """
-    per_lf = sum(abstaining[pair.lf] * len(pair.members) * (width + _MEMBER_COST) for pair in pairs)
-    rows = _unite([pair.members for pair in pairs])
-    union = n * (len(rows) * width + sum(len(pair.members) for pair in pairs) * _MEMBER_COST)
-    return plan_per_lf(pairs) if per_lf <= union else plan_union(pairs)
+    per_lf = sum(abstaining[lf_class.lf] * len(lf_class.members) * (width + _MEMBER_COST) for lf_class in lf_classes)
+    rows = _unite([lf_class.members for lf_class in lf_classes])
+    union = n * (len(rows) * width + sum(len(lf_class.members) for lf_class in lf_classes) * _MEMBER_COST)
+    return plan_per_lf(lf_classes) if per_lf <= union else plan_union(lf_classes)
 
 
 def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bool) -> Nearest:
     """The neighbors of some queries, at best about `QUERIES` at a time; `abstains` (q, m): which LF on which query."""
     q = len(queries.vectors)
     found = Nearest(
-        similarity=np.full((len(support.pairs), q), -np.inf, np.float32),
-        position=np.full((len(support.pairs), q), _LAST, np.int64),
+        similarity=np.full((len(support.lf_classes), q), -np.inf, np.float32),
+        position=np.full((len(support.lf_classes), q), _LAST, np.int64),
     )
     tallest = max((len(tile.rows) for search in searches for tile in search.tiles), default=0)
     scratch = np.empty(tallest * q, np.float32)
-    pending = _Pending(max([_PENDING, *(2 * len(search.pairs) * q for search in searches)]))
+    pending = _Pending(max([_PENDING, *(2 * len(search.lf_classes) * q for search in searches)]))
     for search in searches:
         asking = np.arange(q) if search.lf is None else np.flatnonzero(abstains[:, search.lf])
         if len(asking):
@@ -318,7 +323,7 @@ class _Pending:
     def __init__(self, room: int) -> None:
         self.count = 0
         self.cell = np.empty(room, np.int64)
-        """Pair within the search, times the number of queries that ask, plus the query within these."""
+        """LFClass within the search, times the number of queries that ask, plus the query within these."""
         self.row = np.empty(room, np.int64)
         """Row of the support."""
         self.position = np.empty(room, np.int64)
@@ -340,12 +345,12 @@ class _Run:
     ) -> None:
         self._support, self._search, self._queries, self._asking = support, search, queries, asking
         self._pending, self._found = pending, found
-        lfs = [support.pairs[pair].lf for pair in search.pairs]
-        # Once per LF, then per pair: advanced indexing of both at once is slow.
+        lfs = [support.lf_classes[lf_class].lf for lf_class in search.lf_classes]
+        # Once per LF, then per LF class: advanced indexing of both at once is slow.
         voted = ~abstains[asking].T[lfs]
         self._margin = queries.margin[asking]
         self._floor = np.where(voted, np.float32(np.inf), np.float32(-np.inf))
-        """(pairs, q) the product that a candidate must reach; none reaches infinity."""
+        """(lf_classes, q) the product that a candidate must reach; none reaches infinity."""
 
     def go(self, scratch: Float32) -> None:
         """Search every tile; `scratch` has room for the products of the tallest."""
@@ -355,11 +360,11 @@ class _Run:
             scores = scratch[: len(tile.rows) * q].reshape(len(tile.rows), q)
             np.matmul(_take_rows(self._support.factors, tile.rows), factors.T, out=scores)
             if tile.is_new.any():
-                raise_floor(scores, tile.starts, tile.pairs, tile.is_new, self._margin, self._floor)
+                raise_floor(scores, tile.starts, tile.lf_classes, tile.is_new, self._margin, self._floor)
             row = 0
             while row < len(tile.rows):
                 row, pending.count = collect(
-                    scores, tile.starts, tile.pairs, tile.rows, tile.positions, self._margin, self._floor,
+                    scores, tile.starts, tile.lf_classes, tile.rows, tile.positions, self._margin, self._floor,
                     row, pending.count, pending.cell, pending.row, pending.position, pending.product,
                 )  # fmt: skip
                 if row < len(tile.rows):
@@ -379,15 +384,15 @@ class _Run:
         pending, q = self._pending, len(self._asking)
         cell, row, position = (array[: pending.count] for array in (pending.cell, pending.row, pending.position))
         pending.count = 0
-        pair = cell // q  # quicker than np.divmod
-        query = self._asking[cell - pair * q]
+        lf_class = cell // q  # quicker than np.divmod
+        query = self._asking[cell - lf_class * q]
         similarity = _score(self._support, self._queries, query, row)
-        found = np.asarray(self._search.pairs)[pair] * len(self._queries.vectors) + query
+        found = np.asarray(self._search.lf_classes)[lf_class] * len(self._queries.vectors) + query
         keep_nearest(found, position, similarity, self._found.similarity.reshape(-1), self._found.position.reshape(-1))
 
 
 def _score(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
-    """The exact similarities of queries and support vectors, pair by pair.
+    """The exact similarities of queries and support vectors, LF class by LF class.
 
     Summed in the order that is fastest where every number within the errors of both orders rounds to the same float32;
     the few others are summed as the definition says.
@@ -453,14 +458,14 @@ def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
     return leader
 
 
-def _plan(pairs: Sequence[Pair], places: tuple[int, ...], lf: int | None) -> Search:
-    """A search for the pairs at `places`, its tiles cut and whose members are in them."""
-    sizes = [len(pairs[place].members) for place in places]
-    members = np.concatenate([pairs[place].members for place in places])
+def _plan(lf_classes: Sequence[LFClass], places: tuple[int, ...], lf: int | None) -> Search:
+    """A search for the LF classes at `places`, its tiles cut and whose members are in them."""
+    sizes = [len(lf_classes[place].members) for place in places]
+    members = np.concatenate([lf_classes[place].members for place in places])
     order = np.argsort(members, kind="stable")
     members = members[order]
     whose = np.repeat(np.arange(len(places)), sizes)[order]
-    positions = np.concatenate([pairs[place].positions for place in places])[order]
+    positions = np.concatenate([lf_classes[place].positions for place in places])[order]
     starts = np.flatnonzero(np.concatenate([[True], members[1:] != members[:-1]]))
     rows = members[starts]
     starts = np.append(starts, len(members))
@@ -472,13 +477,13 @@ def _plan(pairs: Sequence[Pair], places: tuple[int, ...], lf: int | None) -> Sea
             Tile(
                 rows=rows[part],
                 starts=bounds - bounds[0],
-                pairs=whose[own],
+                lf_classes=whose[own],
                 positions=positions[own],
                 is_new=seen < _SEEN,
             )
         )
         seen += np.bincount(whose[own], minlength=len(places))
-    return Search(pairs=places, tiles=tuple(tiles), lf=lf)
+    return Search(lf_classes=places, tiles=tuple(tiles), lf=lf)
 
 
 def _unite(members: Sequence[Int64]) -> Int64:

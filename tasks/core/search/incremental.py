@@ -17,7 +17,7 @@ from tasks.core.types import ABSTAIN, Bool, Float32, Int32, Int64, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlierNeighbors:
+class PreviousNeighbors:
     """One LF's neighbors of the items of an earlier day, as they were found then."""
 
     support: Votes
@@ -31,7 +31,7 @@ class EarlierNeighbors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Carried:
+class ReusedNeighbors:
     """One LF's neighbors as far as they are known today, of n items, for each of the c classes in its support today."""
 
     similarity: Float32
@@ -50,9 +50,9 @@ def mark_support(votes: Votes, lends: Bool) -> Votes:
     return marked
 
 
-def carry_over(
-    earlier: EarlierNeighbors | None, place: Int64 | None, support: Votes, labels: tuple[int, ...]
-) -> Carried:
+def reuse_neighbors(
+    earlier: PreviousNeighbors | None, place: Int64 | None, support: Votes, labels: tuple[int, ...]
+) -> ReusedNeighbors:
     """What `earlier` (None: nothing) tells about today's items.
 
     Parameters
@@ -68,7 +68,7 @@ def carry_over(
     similarity, position = np.full((len(labels), n), np.nan, np.float32), np.full((len(labels), n), NOBODY, np.int32)
     asks = support == ABSTAIN
     if earlier is None or place is None:
-        return Carried(similarity=similarity, position=position, is_open=asks, is_added=np.zeros(n, bool))
+        return ReusedNeighbors(similarity=similarity, position=position, is_open=asks, is_added=np.zeros(n, bool))
     was_there = place >= 0
     before = np.where(was_there, earlier.support[place], np.int8(-2)) if len(earlier.support) else np.full(n, -2)
     is_known = asks & (before == ABSTAIN)
@@ -86,6 +86,6 @@ def carry_over(
         similarity[row, known] = earlier.similarity[source, place[known]]
         position[row, known] = neighbor
     similarity[:, is_open], position[:, is_open] = np.nan, NOBODY
-    return Carried(
+    return ReusedNeighbors(
         similarity=similarity, position=position, is_open=is_open, is_added=(support >= 0) & (before != support)
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.core.search.exact import NOBODY, Pair, Support
+from tasks.core.search.exact import NOBODY, LFClass, Support
 from tasks.core.types import Float32, Float64, Int32, Int64, MetricName
 
 _TOGETHER = 4
@@ -44,21 +44,21 @@ class Cells:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairCells:
-    """Where the members of each pair are."""
+class MemberCells:
+    """Where the members of each LF class are."""
 
     counts: Int64
-    """(pairs, cells) members in each cell."""
+    """(lf_classes, cells) members in each cell."""
     starts: Int64
-    """(pairs, cells) place of the first of them in `Pair.members`."""
+    """(lf_classes, cells) place of the first of them in `LFClass.members`."""
 
 
-def group_items(of_item: Int64, proposals: Float32, metric: MetricName) -> Cells:
+def group_items(of_item: Int64, index_vectors: Float32, metric: MetricName) -> Cells:
     """The cells of n items from each one's cell (n,) and the index's vectors (n, d).
 
     Cells get new numbers, so that those with near numbers are near: what is looked at together then lies together.
     """
-    centers = _find_centers(of_item, proposals, metric)
+    centers = _find_centers(of_item, index_vectors, metric)
     walk = _walk(centers, metric)
     number = np.empty(len(walk), np.int64)
     number[walk] = np.arange(len(walk))
@@ -68,15 +68,15 @@ def group_items(of_item: Int64, proposals: Float32, metric: MetricName) -> Cells
     return Cells(of_item=of_item, order=order, starts=starts, centers=centers[walk], metric=metric)
 
 
-def _find_centers(of_item: Int64, proposals: Float32, metric: MetricName) -> Float64:
+def _find_centers(of_item: Int64, index_vectors: Float32, metric: MetricName) -> Float64:
     count = int(of_item.max(initial=0)) + 1
-    centers = np.zeros((count, proposals.shape[1]))
+    centers = np.zeros((count, index_vectors.shape[1]))
     for start in range(0, len(of_item), _GATHERED):
         own = of_item[start : start + _GATHERED]
         by_cell = np.argsort(own, kind="stable")
         present, first = np.unique(own[by_cell], return_index=True)
         # In the order of the vectors, which may be a file.
-        vectors = proposals[start : start + _GATHERED][by_cell]
+        vectors = index_vectors[start : start + _GATHERED][by_cell]
         centers[present] += np.add.reduceat(vectors, first, axis=0, dtype=np.float64)
     centers /= np.maximum(np.bincount(of_item, minlength=count), 1)[:, None]
     if metric == "cosine":
@@ -111,13 +111,15 @@ def _measure_distances(centers: Float64, cell: int, metric: MetricName) -> Float
     return far
 
 
-def locate_pairs(support: Support, cells: Cells) -> PairCells:
-    """Where the members of each pair of `support`, which was built with these cells, are."""
+def locate_members(support: Support, cells: Cells) -> MemberCells:
+    """Where the members of each LF class of `support`, which was built with these cells, are."""
     row_cells = cells.of_item[support.items]
     edges = np.arange(len(cells.starts))
-    bounds = np.array([np.searchsorted(row_cells[pair.members], edges) for pair in support.pairs], np.int64)
-    bounds = bounds.reshape(len(support.pairs), len(edges))
-    return PairCells(counts=np.diff(bounds, axis=1), starts=bounds[:, :-1])
+    bounds = np.array(
+        [np.searchsorted(row_cells[lf_class.members], edges) for lf_class in support.lf_classes], np.int64
+    )
+    bounds = bounds.reshape(len(support.lf_classes), len(edges))
+    return MemberCells(counts=np.diff(bounds, axis=1), starts=bounds[:, :-1])
 
 
 def join_cells(cells: Cells, size: int) -> tuple[range, ...]:
@@ -131,10 +133,10 @@ def join_cells(cells: Cells, size: int) -> tuple[range, ...]:
     return tuple(joined)
 
 
-def measure_need(located: PairCells, cells: Cells, joined: Sequence[range], items: Int64, position: Int32) -> Int64:
-    """The smallest effort (pairs, q) that makes each of `items` (q,) visit the cell of its nearest neighbor.
+def measure_need(located: MemberCells, cells: Cells, joined: Sequence[range], items: Int64, position: Int32) -> Int64:
+    """The smallest effort (lf_classes, q) that makes each of `items` (q,) visit the cell of its nearest neighbor.
 
-    `joined` are the cells that visit together; `position` (pairs, q) is the neighbor's, as exact search finds it; NOBODY
+    `joined` are the cells that visit together; `position` (lf_classes, q) is the neighbor's, as exact search finds it; NOBODY
     gives 0.
     """
     need = np.zeros(position.shape, np.int64)
@@ -150,8 +152,8 @@ def measure_need(located: PairCells, cells: Cells, joined: Sequence[range], item
     return need
 
 
-def _count_before(located: PairCells, orders: Sequence[Int64]) -> Int64:
-    """(pairs, cells): the members seen before each cell is visited, in that of `orders` in which they are fewest."""
+def _count_before(located: MemberCells, orders: Sequence[Int64]) -> Int64:
+    """(lf_classes, cells): the members seen before each cell is visited, in that of `orders` in which they are fewest."""
     before = np.full_like(located.counts, np.iinfo(np.int64).max)
     for order in orders:
         counts = located.counts[:, order]
@@ -159,7 +161,7 @@ def _count_before(located: PairCells, orders: Sequence[Int64]) -> Int64:
     return before
 
 
-def choose_effort(need: Int64, target_recall: float) -> int:
+def choose_min_candidates(need: Int64, target_recall: float) -> int:
     """The effort with which a share of `target_recall`, and half of the rest, of the cells with a `need` find it.
 
     The margin is for other items than those measured: with 2,000 of them the recall of a sample varies by .002.
@@ -172,24 +174,27 @@ def choose_effort(need: Int64, target_recall: float) -> int:
 
 
 def visit(
-    pairs: Sequence[Pair], located: PairCells, orders: Sequence[Int64], efforts: Sequence[int | None]
-) -> tuple[Pair, ...]:
-    """`pairs` with the members in the cells that items of some cells, for each of which `orders` has a ranking, visit.
+    lf_classes: Sequence[LFClass], located: MemberCells, orders: Sequence[Int64], min_candidates: Sequence[int | None]
+) -> tuple[LFClass, ...]:
+    """`lf_classes` with the members in the cells that items of some cells, for each of which `orders` has a ranking, visit.
 
-    `efforts` (pairs,): cells are visited until that many members were seen; None: the pair is left out.
+    `min_candidates` (lf_classes,): cells are visited until that many members were seen; None: the LF class is left out.
     """
     before = _count_before(located, orders)
-    return tuple(_visit(pair, place, located, before[place], efforts[place]) for place, pair in enumerate(pairs))
+    return tuple(
+        _visit(lf_class, place, located, before[place], min_candidates[place])
+        for place, lf_class in enumerate(lf_classes)
+    )
 
 
-def _visit(pair: Pair, place: int, located: PairCells, before: Int64, effort: int | None) -> Pair:
+def _visit(lf_class: LFClass, place: int, located: MemberCells, before: Int64, effort: int | None) -> LFClass:
     if effort is None:
-        return replace(pair, members=pair.members[:0], positions=pair.positions[:0])
+        return replace(lf_class, members=lf_class.members[:0], positions=lf_class.positions[:0])
     chosen = np.flatnonzero((before < effort) & (located.counts[place] > 0))
     counts, starts = located.counts[place, chosen], located.starts[place, chosen]
     ends = np.cumsum(counts)
     slots = np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
-    return replace(pair, members=pair.members[slots], positions=pair.positions[slots])
+    return replace(lf_class, members=lf_class.members[slots], positions=lf_class.positions[slots])
 
 
 def iterate_queries(cells: Cells, joined: Sequence[range], size: int) -> Iterator[tuple[range, Int64]]:
