@@ -72,11 +72,11 @@ def main(arguments: list[str]) -> int:
         n, m = map(int, size.split("x"))
         # A process of its own, whose peak memory is that of this size alone.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            one = pool.apply(measure, (n, m, chosen.coverage, chosen.sample, chosen.repeats))
-        results.append(asdict(one))
-        ratio = "" if one.ratio is None else f"{one.ratio:.0f}"
+            result = pool.apply(measure, (n, m, chosen.coverage, chosen.sample, chosen.repeats))
+        results.append(asdict(result))
+        ratio = "" if result.ratio is None else f"{result.ratio:.0f}"
         print(
-            f"{n:10,} {m:4} {one.fit_seconds:6.2f} {one.predict_seconds:9.2f} {one.memory_mib:6.0f} {ratio:>15}",
+            f"{n:10,} {m:4} {result.fit_seconds:6.2f} {result.predict_seconds:9.2f} {result.memory_mib:6.0f} {ratio:>15}",
             flush=True,
         )
     tuning = measure_tuning(*map(int, chosen.tune.split("x")), chosen.coverage, chosen.repeats)

@@ -117,7 +117,7 @@ def _summarize(outcomes: list[Outcome]) -> dict[str, Any]:
     methods = [name for name, value in outcomes[0].metrics.items() if isinstance(value, dict) and "accuracy" in value]
     scores = {
         method: {
-            metric: fmean(found) if all(one is not None for one in found) else None
+            metric: fmean(found) if all(value is not None for value in found) else None
             for metric in outcomes[0].metrics[method]
             for found in [[outcome.metrics[method][metric] for outcome in outcomes if method in outcome.metrics]]
         }
@@ -131,10 +131,10 @@ def format_tables(results: dict[str, dict[str, Any]]) -> str:
     """One table per amount of gold: test accuracy, a row per task, a column per method."""
     parts = []
     for amount, tasks in results.items():
-        methods = list(dict.fromkeys(method for one in tasks.values() for method in one["test"]))
+        methods = list(dict.fromkeys(method for outcome in tasks.values() for method in outcome["test"]))
         lines = [f"{amount}: test accuracy", f"| task | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
-        for task, one in tasks.items():
-            cells = [f"{one['test'][name]['accuracy']:.3f}" if name in one["test"] else "" for name in methods]
+        for task, outcome in tasks.items():
+            cells = [f"{outcome['test'][name]['accuracy']:.3f}" if name in outcome["test"] else "" for name in methods]
             lines.append(f"| {task} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -12,7 +12,7 @@ from tasks.core.extension import (
     NearestVotes,
     Neighbors,
     extend_votes,
-    find_abstaining_cells,
+    find_abstaining_entries,
     find_abstaining_rows,
     find_nearest_votes,
     to_similarity,
@@ -28,7 +28,7 @@ from tasks.tables.paths import EXTENDED_VOTES, NEIGHBORS, PROVENANCE, THRESHOLDS
 from tasks.tables.thresholds import Thresholds, read_thresholds
 from tasks.tables.validation import require_same_items
 
-_SCOPES = {Scope.CELLS: find_abstaining_cells, Scope.ROWS: find_abstaining_rows}
+_SCOPES = {Scope.CELLS: find_abstaining_entries, Scope.ROWS: find_abstaining_rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class Extension:
 
     nearest_votes: NearestVotes
     extended: npt.NDArray[np.bool_]
-    """(n, m) the cells that take the offered vote."""
+    """(n, m) the entries that take the offered vote."""
     votes: pl.DataFrame
-    """The items' votes with these cells filled."""
+    """The items' votes with these entries filled."""
 
 
 def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
@@ -82,14 +82,14 @@ def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, p
     nearest_votes = find_nearest_votes(neighbors, L.shape[1])
     extended = extend_votes(nearest_votes, _SCOPES[params.scope](L), to_similarity(given, found.metric.value))
     filled = np.where(extended, nearest_votes.vote, L)
-    columns = (pl.Series(lf, filled[:, place]) for place, lf in enumerate(found.thresholds))
+    columns = (pl.Series(lf, filled[:, position]) for position, lf in enumerate(found.thresholds))
     return Extension(nearest_votes=nearest_votes, extended=extended, votes=votes.with_columns(columns))
 
 
 def _explain(
     extension: Extension, neighbors: pl.DataFrame, lfs: list[str], neighbor_columns: tuple[str, ...]
 ) -> pl.DataFrame:
-    """Return one row per extended cell: whose vote it is, and how near."""
+    """Return one row per extended entry: whose vote it is, and how near."""
     item, lf = np.nonzero(extension.extended)
     ids, nearest_votes = neighbors[ITEM_ID], extension.nearest_votes
     lenders = pl.concat([ids[:0], *(neighbors[name].alias(ITEM_ID) for name in neighbor_columns)])

@@ -241,7 +241,7 @@ def _make_options(inputs: Inputs, balance: Balance, params: FitParams) -> Option
     return Options(
         mode=asked.mode,
         estimate=asked.estimate,
-        dependencies=tuple((inputs.lfs.index(one), inputs.lfs.index(other)) for one, other in asked.dependencies),
+        dependencies=tuple((inputs.lfs.index(lf), inputs.lfs.index(other)) for lf, other in asked.dependencies),
         length=asked.sequence_length,
         sequence_balance=counted,
     )

@@ -28,7 +28,7 @@ from tasks.core.classifiers.spectral import apply_spectral_map
 from tasks.core.extension import (
     Neighbors,
     extend_votes,
-    find_abstaining_cells,
+    find_abstaining_entries,
     find_abstaining_rows,
     find_nearest_votes,
     to_similarity,
@@ -113,7 +113,7 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
         return pl.concat([old.join(kept, on=ITEM_ID, how="semi", maintain_order="left"), fresh]).sort(ITEM_ID, *by)
 
     id_type = rows.schema[ITEM_ID]
-    position = {lf: place for place, lf in enumerate(model.lfs)}
+    position = {lf: number for number, lf in enumerate(model.lfs)}
     provenance = join("provenance.parquet", schemas.provenance(len(classes), id_type), labeled.provenance)
     order = provenance["lf"].replace_strict(position, return_dtype=pl.Int64)
     fresh_rows = (
@@ -166,8 +166,8 @@ def _label(
         )
     queries = vectors[np.searchsorted(needed, new)]
     index_vectors = _propose(vectors, model.metric)
-    place = np.searchsorted(needed, reference)
-    support = build_support(L[reference], place, vectors, index_vectors, metric=model.metric.value)
+    lenders_at = np.searchsorted(needed, reference)
+    support = build_support(L[reference], lenders_at, vectors, index_vectors, metric=model.metric.value)
     nearest = _search(support, queries, _propose(queries, model.metric), L[new] == ABSTAIN)
     points = scale_vectors(queries.copy(), model.metric, model.center, model.scale)
     posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
@@ -260,9 +260,9 @@ def _cut_columns(model: SavedModel, L: Int8, support: Support, nearest: Nearest)
     """Return what each LF says of the new rows."""
     for lf in range(len(model.lfs)):
         similarity = np.full((len(L), len(model.classes)), np.nan, np.float32)
-        for place, lf_class in enumerate(support.lf_classes):
+        for row, lf_class in enumerate(support.lf_classes):
             if lf_class.lf == lf:
-                similarity[:, lf_class.label] = to_cosine(nearest.similarity[place], model.metric, model.scale)
+                similarity[:, lf_class.label] = to_cosine(nearest.similarity[row], model.metric, model.scale)
         yield LFColumn(votes=np.ascontiguousarray(L[:, lf]), similarity=similarity)
 
 
@@ -285,7 +285,7 @@ def _extend(
         similarity=nearest.similarity,
     )
     nearest_votes = find_nearest_votes(neighbors, len(model.lfs))
-    scope = find_abstaining_cells(L) if params.extend.scope is Scope.CELLS else find_abstaining_rows(L)
+    scope = find_abstaining_entries(L) if params.extend.scope is Scope.CELLS else find_abstaining_rows(L)
     item, lf = np.nonzero(extend_votes(nearest_votes, scope, to_similarity(given, found.metric.value)))
     return pl.DataFrame(
         {

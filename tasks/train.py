@@ -1,7 +1,7 @@
 """train: turn votes, similarities and embeddings into the labels that are shipped, with a classifier for the last word.
 
-Two steps. Nearvote (tasks/core/evidence.py) reads every neighbor's vote as evidence that fades with distance, so that
-no threshold is needed. The end model (tasks/core/end_model.py) then learns from these soft labels of all items, and
+Two steps. Nearvote (tasks/core/label_models/nearvote.py) reads every neighbor's vote as evidence that fades with distance, so that
+no threshold is needed. The end model (tasks/core/classifiers/end_model.py) then learns from these soft labels of all items, and
 from gold of valid where there is any, what the embeddings say beyond votes. Where there is no gold to learn from and
 the embeddings do not foretell votes, the end model cannot know anything, and Nearvote's own labels are shipped.
 """
@@ -102,12 +102,12 @@ class StoredColumns:
         path = self.root / NEIGHBORS
         id_type = self.inputs.items.schema[ITEM_ID]
         for lf in range(len(self.inputs.lfs)):
-            own = np.flatnonzero(self.pairs.lf == lf)
-            names = [ITEM_ID, *(self.pairs.similarity[pair] for pair in own)]
+            columns = np.flatnonzero(self.pairs.lf == lf)
+            names = [ITEM_ID, *(self.pairs.similarity[pair] for pair in columns)]
             table = read_table(path, schemas.neighbors(names, id_type), names)
             require_same_items(self.root / ITEMS, self.inputs.items, path, table)
             similarity = np.full((table.height, self.k), np.nan, dtype=np.float32)
-            for pair, name in zip(own, names[1:], strict=True):
+            for pair, name in zip(columns, names[1:], strict=True):
                 found = table[name].fill_null(np.nan).to_numpy()
                 scale = self.inputs.points.scale
                 similarity[:, self.pairs.label[pair]] = to_cosine(found, self.inputs.metric, scale)

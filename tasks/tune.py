@@ -124,7 +124,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
         for lf, name in enumerate(progress.follow(lfs)):
             columns = {
                 "lf": [name] * len(candidates[lf]),
-                "threshold": [_to_user(one, metric) for one in candidates[lf]],
+                "threshold": [_to_user(threshold, metric) for threshold in candidates[lf]],
                 "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
                 "valid_coverage": None if chosen.tuning_set.is_hidden else trace_coverage(judged, lf, candidates[lf]),
                 "metric": trace_curve(judged, chosen.similarity, lf, candidates[lf]) if len(judged.gold) else None,
@@ -247,12 +247,12 @@ def _count_extended(
 ) -> list[npt.NDArray[np.int64]]:
     """Return by LF, how many of all items each candidate extends it to."""
     needed = [ITEM_ID, *pairs.similarity]
-    counts = [np.zeros(len(one), np.int64) for one in candidates]
+    counts = [np.zeros(len(thresholds), np.int64) for thresholds in candidates]
     with Progress("measuring coverage", total=items.height) as progress:
         for batch in read_batches(root / NEIGHBORS, schemas.neighbors(needed, items[ITEM_ID].dtype), needed):
             similarity = find_nearest_votes(to_neighbors(batch, pairs), len(candidates)).similarity
-            for lf, one in enumerate(candidates):
-                counts[lf] += count_above(similarity[:, lf], one)
+            for lf, thresholds in enumerate(candidates):
+                counts[lf] += count_above(similarity[:, lf], thresholds)
             progress.advance(batch.height)
     return counts
 

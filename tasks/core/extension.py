@@ -1,4 +1,4 @@
-"""Epoxy's extension as a mask over neighbors: which abstaining cells take the vote of their nearest support item.
+"""Epoxy's extension as a mask over neighbors: which abstaining entries take the vote of their nearest support item.
 
 Source: Chen et al., Train and You'll Miss It (Epoxy), arXiv 2006.15168, section 3, with distances and ties put right.
 """
@@ -62,14 +62,14 @@ def find_nearest_votes(neighbors: Neighbors, m: int) -> NearestVotes:
     )
 
 
-def find_abstaining_cells(L: Votes) -> Bool:
-    """Return the cells (n, m) of `L` (n, m) that abstain: Epoxy's scope."""
+def find_abstaining_entries(L: Votes) -> Bool:
+    """Return the entries (n, m) of `L` (n, m) that abstain: Epoxy's scope."""
     abstains: Bool = L == ABSTAIN
     return abstains
 
 
 def find_abstaining_rows(L: Votes) -> Bool:
-    """Return the cells (n, m) of rows of `L` (n, m) on which every LF abstains: no conflict with explicit votes is added."""
+    """Return the entries (n, m) of rows of `L` (n, m) on which every LF abstains: no conflict with explicit votes is added."""
     return np.broadcast_to((L == ABSTAIN).all(axis=1, keepdims=True), L.shape)
 
 
@@ -86,7 +86,7 @@ def to_similarity(thresholds: Float64, metric: MetricName) -> Float64:
 
 
 def extend_votes(nearest_votes: NearestVotes, scope: Bool, thresholds: Float64) -> Bool:
-    """Return the cells (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
+    """Return the entries (n, m) that are extended: within `scope` (n, m) and strictly more similar than their LF's threshold.
 
     `thresholds` (m,) are those of `to_similarity`. A cosine threshold of 1 never extends, since similarity is at most
     1; votes that exist are kept because no scope holds them.

@@ -24,8 +24,8 @@ BINS = 10
 ROWS_PER_BIN = 10
 """Calibration bins hold at least about this many rows each: below, a bin shows its own luck."""
 
-_CELLS = 4_000_000
-"""Cells of a block of bootstrap weights: 32 MB."""
+ENTRIES = 4_000_000
+"""Entries of a block of bootstrap weights: 32 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +111,12 @@ def reliability(P: Float64, gold: GoldClasses) -> Reliability:
     _, group, size = np.unique(np.round(confidence / TIE), return_inverse=True, return_counts=True)
     middle = (np.cumsum(size) - size / 2) / n
     bins = max(1, min(BINS, n // ROWS_PER_BIN))
-    place = np.minimum((middle * bins).astype(np.int64), bins - 1)[group]
-    count = np.bincount(place, minlength=bins)
+    bin_of_row = np.minimum((middle * bins).astype(np.int64), bins - 1)[group]
+    count = np.bincount(bin_of_row, minlength=bins)
     filled = count > 0
     return Reliability(
-        confidence=np.bincount(place, confidence, bins)[filled] / count[filled],
-        accuracy=np.bincount(place, correct, bins)[filled] / count[filled],
+        confidence=np.bincount(bin_of_row, confidence, bins)[filled] / count[filled],
+        accuracy=np.bincount(bin_of_row, correct, bins)[filled] / count[filled],
         count=count[filled].astype(np.int64),
     )
 
@@ -147,7 +147,7 @@ def resample(
     truth = _one_hot(gold, k)
     generator = np.random.default_rng(seed)
     accuracy, macro_f1, log_loss, brier = np.empty((4, len(rows), resamples))
-    step = max(1, _CELLS // n)
+    step = max(1, ENTRIES // n)
     with count_steps(advance, resamples) as count:
         for start in range(0, resamples, step):
             block = slice(start, min(start + step, resamples))

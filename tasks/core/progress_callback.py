@@ -1,22 +1,22 @@
-"""How a long computation says that it gets on, without knowing to whom: `advance` is told of hundredths, one by one."""
+"""Progress of a long computation, in hundredths of a unit of work, as told to a callback that it knows nothing about."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[[int], None]
-"""Is told how many more hundredths of a piece of work are done; also 0, as a sign of life."""
+"""Takes the hundredths of a unit of work that were done since the last call; 0 is a sign of life."""
 
 WHOLE = 100
-"""Hundredths of a piece of work."""
+"""Hundredths of a unit of work."""
 
 
 def ignore_progress(done: int) -> None:
-    """Nothing: the `advance` of work that nobody watches."""
+    """Do nothing: the no-op callback."""
 
 
 @contextmanager
 def count_steps(advance: Advance, most: int) -> Iterator[Advance]:
-    """Takes the steps, of which there are at most `most`, of one piece of work; at its end it is whole, however few came.
+    """Yield a callback that takes the steps, at most `most`, of one unit of work; at its end it is whole, however few came.
 
     >>> told = []
     >>> with count_steps(told.append, 3) as step:

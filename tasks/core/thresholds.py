@@ -34,8 +34,8 @@ HIDDEN = 5000
 _SWEEPS = 5
 """Rounds of coordinate ascent at most; seen to settle in two to four."""
 
-_CELLS = 1 << 20
-"""Cells of an array of parts, classes and items: a few MiB, beyond which more parts at once save no time."""
+ENTRIES = 1 << 20
+"""Entries of an array of parts, classes and items: a few MiB, beyond which more parts at once save no time."""
 
 _GAIN = 1e-9
 """What counts as better: more than the rounding of a sum of shares."""
@@ -109,9 +109,9 @@ def draw_hidden(L: Votes, seed: int = 0) -> Hidden:
     count = np.count_nonzero(L != ABSTAIN, axis=1)
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.permutation(np.flatnonzero(count))[:HIDDEN])
-    place = (generator.random(len(rows)) * count[rows]).astype(np.int64)
-    # The place-th vote of a row is the first cell at which its votes so far exceed `place`.
-    lf = np.argmax(np.cumsum(L[rows] != ABSTAIN, axis=1) > place[:, None], axis=1)
+    drawn = (generator.random(len(rows)) * count[rows]).astype(np.int64)
+    # The drawn-th vote of a row is the first entry at which its votes so far exceed `drawn`.
+    lf = np.argmax(np.cumsum(L[rows] != ABSTAIN, axis=1) > drawn[:, None], axis=1)
     return Hidden(rows=rows, lf=lf.astype(np.int64))
 
 
@@ -120,10 +120,10 @@ def hide_votes(judged: JudgedItems, lf: Int64) -> JudgedItems:
 
     Each class that is among them has the same total weight, and all n items that of n.
     """
-    cells = np.arange(len(lf)), lf
+    entries = np.arange(len(lf)), lf
     L, vote, similarity = judged.L.copy(), judged.vote.copy(), judged.similarity.copy()
-    L[cells], vote[cells], similarity[cells] = ABSTAIN, ABSTAIN, np.nan
-    gold = judged.L[cells]
+    L[entries], vote[entries], similarity[entries] = ABSTAIN, ABSTAIN, np.nan
+    gold = judged.L[entries]
     counts = np.bincount(gold, minlength=judged.k)
     return JudgedItems(
         L=L,
@@ -157,10 +157,10 @@ def trace_curve(judged: JudgedItems, thresholds: Float64, lf: int, candidates: F
     """Return the objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
     without = np.where(np.arange(len(thresholds)) == lf, np.inf, thresholds)
     counts = _count_votes(extend(judged, without), judged.k)[None]
-    weight, own = judged.weight[None], _rank_offers(judged, lf)
-    _, gained = _try_offers(judged, weight, counts, own, np.array([np.inf]))
+    weight, ranked = judged.weight[None], _rank_offers(judged, lf)
+    _, gained = _try_offers(judged, weight, counts, ranked, np.array([np.inf]))
     total = _judge(judged, counts) @ weight[:, :, None]
-    curve: Float64 = _score(judged, weight, total + gained[:, :, own.count_above(candidates)])[0]
+    curve: Float64 = _score(judged, weight, total + gained[:, :, ranked.count_above(candidates)])[0]
     return curve
 
 
@@ -193,27 +193,27 @@ def fit_global(
     weight = judged.weight * parts
     totals = []
     with count_steps(advance, len(candidates[0])) as step:
-        for counts in _count_each(judged, candidates[0], start, free):
+        for counts in count_at_each(judged, candidates[0], start, free):
             totals.append(_judge(judged, counts) @ weight.T)
             step(len(counts))
     best = _find_first_best(_score(judged, weight, np.concatenate(totals).transpose(2, 1, 0)))
     return np.where(free, candidates[0][best][:, None], start)
 
 
-def _count_each(judged: JudgedItems, candidates: Float64, start: Float64, free: Bool) -> Iterator[Counts]:
+def count_at_each(judged: JudgedItems, candidates: Float64, start: Float64, free: Bool) -> Iterator[Counts]:
     """Return votes (c, k, n) after extension of all `free` LFs at each of some `candidates`, until all had their turn."""
     n, k = len(judged.L), judged.k
     rows, lfs = np.nonzero((judged.L == ABSTAIN) & (judged.vote != ABSTAIN) & free)
-    cell = judged.vote[rows, lfs].astype(np.int64) * n + rows
+    entry = judged.vote[rows, lfs].astype(np.int64) * n + rows
     # Candidates descend, and an offer that one of them lets pass is let pass by all that follow.
     above = np.searchsorted(candidates[::-1], judged.similarity[rows, lfs].astype(np.float64))
     first = len(candidates) - above
     counts = _count_votes(extend(judged, np.where(free, np.inf, start)), k)
-    together = max(1, _CELLS // max(k * n, 1))
+    together = max(1, ENTRIES // max(k * n, 1))
     for at in range(0, len(candidates), together):
         size = min(together, len(candidates) - at)
-        own = (first >= at) & (first < at + size)
-        added = np.bincount((first[own] - at) * k * n + cell[own], minlength=size * k * n)
+        is_let_pass = (first >= at) & (first < at + size)
+        added = np.bincount((first[is_let_pass] - at) * k * n + entry[is_let_pass], minlength=size * k * n)
         each = np.cumsum(added.reshape(size, k, n), axis=0, dtype=np.int16) + counts
         counts = each[-1]
         yield each
@@ -232,7 +232,7 @@ def fit_per_lf(
     Among equals the highest.
     """
     places = np.flatnonzero(free).tolist()
-    ranked = {lf: _rank_offers(judged, lf) for lf in places}
+    ranked_by_lf = {lf: _rank_offers(judged, lf) for lf in places}
     weight = judged.weight * parts
     thresholds = np.tile(start, (len(parts), 1))
     counts = np.repeat(_count_votes(extend(judged, start), judged.k)[None], len(parts), axis=0)
@@ -241,16 +241,16 @@ def fit_per_lf(
     with count_steps(advance, len(places) * _SWEEPS) as step:
         for lf in places * _SWEEPS:
             step(1)
-            own, before = ranked[lf], thresholds[:, lf].copy()
-            without, gained = _try_offers(judged, weight, counts, own, before)
-            total -= _take_each(gained, own.count_above(before))
-            scores = _score(judged, weight, total + gained[:, :, own.count_above(candidates[lf])])
+            ranked, before = ranked_by_lf[lf], thresholds[:, lf].copy()
+            without, gained = _try_offers(judged, weight, counts, ranked, before)
+            total -= _take_each(gained, ranked.count_above(before))
+            scores = _score(judged, weight, total + gained[:, :, ranked.count_above(candidates[lf])])
             thresholds[:, lf] = candidates[lf][_find_first_best(scores)]
-            total += _take_each(gained, own.count_above(thresholds[:, lf]))
+            total += _take_each(gained, ranked.count_above(thresholds[:, lf]))
             if np.array_equal(thresholds[:, lf], before):
                 same += 1
             else:
-                counts[:, :, own.rows] = without + own.cast(thresholds[:, lf])
+                counts[:, :, ranked.rows] = without + ranked.cast(thresholds[:, lf])
                 same = 0
             if same == len(places) - 1:
                 break
@@ -289,11 +289,11 @@ def choose_thresholds(
     folds = min(FOLDS, n)
     fold = np.arange(n) % folds
     parts = (fold != np.arange(folds)[:, None]) | (folds == 1)
-    together = max(1, _CELLS // (judged.k * n))
+    together = max(1, ENTRIES // (judged.k * n))
     blocks = range(0, folds, together)
     with count_steps(advance, len(blocks) * WHOLE) as step:
         fitted = np.concatenate(
-            [fit(judged, parts[one : one + together], candidates, start, free, step) for one in blocks]
+            [fit(judged, parts[start_at : start_at + together], candidates, start, free, step) for start_at in blocks]
         )
     before = score_votes(judged, extend(judged, start))
     after = score_votes(judged, extend(judged, fitted[fold]))
@@ -308,9 +308,9 @@ def _find_first_best(scores: Float64) -> Int64:
     return found
 
 
-def _take_each(gained: Float64, place: Int64) -> Float64:
-    """Return of each of f parts, its own `place` (f,) along the last axis, (f, q, 1)."""
-    return np.take_along_axis(gained, place[:, None, None], axis=2)
+def _take_each(gained: Float64, position: Int64) -> Float64:
+    """Return of each of f parts, its own `position` (f,) along the last axis, (f, q, 1)."""
+    return np.take_along_axis(gained, position[:, None, None], axis=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +347,7 @@ def _rank_offers(judged: JudgedItems, lf: int) -> _Ranked:
 
 
 def _count_votes(L: Votes, k: int) -> Counts:
-    """Return votes (k, n) for each class; class by class, since sums and maxima over two or ten cells in a row are slow."""
+    """Return votes (k, n) for each class; class by class, since sums and maxima over two or ten entries in a row are slow."""
     return np.stack([np.equal(L, label).sum(axis=1, dtype=np.int16) for label in range(k)])
 
 
@@ -379,15 +379,15 @@ def _score(judged: JudgedItems, weight: Float64, totals: Float64) -> Float64:
 
 
 def _try_offers(
-    judged: JudgedItems, weight: Float64, counts: Counts, own: _Ranked, thresholds: Float64
+    judged: JudgedItems, weight: Float64, counts: Counts, ranked: _Ranked, thresholds: Float64
 ) -> tuple[Counts, Float64]:
     """Return votes (f, k, r) on the items of an LF's offers without these, and what its nearest 0, 1, ..., r offers gain.
 
     `counts` (f, k, n) are the votes with its extension at `thresholds` (f,); gains are (f, q, r + 1). Each offered vote
     changes its own item alone, so that in order of falling similarity the changes add up.
     """
-    without = counts.take(own.rows, axis=2) - own.cast(thresholds)
-    change = _judge(judged, without + own.vote, own.rows) - _judge(judged, without, own.rows)
-    gained = np.zeros((*change.shape[:2], len(own.rows) + 1))
-    np.cumsum(change * weight.take(own.rows, axis=1)[:, None], axis=2, out=gained[:, :, 1:])
+    without = counts.take(ranked.rows, axis=2) - ranked.cast(thresholds)
+    change = _judge(judged, without + ranked.vote, ranked.rows) - _judge(judged, without, ranked.rows)
+    gained = np.zeros((*change.shape[:2], len(ranked.rows) + 1))
+    np.cumsum(change * weight.take(ranked.rows, axis=1)[:, None], axis=2, out=gained[:, :, 1:])
     return without, gained

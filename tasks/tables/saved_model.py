@@ -105,7 +105,7 @@ def write_model(path: Path, model: SavedModel) -> None:
     texts = {"classes": model.classes, "lfs": model.lfs, "metric": (model.metric,), "shipped": (model.shipped,)}
     _check(path, arrays, len(model.classes), len(model.lfs))
     rows: list[tuple[str, list[int], list[float], list[str]]] = [
-        (name, [], [], [str(one) for one in texts[name]]) for name in _TEXTS
+        (name, [], [], [str(text) for text in texts[name]]) for name in _TEXTS
     ]
     rows += [(name, list(array.shape), array.ravel().tolist(), []) for name, array in arrays.items()]
     columns = {name: column.dtype for name, column in schemas.MODEL.columns.items()}

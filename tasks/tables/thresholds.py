@@ -38,8 +38,8 @@ def read_thresholds(path: Path, lfs: list[str]) -> Thresholds:
         found = Thresholds.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "file"
-        raise DataError(f"{path}: '{place}': {first['msg']}. Run 'dvc repro tune'.") from None
+        key = ".".join(map(str, first["loc"])) or "file"
+        raise DataError(f"{path}: '{key}': {first['msg']}. Run 'dvc repro tune'.") from None
     if list(found.thresholds) != lfs:
         other = sorted(set(found.thresholds) ^ set(lfs)) or lfs
         raise DataError(

@@ -13,7 +13,7 @@ from tasks import extend
 from tasks.core.extension import (
     Neighbors,
     extend_votes,
-    find_abstaining_cells,
+    find_abstaining_entries,
     find_abstaining_rows,
     find_nearest_votes,
     to_similarity,
@@ -72,7 +72,7 @@ def test_l2_thresholds_are_distances():
 
 def test_scopes():
     L = np.int8([[-1, -1], [-1, 1], [0, 1]])
-    assert find_abstaining_cells(L).tolist() == [[True, True], [True, False], [False, False]]
+    assert find_abstaining_entries(L).tolist() == [[True, True], [True, False], [False, False]]
     assert find_abstaining_rows(L).tolist() == [[True, True], [False, False], [False, False]]
 
 

@@ -138,10 +138,10 @@ def test_votes_are_counted_as_if_extended_anew_for_each_threshold(seed, together
     seen = judged.similarity[~np.isnan(judged.similarity)].astype(np.float64)  # an equal threshold lets nothing pass
     candidates = np.array([INF, *np.unique([0.8, 0.5, 0.1, -1.0, *seen[:2]])[::-1]])
     start, free = np.array([INF, 0.4, INF]), np.array([True, False, True])
-    cells = together * judged.k * len(judged.gold)
+    entries = together * judged.k * len(judged.gold)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thresholds_module, "_CELLS", cells)
-        found = np.concatenate(list(thresholds_module._count_each(judged, candidates, start, free)))
+        patch.setattr(thresholds_module, "ENTRIES", entries)
+        found = np.concatenate(list(thresholds_module.count_at_each(judged, candidates, start, free)))
     for one, counts in zip(candidates, found, strict=True):
         votes = extend(judged, np.where(free, one, start))
         np.testing.assert_array_equal(counts, [(votes == label).sum(axis=1) for label in range(judged.k)])

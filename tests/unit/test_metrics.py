@@ -150,7 +150,7 @@ def test_the_bootstrap_equals_scoring_each_resample(data, seed):
 def test_the_block_size_does_not_change_the_samples(monkeypatch):
     P, gold = np.random.default_rng(0).dirichlet([1, 1, 1], 50), np.arange(50) % 3
     whole = metrics.resample([P], gold, resamples=20, seed=3)
-    monkeypatch.setattr(metrics, "_CELLS", 150)
+    monkeypatch.setattr(metrics, "ENTRIES", 150)
     blocks = metrics.resample([P], gold, resamples=20, seed=3)
     np.testing.assert_allclose(whole.accuracy, blocks.accuracy)
     np.testing.assert_allclose(whole.log_loss, blocks.log_loss)

@@ -1,29 +1,13 @@
-"""Classifiers on embeddings: the vote head, the end model trained on weak labels, and what gold alone would give.
+"""The end model: a student of the weak labels and, where there is gold, a pool of four experts with it.
 
-Three things live here, in the order a run calls them.
-
-1. `fit_spectral_map` turns embeddings into features whose ridge penalty knows the data. With C the covariance of all
-   embeddings (no labels), a linear model with weight prior N(0, C^t) prefers directions along which items actually
-   vary; t = 0 is plain ridge, t = 1 is the two-step random-walk kernel x'Cx'' of semi-supervised learning (Chapelle,
-   Weston & Schölkopf, "Cluster kernels for semi-supervised learning", NIPS 2002). The map uses the mean of the three
-   kernels t = 0, 1/2 and 1, each of unit trace: one d x d matrix, no n x n one, nothing to choose.
-
-2. `fit_vote_head` asks how the votes generalize: a class-balanced, temperature-calibrated classifier of "which class
-   would an LF vote here", cross-fitted over the rows with votes. Each LF's reliability on a class is how far above
-   chance the head's held-out probability of that class lies where the LF votes it; the head is then fitted once more
-   with votes so weighted (one round of Raykar et al., "Learning from crowds", JMLR 2010). Its mean over all rows is
-   the class balance when there is no gold (`estimate_class_balance`): one step of EM from the uniform balance, so a
-   class pair that the embedding cannot separate stays near uniform instead of running to a corner.
-
-3. `fit_end_model` trains a student on the weak labels of every row and, given gold rows, pools four cross-fitted
-   experts log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student.
+`fit_end_model` trains a student on the weak labels of every row and, given gold rows, pools four cross-fitted experts
+log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student. Beside it stands
+what a user with gold would do without weak supervision (`fit_gold_baseline`), and the class balance that gold rows
+update (`estimate_class_balance`).
 
 Everything is transductive and says so: embeddings and votes of every split are inputs, gold comes from the rows the
 caller passes (valid) and from nowhere else. What was fitted can be applied to rows that came later
-(`predict_log_proba`, `predict_end_model`): then nothing is learned from them.
-
-Numerics: float32 features, float64 objective, L-BFGS. BLAS runs on one thread inside the fits, so that the thread
-count of the process cannot change a result on one machine.
+(`predict_end_model`): then nothing is learned from them.
 """
 
 from __future__ import annotations
@@ -51,14 +35,25 @@ from tasks.core.classifiers.vote_head import VoteHead, has_votes, sum_votes
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
 
-STUDENT_PENALTY = 0.1  # inverse penalty of the student; weak labels are noisy in regions, so below the usual 1
-GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # half decades, chosen by cross-fitted log loss
+STUDENT_PENALTY = 0.1
+"""Inverse penalty of the student; weak labels are noisy in regions, so below the usual 1."""
+
+GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""Half decades, chosen by cross-fitted log loss."""
+
 EXPERTS = ("gold alone", "gold on student and votes", "label model", "student")
-VOTE_BLOCK_NORM = 0.5  # root mean square norm of the block of one-hot votes beside features of norm 1
-POOL_SPREAD = 0.4  # prior standard deviation of a pooling weight around 1/4
-BALANCE_STRENGTH = 30.0  # per class: the vote-only class balance counts as this many gold rows; 100 rows of ten
-# classes estimate a class's share within 30 %, and raking to that noise cost the student 1.4 points on 23 tasks
-END_WORK = (1 + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE  # likewise `fit_end_model`
+VOTE_BLOCK_NORM = 0.5
+"""Root mean square norm of the block of one-hot votes beside features of norm 1."""
+
+POOL_SPREAD = 0.4
+"""Prior standard deviation of a pooling weight around 1/4."""
+
+BALANCE_STRENGTH = 30.0
+"""Per class: the vote-only class balance counts as this many gold rows; 100 rows of ten classes estimate a class's
+share within 30 %, and raking to that noise cost the student 1.4 points on 23 tasks."""
+
+END_WORK = (1 + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE
+"""Likewise `fit_end_model`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,20 +164,27 @@ def fit_end_model(
 
     Parameters
     ----------
-    features : (n, d) float32 from the spectral map, every item of every split.
-    votes : (n, m) int8, -1 abstains.
-    weak_labels : (n, k) float64, rows sum to 1, made without any gold row's own class (`evidence.NearvoteLabels.weak`).
-    gold : gold rows that may be used, or None.
-    label_log_proba, label_held_out : the label model's log posterior (n, k), and that of the gold rows from folds
-        without them (g, k). Both needed with gold; ignored without.
-    seed : of the fold assignment.
-    advance : is told of `END_WORK`, without enough gold only of the student's part.
+    features
+        (n, d) float32 from the spectral map, every item of every split.
+    votes
+        (n, m) int8, -1 abstains.
+    weak_labels
+        (n, k) float64, rows sum to 1, made without any gold row's own class (`NearvoteLabels.weak`).
+    gold
+        Gold rows that may be used, or None.
+    label_log_proba, label_held_out
+        The label model's log posterior (n, k), and that of the gold rows from folds without them (g, k). Both needed
+        with gold; ignored without.
+    seed
+        Of the fold assignment.
+    advance
+        Is told of `END_WORK`, without enough gold only of the student's part.
 
     Notes
     -----
     Without gold the student is the end model: softmax regression on `weak_labels` of all rows, or of `TRAINING_ROWS`
     drawn from more. Soft targets and the
-    penalty leave it too humble, so one temperature is fitted on the votes of the rows that have any (weighted to the
+    penalty leave it underconfident, so one temperature is fitted on the votes of the rows that have any (weighted to the
     weak labels' class balance); it moves no hard label.
     With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
     gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes scaled to norm
@@ -193,7 +195,8 @@ def fit_end_model(
 
     Raises
     ------
-    ValueError: gold without the label model's posteriors.
+    ValueError
+        Gold without the label model's posteriors.
     """
     n, n_classes = weak_labels.shape
     with threadpool_limits(limits=1):
@@ -256,8 +259,12 @@ def predict_end_model(
 
     Parameters
     ----------
-    features : (q, d) float32 from the spectral map that was fitted. votes : (q, m) int8 by the same LFs, -1 abstains.
-    label_log_proba : the label model's log posterior (q, k); needed with gold, ignored without.
+    features
+        (q, d) float32 from the spectral map that was fitted.
+    votes
+        (q, m) int8 by the same LFs, -1 abstains.
+    label_log_proba
+        The label model's log posterior (q, k); needed with gold, ignored without.
 
     Notes
     -----
@@ -266,7 +273,8 @@ def predict_end_model(
 
     Raises
     ------
-    ValueError: parameters learned from gold without the label model's posterior.
+    ValueError
+        Parameters learned from gold without the label model's posterior.
     """
     with threadpool_limits(limits=1):
         raw = normalize_scores(score_rows(parameters.student, features))
@@ -287,7 +295,10 @@ def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
 
     Parameters
     ----------
-    held_out : (g, k, e) float64 log probabilities. classes : (g,) int64 gold.
+    held_out
+        (g, k, e) float64 log probabilities.
+    classes
+        (g,) int64 gold.
 
     Notes
     -----

@@ -7,8 +7,9 @@ import numpy as np
 from tasks.core.types import GoldRows, Int64
 
 GOLD_FOLDS = 5
-TRAINING_ROWS = 100_000  # that the vote head and the student learn from at most: over a hundred per coefficient of 384
-# dimensions and two classes, over ten of 768 and ten; time and memory of both stay those of so many rows
+TRAINING_ROWS = 100_000
+"""That the vote head and the student learn from at most: over a hundred per coefficient of 384 dimensions and two
+classes, over ten of 768 and ten; time and memory of both stay those of so many rows."""
 
 
 def draw_rows(rows: Int64, most: int, seed: int) -> Int64:
@@ -28,6 +29,8 @@ def assign_folds(classes: Int64, n_folds: int, seed: int) -> Int64:
 
     Every class is spread over the folds as evenly as it can be.
     """
+    # scikit-learn's StratifiedKFold deals alike, but warns of rare classes, refuses where all of them are rare, and
+    # gives other folds for the same seed, so that all labels with gold would change.
     order = np.random.default_rng(seed).permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
     fold = np.empty(len(classes), dtype=np.int64)

@@ -1,4 +1,8 @@
-"""Multinomial logistic regression (softmax) with L-BFGS on one thread."""
+"""Multinomial logistic regression (softmax) with L-BFGS, on soft targets.
+
+Features are float32, the objective is float64. BLAS runs on one thread inside the fits, so that the thread count of
+the process cannot change a result on one machine.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,14 @@ from threadpoolctl import threadpool_limits
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
-LOG_FLOOR = 1e-4  # smallest class probability a log feature may carry
-MOST_STEPS = 200  # of L-BFGS in a fit; these and a relative change of 1e-7 leave accuracies unchanged against 1e-9
-BLOCK = 4096  # rows per block of a float64 reduction: a fixed order whatever n
+LOG_FLOOR = 1e-4
+"""Smallest class probability a log feature may carry."""
+
+MOST_STEPS = 200
+"""Of L-BFGS in a fit; these and a relative change of 1e-7 leave accuracies unchanged against 1e-9."""
+
+BLOCK = 4096
+"""Rows per block of a float64 reduction: a fixed order whatever n."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +44,16 @@ def fit_softmax_regression(
 
     Parameters
     ----------
-    features : (n, d) float32. targets : (n, k) float64, rows sum to 1. weights : (n,) float64, nonnegative.
-    penalty : inverse penalty, scikit-learn's C. The intercept is not penalized.
-    advance : is told of one piece of work, step by step.
+    features
+        (n, d) float32.
+    targets
+        (n, k) float64, rows sum to 1.
+    weights
+        (n,) float64, nonnegative.
+    penalty
+        Inverse penalty, scikit-learn's C. The intercept is not penalized.
+    advance
+        Is told of one piece of work, step by step.
 
     Notes
     -----
@@ -123,6 +139,7 @@ def score_rows(model: SoftmaxRegression, features: Float32) -> Float64:
 
 def normalize_scores(scores: Float64) -> Float64:
     """Return scores minus their logsumexp over classes."""
+    # scipy's log_softmax rounds otherwise in the last digit, which would change the bytes of labels.
     return np.asarray(scores - logsumexp(scores, axis=1, keepdims=True))
 
 

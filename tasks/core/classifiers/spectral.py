@@ -1,4 +1,12 @@
-"""Features whose ridge penalty knows how the embeddings vary."""
+"""Features whose ridge penalty knows how the embeddings vary.
+
+With C the covariance of all embeddings (no labels), a linear model with weight prior N(0, C^t) prefers directions along
+which items actually vary; t = 0 is plain ridge, t = 1 is the two-step random-walk kernel x'Cx'' of semi-supervised
+learning. The map uses the mean of the three kernels t = 0, 1/2 and 1, each of unit trace: one d x d matrix, no n x n
+one, nothing to choose.
+
+Source: Chapelle, Weston and Schoelkopf, "Cluster Kernels for Semi-Supervised Learning", NIPS 2002.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +19,8 @@ from tasks.core.classifiers.softmax import cut_blocks
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
-SPECTRAL_POWERS = (0.0, 0.5, 1.0)  # plain ridge, half and full step of the random walk; averaged, not chosen
+SPECTRAL_POWERS = (0.0, 0.5, 1.0)
+"""Plain ridge, half and full step of the random walk; averaged, not chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +39,10 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
 
     Parameters
     ----------
-    embeddings : (n, d) float32, all items of all splits, no labels. Finite.
-    advance : is told of one piece of work.
+    embeddings
+        (n, d) float32, all items of all splits, no labels. Finite.
+    advance
+        Is told of one piece of work.
 
     Notes
     -----
@@ -41,7 +52,8 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
 
     Raises
     ------
-    ValueError: no rows, or not finite.
+    ValueError
+        No rows, or not finite.
     """
     n, d = embeddings.shape
     if n == 0:

@@ -1,4 +1,12 @@
-"""The vote head: how votes generalize over the embedding, and how reliable each LF is."""
+"""The vote head: how votes generalize over the embeddings, and how reliable each LF is.
+
+A class-balanced, temperature-calibrated classifier of "which class would an LF vote here", cross-fitted over the rows
+with votes. Each LF's reliability on a class is how far above chance the head's held-out probability of that class lies
+where the LF votes it; the head is then fitted once more with votes so weighted: one round of Raykar et al., "Learning
+from Crowds", JMLR 2010. Its mean over all rows is the class balance when there is no gold: one step of EM from the
+uniform balance, so that two classes which the embeddings cannot separate stay near uniform instead of running to a
+corner.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +28,22 @@ from tasks.core.classifiers.softmax import (
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, Votes
 
-HEAD_PENALTY = 0.3  # inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks
+HEAD_PENALTY = 0.3
+"""Inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks."""
+
 HEAD_FOLDS = 4
-RELIABILITY_VOTES = 2.0  # an LF's reliability starts from chance, worth this many votes
-RELIABILITY_FLOOR = 0.02  # a vote at or below chance keeps this much weight: the head may be wrong about an LF
-LEAST_SKILL = 0.1  # `measure_skill` below which embeddings do not carry votes: 0 of random ones, .21 to .84 on 21 tasks
+RELIABILITY_VOTES = 2.0
+"""An LF's reliability starts from chance, worth this many votes."""
+
+RELIABILITY_FLOOR = 0.02
+"""A vote at or below chance keeps this much weight: the head may be wrong about an LF."""
+
+LEAST_SKILL = 0.1
+"""`measure_skill` below which embeddings do not carry votes: 0 of random ones, .21 to .84 on 21 tasks."""
 
 
-HEAD_WORK = 2 * HEAD_FOLDS * WHOLE  # what `fit_vote_head` tells its `advance` in all, each fit being whole
+HEAD_WORK = 2 * HEAD_FOLDS * WHOLE
+"""What `fit_vote_head` tells its `advance` in all, each fit being whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +68,14 @@ def fit_vote_head(
 
     Parameters
     ----------
-    features : (n, d) float32 from the spectral map. votes : (n, m) int8, -1 abstains.
-    seed : of the fold assignment; the only randomness.
-    advance : is told of `HEAD_WORK`.
+    features
+        (n, d) float32 from the spectral map.
+    votes
+        (n, m) int8, -1 abstains.
+    seed
+        Of the fold assignment; the only randomness.
+    advance
+        Is told of `HEAD_WORK`.
 
     Notes
     -----
@@ -76,7 +97,10 @@ def measure_reliability(votes: Votes, proba: Float64) -> Float64:
 
     Parameters
     ----------
-    votes : (n, m) int8, -1 abstains. proba : (n, k) float64 under a uniform class balance, held out on rows with votes.
+    votes
+        (n, m) int8, -1 abstains.
+    proba
+        (n, k) float64 under a uniform class balance, held out on rows with votes.
 
     Notes
     -----
@@ -101,7 +125,10 @@ def measure_skill(votes: Votes, proba: Float64) -> float:
 
     Parameters
     ----------
-    votes : (n, m) int8, -1 abstains. proba : (n, k) float64 of `fit_vote_head`.
+    votes
+        (n, m) int8, -1 abstains.
+    proba
+        (n, k) float64 of `fit_vote_head`.
 
     Notes
     -----

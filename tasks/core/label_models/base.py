@@ -27,8 +27,8 @@ FEWEST_TO_JUDGE = 10
 NEAR_COPY = 0.98
 """Share of the items on which either LF votes where both cast the same vote. A finding only: two excellent LFs may get there honestly."""
 
-_CELLS = 1 << 22
-"""Cells of an indicator matrix held at once: 16 MiB in float32."""
+_ENTRIES = 1 << 22
+"""Entries of an indicator matrix held at once: 16 MiB in float32."""
 
 _SPARSE_COST = 500
 """What a pair of votes costs when only votes cast are multiplied, in multiply-adds of a dense product.
@@ -178,13 +178,13 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
         return sparsely
     together = np.zeros((r, r))
     dtype = np.float32 if patterns.counts.sum() < _EXACT else np.float64
-    step = max(1, _CELLS // max(1, r))
+    step = max(1, _ENTRIES // max(1, r))
     for start in range(0, u, step):
         block = slice(start, start + step)
-        cells = (patterns.votes[lf, block] == vote[:, None]).astype(dtype)
+        entries = (patterns.votes[lf, block] == vote[:, None]).astype(dtype)
         weights = patterns.counts[block].astype(dtype)
         # A matrix times its own transpose takes half the work.
-        together += cells @ cells.T if (weights == 1).all() else (cells * weights) @ cells.T
+        together += entries @ entries.T if (weights == 1).all() else (entries * weights) @ entries.T
     return together
 
 
@@ -215,8 +215,8 @@ def _find_near_copies(counts: JointVotes) -> list[tuple[int, int]]:
     lfs = counts.lf[starts]
     alike = np.where(counts.vote[:, None] == counts.vote[None, :], counts.together, 0.0)
     same, both = np.zeros((m, m)), np.zeros((m, m))
-    for total, cells in ((same, alike), (both, counts.together)):
-        total[np.ix_(lfs, lfs)] = np.add.reduceat(np.add.reduceat(cells, starts, axis=0), starts, axis=1)
+    for total, entries in ((same, alike), (both, counts.together)):
+        total[np.ix_(lfs, lfs)] = np.add.reduceat(np.add.reduceat(entries, starts, axis=0), starts, axis=1)
     cast = np.diag(both)
     either = cast[:, None] + cast[None, :] - both
     near = (same >= NEAR_COPY * either) & (same >= FEWEST_TO_JUDGE)

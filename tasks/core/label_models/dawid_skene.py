@@ -65,8 +65,8 @@ def fit_dawid_skene(
             findings.append(Finding(message=f"Dawid-Skene had not settled after {MOST_ROUNDS} rounds of EM"))
     cast = _count_confusion(patterns, unknown[:, None] * posterior + known)[:, 1:]
     totals = cast.sum(axis=2)
-    own = np.divide(cast[:, np.arange(k), np.arange(k)], totals, out=np.full((m, k), np.nan), where=totals > 0)
-    return VoteTable(bias=bias, scores=scores, precision=own, findings=tuple(findings))
+    precision = np.divide(cast[:, np.arange(k), np.arange(k)], totals, out=np.full((m, k), np.nan), where=totals > 0)
+    return VoteTable(bias=bias, scores=scores, precision=precision, findings=tuple(findings))
 
 
 def _count_known(patterns: Patterns, gold: GoldRows | None, k: int) -> Float64:

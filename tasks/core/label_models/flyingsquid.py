@@ -210,10 +210,10 @@ def _check_graph(n: int, m: int, k: int, length: int, dependencies: Sequence[tup
     if n < length:
         raise ValueError(f"{n} items cannot fill one sequence of {length}")
     group = list(range(m))
-    for one, other in dependencies:
-        if one == other or not (0 <= one < m and 0 <= other < m):
-            raise ValueError(f"a dependency joins two of the {m} labeling functions; got ({one}, {other})")
-        group = [group[one] if g == group[other] else g for g in group]
+    for lf, other in dependencies:
+        if lf == other or not (0 <= lf < m and 0 <= other < m):
+            raise ValueError(f"a dependency joins two of the {m} labeling functions; got ({lf}, {other})")
+        group = [group[lf] if g == group[other] else g for g in group]
     if len(set(group)) < FEWEST_LFS:
         raise ValueError(
             f"{len(set(group))} groups of labeling functions are left that do not depend on each other; "
@@ -287,12 +287,12 @@ def _load_package() -> Any:
             asked = (lambda_marginals, lambda_moment_vals, lambda_equals_one, lambda_zeros, abstention_probabilities)
             with count_steps(self.advance, sum(map(len, asked))) as step:
                 for lfs in lambda_marginals:
-                    cells = [
+                    entries = [
                         share((L_train[:, list(lfs)] == values).all(axis=1))
                         for values in product((-1, 0, 1), repeat=len(lfs))
                     ]
                     names = [f"lambda_{lf}" for lf in lfs]
-                    lambda_marginals[lfs] = JointProbabilityDistribution(names, [3] * len(lfs), cells)
+                    lambda_marginals[lfs] = JointProbabilityDistribution(names, [3] * len(lfs), entries)
                     step(1)
                 for lfs in lambda_moment_vals:
                     lambda_moment_vals[lfs] = float(self.row_counts @ L_train[:, list(lfs)].prod(axis=1) / rows)

@@ -105,7 +105,7 @@ def fit_liger(
                     step(1)
             accuracy[parts] = float(right / len(gold.rows))
             # Of equals the first: the fewest parts.
-            if accuracy[parts] > max((other for one, other in accuracy.items() if one != parts), default=-1.0):
+            if accuracy[parts] > max((other for count, other in accuracy.items() if count != parts), default=-1.0):
                 best = space
     return Liger(
         posterior=_answer(votes, everyone, best, overall, class_balance, k, gold),
@@ -129,9 +129,9 @@ def _divide(
     step(1)
     counts: list[JointVotes | None] = []
     for part in range(parts):
-        own = votes[reference[home[reference] == part]]
-        has_own_model = parts > 1 and np.count_nonzero((own != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
-        counts.append(count_joint_votes(own, k) if has_own_model else None)
+        cast = votes[reference[home[reference] == part]]
+        has_own_model = parts > 1 and np.count_nonzero((cast != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
+        counts.append(count_joint_votes(cast, k) if has_own_model else None)
         step(1)
     return _Space(home=home, counts=tuple(counts))
 

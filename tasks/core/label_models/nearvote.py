@@ -3,26 +3,25 @@
 Epoxy copies a neighbor's vote at full weight when it is nearer than a threshold, and drops it otherwise. Nearvote keeps
 every neighbor's vote and lets its weight fall with distance, so there is no threshold to guess.
 
-Derivation
-----------
-*Local evidence.* An LF's votes mark a region of the embedding space for a class. Estimate the density of that region
-at an item by the kernel of its nearest point, exp(b (s - 1)), with s the cosine to the nearest support item of LF j
+*Local evidence.* An LF's votes mark a region of the embedding space for a class. The density of that region at an item
+is estimated by the kernel of its nearest point, exp(b (s - 1)), with s the cosine to the nearest support item of LF j
 with class c; for unit vectors this is the Gaussian exp(-b ||x - x'||^2 / 2). An LF's own vote is distance 0, weight 1,
-and keeps its LF from speaking twice. Pool the LFs by adding, as a linear opinion pool does (Stone, "The opinion pool",
-1961): own_ic = sum over {j: L_ij = c} of r_jc, near_ic = sum_j r_jc exp(b (s_ijc - 1)). Adding instead of multiplying is what makes
-correlated LFs harmless: c copies of an LF scale its share, they do not multiply log odds.
+and keeps its LF from speaking twice. LFs are pooled by adding, as a linear opinion pool does (Stone, "The Opinion Pool",
+1961): own_ic = sum over {j: L_ij = c} of r_jc, near_ic = sum_j r_jc exp(b (s_ijc - 1)). Adding instead of multiplying
+bounds what correlated LFs can do, and does not undo it: c copies of an LF multiply its share in the pool by c, which is
+less than multiplying its log odds, but enough to outvote the others.
 
 *Class balance.* The posterior proportional to w_c (own_ic + near_ic), with w chosen so that its mean over items is the
-class balance, is the pool's closest distribution in relative entropy with those margins (Deming & Stephan, 1940;
+class balance, is the pool's closest distribution in relative entropy with those margins (Deming and Stephan, 1940;
 iterative proportional fitting).
 
 *Bandwidth.* b is the median heuristic: an item at the median distance to its nearest support item counts exp(-5). It
 depends on the embeddings and votes only. Accuracy after the end model is flat in the constant: 3, 5 and 8 gave means
 of .840, .841 and .840 over 23 tasks without gold.
 
-*Global evidence.* The nearest neighbor is local; `end_model.fit_vote_head` is the global counterpart, a calibrated
-linear classifier of votes, which also gives each LF's reliability r_jc, the weight of its votes and neighbors in the
-pool. Without gold the two get equal say, a geometric mean: `NearvoteLabels.weak`.
+*Global evidence.* The nearest neighbor is local; the vote head is the global counterpart, a calibrated linear classifier
+of votes, which also gives each LF's reliability r_jc, the weight of its votes and neighbors in the pool. Without gold
+the two get equal say, a geometric mean: `NearvoteLabels.weak`.
 
 *Gold.* With gold rows the weights of own votes, neighbors, head and nearest gold row are learned: a conditional logit
 p(c | i) proportional to exp(a_c + sum_f w_f log e_icf), one weight per source shared by all classes (McFadden, 1974).
@@ -50,19 +49,42 @@ from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64, GoldRows, Votes
 
-MEDIAN_EXPONENT = 5.0  # an item at the median distance weighs exp(-5); see the derivation
-SMALLEST_DISTANCE = 0.01  # when most items are copies of support items: b at most 500
+MEDIAN_EXPONENT = 5.0
+"""An item at the median distance weighs exp(-5); see the derivation."""
+
+SMALLEST_DISTANCE = 0.01
+"""When most items are copies of support items: b at most 500."""
+
 SOURCES = ("own votes", "neighbors", "vote head", "nearest gold")
-PRIOR_WEIGHTS = (0.25, 0.25, 0.5, 0.3)  # the weights without gold (local 1/2, global 1/2), and a mild one for gold
-WEIGHT_SPREAD = np.sqrt(0.1)  # prior standard deviation of a source's weight
-BALANCE_ROUNDS = 500  # of the iteration that meets a class balance
-OFFSET_SPREAD = np.sqrt(10.0)  # prior standard deviation of a class offset: nearly free
-OWN_FLOOR = 0.1  # added to counts relative to their mean before the log: no vote is weak evidence against a class
-NEAR_FLOOR = 1e-3  # likewise for kernels
-GOLD_PAIRS = 1 << 32  # items times gold rows compared at most: a minute of one core at d = 384
-FEWEST_NEIGHBORS = 1000  # gold rows to be near to however many the items
-BLOCK = 1024  # rows per block of the similarities to gold rows
-LABEL_WORK = 2 * WHOLE  # what `fit_nearvote` tells its `advance` in all
+PRIOR_WEIGHTS = (0.25, 0.25, 0.5, 0.3)
+"""The weights without gold (local 1/2, global 1/2), and a mild one for gold."""
+
+WEIGHT_SPREAD = np.sqrt(0.1)
+"""Prior standard deviation of a source's weight."""
+
+BALANCE_ROUNDS = 500
+"""Of the iteration that meets a class balance."""
+
+OFFSET_SPREAD = np.sqrt(10.0)
+"""Prior standard deviation of a class offset: nearly free."""
+
+OWN_FLOOR = 0.1
+"""Added to counts relative to their mean before the log: no vote is weak evidence against a class."""
+
+NEAR_FLOOR = 1e-3
+"""Likewise for kernels."""
+
+GOLD_PAIRS = 1 << 32
+"""Items times gold rows compared at most: a minute of one core at d = 384."""
+
+FEWEST_NEIGHBORS = 1000
+"""Gold rows to be near to however many the items."""
+
+BLOCK = 1024
+"""Rows per block of the similarities to gold rows."""
+
+LABEL_WORK = 2 * WHOLE
+"""What `fit_nearvote` tells its `advance` in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +92,7 @@ class LFColumn:
     """One LF's votes and neighbors.
 
     votes: (n,) int8, -1 abstains. similarity: (n, k) float32, cosine (or 1 - distance^2 / 2) to the nearest reference item on which this LF
-    votes that class; NaN where there is none and, by convention, where the LF itself votes on the item (such cells are
+    votes that class; NaN where there is none and, by convention, where the LF itself votes on the item (such entries are
     ignored whatever they hold). A tie between classes needs no rule: both count.
     """
 
@@ -157,13 +179,18 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
 
     Parameters
     ----------
-    columns : one per LF. reliability : (m, k) float64 from `end_model.fit_vote_head`, or ones; NaN (no such votes)
-        counts as 0. bandwidth : b > 0.
+    columns
+        One per LF.
+    reliability
+        (m, k) float64 from `fit_vote_head`, or ones; NaN (no such votes) counts as 0.
+    bandwidth
+        b, positive.
 
     Raises
     ------
-    ValueError: no columns; not one row of reliabilities per LF; a vote outside -1..k-1; a similarity of the wrong
-        shape; b not positive.
+    ValueError
+        No columns; not one row of reliabilities per LF; a vote outside -1..k-1; a similarity of the wrong shape; b not
+        positive.
     """
     n_classes = reliability.shape[1]
     r = np.nan_to_num(reliability)
@@ -271,9 +298,11 @@ def measure_gold_similarity(
 
     Parameters
     ----------
-    embeddings : (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors.
-        O(n g d), in blocks of rows.
-    advance : is told of one piece of work, block by block.
+    embeddings
+        (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors. O(n g d), in
+        blocks of rows.
+    advance
+        Is told of one piece of work, block by block.
     """
     position = np.full(len(embeddings), -1, dtype=np.int64)
     position[gold.rows] = np.arange(len(gold.rows))
@@ -287,7 +316,12 @@ def measure_similarity_to_gold(
 
     Parameters
     ----------
-    embeddings : (q, d) float32 and gold_embeddings : (g, d) float32, as for `measure_gold_similarity`. classes : (g,).
+    embeddings
+        (q, d) float32, as for `measure_gold_similarity`.
+    gold_embeddings
+        (g, d) float32, likewise.
+    classes
+        (g,) of the gold rows.
     """
     nobody = np.full(len(embeddings), -1, dtype=np.int64)
     return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k, ignore_progress)
@@ -306,14 +340,14 @@ def _measure_nearest(
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
     gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
     starts = range(0, len(embeddings), BLOCK)
-    # See `end_model`: the thread count must not change a result.
+    # The thread count must not change a result.
     with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
         for at in starts:
             # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors
             s = embeddings[at : at + BLOCK] @ gold_embeddings.T
             s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
-            own = np.flatnonzero(position[at : at + BLOCK] >= 0)
-            s[own, position[at + own]] = np.nan
+            is_gold = np.flatnonzero(position[at : at + BLOCK] >= 0)
+            s[is_gold, position[at + is_gold]] = np.nan
             for c in range(n_classes):
                 columns = classes == c
                 if columns.any():
@@ -335,17 +369,24 @@ def fit_nearvote(
 
     Parameters
     ----------
-    evidence : from `pool_votes`.
-    head : from `end_model.fit_vote_head`.
-    class_balance : (k,) float64, sum 1, given or from `end_model.estimate_class_balance`.
-    gold, gold_similarity : gold rows and `measure_gold_similarity` of them, or None. Fewer than 10 rows or a single
-        class count as none (`end_model.is_enough_gold`).
-    seed : of the fold assignment, the same folds as the end model's.
-    advance : is told of `LABEL_WORK`.
+    evidence
+        From `pool_votes`.
+    head
+        From `fit_vote_head`.
+    class_balance
+        (k,) float64, sum 1, given or from `estimate_class_balance`.
+    gold, gold_similarity
+        Gold rows and `measure_gold_similarity` of them, or None. Fewer than 10 rows or a single class count as none
+        (`is_enough_gold`).
+    seed
+        Of the fold assignment, the same folds as the end model's.
+    advance
+        Is told of `LABEL_WORK`.
 
     Raises
     ------
-    ValueError: gold without gold_similarity; a class balance that does not sum to one.
+    ValueError
+        Gold without gold_similarity; a class balance that does not sum to one.
     """
     n_classes = head.proba.shape[1]
     local = fit_balance(evidence.own + evidence.near, class_balance, advance)
@@ -401,8 +442,12 @@ def predict_nearvote(
 
     Parameters
     ----------
-    evidence : from `pool_votes`, with the reliability and bandwidth that were fitted. head_proba : (q, k) float64,
-        the vote head's. gold_similarity : (q, k) float32; needed where weights were learned, ignored elsewhere.
+    evidence
+        From `pool_votes`, with the reliability and bandwidth that were fitted.
+    head_proba
+        (q, k) float64, the vote head's.
+    gold_similarity
+        (q, k) float32; needed where weights were learned, ignored elsewhere.
 
     Notes
     -----
@@ -411,7 +456,8 @@ def predict_nearvote(
 
     Raises
     ------
-    ValueError: learned weights without gold_similarity.
+    ValueError
+        Learned weights without gold_similarity.
     """
     if parameters.weights is None or parameters.offsets is None:
         balance = parameters.class_balance

@@ -100,7 +100,7 @@ def solve_flyingsquid(
     lf_classes = np.flatnonzero(counts.first[counts.lf] == counts.lf)
     lf, vote = counts.lf[lf_classes], counts.vote[lf_classes]
     prior = (1 + class_balance) / 2
-    own = np.tile(prior, (m, 1))
+    precision = np.tile(prior, (m, 1))
     worth = np.full((m, k), PRIOR_VOTES)
     if len(np.unique(lf)) < FEWEST_LFS:
         findings.append(
@@ -118,7 +118,7 @@ def solve_flyingsquid(
             estimate,
             advance,
         )
-        own[lf, vote] = found.precision
+        precision[lf, vote] = found.precision
         worth[lf, vote] = found.worth
         chance = class_balance[vote]
         noise = np.sqrt(chance * (1 - chance) / np.maximum(found.support, 1.0))
@@ -131,8 +131,8 @@ def solve_flyingsquid(
             )
             for j, c, p in zip(lf[below], vote[below], found.raw[below], strict=True)
         ]
-    own, worth = own[counts.first], worth[counts.first]
-    given = _spread_errors(own, class_balance)
+    precision, worth = precision[counts.first], worth[counts.first]
+    given = _spread_errors(precision, class_balance)
     if known is not None:
         pseudo = np.minimum(worth, ANCHORED_VOTES)[:, :, None] * given
         pseudo += known
@@ -190,9 +190,9 @@ class OneVsRest:
         ValueError
             `votes` has another number of LFs.
         """
-        own = [table.predict_proba(_against_rest(votes, c))[:, 1] for c, table in enumerate(self.tables)]
+        positive = [table.predict_proba(_against_rest(votes, c))[:, 1] for c, table in enumerate(self.tables)]
         with np.errstate(divide="ignore"):
-            return normalize_logs(np.log(np.stack(own, axis=1)))
+            return normalize_logs(np.log(np.stack(positive, axis=1)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -310,15 +310,18 @@ def _estimate_lf_classes(
     raw, support = np.empty(r), np.empty(r)
     with count_steps(advance, r) as step:
         for c in range(k):
-            own = vote == c
+            votes_class = vote == c
             chance = class_balance[c]
             deviation = np.sqrt(chance * (1 - chance))
-            expected_precision = np.where(own, believed, (1 - believed) * chance / (1 - balance))
+            expected_precision = np.where(votes_class, believed, (1 - believed) * chance / (1 - balance))
             expected = (expected_precision - chance) * np.sqrt(ratio) / deviation
             triplets = _Triplets(
-                correlation=correlation, lf=lf, expected=expected, partner=own if k > 2 else np.ones(r, dtype=bool)
+                correlation=correlation,
+                lf=lf,
+                expected=expected,
+                partner=votes_class if k > 2 else np.ones(r, dtype=bool),
             )
-            targets = np.flatnonzero(own)
+            targets = np.flatnonzero(votes_class)
             strength = triplets.average(targets) if estimate == "mean" else triplets.median(targets, step)
             raw[targets] = chance + np.divide(
                 strength * deviation, np.sqrt(ratio[targets]), out=np.zeros(len(targets)), where=ratio[targets] > 0
@@ -399,11 +402,11 @@ def _find_floor(class_balance: Float64) -> Float64:
     return floor
 
 
-def _spread_errors(own: Float64, class_balance: Float64) -> Float64:
-    """Return P(Y | vote), `own` on the diagonal, the rest in proportion to the class balance, (m, k, k)."""
+def _spread_errors(precision: Float64, class_balance: Float64) -> Float64:
+    """Return P(Y | vote), `precision` on the diagonal, the rest in proportion to the class balance, (m, k, k)."""
     k = len(class_balance)
-    given: Float64 = (1 - own)[:, :, None] * class_balance / (1 - class_balance)[:, None]
-    given[:, np.arange(k), np.arange(k)] = own
+    given: Float64 = (1 - precision)[:, :, None] * class_balance / (1 - class_balance)[:, None]
+    given[:, np.arange(k), np.arange(k)] = precision
     return given
 
 
