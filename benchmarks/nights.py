@@ -35,9 +35,10 @@ import numpy as np
 import polars as pl
 import yaml
 
-from flows.releases.gates import Verdict
+from flows.releases.create import RefusedError
+from flows.releases.gates import GateVerdict
 from flows.releases.publish import publish_release, publish_rollback
-from flows.releases.store import RefusedError, list_releases, read_release, verify_all
+from flows.releases.store import list_releases, read_release, verify_all
 from flows.runner.dvc_repo import Command, find_changes, read_stages, remove_leftovers, run_stage
 from tasks.__main__ import STAGES
 from tasks.demo import RAW
@@ -225,7 +226,7 @@ def _live(root: Path, night: Night, chance: random.Random, collect: int) -> dict
         publish_release(root, reason=f"night {night.number}")
         what.append("released")
     except RefusedError as error:
-        failed = [one.gate for one in error.results if one.verdict is Verdict.FAILED]
+        failed = [one.gate for one in error.results if one.verdict is GateVerdict.FAILED]
         what.append(f"refused by {', '.join(failed)}")
         if _find_current(root) != before:
             mistakes.append("a refused night moved the current release")

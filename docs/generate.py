@@ -35,8 +35,8 @@ from docs.pictures import draw_pipeline, draw_quality, draw_rooms, map_rooms, me
 from flows.cli.main import main as epoxy
 from flows.releases.figures import Figures
 from flows.releases.gates import check_gates, check_new_rows
+from flows.releases.manifest import CONTENTS, Manifest
 from flows.releases.policy import GateLimits, Policy
-from flows.releases.store import CONTENTS, Manifest
 from tasks.__main__ import STAGES
 from tasks.errors import EpoxyError
 from tasks.params import Params

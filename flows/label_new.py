@@ -9,15 +9,16 @@ from prefect.states import Failed
 
 from flows.relabel import LONGEST_SECONDS, bring_up_to_date
 from flows.release_flow import show_release
+from flows.releases.create import ReleaseResult
+from flows.releases.new_rows import read_base
 from flows.releases.publish import publish_new_rows
-from flows.releases.store import Released, read_base
 from flows.run_form import Accept, Reason
 from flows.runner.dvc_repo import read_stages
 from flows.runner.stage import ask_for_updates
 
 
 @flow(name="label-new", persist_result=False, timeout_seconds=LONGEST_SECONDS)
-def label_new(update: bool = False, reason: Reason = "scheduled", accept: Accept = None) -> State[Released | None]:
+def label_new(update: bool = False, reason: Reason = "scheduled", accept: Accept = None) -> State[ReleaseResult | None]:
     """Label rows that the current release does not know with its model and support, and release them with the rest.
 
     Nothing is fitted; rows that the release knows keep their labels. Ingest and apply are brought up to date first.

@@ -9,10 +9,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.releases.create import RefusedError, ReleaseResult
 from flows.releases.diff import compare_releases, describe_difference
 from flows.releases.gates import GateResult, describe_gates
 from flows.releases.publish import publish_release, publish_rollback
-from flows.releases.store import RefusedError, Released, find_release
+from flows.releases.store import find_release
 from flows.run_form import Accept, Reason, Target
 
 REFUSED = "Refused"
@@ -23,7 +24,7 @@ NOTHING_NEW = "NothingNew"
 
 
 @flow(name="release", persist_result=False)
-def release(reason: Reason = "scheduled", accept: Accept = None) -> State[Released | None]:
+def release(reason: Reason = "scheduled", accept: Accept = None) -> State[ReleaseResult | None]:
     """Release what the pipeline in the working directory made, if the gates of release.yaml let it pass.
 
     Args:
@@ -33,12 +34,12 @@ def release(reason: Reason = "scheduled", accept: Accept = None) -> State[Releas
     return release_run(Path.cwd(), reason=reason, accept=accept or None)
 
 
-def release_run(root: Path, *, reason: str, accept: str | None = None) -> State[Released | None]:
+def release_run(root: Path, *, reason: str, accept: str | None = None) -> State[ReleaseResult | None]:
     """The state of releasing what the last run made, inside a flow; named `REFUSED` where gates failed."""
     return show_release(root, lambda: publish_release(root, reason=reason, accept=accept, run_id=flow_run.get_id()))
 
 
-def show_release(root: Path, publish: Callable[[], Released | None]) -> State[Released | None]:
+def show_release(root: Path, publish: Callable[[], ReleaseResult | None]) -> State[ReleaseResult | None]:
     """The state of a release that `publish` makes, inside a flow, with its gates and changes as artifacts.
 
     Named `REFUSED` where gates failed, `NOTHING_NEW` where there was nothing to release.
@@ -62,7 +63,7 @@ def show_release(root: Path, publish: Callable[[], Released | None]) -> State[Re
 
 
 @flow(name="rollback", persist_result=False)
-def rollback(to: Target = None, reason: Reason = "") -> State[Released]:
+def rollback(to: Target = None, reason: Reason = "") -> State[ReleaseResult]:
     """Make an earlier release of the project in the working directory current again.
 
     The labels left this way are not released again without somebody accepting them.
@@ -87,7 +88,7 @@ def _show_gates(results: tuple[GateResult, ...]) -> None:
     create_table_artifact(rows, key="gates", description="What a release has to pass")
 
 
-def _show_changes(root: Path, made: Released) -> None:
+def _show_changes(root: Path, made: ReleaseResult) -> None:
     if made.previous is None or made.previous == made.id:
         text = "the first release" if made.previous is None else "nothing changed"
     else:

@@ -15,10 +15,11 @@ from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
 from tasks.core.label_models.nearvote import NearvoteParameters
 from tasks.params import Metric
-from tasks.tables import paths, schemas
+from tasks.tables import schemas
 from tasks.tables.files import write_json, write_text
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
+    ARTIFACTS,
     EMBEDDINGS,
     END_MODEL,
     END_MODEL_SUMMARY,
@@ -153,7 +154,7 @@ def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
         head=pure,
         reliability=np.ones((len(lfs), 2)),
         bandwidth=0.5,
-        evidence=NearvoteParameters(
+        nearvote=NearvoteParameters(
             class_balance=half, local=half, both=half, means=np.array([1, 1, np.nan]), weights=None, offsets=None
         ),
         end=EndParameters(student=pure, confidence=1.0, gold=None),
@@ -164,7 +165,7 @@ def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
 
 def write_lock(root: Path) -> None:
     """Write a dvc.lock that says that all artifacts there are come from params.yaml as it is."""
-    made = [path for path in vars(paths).values() if isinstance(path, Path) and (root / path).is_file()]
+    made = [path for path in ARTIFACTS if (root / path).is_file()]
     outs = [
         {"path": str(path), "hash": "md5", "md5": hashlib.md5((root / path).read_bytes()).hexdigest()}
         for path in sorted(made)

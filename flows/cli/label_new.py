@@ -9,7 +9,7 @@ from flows.cli.release import ACCEPT, REASON, show_released
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
-    from flows.releases.store import Released
+    from flows.releases.create import ReleaseResult
 
 
 @click.command("label-new")
@@ -30,7 +30,9 @@ def label_new_command(update: bool, reason: str, accept: str | None) -> None:
             show_released(released, root=root)
 
 
-def label_new(*, root: Path, update: bool = False, reason: str = "", accept: str | None = None) -> "Released | None":
+def label_new(
+    *, root: Path, update: bool = False, reason: str = "", accept: str | None = None
+) -> "ReleaseResult | None":
     """The release of all rows, the new ones labeled; None where no row is new, changed or deleted.
 
     Raises
@@ -38,8 +40,8 @@ def label_new(*, root: Path, update: bool = False, reason: str = "", accept: str
     EpoxyError
         There is no release to start from, a stage failed, or gates refused.
     """
+    from flows.releases.new_rows import read_base
     from flows.releases.publish import publish_new_rows
-    from flows.releases.store import read_base
     from flows.runner.dvc_repo import read_stages
     from flows.runner.stage import ask_for_updates, run_stages
 

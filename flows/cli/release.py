@@ -8,7 +8,7 @@ import click
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
-    from flows.releases.store import Released
+    from flows.releases.create import ReleaseResult
 
 REASON = click.option("--reason", default="", help="Why; kept in the run record.")
 ACCEPT = click.option(
@@ -31,7 +31,7 @@ def release_command(reason: str, accept: str | None) -> None:
         show_released(publish_release(root, reason=reason, accept=accept), root=root)
 
 
-def show_released(released: "Released", *, root: Path) -> None:
+def show_released(released: "ReleaseResult", *, root: Path) -> None:
     """Print what a release came to, its gates first; notes go to standard error."""
     from flows.releases.gates import describe_gates
 

@@ -22,10 +22,10 @@ def releases_command(context: click.Context) -> None:
 @releases_command.command("list")
 def list_command() -> None:
     """List all releases, oldest first."""
-    from flows.releases.store import describe_list, list_releases
+    from flows.releases.store import describe_releases, list_releases
 
     with in_project() as root:
-        click.echo(describe_list(list_releases(root)))
+        click.echo(describe_releases(list_releases(root)))
 
 
 @releases_command.command("show")
@@ -85,8 +85,8 @@ def verify_command() -> None:
 def prune_command(keep: int | None) -> None:
     """Remove all but the newest releases and the current one."""
     from flows.releases.policy import read_policy
+    from flows.releases.prune import prune_releases
     from flows.releases.publish import push_releases
-    from flows.releases.store import prune_releases
 
     with in_project() as root:
         policy = read_policy(root)

@@ -9,8 +9,8 @@ import polars as pl
 
 from flows.releases.figures import Flips, LfFigures, compare_labels
 from flows.releases.lineage import Record, read_log
+from flows.releases.manifest import FOLDER
 from flows.releases.store import (
-    FOLDER,
     LOG,
     Release,
     find_release,

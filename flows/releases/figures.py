@@ -89,7 +89,7 @@ class Figures(Frozen):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewRows:
+class NewRowFigures:
     """Where rows lie that were labeled without a refit. similarity: None where none of them has a neighbor."""
 
     rows: int
@@ -235,11 +235,11 @@ def _embedding_batches(path: Path, width: int) -> Iterator[npt.NDArray[np.float6
         yield batch["embedding"].to_numpy().astype(np.float64)
 
 
-def measure_new_rows(labeled: LabeledRows, last: Figures) -> NewRows:
+def measure_new_rows(labeled: LabeledRows, last: Figures) -> NewRowFigures:
     """Where the rows that were labeled now lie, to be compared with all rows of the `last` release."""
     counts, centroid = labeled.counts, labeled.centroid
     metric = last.embeddings.metric if last.embeddings else ""
-    return NewRows(
+    return NewRowFigures(
         rows=counts.new + counts.changed,
         embeddings=EmbeddingFigures(metric=metric, width=len(centroid), centroid=_plain_all(centroid), spread=0.0),
         similarity=_measure_similarity(labeled.similarity),

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from flows.releases.figures import EmbeddingFigures, Figures, LfFigures, NewRows, SimilarityFigures
+from flows.releases.figures import EmbeddingFigures, Figures, LfFigures, NewRowFigures, SimilarityFigures
 from flows.releases.policy import Columns, GateLimits
 
 _ROUNDING = 1e-9
@@ -17,7 +17,7 @@ _NO_SPREAD = 1e-6
 """Where all embeddings or similarities were the same, a shift counts in these units: any that shows is too much."""
 
 
-class Verdict(StrEnum):
+class GateVerdict(StrEnum):
     """What a gate says."""
 
     PASSED = "passed"
@@ -33,7 +33,7 @@ class GateResult:
     gate: str
     value: float | None
     limit: float | None
-    verdict: Verdict
+    verdict: GateVerdict
     note: str = ""
 
 
@@ -57,7 +57,7 @@ def check_gates(limits: GateLimits, candidate: Figures, against: Comparison | No
     return tuple(_check(limits, candidate, against))
 
 
-def check_new_rows(limits: GateLimits, new: NewRows, last: Figures) -> tuple[GateResult, ...]:
+def check_new_rows(limits: GateLimits, new: NewRowFigures, last: Figures) -> tuple[GateResult, ...]:
     """Whether rows labeled without a refit are of the kind that the last release knows; two gates, always the same."""
     results = (
         _check_centroid(new.embeddings, last.embeddings, limits.maximum_new_centroid_shift, "new rows: centroid shift"),
@@ -69,13 +69,14 @@ def check_new_rows(limits: GateLimits, new: NewRows, last: Figures) -> tuple[Gat
         return results
     note = f"{new.rows:,} new rows, fewer than {limits.minimum_new_rows:,}"
     return tuple(
-        one if one.verdict is Verdict.OFF else replace(one, verdict=Verdict.NOT_COMPARED, note=note) for one in results
+        one if one.verdict is GateVerdict.OFF else replace(one, verdict=GateVerdict.NOT_COMPARED, note=note)
+        for one in results
     )
 
 
 def has_failed(results: tuple[GateResult, ...]) -> bool:
     """Whether any gate failed."""
-    return any(result.verdict is Verdict.FAILED for result in results)
+    return any(result.verdict is GateVerdict.FAILED for result in results)
 
 
 def describe_gates(results: tuple[GateResult, ...]) -> str:
@@ -90,7 +91,7 @@ def describe_gates(results: tuple[GateResult, ...]) -> str:
 
 def _row(result: GateResult) -> tuple[str, str, str, str, str]:
     value, limit = ("-" if one is None else f"{one:.4g}" for one in (result.value, result.limit))
-    verdict = result.verdict.upper() if result.verdict is Verdict.FAILED else str(result.verdict)
+    verdict = result.verdict.upper() if result.verdict is GateVerdict.FAILED else str(result.verdict)
     return result.gate, value, limit, verdict, result.note
 
 
@@ -119,21 +120,21 @@ def _check(limits: GateLimits, candidate: Figures, against: Comparison | None) -
 
 def _at_least(gate: str, value: float | None, limit: float | None, note: str = "") -> GateResult:
     if limit is None:
-        verdict = Verdict.OFF
+        verdict = GateVerdict.OFF
     else:
-        verdict = Verdict.PASSED if value is not None and value >= limit - _ROUNDING else Verdict.FAILED
+        verdict = GateVerdict.PASSED if value is not None and value >= limit - _ROUNDING else GateVerdict.FAILED
     return GateResult(gate=gate, value=value, limit=limit, verdict=verdict, note=note)
 
 
 def _at_most(gate: str, value: float | None, limit: float | None, has_last: bool, note: str = "") -> GateResult:
     if limit is None:
-        verdict = Verdict.OFF
+        verdict = GateVerdict.OFF
     elif not has_last:
-        verdict = Verdict.NOT_COMPARED
+        verdict = GateVerdict.NOT_COMPARED
     elif value is None:
-        verdict, note = Verdict.FAILED, note or "was measured in the last release and cannot be now"
+        verdict, note = GateVerdict.FAILED, note or "was measured in the last release and cannot be now"
     else:
-        verdict = Verdict.PASSED if value <= limit + _ROUNDING else Verdict.FAILED
+        verdict = GateVerdict.PASSED if value <= limit + _ROUNDING else GateVerdict.FAILED
     return GateResult(gate=gate, value=value, limit=limit, verdict=verdict, note=note)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pydantic
 
 from flows.releases.figures import Frozen
-from flows.releases.gates import GateResult, Verdict
+from flows.releases.gates import GateResult, GateVerdict
 from tasks.errors import DataError
 from tasks.tables.release_rows import RowChanges
 
@@ -57,7 +57,7 @@ class GateRecord(Frozen):
     gate: str
     value: float | None
     limit: float | None
-    verdict: Verdict = pydantic.Field(strict=False)
+    verdict: GateVerdict = pydantic.Field(strict=False)
     note: str
 
 

@@ -34,3 +34,6 @@ REPORT_SUMMARY = Path("data/evaluate/summary.md")
 LF_REPORT = Path("data/evaluate/lf_report.csv")
 PLOTS = Path("data/evaluate/plots")
 PLOTS_TEMPLATE = Path("data/evaluate/plots_template.html")
+
+ARTIFACTS = tuple(path for path in list(globals().values()) if isinstance(path, Path))
+"""All of them."""

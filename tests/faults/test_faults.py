@@ -27,8 +27,9 @@ import yaml
 from small_project import CLASSES, hash_outputs, make_environment, make_project, run, write_params
 from stage_processes import finish_stage, finish_stages, kill_stage
 
+from flows.releases.create import create_release
 from flows.releases.policy import GateLimits
-from flows.releases.store import create_release, read_labels, read_release, verify_all
+from flows.releases.store import read_labels, read_release, verify_all
 from flows.runner.dvc_repo import Command, Outcome, read_stages, remove_leftovers, run_stage
 from tasks.__main__ import STAGES
 from tasks.errors import DataError, LabelingFunctionError, StageError

@@ -11,8 +11,8 @@ import pytest
 from small_project import CLASSES, make_project, write_params
 from stage_processes import finish_stage, finish_stages
 
+from flows.releases.create import create_release
 from flows.releases.policy import GateLimits
-from flows.releases.store import create_release
 from tasks import ingest
 from tasks.__main__ import STAGES
 from tasks.errors import DataError, EpoxyError, ParamsError

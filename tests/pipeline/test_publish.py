@@ -17,12 +17,15 @@ from release_project import Run, add_rows, write_run
 from flows import label_new, release_flow
 from flows.cli.main import main
 from flows.cli.releases import releases_command
+from flows.releases.commands import CarryError
+from flows.releases.create import RefusedError
+from flows.releases.git import GitRepo
 from flows.releases.lineage import read_log
-from flows.releases.publish import CarryError, publish_release, publish_rollback
-from flows.releases.store import RefusedError, find_release, list_releases, publish, verify_all, verify_release
+from flows.releases.policy import read_policy
+from flows.releases.publish import publish_release, publish_rollback, push_releases
+from flows.releases.store import find_release, list_releases, verify_all, verify_release
 from tasks.errors import DataError
-from tasks.tables import paths
-from tasks.tables.paths import SHIPPED_LABELS
+from tasks.tables.paths import ARTIFACTS, SHIPPED_LABELS
 from tasks.tables.release_rows import RowChanges
 
 pytestmark = pytest.mark.slow
@@ -55,8 +58,7 @@ class Checkout:
 
     def tell_dvc(self) -> None:
         """Let DVC take what lies in data/ for what the stages made: ingest, apply, and one for all others."""
-        artifacts = [str(path) for path in vars(paths).values() if isinstance(path, Path)]
-        made = sorted(path for path in artifacts if (self.root / path).is_file())
+        made = sorted(str(path) for path in ARTIFACTS if (self.root / path).is_file())
         outs = {name: [path for path in made if f"/{name}/" in path] for name in ("ingest", "apply")}
         outs["all"] = [path for path in made if path not in outs["ingest"] + outs["apply"]]
         stages = {
@@ -230,18 +232,18 @@ def test_somebody_else_pushed_meanwhile(team):
 def test_a_push_that_comes_second_is_repeated(team, monkeypatch):
     publish_release(team.root)
     other = clone(team, "other")
-    run = publish._run
+    push = GitRepo.push
     pushed = []
 
-    def push_first(root, policy, command):
-        if command[:2] == ["git", "push"] and len(pushed) < 2:
+    def push_second(repo, remote, commit, branch):
+        if len(pushed) < 2:
             (other.root / "notes.txt").write_text(str(len(pushed)))
             other.commit("theirs")
             other.git("push", "-q")
             pushed.append(other.git("rev-parse", "HEAD"))
-        return run(root, policy, command)
+        push(repo, remote, commit, branch)
 
-    monkeypatch.setattr(publish, "_run", push_first)
+    monkeypatch.setattr(GitRepo, "push", push_second)
     team.finish(Run(comment="second"))
     made = publish_release(team.root)
     other.git("pull", "-q")
@@ -267,7 +269,7 @@ def test_a_remote_that_is_gone_leaves_the_release_and_can_be_caught_up_with(team
     made = find_release(team.root, "current")
     assert verify_all(team.root) == ()
     origin.with_name("away").rename(origin)
-    publish.push_releases(team.root, publish.read_policy(team.root), "Catch up")
+    push_releases(team.root, read_policy(team.root), "Catch up")
     assert find_release(clone(team, "other").root, "current") == made
 
 
@@ -282,15 +284,15 @@ def test_bytes_that_cannot_be_pushed_hold_the_pointers_back(team):
 
 def test_bytes_that_are_gone_hold_the_pointers_back_until_they_are_added_again(team):
     made = publish_release(team.root)
-    policy = publish.read_policy(team.root)
+    policy = read_policy(team.root)
     shutil.rmtree(team.root / ".dvc" / "cache")
     shutil.rmtree(team.root.parent / "bytes")
     with pytest.raises(CarryError, match=rf"'dvc commit --force releases/{made.id}\.dvc'"):
-        publish.push_releases(team.root, policy, "again")
+        push_releases(team.root, policy, "again")
     pointer = (team.root / f"releases/{made.id}.dvc").read_bytes()
     team.dvc("commit", "--quiet", "--force", f"releases/{made.id}.dvc")
     assert (team.root / f"releases/{made.id}.dvc").read_bytes() == pointer
-    publish.push_releases(team.root, policy, "again")
+    push_releases(team.root, policy, "again")
     other = clone(team, "other")
     other.dvc("pull", "--quiet", f"releases/{made.id}.dvc")
     assert verify_release(other.root, made.id).id == made.id

@@ -23,23 +23,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from release_project import CLASSES, Run, add_rows, write_lock, write_run
 
+from flows.releases import lineage
+from flows.releases.create import RefusedError, create_release
 from flows.releases.diff import compare_releases, describe_difference, describe_trace, tabulate_difference, trace_label
 from flows.releases.lineage import Action, read_log
+from flows.releases.lock import lock_releases, user_name
+from flows.releases.manifest import CONTENTS
+from flows.releases.new_rows import label_new_rows
 from flows.releases.policy import GateLimits
+from flows.releases.prune import prune_releases
+from flows.releases.rollback import roll_back
 from flows.releases.store import (
-    CONTENTS,
-    RefusedError,
-    create_release,
-    describe_list,
+    describe_releases,
     find_release,
-    label_night,
-    lineage,
     list_releases,
-    prune_releases,
+    point_current,
+    read_figures,
     read_labels,
     read_release,
-    roll_back,
-    store,
     verify_all,
     verify_release,
 )
@@ -134,7 +135,7 @@ def test_releasing_twice_is_releasing_once_with_two_run_records(root):
 
 
 def test_figures_are_what_a_reader_counts(root):
-    figures = store.read_figures(read_release(root, release(root)))
+    figures = read_figures(read_release(root, release(root)))
     assert (figures.items, figures.coverage, figures.coverage_original) == (4, 1.0, 3 / 4)
     assert figures.valid is not None and (figures.valid.gold, figures.valid.accuracy) == (2, 1.0)
     assert figures.lfs["offer"].coverage == 2 / 4 and figures.lfs["offer"].agreement == 1.0
@@ -239,7 +240,7 @@ def test_accepting_is_recorded_with_reason_user_and_figures(root):
     made = create_release(root, DEFAULT, accept="the new price LF is right")
     assert find_release(root, "current") == made.id
     record = read_log(root / "releases/log.jsonl").records[-1]
-    assert record.accepted == "the new price LF is right" and record.user == store._user()
+    assert record.accepted == "the new price LF is right" and record.user == user_name()
     assert [one.gate for one in record.gates if one.verdict == "failed"] == ["labels flipped", "class balance shift"]
 
 
@@ -342,7 +343,7 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
     first = create_release(root, NIGHT)
     assert first.rows is None
     add_rows(root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
-    night = create_release(root, NIGHT, night=label_night(root))
+    night = create_release(root, NIGHT, new_rows=label_new_rows(root))
     assert night.rows == RowChanges(kept=4, new=2, changed=0, deleted=0)
     # A run on a, b and c alone, with another embedding of c.
     votes = {"offer": (-1, 1, -1, 1), "hello": (0, -1, -1, -1)}
@@ -358,7 +359,7 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
     assert roll_back(root, first.id).rows is None
     records = read_log(root / "releases/log.jsonl").records
     assert [one.rows for one in records] == [None, night.rows, counts, counts, again.rows, None]
-    listed = describe_list(list_releases(root)).splitlines()
+    listed = describe_releases(list_releases(root)).splitlines()
     assert listed[1].startswith(f"  {night.id}  6 items: 2 new, 0 changed, 0 deleted, 4 kept  ")
     # What it brought, not that the night after brought nothing.
     assert listed[2].startswith(f"  {third.id}  3 items: 0 new, 1 changed, 3 deleted, 2 kept  ")
@@ -437,7 +438,7 @@ def test_without_a_log_pruning_goes_by_the_manifests(root):
 
 def test_order_does_not_follow_the_clock(root, monkeypatch):
     hours = iter(range(23, 0, -1))
-    monkeypatch.setattr("flows.releases.store.now", lambda: f"2020-01-01T{next(hours):02}:00:00.000+00:00")
+    monkeypatch.setattr("flows.releases.records.now", lambda: f"2020-01-01T{next(hours):02}:00:00.000+00:00")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     ids = [release(root, Run(comment=str(number))) for number in range(4)]
     assert [one.id for one in list_releases(root)] == ids
@@ -661,7 +662,7 @@ def test_a_receiver_that_does_not_answer_is_a_note_without_its_address(root, mon
 def start(function: Callable[..., None], *arguments: Any) -> multiprocessing.Process:
     """A process that runs `function` and has everything imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.releases.store", "release_project"])
+    context.set_forkserver_preload(["flows.releases.create", "release_project"])
     process = context.Process(target=function, args=arguments)
     process.start()
     return process
@@ -732,7 +733,7 @@ def test_killed_before_every_single_step_of_a_release(root, tmp_path):
 def roll_back_quietly(root: Path, first: str, second: str) -> None:
     """As before the second release was first made: its folder is gone, and nobody ever went back from it."""
     folder = root / "releases"
-    store._point(folder, first)
+    point_current(folder, first)
     for path in (folder / second).glob("*"):
         path.unlink()
     with contextlib.suppress(FileNotFoundError):
@@ -792,13 +793,13 @@ def test_two_at_once_take_turns(root, tmp_path):
 
 
 def hold(root: str, ready: str) -> None:
-    with store._locked(Path(root)):
+    with lock_releases(Path(root)):
         Path(ready).touch()
         time.sleep(60)
 
 
 def test_who_holds_the_lock_is_told_and_dies_with_it(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.releases.store.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("flows.releases.lock.LOCK_SECONDS", 0.2)
     process = start(hold, str(root), str(tmp_path / "ready"))
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
@@ -885,7 +886,7 @@ def test_a_read_only_folder_is_told(root):
 
 def test_current_that_fell_behind_the_log_follows_it(root):
     first, second = release(root, A), release(root, B)
-    store._point(root / "releases", first)  # as if killed between the two steps
+    point_current(root / "releases", first)  # as if killed between the two steps
     made = create_release(root, OPEN)
     assert made.id == second and "the log says" in made.notes[0]
 
@@ -899,7 +900,7 @@ NIGHT = OPEN.model_copy(update={"maximum_neighbor_shift": None, "maximum_centroi
 def test_a_night_labels_new_rows_and_leaves_the_others_alone(root):
     before = release(root)
     add_rows(root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
-    made = create_release(root, NIGHT, night=label_night(root))
+    made = create_release(root, NIGHT, new_rows=label_new_rows(root))
     manifest = verify_release(root, made.id).manifest
     assert (manifest.mode, manifest.base, manifest.items) == ("label-new", before, 6)
     assert manifest.rows == RowChanges(kept=4, new=2, changed=0, deleted=0)
@@ -922,14 +923,14 @@ def test_a_night_labels_new_rows_and_leaves_the_others_alone(root):
 def test_the_next_night_goes_on_from_the_last_and_a_run_takes_over(root):
     first = release(root)
     add_rows(root, [("e", (0.0, 1.0))])
-    second = create_release(root, NIGHT, night=label_night(root)).id
+    second = create_release(root, NIGHT, new_rows=label_new_rows(root)).id
     add_rows(root, [("g", (1.0, 0.0))])
-    third = create_release(root, NIGHT, night=label_night(root))
+    third = create_release(root, NIGHT, new_rows=label_new_rows(root))
     rows = pl.read_parquet(third.path / "rows.parquet")
     assert dict(rows.select("item_id", "base").iter_rows()) == {
         **dict.fromkeys("abcd"), "e": first, "g": second,
     }  # fmt: skip
-    assert label_night(root).labeled.counts.describe() == "0 new, 0 changed, 0 deleted, 6 kept"
+    assert label_new_rows(root).labeled.counts.describe() == "0 new, 0 changed, 0 deleted, 6 kept"
     assert release(root, A, NIGHT) == first  # the same content as at first
     assert roll_back(root, third.id).id == third.id
 
@@ -942,7 +943,7 @@ def test_the_same_night_has_the_same_id_wherever(root, tmp_path):
     for project in (root, other):
         release(project)
         add_rows(project, [("e", (0.0, 1.0))])
-        made.append(create_release(project, NIGHT, night=label_night(project)).id)
+        made.append(create_release(project, NIGHT, new_rows=label_new_rows(project)).id)
     assert made[0] == made[1]
 
 
@@ -958,38 +959,38 @@ def test_other_votes_than_the_model_knows_are_refused(root, file, old, new, name
     release(root)
     (root / file).write_text((root / file).read_text().replace(old, new))
     with pytest.raises(DataError, match=rf"{named} since release \w+, .* Run 'epoxy run', then 'epoxy release'"):
-        label_night(root)
+        label_new_rows(root)
 
 
 def test_a_night_without_a_release_says_what_to_do(root):
     with pytest.raises(DataError, match="there is no release yet"):
-        label_night(root)
+        label_new_rows(root)
 
 
 def test_what_changes_meanwhile_stops_the_release_of_a_night(root):
     first = release(root)
     add_rows(root, [("e", (0.0, 1.0))])
-    night = label_night(root)
+    night = label_new_rows(root)
     add_rows(root, [("f", (0.0, 1.0))])
     with pytest.raises(DataError, match="changed while its new rows were labeled"):
-        create_release(root, NIGHT, night=night)
-    night = label_night(root)
+        create_release(root, NIGHT, new_rows=night)
+    night = label_new_rows(root)
     (root / VOTES).write_bytes((root / SHIPPED_LABELS).read_bytes())
     with pytest.raises(DataError, match=r"votes\.parquet changed while"):
-        create_release(root, NIGHT, night=night)
+        create_release(root, NIGHT, new_rows=night)
     assert release(root, B) != first
     with pytest.raises(StageError, match=r"became .* meanwhile"):
-        create_release(root, NIGHT, night=night)
+        create_release(root, NIGHT, new_rows=night)
 
 
 def test_new_rows_of_another_kind_are_refused(root):
     limits = NIGHT.model_copy(update={"minimum_new_rows": 2})
     first = release(root)
     add_rows(root, [("e", (-1.0, 0.0))])
-    few = create_release(root, limits, night=label_night(root))
+    few = create_release(root, limits, new_rows=label_new_rows(root))
     assert {one.note for one in few.gates if one.gate.startswith("new rows")} == {"1 new rows, fewer than 2"}
     roll_back(root, first)
     add_rows(root, [("f", (0.0, -1.0))])
     with pytest.raises(RefusedError, match=r"new rows: centroid shift .* FAILED"):
-        create_release(root, limits, night=label_night(root))
+        create_release(root, limits, new_rows=label_new_rows(root))
     assert find_release(root, "current") == first

@@ -24,8 +24,9 @@ import pytest
 from dvc.repo import Repo
 from toy_project import Toy
 
+from flows.releases.commands import CarryError
 from flows.releases.policy import Policy
-from flows.releases.publish import CarryError, push_releases
+from flows.releases.publish import push_releases
 from flows.runner.dvc_repo import ParamsError, read_stages
 from flows.runner.failure import StageFailedError
 from flows.runner.listener import TerminalListener

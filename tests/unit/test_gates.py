@@ -11,7 +11,7 @@ from flows.releases.figures import (
     EmbeddingFigures,
     Figures,
     LfFigures,
-    NewRows,
+    NewRowFigures,
     SimilarityFigures,
     ValidScores,
     compare_labels,
@@ -19,7 +19,7 @@ from flows.releases.figures import (
 from flows.releases.gates import (
     Comparison,
     GateResult,
-    Verdict,
+    GateVerdict,
     check_gates,
     check_new_rows,
     describe_gates,
@@ -56,20 +56,20 @@ def check(limits=LIMITS, flipped=0.0, last=BASE, **changes) -> dict[str, GateRes
 
 
 def failed(results: dict[str, GateResult]) -> list[str]:
-    return [name for name, result in results.items() if result.verdict is Verdict.FAILED]
+    return [name for name, result in results.items() if result.verdict is GateVerdict.FAILED]
 
 
 def test_what_did_not_change_passes_every_gate():
     results = check()
-    assert {result.verdict for result in results.values()} == {Verdict.PASSED, Verdict.OFF}
-    assert [name for name, result in results.items() if result.verdict is Verdict.OFF] == ["valid accuracy"]
+    assert {result.verdict for result in results.values()} == {GateVerdict.PASSED, GateVerdict.OFF}
+    assert [name for name, result in results.items() if result.verdict is GateVerdict.OFF] == ["valid accuracy"]
 
 
 def test_the_first_release_says_that_it_has_nothing_to_compare_with():
     results = check(last=None)
-    assert results.pop("coverage").verdict is Verdict.PASSED
-    assert results.pop("valid accuracy").verdict is Verdict.OFF
-    assert {result.verdict for result in results.values()} == {Verdict.NOT_COMPARED}
+    assert results.pop("coverage").verdict is GateVerdict.PASSED
+    assert results.pop("valid accuracy").verdict is GateVerdict.OFF
+    assert {result.verdict for result in results.values()} == {GateVerdict.NOT_COMPARED}
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_what_the_last_release_did_not_have_is_not_compared():
     results = check(last=last, flipped=None)
     assert not failed(results)
     for gate in ("valid accuracy drop", "labels flipped", "embedding centroid shift", "neighbor similarity shift"):
-        assert results[gate].verdict is Verdict.NOT_COMPARED
+        assert results[gate].verdict is GateVerdict.NOT_COMPARED
 
 
 def test_other_embeddings_cannot_be_compared_and_fail():
     wider = EmbeddingFigures(metric="cosine", width=3, centroid=(0.0, 0.0, 0.0), spread=1.0)
     result = check(embeddings=wider)["embedding centroid shift"]
-    assert result.verdict is Verdict.FAILED and "3 wide" in result.note
+    assert result.verdict is GateVerdict.FAILED and "3 wide" in result.note
 
 
 def test_embeddings_all_alike_that_move_fail():
@@ -186,14 +186,14 @@ def test_a_gate_fails_exactly_where_its_limit_is_passed_and_off_never_fails(
     }
     for gate, beyond in distances.items():
         if abs(beyond) > slack:
-            assert (results[gate].verdict is Verdict.FAILED) == (beyond > 0), gate
+            assert (results[gate].verdict is GateVerdict.FAILED) == (beyond > 0), gate
     assert not failed(check(OFF, flipped=flipped, **changes))
 
 
 def test_a_gate_that_is_off_tells_its_figure_all_the_same():
     results = check(OFF, flipped=0.7)
     assert results["labels flipped"].value == 0.7
-    assert {result.verdict for result in results.values()} == {Verdict.OFF}
+    assert {result.verdict for result in results.values()} == {GateVerdict.OFF}
 
 
 def test_the_table_has_a_line_for_each_gate():
@@ -253,18 +253,18 @@ def test_no_figure_is_nan():
 
 
 def test_new_rows_are_compared_with_all_that_the_release_knows():
-    new = NewRows(
+    new = NewRowFigures(
         rows=100,
         embeddings=EmbeddingFigures(metric="cosine", width=2, centroid=(3.0, 4.0), spread=0.0),
         similarity=SimilarityFigures(quantiles=(0.0, 0.2, 0.4), deviation=0.1),
     )
     centroid, similarity = check_new_rows(LIMITS, new, BASE)
     # (3, 4) is 5 away, and the spread is 2; (0 + .3 + .6) / 3 is .3, and the deviation is .5.
-    assert (centroid.value, centroid.limit, centroid.verdict) == (5 / 2, 0.5, Verdict.FAILED)
-    assert similarity.value == pytest.approx(0.3 / 0.5) and similarity.verdict is Verdict.FAILED
-    assert {one.verdict for one in check_new_rows(OFF, new, BASE)} == {Verdict.OFF}
-    few = check_new_rows(LIMITS, NewRows(rows=99, embeddings=new.embeddings, similarity=None), BASE)
-    assert {one.verdict for one in few} == {Verdict.NOT_COMPARED}
+    assert (centroid.value, centroid.limit, centroid.verdict) == (5 / 2, 0.5, GateVerdict.FAILED)
+    assert similarity.value == pytest.approx(0.3 / 0.5) and similarity.verdict is GateVerdict.FAILED
+    assert {one.verdict for one in check_new_rows(OFF, new, BASE)} == {GateVerdict.OFF}
+    few = check_new_rows(LIMITS, NewRowFigures(rows=99, embeddings=new.embeddings, similarity=None), BASE)
+    assert {one.verdict for one in few} == {GateVerdict.NOT_COMPARED}
     # No neighbor at all, where the release had some.
-    lonely = check_new_rows(LIMITS, NewRows(rows=100, embeddings=new.embeddings, similarity=None), BASE)
-    assert lonely[1].verdict is Verdict.FAILED
+    lonely = check_new_rows(LIMITS, NewRowFigures(rows=100, embeddings=new.embeddings, similarity=None), BASE)
+    assert lonely[1].verdict is GateVerdict.FAILED

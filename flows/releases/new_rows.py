@@ -1,0 +1,83 @@
+"""Rows that the current release does not know, labeled with its model and not released yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.releases.dvc_lock import Pipeline, hash_as_dvc, read_pipeline, require_same_params
+from flows.releases.files import digest_file
+from flows.releases.store import Release, read_release, verify_release
+from tasks import params
+from tasks.errors import DataError
+from tasks.label_new import LabeledRows, label_rows
+from tasks.params import read_params
+from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, VOTES
+
+STAGES = ("ingest", "apply")
+"""The stages that have to be up to date before new rows are labeled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRows:
+    """New rows, labeled and not released yet. inputs: DVC's hashes of what STAGES read and wrote."""
+
+    labeled: LabeledRows
+    inputs: Mapping[str, str]
+
+
+def label_new_rows(root: Path) -> NewRows:
+    """The rows below `root` that the current release does not know, labeled with its model.
+
+    Raises
+    ------
+    DataError
+        There is no release, it is damaged, or what labels rows changed since it was made.
+    """
+    base = verify_release(root, read_base(root).id)
+    pipeline = read_pipeline(root, STAGES)
+    require_same_params(base.path / params.FILE, pipeline)
+    labeled = label_rows(root, base.path, base.id, read_params(base.path))
+    return NewRows(labeled=labeled, inputs=pipeline.hashes)
+
+
+def read_base(root: Path) -> Release:
+    """The current release, if the labeling functions below `root` are those that its model knows.
+
+    Raises
+    ------
+    DataError
+        There is no release, it is damaged, or labeling functions or params changed since it was made.
+    """
+    base = read_release(root)
+    sources = hash_lfs(root)
+    known = base.manifest.lf_sources
+    changed = sorted(path for path in {*sources, *known} if sources.get(path) != known.get(path))
+    now, then = read_params(root), read_params(base.path)
+    changed += [f"params.yaml: {name}" for name in ("classes", "apply") if getattr(now, name) != getattr(then, name)]
+    if changed:
+        raise DataError(
+            f"{', '.join(changed)} changed since release {base.id}, whose model would not know what the votes mean. Run "
+            "'epoxy run', then 'epoxy release'."
+        )
+    return base
+
+
+def require_unchanged(root: Path, new_rows: NewRows, pipeline: Pipeline) -> None:
+    """Check that what `new_rows` were labeled from is still there.
+
+    Raises
+    ------
+    DataError
+        A table that tells the rows has changed since.
+    """
+    paths = (ITEMS, EMBEDDINGS, VOTES, VALID_GOLD)
+    for path in paths:
+        if pipeline.hashes != new_rows.inputs or pipeline.hashes.get(str(path)) != hash_as_dvc(root / path):
+            raise DataError(f"{path} changed while its new rows were labeled. Wait for the run to end, then repeat.")
+
+
+def hash_lfs(root: Path) -> dict[str, str]:
+    """The SHA-256 of each file of labeling functions, by its path below `root`."""
+    folder = root / "lfs"
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix in {".py", ".parquet", ".csv"}]
+    return {path.relative_to(root).as_posix(): digest_file(path).sha256 for path in sorted(files)}
