@@ -27,6 +27,7 @@ from tasks.core import metrics
 from tasks.core.extension import Neighbors
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import EpoxyError
+from tasks.neighbors.run import SearchInputs, SearchResult, search_items
 from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_csv
@@ -76,7 +77,7 @@ class Data:
     """item_id, split."""
     labels: npt.NDArray[np.int8]
     """(n,) valid gold in the order of items, ABSTAIN where unknown."""
-    search: search.Inputs
+    search: SearchInputs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +90,7 @@ class Result:
     lf_summary: pl.DataFrame
     failures: int
     """Cells on which an LF failed and its policy turned that into an abstain."""
-    found: search.Found
+    found: SearchResult
     chosen: tune.Chosen
     extension: extend.Extension
     labeled: fit.Labeled
@@ -225,10 +226,10 @@ class Session:
             search=search.read_inputs(self.copy, k, params.search),
         )
 
-    def _search(self, data: Data, votes: pl.DataFrame, params: Params) -> search.Found:
+    def _search(self, data: Data, votes: pl.DataFrame, params: Params) -> SearchResult:
         lfs = tuple(name for name in votes.columns if name != ITEM_ID)
         L = np.ascontiguousarray(to_matrix(votes))
-        return search.search_items(self.copy, replace(data.search, lfs=lfs, L=L), params.search)
+        return search_items(self.copy, replace(data.search, lfs=lfs, L=L), params.search)
 
     def _label(
         self, data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
@@ -265,7 +266,7 @@ def _hash_rows(votes: pl.DataFrame) -> str:
     return hashlib.sha256(np.ascontiguousarray(to_matrix(votes)).data).hexdigest()
 
 
-def _stack(found: search.Found) -> Neighbors:
+def _stack(found: SearchResult) -> Neighbors:
     """The neighbors as the stages read them from disk."""
     columns = list(found.columns.values())
     n = columns[0].similarity.shape[1] if columns else 0

@@ -1,8 +1,8 @@
-"""What was found for labeling functions on earlier days, by what determines it, and which of it still holds today.
+"""Neighbors that earlier runs found, by what determines them, and which of them are valid in this run.
 
-An entry of the cache is what one LF found among one day's items; beside it, once for all LFs, are the keys of these
-items and their embeddings (see tasks.cache.row_keys). An LF's name only says where to look: what holds of an entry is told by
-the votes and keys in it.
+An entry of the cache holds what one LF found among one snapshot of the items; beside it, once for all LFs, are the keys
+of these items and their embeddings (see tasks.cache.row_keys). An LF's name only says where to look: the votes and keys
+in an entry tell what of it is valid.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from tasks.neighbors.columns import Entry, NeighborColumns, pack, unpack
 CACHE_KIND = "search"
 """The kind of the cache's entries."""
 
-_KEPT = 3
-"""Entries that are kept of an LF: of today, of the last day, and one more for those who go back and forth."""
+_SNAPSHOTS = 3
+"""Snapshots kept of an LF: the current one, the last one, and one more for who switches between two inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentRun:
-    """What neighbors are searched for."""
+    """What determines the neighbors of an LF in this run, beside its votes."""
 
     base: Part
-    """What they are: code, metric, whether exact."""
+    """What a neighbor is: code, metric, whether exact."""
     content: Part
-    """Among what they are searched: names the items, their embeddings, and what an approximate index makes of them."""
+    """What neighbors are searched among: the items, their embeddings, and what an approximate index makes of them."""
     lends: Bool
     """(n,) whether an item is a reference."""
     hash_rows: Callable[[], Keys]
@@ -41,79 +41,81 @@ class CurrentRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviousEntry:
-    """An entry of another day, or of other votes."""
+    """An entry of another snapshot, or of other votes."""
 
     entry: Entry
-    place: Int64
-    """(n,) where each of today's items was then, with the same embedding; -1: nowhere."""
+    row: Int64
+    """(n,) the row of each current item in that snapshot, with the same embedding; -1: it has none."""
 
 
 class NeighborCache:
-    """The neighbors in `kept` of LFs given by name and votes, int8 of shape (n,)."""
+    """Cached neighbors, in `entries`, of LFs that are given by name and votes, int8 of shape (n,)."""
 
-    def __init__(self, kept: Cache, today: CurrentRun) -> None:
-        self._kept, self._today = kept, today
-        self._day = identify(row_keys.VERSION, today.content)
-        self._n = len(today.lends)
+    def __init__(self, entries: Cache, run: CurrentRun) -> None:
+        self._entries, self._run = entries, run
+        self._snapshot = identify(row_keys.VERSION, run.content)
+        self._n = len(run.lends)
         self._keys: Keys | None = None
         self._matches: dict[str, Match | None] = {}
-        self._names = kept.find("")
+        self._names = entries.find("")
 
     def recall(self, votes: Votes) -> NeighborColumns | None:
         """What an LF with these votes found, under whatever name, among the same items."""
         state = self._identify(votes)
         for name in self._names:
             if name.endswith(state):
-                stored = self._kept.read(name)
+                stored = self._entries.read(name)
                 if stored is not None:
                     return unpack(stored).columns
         return None
 
     def recall_previous(self, lf: str) -> PreviousEntry | None:
         """What the LF of this name found last, with other votes or among other items."""
-        for name in self._kept.find(self._name(lf)):
-            stored = self._kept.read(name)
+        for name in self._entries.find(self._name(lf)):
+            stored = self._entries.read(name)
             entry = None if stored is None else unpack(stored)
-            match = None if entry is None else self._match(entry.day)
+            match = None if entry is None else self._match(entry.snapshot)
             if entry is not None and match is not None:
-                return PreviousEntry(entry=entry, place=match.earlier)
+                return PreviousEntry(entry=entry, row=match.earlier)
         return None
 
     def keep(self, lf: str, votes: Votes, columns: NeighborColumns) -> None:
-        """Remember what was found today."""
-        entry = Entry(columns=columns, day=self._day, support=mark_support(votes, self._today.lends))
-        self._kept.write(self._name(lf) + self._identify(votes), pack(entry))
-        self._kept.keep_latest(self._name(lf), _KEPT)
+        """Store what an LF with these votes found among the current items."""
+        entry = Entry(columns=columns, snapshot=self._snapshot, support=mark_support(votes, self._run.lends))
+        self._entries.write(self._name(lf) + self._identify(votes), pack(entry))
+        self._entries.keep_latest(self._name(lf), _SNAPSHOTS)
 
     def keep_rows(self) -> None:
-        """Remember today's items and embeddings, without which a later day can make nothing of what is kept."""
-        if not self._kept.find(f"rows-{self._day}"):
-            self._kept.write(f"rows-{self._day}", self._hash().tobytes())
-            self._kept.keep_latest("rows-", _KEPT)
+        """Store the keys of the current items, without which a later run cannot tell what of an entry is valid."""
+        if not self._entries.find(f"rows-{self._snapshot}"):
+            self._entries.write(f"rows-{self._snapshot}", self._hash().tobytes())
+            self._entries.keep_latest("rows-", _SNAPSHOTS)
 
     def describe_changes(self) -> str | None:
-        """What became of the items since the day that was recalled; None where that is today."""
-        matches = [match for day, match in self._matches.items() if match is not None and day != self._day]
+        """How the current items differ from those of the snapshot that was used; None where they are the same."""
+        matches = [
+            match for snapshot, match in self._matches.items() if match is not None and snapshot != self._snapshot
+        ]
         return matches[0].describe() if matches else None
 
     def _name(self, lf: str) -> str:
-        return identify(self._today.base, lf) + "-"
+        return identify(self._run.base, lf) + "-"
 
     def _identify(self, votes: Votes) -> str:
-        digests = [hashlib.sha256(part.tobytes()).hexdigest() for part in (self._today.lends, votes)]
-        return identify(self._today.base, self._day, digests)
+        digests = [hashlib.sha256(part.tobytes()).hexdigest() for part in (self._run.lends, votes)]
+        return identify(self._run.base, self._snapshot, digests)
 
     def _hash(self) -> Keys:
         if self._keys is None:
-            self._keys = self._today.hash_rows()
+            self._keys = self._run.hash_rows()
         return self._keys
 
-    def _match(self, day: str) -> Match | None:
-        """Where today's items are among those of another day; None where these are forgotten."""
-        if day == self._day:
+    def _match(self, snapshot: str) -> Match | None:
+        """Where the current items are among those of `snapshot`; None where its keys are no longer stored."""
+        if snapshot == self._snapshot:
             return Match(earlier=np.arange(self._n), new=0, changed=0, gone=0)
-        if day not in self._matches:
-            stored = self._kept.read(f"rows-{day}")
+        if snapshot not in self._matches:
+            stored = self._entries.read(f"rows-{snapshot}")
             rows = None if stored is None else np.frombuffer(stored, np.uint64).reshape(-1, 3)
-            self._matches[day] = None if rows is None else match_rows(rows, self._hash())
-        return self._matches[day]
+            self._matches[snapshot] = None if rows is None else match_rows(rows, self._hash())
+        return self._matches[snapshot]

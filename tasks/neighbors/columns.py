@@ -20,8 +20,8 @@ class NeighborColumns:
     """(c, n) larger is nearer; NaN where the LF votes on the item itself."""
     position: npt.NDArray[np.int32]
     """(c, n) position of the neighbor among all items; -1 where similarity is NaN."""
-    effort: int | None
-    """How many members of the support an item looked at, before it stopped with the cell at hand; None: at all."""
+    min_candidates: int | None
+    """The least number of members of each class's support that an item was compared with; None: with all of them."""
     checked: int
     """How many neighbors were searched exactly as well."""
     right: int
@@ -33,16 +33,16 @@ class Entry:
     """An entry of the cache."""
 
     columns: NeighborColumns
-    day: str
+    snapshot: str
     """Names the items and their embeddings."""
     support: npt.NDArray[np.int8]
-    """(n,) who lent which vote, as `earlier_neighbors.mark_support` gives it."""
+    """(n,) who lent which vote, as `incremental.mark_support` gives it."""
 
     def as_previous(self) -> PreviousNeighbors:
-        """What the entry tells about other days."""
-        found = self.columns
+        """What the entry tells about other snapshots and votes."""
+        columns = self.columns
         return PreviousNeighbors(
-            support=self.support, labels=found.labels, similarity=found.similarity, position=found.position
+            support=self.support, labels=columns.labels, similarity=columns.similarity, position=columns.position
         )
 
 
@@ -52,10 +52,10 @@ def pack(entry: Entry) -> bytes:
     head = {
         "labels": columns.labels,
         "shape": columns.similarity.shape,
-        "effort": columns.effort,
+        "min_candidates": columns.min_candidates,
         "checked": columns.checked,
         "right": columns.right,
-        "day": entry.day,
+        "snapshot": entry.snapshot,
     }
     similarity, position = columns.similarity.astype("<f4", copy=False), columns.position.astype("<i4", copy=False)
     support = zlib.compress(entry.support.tobytes(), 1)
@@ -72,9 +72,9 @@ def unpack(stored: bytes) -> Entry:
         labels=tuple(head["labels"]),
         similarity=np.frombuffer(stored[start:half], "<f4").reshape(shape),
         position=np.frombuffer(stored[half:end], "<i4").reshape(shape),
-        effort=head["effort"],
+        min_candidates=head["min_candidates"],
         checked=head["checked"],
         right=head["right"],
     )
     support = np.frombuffer(zlib.decompress(memoryview(stored)[end:]), np.int8)
-    return Entry(columns=columns, day=head["day"], support=support)
+    return Entry(columns=columns, snapshot=head["snapshot"], support=support)

@@ -16,6 +16,7 @@ from tasks import apply, index, search
 from tasks.cache import store
 from tasks.cache.row_keys import hash_items, hash_vectors, match_rows
 from tasks.core.search.incremental import mark_support
+from tasks.neighbors.run import search_items
 from tasks.params import ApplyParams, IndexKind, IndexParams, Metric, SearchParams
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
@@ -204,7 +205,7 @@ def search_night(root, ids, vectors, votes, metric):
         write_project(place, **project)
         index.run(place, CLASSES, IndexParams(metric=metric, kind=IndexKind.FLAT))
         params = SearchParams()
-        found = search.search_items(place, search.read_inputs(place, 2, params), params)
+        found = search_items(place, search.read_inputs(place, 2, params), params)
         written.append(found)
     for lf, columns in written[1].columns.items():
         np.testing.assert_array_equal(columns.similarity, written[0].columns[lf].similarity)

@@ -23,6 +23,7 @@ from tasks.core.search import exact as core
 from tasks.core.search import ivf
 from tasks.core.search.faiss_index import normalize
 from tasks.errors import DataError
+from tasks.neighbors.run import search_items
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
 from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
 
@@ -220,7 +221,7 @@ def test_row_groups_change_nothing(tmp_path, monkeypatch):
     write_project(tmp_path / "one", **project)
     whole = write_neighbors(tmp_path / "one")
     monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 64)
-    monkeypatch.setattr("tasks.search.QUERIES", 50)
+    monkeypatch.setattr("tasks.neighbors.passes.QUERIES", 50)
     write_project(tmp_path / "many", **project)
     assert write_neighbors(tmp_path / "many").equals(whole)
 
@@ -266,7 +267,7 @@ def test_tables_of_other_items_are_refused(tmp_path):
 def search_again(root, *, params=None):
     """The LFs that a run of the stage had to search."""
     params = params or SearchParams()
-    found = search.search_items(root, search.read_inputs(root, 2, params), params)
+    found = search_items(root, search.read_inputs(root, 2, params), params)
     return found.searched
 
 
@@ -371,7 +372,7 @@ def test_a_missed_target_fails_with_the_figures_and_writes_nothing(tmp_path, mon
     project = clustered_project()
     project["vectors"] = np.random.default_rng(1).standard_normal((4000, 8))
     write_project(tmp_path, **project)
-    monkeypatch.setattr(search, "choose_min_candidates", lambda need, target: 1)
+    monkeypatch.setattr("tasks.neighbors.run.choose_min_candidates", lambda need, target: 1)
     with pytest.raises(DataError, match=r"recall is 0\.\d+ .* at least 0\.99"):
         write_neighbors(tmp_path, kind=IndexKind.IVF)
     assert not (tmp_path / NEIGHBORS).exists() and not (tmp_path / RECALL).exists()

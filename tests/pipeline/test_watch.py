@@ -136,7 +136,7 @@ def test_every_state_gives_the_bytes_of_the_stages_and_leaves_them_no_search(
         assert session.look()
         result = session.evaluate()
         write_table(mine / VOTES, result.votes, schemas.votes(2, result.votes.columns))
-        search.write_found(mine, result.data.search, result.found)
+        search.write_result(mine, result.data.search, result.found)
         write_json(mine / THRESHOLDS, result.chosen.thresholds.model_dump(mode="json"))
         extended = result.extension.votes
         write_table(mine / EXTENDED_VOTES, extended, schemas.votes(2, extended.columns))

@@ -15,7 +15,7 @@ from tasks.cache.code import PROJECT, find_code, find_imports, find_libraries, f
 
 KEYS = {
     "votes": ("tasks.apply", "tasks.labeling"),
-    "search": ("tasks.search",),
+    "search": ("tasks.neighbors.run",),
     "encode": ("tasks.readers.encoder",),
 }
 """What the key of each kind of entry is made of, as `identify_code` wants it."""
@@ -171,5 +171,5 @@ def test_a_key_costs_a_stage_next_to_nothing() -> None:
         seconds.append(float(run.stdout))
     assert min(seconds) < 0.03
     begin = time.process_time()
-    assert identify_code("tasks.search") == identify_code("tasks.search")
+    assert identify_code("tasks.neighbors.run") == identify_code("tasks.neighbors.run")
     assert time.process_time() - begin < 0.03

@@ -1,0 +1,138 @@
+"""A pass of items over a support, cut into blocks that are searched by threads of this machine or by a cluster."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from tasks.compute.cluster import open_cluster
+from tasks.compute.device import search_block
+from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
+from tasks.core.search.exact import QUERIES, LFClass, Support, plan_searches
+from tasks.core.search.ivf import Cells, iterate_queries, locate_members
+from tasks.core.types import Bool, Float32, Int64
+from tasks.neighbors.table import NeighborTable
+from tasks.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Items that are searched together."""
+
+    items: Int64
+    """(q,) their positions, ascending."""
+    cells: range | None = None
+    """The cells that the items are in; None where that does not matter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Blocks that together search `total` items."""
+
+    task: SearchTask
+    asking: Bool
+    """(n, m) whether the LF abstains on the item, which then looks for a neighbor."""
+    blocks: Iterable[Block]
+    total: int
+    title: str
+    """What the progress line says."""
+
+
+def cut_into_blocks(items: Int64) -> Iterator[Block]:
+    """Blocks of `QUERIES` of `items` at most, in their order."""
+    return (Block(items=items[start : start + QUERIES]) for start in range(0, len(items), QUERIES))
+
+
+def plan_exact_task(support: Support, lf_classes: Sequence[LFClass], asking: Bool, n: int) -> SearchTask:
+    """The exact search of `lf_classes` for those of `n` items that ask, (n, m)."""
+    searches = plan_searches(lf_classes, asking.sum(axis=0), n, support.factors.shape[1])
+    return SearchTask(support=support, plan=SamePlan(lf_classes=lf_classes, searches=searches))
+
+
+def plan_exact_pass(support: Support, lf_classes: Sequence[LFClass], asking: Bool, title: str) -> Pass:
+    """The exact search of `lf_classes` for all items that ask, (n, m), in their order."""
+    items = np.flatnonzero(asking.any(axis=1))
+    task = plan_exact_task(support, lf_classes, asking, len(items))
+    return Pass(task=task, asking=asking, blocks=cut_into_blocks(items), total=len(items), title=title)
+
+
+def plan_nearby_pass(
+    cells: Cells, joined: Sequence[range], support: Support, min_candidates: Sequence[int | None], asking: Bool
+) -> Pass:
+    """The search of the cells near each item's own, for all items, the cells of each of `joined` at a time.
+
+    `min_candidates` (m,) is the number of members that an LF looks at, at least; None: the LF is left out.
+    """
+    by_lf_class = [min_candidates[lf_class.lf] for lf_class in support.lf_classes]
+    plan = NearbyPlan(
+        lf_classes=support.lf_classes,
+        located=locate_members(support, cells),
+        cells=cells,
+        min_candidates=by_lf_class,
+        width=support.factors.shape[1],
+    )
+    parts = () if all(least is None for least in by_lf_class) else iterate_queries(cells, joined, QUERIES)
+    blocks = (Block(items=items, cells=together) for together, items in parts)
+    task = SearchTask(support=support, plan=plan)
+    return Pass(task=task, asking=asking, blocks=blocks, total=len(asking), title="searching approximately")
+
+
+def search_pass(work: Pass, embeddings: Float32, index_vectors: Float32, table: NeighborTable, rows: Int64) -> int:
+    """The number of products computed while `table` is improved, on this machine or on a cluster.
+
+    Parameters
+    ----------
+    embeddings, index_vectors
+        (n, d) of all items.
+    rows
+        The rows of `table` that are those of the support's LF classes.
+    """
+
+    def cut(block: Block) -> QueryBlock:
+        return QueryBlock(
+            items=block.items,
+            cells=block.cells,
+            vectors=embeddings[block.items],
+            index_vectors=index_vectors[block.items],
+            asking=work.asking[block.items],
+        )
+
+    compared = 0
+    with Progress(work.title, total=work.total) as progress, open_cluster() as cluster:
+        if cluster is None:
+            results = _search_here(work, cut)
+        else:
+            results = cluster.spread(search_block, map(cut, work.blocks), shared=[detach(work.task)], name=_describe)
+        for block, found in results:
+            table.improve(block.items, found.nearest, rows)
+            compared += found.compared
+            progress.advance(len(block.items))
+    return compared
+
+
+def _describe(block: QueryBlock) -> str:
+    return f"search: {len(block.items):,} items from position {block.items[0]:,} on"
+
+
+def _search_here(work: Pass, cut: Callable[[Block], QueryBlock]) -> Iterator[tuple[QueryBlock, FoundInBlock]]:
+    """Each block with what was found, several searched at a time."""
+
+    def find(block: Block) -> tuple[QueryBlock, FoundInBlock]:
+        queries = cut(block)
+        return queries, search_block(work.task, queries)
+
+    controller = ThreadpoolController()
+    # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
+    threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
+    with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[tuple[QueryBlock, FoundInBlock]]] = deque()
+        for block in work.blocks:
+            waiting.append(pool.submit(find, block))
+            # As many again are planned ahead, so that no thread waits and few results do.
+            while len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,68 @@
+"""The neighbors found so far, in memory: a row for each LF class, a column for each item."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.core.search.exact import NOBODY, Nearest
+from tasks.core.search.incremental import ReusedNeighbors
+from tasks.core.types import Float32, Int32, Int64
+from tasks.neighbors.columns import NeighborColumns
+
+LFClassKey = tuple[int, int]
+"""The position of an LF among the LFs searched, and a class that it votes for."""
+
+
+class NeighborTable:
+    """The neighbors of n items, or of the items `of` alone (ascending), for some LF classes; improved in any order.
+
+    Attributes
+    ----------
+    similarity
+        (LF classes, n) NaN where there is no neighbor yet.
+    position
+        (LF classes, n) of the neighbor among all items; NOBODY where there is none yet.
+    """
+
+    def __init__(self, lf_classes: Sequence[LFClassKey], n: int, of: Int64 | None = None) -> None:
+        self._lf_classes, self._of = lf_classes, of
+        size = n if of is None else len(of)
+        self.similarity: Float32 = np.full((len(lf_classes), size), np.nan, np.float32)
+        self.position: Int32 = np.full((len(lf_classes), size), NOBODY, np.int32)
+
+    def put(self, lf: int, reused: ReusedNeighbors) -> None:
+        """Begin with what is known of one LF."""
+        rows = self.find_rows(lf)
+        self.similarity[rows], self.position[rows] = reused.similarity, reused.position
+
+    def improve(self, items: Int64, nearest: Nearest, rows: Int64) -> None:
+        """Take over each of `nearest`, whose LF classes have these `rows`, that is nearer, or as near and earlier."""
+        columns = items if self._of is None else np.searchsorted(self._of, items)
+        for lf_class in np.flatnonzero((nearest.position != NOBODY).any(axis=1)):
+            similarity, position = self.similarity[rows[lf_class]], self.position[rows[lf_class]]
+            new_similarity, new = nearest.similarity[lf_class], nearest.position[lf_class]
+            old_similarity, old = similarity[columns], position[columns]
+            is_nearer = (new_similarity > old_similarity) | ((new_similarity == old_similarity) & (new < old))
+            wins = (new != NOBODY) & ((old == NOBODY) | is_nearer)
+            similarity[columns[wins]], position[columns[wins]] = new_similarity[wins], new[wins]
+
+    def index_rows(self, lf_classes: Sequence[LFClassKey]) -> Int64:
+        """The row of each of `lf_classes`."""
+        return np.array([self._lf_classes.index(lf_class) for lf_class in lf_classes], np.int64)
+
+    def find_rows(self, lf: int) -> slice:
+        """The rows of one LF."""
+        rows = [row for row, (other, _) in enumerate(self._lf_classes) if other == lf]
+        return slice(rows[0], rows[-1] + 1) if rows else slice(0, 0)
+
+    def take(self, lf: int, min_candidates: int | None, checked: int, right: int) -> NeighborColumns:
+        """The columns of one LF, with what is to be said about how they were found."""
+        rows = self.find_rows(lf)
+        return NeighborColumns(
+            labels=tuple(label for _, label in self._lf_classes[rows]),
+            similarity=self.similarity[rows],
+            position=self.position[rows],
+            min_candidates=min_candidates,
+            checked=checked,
+            right=right,
+        )
