@@ -44,7 +44,7 @@ def run(
     if params.encoder is not None:
         found = encode_items(root, items.table, params.encoder, load_encoder)
     else:
-        found = read_embeddings(root, source, ids.dtype, params)
+        found = read_embeddings(root, source, ids.dtype, params, items.ids_by_file)
     with Progress("matching embeddings with items", total=1) as progress:
         rows = match_rows(ids, found, params)
         progress.advance()

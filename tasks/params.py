@@ -48,6 +48,15 @@ class Duplicates(StrEnum):
     LAST = "last"
 
 
+class ColumnType(StrEnum):
+    """What the values of a column are."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+
+
 class IngestParams(Section):
     """Where raw items and embeddings are, and the names of their columns."""
 
@@ -67,6 +76,9 @@ class IngestParams(Section):
     """The column with `train`, `valid` or `test`; where it is missing, every item is `train`."""
     gold: str = "gold"
     """The column with a class name or its position, empty where unknown; it may be missing."""
+    types: dict[str, ColumnType] = Field(default_factory=dict)
+    """What the values of columns in CSV and JSONL are, by column: `text`, `integer`, `number` or `boolean`. A column of
+    CSV that is not named is text. `split` and `gold` need none."""
     encoder: EncoderParams | None = None
 
     @field_validator("source")
@@ -75,6 +87,14 @@ class IngestParams(Section):
         if Path(value).is_absolute() or ".." in Path(value).parts:
             raise ValueError("must be a folder inside the project")
         return value
+
+    @model_validator(mode="after")
+    def _types_of_free_columns(self) -> "IngestParams":
+        if fixed := sorted({self.split, self.gold} & self.types.keys()):
+            raise ValueError(f"types: {fixed[0]!r} has a type of its own; remove it from there")
+        if self.types.get(self.item_id, ColumnType.TEXT) not in (ColumnType.TEXT, ColumnType.INTEGER):
+            raise ValueError(f"types: {self.item_id!r} is text or integer")
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> "IngestParams":

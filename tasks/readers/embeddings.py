@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +22,8 @@ from tasks.params import EncoderParams, IngestParams
 from tasks.progress import Progress
 from tasks.readers import encoder
 from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
-from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, read_embedding_ids, read_id_column
+from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, normalize_ids, read_embedding_ids
+from tasks.readers.raw_tables import read_stored_column
 from tasks.tables.parquet import ROW_GROUP
 from tasks.tables.paths import EMBEDDINGS
 from tasks.tables.scratch import open_scratch
@@ -35,11 +37,15 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk."""
+    """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk.
+
+    `files`: those that the rows are from, in their order; none if they were computed.
+    """
 
     ids: pl.Series
     matrix: npt.NDArray[np.floating]
     rows: npt.NDArray[np.int64]
+    files: tuple[Path, ...] = ()
 
 
 def encode_items(root: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder) -> Embeddings:
@@ -60,8 +66,25 @@ def encode_items(root: Path, items: pl.DataFrame, params: EncoderParams, load: e
     return Embeddings(ids=ids, matrix=encoded.matrix, rows=encoded.rows)
 
 
-def read_embeddings(root: Path, source: Path, id_type: pl.DataType, params: IngestParams) -> Embeddings:
-    """Embeddings from files below `source`; of .npy and .parquet, never more than a block in memory."""
+def read_embeddings(
+    root: Path, source: Path, id_type: pl.DataType, params: IngestParams, known: Mapping[Path, pl.Series]
+) -> Embeddings:
+    """Embeddings from files below `source`; of .npy and .parquet, never more than a block in memory.
+
+    Parameters
+    ----------
+    id_type
+        Of the items' ids.
+    known
+        The ids of files that have been read as items.
+
+    Raises
+    ------
+    ParamsError
+        A path leads out of the source, or `params.embedding_ids` is missing or superfluous.
+    DataError
+        A file is missing, damaged or does not hold embeddings.
+    """
     assert params.embeddings is not None, "IngestParams wants a file or an encoder"
     files = find_files(source, params.embeddings, "embeddings")
     where = f"{params.source}/{params.embeddings}"
@@ -74,15 +97,20 @@ def read_embeddings(root: Path, source: Path, id_type: pl.DataType, params: Inge
         case ".npy":
             arrays = [_open_array(file) for file in files]
             lengths = {file: len(array) for file, array in zip(files, arrays, strict=True)}
-            ids = read_embedding_ids(source, id_type, lengths, params)
+            ids = read_embedding_ids(source, id_type, lengths, params, known)
             matrix = _stack(root, arrays, where)
         case ".npz":
             with_ids = [_read_npz(file) for file in files]
-            ids = concatenate_ids([part.ids for part in with_ids], where)
+            ids = concatenate_ids([normalize_ids(part.ids, where) for part in with_ids], where)
             matrix = _stack(root, [part.matrix for part in with_ids], where)
         case ".parquet":
-            ids = concatenate_ids([read_id_column(file, params.item_id, where) for file in files], where)
-            matrix = _read_vectors(root, files, ids, params)
+            with ExitStack() as opened:
+                # Ids and vectors from one open file: opened twice, it might be another one.
+                stored = {file: opened.enter_context(_open_parquet(file)) for file in files}
+                ids = concatenate_ids(
+                    [_read_id_column(file, table, params, where) for file, table in stored.items()], where
+                )
+                matrix = _read_vectors(root, stored, ids, where)
         case _:
             raise DataError(f"{where}: expected embeddings in .npy (with ingest.embedding_ids), .npz or .parquet.")
     if len(ids) != len(matrix):
@@ -90,7 +118,7 @@ def read_embeddings(root: Path, source: Path, id_type: pl.DataType, params: Inge
             f"{where}: {len(matrix):,} rows, but {len(ids):,} ids in {params.embedding_ids or 'it'}. Ids and rows must be "
             "of the same items in the same order."
         )
-    return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)))
+    return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)), files=tuple(files))
 
 
 def _open_array(path: Path) -> npt.NDArray[np.floating]:
@@ -181,17 +209,34 @@ def to_float32(block: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         return np.asarray(block, dtype=np.float32)
 
 
-def _read_vectors(root: Path, files: Sequence[Path], ids: pl.Series, params: IngestParams) -> npt.NDArray[np.floating]:
-    """The matrix in a column of lists of Parquet files, on disk, row for row of `ids`."""
-    where = f"{params.source}/{params.embeddings}"
+def _open_parquet(path: Path) -> parquet.ParquetFile:
+    """The Parquet file at `path`; its embeddings are read row group by row group."""
+    with explain_foreign_errors(path):
+        # Buffering ahead would read every row group at once.
+        return parquet.ParquetFile(path, pre_buffer=False)
+
+
+def _read_id_column(path: Path, stored: parquet.ParquetFile, params: IngestParams, where: str) -> pl.Series:
+    """The ids in an open Parquet file."""
+    with explain_foreign_errors(path):
+        ids = read_stored_column(stored, params.item_id)
+    if ids is None:
+        raise DataError(f"{where}: no column '{params.item_id}' (ingest.item_id in params.yaml) in {path.name}.")
+    return normalize_ids(ids, where)
+
+
+def _read_vectors(
+    root: Path, stored: Mapping[Path, parquet.ParquetFile], ids: pl.Series, where: str
+) -> npt.NDArray[np.floating]:
+    """The matrix in a column of lists of open Parquet files, on disk, row for row of `ids`."""
     matrix: npt.NDArray[np.float32] | None = None
     wrong: list[int] = []
     at = 0
-    for file in files:
-        for column in _read_lists(file, where):
+    for file, table in stored.items():
+        for column in _read_lists(file, table, where):
             lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
             if matrix is None:
-                matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _width(lengths, where)))
+                matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _find_width(lengths, where)))
             fits = lengths == matrix.shape[1]
             wrong.extend((at + np.flatnonzero(~fits)).tolist())
             if fits.all():
@@ -209,23 +254,21 @@ def _read_vectors(root: Path, files: Sequence[Path], ids: pl.Series, params: Ing
     return matrix
 
 
-def _read_lists(path: Path, where: str) -> Iterator[arrow.Array]:
-    """The column of lists of a Parquet file, in pieces."""
+def _read_lists(path: Path, stored: parquet.ParquetFile, where: str) -> Iterator[arrow.Array]:
+    """The column of lists of an open Parquet file, in pieces that are not empty."""
     with explain_foreign_errors(path):
-        # Buffering ahead would read every row group at once.
-        stored = parquet.ParquetFile(path, pre_buffer=False)
-    with stored:
+        name = _find_vectors(stored.schema_arrow, where)
+        batches = stored.iter_batches(batch_size=ROW_GROUP, columns=[name])
+    while True:
         with explain_foreign_errors(path):
-            name = _find_vectors(stored.schema_arrow, where)
-            batches = stored.iter_batches(batch_size=ROW_GROUP, columns=[name])
-        while True:
-            with explain_foreign_errors(path):
-                batch = next(batches, None)
-                if batch is not None:
-                    batch.validate(full=True)  # or a damaged length would reach beyond the memory of the column
-            if batch is None:
-                return
-            yield batch.column(0)
+            batch = next(batches, None)
+            if batch is not None:
+                batch.validate(full=True)  # or a damaged length would reach beyond the memory of the column
+        if batch is None:
+            return
+        if len(batch):
+            column = batch.column(0)
+            yield column.storage if isinstance(column, arrow.ExtensionArray) else column
 
 
 def _find_vectors(schema: arrow.Schema, where: str) -> str:
@@ -234,9 +277,14 @@ def _find_vectors(schema: arrow.Schema, where: str) -> str:
     if "embedding" in found:
         return "embedding"
     if len(found) != 1:
+        held = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise DataError(
-            f"{where}: {len(found)} columns hold lists of float16, float32 or float64 ({', '.join(found) or 'none'}); "
-            "expected one, or one called 'embedding'."
+            f"{where}: {len(found)} columns hold lists of float16, float32 or float64"
+            + (
+                f": {', '.join(found)}; expected one, or one called 'embedding'."
+                if found
+                else f"; it has {held or 'none'}."
+            )
         )
     return found[0]
 
@@ -244,24 +292,31 @@ def _find_vectors(schema: arrow.Schema, where: str) -> str:
 def _is_list_of_floats(kind: arrow.DataType) -> bool:
     """Whether a column of this type can hold embeddings."""
     types = arrow.types
+    if isinstance(kind, arrow.FixedShapeTensorType) and len(kind.shape) == 1:
+        kind = kind.storage_type
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     return bool(is_list and types.is_floating(kind.value_type))
 
 
-def _width(lengths: npt.NDArray[np.number], where: str) -> int:
-    """The dimension of the first embedding that there is; `lengths` has NaN for one that is missing."""
-    present = lengths[lengths > 0]
-    if not present.size:
+def _find_width(lengths: npt.NDArray[np.number], where: str) -> int:
+    """The dimension that most of the first embeddings have; `lengths` has NaN for one that is missing."""
+    widths, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    if not widths.size:
         raise DataError(f"{where}: the first {len(lengths):,} embeddings are missing or empty.")
-    return int(present[0])
+    return int(widths[counts.argmax()])
 
 
 def match_rows(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.NDArray[np.int64]:
     """The row of `found.matrix` of each of `ids`, which must be the same ids."""
     where = f"{params.source}/{params.embeddings}"
     if found.ids.dtype != ids.dtype:
-        raise DataError(f"{where}: ids are {found.ids.dtype}, but {ids.dtype} in {params.items}. Write both alike.")
-    kept = mark_last(found.ids, where, params)
+        cure = (
+            f"CSV has no types: add 'types: {{{params.item_id}: integer}}' below ingest in params.yaml."
+            if ids.dtype == pl.String and params.items.lower().endswith(".csv")
+            else "Write both alike."
+        )
+        raise DataError(f"{where}: ids are {found.ids.dtype}, but {ids.dtype} in {params.items}. {cure}")
+    kept = mark_last(found.ids, where, params, found.files)
     found_ids, found_rows = found.ids.filter(kept), found.rows[kept.to_numpy()]
     order = found_ids.arg_sort()
     if not found_ids.gather(order).equals(ids):

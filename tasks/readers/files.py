@@ -1,8 +1,12 @@
-"""The raw files that params name, tables among them, and errors for what cannot be read."""
+"""The raw files that params name, in their order, and errors for those that cannot be read."""
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -10,11 +14,31 @@ from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.tables.validation import SHOWN
 
 UNTYPED = {".csv", ".txt"}
-"""Suffixes of files in which everything is text; their ids are integers where each looks like an integer."""
+"""Suffixes of files in which everything is text."""
+
+_MAY_BE_EMPTY = {".csv", ".jsonl", ".ndjson"}
+"""Suffixes of files that Spark leaves without a byte where a partition has no row."""
+
+_WRITERS_OWN = re.compile(r"\..*|_SUCCESS|_metadata|_common_metadata|_(started|committed)_.*")
+"""Files that are not data: hidden ones, and those that Spark, Dask and Arrow leave beside the data."""
+
+_WRITERS_FOLDERS = re.compile(r"\..*|_temporary|_delta_log|_spark_metadata")
+"""Folders of the same kind."""
+
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""What Hive and Spark write for null in the name of a folder."""
 
 
 def find_files(source: Path, pattern: str, key: str) -> list[Path]:
-    """The files below `source` that `pattern` names, in the order of their names."""
+    """The files below `source` that `pattern` names (a file, a folder or a glob), in the order of their paths.
+
+    Raises
+    ------
+    ParamsError
+        `pattern` leads out of `source` or cannot be a path.
+    DataError
+        There is no such file, or a file or folder cannot be read or is a link that is not followed.
+    """
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise ParamsError(
             f"params.yaml: 'ingest.{key}': {pattern!r} leads out of ingest.source. Give a path below it: ingest reads "
@@ -23,10 +47,12 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
     if not source.is_dir():
         raise DataError(f"{source} is not a folder. Correct ingest.source in params.yaml, or run 'dvc repro'.")
     named = source / pattern
-    found = named.rglob("*") if named.is_dir() else source.glob(pattern)
-    # Hidden files are those of tools, such as Git's.
-    several = sorted(file for file in found if file.is_file() and not file.name.startswith("."))
-    files = [named] if named.is_file() else several
+    if named.is_file():
+        files = [named]
+    elif named.is_dir():
+        files = sorted(_walk(named))
+    else:
+        files = _glob(source, pattern, key)
     if not files:
         held = sorted(str(file.relative_to(source)) for file in source.rglob("*") if file.is_file())
         shown = ", ".join(held[:SHOWN]) + (", ..." if len(held) > SHOWN else "")
@@ -42,6 +68,73 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
     return files
 
 
+def _walk(folder: Path) -> Iterator[Path]:
+    """The data files below `folder`; refuses what would silently hide some of them."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}. What it holds would be missing: permit it, or remove it."
+        )
+
+    for name, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [found for found in folders if not _WRITERS_FOLDERS.fullmatch(found)]
+        paths = [Path(name, file) for file in files if not _WRITERS_OWN.fullmatch(file)]
+        for path in (*(Path(name, found) for found in folders), *paths):
+            if path.is_symlink() and not path.is_file():
+                raise DataError(
+                    f"{path} is a link to {'a folder' if path.is_dir() else 'nothing'}, which ingest does not follow. Put "
+                    "a copy there, or remove it."
+                )
+        yield from (path for path in paths if path.is_file())
+
+
+def _glob(source: Path, pattern: str, key: str) -> list[Path]:
+    """The data files that the glob `pattern` matches."""
+    parts = Path(pattern).parts
+    fixed = list(takewhile(lambda part: not re.search(r"[*?[]", part), parts))
+    if len(parts) - len(fixed) > 1 and source.joinpath(*fixed).is_dir():
+        for _ in _walk(source.joinpath(*fixed)):  # a link or an unreadable folder would hide files from the glob, too
+            pass
+    try:
+        found = sorted(source.glob(pattern))
+    except (ValueError, NotImplementedError, re.error) as error:
+        raise ParamsError(f"params.yaml: 'ingest.{key}': {pattern!r} is neither a path nor a glob: {error}.") from None
+    folders = [file.relative_to(source).parts[:-1] for file in found]
+    return [
+        file
+        for file, above in zip(found, folders, strict=True)
+        if file.is_file()
+        and not _WRITERS_OWN.fullmatch(file.name)
+        and not any(_WRITERS_FOLDERS.fullmatch(folder) for folder in above)
+    ]
+
+
+def name_in_pattern(source: Path, pattern: str, file: Path) -> str:
+    """What tells `file` from the others that `pattern` names, without its suffix."""
+    folder = source / pattern
+    return str(file.relative_to(folder).with_suffix("")) if folder.is_dir() else file.stem
+
+
+def require_one_order(files: Sequence[Path], why: str) -> None:
+    """Check that the order of the paths is that of the numbers in them, where `why` the order decides.
+
+    Raises
+    ------
+    DataError
+        part-10 comes before part-2: a program would read them in one order, and its writer may have meant the other.
+    """
+
+    def number(file: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(file))]
+
+    for file, meant in zip(files, sorted(files, key=number), strict=True):
+        if file != meant:
+            raise DataError(
+                f"{files[0].parent}: {why}, but {file.name} comes before {meant.name} by name and after it by number. "
+                "Give the numbers in their names leading zeros."
+            )
+
+
 def require_one_suffix(files: Sequence[Path]) -> str:
     """The one suffix of `files`, in lower case."""
     suffixes = sorted({file.suffix.lower() for file in files})
@@ -52,17 +145,24 @@ def require_one_suffix(files: Sequence[Path]) -> str:
     return suffixes[0]
 
 
-def read_raw_table(path: Path, text: Sequence[str]) -> pl.DataFrame:
-    """A raw table; in CSV, the columns `text` stay the text that they are."""
-    with explain_foreign_errors(path):
-        match path.suffix.lower():
-            case ".parquet":
-                return pl.read_parquet(path, memory_map=False)
-            case ".csv":
-                return pl.read_csv(path, infer_schema_length=None, schema_overrides=dict.fromkeys(text, pl.String))
-            case ".jsonl" | ".ndjson":
-                return pl.read_ndjson(path, infer_schema_length=None)
-    raise DataError(f"{path}: expected a table in .parquet, .csv or .jsonl.")
+def drop_empty(files: Sequence[Path]) -> list[Path]:
+    """The `files` with something in them, of those that may be empty; all of them where none has."""
+    kept = [file for file in files if file.suffix.lower() not in _MAY_BE_EMPTY or file.stat().st_size]
+    return kept or list(files)
+
+
+def read_hive_columns(source: Path, file: Path) -> dict[str, str | None]:
+    """Name and value of the columns that are in the names of folders, as in split=valid/part-0.parquet.
+
+    >>> read_hive_columns(Path("raw"), Path("raw/items/split=valid/day=2026-11-28/part-0.parquet"))
+    {'split': 'valid', 'day': '2026-11-28'}
+    """
+    columns: dict[str, str | None] = {}
+    for folder in file.relative_to(source).parts[:-1]:
+        name, equals, value = folder.partition("=")
+        if name and equals:
+            columns[unquote(name)] = None if value == _NO_VALUE else unquote(value)
+    return columns
 
 
 @contextmanager

@@ -10,19 +10,29 @@ import polars as pl
 
 from tasks.errors import DataError, ParamsError
 from tasks.params import Duplicates, IngestParams
-from tasks.readers.files import UNTYPED, explain_foreign_errors, find_files, read_raw_table, require_one_suffix
-from tasks.tables.validation import name_first
+from tasks.readers.files import (
+    UNTYPED,
+    drop_empty,
+    explain_foreign_errors,
+    find_files,
+    name_in_pattern,
+    require_one_order,
+    require_one_suffix,
+)
+from tasks.readers.raw_tables import read_column
+from tasks.tables.validation import SHOWN, name_first
 
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is how a 64-bit integer is written: '7', not '007' or '+7', which would not come back as they were."""
 
+def normalize_ids(ids: pl.Series, where: str) -> pl.Series:
+    """Ids as text or int64, none missing.
 
-def normalize_ids(ids: pl.Series, where: str, *, is_untyped: bool) -> pl.Series:
-    """Ids as text or int64, none missing."""
+    Raises
+    ------
+    DataError
+        An id is missing, or they are neither text nor 64-bit integers.
+    """
     if ids.dtype in (pl.Categorical, pl.Enum):
         ids = ids.cast(pl.String)
-    if is_untyped and ids.dtype == pl.String and ids.str.contains(INTEGER).all():
-        ids = ids.cast(pl.Int64)
     if ids.dtype != pl.String and not ids.dtype.is_integer() and ids.dtype != pl.Null:
         raise DataError(f"{where}: column '{ids.name}' is {ids.dtype}; expected ids that are text or integers.")
     missing = ids.is_null() | (ids == "") if ids.dtype == pl.String else ids.is_null()
@@ -39,53 +49,133 @@ def normalize_ids(ids: pl.Series, where: str, *, is_untyped: bool) -> pl.Series:
         ) from None
 
 
-def mark_last(ids: pl.Series, where: str, params: IngestParams) -> pl.Series:
-    """(n,) whether each row is kept: all, or with `duplicates: last` the last of those with the same id."""
+def parse_integers(text: pl.Series) -> pl.Series | None:
+    """The `text` as int64, None unless each value is how a 64-bit integer is written: '7', not '007' or '+7'."""
+    numbers = text.cast(pl.Int64, strict=False)
+    return numbers if text.equals(numbers.cast(pl.String).alias(text.name)) else None
+
+
+def mark_last(ids: pl.Series, where: str, params: IngestParams, files: Sequence[Path]) -> pl.Series:
+    """(n,) whether each row is kept: all, or with `duplicates: last` the last of those with the same id.
+
+    `files`: those that the rows are from, in their order.
+
+    Raises
+    ------
+    DataError
+        An id occurs more than once where it must not, or the order of files leaves open which row is the last.
+    """
     last = ids.is_last_distinct()
-    if params.duplicates == Duplicates.ERROR and not last.all():
+    if last.all():
+        return last
+    if params.duplicates == Duplicates.ERROR:
         twice = ids.filter(~last).unique().sort()
         raise DataError(
             f"{where}: {len(twice):,} ids occur more than once, first {name_first(twice)}. Each item needs its own; if later "
             "rows are to replace earlier ones, set ingest.duplicates to last in params.yaml."
         )
+    require_one_order(files, "of rows with the same id that of the last file is kept")
     return last
 
 
 def read_embedding_ids(
-    source: Path, id_type: pl.DataType, lengths: Mapping[Path, int], params: IngestParams
+    source: Path,
+    id_type: pl.DataType,
+    lengths: Mapping[Path, int],
+    params: IngestParams,
+    known: Mapping[Path, pl.Series],
 ) -> pl.Series:
-    """The ids of the rows of .npy embeddings, in their order; `lengths` are the files and how many rows each has."""
+    """The ids of the rows of .npy embeddings, in their order.
+
+    Parameters
+    ----------
+    id_type
+        Of the items' ids; ids in files without types are of the same.
+    lengths
+        The .npy files in their order, and how many rows each has.
+    known
+        Ids that were read with the items, by file: read again, the file might be another one.
+
+    Raises
+    ------
+    ParamsError
+        `params.embedding_ids` is missing or leads out of the source.
+    DataError
+        A file is missing or damaged, or it is not certain which ids belong to which rows.
+    """
     if params.embedding_ids is None:
         raise ParamsError(
             f"params.yaml: {params.embeddings} has no ids of its own. Name in 'ingest.embedding_ids' what gives the id of "
             f"each row: a table with a column '{params.item_id}' (such as {params.items}), or a .npy or .txt of ids."
         )
-    files = find_files(source, params.embedding_ids, "embedding_ids")
     where = f"{params.source}/{params.embedding_ids}"
-    match suffix := require_one_suffix(files):
-        case ".npy":
-            parts = [_read_id_array(file) for file in files]
-        case ".txt":
-            parts = [_read_lines(file) for file in files]
-        case _:
-            parts = [read_id_column(file, params.item_id, where) for file in files]
-    if [file.stem for file in files] == [file.stem for file in lengths]:
-        # Of files with the same names, a row too few in one and one too many in another would shift ids unnoticed.
-        for file, part, (matrix, length) in zip(files, parts, lengths.items(), strict=True):
+    files = drop_empty(find_files(source, params.embedding_ids, "embedding_ids"))
+    is_typed = require_one_suffix(files) not in UNTYPED
+    parts = {
+        file: known[file]
+        if file in known
+        else _normalize(_read_ids(source, file, params, where), where, id_type, is_typed)
+        for file in files
+    }
+    if len(files) > 1 and len(lengths) > 1:
+        parts = _pair(source, list(lengths), parts, params)
+        for (matrix, length), (file, part) in zip(lengths.items(), parts.items(), strict=True):
             if len(part) != length:
                 raise DataError(
                     f"{matrix}: {length:,} rows, but {len(part):,} ids in {file}. Ids and rows must be of the same items "
                     "in the same order."
                 )
-    ids = pl.concat(parts) if suffix in UNTYPED else concatenate_ids(parts, where)
-    return normalize_ids(ids, where, is_untyped=suffix in UNTYPED and id_type == pl.Int64)
+    else:
+        for several in (list(lengths), files):
+            require_one_order(several, "rows of embeddings have their ids by the order of files")
+    return concatenate_ids(list(parts.values()), where)
 
 
-def _read_id_array(path: Path) -> pl.Series:
-    """The ids in a .npy file."""
-    with explain_foreign_errors(path):
-        # Mapped, so that a size that is declared but not there costs nothing.
-        return ids_from_array(path, np.load(path, mmap_mode="r", allow_pickle=False))
+def _pair(
+    source: Path, matrices: Sequence[Path], parts: Mapping[Path, pl.Series], params: IngestParams
+) -> dict[Path, pl.Series]:
+    """The ids of each of the `matrices`, in their order: of the file with the same name."""
+    assert params.embeddings is not None and params.embedding_ids is not None, "there are matrices and ids"
+    matrix_names = [name_in_pattern(source, params.embeddings, file) for file in matrices]
+    id_files = {name_in_pattern(source, params.embedding_ids, file): file for file in parts}
+    lonely = sorted(set(matrix_names) ^ set(id_files))
+    if lonely or len(id_files) < len(parts) or len(set(matrix_names)) < len(matrices):
+        shown = ", ".join((lonely or matrix_names)[:SHOWN])
+        raise DataError(
+            f"{params.source}: {len(matrices):,} files of embeddings and {len(parts):,} of ids cannot be paired by their "
+            f"names, first {shown}. Give the ids of part-1.npy a name such as part-1.parquet, and so on."
+        )
+    return {id_files[name]: parts[id_files[name]] for name in matrix_names}
+
+
+def _read_ids(source: Path, path: Path, params: IngestParams, where: str) -> pl.Series:
+    """The ids in a .npy, a text file with one a line, or a table."""
+    match path.suffix.lower():
+        case ".npy":
+            with explain_foreign_errors(path):
+                # Mapped, so that a size that is declared but not there costs nothing.
+                return ids_from_array(path, np.load(path, mmap_mode="r", allow_pickle=False))
+        case ".txt":
+            with explain_foreign_errors(path):
+                text = path.read_text(encoding="utf-8-sig")
+            return pl.Series("ids", text.removesuffix("\n").split("\n"), dtype=pl.String)
+        case _:
+            return read_id_column(source, path, params.item_id, where)
+
+
+def _normalize(ids: pl.Series, where: str, id_type: pl.DataType, is_typed: bool) -> pl.Series:
+    """Normal ids; those in a file without types are integers where the items' are."""
+    normalized = normalize_ids(ids, where)
+    numbers = parse_integers(normalized) if not is_typed and id_type == pl.Int64 else None
+    return normalized if numbers is None else numbers
+
+
+def read_id_column(source: Path, path: Path, name: str, where: str) -> pl.Series:
+    """The column `name` of the table at `path`, as it is there."""
+    column = read_column(source, path, name)
+    if column is None:
+        raise DataError(f"{where}: no column '{name}' (ingest.item_id in params.yaml) in {path.name}.")
+    return column
 
 
 def ids_from_array(path: Path, array: npt.NDArray[np.generic]) -> pl.Series:
@@ -99,31 +189,9 @@ def ids_from_array(path: Path, array: npt.NDArray[np.generic]) -> pl.Series:
     return pl.Series("ids", array)
 
 
-def _read_lines(path: Path) -> pl.Series:
-    """The ids in a text file, one a line."""
-    with explain_foreign_errors(path):
-        text = path.read_text(encoding="utf-8")
-    return pl.Series("ids", text.removesuffix("\n").split("\n"), dtype=pl.String)
-
-
-def read_id_column(path: Path, name: str, where: str) -> pl.Series:
-    """The column `name` of the table at `path`, as it is there."""
-    with explain_foreign_errors(path):
-        try:
-            match path.suffix.lower():
-                case ".parquet":
-                    return pl.scan_parquet(path).select(name).collect()[name]
-                case ".csv":
-                    return pl.read_csv(path, columns=[name], schema_overrides={name: pl.String})[name]
-                case _:
-                    return read_raw_table(path, [name])[name]
-        except pl.exceptions.ColumnNotFoundError:
-            raise DataError(f"{where}: no column '{name}' (ingest.item_id in params.yaml) in {path.name}.") from None
-
-
 def concatenate_ids(parts: Sequence[pl.Series], where: str) -> pl.Series:
     """The ids of several files, which are text in all of them or integers in all."""
-    normalized = [normalize_ids(part, where, is_untyped=False).alias("ids") for part in parts]
-    if len({part.dtype for part in normalized}) > 1:
+    filled = [part.alias("ids") for part in parts if len(part)] or [part.alias("ids") for part in parts[:1]]
+    if len({part.dtype for part in filled}) > 1:
         raise DataError(f"{where}: ids are text in one file and integers in another. Write all alike.")
-    return pl.concat(normalized)
+    return pl.concat(filled)

@@ -1,17 +1,20 @@
 """Raw items: one table of all files, with split and gold checked."""
 
-import re
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from tasks.core.class_names import find_misread_class
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import IngestParams, Split
-from tasks.readers.files import find_files, read_raw_table, require_one_suffix
-from tasks.readers.ids import INTEGER, mark_last, normalize_ids
+from tasks.readers.column_types import convert_column, propose_types
+from tasks.readers.files import drop_empty, find_files, require_one_suffix
+from tasks.readers.ids import mark_last, normalize_ids, parse_integers
+from tasks.readers.raw_tables import RawTable, read_raw_table
 from tasks.tables.validation import SHOWN, name_first_where
 
 
@@ -19,12 +22,13 @@ from tasks.tables.validation import SHOWN, name_first_where
 class Items:
     """Items as `table` with item_id, split and every other raw column; `gold` of each row: int8 class position or null.
 
-    `remarks`: what the user should know about how they were read.
+    `remarks`: what the user should know about how they were read. `ids_by_file`: the ids of each file in its own order.
     """
 
     table: pl.DataFrame
     gold: pl.Series
     remarks: tuple[str, ...]
+    ids_by_file: Mapping[Path, pl.Series]
 
 
 def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> Items:
@@ -37,70 +41,157 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
     DataError
         No file, no row, or a column that breaks its rule.
     """
-    files = find_files(source, params.items, "items")
-    untyped = require_one_suffix(files) == ".csv"
     where = f"{params.source}/{params.items}"
-    raw = _concatenate(
-        [read_raw_table(file, (params.item_id, params.split, params.gold)) for file in files], where, params
-    )
+    found = find_files(source, params.items, "items")
+    files = drop_empty(found)
+    suffix = require_one_suffix(files)
+    parts = [read_raw_table(source, file) for file in files]
+    raw = _concatenate(parts, where, params)
     if raw.is_empty():
         raise DataError(f"{where}: no items; expected at least one row.")
-    for name, raw_name in ((ITEM_ID, params.item_id), ("split", params.split), ("gold", params.gold)):
-        if raw_name != name and name in raw.columns:
-            raise DataError(
-                f"{where}: has a column '{name}', but ingest.{'item_id' if name == ITEM_ID else name} in params.yaml "
-                f"names '{raw_name}' as that. Rename or remove one of them."
-            )
-    ids = normalize_ids(raw[params.item_id], where, is_untyped=untyped).alias(ITEM_ID)
-    kept = mark_last(ids, where, params)
+    typeless = parts[0].typeless
+    _require_headers(raw.columns, where, params)
+    _require_known_types(raw.columns, typeless if suffix == ".parquet" else raw.columns, where, params)
+    raw = raw.with_columns(convert_column(raw[name], kind, where) for name, kind in params.types.items())
+    ids = normalize_ids(raw[params.item_id], where).alias(ITEM_ID)
+    heights = [part.table.height for part in parts]
+    starts = [sum(heights[:number]) for number in range(len(heights))]
+    ids_by_file = {
+        file: ids[start : start + height] for file, start, height in zip(files, starts, heights, strict=True)
+    }
+    kept = mark_last(ids, where, params, files)
     replaced = len(kept) - kept.sum()
     if replaced:
         raw, ids = raw.filter(kept), ids.filter(kept)
     split = _read_split(raw[params.split], ids, where) if params.split in raw.columns else _all_train(ids)
     gold = (
-        _read_gold(raw[params.gold], ids, classes, where, is_untyped=untyped)
+        _read_gold(raw[params.gold], ids, classes, where, is_typeless=params.gold in typeless)
         if params.gold in raw.columns
         else pl.Series("gold", [None] * len(ids), dtype=pl.Int8)
     )
     rest = raw.drop(params.item_id, params.split, params.gold, strict=False)
-    # The codes of a categorical depend on the order of the rows, and text says the same.
-    rest = rest.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    rest = rest.with_columns(_make_storable(column, where) for column in rest)
     order = ids.arg_sort()
     remarks = [
         f"no column '{column}' in {where}: {meaning}"
         for column, meaning in ((params.split, "every item is in train"), (params.gold, "no item has gold"))
         if column not in raw.columns
     ]
+    if len(files) < len(found):
+        remarks.append(f"{len(found) - len(files):,} files in {where} are empty")
     if replaced:
         remarks.append(f"{replaced:,} rows in {where} are replaced by later ones of the same id")
-    return Items(table=pl.DataFrame([ids, split, *rest])[order], gold=gold[order], remarks=tuple(remarks))
+    if proposal := propose_types(rest, typeless - params.types.keys(), params.types, where):
+        remarks.append(proposal)
+    return Items(
+        table=pl.DataFrame([ids, split, *rest])[order],
+        gold=gold[order],
+        remarks=tuple(remarks),
+        ids_by_file=ids_by_file,
+    )
 
 
-def _concatenate(tables: Sequence[pl.DataFrame], where: str, params: IngestParams) -> pl.DataFrame:
-    """The rows of all `tables`, which must have the same columns, with an id among them."""
-    columns = tables[0].columns
-    for table in tables:
-        if params.item_id not in table.columns:
+def _concatenate(parts: Sequence[RawTable], where: str, params: IngestParams) -> pl.DataFrame:
+    """The rows of all `parts`, which must have the same columns, with an id among them."""
+    columns = parts[0].table.columns
+    for part in parts:
+        if params.item_id not in part.table.columns:
             raise DataError(
                 f"{where}: no column '{params.item_id}' (ingest.item_id in params.yaml); it has "
-                f"{', '.join(table.columns) or 'none'}."
+                f"{', '.join(part.table.columns) or 'none'}."
             )
-        if set(table.columns) != set(columns):
-            differing = ", ".join(sorted(set(columns).symmetric_difference(table.columns)))
-            raise DataError(f"{where}: not every file has the column {differing}. Give all files the same columns.")
-        if table[params.item_id].dtype.is_integer() != tables[0][params.item_id].dtype.is_integer():
+        differing = set(columns).symmetric_difference(part.table.columns) or parts[0].typeless ^ part.typeless
+        if differing:
             raise DataError(
-                f"{where}: '{params.item_id}' is text in one file and integers in another. Write all alike."
+                f"{where}: not every file has the column {', '.join(sorted(differing))}. Give all files the same columns."
+            )
+    filled = [part.table.select(columns) for part in parts if part.table.height] or [parts[0].table]
+    for name in (params.item_id, params.gold):
+        # Together they would become text, and 1 the class that is called 1 instead of the second one.
+        kinds = {table.schema[name].is_numeric() for table in filled if table.schema.get(name, pl.Null()) != pl.Null}
+        if len(kinds) > 1:
+            raise DataError(
+                f"{where}: '{name}' is text in one file and {_name_numbers(filled, name)} in another. Write all alike."
             )
     try:
-        return pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
-    except pl.exceptions.PolarsError as error:
+        return pl.concat(filled, how="vertical_relaxed")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(f"{where}: its files do not fit together: {str(error).splitlines()[0]}") from None
+
+
+def _name_numbers(tables: Sequence[pl.DataFrame], name: str) -> str:
+    """What the numbers of column `name` are, for an error."""
+    return "integers" if any(table.schema[name].is_integer() for table in tables) else "numbers"
+
+
+# Columns of the items.
+
+
+def _require_headers(columns: Sequence[str], where: str, params: IngestParams) -> None:
+    """Check that no column is all but called like one of those with a meaning: a split or gold would be passed over."""
+    for key, name in ((ITEM_ID, params.item_id), ("split", params.split), ("gold", params.gold)):
+        if name != key and key in columns:
+            raise DataError(
+                f"{where}: has a column '{key}', but ingest.{key} in params.yaml names '{name}' as that. Rename or remove "
+                "one of them."
+            )
+        for column in columns:
+            is_exact = column in (params.item_id, params.split, params.gold)
+            if key != ITEM_ID and not is_exact and (_is_near_miss(column, name) or _is_near_miss(column, key)):
+                raise DataError(
+                    f"{where}: column {column!r} is almost called '{name}' (ingest.{key} in params.yaml). Rename it if it is "
+                    "meant, or name it otherwise."
+                )
+
+
+def _is_near_miss(column: str, name: str) -> bool:
+    """Whether the names differ in case, blanks, punctuation, a plural s or the order of two letters alone.
+
+    >>> [_is_near_miss(column, "split") for column in (" split", "Split", "splits", "spilt", "spit", "split_date")]
+    [True, True, True, True, False, False]
+    """
+    letters, wanted = ("".join(filter(str.isalnum, text.casefold())) for text in (column, name))
+    return bool(wanted) and (letters.removesuffix("s") == wanted or sorted(letters) == sorted(wanted))
+
+
+def _require_known_types(
+    columns: Sequence[str], convertible: Sequence[str] | frozenset[str], where: str, params: IngestParams
+) -> None:
+    """Check that `ingest.types` names columns that there are, and none that has a type in the file."""
+    for name in params.types:
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1, cutoff=0)
+            raise DataError(
+                f"{where}: no column '{name}', which ingest.types in params.yaml names." + f" Did you mean '{near[0]}'?"
+            )
+        if name not in convertible:
+            raise DataError(
+                f"{where}: Parquet has types of its own; remove '{name}' from ingest.types in params.yaml, or write the file "
+                "with the type that you want."
+            )
+
+
+def _make_storable(column: pl.Series, where: str) -> pl.Series:
+    """The same values in a type that Arrow knows."""
+    if column.dtype in (pl.Categorical, pl.Enum):
+        # The codes of a categorical depend on the order of the rows, and text says the same.
+        return column.cast(pl.String)
+    if column.dtype in (pl.Int128, pl.UInt128):
+        # What becomes of uint64 in one file and int64 in another, and of long numbers in JSON.
+        try:
+            return column.cast(pl.Int64)
+        except pl.exceptions.PolarsError:
+            raise DataError(
+                f"{where}: column '{column.name}' has integers beyond 64 bits, such as {column.abs().max()!r}. Write them as text."
+            ) from None
+    return column
 
 
 def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
     """The split of each row as text, checked."""
     known = [str(name) for name in Split]
+    if split.dtype.is_nested():
+        raise DataError(f"{where}: column '{split.name}' is {split.dtype}; expected text, one of {', '.join(known)}.")
     text = split.cast(pl.String).alias("split")
     wrong = ~text.is_in(known).fill_null(False)
     if wrong.any():
@@ -117,36 +208,33 @@ def _all_train(ids: pl.Series) -> pl.Series:
     return pl.repeat(str(Split.TRAIN), len(ids), eager=True).alias("split")
 
 
-def _read_gold(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: str, *, is_untyped: bool) -> pl.Series:
+def _read_gold(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: str, *, is_typeless: bool) -> pl.Series:
     """Gold as int8 class positions, null where it is unknown.
 
-    Text is class names, integers are class positions. In CSV all is text, and numbers that are no class names are
-    positions.
+    Text is class names, whole numbers are class positions. Where everything is text (CSV), whole numbers are positions
+    if no class is called by any of them.
     """
     subject = f"{where}: column '{gold.name}'"
     if gold.dtype in (pl.Categorical, pl.Enum):
         gold = gold.cast(pl.String)
     if gold.dtype.is_float():
-        # What pandas makes of integers with gaps.
-        gold = gold.fill_nan(None)
-        if (gold == gold.round()).all():
-            gold = gold.cast(pl.Int64)
-    numeric_names = [name for name in classes if re.fullmatch(INTEGER, name)]
-    if is_untyped and gold.dtype == pl.String and not numeric_names and gold.drop_nulls().str.contains(INTEGER).all():
-        gold = gold.cast(pl.Int64)
+        gold = gold.fill_nan(None)  # what pandas makes of integers with gaps
+    misread = find_misread_class(classes)
+    if is_typeless and gold.dtype == pl.String and misread is None and not gold.is_in(list(classes)).any():
+        numbers = parse_integers(gold)
+        gold = gold if numbers is None else numbers
     if gold.dtype == pl.Null:
         positions = gold.cast(pl.Int8)
     elif gold.dtype == pl.String:
         positions = gold.replace_strict(classes, range(len(classes)), default=None, return_dtype=pl.Int8)
-    elif gold.dtype.is_integer():
-        misread = [name for name in numeric_names if int(name) != classes.index(name)]
-        if misread:
+    elif gold.dtype.is_integer() or (gold.dtype.is_float() and (gold == gold.round()).all()):
+        if misread is not None:
             raise DataError(
-                f"{subject} has integers, which are class positions, but class {misread[0]!r} is at position "
-                f"{classes.index(misread[0])}: which is meant? Write gold as text (class names)."
+                f"{subject} has numbers, which are class positions, but class {misread!r} is at position "
+                f"{classes.index(misread)}: which is meant? Write gold as text (class names)."
             )
-        wide = gold.cast(pl.Int64, strict=False)
-        positions = wide.set(~wide.is_between(0, len(classes) - 1), None).cast(pl.Int8)
+        is_position = gold.is_between(0, len(classes) - 1).fill_null(False)
+        positions = pl.select(pl.when(is_position).then(gold)).to_series().cast(pl.Int8)
     else:
         raise DataError(f"{subject} is {gold.dtype}; expected class names (text) or class positions (integers).")
     wrong = gold.is_not_null() & positions.is_null()

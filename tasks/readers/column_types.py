@@ -1,0 +1,83 @@
+"""Types of columns that come without one: text, unless `ingest.types` in params.yaml says otherwise.
+
+A type that were guessed from the values would change with them: a zip code is a number until the first K1A.
+"""
+
+from collections.abc import Collection, Mapping
+
+import polars as pl
+import yaml
+
+from tasks.errors import DataError
+from tasks.params import ColumnType
+from tasks.tables.validation import SHOWN
+
+_SAMPLE = 10_000
+"""Values of a column that are looked at to propose a type for it."""
+
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+"""Text that would come back as it was: '7', not '007', a code, nor '+7'."""
+
+_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
+
+_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+def convert_column(column: pl.Series, kind: ColumnType, where: str) -> pl.Series:
+    """The `column` as what `ingest.types` says that it is.
+
+    Raises
+    ------
+    DataError
+        A value is not of that type; names how many and the first of them.
+    """
+    try:
+        text = column.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise DataError(
+            f"{where}: column '{column.name}' is {column.dtype}; ingest.types in params.yaml is for single values."
+        ) from None
+    match kind:
+        case ColumnType.TEXT:
+            converted = text
+        case ColumnType.INTEGER:
+            converted = text.cast(pl.Int64, strict=False)
+        case ColumnType.NUMBER:
+            converted = text.cast(pl.Float64, strict=False)
+        case ColumnType.BOOLEAN:
+            converted = text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean)
+    wrong = text.is_not_null() & converted.is_null()
+    if wrong.any():
+        values = ", ".join(map(repr, text.filter(wrong).unique().sort().head(SHOWN)))
+        raise DataError(
+            f"{where}: column '{column.name}' has {wrong.sum():,} values that are not of type {kind} (ingest.types in "
+            f"params.yaml): {values}, first row {wrong.arg_true()[0]} (counted from 0)."
+        )
+    return converted
+
+
+def propose_types(
+    table: pl.DataFrame, names: Collection[str], types: Mapping[str, ColumnType], where: str
+) -> str | None:
+    """What to add to params.yaml if columns `names` of text were meant as numbers; None where none looks like that."""
+    found = {name: kind for name in table.columns if name in names and (kind := _guess(table[name]))}
+    if not found:
+        return None
+    merged = {name: str(kind) for name, kind in {**types, **found}.items()}
+    line = yaml.safe_dump(merged, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+    return (
+        f"{', '.join(found)} in {where} {'is' if len(found) == 1 else 'are'} read as text. If other types are meant, write "
+        f"below ingest in params.yaml 'types: {line}'; type text ends this remark"
+    )
+
+
+def _guess(column: pl.Series) -> ColumnType | None:
+    """The type that a sample of the values looks like, None for text."""
+    sample = column.drop_nulls().head(_SAMPLE)
+    if sample.is_empty():
+        return None
+    if sample.is_in(list(_BOOLEANS)).all():
+        return ColumnType.BOOLEAN
+    if sample.str.contains(_INTEGER).all():
+        return ColumnType.INTEGER
+    return ColumnType.NUMBER if sample.str.contains(_NUMBER).all() else None

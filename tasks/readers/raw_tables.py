@@ -1,0 +1,160 @@
+"""Raw tables: one file of Parquet, CSV or JSONL as it is, with the columns that the names of its folders add."""
+
+import codecs
+import csv
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+
+from tasks.errors import DataError
+from tasks.readers.files import explain_foreign_errors, read_hive_columns
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTable:
+    """The rows of a file; `typeless`: the columns that are text for want of types, of CSV and of folders' names."""
+
+    path: Path
+    table: pl.DataFrame
+    typeless: frozenset[str]
+
+
+def read_raw_table(source: Path, path: Path) -> RawTable:
+    """The table in the file at `path`, which is below `source`.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read as what its suffix says, or names a column twice.
+    """
+    match path.suffix.lower():
+        case ".parquet":
+            table = _read_parquet(path)
+        case ".csv":
+            table = _read_csv(path)
+        case ".jsonl" | ".ndjson":
+            table = _read_jsonl(path)
+        case _:
+            raise DataError(f"{path}: expected a table in .parquet, .csv or .jsonl.")
+    folders = read_hive_columns(source, path)
+    for name in folders:
+        if name in table.columns:
+            raise DataError(
+                f"{path}: column '{name}' is in the file and in the name of its folder. Remove one of them."
+            )
+    table = table.with_columns(pl.lit(value, pl.String).alias(name) for name, value in folders.items())
+    return RawTable(
+        path=path, table=table, typeless=frozenset(table.columns if path.suffix.lower() == ".csv" else folders)
+    )
+
+
+def read_column(source: Path, path: Path, name: str) -> pl.Series | None:
+    """The column `name` of the table at `path`, None where it has no such column; of Parquet, no other is read."""
+    if path.suffix.lower() != ".parquet":
+        table = read_raw_table(source, path).table
+        return table[name] if name in table.columns else None
+    with explain_foreign_errors(path), parquet.ParquetFile(path) as stored:
+        return read_stored_column(stored, name)
+
+
+def read_stored_column(stored: parquet.ParquetFile, name: str) -> pl.Series | None:
+    """The column `name` of an open Parquet file, None where it has no such column."""
+    if name not in stored.schema_arrow.names:
+        return None
+    column = stored.read(columns=[name])
+    column.validate(full=True)
+    table = pl.from_arrow(column)
+    assert isinstance(table, pl.DataFrame)
+    return table[name]
+
+
+# Every reader opens the file itself: given a path, Polars would take [, * and ? in it for a pattern of others.
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """The table in a Parquet file."""
+    with explain_foreign_errors(path), path.open("rb") as file:
+        schema = parquet.read_schema(file)
+        file.seek(0)
+        if not any(_is_foreign(field.type) for field in schema):
+            return pl.read_parquet(file, memory_map=False)
+        stored = parquet.read_table(file)
+        stored.validate(full=True)
+        columns = [_adapt(path, name, stored[name]) for name in stored.column_names]
+        table = pl.from_arrow(arrow.table(columns, names=stored.column_names))
+        assert isinstance(table, pl.DataFrame)
+        return table
+
+
+def _is_foreign(kind: arrow.DataType) -> bool:
+    """Whether Polars cannot take a column of this type."""
+    types = arrow.types
+    return bool(types.is_decimal256(kind) or isinstance(kind, arrow.ExtensionType) or _is_in_nameless_zone(kind))
+
+
+def _is_in_nameless_zone(kind: arrow.DataType) -> bool:
+    """Whether this is a time in a zone without a name, such as +05:30, which pandas writes."""
+    return bool(arrow.types.is_timestamp(kind) and kind.tz and re.fullmatch(r"[+-]\d\d:?\d\d", kind.tz))
+
+
+def _adapt(path: Path, name: str, column: arrow.ChunkedArray) -> arrow.ChunkedArray:
+    """The same values in a type that Polars knows; times in a zone without a name are the same times in UTC."""
+    kind = column.type
+    if arrow.types.is_decimal256(kind):
+        raise DataError(f"{path}: column '{name}' is {kind}, wider than 38 digits. Write it as text or as float64.")
+    if isinstance(kind, arrow.ExtensionType):
+        return arrow.chunked_array([chunk.storage for chunk in column.chunks], type=kind.storage_type)
+    return column.cast(arrow.timestamp(kind.unit, "UTC")) if _is_in_nameless_zone(kind) else column
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    """The table in a CSV file, all of it text."""
+    with explain_foreign_errors(path), path.open("rb") as file:
+        if file.read(2) in _UTF16:
+            raise DataError(f"{path} is UTF-16; expected UTF-8. Save it as that.")
+        file.seek(0)
+        table = pl.read_csv(file, infer_schema=False)
+    with explain_foreign_errors(path), path.open(encoding="utf-8-sig", newline="") as text:
+        header = next(csv.reader(text))
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}: more than one column is called {', '.join(map(repr, twice))}. Rename or remove the others."
+        )
+    return table
+
+
+def _read_jsonl(path: Path) -> pl.DataFrame:
+    """The table in a JSONL file."""
+    with explain_foreign_errors(path), path.open("rb") as file:
+        file.seek(len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0)
+        content = file.read()
+        try:
+            return pl.read_ndjson(content, infer_schema_length=None)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise DataError(f"{path} cannot be read: {_find_bad_line(content) or str(error).splitlines()[0]}") from None
+
+
+def _find_bad_line(content: bytes) -> str | None:
+    """What is wrong with the first line that is no JSON object; None where each is one."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"has {constant}, which is not JSON; write null instead")
+
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            try:
+                if not isinstance(json.loads(line, parse_constant=refuse), dict):
+                    return f"line {number:,} is not a JSON object, which begins with {{"
+            except (ValueError, RecursionError) as error:
+                reason = str(error)
+                return f"line {number:,} {reason if reason.startswith('has') else f'is not JSON: {reason}'}"
+    return None
