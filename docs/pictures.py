@@ -103,9 +103,11 @@ def draw_pipeline() -> str:
         for other in sorted(wanted):
             (x1, y1), (x2, y2) = place[other], place[name]
             x1, y1, y2 = x1 + width, y1 + height / 2, y2 + height / 2
-            bend = (x2 - x1) / 2 if x2 - x1 < 2 * gap else gap
-            parts.append(f"<path d='M{x1:g} {y1:g} C{x1 + bend:g} {y1:g} {x2 - bend:g} {y2:g} {x2 - 1:g} {y2:g}' fill='none' "
-                         f"stroke='{_LINE}' stroke-width='1.5' marker-end='url(#tip)'/>")  # fmt: skip
+            turn = x2 - gap  # a long arrow stays on its row up to the box before
+            parts.append(
+                f"<path d='M{x1:g} {y1:g} H{turn:g} C{turn + gap / 2:g} {y1:g} {turn + gap / 2:g} {y2:g} {x2 - 1:g} {y2:g}' "
+                f"fill='none' stroke='{_LINE}' stroke-width='1.5' marker-end='url(#tip)'/>"
+            )
     for name, (x, y) in place.items():
         parts.append(
             box(x, y, width, height, name, PIPELINE_WORDS[name], "#dcebff" if name in ("train", "evaluate") else _BOX)
