@@ -284,6 +284,7 @@ def write_gates() -> str:
         + "switches a gate off, and its figure is shown all the same. The verdict is `passed`, `FAILED`, `off` or `nothing "
         + "to compare`. How to set them is in [Tune the gates](../how-to/gates.md).\n\n"
         + table(("gate", "key of `release.yaml`", "default limit", "meaning"), limits)
+        + "\nBesides, labels that somebody rolled back from are refused as `rolled back before` unless they are accepted.\n"
         + "\n## What the gates go by\n\n"
         + write_key_rows((place, field, meaning) for place, field, meaning in others)
     )
@@ -481,6 +482,8 @@ def write_artifacts() -> str:
     for stage, artifacts in list_artifacts().items():
         parts.append(f"## {stage}\n\n")
         for path in artifacts:
+            if path not in MEANINGS:
+                raise ValueError(f"{path} is not described; say in MEANINGS of docs/generate.py what it holds")
             parts.append(f"### {path}\n\n{MEANINGS[path]}\n\n")
             if path in TABLES:
                 parts.append(write_columns(TABLES[path]()) + "\n")

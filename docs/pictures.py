@@ -110,7 +110,15 @@ def draw_pipeline() -> str:
             )
     for name, (x, y) in place.items():
         parts.append(
-            box(x, y, width, height, name, PIPELINE_WORDS[name], "#dcebff" if name in ("train", "evaluate") else _BOX)
+            box(
+                x,
+                y,
+                width,
+                height,
+                name,
+                PIPELINE_WORDS.get(name, ""),
+                "#dcebff" if name in ("train", "evaluate") else _BOX,
+            )
         )
     wide = max(x for x, _ in place.values()) + width + 24
     return svg(int(wide), int(total), parts, "The stages of the pipeline and which of them read what another wrote")

@@ -8,15 +8,21 @@ A mark is an HTML comment on the line above the fence, so that no reader sees it
     <!-- edit: params.yaml -->       keys of a YAML file of the project
     <!-- tested by: FILE::TEST -->   a server, a cloud or another machine is needed; that test does the same
 
-Two more stand alone: `<!-- project: released -->` at the top of a page names the project it works on (`small`, which has
-run, is the default; `released`; `empty`, without data and labeling functions), and `<!-- let: <ID>: COMMAND -->` says
-that in later blocks `<ID>` stands for what COMMAND prints.
+Another stands alone: `<!-- let: <ID>: COMMAND -->` says that in later blocks `<ID>` stands for what COMMAND prints. How-to
+guides work on a small project that has run and was released, README and tutorial on a fresh clone.
 """
 
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
+from small_project import make_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -53,11 +59,11 @@ def read_snippets(page: Path) -> list[Snippet]:
     number, mark = 0, None
     while number < len(lines):
         line = lines[number].strip()
-        comment = re.fullmatch(r"<!-- (run|prints|write|edit|tested by|let|project)(?:: (.*))? -->", line)
+        comment = re.fullmatch(r"<!-- (run|prints|write|edit|tested by|let)(?:: (.*))? -->", line)
         if comment and comment[1] == "let":
             name, _, command = comment[2].partition(": ")
             found.append(Snippet(line=number + 1, kind="let", argument=name, language="", text=command))
-        elif comment and comment[1] != "project":
+        elif comment:
             mark = comment
         elif line.startswith("```"):
             end = next(place for place in range(number + 1, len(lines)) if lines[place].strip() == "```")
@@ -72,7 +78,75 @@ def read_snippets(page: Path) -> list[Snippet]:
     return found
 
 
-def read_project(page: Path) -> str:
-    """The name of the project that the page works on."""
-    found = re.search(r"^<!-- project: (\w+) -->$", page.read_text(encoding="utf-8"), flags=re.M)
-    return found[1] if found else "small"
+def make_venv(root: Path) -> None:
+    """`.venv/bin`, as `make env` leaves it, that leads to the environment of these tests."""
+    (root / ".venv").mkdir()
+    (root / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (root / ".venv" / "ready").touch()
+
+
+def run_shell(root: Path, text: str, **environment: str) -> str:
+    """What the shell commands `text` print in the project at `root`; they have to end well."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=root,
+        env=make_environment(root, **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, f"{text}ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def merge(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`before` with `changes`, section by section."""
+    merged = dict(before)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def follow(snippet: Snippet, root: Path, names: dict[str, str], printed: str, environment: dict[str, str]) -> str:
+    """Do what the mark of a block says; what was printed, by this block or before."""
+    text = snippet.text
+    for name, value in names.items():
+        text = text.replace(name, value)
+    if snippet.kind == "let":
+        names[snippet.argument] = run_shell(root, text, **environment).strip()
+    elif snippet.kind == "write":
+        (root / snippet.argument).parent.mkdir(parents=True, exist_ok=True)
+        (root / snippet.argument).write_text(text)
+    elif snippet.kind == "edit":
+        path = root / snippet.argument
+        path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), yaml.safe_load(text)), sort_keys=False))
+    elif snippet.kind == "run" and snippet.language == "python":
+        (root.parent / "snippet.py").write_text(text)
+        return run_shell(root, f"{sys.executable} {root.parent / 'snippet.py'}\n", **environment)
+    elif snippet.kind == "run":
+        return run_shell(root, text, **environment)
+    elif snippet.kind == "prints":
+        pattern = r".*".join(re.escape(part) for part in text.strip().split("..."))
+        pattern = re.sub(r"(\\ )+", r"\\s+", pattern)
+        assert re.search(pattern, printed, flags=re.S), f"line {snippet.line}: got\n{printed}\nexpected\n{text}"
+    return printed
+
+
+def run_page(page: Path, root: Path, server: str) -> None:
+    """Type what `page` says in the project at `root`, block by block.
+
+    Raises
+    ------
+    AssertionError
+        A command failed, or printed something else; names the line of the page.
+    """
+    environment = {"PREFECT_API_URL": server, "GIT_CONFIG_GLOBAL": os.devnull}
+    names: dict[str, str] = {}
+    printed = ""
+    for snippet in read_snippets(page):
+        try:
+            printed = follow(snippet, root, names, printed, environment)
+        except AssertionError as error:
+            raise AssertionError(f"{page.name}:{snippet.line}: {error}") from None

@@ -14,9 +14,7 @@ import polars as pl
 
 CLASSES = ("delivery", "payment", "advice")
 
-GREETINGS = (
-    "Hello,", "Hi there,", "Good morning,", "Dear team,", "Hey,", "Good evening,", "To whom it may concern,", "Hi,", "",
-)  # fmt: skip
+GREETINGS = ("Hello!", "Hi there!", "Good morning.", "Dear team!", "Hey!", "Good evening.", "Hi.", "", "")
 
 POINTS = {
     "delivery": (

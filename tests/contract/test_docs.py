@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from snippets import read_snippets
+from snippets import PAGES, read_snippets
 
-from docs.generate import list_commands
+from docs.generate import TABLES, generate, list_artifacts, list_commands
 from flows.cli.main import main
+from tasks.__main__ import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -20,6 +21,16 @@ ALL = (*(path for path in ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")))
 
 def name_page(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[Path, str]:
+    return generate()
+
+
+def test_what_is_computed_from_code_is_up_to_date(generated: dict[Path, str]) -> None:
+    stale = [name_page(path) for path, content in generated.items() if path.read_text() != content]
+    assert not stale, "run 'python -m docs.generate'"
 
 
 def test_every_page_is_in_the_menu() -> None:
@@ -49,6 +60,25 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs(path), f"{link} has no such heading"
 
 
+@pytest.mark.parametrize("page", ALL, ids=name_page)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        pytest.skip("names what was")
+    named = re.findall(r"`((?:tasks|flows|tests|benchmarks|docs)/[\w./-]+)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists() and not (ROOT / f"{name}.py").is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
+def test_every_block_is_run_or_covered(page: Path) -> None:
+    for snippet in read_snippets(page):
+        if snippet.kind == "tested by":
+            path, _, name = snippet.argument.partition("::")
+            assert (ROOT / path).is_file(), f"{name_page(page)}:{snippet.line}: {path} does not exist"
+            assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), flags=re.M), (
+                f"{name_page(page)}:{snippet.line}: {path} has no {name}"
+            )
+
+
 def test_the_readme_fits_a_few_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
@@ -67,6 +97,13 @@ def test_every_make_target_is_documented() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
     assert [target for target in targets if f"make {target}" not in text] == []
+
+
+def test_every_stage_and_artifact_is_in_the_reference() -> None:
+    stages = (DOCS / "reference" / "stages.md").read_text()
+    assert all(f"| `{stage}` |" in stages for stage in STAGES)
+    tables = [path for paths in list_artifacts().values() for path in paths if path.suffix == ".parquet"]
+    assert [path for path in tables if path not in TABLES] == []
 
 
 def test_make_run_and_make_test_are_what_the_readme_says() -> None:
@@ -106,3 +143,12 @@ def test_the_site_is_built_from_what_is_here() -> None:
     assert "font = false" in config
     assert not re.search(r"https?://", re.sub(r"#.*", "", config)), "the site may load nothing from elsewhere"
     assert not re.search(r"^```mermaid|\$\$", "".join(page.read_text() for page in ALL), flags=re.M), "needs a CDN"
+
+
+def test_a_commit_is_checked_as_make_lint_does() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]}
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert lint
+    commands = {line.strip().removeprefix("$(BIN)/").removesuffix(" .") for line in lint[1].splitlines()}
+    assert hooks == commands
