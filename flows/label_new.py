@@ -1,4 +1,4 @@
-"""The nights in between as a Prefect flow: rows that the current release does not know get its model's labels."""
+"""The flow for new rows: those that the current release does not know are labeled with its model, and released."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def label_new(update: bool = False, reason: Reason = "scheduled", accept: Accept
         accept: Why to release even if gates fail. Leave it empty unless you looked at the figures.
     """
     root = Path.cwd()
-    read_base(root)  # what cannot end well is told before anything runs
+    read_base(root)  # an error that is certain is told before anything runs
     stages = read_stages(root, ["apply"])
     summary = bring_up_to_date(root, ask_for_updates(stages) if update else stages)
     if summary.error:

@@ -1,10 +1,10 @@
-"""Who is told how runs ended: automations in the Prefect server that post to a webhook.
+"""Notifications of how runs ended: automations in the Prefect server that post to a webhook.
 
-They live in the server, so that a run that was killed is told of as well. The address is kept there in an encrypted
+They live in the server, so that a run that was killed is reported as well. The address is kept there in an encrypted
 block and comes from the environment; it may hold a secret, and is in no argument, log line or file of the project.
 
 Prefect holds back, by up to 15 minutes, the events of a run that was scheduled less than five minutes before it starts:
-the first of them follows one that its scheduler never sends. A schedule plans its runs an hour ahead or more.
+the first of them refers to an event that its scheduler never sends. A schedule plans its runs an hour ahead or more.
 """
 
 import os
@@ -26,12 +26,12 @@ URL_VARIABLE = "EPOXY_NOTIFY_URL"
 BLOCK = "epoxy-notify"
 
 FLOWS = ("relabel", "label-new", "release", "rollback")
-"""The flows whose runs are told of."""
+"""The flows whose runs are reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Notice:
-    """states: names of states that are told of. text: Jinja, how the message begins."""
+    """states: names of the states that are reported. text: how the message begins, in Jinja."""
 
     states: tuple[str, ...]
     text: str
@@ -42,7 +42,7 @@ _NOTICES: Mapping[str, _Notice] = {
     "failed": _Notice(states=("Failed", "Crashed", "TimedOut"), text="A run ended badly"),
     "completed": _Notice(states=("Completed",), text="A run ended well"),
 }
-"""By outcome. Prefect's events are named after a state's name, so that a failed gate is no breakdown."""
+"""By outcome. Prefect's events are named after a state's name, so that a failed gate is not reported as a failure."""
 
 # `tojson` quotes whatever a message holds. `text` is what chat programs show.
 _PAYLOAD = """\
@@ -65,7 +65,7 @@ def read_url() -> str | None:
     Raises
     ------
     ParamsError
-        It is none of http or https.
+        It is not an address of http or https.
     """
     url = os.environ.get(URL_VARIABLE)
     if url and not url.lower().startswith(("http://", "https://")):
@@ -74,7 +74,7 @@ def read_url() -> str | None:
 
 
 def set_up_notifications(url: str) -> tuple[str, ...]:
-    """Names of the automations that the Prefect server at PREFECT_API_URL has now; those of an earlier call are replaced."""
+    """Names of the automations now on the Prefect server at PREFECT_API_URL; those of an earlier call are replaced."""
     block = Webhook(url=url, headers={"Content-Type": "application/json"})  # type: ignore[arg-type]
     identity = cast(UUID, block.save(BLOCK, overwrite=True))
     remove_notifications()

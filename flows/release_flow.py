@@ -17,10 +17,10 @@ from flows.releases.store import find_release
 from flows.run_form import Accept, Reason, Target
 
 REFUSED = "Refused"
-"""The name of the state (of type FAILED) of a run that gates stopped, for automations that tell it from a breakdown."""
+"""The name of the state (of type FAILED) of a run that gates stopped, for automations that distinguish it from a failure."""
 
 NOTHING_NEW = "NothingNew"
-"""The name of the state (of type COMPLETED) of a night that brought nothing to label."""
+"""The name of the state (of type COMPLETED) of a run that found nothing to label."""
 
 
 @flow(name="release", persist_result=False)
@@ -66,7 +66,7 @@ def show_release(root: Path, publish: Callable[[], ReleaseResult | None]) -> Sta
 def rollback(to: Target = None, reason: Reason = "") -> State[ReleaseResult]:
     """Make an earlier release of the project in the working directory current again.
 
-    The labels left this way are not released again without somebody accepting them.
+    The labels that were current until now are not released again unless somebody accepts them.
 
     Args:
         to: The release's id or its first characters; by default the one made before the current one.
@@ -82,10 +82,16 @@ def rollback(to: Target = None, reason: Reason = "") -> State[ReleaseResult]:
 
 def _show_gates(results: tuple[GateResult, ...]) -> None:
     rows = [
-        {"gate": one.gate, "value": one.value, "limit": one.limit, "verdict": str(one.verdict), "note": one.note}
-        for one in results
+        {
+            "gate": result.gate,
+            "value": result.value,
+            "limit": result.limit,
+            "verdict": str(result.verdict),
+            "note": result.note,
+        }
+        for result in results
     ]
-    create_table_artifact(rows, key="gates", description="What a release has to pass")
+    create_table_artifact(rows, key="gates", description="Gates that a release has to pass")
 
 
 def _show_changes(root: Path, made: ReleaseResult) -> None:

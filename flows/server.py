@@ -63,8 +63,8 @@ def find_api_url() -> str | None:
 def start_temporary_server() -> str:
     """The API address of a new server, which ends when this process ends, however it ends.
 
-    Unlike the one that Prefect would start by itself, it survives neither a SIGKILL of this process nor dies of a
-    Ctrl-C before the run has told it how it ended.
+    Unlike the one that Prefect would start, it also ends when this process is killed by SIGKILL, and Ctrl-C does not
+    end it before the run has recorded how it ended.
 
     Raises
     ------
@@ -114,11 +114,11 @@ def serve(*, root: Path, port: int = PORT) -> None:
         while all(guard.poll() is None for guard in running.values()):
             time.sleep(1.0)
         dead = ", ".join(name for name, guard in running.items() if guard.poll() is not None)
-        raise ServerError(f"the {dead} ended by itself; its last words are above")
+        raise ServerError(f"the {dead} ended by itself; its last lines are above")
 
 
 def _exit_once(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # make passes on what systemd has sent to everybody
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # systemd signals every process, and make passes its signal on
     raise SystemExit(0)
 
 
@@ -177,8 +177,8 @@ def _ui(api_url: str) -> str:
 def _start(command: Sequence[str], *, cwd: Path, api_url: str | None, is_quiet: bool) -> "subprocess.Popen[bytes]":
     env = make_environment({**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
     if api_url:
-        # The second is what the UI asks, the third what notifications link to; a server tells them Prefect's default
-        # port, whatever port it was given.
+        # The UI asks the second, and notifications link to the third; a server would give both of them Prefect's
+        # default port, whatever port it listens on.
         env.update(PREFECT_API_URL=api_url, PREFECT_UI_API_URL=api_url, PREFECT_UI_URL=_ui(api_url))
     output = subprocess.DEVNULL if is_quiet else None
     # In a group of its own: Ctrl-C ends this process first, which then ends them in order.
@@ -210,15 +210,15 @@ def _wait_for_pool(api_url: str, pool: str, guard: "subprocess.Popen[bytes]") ->
     deadline = time.monotonic() + _START_SECONDS
     while not _is_done(httpx.get, f"{api_url}/work_pools/{pool}"):
         if guard.poll() is not None or time.monotonic() > deadline:
-            raise ServerError(f"the worker did not create its pool '{pool}'; its last words are above")
+            raise ServerError(f"the worker did not create its pool '{pool}'; its last lines are above")
         time.sleep(0.2)
 
 
 def _end_dead_runs(api_url: str, pool: str) -> tuple[str, ...]:
-    """The names of the runs of `pool` that nobody runs any more; they are Crashed now.
+    """The names of the runs of `pool` whose process is gone, which this call has set to Crashed.
 
-    A run that died before it could tell stays Running, and fills the one place of its pool for ever. Called before there
-    is a worker: where only `serve`'s own has ever worked, no run can be alive, since runs die with their worker.
+    A run that was killed stays Running, and occupies its pool's only slot for ever. Called before the worker starts: if
+    only workers of `serve` have ever served the pool, no run can be alive, since runs end with their worker.
     """
     alive = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
     crashed = {"type": "CRASHED", "name": "Crashed", "message": "ended with the worker that had started it"}
@@ -226,7 +226,7 @@ def _end_dead_runs(api_url: str, pool: str) -> tuple[str, ...]:
     try:
         workers = httpx.post(f"{api_url}/work_pools/{pool}/workers/filter", json={}, timeout=10.0)
         if not workers.is_success or any(
-            one["name"] != _WORKER and one["status"] == "ONLINE" for one in workers.json()
+            worker["name"] != _WORKER and worker["status"] == "ONLINE" for worker in workers.json()
         ):
             return ()
         query = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": {"state": alive}}
@@ -235,12 +235,12 @@ def _end_dead_runs(api_url: str, pool: str) -> tuple[str, ...]:
             if _is_done(httpx.post, f"{api_url}/flow_runs/{run['id']}/set_state", json=told):
                 names.append(f"{run['name']}")
     except httpx.HTTPError:
-        pass  # the next start tries again; whoever looks at the UI can do it, too
+        pass  # the next start tries again; it can also be done in the UI
     return tuple(names)
 
 
 def _limit_pool(api_url: str, pool: str) -> None:
-    """Let the pool run one flow at a time: all of them write the same project, and would wait for each other inside."""
+    """Let the pool run one flow at a time: all flows write to the same project, and would only wait for each other."""
     deadline = time.monotonic() + _START_SECONDS
     while not _is_done(httpx.patch, f"{api_url}/work_pools/{pool}", json={"concurrency_limit": 1}):
         if time.monotonic() > deadline:
@@ -251,7 +251,7 @@ def _limit_pool(api_url: str, pool: str) -> None:
 
 
 def _is_done(request: Callable[..., httpx.Response], url: str, **options: Any) -> bool:
-    """Whether the server did as asked; one with much to do refuses for a moment, or answers later."""
+    """Whether the server did as asked; a busy one refuses for a moment, or answers too late."""
     try:
         return request(url, timeout=10.0, **options).is_success
     except httpx.HTTPError:
@@ -261,7 +261,7 @@ def _is_done(request: Callable[..., httpx.Response], url: str, **options: Any) -
 def _read_pool(root: Path) -> str:
     path = root / DEPLOYMENTS
     try:
-        deployments = yaml.safe_load(path.read_text())["deployments"]
+        deployments = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
         (pool,) = {str(deployment["work_pool"]["name"]) for deployment in deployments}
     except FileNotFoundError:
         raise ServerError(f"{path} is missing; expected the deployments there") from None

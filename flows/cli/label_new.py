@@ -45,7 +45,7 @@ def label_new(
     from flows.runner.dvc_repo import read_stages
     from flows.runner.stage import ask_for_updates, run_stages
 
-    read_base(root)  # what cannot end well is told before anything runs
+    read_base(root)  # an error that is certain is told before anything runs
     stages = read_stages(root, ["apply"])
     run_stages(root, ask_for_updates(stages) if update else stages)
     return publish_new_rows(root, reason=reason, accept=accept)

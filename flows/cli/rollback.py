@@ -12,7 +12,7 @@ from flows.runner.project import in_project
 def rollback_command(release: str | None, reason: str) -> None:
     """Make RELEASE current again; by default the one made before the current one.
 
-    The labels left this way are not released again unless somebody accepts them.
+    The labels that were current until now are not released again unless somebody accepts them.
     """
     from flows.releases.publish import publish_rollback
 

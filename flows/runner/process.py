@@ -1,7 +1,7 @@
 """Run a command so that its lines arrive as they are written and nothing of it outlives the caller.
 
-Between caller and command stands a guard: this very file, run as a script. The guard's standard input is a pipe whose
-other end only the caller holds, its life line. When the pipe closes, because the caller stops the command or because
+Between caller and command stands a guard: this file, run as a script. The guard's standard input is a pipe whose other
+end only the caller holds, its life line. When the pipe closes, because the caller stops the command or because
 the caller is dead, however it died, the guard ends the command and everything the command started. This needs no
 process group of its own (a Prefect worker kills the group of the flow it runs) and no polling.
 """
@@ -26,7 +26,7 @@ GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL: time for a stage to remove its half-written file."""
 
 _REAP_SECONDS = 5.0
-"""How long a guard may take beyond the grace before it is killed itself; it only waits and kills."""
+"""How long a guard may take beyond the grace period before it is killed itself; all it does is wait and kill."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 """From Linux's prctl.h: orphans of the command become children of the guard, so that it finds them all."""
@@ -36,7 +36,7 @@ _LIFE_LINE = 0
 """The guard's standard input."""
 
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals to a guard that end its command: asked to, or the terminal is gone."""
+"""Signals to a guard that end its command: a request to end, and the loss of the terminal."""
 
 
 class Stream(StrEnum):
@@ -55,11 +55,11 @@ class Line:
 
 
 class CommandTimeoutError(Exception):
-    """The command ran past its time; it and all its children are dead."""
+    """The command ran past its time limit; it and all its children have ended."""
 
 
 class CommandStoppedError(Exception):
-    """Somebody stopped the command; it and all its children are dead."""
+    """The command was stopped; it and all its children have ended."""
 
 
 def make_environment(base: Mapping[str, str]) -> dict[str, str]:
@@ -153,7 +153,7 @@ class Commands:
         Raises
         ------
         CommandTimeoutError
-            `timeout_seconds` were over.
+            `timeout_seconds` have passed.
         CommandStoppedError
             `stop` was called.
         """
@@ -210,8 +210,8 @@ def _read_lines(pipe: IO[bytes], stream: Stream, lines: "queue.SimpleQueue[Line 
 
 
 def end_tree(root: int, *, grace_seconds: float) -> None:
-    """End all descendants of process `root`, politely first: SIGTERM, then SIGKILL to what is left after the grace."""
-    import psutil  # start-up time that a guard needs only when something has to die
+    """End all descendants of process `root`: SIGTERM first, then SIGKILL to those left after the grace period."""
+    import psutil  # imported here since most guards never need it, and it takes time
 
     def find() -> list[psutil.Process]:
         try:
