@@ -6,9 +6,10 @@ import signal
 import sys
 from pathlib import Path
 
+from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
 from tasks.errors import EpoxyError, StageError
-from tasks.params import read_params
-from tasks.progress import Progress
+
+# Everything else is imported by `run_stage`: code is read after it was identified.
 
 STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
@@ -28,6 +29,9 @@ def run_stage(root: Path, stage: str) -> None:
     if stage == "demo":
         importlib.import_module("tasks.demo").run(root)
         return
+    from tasks.params import read_params
+    from tasks.progress import Progress
+
     params = read_params(root)
     module = importlib.import_module(f"tasks.{stage}")
     # Polars, once imported, makes system calls resume after Ctrl-C (pola-rs/polars#21739), so that a wait for workers
@@ -37,13 +41,33 @@ def run_stage(root: Path, stage: str) -> None:
     module.run(root, params.classes, getattr(params, stage))
 
 
+def run_identified_stage(root: Path, stage: str) -> None:
+    """Run `stage` as `run_stage` does, if nothing that it depends on changes meanwhile.
+
+    Raises
+    ------
+    StageError
+        A file or a key of params changed. What the stage has written is not to be recorded.
+    EpoxyError
+        As `run_stage`.
+    """
+    found = find_dependencies(root, stage)
+    if found is None:
+        run_stage(root, stage)  # nobody records what comes of it
+        return
+    before = identify(*found)
+    run_stage(root, stage)
+    if changes := list_changes(before, identify(*found), root=root):
+        raise StageError(describe_changes(stage, changes))
+
+
 def main(arguments: list[str]) -> int:
     """The exit code of running the stage that `arguments` names."""
     if len(arguments) != 1 or arguments[0] not in (*STAGES, "demo"):
         print(f"usage: python -m tasks {{{','.join(STAGES)},demo}}", file=sys.stderr)
         return 2
     try:
-        run_stage(Path(), arguments[0])
+        run_identified_stage(Path(), arguments[0])
     except EpoxyError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -30,6 +30,7 @@ import dvc.stage.run
 import dvc.utils.strictyaml
 import psutil
 import pydantic
+from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.fs import LocalFileSystem
 from dvc.lock import LockError
@@ -38,6 +39,7 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import Stage as DvcStage
 
 from flows.runner.project import PIPELINE
+from tasks.cache.dependencies import Dependencies, describe_changes, identify, list_changes
 from tasks.errors import EpoxyError, ParamsError, StageError
 
 _SHELL = "/bin/sh"
@@ -103,13 +105,26 @@ class BusyError(StageError):
     """Another process has locked what this one needs; the message names it."""
 
 
+class EditedError(StageError):
+    """What the stage depends on was edited while it ran; `is_recorded`: DVC has recorded its outputs nonetheless."""
+
+    def __init__(self, message: str, *, is_recorded: bool) -> None:
+        super().__init__(message)
+        self.is_recorded = is_recorded
+
+
 @dataclass(kw_only=True)
 class _Run:
-    """The stage that this context is running, and whether its command was spawned."""
+    """The stage that this context is running, and whether its command was spawned.
+
+    node: DVC's object. before: what the stage depends on, before anything was read.
+    """
 
     name: str
     repo: Repo
     spawn: Spawn
+    node: DvcStage
+    before: Dependencies
     has_spawned: bool = False
 
 
@@ -132,6 +147,7 @@ def _spawn(executable: str | None, cmd: str, **options: Any) -> None:
         _spawn_as_dvc(executable, cmd, **options)
         return
     run.has_spawned = True
+    run.before = _identify(run.node)
     # DVC has to get its lock back once the command is done, or the result is lost: wait for it from here on.
     run.repo.lock._wait = True
     argv = dvc.stage.run._make_cmd(_SHELL if Path(executable or _SHELL).name in _NO_SHELLS else executable, cmd)
@@ -194,27 +210,34 @@ def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:
             raise ParamsError(f"{PIPELINE}: {_explain(error)}") from error
 
 
-def run_stage(root: Path, name: str, spawn: Spawn) -> Outcome:
+def run_stage(root: Path, name: str, spawn: Spawn, *, force: bool = False) -> Outcome:
     """What became of stage `name`, run exactly as `dvc repro --single-item` does, with its command run by `spawn`.
 
-    May be called by several threads for stages that do not depend on each other.
+    May be called by several threads for stages that do not depend on each other. `force`: run it even if DVC has its
+    outputs.
 
     Raises
     ------
     BusyError
         Another process uses the project; nothing was changed, and the call can be repeated.
+    EditedError
+        What the stage depends on was edited meanwhile; it should be run again, with `force` if it was recorded.
     StageError
         DVC reported an error, such as a missing output or input, or a full disk.
     Exception
         Whatever `spawn` raised.
     """
     with _BOOKKEEPING, _open(root) as repo:
-        run = _Run(name=name, repo=repo, spawn=spawn)
-        token = _RUN.set(run)
+        token = None
         try:
-            changed = repo.reproduce([name], single_item=True)
+            (node,) = repo.stage.collect(name)
+            run = _Run(name=name, repo=repo, spawn=spawn, node=node, before=_identify(node))
+            token = _RUN.set(run)
+            changed = repo.reproduce([name], single_item=True, force=force)
         except ReproductionError as error:
             cause = error.__cause__
+            if getattr(cause, "exit_code", None) == StageError.exit_code and (edited := _list_edited(run, root)):
+                raise EditedError(describe_changes(f"stage {name}", edited), is_recorded=False) from cause
             if isinstance(cause, LockError):
                 raise BusyError(_name_blockers(cause)) from None
             if isinstance(cause, DvcException):
@@ -229,11 +252,28 @@ def run_stage(root: Path, name: str, spawn: Spawn) -> Outcome:
         except OSError as error:
             raise _blame_machine(name, error) from error
         finally:
-            _RUN.reset(token)
+            if token is not None:
+                _RUN.reset(token)
         if not changed:
             return Outcome.CACHED
+        # DVC hashes after the command, or after it has restored outputs.
+        if edited := _list_edited(run, root):
+            raise EditedError(describe_changes(f"stage {name}", edited), is_recorded=True)
         is_data = changed[0].cmd is None
         return Outcome.COMPLETED if run.has_spawned or is_data else Outcome.RESTORED
+
+
+def _identify(node: DvcStage) -> Dependencies:
+    """The state of what a stage depends on; of none for data, which have no command that could read too early."""
+    if node.cmd is None:
+        return Dependencies(files={}, params={})
+    local = [dep for dep in node.deps if dep.is_in_repo or dep.protocol == "local"]
+    params = {Path(dep.fs_path): dep.params for dep in local if isinstance(dep, ParamsDependency)}
+    return identify([Path(dep.fs_path) for dep in local if not isinstance(dep, ParamsDependency)], params)
+
+
+def _list_edited(run: _Run, root: Path) -> tuple[str, ...]:
+    return list_changes(run.before, _identify(run.node), root=root)
 
 
 def find_changes(root: Path) -> dict[str, tuple[str, ...]]:

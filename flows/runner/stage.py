@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flows.runner.dvc_repo import BusyError, Command, Options, Outcome, Spawn, Stage, remove_leftovers
+from flows.runner.dvc_repo import BusyError, Command, EditedError, Options, Outcome, Spawn, Stage, remove_leftovers
 from flows.runner.dvc_repo import run_stage as run_in_dvc
 from flows.runner.failure import (
     TAIL,
@@ -31,6 +31,9 @@ _BUSY_PAUSE_SECONDS = 1.0
 
 _BUSY_REMINDER_SECONDS = 30.0
 """How often the log repeats which process the run waits for."""
+
+_REPLACEMENTS = 10
+"""Repetitions of a stage that was edited at the very moment in which DVC recorded it; one is enough but for a script."""
 
 _UPDATE = Options(retries=3, retry_delay_seconds=10, timeout_seconds=3600)
 """Of an import: three retries, after 10, 20 and 40 seconds, for a short network outage; and a time limit of an hour."""
@@ -162,10 +165,18 @@ def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> St
 
 def _run_when_free(stage: Stage, root: Path, spawn: Spawn, commands: Commands, listener: Listener) -> Outcome:
     reminded = float("-inf")
+    is_forced, repeats = False, 0
     while True:
         commands.pause(0)
         try:
-            return run_in_dvc(root, stage.name, spawn)
+            return run_in_dvc(root, stage.name, spawn, force=is_forced)
+        except EditedError as error:
+            repeats += 1
+            # What was recorded has to be replaced; what was not, the next run does anew.
+            if repeats > (_REPLACEMENTS if error.is_recorded else 1):
+                raise
+            is_forced = is_forced or error.is_recorded
+            listener.say(f"once more: {error}")
         except BusyError as error:
             now = time.monotonic()
             if now - reminded >= _BUSY_REMINDER_SECONDS:
