@@ -123,7 +123,7 @@ class LFSummary:
 def _write_given_votes(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
     """An empty table of failures, once the votes in the table `source` are written in the order of the items."""
     ids = read_table(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID])[ITEM_ID]
-    votes = read_vote_table(root, source, ids, len(classes))
+    votes = read_vote_table(root, source, ids, classes)
     batches = votes.iter_slices(ROW_GROUP) if len(votes) else [votes]
     _write_votes(root, batches, len(votes), classes, votes.columns[1:], summary)
     return make_no_failures(ids.dtype)

@@ -1,20 +1,25 @@
 """Votes that come as a table below lfs/, from labeling functions that ran elsewhere."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from tasks.core.class_names import find_misread_class
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import DataError
 from tasks.progress import Progress
+from tasks.readers.ids import parse_integers
+from tasks.readers.raw_tables import RawTable, read_raw_table
 from tasks.tables import schemas
+from tasks.tables.validation import SHOWN, name_first
 
-_SHOWN = 5
-"""How many ids or values an error names."""
+_NO_LFS = {"gold", "label", "split"}
+"""Columns that stand beside votes in exports of other tools; taken for an LF, gold would decide labels."""
 
 
-def read_vote_table(root: Path, source: str, item_ids: pl.Series, k: int) -> pl.DataFrame:
+def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Sequence[str]) -> pl.DataFrame:
     """The votes in `source`, checked, in ascending order of item ids: item_id and one int8 column per LF.
 
     Parameters
@@ -23,15 +28,16 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, k: int) -> pl.
         A Parquet or CSV file below lfs/ with the column item_id and one column per LF.
     item_ids
         The ids of all items; the table must have each of them once, and no other.
-    k
-        The number of classes.
+    classes
+        Their names; a vote is a position among them.
 
     Raises
     ------
     DataError
         The file is missing or damaged, or is not such a table.
     """
-    raw = _read_file(root, source, item_ids.dtype)
+    file = _read_file(root, source)
+    raw = file.table
     lfs = [name for name in raw.columns if name != ITEM_ID]
     if ITEM_ID not in raw.columns or not lfs:
         raise DataError(
@@ -43,28 +49,54 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, k: int) -> pl.
             f"{source}: {bad[0]!r} cannot name a labeling function. Use letters, digits, '_', '.' and '-', a letter or "
             "'_' first."
         )
-    given_ids = raw[ITEM_ID]
-    if given_ids.dtype.is_integer() and item_ids.dtype == pl.Int64:
-        given_ids = given_ids.cast(pl.Int64)
+    if leaks := [name for name in lfs if name.casefold() in _NO_LFS]:
+        raise DataError(
+            f"{source}: column {leaks[0]!r} would be taken for the votes of a labeling function. Remove it, or rename it if "
+            "it is one."
+        )
+    if misread := find_misread_class(classes):
+        raise DataError(
+            f"{source}: votes are class positions, but class {misread!r} is at position {classes.index(misread)}: a number "
+            "could mean either. Give the classes names that are not numbers (in params.yaml)."
+        )
+    given_ids = _adapt_ids(raw[ITEM_ID], item_ids.dtype, is_typeless=ITEM_ID in file.typeless)
     _require_ids(source, given_ids, item_ids)
     with Progress("checking votes", total=len(lfs)) as progress:
-        checked = [_check_votes(source, raw[lf], given_ids, k) for lf in progress.follow(lfs)]
+        checked = [
+            _check_votes(source, _parse_votes(raw[lf], lf in file.typeless), given_ids, len(classes))
+            for lf in progress.follow(lfs)
+        ]
     return raw.select(given_ids, *checked).sort(ITEM_ID)
 
 
-def _read_file(root: Path, source: str, id_type: pl.DataType) -> pl.DataFrame:
+def _read_file(root: Path, source: str) -> RawTable:
     """The table as it is in the file."""
-    if not (root / source).resolve().is_relative_to((root / "lfs").resolve()):
+    path = root / source
+    if not path.resolve().is_relative_to((root / "lfs").resolve()):
         raise DataError(f"{source} leads out of lfs/, the folder that the apply stage depends on. Put a copy there.")
-    try:
-        if Path(source).suffix == ".csv":
-            # Unlike Parquet, CSV has no types: its ids are of whatever kind the items' are.
-            return pl.read_csv(root / source, schema_overrides={ITEM_ID: id_type}, infer_schema_length=None)
-        return pl.read_parquet(root / source, memory_map=False)
-    except FileNotFoundError:
-        raise DataError(f"{source} not found. Correct apply.source in params.yaml.") from None
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise DataError(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from None
+    if not path.is_file():
+        raise DataError(f"{source} not found. Correct apply.source in params.yaml.")
+    return read_raw_table(path.parent, path)
+
+
+def _adapt_ids(ids: pl.Series, wanted: pl.DataType, *, is_typeless: bool) -> pl.Series:
+    """The same ids in the type that those of the items have, where no id would become another."""
+    if ids.dtype in (pl.Categorical, pl.Enum):
+        return ids.cast(pl.String)
+    if ids.dtype.is_integer() and wanted == pl.Int64:
+        numbers: pl.Series | None = ids.cast(pl.Int64, strict=False)
+    else:
+        numbers = parse_integers(ids) if is_typeless and wanted == pl.Int64 else None
+    return ids if numbers is None else numbers
+
+
+def _parse_votes(column: pl.Series, is_typeless: bool) -> pl.Series:
+    """The votes of a CSV as numbers, if all of them are some."""
+    for kind in (pl.Int64, pl.Float64) if is_typeless else ():
+        numbers = column.cast(kind, strict=False)
+        if numbers.null_count() == column.null_count():
+            return numbers
+    return column
 
 
 def _require_ids(source: str, given: pl.Series, expected: pl.Series) -> None:
@@ -80,9 +112,7 @@ def _require_ids(source: str, given: pl.Series, expected: pl.Series) -> None:
         "ids are no items": given.filter(~given.is_in(expected.implode())).drop_nulls(),
     }
     lines = [
-        f"{source}: {len(found):,} {what}, first {_name_first(found)}."
-        for what, found in findings.items()
-        if len(found)
+        f"{source}: {len(found):,} {what}, first {name_first(found)}." for what, found in findings.items() if len(found)
     ]
     if lines:
         raise DataError(
@@ -100,15 +130,10 @@ def _check_votes(source: str, column: pl.Series, ids: pl.Series, k: int) -> pl.S
     whole = column.cast(pl.Int64, strict=False)
     wrong = ~(whole.is_between(ABSTAIN, k - 1) & (whole == column)).fill_null(False)
     if wrong.any():
-        found = column.filter(wrong).unique(maintain_order=True).head(_SHOWN)
+        found = column.filter(wrong).unique(maintain_order=True).head(SHOWN)
         values = ", ".join("missing" if value is None else f"{value}" for value in found)
         raise DataError(
             f"{source}: column '{column.name}' has {wrong.sum():,} votes that are neither -1 (abstain) nor 0..{k - 1}: "
-            f"{values}; first at {ITEM_ID} {_name_first(ids.filter(wrong))}."
+            f"{values}; first at {ITEM_ID} {name_first(ids.filter(wrong))}."
         )
     return column.cast(pl.Int8)
-
-
-def _name_first(values: pl.Series) -> str:
-    """The first of `values`, for an error."""
-    return ", ".join(repr(value) for value in values.head(_SHOWN))

@@ -340,3 +340,47 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "lfs" / "votes.parquet").write_text("no table")
     with pytest.raises(DataError, match="cannot be read"):
         run(tmp_path, "lfs/votes.parquet")
+
+
+@pytest.mark.parametrize("header", ["item_id,lf,gold", "item_id,Label,lf", "item_id,lf,split"])
+def test_a_column_that_is_no_lf_is_refused(tmp_path: Path, header: str) -> None:
+    make_project(tmp_path)
+    rows = "".join(f"\n{name},0,1" for name in "abcde")
+    (tmp_path / "lfs" / "votes.csv").write_text(header + rows)
+    with pytest.raises(
+        DataError, match=r"column '(gold|Label|split)' would be taken for the votes of a labeling function"
+    ):
+        run(tmp_path, "lfs/votes.csv")
+
+
+def test_equal_headers_are_refused(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    (tmp_path / "lfs" / "votes.csv").write_text("item_id,lf,lf" + "".join(f"\n{name},0,1" for name in "abcde"))
+    with pytest.raises(DataError, match="more than one column is called 'lf'"):
+        run(tmp_path, "lfs/votes.csv")
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_the_table_that_is_named_is_read_and_not_a_pattern(tmp_path: Path, form: str) -> None:
+    make_project(tmp_path)
+    for name, vote in (("votes[1]", 1), ("votes1", 0)):
+        write_votes(tmp_path, item_id=list("abcde"), lf=[vote] * 5)
+        (tmp_path / "lfs" / f"votes.{form}").rename(tmp_path / "lfs" / f"{name}.{form}")
+    run(tmp_path, f"lfs/votes[1].{form}")
+    assert read_own_votes(tmp_path)["lf"].to_list() == [1] * 5
+
+
+def test_dictionary_encoded_ids_are_text(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    ids = pl.Series("item_id", list("abcde"), dtype=pl.Categorical)
+    pl.DataFrame([ids, pl.Series("lf", [0, 1, -1, 1, 0])]).write_parquet(tmp_path / "lfs" / "votes.parquet")
+    run(tmp_path, "lfs/votes.parquet")
+    assert read_own_votes(tmp_path)["lf"].to_list() == [0, 1, -1, 1, 0]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_numbers_that_may_be_positions_or_names_are_refused(tmp_path: Path, form: str) -> None:
+    make_project(tmp_path)
+    write_votes(tmp_path, item_id=list("abcde"), lf=[0, 1, -1, 1, 0])
+    with pytest.raises(DataError, match="class '1' is at position 0: a number could mean either"):
+        apply.run(tmp_path, ("1", "2"), ApplyParams(source=f"lfs/votes.{form}"))
