@@ -39,16 +39,9 @@ from tasks.core.label_models.nearvote import (
     pool_votes,
     predict_nearvote,
 )
-from tasks.core.search.exact import (
-    NOBODY,
-    QUERIES,
-    Nearest,
-    Support,
-    build_queries,
-    build_support,
-    find_neighbors,
-    plan_searches,
-)
+from tasks.core.search.exact import NOBODY, QUERIES, Nearest, find_neighbors
+from tasks.core.search.plan import plan_searches
+from tasks.core.search.support import Support, build_queries, build_support
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int8
 from tasks.errors import DataError

@@ -11,8 +11,10 @@ from threadpoolctl import ThreadpoolController
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import search_block
 from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
-from tasks.core.search.exact import QUERIES, LFClass, Support, plan_searches
+from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, iterate_queries, locate_members
+from tasks.core.search.plan import plan_searches
+from tasks.core.search.support import LFClass, Support
 from tasks.core.types import Bool, Float32, Int64
 from tasks.neighbors.table import NeighborTable
 from tasks.progress import Progress

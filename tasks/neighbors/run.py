@@ -19,10 +19,11 @@ import polars as pl
 from tasks.cache.code import identify_code
 from tasks.cache.row_keys import Keys, hash_vectors
 from tasks.cache.store import Cache, Part
-from tasks.core.search.exact import NOBODY, QUERIES, LFClass, Support, build_support
+from tasks.core.search.exact import NOBODY, QUERIES
 from tasks.core.search.faiss_index import FlatIndex
 from tasks.core.search.incremental import ReusedNeighbors, mark_support, reuse_neighbors
 from tasks.core.search.ivf import Cells, choose_min_candidates, join_cells, locate_members, measure_need
+from tasks.core.search.support import LFClass, Support, build_support
 from tasks.core.types import ABSTAIN, Bool, Float32, Int64, Votes
 from tasks.neighbors.cache import CACHE_KIND, CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns

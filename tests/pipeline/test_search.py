@@ -19,9 +19,11 @@ from threadpoolctl import threadpool_limits
 from tasks import index, search
 from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
-from tasks.core.search import exact as core
 from tasks.core.search import ivf
+from tasks.core.search.exact import NOBODY, QUERIES, compute_similarity, find_neighbors
 from tasks.core.search.faiss_index import normalize
+from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
+from tasks.core.search.support import build_queries, build_support
 from tasks.errors import DataError
 from tasks.neighbors.run import search_items
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
@@ -30,17 +32,17 @@ from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
 METRICS = ("cosine", "l2")
 
 
-def find(vectors, votes, is_reference, metric, plan, block=core.QUERIES):
+def find(vectors, votes, is_reference, metric, plan, block=QUERIES):
     """(similarity, position) of (lf_classes, n) by one strategy, `block` queries at a time; and the LF classes."""
     index_vectors = normalize(vectors) if metric == "cosine" else vectors
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = core.build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric)
+    support = build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric)
     searches = plan(support.lf_classes)
     found = []
     for start in range(0, len(vectors), block):
         part = slice(start, start + block)
-        queries = core.build_queries(support.geometry, vectors[part], index_vectors[part])
-        found.append(core.find_neighbors(support, searches, queries, votes[part] < 0))
+        queries = build_queries(support.geometry, vectors[part], index_vectors[part])
+        found.append(find_neighbors(support, searches, queries, votes[part] < 0))
     similarity = np.concatenate([one.similarity for one in found], axis=1)
     position = np.concatenate([one.position for one in found], axis=1)
     return similarity, position, [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
@@ -51,10 +53,10 @@ def assert_equals_oracle(vectors, votes, is_reference, metric, found):
     expected = oracle.nearest(vectors, votes, is_reference, metric)
     got = {
         (item, *lf_classes[place]): (similarity[place, item], position[place, item])
-        for place, item in zip(*np.nonzero(position != core.NOBODY), strict=True)
+        for place, item in zip(*np.nonzero(position != NOBODY), strict=True)
     }
     assert got == expected
-    np.testing.assert_array_equal(np.isnan(similarity), position == core.NOBODY)
+    np.testing.assert_array_equal(np.isnan(similarity), position == NOBODY)
 
 
 @st.composite
@@ -81,7 +83,7 @@ def problems(draw):
 @given(problem=problems(), metric=st.sampled_from(METRICS), block=st.sampled_from([1, 5, 100]))
 def test_both_strategies_equal_the_oracle(problem, metric, block):
     vectors, votes, is_reference = problem
-    for plan in (core.plan_per_lf, core.plan_union):
+    for plan in (plan_per_lf, plan_union):
         found = find(vectors, votes, is_reference, metric, plan, block)
         assert_equals_oracle(vectors, votes, is_reference, metric, found)
 
@@ -93,8 +95,8 @@ def test_strategies_and_batches_agree_over_many_tiles(metric):
     vectors[3000:] = vectors[:3000][rng.permutation(3000)]
     votes = np.where(rng.random((6000, 3)) < 0.6, rng.integers(0, 3, (6000, 3)), -1).astype(np.int8)
     is_reference = np.ones(6000, bool)
-    one = find(vectors, votes, is_reference, metric, core.plan_per_lf)
-    for plan, block in ((core.plan_union, 1024), (core.plan_union, 6000), (core.plan_per_lf, 77)):
+    one = find(vectors, votes, is_reference, metric, plan_per_lf)
+    for plan, block in ((plan_union, 1024), (plan_union, 6000), (plan_per_lf, 77)):
         other = find(vectors, votes, is_reference, metric, plan, block)
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
@@ -102,16 +104,16 @@ def test_strategies_and_batches_agree_over_many_tiles(metric):
         row = votes[item : item + 1]
         for place, (lf, label) in enumerate(one[2]):
             if row[0, lf] < 0:
-                near = core.compute_similarity(vectors[[item] * 6000], vectors, metric)
+                near = compute_similarity(vectors[[item] * 6000], vectors, metric)
                 near[votes[:, lf] != label] = -np.inf
                 assert (one[0][place, item], one[1][place, item]) == (near.max(), near.argmax())
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("plan", [core.plan_per_lf, core.plan_union])
+@pytest.mark.parametrize("plan", [plan_per_lf, plan_union])
 def test_more_ties_than_are_collected_at_once_lose_nothing(metric, plan, monkeypatch):
-    monkeypatch.setattr(core, "_PENDING", 10)
-    monkeypatch.setattr(core, "_TILE", 16)
+    monkeypatch.setattr("tasks.core.search.exact.PENDING", 10)
+    monkeypatch.setattr("tasks.core.search.plan.TILE", 16)
     vectors = np.linspace(1, 2, 60, dtype=np.float32)[:, None]  # d = 1: every cosine is 1
     votes = np.array([[-1, 0, 1][i % 3] for i in range(60)], np.int8)[:, None]
     found = find(vectors, votes, np.ones(60, bool), metric, plan)
@@ -122,8 +124,8 @@ def test_thousands_of_duplicates_lend_the_smallest_id():
     vectors = np.repeat(np.float32([[1, 2], [2, 1]]), 5000, axis=0)
     votes = np.zeros((10000, 1), np.int8)
     votes[[0, 5000]] = -1
-    similarity, position, _ = find(vectors, votes, np.ones(10000, bool), "cosine", core.plan_per_lf)
-    assert position[0, [0, 1, 5000]].tolist() == [1, core.NOBODY, 5001]
+    similarity, position, _ = find(vectors, votes, np.ones(10000, bool), "cosine", plan_per_lf)
+    assert position[0, [0, 1, 5000]].tolist() == [1, NOBODY, 5001]
     assert similarity[0, [0, 5000]].tolist() == [1, 1]
 
 
@@ -133,8 +135,8 @@ def test_the_cheaper_strategy_is_chosen():
 
     def chosen(votes):
         lenders = np.flatnonzero((votes >= 0).any(axis=1))
-        support = core.build_support(votes[lenders], lenders, vectors, normalize(vectors), metric="cosine")
-        return core.plan_searches(support.lf_classes, (votes < 0).sum(axis=0), 400, 64)
+        support = build_support(votes[lenders], lenders, vectors, normalize(vectors), metric="cosine")
+        return plan_searches(support.lf_classes, (votes < 0).sum(axis=0), 400, 64)
 
     disjoint = np.full((400, 4), -1, np.int8)
     disjoint[np.arange(400), np.arange(400) % 4] = 0  # 4 x 300 x 100 products against 400 x 400
@@ -323,8 +325,8 @@ def test_an_edit_in_the_compiled_loops_searches_again(tmp_path):
     assert search_apart() == {0}
     kernels = tmp_path / "tasks/core/search/kernels.py"
     text = kernels.read_text()
-    assert text.count("positions[place] < position[cell]") == 1
-    kernels.write_text(text.replace("positions[place] < position[cell]", "positions[place] > position[cell]"))
+    assert text.count("positions[candidate] < position[entry]") == 1
+    kernels.write_text(text.replace("positions[candidate] < position[entry]", "positions[candidate] > position[entry]"))
     assert search_apart() == {28}
 
 
@@ -397,7 +399,7 @@ def line_of_cells():
     votes = np.array([[-1, -1], [0, -1], [-1, -1], [0, -1], [-1, -1], [0, 0]], np.int8)
     lenders = np.flatnonzero((votes >= 0).any(axis=1))
     grouped = ivf.group_items(np.array([0, 0, 1, 1, 2, 2]), vectors, "l2")
-    support = core.build_support(votes[lenders], lenders, vectors, vectors, metric="l2", cells=grouped.of_item)
+    support = build_support(votes[lenders], lenders, vectors, vectors, metric="l2", cells=grouped.of_item)
     return grouped, support
 
 
@@ -423,7 +425,7 @@ def test_cells_are_ranked_alike_with_more_threads(metric):
 
     def rank(threads):
         with threadpool_limits(threads):
-            found = [ivf._measure_distances(centers.astype(np.float64), cell, metric) for cell in range(20)]
+            found = [ivf.measure_distances(centers.astype(np.float64), cell, metric) for cell in range(20)]
             return np.stack(found), ivf.group_items(np.arange(1549), centers, metric).of_item
 
     for one, other in zip(rank(1), rank(2), strict=True):
@@ -437,7 +439,7 @@ def test_cells_join_until_they_have_so_many_items(monkeypatch):
     assert ivf.join_cells(grouped, 1) == (range(1), range(1, 2), range(2, 3))
     queries = [(own, items.tolist()) for own, items in ivf.iterate_queries(grouped, (range(2), range(2, 3)), 3)]
     assert queries == [(range(2), [0, 1, 2]), (range(2), [3]), (range(2, 3), [4, 5])]
-    monkeypatch.setattr("tasks.core.search.ivf._TOGETHER", 2)
+    monkeypatch.setattr("tasks.core.search.ivf.TOGETHER", 2)
     assert ivf.join_cells(grouped, 6) == (range(2), range(2, 3))
 
 
@@ -445,7 +447,7 @@ def test_the_effort_is_what_the_sample_needs():
     grouped, support = line_of_cells()
     located = ivf.locate_members(support, grouped)
     # Items 0, 2, 4, whose neighbors are said to be 1, 1, 5 (LF 0) and 5, nobody, 5 (LF 1).
-    position = np.array([[1, 1, 5], [5, core.NOBODY, 5]], np.int32)
+    position = np.array([[1, 1, 5], [5, NOBODY, 5]], np.int32)
     joined = range(1), range(1, 2), range(2, 3)
     need = ivf.measure_need(located, grouped, joined, np.array([0, 2, 4]), position)
     # From cell 1, cell 0 is as near as cell 2 and comes first: it is reached after the one member of cell 1.
@@ -464,16 +466,16 @@ def test_with_all_effort_cells_change_nothing(problem, metric, seed):
     index_vectors = normalize(vectors) if metric == "cosine" else vectors
     grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), index_vectors, metric)
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = core.build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric, cells=grouped.of_item)
+    support = build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric, cells=grouped.of_item)
     located = ivf.locate_members(support, grouped)
     similarity = np.full((len(support.lf_classes), len(vectors)), np.nan, np.float32)
-    position = np.full(similarity.shape, core.NOBODY)
+    position = np.full(similarity.shape, NOBODY)
     for own, items in ivf.iterate_queries(grouped, ivf.join_cells(grouped, 7), 5):
         orders = [ivf.rank_cells(grouped, cell) for cell in own]
         lf_classes = ivf.visit(support.lf_classes, located, orders, [10**6] * len(support.lf_classes))
-        queries = core.build_queries(support.geometry, vectors[items], index_vectors[items])
-        searches = core.plan_searches(lf_classes, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
-        nearest = core.find_neighbors(support, searches, queries, votes[items] < 0)
+        queries = build_queries(support.geometry, vectors[items], index_vectors[items])
+        searches = plan_searches(lf_classes, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
+        nearest = find_neighbors(support, searches, queries, votes[items] < 0)
         similarity[:, items], position[:, items] = nearest.similarity, nearest.position
     lf_classes = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
     assert_equals_oracle(vectors, votes, is_reference, metric, (similarity, position, lf_classes))

@@ -35,18 +35,18 @@ def test_similarities_lie_between_their_bounds_and_mostly_these_are_one_number(d
 
 def test_the_candidates_are_the_members_that_reach_the_best_so_far_less_the_margin():
     scores = np.float32([[0.5, 0.1], [0.9, 0.2], [0.8, 0.2], [0.7, 0.9]])
-    # Row 0 is a member of pairs 0 and 1, row 1 of pair 0, row 2 of pair 0, row 3 of pair 1.
-    starts, pairs = np.array([0, 2, 3, 4, 5]), np.array([0, 1, 0, 0, 1])
+    # Row 0 is a member of LF classes 0 and 1, row 1 of 0, row 2 of 0, row 3 of 1.
+    starts, lf_classes = np.array([0, 2, 3, 4, 5]), np.array([0, 1, 0, 0, 1])
     margin, floor = np.float32([0.25, 0.0]), np.full((2, 2), -np.inf, np.float32)
-    kernels.raise_floor(scores, starts, pairs, np.array([True, False]), margin, floor)
+    kernels.raise_floor(scores, starts, lf_classes, np.array([True, False]), margin, floor)
     np.testing.assert_array_equal(floor, np.float32([[0.65, 0.2], [-np.inf, -np.inf]]))
-    cell, row, position = (np.zeros(10, np.int64) for _ in range(3))
+    entry, row, position = (np.zeros(10, np.int64) for _ in range(3))
     product = np.zeros(10, np.float32)
-    tile = scores, starts, pairs, np.array([40, 41, 42, 43]), np.array([10, 11, 12, 13, 14]), margin, floor
-    found = cell, row, position, product
+    tile = scores, starts, lf_classes, np.array([40, 41, 42, 43]), np.array([10, 11, 12, 13, 14]), margin, floor
+    found = entry, row, position, product
     assert kernels.collect(*tile, 0, 0, *found) == (4, 8)
-    # Pair 1 begins with nothing, so that whoever comes first counts; its first member is out of reach afterwards.
-    assert cell[:8].tolist() == [2, 3, 0, 1, 0, 1, 2, 3]
+    # LF class 1 begins with nothing, so that whoever comes first counts; its first member is out of reach afterwards.
+    assert entry[:8].tolist() == [2, 3, 0, 1, 0, 1, 2, 3]
     assert row[:8].tolist() == [40, 40, 41, 41, 42, 42, 43, 43]
     assert position[:8].tolist() == [11, 11, 12, 12, 13, 13, 14, 14]
     np.testing.assert_array_equal(floor, np.float32([[0.65, 0.2], [0.45, 0.9]]))
@@ -57,10 +57,10 @@ def test_the_candidates_are_the_members_that_reach_the_best_so_far_less_the_marg
 
 def test_candidates_below_the_floor_that_rose_are_dropped():
     floor = np.float32([[0.5, 0.2], [-np.inf, 0.9]])
-    cell, row, position = np.array([0, 1, 0, 3, 2, 3]), np.arange(10, 16), np.arange(20, 26)
+    entry, row, position = np.array([0, 1, 0, 3, 2, 3]), np.arange(10, 16), np.arange(20, 26)
     product = np.float32([0.4, 0.2, 0.6, 0.8, -1, 1])
-    assert kernels.drop_beaten(floor, 5, cell, row, position, product) == 3
-    assert cell[:3].tolist() == [1, 0, 2]
+    assert kernels.drop_beaten(floor, 5, entry, row, position, product) == 3
+    assert entry[:3].tolist() == [1, 0, 2]
     assert (row[:3].tolist(), position[:3].tolist()) == ([11, 12, 14], [21, 22, 24])
     np.testing.assert_array_equal(product[:3], np.float32([0.2, 0.6, -1]))
 
@@ -69,7 +69,7 @@ def test_candidates_below_the_floor_that_rose_are_dropped():
 def test_whoever_reaches_the_floor_is_found_in_every_place(q):
     scores = np.random.default_rng(q).permutation(4 * q).astype(np.float32).reshape(4, q)
     floor = np.full((1, q), 2.0 * q, np.float32)
-    cell, row, position, product = (
+    entry, row, position, product = (
         np.zeros(4 * q, int),
         np.zeros(4 * q, int),
         np.zeros(4 * q, int),
@@ -77,10 +77,10 @@ def test_whoever_reaches_the_floor_is_found_in_every_place(q):
     )
     members = np.arange(5), np.zeros(4, int), np.arange(4), np.arange(4)
     wide = np.full(q, 5.0 * q, np.float32)  # with so wide a margin the floor never rises
-    done, count = kernels.collect(scores, *members, wide, floor, 0, 0, cell, row, position, product)
+    done, count = kernels.collect(scores, *members, wide, floor, 0, 0, entry, row, position, product)
     assert done == 4
     expected = [(int(r), int(at)) for r, at in np.argwhere(scores >= 2 * q)]
-    assert list(zip(row[:count].tolist(), cell[:count].tolist(), strict=True)) == expected
+    assert list(zip(row[:count].tolist(), entry[:count].tolist(), strict=True)) == expected
 
 
 def test_hashes_are_sums_modulo_2_to_the_64():
@@ -91,8 +91,8 @@ def test_hashes_are_sums_modulo_2_to_the_64():
 
 def test_the_nearest_is_kept_and_among_equals_the_earliest():
     similarity, position = np.full(2, -np.inf, np.float32), np.full(2, 99)
-    cells, positions = np.array([0, 0, 0, 1]), np.array([5, 3, 4, 8])
-    kernels.keep_nearest(cells, positions, np.float32([0.5, 0.5, 0.4, -1]), similarity, position)
+    entries, positions = np.array([0, 0, 0, 1]), np.array([5, 3, 4, 8])
+    kernels.keep_nearest(entries, positions, np.float32([0.5, 0.5, 0.4, -1]), similarity, position)
     assert (similarity.tolist(), position.tolist()) == ([0.5, -1.0], [3, 8])
 
 
@@ -105,7 +105,7 @@ def test_without_a_place_for_machine_code_it_is_made_in_memory(monkeypatch):
         return real(function, **options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert kernels._compile(lambda x: x + 1)(2) == 3
+    assert kernels.compile_loop(lambda x: x + 1)(2) == 3
 
 
 @pytest.mark.slow

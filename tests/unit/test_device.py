@@ -12,8 +12,10 @@ from test_search import METRICS, problems
 from tasks.compute import device
 from tasks.compute.device import ENVIRONMENT
 from tasks.core.search import candidates as core
-from tasks.core.search.exact import build_queries, build_support, find_neighbors, plan_union
+from tasks.core.search.exact import find_neighbors
 from tasks.core.search.faiss_index import count_gpus, normalize
+from tasks.core.search.plan import plan_union
+from tasks.core.search.support import build_queries, build_support
 from tasks.errors import StageError
 from tasks.params import IndexKind, Metric
 from tasks.tables.paths import NEIGHBORS, RECALL

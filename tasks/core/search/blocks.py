@@ -7,8 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from tasks.core.search.candidates import CandidateIndexes, find_neighbors_among_candidates
-from tasks.core.search.exact import LFClass, Nearest, Search, Support, build_queries, find_neighbors, plan_searches
+from tasks.core.search.exact import Nearest, find_neighbors
 from tasks.core.search.ivf import Cells, MemberCells, rank_cells, visit
+from tasks.core.search.plan import Search, plan_searches
+from tasks.core.search.support import LFClass, Support, build_queries
 from tasks.core.types import Bool, Float32, Int64
 
 

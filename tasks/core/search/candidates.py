@@ -15,16 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tasks.core.search.exact import (
-    NOBODY,
-    LFClass,
-    Nearest,
-    Queries,
-    Support,
-    compute_similarity,
-    find_neighbors,
-    plan_per_lf,
-)
+from tasks.core.search.exact import NOBODY, Nearest, compute_similarity, find_neighbors
+from tasks.core.search.plan import plan_per_lf
+from tasks.core.search.support import LFClass, Queries, Support
 from tasks.core.types import Bool, Float32, Int64
 
 CANDIDATES = 32

@@ -1,7 +1,16 @@
-"""The inner loops of exact search, compiled by Numba when they are first called: some seconds, once on a machine.
+"""The inner loops of exact search, which Numba compiles to machine code.
 
-The machine code is kept in `__pycache__`, or in the user's cache where that cannot be written. This is the only module
-that imports Numba.
+Each function is plain Python over NumPy arrays, and runs as such, slowly, where the environment sets NUMBA_DISABLE_JIT
+to 1, which helps to debug. Compilation happens at the first call, takes some seconds, and is kept in `__pycache__`, or
+in the user's cache where that cannot be written. This is the only module that imports Numba.
+
+What they compute: a search multiplies a tile (some rows of support vectors) with all queries, which gives a matrix of
+products. A product says roughly how near two vectors are; it is rounded, so two products that differ by less than a
+margin may be of vectors in either order. For every LF class and query the loops keep a floor: the best product so far,
+less the margin. Vectors whose product is below the floor cannot be the nearest. The others are candidates; their
+similarity is computed again in float64, and the best of them is the neighbor.
+
+An entry is the place of an LF class and a query in the flat (LF classes * queries) array of floors or of neighbors.
 """
 
 import functools
@@ -23,130 +32,150 @@ _UNIT = 2.0**-53
 
 
 _ONE, _TOP, _NUMBERS = np.uint64(1), np.uint64(56), np.uint64(0x0001020304050607)
-"""A 1 in the lowest byte, or in another one, times the numbers of the bytes has the number of its own in the topmost byte."""
+"""To number the bytes of a 64-bit word. A word with 1 in byte b alone, times `_NUMBERS`, has b in its topmost byte, which
+a shift by `_TOP` brings down: byte i of `_NUMBERS`, counted from the top, is i."""
 
 
-def _compile(function: Callable[P, R], **options: Any) -> Callable[P, R]:
-    """`function`, compiled; other threads run while it does."""
+def compile_loop(function: Callable[P, R], **options: Any) -> Callable[P, R]:
+    """`function`, compiled.
+
+    `nogil` lets other threads of Python run meanwhile. `error_model="numpy"` makes a division by zero give inf or NaN, as
+    in NumPy; Python's own rule would test each divisor.
+    """
     options |= {"nogil": True, "error_model": "numpy"}
     try:
         compiled = numba.njit(function, cache=True, **options)
-    except RuntimeError:  # no place for the cache: compiled anew in every process
+    except RuntimeError:  # no folder for the cache can be written: compiled anew in every process
         compiled = numba.njit(function, **options)
     return cast(Callable[P, R], compiled)
 
 
-_compile_in_any_order = functools.partial(_compile, fastmath={"reassoc", "contract"})
-"""As `_compile`; sums are in the order that is fastest on this processor."""
+_compile_in_any_order = functools.partial(compile_loop, fastmath={"reassoc", "contract"})
+"""As `compile_loop`, for sums in any order: the processor then adds several numbers at once, and the last digits depend on it.
+
+Only what is bounded by `bound_similarities` may use it."""
 
 
-@_compile
-def raise_floor(scores: Float32, starts: Int64, pairs: Int64, is_new: Bool, margin: Float32, floor: Float32) -> None:
-    """Raise the floors of new pairs to what the best product of a tile asks for.
+@compile_loop
+def raise_floor(
+    scores: Float32, starts: Int64, lf_classes: Int64, is_new: Bool, margin: Float32, floor: Float32
+) -> None:
+    """Raise the floors of new LF classes to the best product of a tile, less the margin.
+
+    The products of an LF class's first members are looked at twice, here and in `collect`: with a floor from the start,
+    few of them become candidates.
 
     Parameters
     ----------
     scores
         (r, q) products of the tile's vectors and the queries.
     starts
-        (r + 1,) where in `pairs` each row's memberships begin, and their number s.
-    pairs
-        (s,) whose member the row is.
+        (r + 1,) where in `lf_classes` those of each row begin, and their number s.
+    lf_classes
+        (s,) the LF classes that have the row as a member: a vector lends its vote to several.
     is_new
-        (pairs,) the others are passed over.
+        (LF classes,) of which few members were seen; the others are passed over, since their floor is good enough.
     margin
-        (q,) how far below the best one a product may matter.
+        (q,) how far below the best product a product may be without being out of question.
     floor
-        (pairs, q) the least product that matters, changed in place.
+        (LF classes, q) the least product of a candidate, changed in place.
     """
     for row in range(len(scores)):
-        own = scores[row]
+        products = scores[row]
         for slot in range(starts[row], starts[row + 1]):
-            if is_new[pairs[slot]]:
-                need = floor[pairs[slot]]
-                for query in range(len(own)):
-                    least = own[query] - margin[query]
-                    need[query] = least if least > need[query] else need[query]
+            if is_new[lf_classes[slot]]:
+                floors = floor[lf_classes[slot]]
+                for query in range(len(products)):
+                    least = products[query] - margin[query]
+                    floors[query] = least if least > floors[query] else floors[query]
 
 
-@_compile
+@compile_loop
 def collect(
     scores: Float32,
     starts: Int64,
-    pairs: Int64,
+    lf_classes: Int64,
     rows: Int64,
     positions: Int64,
     margin: Float32,
     floor: Float32,
     row: int,
     count: int,
-    cell_of: Int64,
+    entry_of: Int64,
     row_of: Int64,
     position_of: Int64,
     product_of: Float32,
 ) -> tuple[int, int]:
-    """Add to the candidates, from `row` on, the members of a tile whose product reaches the floor, which it may raise.
+    """Add to the candidates, from `row` on, the members of a tile whose product reaches the floor, and raise the floor.
 
     Parameters
     ----------
-    scores, starts, pairs, margin, floor
+    scores, starts, lf_classes, margin, floor
         As for `raise_floor`.
-    rows, positions
-        (r,) and (s,) what is noted of a candidate.
+    rows
+        (r,) the row of the support that each row of the tile is.
+    positions
+        (s,) the position of the item that lends its vote, for each slot of `lf_classes`.
     row, count
-        Where to begin, and how many candidates there are before.
-    cell_of, row_of, position_of, product_of
-        The candidates, changed in place: pair * q + query, and what they are called. Room for pairs * q of them or more.
+        The row to begin with, and the number of candidates before.
+    entry_of, row_of, position_of, product_of
+        (room,) the candidates, changed in place: entry, row of the support, position of the item, product. There is room
+        for at least one candidate per entry, so that a row always fits once all others are scored.
 
     Returns
     -------
     The row to go on with once there is room (r: none is left), and the number of candidates.
     """
     q = scores.shape[1]
+    # A byte per query that is 1 where the product reaches the floor, and the same bytes eight at a time, as words.
     reaches = np.zeros((q + 7) // 8 * 8, np.uint8)
-    eights = reaches.view(np.uint64)
-    hits = np.empty(len(eights), np.int64)
-    while row < len(scores) and count + (starts[row + 1] - starts[row]) * q <= len(cell_of):
-        own = scores[row]
+    words = reaches.view(np.uint64)
+    hits = np.empty(len(words), np.int64)
+    # Stop before a row that may not fit.
+    while row < len(scores) and count + (starts[row + 1] - starts[row]) * q <= len(entry_of):
+        products = scores[row]
         for slot in range(starts[row], starts[row + 1]):
-            pair = pairs[slot]
-            need = floor[pair]
+            lf_class = lf_classes[slot]
+            floors = floor[lf_class]
             for query in range(q):
-                reaches[query] = own[query] >= need[query]
-            # Few reach it. Where they are is found without a branch, eight at a time.
+                reaches[query] = products[query] >= floors[query]
+            # Few products reach the floor, and where is found without an `if`, whose outcome the processor would guess and
+            # often guess wrong: the number of each word is written behind the last hit, and stays if the word is not 0.
             found = 0
-            for eight in range(len(eights)):
-                hits[found] = eight
-                found += eights[eight] != 0
-            for eight in hits[:found]:
-                left = eights[eight]
+            for word in range(len(words)):
+                hits[found] = word
+                found += words[word] != 0
+            for word in hits[:found]:
+                left = words[word]
+                # Each turn takes the lowest 1 out of the word: in two's complement, x & -x is its lowest bit.
                 while left:
                     lowest = left & (~left + _ONE)
-                    query = 8 * eight + np.int64((lowest * _NUMBERS) >> _TOP)
-                    cell_of[count], row_of[count] = pair * q + query, rows[row]
-                    position_of[count], product_of[count] = positions[slot], own[query]
+                    query = 8 * word + np.int64((lowest * _NUMBERS) >> _TOP)
+                    entry_of[count], row_of[count] = lf_class * q + query, rows[row]
+                    position_of[count], product_of[count] = positions[slot], products[query]
                     count += 1
-                    need[query] = max(need[query], own[query] - margin[query])
+                    floors[query] = max(floors[query], products[query] - margin[query])
                     left ^= lowest
         row += 1
     return row, count
 
 
-@_compile
+@compile_loop
 def drop_beaten(
-    floor: Float32, count: int, cell_of: Int64, row_of: Int64, position_of: Int64, product_of: Float32
+    floor: Float32, count: int, entry_of: Int64, row_of: Int64, position_of: Int64, product_of: Float32
 ) -> int:
-    """Keep of the first `count` candidates those that still reach the floor, in their order; gives back how many.
+    """The number of those of the first `count` candidates that still reach the floor; they move to the front, in order.
 
-    All as for `collect`.
+    All parameters as for `collect`.
     """
     floors = floor.reshape(-1)
     kept = 0
-    for place in range(count):
-        cell, product = cell_of[place], product_of[place]
-        row, position = row_of[place], position_of[place]
-        cell_of[kept], row_of[kept], position_of[kept], product_of[kept] = cell, row, position, product
-        kept += product >= floors[cell]
+    for candidate in range(count):
+        entry, product = entry_of[candidate], product_of[candidate]
+        row, position = row_of[candidate], position_of[candidate]
+        # Written in any case; the next one overwrites it unless it is kept.
+        entry_of[kept], row_of[kept], position_of[kept], product_of[kept] = entry, row, position, product
+        kept += product >= floors[entry]
     return kept
 
 
@@ -167,9 +196,9 @@ def _sum_squares(x: Float32, y: Float32) -> float:
     return total
 
 
-@_compile
+@compile_loop
 def hash_rows(rows: UInt32, weights: UInt64) -> UInt64:
-    """The sums (n,) of each of `rows` (n, d) times `weights` (d,), modulo 2^64."""
+    """The sums (n,) of each of `rows` (n, d) times `weights` (d,), modulo 2^64: equal rows have equal sums."""
     hashes = np.zeros(len(rows), np.uint64)
     for row in range(len(rows)):
         for i in range(len(weights)):
@@ -177,16 +206,16 @@ def hash_rows(rows: UInt32, weights: UInt64) -> UInt64:
     return hashes
 
 
-@_compile
+@compile_loop
 def measure_norms(vectors: Float32) -> Float64:
-    """The lengths (n,) of `vectors` (n, d), as `bound_similarities` wants them: summed in any order."""
+    """The lengths (n,) of `vectors` (n, d), summed in any order, as `bound_similarities` expects them."""
     norms = np.empty(len(vectors))
     for row in range(len(vectors)):
         norms[row] = np.sqrt(_sum_products(vectors[row], vectors[row]))
     return norms
 
 
-@_compile
+@compile_loop
 def bound_similarities(
     x: Float32,
     y: Float32,
@@ -198,12 +227,14 @@ def bound_similarities(
     low: Float32,
     high: Float32,
 ) -> None:
-    """Between which numbers the similarities of some pairs of vectors are; mostly both are the same.
+    """Write two float32 numbers between which the similarity of each pair of vectors is; mostly both are the same.
 
-    A sum of d terms, in any order, errs by at most g = d u / (1 - d u) of the sum of their absolute values, which for
-    products is at most |x| |y|. Of a cosine the product and both squared norms are such sums, here and where it is
-    defined: 2 g for the products, 2 g for the roots of the squared norms, and a few operations follow: 4 (d + 8) u,
-    doubled. Terms of a squared distance are positive, so that 2 g is its relative error, and less than that its root's.
+    Where they are the same, that number is the similarity, whatever the order of summation. The proof: a sum of d terms,
+    in any order, errs by at most g = d u / (1 - d u) of the sum of their absolute values, where u is the unit roundoff of
+    float64. For a product of two vectors the latter is at most |x| |y|. The definition and this function compute a cosine
+    from three such sums: 2 g for the products, 2 g for the roots of the squared norms, and a few operations follow, in
+    total 4 (d + 8) u, doubled to be safe. The terms of a squared distance are positive, so that its relative error is 2 g,
+    and its root's is less.
 
     Source: N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 
@@ -221,32 +252,33 @@ def bound_similarities(
         (c,) changed in place.
     """
     error = 8 * (x.shape[1] + 8) * _UNIT
-    for place in range(len(queries)):
-        query, row = queries[place], rows[place]
+    for pair in range(len(queries)):
+        query, row = queries[pair], rows[pair]
         if is_cosine:
-            cosine = _sum_products(x[query], y[row]) / (norms[query] * other_norms[place])
-            low[place] = min(max(cosine - error, -1.0), 1.0)
-            high[place] = min(max(cosine + error, -1.0), 1.0)
+            cosine = _sum_products(x[query], y[row]) / (norms[query] * other_norms[pair])
+            low[pair] = min(max(cosine - error, -1.0), 1.0)
+            high[pair] = min(max(cosine + error, -1.0), 1.0)
         else:
             distance = np.sqrt(_sum_squares(x[query], y[row]))
-            low[place] = 0.0 - min(distance * (1 + error), _LARGEST)
-            high[place] = 0.0 - min(distance * (1 - error), _LARGEST)
+            # 0.0 - x, since -x would give a negative zero for equal vectors.
+            low[pair] = 0.0 - min(distance * (1 + error), _LARGEST)
+            high[pair] = 0.0 - min(distance * (1 - error), _LARGEST)
 
 
-@_compile
-def keep_nearest(cells: Int64, positions: Int64, similarities: Float32, similarity: Float32, position: Int64) -> None:
-    """Let candidates be neighbors where they are nearer, or as near and earlier.
+@compile_loop
+def keep_nearest(entries: Int64, positions: Int64, similarities: Float32, similarity: Float32, position: Int64) -> None:
+    """Make candidates neighbors where they are nearer, or as near and of a smaller position.
 
     Parameters
     ----------
-    cells, positions, similarities
-        (c,) candidates: for which place of `similarity` and `position`, which item, how near.
+    entries, positions, similarities
+        (c,) candidates: entry of `similarity` and `position`, position of the item, similarity.
     similarity, position
-        (cells,) the neighbors, changed in place.
+        (entries,) the neighbors, changed in place.
     """
-    for place in range(len(cells)):
-        cell = cells[place]
-        if similarities[place] > similarity[cell]:
-            similarity[cell], position[cell] = similarities[place], positions[place]
-        elif similarities[place] == similarity[cell] and positions[place] < position[cell]:
-            position[cell] = positions[place]
+    for candidate in range(len(entries)):
+        entry = entries[candidate]
+        if similarities[candidate] > similarity[entry]:
+            similarity[entry], position[entry] = similarities[candidate], positions[candidate]
+        elif similarities[candidate] == similarity[entry] and positions[candidate] < position[entry]:
+            position[entry] = positions[candidate]

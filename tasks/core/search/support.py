@@ -1,0 +1,211 @@
+"""Who lends votes, and who asks for them: the distinct embeddings of a support, and the factors that rank them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.core.patterns import find_patterns
+from tasks.core.search.kernels import hash_rows, measure_norms
+from tasks.core.types import Float32, Float64, Int64, MetricName, Votes
+
+BLOCK = 4096
+"""Rows hashed, compared or converted at a time when a support is built."""
+
+_UNIT = 2.0**-24
+"""Unit roundoff of float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LFClass:
+    """An LF, a class in its support, and who votes so. Neighbors are found per LF class."""
+
+    lf: int
+    label: int
+    members: Int64
+    """(s,) rows of the support, ascending."""
+    positions: Int64
+    """(s,) per member the smallest position among the items with this vector and this vote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How embeddings become factors, whose float32 products rank them."""
+
+    metric: MetricName
+    center: Float64
+    """(d,) L2: subtracted from every vector, since rounding grows with the norms. Cosine: zeros."""
+    scale: float
+    """L2: a power of two (exact) that brings every centered support vector into the unit ball. Cosine: 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """The items that lend votes: their distinct embeddings, and which of these vote for what."""
+
+    geometry: Geometry
+    embeddings: Float32
+    """(v, d) the distinct ones; v is the number of rows."""
+    items: Int64
+    """(v,) the first item with each of them."""
+    norms: Float64
+    """(v,) lengths of the embeddings."""
+    factors: Float32
+    """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
+    lf_classes: tuple[LFClass, ...]
+    """By LF, then class; classes for which an LF never votes have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """Items that look for neighbors."""
+
+    vectors: Float32
+    """(q, d) embeddings."""
+    norms: Float64
+    """(q,) their lengths."""
+    factors: Float32
+    """Cosine: (q, d) unit vectors. L2: (q, d + 1) centered, scaled vectors and a 1, both shrunk into the unit ball."""
+    margin: Float32
+    """(q,) a support vector whose product is further than this below the best one cannot win, nor tie."""
+
+
+def _allocate(shape: tuple[int, int]) -> Float32:
+    return np.empty(shape, np.float32)
+
+
+def build_support(
+    votes: Votes,
+    positions: Int64,
+    embeddings: Float32,
+    index_vectors: Float32,
+    *,
+    metric: MetricName,
+    cells: Int64 | None = None,
+    allocate: Callable[[tuple[int, int]], Float32] = _allocate,
+) -> Support:
+    """The support of every LF among r reference items.
+
+    Parameters
+    ----------
+    votes
+        (r, m) the items' votes, at least one each.
+    positions
+        (r,) their positions among all items, ascending.
+    embeddings
+        (n, d) of all items.
+    index_vectors
+        (n, d) the index's vectors of all items: unit vectors for cosine, the embeddings for L2.
+    metric
+        "cosine" or "l2".
+    cells
+        (n,) of all items; where given, the support's rows are sorted by the cell of their first item.
+    allocate
+        Makes room for embeddings and factors, such as a mapped file where they may not fit memory.
+    """
+    leader = _find_leaders(embeddings, positions)
+    first = np.flatnonzero(leader == np.arange(len(leader)))
+    # Items with the same votes lie side by side, so that the members of an LF are often consecutive.
+    patterns = find_patterns(votes[first]).inverse
+    order = np.lexsort((patterns,) if cells is None else (patterns, cells[positions[first]]))
+    first = first[order]
+    row = np.empty(len(leader), np.int64)
+    row[first] = np.arange(len(first))
+    row = row[leader]
+    lf_classes = []
+    for lf in range(votes.shape[1]):
+        own = np.ascontiguousarray(votes[:, lf])
+        for label in np.unique(own[own >= 0]).tolist():
+            voters = np.flatnonzero(own == label)
+            members, where = np.unique(row[voters], return_index=True)
+            lf_classes.append(LFClass(lf=lf, label=label, members=members, positions=positions[voters[where]]))
+    items = positions[first]
+    d = embeddings.shape[1]
+    lent, factors, norms = allocate((len(items), d)), allocate((len(items), d + (metric == "l2"))), np.empty(len(items))
+    for part in cut_slices(len(items), BLOCK):
+        lent[part] = embeddings[items[part]]
+    geometry = _find_geometry(lent, metric)
+    for part in cut_slices(len(items), BLOCK):
+        vectors = lent[part]
+        norms[part] = measure_norms(vectors)
+        if metric == "cosine":
+            factors[part] = index_vectors[items[part]]
+        else:
+            placed = (vectors - geometry.center) * geometry.scale
+            factors[part, :-1] = placed
+            factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
+    return Support(
+        geometry=geometry, embeddings=lent, items=items, norms=norms, factors=factors, lf_classes=tuple(lf_classes)
+    )
+
+
+def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) -> Queries:
+    """Queries from embeddings (q, d) and the index's vectors of the same items (q, d).
+
+    The margin is twice the error of one product, plus the gap that rounding a similarity to float32 can close.
+    A product of d float32 lf_classes, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
+    Cosine: the sum is at most 1 (Cauchy-Schwarz, unit vectors). L2: a query z is divided by a power of two a >= |z|, so
+    that the sum is at most 1 + 1/2; and d(z, y)^2 = |z|^2 - 2 (z.y - |y|^2 / 2), so that two distances which round to
+    the same float32 differ by at most 2^-22 d^2 / (2 a) in the product, with d <= |z| + 1. Each bound is doubled or
+    rounded up where that costs nothing.
+
+    Source: N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
+    """
+    terms = vectors.shape[1] + 2
+    growth = terms * _UNIT / (1 - terms * _UNIT)
+    if geometry.metric == "cosine":
+        factors = index_vectors
+        margin = np.full(len(vectors), 2 * 1.01 * growth + 12 * _UNIT)
+    else:
+        placed = (vectors - geometry.center) * geometry.scale
+        norms = np.sqrt((placed * placed).sum(axis=1))
+        shrink = np.exp2(-np.ceil(np.log2(np.maximum(norms, 1.0))))
+        factors = np.column_stack([placed * shrink[:, None], shrink]).astype(np.float32)
+        margin = 2 * 1.52 * growth + 16 * _UNIT + 4 * _UNIT * shrink * (norms + 1) ** 2
+    return Queries(vectors=vectors, norms=measure_norms(vectors), factors=factors, margin=margin.astype(np.float32))
+
+
+def _find_geometry(embeddings: Float32, metric: MetricName) -> Geometry:
+    """The geometry that suits the support's `embeddings` (v, d)."""
+    v, d = embeddings.shape
+    if metric == "cosine" or not v:
+        return Geometry(metric=metric, center=np.zeros(d), scale=1.0)
+    total, low, high = np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
+    for part in cut_slices(v, BLOCK):
+        vectors = embeddings[part]
+        total += vectors.sum(axis=0, dtype=np.float64)
+        low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
+    center = total / v
+    # The largest spread of each component bounds every norm.
+    spread = np.maximum(high - center, center - low)
+    radius = float(np.sqrt((spread * spread).sum()))
+    return Geometry(metric=metric, center=center, scale=1.0 if radius == 0 else float(2.0 ** -np.ceil(np.log2(radius))))
+
+
+def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
+    """For each of `positions` (r,) the place of the first one with the same embedding, bit for bit.
+
+    Equal hashes bring equal rows together, which are then compared. Different rows with the same hash could only
+    separate equal ones, and leave them to be searched twice.
+    """
+    r, d = len(positions), embeddings.shape[1]
+    weights = np.bitwise_or(np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64), np.uint64(1))
+    hashes = np.empty(r, np.uint64)
+    for part in cut_slices(r, BLOCK):
+        hashes[part] = hash_rows(np.ascontiguousarray(embeddings[positions[part]]).view(np.uint32), weights)
+    order = np.argsort(hashes, kind="stable")
+    is_new = np.ones(r, bool)
+    maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
+    for part in cut_slices(len(maybe), BLOCK):
+        one, other = positions[order[maybe[part]]], positions[order[maybe[part] - 1]]
+        same = embeddings[one].view(np.uint32) == embeddings[other].view(np.uint32)
+        is_new[maybe[part]] = ~same.all(axis=1)
+    leader = np.empty(r, np.int64)
+    leader[order] = order[np.flatnonzero(is_new)[np.cumsum(is_new) - 1]]
+    return leader
+
+
+def cut_slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of `size` that cover `count`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
