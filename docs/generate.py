@@ -463,7 +463,10 @@ def read_shapes(project: Path) -> dict[str, list[str]]:
                 name = file.relative_to(project).as_posix()
                 if file.suffix == ".csv":
                     with file.open(newline="") as lines:
-                        found[name] = next(csv.reader(lines))
+                        columns = next(csv.reader(lines))
+                    # A split without gold has no columns.
+                    shown = (re.sub(r"^(train|valid|test)_", "<split>_", column) for column in columns)
+                    found[name] = list(dict.fromkeys(shown))
                 elif file.suffix == ".json":
                     value = json.loads(file.read_text())
                     found[name] = sorted(value)

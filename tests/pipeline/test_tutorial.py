@@ -1,0 +1,32 @@
+"""What README and tutorial tell a newcomer to type, typed in fresh clones; tests/snippets.py says how a page marks it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from small_project import make_project, write_params
+from snippets import REPOSITORY, make_venv, run_page, run_shell
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A project with small raw data, and the files of a fresh clone besides."""
+    root = make_project(tmp_path / "project")
+    shutil.copytree(REPOSITORY / "docs" / "tutorial", root / "docs" / "tutorial")
+    (root / "lfs" / "small.py").unlink()
+    make_venv(root)
+    return root
+
+
+def test_what_the_readme_says_can_be_typed(clone: Path, prefect_server: str) -> None:
+    write_params(clone, apply={"source": "lfs/digits.py"})
+    run_page(REPOSITORY / "README.md", clone, prefect_server)
+
+
+def test_what_the_tutorial_says_can_be_typed(clone: Path, prefect_server: str) -> None:
+    shutil.rmtree(clone / "data" / "raw")
+    shutil.copy2(REPOSITORY / "params.yaml", clone)
+    run_shell(clone, "git add -A && git commit -qm 'A fresh clone'")
+    run_page(REPOSITORY / "docs" / "tutorial" / "first-labels.md", clone, prefect_server)
