@@ -120,9 +120,9 @@ def describe_type(kind: object) -> str:
         return " or ".join(describe_type(one) for one in arguments)
     if origin is tuple:
         inner = [describe_type(one) for one in arguments if one is not Ellipsis]
-        return f"list of ({inner[0]})" if Ellipsis in arguments else f"pair of {inner[0]}"
+        return f"list of {enclose(inner[0])}" if Ellipsis in arguments else f"pair of {inner[0]}"
     if origin is dict:
-        return f"mapping from {describe_type(arguments[0])} to ({describe_type(arguments[1])})"
+        return f"mapping from {describe_type(arguments[0])} to {enclose(describe_type(arguments[1]))}"
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return ", ".join(f"`{member.value}`" for member in kind)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -130,9 +130,15 @@ def describe_type(kind: object) -> str:
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[typing.cast(type, kind)]
 
 
+def enclose(kind: str) -> str:
+    """A type within another: in parentheses if it has parts."""
+    return f"({kind})" if "," in kind or " or " in kind else kind
+
+
 def describe_field(field: FieldInfo) -> str:
     """The type of a key with the limits of its value."""
     kind, bounds = describe_type(field.annotation), describe_bounds(field.metadata)
+    bounds = f",{bounds}" if kind.startswith("list") and bounds else bounds
     return kind.removesuffix(" or null") + bounds + " or null" if kind.endswith(" or null") else kind + bounds
 
 

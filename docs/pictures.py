@@ -183,7 +183,7 @@ def draw_rooms() -> str:
     floors: dict[int, list[str]] = {}
     for room in sorted(rooms):
         floors.setdefault(depth[room], []).append(room)
-    width, height, gap, rise = 184, 50, 18, 44
+    width, height, gap, rise = 206, 50, 18, 44
     broad = max(len(names) for names in floors.values()) * (width + gap) + 40
     tall = len(floors) * (height + rise) + 30
     place: dict[str, tuple[float, float]] = {}
