@@ -120,7 +120,9 @@ def describe_type(kind: object) -> str:
         return " or ".join(describe_type(one) for one in arguments)
     if origin is tuple:
         inner = [describe_type(one) for one in arguments if one is not Ellipsis]
-        return f"list of {enclose(inner[0])}" if Ellipsis in arguments else f"pair of {inner[0]}"
+        return (
+            f"list of {make_plural(enclose(inner[0]))}" if Ellipsis in arguments else f"pair of {make_plural(inner[0])}"
+        )
     if origin is dict:
         return f"mapping from {describe_type(arguments[0])} to {enclose(describe_type(arguments[1]))}"
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -133,6 +135,11 @@ def describe_type(kind: object) -> str:
 def enclose(kind: str) -> str:
     """A type within another: in parentheses if it has parts."""
     return f"({kind})" if "," in kind or " or " in kind else kind
+
+
+def make_plural(kind: str) -> str:
+    """`numbers > 0` from `number > 0`."""
+    return re.sub(r"^(text|number|whole number|pair)\b", r"\1s", kind)
 
 
 def describe_field(field: FieldInfo) -> str:
