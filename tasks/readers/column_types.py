@@ -3,6 +3,8 @@
 A type that were guessed from the values would change with them: a zip code is a number until the first K1A.
 """
 
+import json
+import re
 from collections.abc import Collection, Mapping
 
 import polars as pl
@@ -63,12 +65,17 @@ def propose_types(
     found = {name: kind for name in table.columns if name in names and (kind := _guess(table[name]))}
     if not found:
         return None
-    merged = {name: str(kind) for name, kind in {**types, **found}.items()}
-    line = yaml.safe_dump(merged, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+    line = ", ".join(f"{_write_key(name)}: {kind}" for name, kind in {**types, **found}.items())
     return (
         f"{', '.join(found)} in {where} {'is' if len(found) == 1 else 'are'} read as text. If other types are meant, write "
-        f"below ingest in params.yaml 'types: {line}'; type text ends this remark"
+        f"below ingest in params.yaml 'types: {{{line}}}'; type text ends this remark"
     )
+
+
+def _write_key(name: str) -> str:
+    """The `name` of a column as a key in YAML."""
+    is_plain = re.fullmatch(r"[A-Za-z_]([A-Za-z0-9_ ]*[A-Za-z0-9_])?", name) and yaml.safe_load(name) == name
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def _guess(column: pl.Series) -> ColumnType | None:

@@ -47,12 +47,11 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
     if not source.is_dir():
         raise DataError(f"{source} is not a folder. Correct ingest.source in params.yaml, or run 'dvc repro'.")
     named = source / pattern
-    if named.is_file():
-        files = [named]
-    elif named.is_dir():
-        files = sorted(_walk(named))
-    else:
-        files = _glob(source, pattern, key)
+    try:
+        is_file, is_folder = named.is_file(), named.is_dir()
+    except OSError as error:
+        raise ParamsError(f"params.yaml: 'ingest.{key}': {pattern!r} cannot be looked at: {error.strerror}.") from None
+    files = [named] if is_file else sorted(_walk(named)) if is_folder else _glob(source, pattern, key)
     if not files:
         held = sorted(str(file.relative_to(source)) for file in source.rglob("*") if file.is_file())
         shown = ", ".join(held[:SHOWN]) + (", ..." if len(held) > SHOWN else "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from polars.datatypes import DataTypeClass
 
 from tasks.core.class_names import find_misread_class
 from tasks.core.types import ITEM_ID
@@ -172,10 +173,7 @@ def _require_known_types(
 
 
 def _make_storable(column: pl.Series, where: str) -> pl.Series:
-    """The same values in a type that Arrow knows."""
-    if column.dtype in (pl.Categorical, pl.Enum):
-        # The codes of a categorical depend on the order of the rows, and text says the same.
-        return column.cast(pl.String)
+    """The same values in a type that can be stored, and in the same bytes whatever the order of the rows."""
     if column.dtype in (pl.Int128, pl.UInt128):
         # What becomes of uint64 in one file and int64 in another, and of long numbers in JSON.
         try:
@@ -184,7 +182,36 @@ def _make_storable(column: pl.Series, where: str) -> pl.Series:
             raise DataError(
                 f"{where}: column '{column.name}' has integers beyond 64 bits, such as {column.abs().max()!r}. Write them as text."
             ) from None
-    return column
+    try:
+        kind = _find_storable(column.dtype)
+        return column if kind == column.dtype else column.cast(kind)
+    except ValueError as error:
+        raise DataError(f"{where}: column '{column.name}' is {column.dtype}, {error}.") from None
+    except RecursionError:
+        raise DataError(f"{where}: column '{column.name}' has lists in lists without end. Write it as text.") from None
+
+
+def _find_storable(kind: pl.DataType | DataTypeClass) -> pl.DataType | DataTypeClass:
+    """The type that values of this type are stored in.
+
+    Raises
+    ------
+    ValueError
+        There is none; says why, and what to do.
+    """
+    if isinstance(kind, pl.Categorical | pl.Enum):
+        return pl.String()  # the codes of a categorical depend on the order of the rows, and text says the same
+    if isinstance(kind, pl.Int128 | pl.UInt128):
+        raise ValueError("with integers beyond 64 bits. Write them as text")
+    if isinstance(kind, pl.List):
+        return pl.List(_find_storable(kind.inner))
+    if isinstance(kind, pl.Array):
+        return pl.Array(_find_storable(kind.inner), kind.size)
+    if isinstance(kind, pl.Struct):
+        if not kind.fields:
+            raise ValueError("objects without any key. Leave it out")
+        return pl.Struct({field.name: _find_storable(field.dtype) for field in kind.fields})
+    return kind
 
 
 def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:

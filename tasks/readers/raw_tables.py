@@ -5,6 +5,7 @@ import csv
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import pyarrow.parquet as parquet
 
 from tasks.errors import DataError
 from tasks.readers.files import explain_foreign_errors, read_hive_columns
+
+_LONE_SURROGATE = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..)"
+)
+"""Half a character in JSON; Polars' reader would take it for another one."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -83,36 +89,54 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     """The table in a Parquet file."""
     with explain_foreign_errors(path), path.open("rb") as file:
         schema = parquet.read_schema(file)
+        adapted = {field.name: _adapt_type(path, field.name, field.type) for field in schema}
         file.seek(0)
-        if not any(_is_foreign(field.type) for field in schema):
+        if all(adapted[field.name] == field.type for field in schema):
             return pl.read_parquet(file, memory_map=False)
         stored = parquet.read_table(file)
         stored.validate(full=True)
-        columns = [_adapt(path, name, stored[name]) for name in stored.column_names]
-        table = pl.from_arrow(arrow.table(columns, names=stored.column_names))
+        columns = [_adapt(stored[name], kind) for name, kind in adapted.items()]
+        table = pl.from_arrow(arrow.table(columns, names=list(adapted)))
         assert isinstance(table, pl.DataFrame)
         return table
 
 
-def _is_foreign(kind: arrow.DataType) -> bool:
-    """Whether Polars cannot take a column of this type."""
+def _adapt_type(path: Path, name: str, kind: arrow.DataType) -> arrow.DataType:
+    """The type that Polars takes a column in; times in a zone that it does not know, such as +05:30, become UTC."""
     types = arrow.types
-    return bool(types.is_decimal256(kind) or isinstance(kind, arrow.ExtensionType) or _is_in_nameless_zone(kind))
-
-
-def _is_in_nameless_zone(kind: arrow.DataType) -> bool:
-    """Whether this is a time in a zone without a name, such as +05:30, which pandas writes."""
-    return bool(arrow.types.is_timestamp(kind) and kind.tz and re.fullmatch(r"[+-]\d\d:?\d\d", kind.tz))
-
-
-def _adapt(path: Path, name: str, column: arrow.ChunkedArray) -> arrow.ChunkedArray:
-    """The same values in a type that Polars knows; times in a zone without a name are the same times in UTC."""
-    kind = column.type
-    if arrow.types.is_decimal256(kind):
+    if types.is_decimal256(kind):
         raise DataError(f"{path}: column '{name}' is {kind}, wider than 38 digits. Write it as text or as float64.")
     if isinstance(kind, arrow.ExtensionType):
-        return arrow.chunked_array([chunk.storage for chunk in column.chunks], type=kind.storage_type)
-    return column.cast(arrow.timestamp(kind.unit, "UTC")) if _is_in_nameless_zone(kind) else column
+        return _adapt_type(path, name, kind.storage_type)
+    if types.is_timestamp(kind) and kind.tz is not None and not _is_known_zone(kind.tz):
+        return arrow.timestamp(kind.unit, "UTC")
+    if types.is_struct(kind):
+        return arrow.struct([field.with_type(_adapt_type(path, name, field.type)) for field in kind])
+    if types.is_map(kind):
+        return arrow.map_(kind.key_field, kind.item_field.with_type(_adapt_type(path, name, kind.item_type)))
+    if types.is_fixed_size_list(kind):
+        return arrow.list_(kind.value_field.with_type(_adapt_type(path, name, kind.value_type)), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = kind.value_field.with_type(_adapt_type(path, name, kind.value_type))
+        return arrow.list_(inner) if types.is_list(kind) else arrow.large_list(inner)
+    return kind
+
+
+@cache
+def _is_known_zone(zone: str) -> bool:
+    """Whether Polars knows this time zone, by a list of its own."""
+    try:
+        pl.Series([], dtype=pl.Datetime("us", zone))
+    except pl.exceptions.PolarsError:
+        return False
+    return True
+
+
+def _adapt(column: arrow.ChunkedArray, kind: arrow.DataType) -> arrow.ChunkedArray:
+    """The same values as `kind`."""
+    if isinstance(column.type, arrow.ExtensionType):
+        column = arrow.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
+    return column if column.type == kind else column.cast(kind)
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
@@ -137,6 +161,12 @@ def _read_jsonl(path: Path) -> pl.DataFrame:
     with explain_foreign_errors(path), path.open("rb") as file:
         file.seek(len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0)
         content = file.read()
+        if half := _LONE_SURROGATE.search(content):
+            line = content.count(b"\n", 0, half.start()) + 1
+            raise DataError(
+                f"{path} cannot be read: line {line:,} has half a character (a surrogate without the other). Remove it, or "
+                "write the text again as UTF-8."
+            )
         try:
             return pl.read_ndjson(content, infer_schema_length=None)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

@@ -63,9 +63,10 @@ def together(*writes: Write) -> Write:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A folder with embeddings of a, b and c."""
+    """A folder with embeddings of a, b and c, and with those of a alone."""
     (tmp_path / "raw").mkdir()
     np.savez(tmp_path / "raw" / "e.npz", ids=np.array(IDS), embeddings=VECTORS)
+    np.savez(tmp_path / "raw" / "one.npz", ids=np.array(IDS[:1]), embeddings=VECTORS[:1])
     return tmp_path / "raw"
 
 
@@ -96,6 +97,7 @@ def read_vectors(raw: Path) -> dict[object, list[float]]:
 
 TRAIN = "train"
 TZ = arrow.timestamp("us", tz="+05:30")
+MARS = arrow.timestamp("us", tz="Mars/Olympus")
 NOON = datetime.datetime(2026, 1, 1, 12)
 
 ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] | str]] = {
@@ -196,6 +198,26 @@ ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] |
         {"items": "items.jsonl"},
         "raw/items.jsonl: column 'n' has integers beyond 64 bits, such as 123456789012345678901. Write them as text.",
     ),
+    "jsonl: an integer beyond 64 bits in a list": (
+        write_csv('{"item_id": "a", "n": [123456789012345678901]}\n', "items.jsonl"),
+        {"items": "items.jsonl", "embeddings": "one.npz"},
+        "raw/items.jsonl: column 'n' is List(Int128), with integers beyond 64 bits. Write them as text.",
+    ),
+    "jsonl: an object without keys": (
+        write_csv('{"item_id": "a", "n": {}}\n', "items.jsonl"),
+        {"items": "items.jsonl", "embeddings": "one.npz"},
+        "column 'n' is Struct({}), objects without any key. Leave it out.",
+    ),
+    "jsonl: half a character": (
+        write_csv('{"item_id": "a", "n": "\\ud83d\\ude00"}\n{"item_id": "b", "n": "\\ud83d!"}\n', "items.jsonl"),
+        {"items": "items.jsonl"},
+        "items.jsonl cannot be read: line 2 has half a character (a surrogate without the other).",
+    ),
+    "jsonl: whole characters": (
+        write_csv('{"item_id": "a", "n": "\\ud83d\\ude00 \\\\ud83d"}\n', "items.jsonl"),
+        {"items": "items.jsonl", "embeddings": "one.npz"},
+        [("a", TRAIN, "\N{GRINNING FACE} \\ud83d")],
+    ),
     "jsonl: types that params give": (
         write_csv('{"item_id": "a", "n": 1}\n{"item_id": "b", "n": 2}\n{"item_id": "c", "n": null}\n', "items.jsonl"),
         {"items": "items.jsonl", "types": {"n": "text"}},
@@ -230,6 +252,18 @@ ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] |
             ("b", TRAIN, NOON.replace(tzinfo=datetime.UTC)),
             ("c", TRAIN, None),
         ],
+    ),
+    "parquet: a time zone that nobody knows, in an object": (
+        write_parquet(
+            {"item_id": IDS[:1], "t": arrow.array([{"at": [NOON]}], arrow.struct([("at", arrow.list_(MARS))]))}
+        ),
+        {"embeddings": "one.npz"},
+        [("a", TRAIN, {"at": [NOON.replace(tzinfo=datetime.UTC)]})],
+    ),
+    "parquet: a decimal of 50 digits in a list": (
+        write_parquet({"item_id": IDS, "n": arrow.array([[Decimal(1)]] * 3, arrow.list_(arrow.decimal256(50, 0)))}),
+        {},
+        "items.parquet: column 'n' is decimal256(50, 0), wider than 38 digits.",
     ),
     "parquet: a decimal of 50 digits": (
         write_parquet({"item_id": IDS, "n": arrow.array([Decimal(1)] * 3, arrow.decimal256(50, 0))}),
@@ -325,6 +359,11 @@ ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] |
         ),
         {"items": "[1]"},
         [("a", TRAIN, "right"), ("b", TRAIN, "right"), ("c", TRAIN, "right")],
+    ),
+    "a name that is too long": (
+        write_parquet({"item_id": IDS}),
+        {"items": "x" * 300},
+        "cannot be looked at: File name too long.",
     ),
     "a pattern that is none": (
         write_parquet({"item_id": IDS}),
