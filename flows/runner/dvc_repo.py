@@ -9,6 +9,7 @@ tests/servers/test_dvc_repo.py would notice a change.
 The working directory has to be the project's root, the `root` of every function here.
 """
 
+import contextlib
 import difflib
 import json
 import logging
@@ -302,17 +303,17 @@ def find_changes(root: Path) -> dict[str, tuple[str, ...]]:
 def remove_leftovers(root: Path, stages: Sequence[Stage]) -> tuple[Path, ...]:
     """The half-written files of killed runs beside outputs of `stages` below data/, which this call has removed.
 
-    Outputs that a living process has locked are left alone. DVC's list of locks is repaired if a process was killed
-    while it wrote the list.
+    Outputs that a living process has locked are left alone.
     """
     outputs = [output for stage in stages for output in stage.outputs if output.is_relative_to(root / "data")]
     parts = {part: output for output in outputs for part in output.parent.glob(_PARTS.format(name=output.name))}
-    if not parts and _has_no_locks(root / ".dvc" / "tmp"):
+    if not parts:
         return ()  # the usual case, without the cost of opening the project
     with _BOOKKEEPING, _open(root) as repo:
         try:
             with lock_repo(repo):
-                busy = _find_locked_for_writing(Path(repo.tmp_dir))
+                locks = _read_locks(Path(repo.tmp_dir) / dvc.rwlock.RWLOCK_FILE) or {"write": {}}
+                busy = {Path(path) for path, holder in locks["write"].items() if psutil.pid_exists(holder["pid"])}
                 removed = tuple(sorted(part for part, output in parts.items() if output not in busy))
                 for part in removed:
                     if part.is_dir():
@@ -335,6 +336,7 @@ def _open(root: Path) -> Iterator[Repo]:
         raise ParamsError(f"{root}: {_explain(error)}") from error
     try:
         with repo:
+            _repair_locks(repo)
             yield repo
     except ImportError as error:
         # DVC loads its plugin for S3, GCS or SSH when it meets such an address, even in a file that is not needed now.
@@ -449,25 +451,27 @@ def _list_params(path: str, verdicts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path}: {key} ({verdict})"
 
 
-def _has_no_locks(tmp_dir: Path) -> bool:
-    path = tmp_dir / dvc.rwlock.RWLOCK_FILE
-    return not path.exists() or path.read_bytes() == b"{}"
+def _repair_locks(repo: Repo) -> None:
+    """Remove DVC's list of locks if a process was killed, or the disk was full, while the list was written.
 
-
-def _find_locked_for_writing(tmp_dir: Path) -> set[Path]:
-    """The outputs that living processes have locked; a torn list of locks is removed, since DVC refuses to work with it.
-
-    Only the holder of the project's lock writes the list, so a torn list is that of a process that was killed.
+    Only the holder of the project's lock writes the list, so a torn list under that lock has nobody who will mend it.
+    DVC itself would refuse to work with it, for ever.
     """
-    path = tmp_dir / dvc.rwlock.RWLOCK_FILE
+    path = Path(repo.tmp_dir) / dvc.rwlock.RWLOCK_FILE
+    if _read_locks(path) is None:
+        with contextlib.suppress(LockError), lock_repo(repo):  # whoever has the lock may be writing
+            if _read_locks(path) is None:
+                path.unlink(missing_ok=True)
+
+
+def _read_locks(path: Path) -> Mapping[str, Any] | None:
+    """DVC's list of locks: by "read" and "write", by path, who has it; None where DVC could not read it."""
     try:
-        locks = json.loads(path.read_text()).get("write", {})
-        return {Path(path) for path, holder in locks.items() if psutil.pid_exists(holder["pid"])}
+        return dict(dvc.rwlock.SCHEMA(json.loads(path.read_bytes())))
     except FileNotFoundError:
-        return set()
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        path.unlink()
-        return set()
+        return dict(dvc.rwlock.SCHEMA({}))
+    except (ValueError, dvc.rwlock.Invalid, RecursionError):
+        return None
 
 
 def _name_blockers(error: LockError) -> str:
