@@ -135,13 +135,13 @@ def write_project(root: Path, n: int, d: int, m: int) -> None:
 def write_edit(root: Path, m: int, *, edge: float, threshold: float) -> None:
     """Write params with a `threshold` for the last LF, and LFs of which the first votes "yes" from `edge` on."""
     lfs = "".join(_LF.format(lf=lf, edge=1.0 if lf else edge) for lf in range(m))
-    params = yaml.safe_load((_ROOT / "params.yaml").read_text())
+    params = yaml.safe_load((_ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["classes"] = list(CLASSES)
     params["ingest"] |= {"source": "data/raw", "embeddings": "embeddings.npy", "embedding_ids": "items.parquet"}
     params["apply"]["source"] = str(_MODULE)
     params["tune"]["thresholds"] = {f"lf{m - 1:02}": threshold}
     for path, text in ((root / _MODULE, _HEAD + lfs), (root / "params.yaml", yaml.safe_dump(params))):
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.with_suffix(".new").write_text(text)
             path.with_suffix(".new").replace(path)
 

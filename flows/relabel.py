@@ -36,7 +36,7 @@ from flows.runner.process import Commands
 from flows.runner.project import describe_results, find_results, find_root, in_project
 from flows.runner.report import Report, describe_reports
 from flows.runner.stage import ask_for_updates, execute_stage
-from flows.server import ServerError, find_api_url, start_temporary_server
+from flows.server import ServerError, check_server, find_api_url, hide_passwords, start_temporary_server
 from tasks.errors import EpoxyError, ParamsError, StageError
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
@@ -267,18 +267,22 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         _hush_prefect()
         # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
         # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
+        api_url = find_api_url()
+        if api_url:
+            check_server(api_url)
         settings = {
-            PREFECT_API_URL: find_api_url() or start_temporary_server(),
+            PREFECT_API_URL: api_url or start_temporary_server(),
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         }
         try:
             with temporary_settings(settings):
                 state = relabel(list(targets), update, return_state=True)
-        except httpx.TransportError as error:
-            # Without the address, which may hold a password.
+        except (httpx.HTTPError, PrefectException) as error:
+            verb = "does not answer" if isinstance(error, httpx.TransportError) else "answers with an error"
+            what = hide_passwords(str(error).partition("\n")[0]) or type(error).__name__
             raise ServerError(
-                f"the Prefect server does not answer ({error}). What stages have done is kept: start the server (or "
-                "unset PREFECT_API_URL, or switch the Prefect profile), and run again"
+                f"the Prefect server {verb} ({what}). What stages have done is kept: start the server (or unset "
+                "PREFECT_API_URL, or switch the Prefect profile), and run again"
             ) from None
         finally:
             _STAGES.set(None)
@@ -292,6 +296,7 @@ def _hush_prefect() -> None:
     """Keep Prefect's own messages about runs out of the terminal, which shows the same in fewer words."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
+        record.msg, record.args = hide_passwords(record.getMessage()), ()
         return record.levelno >= logging.WARNING and not record.name.startswith(("prefect.flow_runs", "prefect.task_"))
 
     for handler in logging.getLogger().handlers:

@@ -2,10 +2,12 @@
 
 import atexit
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +28,14 @@ PORT = 4200
 
 DEPLOYMENTS = "prefect.yaml"
 
+_ANSWER_SECONDS = 20.0
+"""For one answer of the configured server; a server with SQLite under load takes some seconds."""
+
+_DATABASE_SIZE = 2**20
+"""Bytes that Prefect's new database and its journal take, roughly."""
+
+_CLOUD = "https://api.prefect.cloud/"
+
 _START_SECONDS = 120.0
 """The first start creates a database; 8 seconds were measured on an idle machine with two cores."""
 
@@ -42,11 +52,58 @@ def make_api_url(port: int) -> str:
 
 
 def is_answering(api_url: str) -> bool:
-    """Whether a Prefect server answers at `api_url`."""
+    """Whether a Prefect server, and not another program, answers at `api_url`."""
+    return find_fault(api_url, seconds=2.0) is None
+
+
+def find_fault(api_url: str, *, seconds: float) -> str | None:
+    """Why `api_url` is not the API of a Prefect server, as the end of a sentence; None if it is.
+
+    A server says which version it is, and whether it is in order; any program may answer 200.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
+    secret = PREFECT_API_AUTH_STRING.value()
+    user, _, password = (secret.get_secret_value() if secret else "").partition(":")
     try:
-        return httpx.get(f"{api_url}/health", timeout=2.0).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
+        with httpx.Client(timeout=seconds, auth=(user, password) if user else None) as client:
+            for path, expected in (("health", r"true"), ("admin/version", r'"\d+\.\d+.*"')):
+                answer = client.get(f"{api_url}/{path}")
+                if answer.status_code != httpx.codes.OK:
+                    return f"answers {answer.status_code} {answer.reason_phrase}".strip()
+                if not re.fullmatch(expected, answer.text.strip()):
+                    return "answers, but is not a Prefect server's API"
+    except httpx.TimeoutException:
+        return f"does not answer within {seconds:g} seconds"
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        return f"cannot be reached ({hide_passwords(str(error))})"
+    return None
+
+
+def check_server(api_url: str) -> None:
+    """Return if a Prefect server answers at `api_url`.
+
+    Raises
+    ------
+    ServerError
+        It does not, and why.
+    """
+    if api_url.startswith(_CLOUD):
+        return  # it has no such pages, and says itself what is wrong
+    if fault := find_fault(api_url, seconds=_ANSWER_SECONDS):
+        raise ServerError(
+            f"the Prefect server at {hide_passwords(api_url)} {fault}. Start it, correct or unset PREFECT_API_URL, or "
+            "switch the Prefect profile; without an address, a run starts a server of its own"
+        )
+
+
+def hide_passwords(text: str) -> str:
+    """`text` without the user and the password of any address in it.
+
+    >>> hide_passwords("GET http://me:secret@localhost:4200/api")
+    'GET http://***@localhost:4200/api'
+    """
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def find_api_url() -> str | None:
@@ -71,6 +128,7 @@ def start_temporary_server() -> str:
     ServerError
         It did not answer in time.
     """
+    _check_home()
     port = _find_free_port()
     command = [*_PREFECT, "server", "start", "--host", HOST, "--port", str(port), "--no-ui", "--no-scheduler"]
     guard = _start(command, cwd=Path.cwd(), api_url=None, is_quiet=True)
@@ -97,6 +155,12 @@ def serve(*, root: Path, port: int = PORT) -> None:
         if is_answering(api_url):
             print(f"server   {_ui(api_url)} (was running)", flush=True)
         else:
+            _check_home()
+            if _is_taken(port):
+                raise ServerError(
+                    f"port {port} is taken by a program that is not a Prefect server; end it, or choose another port "
+                    f"with 'epoxy server --port'"
+                )
             command = [*_PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
             running["server"] = stack.enter_context(_running(command, root, api_url=api_url))
             _wait_for(api_url, running["server"])
@@ -159,7 +223,9 @@ def notify(*, api_url: str) -> bool:
         with temporary_settings({PREFECT_API_URL: api_url}):
             names = set_up_notifications(url)
     except (httpx.HTTPError, PrefectException) as error:
-        raise ServerError(f"{api_url}: notifications could not be set up ({type(error).__name__})") from None
+        raise ServerError(
+            f"{hide_passwords(api_url)}: notifications could not be set up ({type(error).__name__})"
+        ) from None
     print(f"notices  automations {', '.join(names)}: posted to {URL_VARIABLE}", flush=True)
     return True
 
@@ -256,6 +322,41 @@ def _is_done(request: Callable[..., httpx.Response], url: str, **options: Any) -
         return request(url, timeout=10.0, **options).is_success
     except httpx.HTTPError:
         return False
+
+
+def _check_home() -> None:
+    """Return if Prefect can write its database and settings.
+
+    Raises
+    ------
+    ServerError
+        It cannot, and where.
+    """
+    from prefect.settings import PREFECT_HOME
+
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(bytes(_DATABASE_SIZE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        reason = error.strerror or error
+        raise ServerError(
+            f"{home}: Prefect cannot write its database there ({reason}). Make room or give permission, or set "
+            f"PREFECT_HOME to another folder"
+        ) from None
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
 
 
 def _read_pool(root: Path) -> str:

@@ -5,6 +5,10 @@ that can be imported and called just as well. What a command needs is imported w
 second, and help should come at once.
 """
 
+import os
+import sys
+from typing import Any
+
 import click
 
 from flows.cli.label_new import label_new_command
@@ -18,19 +22,51 @@ from flows.cli.show import show_command
 from flows.cli.stage import stage_command
 from flows.cli.status import status_command
 from flows.cli.watch import watch_command
-from tasks.errors import EpoxyError
+from tasks.errors import EpoxyError, StageError
 
 
 class _Group(click.Group):
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        _open_missing_streams()
+        return super().main(*arguments, **options)
+
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
+        except BrokenPipeError:
+            raise  # click ends quietly where a reader such as `head` has gone
+        except OSError as error:
+            # Of the machine: output to a full disk, a folder that may not be written.
+            _give_up_output()
+            click.echo(f"error: {error}. Check free space and permissions, then run it again.", err=True)
+            return context.exit(StageError.exit_code)
         except EpoxyError as error:
             click.echo(f"error: {error}", err=True)
             return context.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; the next run continues where this one stopped", err=True)
             return context.exit(130)
+
+
+def _open_missing_streams() -> None:
+    """Give this process and its children all of standard input, output and error; a service may close some.
+
+    The next file to be opened would take a missing one's number, and receive what a child writes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+def _give_up_output() -> None:
+    """Drop what could not be written to standard output, or Python tries again when it ends, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 
 import click
+from pydantic import ValidationError
+
+from tasks.errors import ParamsError
 
 
 @click.command("run")
@@ -25,7 +28,15 @@ def run_command(stages: tuple[str, ...], update: bool, quiet: bool) -> None:
 def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False) -> int:
     """The exit code of a run of the flow in the project that the current folder lies in; its summary is printed."""
     gc.disable()  # collecting garbage while Prefect is imported finds none and takes .3 s
-    from flows import relabel
+    try:
+        from flows import relabel
+    except ValidationError as error:
+        # Without the values: an address may hold a password.
+        found = "; ".join(mistake["msg"] for mistake in error.errors())
+        raise ParamsError(
+            f"Prefect cannot read its settings: {found}. Correct PREFECT_API_URL and other variables that begin with "
+            "PREFECT_, or the Prefect profile"
+        ) from None
 
     gc.freeze()
     gc.enable()

@@ -237,6 +237,8 @@ def run_stage(root: Path, name: str, spawn: Spawn, *, force: bool = False) -> Ou
             changed = repo.reproduce([name], single_item=True, force=force)
         except ReproductionError as error:
             cause = error.__cause__
+            if run.has_spawned:
+                _bring_outputs_back(repo, name)
             if getattr(cause, "exit_code", None) == StageError.exit_code and (edited := _list_edited(run, root)):
                 raise EditedError(describe_changes(f"stage {name}", edited), is_recorded=False) from cause
             if isinstance(cause, LockError):
@@ -271,6 +273,18 @@ def _identify(node: DvcStage) -> Dependencies:
     local = [dep for dep in node.deps if dep.is_in_repo or dep.protocol == "local"]
     params = {Path(dep.fs_path): dep.params for dep in local if isinstance(dep, ParamsDependency)}
     return identify([Path(dep.fs_path) for dep in local if not isinstance(dep, ParamsDependency)], params)
+
+
+def _bring_outputs_back(repo: Repo, name: str) -> None:
+    """Put the recorded outputs of a stage that failed back in place, as far as DVC's cache here has them.
+
+    DVC removes outputs before it runs a stage; after a failure, yesterday's would be gone. The stage stays out of date.
+    """
+    with contextlib.suppress(DvcException, OSError), lock_repo(repo):
+        (node,) = repo.stage.collect(name)
+        for out in node.outs:
+            if out.use_cache and out.hash_info and not out.changed_cache():
+                out.checkout(force=True)
 
 
 def _list_edited(run: _Run, root: Path) -> tuple[str, ...]:
@@ -334,6 +348,8 @@ def _open(root: Path) -> Iterator[Repo]:
         repo = Repo(str(root))
     except DvcException as error:
         raise ParamsError(f"{root}: {_explain(error)}") from error
+    except OSError as error:
+        raise StageError(f"DVC cannot read its settings: {error}. Check HOME and the permissions there") from error
     try:
         with repo:
             _repair_locks(repo)
@@ -426,6 +442,8 @@ def _explain(error: BaseException) -> str:
             parts.append(text)
         cause = cause.__cause__
     text = ": ".join(parts) or type(error).__name__
+    if "is not a git repository" in text:
+        text += "; run 'git init' there, or 'dvc config core.no_scm true' to work without Git"
     if "missing data" in text:
         text += "; bring it back with 'dvc checkout' or 'dvc pull'"
     if "dvc.lock' validation failed" in text:
@@ -482,7 +500,7 @@ def _name_blockers(error: LockError) -> str:
 def _find_holder(root: Path) -> str:
     """The process that has DVC's lock, with its command line, as far as the lock's file names it."""
     try:
-        process = psutil.Process(int((root / ".dvc" / "tmp" / "lock").read_text()))
+        process = psutil.Process(int((root / ".dvc" / "tmp" / "lock").read_text(encoding="utf-8")))
         return f"process {process.pid} ({' '.join(process.cmdline())})"
     except (OSError, ValueError, psutil.Error):
         return "another DVC process"

@@ -36,7 +36,11 @@ def in_project() -> Iterator[Path]:
     ParamsError
         As `find_root`.
     """
-    root = find_root(Path.cwd())
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise ParamsError("the current folder no longer exists; go to the project's root") from None
+    root = find_root(here)
     with contextlib.chdir(root):
         yield root
 

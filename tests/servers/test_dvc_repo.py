@@ -142,6 +142,34 @@ def test_what_spawn_raises_comes_through(toy: Toy) -> None:
     assert run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn) is Outcome.COMPLETED
 
 
+def test_outputs_of_the_last_run_are_in_place_again_after_a_failure(toy: Toy) -> None:
+    run_all(toy)
+    output = toy.root / "data/apply/votes.txt"
+    before, lock = output.read_bytes(), (toy.root / "dvc.lock").read_bytes()
+    toy.set_params(apply="a2")
+
+    def fail(_command: Command) -> None:
+        assert not output.exists()
+        output.write_text("half of it")
+        raise StageError("out of luck")
+
+    with pytest.raises(StageError, match="out of luck"):
+        run_stage(toy.root, "apply", fail)
+    assert (output.read_bytes(), (toy.root / "dvc.lock").read_bytes()) == (before, lock)
+    assert "params.yaml: apply (modified)" in find_changes(toy.root)["apply"]
+    assert run_stage(toy.root, "apply", spawn) is Outcome.COMPLETED
+    assert b"a2" in output.read_bytes()
+
+
+def test_a_project_without_git_says_how_to_go_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy.root / ".git").rename(toy.root.parent / "git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(toy.root.parent))
+    with pytest.raises(ParamsError, match=r"not a git repository; run 'git init' there, or 'dvc config core\.no_scm"):
+        read_stages(toy.root)
+    (toy.root / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    assert run_all(toy)["evaluate"] == "Completed"
+
+
 def test_missing_output_is_told(toy: Toy) -> None:
     with pytest.raises(StageError, match=r"demo.*seed\.txt"):
         run_stage(toy.root, "data/demo/dvc.yaml:demo", lambda _command: None)

@@ -321,3 +321,93 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
             end_tree(server.pid, grace_seconds=5)
             server.kill()
         log.close()
+
+
+# Addresses that are not a Prefect server's.
+
+
+class _Other(BaseHTTPRequestHandler):
+    """Another program: what it answers is in its server's `answer`; None is silence."""
+
+    def do_GET(self) -> None:
+        answer = self.server.answer  # type: ignore[attr-defined]
+        if answer is None:
+            time.sleep(5)
+            return
+        status, text = answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def other() -> Iterator[HTTPServer]:
+    server = HTTPServer(("127.0.0.1", 0), _Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+OTHERS: dict[str, tuple[tuple[int, str] | None, str]] = {
+    "404": ((404, "no such page"), "answers 404 Not Found"),
+    "500": ((500, ""), "answers 500 Internal Server Error"),
+    "HTML": ((200, "<html>welcome</html>"), "is not a Prefect server's API"),
+    "always true": ((200, "true"), "is not a Prefect server's API"),
+    "silence": (None, "does not answer within 1 seconds"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_prefect_server_is_told_without_its_password(
+    name: str, other: HTTPServer, toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import relabel
+
+    other.answer, expected = OTHERS[name]  # type: ignore[attr-defined]
+    monkeypatch.setattr("flows.server._ANSWER_SECONDS", 1.0)
+    assert not is_answering(make_api_url(other.server_port))
+    with temporary_settings({PREFECT_API_URL: f"http://me:s3cret@127.0.0.1:{other.server_port}/api"}):
+        assert relabel.main([]) == 7
+    words = capfd.readouterr().err
+    assert f"error: the Prefect server at http://***@127.0.0.1:{other.server_port}/api" in words
+    assert expected in words and "s3cret" not in words and words.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_told(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import relabel
+
+    for address in (f"http://me:s3cret@127.0.0.1:{find_free_port()}/api", "nonsense"):
+        with temporary_settings({PREFECT_API_URL: address}):
+            assert relabel.main([]) == 7
+        words = capfd.readouterr().err
+        assert "cannot be reached" in words and "s3cret" not in words and words.count("\n") == 1
+
+
+def test_another_program_on_the_port_is_told(toy: Toy, other: HTTPServer) -> None:
+    (toy.root / "prefect.yaml").write_text("deployments: [{work_pool: {name: a}}]")
+    other.answer = (200, "hello")  # type: ignore[attr-defined]
+    with pytest.raises(ServerError, match=f"port {other.server_port} is taken by a program that is not a Prefect"):
+        serve(root=toy.root, port=other.server_port)
+
+
+def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    from flows.server import start_temporary_server
+
+    (tmp_path / "file").write_text("")
+    with (
+        temporary_settings({PREFECT_HOME: tmp_path / "file" / "prefect"}),
+        pytest.raises(ServerError, match=r"Prefect cannot write its database there.*PREFECT_HOME"),
+    ):
+        start_temporary_server()
