@@ -281,7 +281,7 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
     }
     log = (tmp_path / "server.log").open("wb")
     server = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli.main", "server", "--port", str(port)],
+        [sys.executable, "-m", "flows.cli", "server", "--port", str(port)],
         cwd=toy.root,
         env=environment,
         stdout=log,
