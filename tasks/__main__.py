@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
-from tasks.errors import EpoxyError, StageError
+from tasks.errors import DataError, EpoxyError, StageError
 
 # Everything else is imported by `run_stage`: code is read after it was identified.
 
@@ -75,6 +75,13 @@ def main(arguments: list[str]) -> int:
         # A fault of the machine, not of the program: a full disk, a folder without write permission.
         print(f"error: {arguments[0]}: {error}. Check free space and permissions, then run it again.", file=sys.stderr)
         return StageError.exit_code
+    except BaseException as error:
+        # A panic of Polars, which is no Exception: data that it cannot take, past all readers that look for such.
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        print(f"error: {arguments[0]}: its data cannot be computed with: {reason}", file=sys.stderr)
+        return DataError.exit_code
     return 0
 
 

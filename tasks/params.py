@@ -1,9 +1,10 @@
 """params.yaml as typed, frozen models: every key known, every value checked, nothing read that is not declared."""
 
 import difflib
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -306,7 +307,18 @@ class Params(Section):
                 raise ValueError("class names must be text; quote numbers and yes/no")
             if len(set(value)) < len(value):
                 raise ValueError("class names must differ from each other")
-        return value
+        return tuple(value) if isinstance(value, list) else value  # types are strict
+
+    @model_validator(mode="after")
+    def _thresholds_of_the_metric(self) -> "Params":
+        for name, threshold in [("default", self.tune.default), *self.tune.thresholds.items()]:
+            if threshold is None:
+                continue
+            if self.index.metric is Metric.COSINE and not -1 <= threshold <= 1:
+                raise ValueError(f"tune: threshold {threshold:g} of {name!r} is no cosine; that is between -1 and 1")
+            if self.index.metric is Metric.L2 and threshold < 0:
+                raise ValueError(f"tune: threshold {threshold:g} of {name!r} is no distance; that is at least 0")
+        return self
 
     @model_validator(mode="after")
     def _one_weight_per_class(self) -> "Params":
@@ -328,7 +340,7 @@ def read_params(root: Path) -> Params:
     """
     path = root / FILE
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -338,10 +350,37 @@ def read_params(root: Path) -> Params:
             f"{FILE}: got {type(raw).__name__}, expected a mapping of sections; {REFERENCE} lists every key."
         )
     try:
-        return Params.model_validate(raw)
+        # As JSON, since that has lists for tuples and text for enums even where types are strict.
+        return Params.model_validate_json(json.dumps(raw, default=lambda other: {str(other): None}), strict=True)
     except ValidationError as error:
         lines = [_describe(found) for found in error.errors()]
         raise ParamsError("\n".join(lines)) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML document, in its safe form; a key that occurs twice is an error, since one would be ignored.
+
+    Raises
+    ------
+    yaml.YAMLError
+        `text` is not YAML, or a mapping has a key twice.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} occurs twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 def _describe(found: object) -> str:
@@ -356,7 +395,18 @@ def _describe(found: object) -> str:
         return f"{FILE}: '{key}' is missing. Add it; {REFERENCE} lists every key."
     message = found["msg"].removeprefix("Value error, ")
     got = "" if isinstance(found["input"], dict) else f" Got {found['input']!r}."
+    if found["type"] in ("int_type", "float_type") and isinstance(found["input"], str) and _is_number(found["input"]):
+        got += " That is text: write it without quotes, and an exponent after a decimal point, as in 1.0e-3."
     return f"{FILE}: '{key or 'params'}': {message}.{got}"
+
+
+def _is_number(text: str) -> bool:
+    """Whether `text` is how a number is written."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
 
+import tasks.__main__ as command
 from tasks import ingest
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import IngestParams
@@ -742,3 +743,14 @@ def test_json_may_begin_with_what_its_writer_put_there(raw: Path) -> None:
     (raw / "items.jsonl").write_bytes(codecs.BOM_UTF8 + lines.encode())
     run(raw, items="items.jsonl")
     assert read_items(raw) == [(name, TRAIN, {"k": [1, None]}) for name in IDS]
+
+
+def test_a_panic_past_all_readers_is_an_error_of_data(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def panic(*_: object) -> None:
+        pl.from_arrow(arrow.array([Decimal(1)], arrow.decimal256(50, 0)))
+
+    monkeypatch.setattr(command, "run_identified_stage", panic)
+    assert command.main(["ingest"]) == DataError.exit_code
+    assert "error: ingest: its data cannot be computed with: " in capsys.readouterr().err

@@ -1,12 +1,13 @@
 """params.yaml: every mistake is named with its place and its cure."""
 
+import datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tasks.errors import ParamsError
-from tasks.params import read_params
+from tasks.params import Split, parse_yaml, read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,28 @@ def test_the_shipped_params_are_valid():
         (lambda raw: raw["fit"].update(class_balance=[0.5, 0.5]), "2 values for 10 classes"),
         (lambda raw: raw["ingest"].update(embeddings=None), "either"),
         (lambda raw: raw["tune"].update(default=float("nan")), "tune.default"),
+        (
+            lambda raw: raw["tune"].update(candidates=True),
+            "'tune.candidates': Input should be a valid integer. Got True.",
+        ),
+        (
+            lambda raw: raw["tune"].update(candidates=20.0),
+            "'tune.candidates': Input should be a valid integer. Got 20.0.",
+        ),
+        (lambda raw: raw["tune"].update(candidates="20"), "Got '20'. That is text: write it without quotes"),
+        (
+            lambda raw: raw["search"].update(target_recall="9e-1"),
+            "and an exponent after a decimal point, as in 1.0e-3.",
+        ),
+        (lambda raw: raw["evaluate"].update(confidence=True), "'evaluate.confidence': Input should be a valid number"),
+        (lambda raw: raw["ingest"].update(items=1), "'ingest.items': Input should be a valid string. Got 1."),
+        (lambda raw: raw["ingest"].update(items=datetime.date(2026, 1, 1)), "'ingest.items'"),
+        (lambda raw: raw["tune"].update(default=1.5), "threshold 1.5 of 'default' is no cosine"),
+        (lambda raw: raw["tune"].update(thresholds={"lf": -1.01}), "threshold -1.01 of 'lf' is no cosine"),
+        (
+            lambda raw: (raw["index"].update(metric="l2"), raw["tune"].update(thresholds={"lf": -0.5})),
+            "threshold -0.5 of 'lf' is no distance; that is at least 0",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path, change, said):
@@ -52,6 +75,26 @@ def test_what_is_no_params_file_is_refused(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ParamsError):
         read_params(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["ingest:\n  source: a\n  source: b\n", "index: {}\napply: {}\nindex: {}\n"])
+def test_a_key_that_occurs_twice_is_refused(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=r"the key '(source|index)' occurs twice.*\n.*line 3"):
+        read_params(tmp_path)
+
+
+def test_a_key_may_override_what_an_alias_brings():
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+
+
+def test_whole_numbers_are_numbers_and_lists_are_tuples(tmp_path):
+    def change(raw):
+        raw["tune"]["default"] = 1
+        raw["search"]["reference"] = ["train", "valid"]
+
+    params = read_params(write(tmp_path, change))
+    assert params.tune.default == 1.0 and params.search.reference == (Split.TRAIN, Split.VALID)
 
 
 def test_a_missing_file_is_named(tmp_path):
