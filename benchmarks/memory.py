@@ -112,7 +112,7 @@ def _find_children(pid: int) -> list[int]:
 def _read_memory(pid: int) -> Peak:
     """What a process takes now; nothing if it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return Peak()
     sizes = {

@@ -44,14 +44,14 @@ def test_every_page_is_in_the_menu() -> None:
 
 def slugs(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and Zensical both make them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
     headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", ALL, ids=name_page)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
         target, _, anchor = link.partition("#")
         path = (page.parent / target).resolve() if target else page
         assert path.exists(), f"{link} leads nowhere"
@@ -66,7 +66,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_that_a_page_names_exist(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         pytest.skip("names what was")
-    named = re.findall(r"`((?:tasks|flows|tests|benchmarks|docs)/[\w./-]+)`", page.read_text())
+    named = re.findall(r"`((?:tasks|flows|tests|benchmarks|docs)/[\w./-]+)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / f"{name}.py").is_file()] == []
 
 

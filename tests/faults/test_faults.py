@@ -363,10 +363,10 @@ def test_files_of_the_future_are_compared_by_content(project: Path, monkeypatch:
     for path in [*Path("data").rglob("*"), *Path("lfs").rglob("*"), Path("params.yaml"), Path("dvc.lock")]:
         os.utime(path, (future, future))
     assert run_all(project) == {Outcome.CACHED}
-    lfs = Path("lfs/small.py").read_text()
-    Path("lfs/small.py").write_text(lfs.replace("> 30", "> 31"))
+    lfs = Path("lfs/small.py").read_text(encoding="utf-8")
+    Path("lfs/small.py").write_text(lfs.replace("> 30", "> 31"), encoding="utf-8")
     assert Outcome.COMPLETED in run_all(project)
-    Path("lfs/small.py").write_text(lfs)
+    Path("lfs/small.py").write_text(lfs, encoding="utf-8")
     os.utime("lfs/small.py", (future, future))
     assert Outcome.COMPLETED not in run_all(project)
     assert hash_outputs(project) == expected

@@ -41,7 +41,7 @@ NEVER = r"""
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_code_has_no_way_to_execute_data(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     own = str(path.relative_to(ROOT))
     found = [line for line in text.splitlines() if re.search(NEVER, line, flags=re.X) and "re.compile(" not in line]
     assert found == []

@@ -63,7 +63,7 @@ def read(toy: Toy) -> str:
 
 def test_an_import_is_updated_when_asked_for_and_never_else(toy: Toy, source: Path) -> None:
     assert execute(toy).outcome == "Cached"
-    source.write_text("raw2")
+    source.write_text("raw2", encoding="utf-8")
     assert execute(toy, update=False).outcome == "Cached" and read(toy) == "raw1"
     assert execute(toy).outcome == "Completed" and read(toy) == "raw2"
     assert META.strip() in (toy.root / NAME).read_text()  # DVC keeps the options
@@ -153,7 +153,7 @@ def test_the_flow_updates_first_tries_again_and_fails_without_harm(
     from flows import relabel
 
     relabel.run()
-    source.write_text("raw2")
+    source.write_text("raw2", encoding="utf-8")
     outcomes = {report.name: report.outcome for report in relabel.run(update=True).reports}
     assert outcomes[NAME] == outcomes["ingest"] == outcomes["evaluate"] == "Completed"
     before = toy.read_outputs()

@@ -200,7 +200,7 @@ def test_the_system_is_told_that_a_mapped_file_is_read_here_and_there(tmp_path):
     view = np.asarray(mapped)[1:]
     flags = re.compile(rf"^{mapped.ctypes.data:x}-.*?^VmFlags: (.*?)$", re.MULTILINE | re.DOTALL)
     for expected in (False, True):
-        found = flags.search(Path("/proc/self/smaps").read_text())
+        found = flags.search(Path("/proc/self/smaps").read_text(encoding="utf-8"))
         assert found is not None
         assert ("rr" in found[1].split()) == expected
         expect_scattered_reads(view)
