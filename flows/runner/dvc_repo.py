@@ -232,6 +232,7 @@ def run_stage(root: Path, name: str, spawn: Spawn, *, force: bool = False) -> Ou
         token = None
         try:
             (node,) = repo.stage.collect(name)
+            _refuse_outsiders(name, node)
             run = _Run(name=name, repo=repo, spawn=spawn, node=node, before=_identify(node))
             token = _RUN.set(run)
             changed = repo.reproduce([name], single_item=True, force=force)
@@ -270,7 +271,7 @@ def _identify(node: DvcStage) -> Dependencies:
     """The state of what a stage depends on; of none for data, which have no command that could read too early."""
     if node.cmd is None:
         return Dependencies(files={}, params={})
-    local = [dep for dep in node.deps if dep.is_in_repo or dep.protocol == "local"]
+    local = [dep for dep in node.deps if dep.protocol == "local"]
     params = {Path(dep.fs_path): dep.params for dep in local if isinstance(dep, ParamsDependency)}
     return identify([Path(dep.fs_path) for dep in local if not isinstance(dep, ParamsDependency)], params)
 
@@ -374,7 +375,26 @@ def _plan(repo: Repo, root: Path, targets: Sequence[str]) -> _Plan:
     wanted = [node for node in graph if _is_wanted(node, root, targets, names[node])]
     if unknown := sorted({*targets} - {PIPELINE} - {names[node] for node in wanted}):
         raise ParamsError(_describe_unknown(unknown[0], list(names.values())))
-    return _Plan(nodes={names[node]: node for node in plan_repro(graph, wanted)}, graph=graph, names=names)
+    nodes = {names[node]: node for node in plan_repro(graph, wanted)}
+    for name, node in nodes.items():
+        _refuse_outsiders(name, node)
+    return _Plan(nodes=nodes, graph=graph, names=names)
+
+
+def _refuse_outsiders(name: str, node: DvcStage) -> None:
+    """Return if the stage depends on files of the project alone; DVC would hash all of a folder elsewhere first.
+
+    Raises
+    ------
+    ParamsError
+        It does not.
+    """
+    for dep in node.deps if node.cmd else ():
+        if dep.protocol == "local" and not dep.is_in_repo:
+            raise ParamsError(
+                f"{PIPELINE}: stage {name} depends on {dep.fs_path}, which is outside of the project. If ingest.source in "
+                "params.yaml names it, bring the data below data/, by a copy or with 'dvc import-url', and name that"
+            )
 
 
 def _name(node: DvcStage, root: Path) -> str:

@@ -170,6 +170,17 @@ def test_a_project_without_git_says_how_to_go_on(toy: Toy, monkeypatch: pytest.M
     assert run_all(toy)["evaluate"] == "Completed"
 
 
+def test_a_dependency_outside_of_the_project_is_refused_before_dvc_reads_it(
+    toy: Toy, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "link").symlink_to("nowhere")  # which DVC cannot hash
+    edit_pipeline(toy, "deps: [step.py, data/raw.txt,", f"deps: [step.py, {elsewhere}, data/raw.txt,")
+    for ask in (read_stages, find_changes, lambda root: run_stage(root, "ingest", refuse)):
+        with pytest.raises(ParamsError, match=rf"stage ingest depends on {elsewhere}, which is outside"):
+            ask(toy.root)
+
+
 def test_missing_output_is_told(toy: Toy) -> None:
     with pytest.raises(StageError, match=r"demo.*seed\.txt"):
         run_stage(toy.root, "data/demo/dvc.yaml:demo", lambda _command: None)
