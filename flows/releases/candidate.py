@@ -101,7 +101,11 @@ def _copy_run(root: Path, part: Path, pipeline: Pipeline) -> dict[str, FileEntry
         files[name] = copied.entry
         known = pipeline.hashes.get(str(source))
         if known is not None and known != copied.md5:
-            raise DataError(f"{source} is not the one in dvc.lock. Run 'epoxy run' to the end, then release.")
+            # DVC takes a file of the same size and time of change for the same, so that a run alone mends nothing.
+            raise DataError(
+                f"{source} is not the one in dvc.lock. Run 'rm {source}', then 'epoxy run', which brings it back, then "
+                "release."
+            )
     return files
 
 

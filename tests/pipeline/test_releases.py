@@ -214,6 +214,15 @@ def test_stages_of_different_runs_are_no_release(root):
         create_release(root, DEFAULT)
 
 
+def test_a_changed_bit_is_told_with_what_ends_it(root):
+    labels = (root / SHIPPED_LABELS).read_bytes()
+    (root / SHIPPED_LABELS).write_bytes(labels[:-1] + bytes([labels[-1] ^ 1]))
+    with pytest.raises(
+        DataError, match=r"not the one in dvc\.lock\. Run 'rm data/train/labels\.parquet', then 'epoxy run'"
+    ):
+        create_release(root, DEFAULT)
+
+
 # Gates
 
 

@@ -181,6 +181,18 @@ def test_a_dependency_outside_of_the_project_is_refused_before_dvc_reads_it(
             ask(toy.root)
 
 
+def test_a_changed_bit_is_mended_by_removing_the_file(toy: Toy) -> None:
+    run_all(toy)
+    output = toy.root / "data/fit/labels.txt"
+    before, status = output.read_bytes(), output.stat()
+    output.write_bytes(bytes([before[0] ^ 1]) + before[1:])
+    os.utime(output, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run_all(toy, refuse) == ALL_CACHED  # nothing that DVC could see
+    output.unlink()
+    assert run_all(toy, refuse) == {**ALL_CACHED, "fit": "Restored"}
+    assert output.read_bytes() == before
+
+
 def test_missing_output_is_told(toy: Toy) -> None:
     with pytest.raises(StageError, match=r"demo.*seed\.txt"):
         run_stage(toy.root, "data/demo/dvc.yaml:demo", lambda _command: None)
