@@ -363,9 +363,12 @@ def parse_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        `text` is not YAML, or a mapping has a key twice.
+        `text` is not YAML, or a mapping has a key twice, or one that is not text (`yes` and `1` are not).
     """
     return yaml.load(text, Loader=_Loader)
+
+
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -375,6 +378,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if key.tag not in (_TEXT, _MERGE):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is not text; quote it", key.start_mark
+                    )
                 if (key.tag, key.value) in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value!r} occurs twice", key.start_mark

@@ -84,6 +84,15 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path, text):
         read_params(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["yes", "1", "1.5", "null", "2026-01-01"])
+def test_a_key_that_is_not_text_is_refused(tmp_path, key):
+    """An LF called yes would be looked for as True."""
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("thresholds: {}", f"thresholds: {{{key}: 0.5}}"))
+    with pytest.raises(ParamsError, match=f"the key '{key}' is not text; quote it"):
+        read_params(tmp_path)
+
+
 def test_a_key_may_override_what_an_alias_brings():
     assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 
