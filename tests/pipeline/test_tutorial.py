@@ -7,7 +7,8 @@ import pytest
 from small_project import make_project, write_params
 from snippets import REPOSITORY, make_venv, run_page, run_shell
 
-pytestmark = pytest.mark.slow
+# Three runs of the pipeline and a release: 45 s on idle cores, and many times that beside other jobs.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
