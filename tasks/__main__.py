@@ -1,5 +1,6 @@
 """`python -m tasks <stage>`: run one stage in the current folder, the command that dvc.yaml gives to DVC."""
 
+import contextlib
 import ctypes
 import importlib
 import signal
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
-from tasks.errors import DataError, EpoxyError, StageError
+from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 
 # Everything else is imported by `run_stage`: code is read after it was identified.
 
@@ -24,12 +25,12 @@ def run_stage(root: Path, stage: str) -> None:
     Raises
     ------
     EpoxyError
-        Bad params or data; nothing half-written is left.
+        Bad params or data, or params that changed meanwhile; nothing half-written is left.
     """
     if stage == "demo":
         importlib.import_module("tasks.demo").run(root)
         return
-    from tasks.params import read_params
+    from tasks.params import FILE, read_params
     from tasks.progress import Progress
 
     params = read_params(root)
@@ -39,6 +40,11 @@ def run_stage(root: Path, stage: str) -> None:
     signal.siginterrupt(signal.SIGINT, True)
     Progress.begin_stage()
     module.run(root, params.classes, getattr(params, stage))
+    # A key that was edited before it was read, and back since, is at the end what it was when the stage began.
+    with contextlib.suppress(ParamsError):
+        now = read_params(root)
+        if (now.classes, getattr(now, stage)) != (params.classes, getattr(params, stage)):
+            raise StageError(describe_changes(stage, [f"{FILE}: classes or {stage}"]))
 
 
 def run_identified_stage(root: Path, stage: str) -> None:

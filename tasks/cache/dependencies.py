@@ -5,7 +5,8 @@ what it has read, in dvc.lock and in the run cache, and the stage would count as
 compares, and fails if anything has changed, records nothing. (An edit in the moment between that comparison and DVC's
 hashes is found by flows/runner alone; under `dvc repro` it goes unnoticed.)
 
-A file that was edited and edited back counts as unchanged where its content was hashed.
+A file that was written meanwhile counts as changed even where its content is what it was: the stage may have read another
+one in between.
 """
 
 import hashlib
@@ -24,8 +25,8 @@ PIPELINES = {"demo": Path("data/demo/dvc.yaml")}
 """The files, below the project's root, of stages that are not in the root's dvc.yaml."""
 
 HASHED_SIZE = 2**20
-"""Bytes up to which a file's content is hashed: code, LFs and lexicons, so that saving one unchanged does no harm. Size,
-time of change and inode stand for larger files, which would take seconds to read."""
+"""Bytes up to which a file's content is hashed: two edits within a tick of the kernel's clock may leave size and time as
+they were. Larger files, which would take seconds to read, are not written so fast."""
 
 HASHED_FILES = 1_000
 """Files of one dependency that are hashed at most; a folder may hold a file per item."""
@@ -44,18 +45,12 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, kw_only=True)
 class FileIdentity:
-    """Equal for two states of a file if nobody wrote it in between, or if both have the same hashed content."""
+    """Equal for two states of a file if nobody wrote it in between."""
 
     size: int
     mtime_ns: int
     inode: int
     digest: str | None
-
-    def is_same(self, other: "FileIdentity | None") -> bool:
-        """Whether both are of the same content, as far as can be told without reading large files."""
-        if other is None:
-            return False
-        return self == other or (self.digest is not None and self.digest == other.digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +104,7 @@ def identify(paths: Sequence[Path], params: Mapping[Path, Sequence[str]]) -> Dep
 
 def list_changes(before: Dependencies, after: Dependencies, *, root: Path) -> tuple[str, ...]:
     """Files and keys that differ, with paths relative to `root`, in alphabetical order; empty if nothing changed."""
-    files = [
-        path
-        for path in {*before.files, *after.files}
-        if path not in before.files or not before.files[path].is_same(after.files.get(path))
-    ]
+    files = [path for path in {*before.files, *after.files} if before.files.get(path) != after.files.get(path)]
     ignored = _find_ignored(root, files) if files else set()
     keys = [
         f"{_relative(path, root)}: {name}"

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_project import hash_outputs, make_environment, make_project, run, write_params, write_raw
+from small_project import REPOSITORY, hash_outputs, make_environment, make_project, run, write_params, write_raw
 from toy_project import Toy
 
 from flows.runner.dvc_repo import Command, EditedError, Outcome, run_stage
+from tasks.__main__ import run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
-from tasks.errors import ParamsError
+from tasks.errors import ParamsError, StageError
+from tasks.params import ExtendParams, Params, Scope, read_params
 
 # What depends on what.
 
@@ -57,7 +59,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "nothing": (lambda root: None, ()),
     "in place, as long": (lambda root: (root / "lfs/mine.py").write_text("hate"), ("lfs/mine.py",)),
     "replaced": (lambda root: replace(root / "lfs/words/list.txt", b"hate"), ("lfs/words/list.txt",)),
-    "saved unchanged": (lambda root: replace(root / "lfs/mine.py", b"love"), ()),
+    "saved unchanged": (lambda root: replace(root / "lfs/mine.py", b"love"), ("lfs/mine.py",)),
     "added": (lambda root: (root / "lfs/words/more.txt").write_text("x"), ("lfs/words/more.txt",)),
     "removed": (lambda root: (root / "lfs/words/list.txt").unlink(), ("lfs/words/list.txt",)),
     "code": (lambda root: (root / "code.py").write_text("2"), ("code.py",)),
@@ -105,6 +107,31 @@ def test_a_variable_without_a_value_is_named(pipeline: Path) -> None:
     (pipeline / "params.yaml").write_text("apply: {limit: 1}\n")
     with pytest.raises(ParamsError, match=r"dvc\.yaml: \$\{apply\.folder\} is not in params\.yaml"):
         find_dependencies(pipeline, "apply")
+
+
+def test_a_key_that_is_edited_before_it_is_read_and_back_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy2(REPOSITORY / name, tmp_path / name)
+    write_params(tmp_path)
+    text = (tmp_path / "params.yaml").read_text()
+    read = []
+
+    def edit_and_read(root: Path) -> Params:
+        if not read:
+            (root / "params.yaml").write_text(text.replace("scope: cells", "scope: rows"))
+        read.append(read_params(root))
+        return read[-1]
+
+    def run_extend(root: Path, _classes: tuple[str, ...], params: ExtendParams) -> None:
+        assert params.scope is Scope.ROWS
+        (root / "params.yaml").write_text(text)
+
+    monkeypatch.setattr("tasks.params.read_params", edit_and_read)
+    monkeypatch.setattr("tasks.extend.run", run_extend)
+    with pytest.raises(StageError, match=r"extend: params\.yaml: classes or extend changed while the stage ran"):
+        run_identified_stage(tmp_path, "extend")
 
 
 # Between the end of a command, or the start of a restore, and DVC's own hashes.
