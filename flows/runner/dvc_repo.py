@@ -180,7 +180,7 @@ def _load(path: str, schema: Any = None, fs: Any = None, encoding: str = "utf-8"
     content = Path(path).read_bytes()
     cached = _PARSED.get(path)
     if cached and cached[0] == content and cached[1] is schema:
-        return pickle.loads(cached[2])
+        return pickle.loads(cached[2])  # noqa: S301, made below, by this process
     data, text = _load_as_dvc(path, schema, fs, encoding)
     if text.encode(encoding) == content:  # the file did not change between the two reads
         _PARSED[path] = (content, schema, pickle.dumps((data, text), pickle.HIGHEST_PROTOCOL))

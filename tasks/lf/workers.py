@@ -320,7 +320,7 @@ def serve() -> None:
     connection = Connection(int(sys.argv[1]))
     position = _Position(words=memoryview(mmap.mmap(int(sys.argv[2]), mmap.PAGESIZE)).cast("q"))
     try:
-        setup: _Setup = pickle.loads(connection.recv_bytes())
+        setup: _Setup = pickle.loads(connection.recv_bytes())  # noqa: S301, from the stage that started this process
         sys.path[:] = setup.path
         sys.argv[:] = [""]
         by_name = {lf.name: lf for lf in load_lfs(setup.root, setup.source) if isinstance(lf, RowwiseLF)}
