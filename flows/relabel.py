@@ -71,7 +71,7 @@ class Summary:
         return "\n".join(lines)
 
 
-class _RunListener(TerminalListener):
+class RunListener(TerminalListener):
     """Passes on to the Prefect run what a stage says: lines to its log, progress to an artifact."""
 
     _UPDATE_SECONDS = 1.0  # an update is a request to the server
@@ -116,7 +116,7 @@ def _is_transient(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_transient)
 def run_stage(stage: Stage, root: Path) -> State[Report]:
     """A state that is named after the outcome of `stage`."""
-    report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=_RunListener(stage.name))
+    report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=RunListener(stage.name))
     return Completed(name=report.outcome, message=f"{report.seconds:.1f} s", data=report)
 
 

@@ -165,7 +165,7 @@ def serve(*, root: Path, port: int = PORT) -> None:
             running["server"] = stack.enter_context(_running(command, root, api_url=api_url))
             _wait_for(api_url, running["server"])
             print(f"server   {_ui(api_url)}", flush=True)
-            for name in _end_dead_runs(api_url, pool):
+            for name in end_dead_runs(api_url, pool):
                 print(f"crashed  {name}: it ended with the worker that had started it", flush=True)
         command = [*_PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", _WORKER]
         running["worker"] = stack.enter_context(_running(command, root, api_url=api_url))
@@ -280,7 +280,7 @@ def _wait_for_pool(api_url: str, pool: str, guard: "subprocess.Popen[bytes]") ->
         time.sleep(0.2)
 
 
-def _end_dead_runs(api_url: str, pool: str) -> tuple[str, ...]:
+def end_dead_runs(api_url: str, pool: str) -> tuple[str, ...]:
     """The names of the runs of `pool` whose process is gone, which this call has set to Crashed.
 
     A run that was killed stays Running, and occupies its pool's only slot for ever. Called before the worker starts: if

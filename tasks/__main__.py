@@ -5,9 +5,11 @@ import ctypes
 import importlib
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
+from tasks.cache.store import forget_since
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 
 # Everything else is imported by `run_stage`: code is read after it was identified.
@@ -61,9 +63,15 @@ def run_identified_stage(root: Path, stage: str) -> None:
     if found is None:
         run_stage(root, stage)  # nobody records what comes of it
         return
-    before = identify(*found)
-    run_stage(root, stage)
-    if changes := list_changes(before, identify(*found), root=root):
+    began, before = time.time_ns(), identify(*found)
+    changes: tuple[str, ...] = ()
+    try:
+        run_stage(root, stage)
+    finally:
+        changes = list_changes(before, identify(*found), root=root)
+        if changes:
+            forget_since(root, began)  # a key may be of other content than what was read
+    if changes:
         raise StageError(describe_changes(stage, changes))
 
 

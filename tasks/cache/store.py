@@ -27,6 +27,9 @@ BUDGET = 8 * 2**30
 _STALE = 24 * 3600
 """Seconds after which a half-written file is certain to have lost its writer."""
 
+_CLOCK_NS = 10_000_000
+"""Nanoseconds by which a file's time may lie before that of the clock: the kernel keeps it by a timer of 4 ms or more."""
+
 _DIGEST = hashlib.sha256().digest_size
 
 Part = str | int | float | bool | None | Sequence["Part"] | Mapping[str, "Part"]
@@ -141,6 +144,14 @@ class Cache:
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink(missing_ok=True)
             total -= size
+
+
+def forget_since(root: Path, began_ns: int) -> None:
+    """Remove the entries of all kinds written or read since `began_ns`, of a computation that cannot be trusted."""
+    for path in (root / FOLDER).glob("*/*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime_ns >= began_ns - _CLOCK_NS:
+                path.unlink()
 
 
 def _check(key: str, value: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """What is edited while a stage runs is never recorded as what the stage has read, whichever door it came through."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from toy_project import Toy
 from flows.runner.dvc_repo import Command, EditedError, Outcome, run_stage
 from tasks.__main__ import run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
-from tasks.errors import ParamsError, StageError
+from tasks.cache.store import FOLDER, Cache
+from tasks.errors import EpoxyError, ParamsError, StageError
 from tasks.params import ExtendParams, Params, Scope, read_params
 
 # What depends on what.
@@ -132,6 +134,30 @@ def test_a_key_that_is_edited_before_it_is_read_and_back_is_seen(
     monkeypatch.setattr("tasks.extend.run", run_extend)
     with pytest.raises(StageError, match=r"extend: params\.yaml: classes or extend changed while the stage ran"):
         run_identified_stage(tmp_path, "extend")
+
+
+@pytest.mark.parametrize("error", [None, ParamsError("out of luck")])
+def test_nothing_that_was_cached_meanwhile_is_kept(
+    error: Exception | None, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(pipeline, "votes")
+    cache.write("before", b"old")
+    old = time.time_ns() - 10**9
+    os.utime(pipeline / FOLDER / "votes" / "before", ns=(old, old))
+
+    def run_and_edit(root: Path, _stage: str) -> None:
+        cache.write("key-of-love", b"votes of hate")
+        if is_edited:
+            (root / "lfs/words/list.txt").write_text("hate")
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("tasks.__main__.run_stage", run_and_edit)
+    for is_edited in (False, True):
+        with contextlib.nullcontext() if error is None and not is_edited else pytest.raises(EpoxyError):
+            run_identified_stage(pipeline, "apply")
+        assert cache.read("key-of-love") == (None if is_edited else b"votes of hate")
+    assert cache.read("before") == b"old"
 
 
 # Between the end of a command, or the start of a restore, and DVC's own hashes.
@@ -268,7 +294,7 @@ def run_and_edit(root: Path, kind: Kind, *command: str) -> tuple[int, str]:
 
 def force(root: Path, stage: str) -> dict[str, str]:
     """What the stage writes when nothing is reused."""
-    shutil.rmtree(root / "data/.memo", ignore_errors=True)
+    shutil.rmtree(root / FOLDER, ignore_errors=True)
     done = run(root, sys.executable, "-m", "tasks", stage)
     assert done.returncode == 0, done.stderr
     return hash_outputs(root, [stage])

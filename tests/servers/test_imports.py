@@ -159,7 +159,7 @@ def test_the_flow_updates_first_tries_again_and_fails_without_harm(
     before = toy.read_outputs()
     source.unlink()
     lines: list[str] = []
-    monkeypatch.setattr("flows.relabel._RunListener.say", lambda self, text: lines.append(text))
+    monkeypatch.setattr("flows.relabel.RunListener.say", lambda self, text: lines.append(text))
     summary = relabel.run(update=True)
     assert "import data/raw.txt.dvc" in str(summary.error) and "ingest" in summary.skipped
     assert lines.count(f"> dvc update {NAME}") == 2

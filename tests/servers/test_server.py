@@ -19,7 +19,7 @@ import yaml
 from toy_project import Toy
 
 from flows.runner.process import end_tree
-from flows.server import ServerError, _end_dead_runs, find_api_url, is_answering, make_api_url, serve
+from flows.server import ServerError, end_dead_runs, find_api_url, is_answering, make_api_url, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,10 +131,10 @@ def test_runs_that_died_with_their_worker_are_crashed_and_others_left_alone(pref
         post("work_pools/", name=pool, type="process")
     running = {"type": "RUNNING", "name": "Running"}
     dead, alive = (post("flow_runs/", flow_id=flow, state=running, work_pool_name=one) for one in ("died", "other"))
-    assert _end_dead_runs(prefect_server, "died") == (dead["name"],)
+    assert end_dead_runs(prefect_server, "died") == (dead["name"],)
     read = [httpx.get(f"{prefect_server}/flow_runs/{one['id']}", timeout=60).json() for one in (dead, alive)]
     assert [one["state"]["type"] for one in read] == ["CRASHED", "RUNNING"]
-    assert _end_dead_runs(prefect_server, "died") == () == _end_dead_runs(prefect_server, "unknown")
+    assert end_dead_runs(prefect_server, "died") == () == end_dead_runs(prefect_server, "unknown")
 
 
 def test_nothing_answers_where_nothing_runs() -> None:
