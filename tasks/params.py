@@ -365,7 +365,11 @@ def parse_yaml(text: str) -> Any:
     yaml.YAMLError
         `text` is not YAML, or a mapping has a key twice, or one that is not text (`yes` and `1` are not).
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506, a safe loader
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
