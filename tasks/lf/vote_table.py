@@ -84,10 +84,10 @@ def _adapt_ids(ids: pl.Series, wanted: pl.DataType, *, is_typeless: bool) -> pl.
     if ids.dtype in (pl.Categorical, pl.Enum):
         return ids.cast(pl.String)
     if ids.dtype.is_integer() and wanted == pl.Int64:
-        numbers: pl.Series | None = ids.cast(pl.Int64, strict=False)
-    else:
-        numbers = parse_integers(ids) if is_typeless and wanted == pl.Int64 else None
-    return ids if numbers is None else numbers
+        numbers = ids.cast(pl.Int64, strict=False)
+        return ids if numbers.null_count() > ids.null_count() else numbers
+    parsed = parse_integers(ids) if is_typeless and wanted == pl.Int64 else None
+    return ids if parsed is None else parsed
 
 
 def _parse_votes(column: pl.Series, is_typeless: bool) -> pl.Series:
@@ -123,8 +123,11 @@ def _require_ids(source: str, given: pl.Series, expected: pl.Series) -> None:
 def _check_votes(source: str, column: pl.Series, ids: pl.Series, k: int) -> pl.Series:
     """The column as int8, every value checked before it is cast."""
     if not column.dtype.is_numeric():
+        text = column if column.dtype == pl.String else column.head(0)
+        odd = text.filter(text.is_not_null() & text.cast(pl.Float64, strict=False).is_null())
         raise DataError(
-            f"{source}: column '{column.name}' is {column.dtype}; expected whole numbers, -1 (abstain) or 0..{k - 1}."
+            f"{source}: column '{column.name}' is {column.dtype}{f', such as {odd[0]!r}' if len(odd) else ''}; expected whole "
+            f"numbers, -1 (abstain) or 0..{k - 1}."
         )
     # Beyond int64 is beyond every class, too; unsigned types do not compare with -1.
     whole = column.cast(pl.Int64, strict=False)

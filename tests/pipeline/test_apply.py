@@ -384,3 +384,29 @@ def test_numbers_that_may_be_positions_or_names_are_refused(tmp_path: Path, form
     write_votes(tmp_path, item_id=list("abcde"), lf=[0, 1, -1, 1, 0])
     with pytest.raises(DataError, match="class '1' is at position 0: a number could mean either"):
         apply.run(tmp_path, ("1", "2"), ApplyParams(source=f"lfs/votes.{form}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("item_id,lf\na,0\nb, 1\nc,0\nd,0\ne,0\n", "column 'lf' is String, such as ' 1'; expected whole numbers"),
+        (
+            "item_id,lf\na,0\nb,\nc,0\nd,0\ne,0\n",
+            "1 votes that are neither -1 (abstain) nor 0..1: missing; first at item_id 'b'",
+        ),
+    ],
+)
+def test_text_in_a_csv_that_is_no_vote_is_shown(tmp_path: Path, text: str, said: str) -> None:
+    make_project(tmp_path)
+    (tmp_path / "lfs" / "votes.csv").write_text(text)
+    with pytest.raises(DataError) as error:
+        run(tmp_path, "lfs/votes.csv")
+    assert said in str(error.value)
+
+
+def test_ids_beyond_64_bits_are_not_taken_for_missing_ones(tmp_path: Path) -> None:
+    make_project(tmp_path, ids=[1, 2, 3, 4, 5])
+    ids = pl.Series("item_id", [1, 2, 3, 4, 2**63], dtype=pl.UInt64)
+    pl.DataFrame([ids, pl.Series("lf", [0] * 5)]).write_parquet(tmp_path / "lfs" / "votes.parquet")
+    with pytest.raises(DataError, match="item_id is UInt64, but Int64 in the items"):
+        run(tmp_path, "lfs/votes.parquet")
