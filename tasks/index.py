@@ -18,6 +18,7 @@ from tasks.core.search.faiss_index import (
     assign_cells,
     count_cells,
     find_centers,
+    find_scale,
     is_approximate_worth_it,
     predict_approximate_cost,
     predict_exact_cost,
@@ -88,11 +89,12 @@ def _find_cells(index: FlatIndex, cells: int) -> npt.NDArray[np.int32]:
     n = len(index.vectors)
     if cells == 1:
         return np.zeros(n, np.int32)
+    scale = find_scale(index.vectors)
     with Progress("finding cells", total=ROUNDS) as progress:
         rounds = progress.follow(range(ROUNDS))
-        centers = find_centers(index.vectors, cells=cells, metric=index.metric, rounds=rounds)
+        centers = find_centers(index.vectors, cells=cells, metric=index.metric, rounds=rounds, scale=scale)
     with Progress("assigning items to cells", total=n) as progress:
-        return assign_cells(index.vectors, centers, metric=index.metric, advance=progress.advance)
+        return assign_cells(index.vectors, centers, metric=index.metric, advance=progress.advance, scale=scale)
 
 
 def _choose(kind: IndexKind, n: int) -> Literal["flat", "ivf"]:

@@ -146,7 +146,7 @@ class ApplyParams(Section):
 class SearchParams(Section):
     """Which items may have their votes extended to others, and how exact an approximate search is."""
 
-    reference: tuple[Split, ...] = (Split.TRAIN,)
+    reference: tuple[Split, ...] = Field((Split.TRAIN,), min_length=1)
     """Splits whose votes may be extended to their neighbors."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
     """For an approximate index: the share of neighbors that exact search would find too, measured on samples."""
@@ -307,6 +307,8 @@ class Params(Section):
                 raise ValueError("class names must be text; quote numbers and yes/no")
             if len(set(value)) < len(value):
                 raise ValueError("class names must differ from each other")
+            if not all(name.strip() for name in value):
+                raise ValueError("class names must not be blank: gold that is blank is unknown")
         return tuple(value) if isinstance(value, list) else value  # types are strict
 
     @model_validator(mode="after")

@@ -113,6 +113,19 @@ def test_k_means_may_pause_between_rounds():
     assert np.array_equal(centers.ravel(), faiss.vector_to_array(whole.centroids))
 
 
+@pytest.mark.parametrize("exponent", [-120, -40, 40, 120])
+def test_cells_do_not_depend_on_the_unit_of_the_embeddings(tmp_path, exponent):
+    """Squares of the largest float32 numbers are infinite, those of the smallest are 0."""
+    vectors = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    found = []
+    for unit in (0, exponent):
+        root = tmp_path / str(unit)
+        write_project(root, vectors=vectors * 2.0**unit, votes=[[0]] * 300, splits=["train"] * 300)
+        index.run(root, CLASSES, IndexParams(metric=Metric.L2, kind=IndexKind.IVF))
+        found.append((root / CELLS).read_bytes())
+    assert found[0] == found[1]
+
+
 def test_a_zero_vector_has_no_cosine(tmp_path):
     write_project(tmp_path, vectors=[[1, 0], [0, 0]], votes=[[0], [1]], splits=["train"] * 2)
     with pytest.raises(DataError, match="zero"):

@@ -32,6 +32,8 @@ def test_the_shipped_params_are_valid():
         (lambda raw: raw.pop("search"), "'search' is missing"),
         (lambda raw: raw.update(classes=["a"]), "'classes'"),
         (lambda raw: raw.update(classes=["a", "a"]), "differ"),
+        (lambda raw: raw.update(classes=["a", " "]), "blank"),
+        (lambda raw: raw["search"].update(reference=[]), "'search.reference'"),
         (lambda raw: raw.update(classes=[0, 1]), "quote numbers"),
         (lambda raw: raw["apply"].update(source="../lfs/x.py"), "below lfs/"),
         (lambda raw: raw["apply"].update(source="/lfs/x.py"), "below lfs/"),

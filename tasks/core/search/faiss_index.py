@@ -34,6 +34,9 @@ _VISITED = 40_000
 _WORTH = 5
 """How many times cheaper approximate search must be before exactness is given up unasked."""
 
+_COMFORT = (2.0**-30, 2.0**30)
+"""Largest components that are left as they are: sums of their squares are far from both ends of float32."""
+
 _TYPES: dict[MetricName, Any] = {"cosine": faiss.IndexFlatIP, "l2": faiss.IndexFlatL2}
 
 
@@ -146,10 +149,23 @@ def is_approximate_worth_it(n: int) -> bool:
     return predict_exact_cost(n) >= _WORTH * predict_approximate_cost(n) > 0
 
 
+def find_scale(vectors: npt.NDArray[np.float32]) -> float:
+    """The power of two to multiply `vectors` (n, d) with before faiss squares them in float32; mostly 1.
+
+    Squares of numbers beyond 10^19 are infinite, on which faiss ends the process, and those below 10^-19 are 0.
+    """
+    largest = max(
+        (float(np.abs(vectors[start : start + _BLOCK]).max()) for start in range(0, len(vectors), _BLOCK)), default=1.0
+    )
+    return 1.0 if _COMFORT[0] <= largest <= _COMFORT[1] or not largest else 2.0 ** min(-math.frexp(largest)[1], 126)
+
+
 def find_centers(
-    vectors: npt.NDArray[np.float32], *, cells: int, metric: MetricName, rounds: Iterable[int]
+    vectors: npt.NDArray[np.float32], *, cells: int, metric: MetricName, rounds: Iterable[int], scale: float = 1.0
 ) -> npt.NDArray[np.float32]:
-    """The centers (cells, d) that k-means finds on a sample of `vectors` (n, d), in as many iterations as `rounds` has.
+    """The centers (cells, d) that k-means finds on a sample of `vectors` (n, d), times `scale`.
+
+    In as many iterations as `rounds` has.
 
     The sample is drawn by a fixed seed. Peak memory: the sample, 4 d bytes for each of 64 items per cell.
     """
@@ -162,6 +178,7 @@ def find_centers(
     # One iteration goes on from the centers of the last, so that each can be seen to end.
     training.niter = 1
     sample = vectors[np.sort(np.random.default_rng(0).choice(n, min(n, _POINTS * cells), replace=False))]
+    sample = sample * np.float32(scale)
     for _ in rounds:
         training.train(sample, quantizer)
     centers: npt.NDArray[np.float32] = faiss.vector_to_array(training.centroids).reshape(cells, d)
@@ -174,14 +191,15 @@ def assign_cells(
     *,
     metric: MetricName,
     advance: Callable[[int], None],
+    scale: float = 1.0,
 ) -> npt.NDArray[np.int32]:
-    """The nearest of `centers` (n,) to each of `vectors` (n, d); `advance` is told how many more have theirs."""
+    """The nearest of `centers` (n,) to each of `vectors` (n, d), times `scale`; `advance` counts those that are done."""
     quantizer = _TYPES[metric](vectors.shape[1])
     quantizer.add(centers)
     found = np.empty(len(vectors), np.int32)
     for start in range(0, len(vectors), _BLOCK):
         part = slice(start, start + _BLOCK)
-        found[part] = quantizer.search(vectors[part], 1)[1][:, 0]
+        found[part] = quantizer.search(vectors[part] * np.float32(scale), 1)[1][:, 0]
         advance(len(found[part]))
     return found
 
