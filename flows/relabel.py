@@ -36,7 +36,7 @@ from flows.runner.process import Commands
 from flows.runner.project import describe_results, find_results, find_root, in_project
 from flows.runner.report import Report, describe_reports
 from flows.runner.stage import ask_for_updates, execute_stage
-from flows.server import ServerError, check_server, find_api_url, hide_passwords, start_temporary_server
+from flows.server import ServerError, check_server, find_api_url, hide_passwords, limit_patience, start_temporary_server
 from tasks.errors import EpoxyError, ParamsError, StageError
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
@@ -270,12 +270,11 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         api_url = find_api_url()
         if api_url:
             check_server(api_url)
-        settings = {
-            PREFECT_API_URL: api_url or start_temporary_server(),
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        }
+        else:
+            api_url = start_temporary_server()
+        settings = {PREFECT_API_URL: api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         try:
-            with temporary_settings(settings):
+            with temporary_settings(settings), limit_patience(api_url):
                 state = relabel(list(targets), update, return_state=True)
         except (httpx.HTTPError, PrefectException) as error:
             verb = "does not answer" if isinstance(error, httpx.TransportError) else "answers with an error"

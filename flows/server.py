@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,12 @@ DEPLOYMENTS = "prefect.yaml"
 
 _ANSWER_SECONDS = 20.0
 """For one answer of the configured server; a server with SQLite under load takes some seconds."""
+
+_LISTEN_SECONDS = 3.0
+"""Between two questions to the server of a run whether it is there."""
+
+_SILENT_SECONDS = 60.0
+"""After which it is gone rather than being restarted; as long as Prefect repeats one request."""
 
 _DATABASE_SIZE = 2**20
 """Bytes that Prefect's new database and its journal take, roughly."""
@@ -95,6 +102,32 @@ def check_server(api_url: str) -> None:
             f"the Prefect server at {hide_passwords(api_url)} {fault}. Start it, correct or unset PREFECT_API_URL, or "
             "switch the Prefect profile; without an address, a run starts a server of its own"
         )
+
+
+@contextmanager
+def limit_patience(api_url: str) -> Iterator[None]:
+    """While the block runs, Prefect stops repeating requests once the server has been silent for a minute.
+
+    Its client repeats each of them for a minute by itself, one after another, which adds up to minutes after the last
+    stage has ended. A server that is back is believed again.
+    """
+    from prefect.settings import get_current_settings
+
+    client, is_over = get_current_settings().client, threading.Event()
+
+    def watch() -> None:
+        usual, heard = client.max_retries, None
+        while not is_over.wait(_LISTEN_SECONDS):
+            if is_answering(api_url):
+                client.max_retries, heard = usual, time.monotonic()
+            elif heard is not None and time.monotonic() - heard > _SILENT_SECONDS:
+                client.max_retries = 0
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def hide_passwords(text: str) -> str:

@@ -125,6 +125,31 @@ class Server:
             self._process = None
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.skipif("EPOXY_KILLS" not in os.environ, reason="waits for minutes: set EPOXY_KILLS to run long tests")
+def test_the_end_of_a_server_ends_the_run_soon_after_its_stages(toy: Toy, tmp_path: Path) -> None:
+    dvc_yaml = toy.root / "dvc.yaml"
+    dvc_yaml.write_text(dvc_yaml.read_text().replace("    meta: {prefect: {tags: [big]}}\n", ""))
+    server, go = Server(tmp_path / "prefect"), tmp_path / "go"
+    flow = None
+    try:
+        server.start()
+        flow = start_flow(toy, server.url, HOLD_apply=str(go))
+        wait_for(lambda: "apply" in toy.read_log(), flow)
+        time.sleep(5)  # the run has heard of the server
+        server.kill()
+        go.touch()
+        began = time.monotonic()
+        _, words = flow.communicate(timeout=400)
+    finally:
+        server.kill()
+        if flow:
+            end(flow)
+    assert flow.returncode == 7, words
+    assert "error: the Prefect server does not answer" in words and "Traceback" not in words
+    assert time.monotonic() - began < 150  # 234 s were measured without a limit
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif("EPOXY_KILLS" not in os.environ, reason="starts two servers: set EPOXY_KILLS to run long tests")
 def test_a_server_that_dies_in_mid_run(toy: Toy, tmp_path: Path) -> None:
