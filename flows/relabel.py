@@ -265,13 +265,13 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         if not quiet:
             show_stages_in_terminal()
         _hush_prefect()
-        # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
-        # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
         api_url = find_api_url()
         if api_url:
             check_server(api_url)
         else:
             api_url = start_temporary_server()
+        # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
+        # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
         settings = {PREFECT_API_URL: api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         try:
             with temporary_settings(settings), limit_patience(api_url):

@@ -242,7 +242,7 @@ def notify(*, api_url: str) -> bool:
     ParamsError
         EPOXY_NOTIFY_URL is no address.
     ServerError
-        The server refused.
+        The server does not answer, or refused.
     """
     from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -252,6 +252,7 @@ def notify(*, api_url: str) -> bool:
     url = read_url()
     if url is None:
         return False
+    check_server(api_url)
     try:
         with temporary_settings({PREFECT_API_URL: api_url}):
             names = set_up_notifications(url)

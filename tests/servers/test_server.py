@@ -19,7 +19,7 @@ import yaml
 from toy_project import Toy
 
 from flows.runner.process import end_tree
-from flows.server import ServerError, end_dead_runs, find_api_url, is_answering, make_api_url, serve
+from flows.server import ServerError, end_dead_runs, find_api_url, is_answering, make_api_url, notify, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -381,11 +381,16 @@ def test_what_is_no_prefect_server_is_told_without_its_password(
     assert expected in words and "s3cret" not in words and words.count("\n") == 1
 
 
-def test_a_server_that_is_not_there_is_told(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_there_is_told(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows import relabel
 
+    monkeypatch.setenv("EPOXY_NOTIFY_URL", "https://hooks.example.org/s3cret")
+    with pytest.raises(ServerError, match=r"http://\*\*\*@127\.0\.0\.1:\d+/api cannot be reached"):
+        notify(api_url=f"http://me:s3cret@127.0.0.1:{find_free_port()}/api")
     for address in (f"http://me:s3cret@127.0.0.1:{find_free_port()}/api", "nonsense"):
         with temporary_settings({PREFECT_API_URL: address}):
             assert relabel.main([]) == 7
