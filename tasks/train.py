@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import (
     END_WORK,
     EXPERTS,
     EndModel,
-    estimate_class_balance,
     fit_end_model,
     fit_gold_baseline,
 )
@@ -131,7 +131,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         apply_spectral_map(spectral_map, vectors, features, progress.advance)
     with Progress("learning from votes", total=HEAD_WORK) as progress:
         head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
-    balance = _find_balance(head, inputs.gold, k, params)
+    balance = _find_balance(head, inputs, k, params)
     pairs = find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs))
     columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
@@ -257,14 +257,14 @@ def _hold_out(
     return judged
 
 
-def _find_balance(head: VoteHead, gold: GoldRows | None, k: int, params: TrainParams) -> Float64:
+def _find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) -> Float64:
     """Return the class balance that `params` asks for; gold of train and test never enters."""
     if isinstance(params.class_balance, tuple):
         given: Float64 = np.array(params.class_balance, dtype=np.float64)
         return given / np.float64(given.sum())
     if params.class_balance == "uniform":
         return np.full(k, 1 / k)
-    return estimate_class_balance(head, gold)
+    return estimate_class_balance(head, inputs.votes, inputs.gold)
 
 
 def _log(probabilities: Float64) -> Float64:

@@ -167,7 +167,7 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
             "fused/coef": learned.fused.coef,
             "fused/intercept": learned.fused.intercept,
             "student/norm": learned.student_norm,
-            "votes/voted": learned.vote_code.voted,
+            "votes/voted": learned.vote_code.heights,
             "votes/scale": learned.vote_code.scale,
             "pool/weights": learned.pool_weights,
             "gold/vectors": model.gold_vectors,
@@ -188,7 +188,7 @@ def _build(
             alone=regression("alone"),
             fused=regression("fused"),
             student_norm=float(arrays["student/norm"]),
-            vote_code=VoteCode(voted=arrays["votes/voted"] > 0, scale=float(arrays["votes/scale"])),
+            vote_code=VoteCode(heights=arrays["votes/voted"], scale=float(arrays["votes/scale"])),
             pool_weights=arrays["pool/weights"],
         )
     center = arrays["points/center"].astype(np.float32)

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 from sklearn.linear_model import LogisticRegression
 
+from tasks.core.classifiers.class_balance import BALANCE_STRENGTH, estimate_class_balance, find_default_lfs
 from tasks.core.classifiers.end_model import (
-    BALANCE_STRENGTH,
     POOL_SPREAD,
-    estimate_class_balance,
     fit_end_model,
     fit_gold_baseline,
     fit_pool_weights,
@@ -25,6 +24,7 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gol
 from tasks.core.classifiers.softmax import SoftmaxRegression, fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import LEAST_SKILL, VoteHead, fit_vote_head, measure_reliability, measure_skill
+from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
 from tasks.core.types import GoldRows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,18 +222,33 @@ def test_embeddings_that_carry_votes_have_skill_and_random_ones_have_none():
 # Class balance, folds, pooling.
 
 
+SILENT = np.full((2, 1), -1, np.int8)
+
+
 def test_the_class_balance_by_hand():
     proba = np.array([[0.9, 0.1], [0.5, 0.5]])
     head = head_of(proba)
-    assert estimate_class_balance(head, None).tolist() == pytest.approx([0.7, 0.3])
+    assert estimate_class_balance(head, SILENT, None).tolist() == pytest.approx([0.7, 0.3])
     prior = 2 * BALANCE_STRENGTH
-    found = estimate_class_balance(head, gold_of([0, 1, 2], [1, 1, 1]))
+    found = estimate_class_balance(head, SILENT, gold_of([0, 1, 2], [1, 1, 1]))
     assert found == pytest.approx(np.array([0.7 * prior, 3 + 0.3 * prior]) / (3 + prior))
+
+
+def test_a_default_lf_says_what_is_usual():
+    # LF 0 says class 0 wherever LF 1 is silent: on nine of ten items, and nobody contradicts it.
+    votes = np.full((20, 2), -1, np.int8)
+    votes[:18, 0], votes[18:, 1] = 0, 1
+    head = head_of(np.full((20, 2), 0.5))
+    assert find_default_lfs(votes).tolist() == [0]
+    assert estimate_class_balance(head, votes, None) == pytest.approx(np.array([0.9, 0.1]))
+    votes[:2, 1] = 1  # contradicted on 2 of 18
+    assert find_default_lfs(votes).tolist() == []
+    assert estimate_class_balance(head, votes, None) == pytest.approx(np.array([0.5, 0.5]))
 
 
 def test_no_class_is_impossible():
     head = head_of(np.array([[1.0, 0.0]]))
-    assert estimate_class_balance(head, None) == pytest.approx(np.array([1, 0.05]) / 1.05)
+    assert estimate_class_balance(head, SILENT, None) == pytest.approx(np.array([1, 0.05]) / 1.05)
 
 
 @settings(max_examples=50, deadline=None)
@@ -381,10 +396,72 @@ def test_every_item_gets_probabilities(k, gold_rows):
     assert np.isfinite(found.posterior).all()
 
 
+def draw_many_classes(k, n, share, *, seed=0):
+    """Features, votes of one LF that is right four times in five on `share` of n items of k classes, and the truth."""
+    rng = np.random.default_rng(seed)
+    sizes = 1 / np.arange(1, k + 1)
+    truth = rng.choice(k, n, p=sizes / sizes.sum())
+    points = rng.normal(size=(k, 32))[truth] + 1.6 * rng.normal(size=(n, 32))
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    votes = np.where(rng.random(n) < 0.8, truth, rng.choice(k, n, p=sizes / sizes.sum()))
+    votes = np.where(rng.random(n) < share, votes, -1).astype(np.int8)[:, None]
+    return apply_spectral_map(fit_spectral_map(points), points), votes, truth
+
+
+def label_without_gold(features, votes, k):
+    """The end model's posterior where neighbors say nothing."""
+    head = fit_vote_head(features, votes, k)
+    silent = np.full((len(votes), k), np.nan, np.float32)
+    columns = [LFColumn(votes=votes[:, lf], similarity=silent) for lf in range(votes.shape[1])]
+    labels = fit_nearvote(
+        pool_votes(columns, head.reliability, 5.0), head, estimate_class_balance(head, votes, None), None, None
+    )
+    return fit_end_model(features, votes, labels.weak, None, None, None).posterior
+
+
+@pytest.mark.parametrize(("k", "n", "share"), [(20, 2000, 1.0), (40, 2500, 0.5)])
+def test_one_lf_of_many_classes_is_no_worse_than_a_classifier_of_its_votes(k, n, share):
+    features, votes, truth = draw_many_classes(k, n, share)
+    posterior = label_without_gold(features, votes, k)
+    voted = np.flatnonzero(votes[:, 0] >= 0)
+    plain = fit_softmax_regression(features[voted], np.eye(k)[votes[voted, 0]], np.ones(len(voted)), 1.0)
+    accuracy = (posterior.argmax(axis=1) == truth).mean()
+    assert accuracy >= (predict_log_proba(plain, features).argmax(axis=1) == truth).mean() - 0.01
+    assert accuracy > (votes[:, 0] == truth).mean() + 0.03
+
+
+def test_exact_copies_of_an_lf_change_no_label():
+    features, votes, _ = task(n=400)
+    alone = label_without_gold(features, votes, 2)
+    copied = np.hstack([votes, *[votes[:, :1]] * 11])
+    assert np.array_equal(label_without_gold(features, copied, 2), alone)
+
+
+@pytest.mark.parametrize("lf", [0, 3])
+def test_near_copies_of_an_lf_hardly_count(lf):
+    rng = np.random.default_rng(0)
+    n = 1500
+    truth = rng.integers(0, 2, n)
+    points = rng.normal(size=(n, 16)).astype(np.float32)
+    points[:, 0] += np.where(truth, 1, -1)
+    features = apply_spectral_map(fit_spectral_map(points), points)
+    votes = np.full((n, 4), -1, np.int8)
+    for j, (right, covers) in enumerate([(0.85, 0.6)] * 3 + [(0.55, 0.9)]):
+        said = np.where(rng.random(n) < right, truth, 1 - truth)
+        votes[:, j] = np.where(rng.random(n) < covers, said, -1)
+    copies = np.tile(votes[:, [lf]], (1, 11))
+    redrawn = (copies >= 0) & (rng.random(copies.shape) < 0.05)
+    copies[redrawn] = rng.integers(0, 2, redrawn.sum())
+    alone = (label_without_gold(features, votes, 2).argmax(axis=1) == truth).mean()
+    among = (label_without_gold(features, np.hstack([votes, copies]), 2).argmax(axis=1) == truth).mean()
+    assert among >= alone - 0.03
+
+
 _SCRIPT = """
 import hashlib, sys
 import numpy as np
-from tasks.core.classifiers.end_model import estimate_class_balance, fit_end_model, fit_gold_baseline
+from tasks.core.classifiers.class_balance import estimate_class_balance
+from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
 from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, measure_gold_similarity, pool_votes
@@ -402,7 +479,7 @@ head = fit_vote_head(features, votes, 3)
 columns = [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf]) for lf in range(m)]
 pooled = pool_votes(columns, head.reliability, choose_bandwidth(columns))
 near = measure_gold_similarity(points, gold, 3)
-balance = estimate_class_balance(head, gold)
+balance = estimate_class_balance(head, votes, gold)
 label = fit_nearvote(pooled, head, balance, gold, near)
 end = fit_end_model(features, votes, label.weak, gold, np.log(label.posterior), np.log(label.held_out))
 only = fit_gold_baseline(points, gold, 3)

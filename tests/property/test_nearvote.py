@@ -9,6 +9,7 @@ from scipy.optimize import approx_fprime
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.vote_head import VoteHead, fit_vote_head
 from tasks.core.label_models.nearvote import (
+    BALANCE_FACTOR,
     NEAR_FLOOR,
     OFFSET_SPREAD,
     OWN_FLOOR,
@@ -183,6 +184,14 @@ def test_a_class_without_evidence_leaves_its_part_to_the_others():
 def test_a_balance_that_nothing_can_meet_still_ends_in_probabilities():
     found = match_class_balance(np.eye(2)[[0, 0, 0, 1]], np.array([0.5, 0.5]))
     assert found.tolist() == np.eye(2)[[0, 0, 0, 1]].tolist()
+
+
+def test_a_balance_that_cannot_be_met_silences_no_row():
+    # Nine of ten rows have evidence of class 0 alone, and class 0 is to have a thousandth.
+    evidence = np.eye(2)[[0] * 9 + [1]]
+    weights = fit_balance(evidence, np.array([0.001, 0.999]))
+    assert weights[1] / weights[0] == pytest.approx(BALANCE_FACTOR**2)
+    assert apply_balance(evidence, weights, np.array([0.001, 0.999])).tolist() == evidence.tolist()
 
 
 @pytest.mark.parametrize("balance", [[0.5, 0.6], [1.5, -0.5], [0.2, 0.2]])

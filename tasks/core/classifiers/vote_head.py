@@ -25,6 +25,7 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
+from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, Votes
 
@@ -51,8 +52,8 @@ class VoteHead:
     """How the votes generalize over the embeddings.
 
     proba: (n, k) float64, rows sum to 1, the class an LF would vote under a uniform class balance; held out on rows
-    with votes. reliability: (m, k) float64 in (0, 1], the weight of LF j's vote for class c: precision above chance,
-    1 is always right, 0 is chance; NaN where LF j never votes c. regression: what says `proba` on rows without votes,
+    with votes. reliability: (m, k) float64 in [0, 1], the weight of LF j's vote for class c: precision above chance (1 is
+    always right, 0 is chance) times its share among near-copies; NaN where LF j never votes c. regression: what says `proba` on rows without votes,
     and on rows that were not there.
     """
 
@@ -79,15 +80,16 @@ def fit_vote_head(
 
     Notes
     -----
-    Two rounds: all votes weigh 1, then each its reliability (`measure_reliability`) under the first round's head.
+    Two rounds: votes weigh what `weigh_copies` gives them, then that times their reliability (`measure_reliability`)
+    under the first round's head.
     Targets: an item's votes, averaged. Weights: each class's votes sum to the same. Of more than `TRAINING_ROWS` rows
     with votes, so many are drawn. Each is predicted by folds without it; then one temperature and k offsets are fitted
     on those held-out rows. The other rows, from which no fold learned, get the mean of the folds' scores. Fewer than 8 rows with votes, or votes of one class only: uniform over the classes
     voted for (over all without votes). A class without votes: probability 0.
     """
-    weights = np.where(has_votes(votes, n_classes), 1.0, np.nan)
-    first = _fit_votes(features, sum_votes(votes, weights), seed, advance)
-    reliability = measure_reliability(votes, first.proba)
+    shares = weigh_copies(votes, n_classes)
+    first = _fit_votes(features, sum_votes(votes, shares), seed, advance)
+    reliability = measure_reliability(votes, first.proba) * shares
     second = _fit_votes(features, sum_votes(votes, reliability), seed, advance)
     return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
 

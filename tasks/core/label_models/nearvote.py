@@ -9,7 +9,8 @@ with class c; for unit vectors this is the Gaussian exp(-b ||x - x'||^2 / 2). An
 and keeps its LF from speaking twice. LFs are pooled by adding, as a linear opinion pool does (Stone, "The Opinion Pool",
 1961): own_ic = sum over {j: L_ij = c} of r_jc, near_ic = sum_j r_jc exp(b (s_ijc - 1)). Adding instead of multiplying
 bounds what correlated LFs can do, and does not undo it: c copies of an LF multiply its share in the pool by c, which is
-less than multiplying its log odds, but enough to outvote the others.
+less than multiplying its log odds, but enough to outvote the others. So copies, and near-copies in part, share their
+weight (`weigh_copies`), which is within r_jc.
 
 *Class balance.* The posterior proportional to w_c (own_ic + near_ic), with w chosen so that its mean over items is the
 class balance, is the pool's closest distribution in relative entropy with those margins (Deming and Stephan, 1940;
@@ -64,6 +65,10 @@ WEIGHT_SPREAD = np.sqrt(0.1)
 
 BALANCE_ROUNDS = 500
 """Of the iteration that meets a class balance."""
+
+BALANCE_FACTOR = 1000.0
+"""How far from their geometric mean the weights that meet a class balance may be: far enough for a balance that is given,
+and 10 to 1,000,000 gave the same accuracies within .001 on tasks of 20, 40 and 77 classes."""
 
 OFFSET_SPREAD = np.sqrt(10.0)
 """Prior standard deviation of a class offset: nearly free."""
@@ -235,8 +240,10 @@ def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ig
     Notes
     -----
     Rows without evidence count for nothing. A class without evidence anywhere gets 0, the others share its part; all
-    are 0 where there is no evidence at all. The iteration stops when the balance is met within 1e-9, or after
-    `BALANCE_ROUNDS` where no w can meet it (classes that never overlap).
+    are 0 where there is no evidence at all. Where rows have evidence of one class alone no w meets the balance, and w
+    would run to 0, so that such rows would count as rows without evidence: w stays within `BALANCE_FACTOR` of its
+    geometric mean. The iteration stops when the balance is met within 1e-9, when w no longer moves, or after
+    `BALANCE_ROUNDS`.
 
     >>> weights = fit_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), np.array([0.5, 0.5]))
     >>> apply_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), weights, np.array([0.5, 0.5])).round(3).tolist()
@@ -261,10 +268,23 @@ def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ig
             mean = _weigh(rows, weights, target).mean(axis=0)
             if np.abs(mean - target).max() < 1e-9:
                 break
-            weights = weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0)
-            weights /= weights.sum()
+            moved = _bound_weights(weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0))
+            if np.array_equal(moved, weights):
+                break
+            weights = moved
             step(1)
     return weights
+
+
+def _bound_weights(weights: Float64) -> Float64:
+    """Return `weights` (k,) with sum 1, those above 0 within `BALANCE_FACTOR` of their geometric mean."""
+    bounded = np.zeros_like(weights)
+    positive = weights > 0
+    if positive.any():
+        logs = np.log(weights[positive])
+        bounded[positive] = np.exp(np.clip(logs - logs.mean(), -np.log(BALANCE_FACTOR), np.log(BALANCE_FACTOR)))
+        bounded /= bounded.sum()
+    return bounded
 
 
 def apply_balance(evidence: Float64, weights: Float64, class_balance: Float64) -> Float64:
