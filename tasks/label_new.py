@@ -38,6 +38,7 @@ from tasks.core.label_models.nearvote import (
     measure_similarity_to_gold,
     pool_votes,
     predict_nearvote,
+    predict_weak_labels,
 )
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, find_neighbors
 from tasks.core.search.plan import plan_searches
@@ -199,7 +200,8 @@ def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], 
     if model.shipped == "nearvote":
         return nearvote
     tiny = np.finfo(np.float64).tiny
-    return predict_end_model(model.end, features, votes, np.log(np.maximum(nearvote, tiny)))
+    weak = predict_weak_labels(model.nearvote, pooled, head)
+    return predict_end_model(model.end, features, votes, np.log(np.maximum(nearvote, tiny)), weak)
 
 
 def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> npt.NDArray[np.bool_]:

@@ -86,6 +86,7 @@ _GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "pool/weights": (4,),
     "gold/vectors": ("g", "d"),
     "gold/classes": ("g",),
+    "gold/has_class": ("k",),
 }
 """Those that are there where gold taught the model; f: d + k + the columns of votes, g: gold rows."""
 
@@ -132,6 +133,9 @@ def read_model(path: Path) -> SavedModel:
         arrays[name] = np.array(numbers, dtype=np.float64).reshape(shape)
     if missing := sorted(set(_TEXTS) - texts.keys()):
         raise _wrong(path, f"'{missing[0]}' is missing")
+    if "pool/weights" in arrays:
+        # Models of earlier versions take a class without gold for impossible.
+        arrays.setdefault("gold/has_class", np.ones(len(texts["classes"])))
     metric, shipped = (texts[name][0] if len(texts[name]) == 1 else "" for name in ("metric", "shipped"))
     if metric not in tuple(Metric) or shipped not in get_args(Method):
         raise _wrong(path, f"metric {metric[:20]!r} and shipped {shipped[:20]!r} are unknown")
@@ -172,6 +176,7 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
             "pool/weights": learned.pool_weights,
             "gold/vectors": model.gold_vectors,
             "gold/classes": model.gold_classes,
+            "gold/has_class": learned.has_gold,
         }
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
@@ -190,6 +195,7 @@ def _build(
             student_norm=float(arrays["student/norm"]),
             vote_code=VoteCode(heights=arrays["votes/voted"], scale=float(arrays["votes/scale"])),
             pool_weights=arrays["pool/weights"],
+            has_gold=arrays["gold/has_class"] > 0,
         )
     center = arrays["points/center"].astype(np.float32)
     return SavedModel(

@@ -487,6 +487,16 @@ print(hashlib.sha256(b"".join(x.tobytes() for x in (features, label.posterior, e
 """
 
 
+def test_a_class_without_gold_keeps_its_weak_probability():
+    features, votes, truth = task(k=3)
+    rows = np.flatnonzero(truth < 2)[:60]
+    weak = soften(truth, 3)
+    found = end(features, votes, weak, gold_of(rows, truth[rows]))
+    assert found.posterior[:, 2].tolist() == weak[:, 2].tolist()
+    assert found.posterior.sum(axis=1) == pytest.approx(np.ones(200))
+    assert found.held_out[:, 2].tolist() == weak[rows, 2].tolist()
+
+
 def test_threads_change_no_byte():
     found = []
     for threads in ("1", "2", "2"):
@@ -510,7 +520,7 @@ def test_what_was_fitted_says_of_the_same_rows_what_the_fit_said(seed, k, gold_r
     gold = gold_of(range(gold_rows), truth[:gold_rows]) if gold_rows else None
     fitted = end(features, votes, weak, gold, label)
     some = np.sort(np.random.default_rng(seed).permutation(200)[:9])
-    found = predict_end_model(fitted.parameters, features[some], votes[some], np.log(label[some]))
+    found = predict_end_model(fitted.parameters, features[some], votes[some], np.log(label[some]), weak[some])
     assert found == pytest.approx(fitted.posterior[some], abs=1e-5)
 
 
@@ -532,4 +542,4 @@ def test_a_model_that_learned_from_gold_asks_for_the_label_model():
     features, votes, truth = task()
     fitted = end(features, votes, soften(truth), gold_of(range(50), truth[:50]))
     with pytest.raises(ValueError, match="label_log_proba"):
-        predict_end_model(fitted.parameters, features, votes, None)
+        predict_end_model(fitted.parameters, features, votes, None, None)

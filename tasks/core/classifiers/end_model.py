@@ -33,7 +33,7 @@ from tasks.core.classifiers.softmax import (
 from tasks.core.classifiers.vote_head import has_votes, sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
+from tasks.core.types import Bool, Float32, Float64, GoldRows, Int64, Votes
 
 STUDENT_PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse penalties of the student, half decades; see `choose_student_penalty`."""
@@ -93,7 +93,7 @@ class GoldParameters:
     """What gold rows taught the end model.
 
     alone: the expert on features. fused: the expert on features, the student's centered scores over `student_norm`, and
-    votes. pool_weights: (4,) float64, in the order of `EXPERTS`.
+    votes. pool_weights: (4,) float64, in the order of `EXPERTS`. has_gold: (k,) bool, the classes that gold rows are of.
     """
 
     alone: SoftmaxRegression
@@ -101,6 +101,7 @@ class GoldParameters:
     student_norm: float
     vote_code: VoteCode
     pool_weights: Float64
+    has_gold: Bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,8 @@ def fit_end_model(
     gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes scaled to norm
     1/2], which lets gold correct the student along its own axes for little penalty and elsewhere for the full one;
     the label model; and the student, which carries the pool while gold is scarce. The w_e >= 0 minimize held-out log
-    loss with prior N(1/4, .4^2): near equal with 100 rows, free with thousands. Fewer than 10 gold rows, or gold of
+    loss with prior N(1/4, .4^2): near equal with 100 rows, free with thousands. Classes without gold keep the
+    probability that `weak_labels` give them. Fewer than 10 gold rows, or gold of
     one class, count as no gold here (not in the class balance).
 
     Raises
@@ -220,6 +222,7 @@ def fit_end_model(
         fused = _fit_gold_expert(blocks, gold, fold, n_classes, advance)
         # the student never saw a gold row's class, so all its rows are held out
         held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
+        has_gold = np.isin(np.arange(n_classes), gold.classes)
         weights = fit_pool_weights(np.stack(held_out, axis=2), gold.classes)
         parameters = EndParameters(
             student=model,
@@ -230,12 +233,13 @@ def fit_end_model(
                 student_norm=norm,
                 vote_code=code,
                 pool_weights=weights,
+                has_gold=has_gold,
             ),
         )
         gold_alone = _predict_stacked(alone.regression, [features])
         everywhere = [gold_alone, _predict_stacked(fused.regression, blocks), label_log_proba, student]
-        posterior = np.exp(normalize_scores(np.stack(everywhere, axis=2) @ weights))
-        pooled = np.exp(normalize_scores(np.stack(held_out, axis=2) @ weights))
+        posterior = _restore_classes(np.stack(everywhere, axis=2) @ weights, weak_labels, has_gold)
+        pooled = _restore_classes(np.stack(held_out, axis=2) @ weights, weak_labels[gold.rows], has_gold)
     return EndModel(
         posterior=posterior,
         student=np.exp(student),
@@ -247,7 +251,11 @@ def fit_end_model(
 
 
 def predict_end_model(
-    parameters: EndParameters, features: Float32, votes: Votes, label_log_proba: Float64 | None
+    parameters: EndParameters,
+    features: Float32,
+    votes: Votes,
+    label_log_proba: Float64 | None,
+    weak_labels: Float64 | None,
 ) -> Float64:
     """Return the end model's posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
 
@@ -259,6 +267,8 @@ def predict_end_model(
         (q, m) int8 by the same LFs, -1 abstains.
     label_log_proba
         The label model's log posterior (q, k); needed with gold, ignored without.
+    weak_labels
+        (q, k) float64, likewise.
 
     Notes
     -----
@@ -276,12 +286,12 @@ def predict_end_model(
         fitted = parameters.gold
         if fitted is None:
             return np.asarray(np.exp(student))
-        if label_log_proba is None:
-            raise ValueError("label_log_proba: got None; expected an array, since the end model learned from gold")
+        if label_log_proba is None or weak_labels is None:
+            raise ValueError("label_log_proba, weak_labels: got None; expected arrays, since gold taught the end model")
         blocks = _stack_fused(features, _center(raw), fitted.student_norm, votes, fitted.vote_code)
         alone, fused = _predict_stacked(fitted.alone, [features]), _predict_stacked(fitted.fused, blocks)
         pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
-        return np.asarray(np.exp(normalize_scores(pooled)))
+        return _restore_classes(pooled, weak_labels, fitted.has_gold)
 
 
 def choose_student_penalty(
@@ -322,6 +332,21 @@ def choose_student_penalty(
     explained = entr(mean).sum() - losses / len(rows)
     # Nothing explained by any of them: the strongest penalty.
     return STUDENT_PENALTIES[int(np.argmax(explained >= STUDENT_SHARE * max(explained.max(), 0.0)))]
+
+
+def _restore_classes(scores: Float64, weak_labels: Float64, has_gold: Bool) -> Float64:
+    """Return the posterior (q, k) of pooled `scores` (q, k), where classes without gold have their weak probability.
+
+    Experts that learn from gold take a class that gold lacks for impossible, whatever the votes say. What the weak
+    labels leave goes to the other classes in proportion.
+    """
+    posterior = np.exp(normalize_scores(scores))
+    if has_gold.all():
+        return posterior
+    known = np.exp(normalize_scores(scores[:, has_gold]))
+    posterior[:, ~has_gold] = weak_labels[:, ~has_gold]
+    posterior[:, has_gold] = known * (1.0 - weak_labels[:, ~has_gold].sum(axis=1, keepdims=True))
+    return np.asarray(posterior)
 
 
 def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:

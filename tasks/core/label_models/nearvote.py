@@ -480,15 +480,23 @@ def predict_nearvote(
         Learned weights without gold_similarity.
     """
     if parameters.weights is None or parameters.offsets is None:
-        balance = parameters.class_balance
-        neighbors_only = apply_balance(evidence.own + evidence.near, parameters.local, balance)
-        return apply_balance(np.sqrt(neighbors_only * head_proba), parameters.both, balance)
+        return predict_weak_labels(parameters, evidence, head_proba)
     if gold_similarity is None:
         raise ValueError("gold_similarity: got None; expected an array, since weights were learned from gold")
     near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
     with threadpool_limits(limits=1):
         stacked = _stack_evidence(evidence, head_proba, near_gold, parameters.means)
         return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
+
+
+def predict_weak_labels(parameters: NearvoteParameters, evidence: PooledVotes, head_proba: Float64) -> Float64:
+    """Return the weak labels (q, k) of rows that were not there, or were: neighbors and vote head with equal say.
+
+    Parameters are those of `predict_nearvote`.
+    """
+    balance = parameters.class_balance
+    neighbors_only = apply_balance(evidence.own + evidence.near, parameters.local, balance)
+    return apply_balance(np.sqrt(neighbors_only * head_proba), parameters.both, balance)
 
 
 def _stack_evidence(evidence: PooledVotes, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
