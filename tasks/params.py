@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -345,7 +346,7 @@ def read_params(root: Path) -> Params:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, or a date such as 2026-13-01
         raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ParamsError(
@@ -353,7 +354,7 @@ def read_params(root: Path) -> Params:
         )
     try:
         # As JSON, since that has lists for tuples and text for enums even where types are strict.
-        return Params.model_validate_json(json.dumps(raw, default=lambda other: {str(other): None}), strict=True)
+        return Params.model_validate_json(json.dumps(raw, default=lambda other: [[str(other)]]), strict=True)
     except ValidationError as error:
         lines = [_describe(found) for found in error.errors()]
         raise ParamsError("\n".join(lines)) from None
@@ -365,20 +366,59 @@ def parse_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        `text` is not YAML, or a mapping has a key twice, or one that is not text (`yes` and `1` are not).
+        `text` is not YAML, a mapping has a key twice, or one that is not text (`yes` and `1` are not), a number is not
+        decimal, or aliases make it endless.
+    ValueError
+        A date or number that Python does not have.
     """
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {})
+        return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
+_MOST_NODES = 100_000
+"""Values in a document, those that aliases repeat counted each time: a few lines of aliases can stand for billions."""
+
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)|[-+]?[0-9]*\.[0-9]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def _measure(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """The number of values below `node`; `sizes` has those of other nodes, and None for the ones that `node` is in."""
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        sizes[id(node)] = 1 + sum(_measure(child, sizes) for child in children)
+    size = sizes[id(node)]
+    if size is None or size > _MOST_NODES:
+        what = "an alias stands for what it is in" if size is None else "aliases stand for too many values"
+        raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+    return size
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes no key twice."""
+    """PyYAML's safe loader, which takes no key twice, and numbers in decimal alone: 020 is not 16, and 1:30 not 90."""
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """The number at `node`."""
+        if not _NUMBER.fullmatch(node.value):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value[:20]} is not a decimal number; write it as one, or quote it", node.start_mark
+            )
+        is_whole = node.tag == "tag:yaml.org,2002:int"
+        number: int | float = self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
@@ -394,6 +434,10 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def _describe(found: object) -> str:

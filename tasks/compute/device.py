@@ -49,7 +49,7 @@ def is_gpu_used(device: str) -> bool:
 
 def search_block(task: SearchTask, block: QueryBlock) -> FoundInBlock:
     """What `find_block` gives, with the products on the device that the environment of this process chooses."""
-    if not isinstance(task.plan, SamePlan) or not is_gpu_used(os.environ.get(ENVIRONMENT, "auto")):
+    if not isinstance(task.plan, SamePlan) or not is_gpu_used(os.environ.get(ENVIRONMENT) or "auto"):
         return find_block(task, block)
     with _making:
         if task not in _made:

@@ -14,6 +14,7 @@ import pytest
 from extension_data import write_neighbors, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_problems import METRICS, problems
 from threadpoolctl import threadpool_limits
 
 from tasks import index, search
@@ -28,8 +29,6 @@ from tasks.errors import DataError
 from tasks.neighbors.run import search_items
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
 from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
-
-METRICS = ("cosine", "l2")
 
 
 def find(vectors, votes, is_reference, metric, plan, block=QUERIES):
@@ -57,26 +56,6 @@ def assert_equals_oracle(vectors, votes, is_reference, metric, found):
     }
     assert got == expected
     np.testing.assert_array_equal(np.isnan(similarity), position == NOBODY)
-
-
-@st.composite
-def problems(draw):
-    """Few distinct vectors (so many duplicates and ties), any votes, any reference."""
-    n, m, d = draw(st.integers(1, 24)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
-    kind = draw(st.sampled_from(["grid", "normal", "near", "one"]))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    if kind == "grid":
-        vectors = rng.integers(-2, 3, (n, d)).astype(np.float32)
-    elif kind == "normal":
-        vectors = (rng.standard_normal((n, d)) * 10.0 ** rng.integers(-3, 4)).astype(np.float32)
-    elif kind == "near":  # closer together than float32 products can tell apart, and far from the origin
-        vectors = (1000 + 1e-3 * rng.integers(-2, 3, (n, d))).astype(np.float32)
-    else:
-        vectors = np.ones((n, d), np.float32)
-    vectors[~vectors.any(axis=1)] = 1
-    votes = rng.integers(-1, draw(st.integers(1, 3)), (n, m)).astype(np.int8)
-    votes[rng.random((n, m)) < draw(st.sampled_from([0, 0.5, 0.9]))] = -1
-    return vectors, votes, rng.random(n) < draw(st.sampled_from([0, 0.5, 1]))
 
 
 @settings(max_examples=150, deadline=None)

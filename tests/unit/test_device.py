@@ -7,7 +7,7 @@ import pytest
 from extension_data import write_neighbors, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_search import METRICS, problems
+from search_problems import METRICS, problems
 
 from tasks.compute import device
 from tasks.compute.device import ENVIRONMENT

@@ -1,6 +1,7 @@
 """params.yaml: every mistake is named with its place and its cure."""
 
 import datetime
+import itertools
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,39 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ParamsError, match=r"the key '(source|index)' occurs twice.*\n.*line 3"):
         read_params(tmp_path)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise("abcdefghijklmnopqrstuvw"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("candidates: 20", "candidates: 020", "020 is not a decimal number"),  # 16 to YAML 1.1
+        ("candidates: 20", "candidates: 1:30", "1:30 is not a decimal number"),  # 90
+        ("candidates: 20", "candidates: 0x14", "0x14 is not a decimal number"),
+        ("candidates: 20", f"candidates: {'9' * 5000}", "not valid YAML"),
+        ("default: null", "default: 1:30.5", "1:30.5 is not a decimal number"),
+        ("thresholds: {}", "thresholds: !!set {a, b}", "tune.thresholds"),
+        ("thresholds: {}", "thresholds: !!binary aGk=", "tune.thresholds"),
+        ("thresholds: {}", "thresholds: &x {a: *x}", "an alias stands for what it is in"),
+        ("classes:", f"{BOMB}classes:", "aliases stand for too many values"),
+        ("kind:", "kind: 2026-13-01 #", "not valid YAML"),
+    ],
+)
+def test_what_yaml_would_read_in_another_way_is_refused(tmp_path, before, after, said):
+    text = (ROOT / "params.yaml").read_text()
+    assert text.count(before) == 1
+    (tmp_path / "params.yaml").write_text(text.replace(before, after))
+    with pytest.raises(ParamsError, match=said):
+        read_params(tmp_path)
+
+
+@pytest.mark.parametrize(("written", "value"), [("0.5", 0.5), ("-0.5", -0.5), ("1", 1), ("5.0e-1", 0.5), ("1.", 1)])
+def test_decimal_numbers_are_read(tmp_path, written, value):
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("thresholds: {}", f"thresholds: {{a: {written}}}"))
+    assert read_params(tmp_path).tune.thresholds == {"a": value}
 
 
 @pytest.mark.parametrize("key", ["yes", "1", "1.5", "null", "2026-01-01"])
