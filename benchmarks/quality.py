@@ -2,8 +2,8 @@
 
 Each task is a folder with items.parquet (item_id, split, gold), votes.parquet, embeddings.npy and dataset.json (its
 `classes`), and runs through the real stages with the project's own params.yaml: one set of defaults for all tasks.
-Three amounts of valid gold: all of it, 100 rows (drawn with several seeds; the mean is shown), none. Test gold is read
-by the stage evaluate alone.
+Three amounts of valid gold: all of it, 100 rows (drawn with several seeds; the mean is shown), none. Among the stages
+evaluate alone reads test gold; after it, standard errors and paired differences are worked out here from the same rows.
 """
 
 import argparse
@@ -22,8 +22,11 @@ import polars as pl
 import yaml
 
 from tasks.__main__ import STAGES, run_stage
+from tasks.core.ties import score_labels
+from tasks.core.types import ITEM_ID, Float64
+from tasks.report.evaluation import BASELINE
 from tasks.tables.files import read_json, write_json
-from tasks.tables.paths import METRICS
+from tasks.tables.paths import END_MODEL_PREDICTIONS, ITEMS, LABEL_MODEL_PREDICTIONS, METRICS, WITHHELD_GOLD
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLD_ROWS = {"all gold": None, "100 gold": 100, "no gold": 0}
@@ -32,9 +35,10 @@ FILES = ("items.parquet", "votes.parquet", "embeddings.npy", "dataset.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One run of the pipeline: what evaluate wrote about the test split, which method was shipped, seconds by stage."""
+    """One run of the pipeline: what evaluate wrote about the test split, hits by method and test item, seconds by stage."""
 
     metrics: dict[str, Any]
+    hits: dict[str, Float64]
     seconds: dict[str, float]
 
 
@@ -77,7 +81,21 @@ def run_task(task: Path, *, gold_rows: int | None, seed: int) -> Outcome:
             began = time.perf_counter()
             run_stage(root, stage)
             seconds[stage] = time.perf_counter() - began
-        return Outcome(metrics=read_json(root / METRICS)["test"], seconds=seconds)
+        return Outcome(metrics=read_json(root / METRICS)["test"], hits=_score_items(root), seconds=seconds)
+
+
+def _score_items(root: Path) -> dict[str, Float64]:
+    """Return by method, for each test item with gold, whether its label is right, ties split evenly."""
+    gold = pl.read_parquet(root / WITHHELD_GOLD)
+    tests = pl.read_parquet(root / ITEMS, columns=[ITEM_ID, "split"]).filter(pl.col("split") == "test")
+    judged = tests.join(gold, on=ITEM_ID, how="inner", maintain_order="left")
+    hits = {}
+    for path in (LABEL_MODEL_PREDICTIONS, END_MODEL_PREDICTIONS):
+        table = judged.join(pl.read_parquet(root / path), on=ITEM_ID, how="left", maintain_order="left")
+        for method in dict.fromkeys(name.rpartition("/")[0] for name in table.columns if "/" in name):
+            probabilities = table.select(pl.col(f"^{method}/.*$")).to_numpy()
+            hits[method] = score_labels(probabilities, judged["gold"].to_numpy().astype(np.int64))
+    return hits
 
 
 def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int) -> None:
@@ -124,20 +142,60 @@ def _summarize(outcomes: list[Outcome]) -> dict[str, Any]:
         for method in methods
     }
     seconds = {stage: fmean(outcome.seconds[stage] for outcome in outcomes) for stage in outcomes[0].seconds}
-    return {"runs": len(outcomes), "test": scores, "seconds": seconds}
+    hits = {
+        method: np.mean([outcome.hits[method] for outcome in outcomes if method in outcome.hits], axis=0)
+        for method in outcomes[0].hits
+    }
+    best = max(hits, key=lambda method: float(hits[method].mean()))
+    for method, found in hits.items():
+        scores.setdefault(method, {})["standard_error"] = _find_error(found)
+        for name, other in (("majority_vote", hits[BASELINE]), ("best", hits[best])):
+            difference = found - other
+            scores[method][f"to_{name}"] = float(difference.mean())
+            scores[method][f"to_{name}_error"] = _find_error(difference)
+    return {"runs": len(outcomes), "best": best, "test": scores, "seconds": seconds}
+
+
+def _find_error(values: Float64) -> float:
+    """Return the standard error of the mean of values per item."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def format_tables(results: dict[str, dict[str, Any]]) -> str:
-    """One table per amount of gold: test accuracy, a row per task, a column per method."""
+    """Return tables per amount of gold, a row per task and one of means, a column per method.
+
+    Accuracy with its standard error, macro F1, and the paired differences in accuracy from majority vote and from the
+    best method of the task, with their standard errors; the means are over tasks that have the method.
+    """
     parts = []
     for amount, tasks in results.items():
-        methods = list(dict.fromkeys(method for outcome in tasks.values() for method in outcome["test"]))
-        lines = [f"{amount}: test accuracy", f"| task | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
-        for task, outcome in tasks.items():
-            cells = [f"{outcome['test'][name]['accuracy']:.3f}" if name in outcome["test"] else "" for name in methods]
-            lines.append(f"| {task} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
+        methods = list(dict.fromkeys(method for found in tasks.values() for method in found["test"]))
+        for title, value, error in (
+            ("test accuracy", "accuracy", "standard_error"),
+            ("macro F1", "macro_f1", None),
+            ("accuracy less that of majority vote", "to_majority_vote", "to_majority_vote_error"),
+            ("accuracy less that of the best", "to_best", "to_best_error"),
+        ):
+            lines = [f"{amount}: {title}", f"| task | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+            for task, found in tasks.items():
+                scores = [found["test"].get(method, {}) for method in methods]
+                lines.append(f"| {task} | {' | '.join(_show(shown, value, error) for shown in scores)} |")
+            columns = [
+                [found["test"][method][value] for found in tasks.values() if value in found["test"].get(method, {})]
+                for method in methods
+            ]
+            means = [f"{fmean(column):.3f}" if column and None not in column else "" for column in columns]
+            lines.append(f"| mean | {' | '.join(means)} |")
+            parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _show(scores: dict[str, float | None], value: str, error: str | None) -> str:
+    """Return a score with its standard error; nothing where it is not known."""
+    shown = scores.get(value)
+    if shown is None:
+        return ""
+    return f"{shown:.3f}" if error is None or error not in scores else f"{shown:.3f} ± {scores[error]:.3f}"
 
 
 if __name__ == "__main__":
