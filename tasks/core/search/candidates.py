@@ -1,9 +1,9 @@
-"""Exact search where something else multiplies, such as a GPU: it proposes a few neighbors, which are scored here.
+"""Exact search where something else multiplies, such as a GPU: it gives a few candidates, which are scored here.
 
-The result is that of tasks/core/search/exact.py, bit for bit. What proposes gives, per item and LF class of an LF and a class,
-the largest float32 products, in any order of summation; every support vector whose product is within the proven error
-bound of the best one is scored in float64. Where more of them might be so than were proposed (many nearly equal
-vectors), the item is searched by tasks/core/search/exact.py.
+The result is that of tasks/core/search/exact.py, bit for bit. The candidates of an item and an LF class are the members
+with the largest float32 products, in any order of summation; each whose product is within the proven error bound of the
+best product is scored in float64. Where more members than the candidates might be so near (many nearly equal vectors),
+tasks/core/search/exact.py searches for the item.
 
 Memory of the device: 4 bytes for each of the members of all LF classes and each of d (L2: d + 1) dimensions.
 """
@@ -21,7 +21,7 @@ from tasks.core.search.support import LFClass, Queries, Support
 from tasks.core.types import Bool, Float32, Int64
 
 CANDIDATES = 32
-"""CandidateIndexes per item and LF class: mostly one or two are within the bound, and faiss is fastest with few."""
+"""Candidates per item and LF class: mostly one or two are within the bound, and faiss is fastest with few."""
 
 
 class ProductIndex(Protocol):
@@ -53,13 +53,13 @@ class CandidateIndexes:
         self._build, self._lock = build, Lock()
         self._indexes: dict[int, ProductIndex] = {}
 
-    def find(self, place: int, factors: Float32) -> Candidates:
-        """What is proposed for queries with these `factors`, of the LF class at `place`, which has members."""
-        members = self.lf_classes[place].members
+    def find(self, row: int, factors: Float32) -> Candidates:
+        """The candidates of queries with these `factors`, for the LF class in this `row`, which has members."""
+        members = self.lf_classes[row].members
         with self._lock:  # faiss may use the resources of a GPU from one thread at a time
-            if place not in self._indexes:
-                self._indexes[place] = self._build(self.support.factors[members])
-            score, member = self._indexes[place].search(np.ascontiguousarray(factors), min(CANDIDATES, len(members)))
+            if row not in self._indexes:
+                self._indexes[row] = self._build(self.support.factors[members])
+            score, member = self._indexes[row].search(np.ascontiguousarray(factors), min(CANDIDATES, len(members)))
         return Candidates(score=score, member=member)
 
 
@@ -68,36 +68,36 @@ def find_neighbors_among_candidates(indexes: CandidateIndexes, queries: Queries,
     support, q = indexes.support, len(queries.vectors)
     similarity = np.full((len(support.lf_classes), q), np.nan, np.float32)
     position = np.full((len(support.lf_classes), q), NOBODY, np.int64)
-    for place, lf_class in enumerate(indexes.lf_classes):
-        own = np.flatnonzero(asking[:, lf_class.lf])
-        if not len(own) or not len(lf_class.members):
+    for row, lf_class in enumerate(indexes.lf_classes):
+        asked = np.flatnonzero(asking[:, lf_class.lf])
+        if not len(asked) or not len(lf_class.members):
             continue
-        found = indexes.find(place, queries.factors[own])
-        matters = found.score >= found.score[:, :1] - queries.margin[own, None]
+        found = indexes.find(row, queries.factors[asked])
+        matters = found.score >= found.score[:, :1] - queries.margin[asked, None]
         is_cut = matters[:, -1] & (found.score.shape[1] < len(lf_class.members))
-        # Of what is proposed for an item: how near in float64, and whose vote it is.
+        # Of the candidates of an item: how near in float64, and whose vote it is.
         query, rank = np.nonzero(matters & ~is_cut[:, None])
         member = found.member[query, rank]
         lenders = support.embeddings[lf_class.members[member]]
-        exact = compute_similarity(queries.vectors[own[query]], lenders, support.geometry.metric)
-        best = np.full(len(own), -np.inf, np.float32)
+        exact = compute_similarity(queries.vectors[asked[query]], lenders, support.geometry.metric)
+        best = np.full(len(asked), -np.inf, np.float32)
         np.maximum.at(best, query, exact)
-        first = np.full(len(own), np.iinfo(np.int64).max)
+        first = np.full(len(asked), np.iinfo(np.int64).max)
         wins = exact == best[query]
         np.minimum.at(first, query[wins], lf_class.positions[member[wins]])
-        similarity[place, own], position[place, own] = best, first
+        similarity[row, asked], position[row, asked] = best, first
         if is_cut.any():
-            rest = own[is_cut]
-            again = _search_one(indexes, place, queries, rest, asking)
-            similarity[place, rest], position[place, rest] = again.similarity[place], again.position[place]
+            rest = asked[is_cut]
+            again = _search_one(indexes, row, queries, rest, asking)
+            similarity[row, rest], position[row, rest] = again.similarity[row], again.position[row]
     return Nearest(similarity=similarity, position=position)
 
 
-def _search_one(indexes: CandidateIndexes, place: int, queries: Queries, rows: Int64, asking: Bool) -> Nearest:
-    """The neighbors of the queries at `rows` for one LF class, without indexes."""
+def _search_one(indexes: CandidateIndexes, row: int, queries: Queries, rows: Int64, asking: Bool) -> Nearest:
+    """The neighbors of the queries at `rows` for the LF class in this `row`, without candidates."""
     lf_classes = [
-        lf_class if at == place else replace(lf_class, members=lf_class.members[:0], positions=lf_class.positions[:0])
-        for at, lf_class in enumerate(indexes.lf_classes)
+        lf_class if other == row else replace(lf_class, members=lf_class.members[:0], positions=lf_class.positions[:0])
+        for other, lf_class in enumerate(indexes.lf_classes)
     ]
     part = Queries(
         vectors=queries.vectors[rows],

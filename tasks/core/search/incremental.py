@@ -1,11 +1,11 @@
-"""What an earlier search, of other items and votes, tells about today's neighbors: which still hold, and what is open.
+"""What a previous search, of other items and votes, tells about the current neighbors: which are valid, and what is open.
 
 An item that abstained before and abstains now, with the same embedding, keeps its neighbor if that neighbor still lends
 the same vote: what has left the support since was farther away, or as near and later in the order of ids. Only members
 that the support has gained can then be nearer (or as near and earlier). An item whose neighbor is gone, or that did not
 ask before, has to be searched among the whole support. What comes out is equal to a search of everything.
 
-Items are ordered by their ids on both days, so that the earlier of two items is the same one on both.
+Items are ordered by their ids in both runs, so that the earlier of two items is the same item in both.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tasks.core.types import ABSTAIN, Bool, Float32, Int32, Int64, Votes
 
 @dataclass(frozen=True, kw_only=True)
 class PreviousNeighbors:
-    """One LF's neighbors of the items of an earlier day, as they were found then."""
+    """One LF's neighbors of the items of a previous run."""
 
     support: Votes
     """(n,) as `mark_support` gives it."""
@@ -27,17 +27,17 @@ class PreviousNeighbors:
     similarity: Float32
     """(c, n)"""
     position: Int32
-    """(c, n) among the items of that day; NOBODY where the LF votes on the item itself."""
+    """(c, n) among the items of that run; NOBODY where the LF votes on the item itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReusedNeighbors:
-    """One LF's neighbors as far as they are known today, of n items, for each of the c classes in its support today."""
+    """One LF's neighbors as far as they are known, of n items, for each of the c classes in its support."""
 
     similarity: Float32
     """(c, n) NaN where nothing is known."""
     position: Int32
-    """(c, n) among today's items; NOBODY where nothing is known."""
+    """(c, n) among the current items; NOBODY where nothing is known."""
     is_open: Bool
     """(n,) the items to be searched among the whole support."""
     is_added: Bool
@@ -51,40 +51,40 @@ def mark_support(votes: Votes, lends: Bool) -> Votes:
 
 
 def reuse_neighbors(
-    earlier: PreviousNeighbors | None, place: Int64 | None, support: Votes, labels: tuple[int, ...]
+    previous: PreviousNeighbors | None, row: Int64 | None, support: Votes, labels: tuple[int, ...]
 ) -> ReusedNeighbors:
-    """What `earlier` (None: nothing) tells about today's items.
+    """What `previous` (None: nothing) tells about the current items.
 
     Parameters
     ----------
-    place
-        (n,) where each of today's items was among the earlier ones, with the same id and embedding; -1: nowhere.
+    row
+        (n,) the row of each current item in the previous run, with the same id and embedding; -1: it has none.
     support
-        (n,) of today, as `mark_support` gives it.
+        (n,) of the current items, as `mark_support` gives it.
     labels
         The classes in it, ascending.
     """
     n = len(support)
     similarity, position = np.full((len(labels), n), np.nan, np.float32), np.full((len(labels), n), NOBODY, np.int32)
     asks = support == ABSTAIN
-    if earlier is None or place is None:
+    if previous is None or row is None:
         return ReusedNeighbors(similarity=similarity, position=position, is_open=asks, is_added=np.zeros(n, bool))
-    was_there = place >= 0
-    before = np.where(was_there, earlier.support[place], np.int8(-2)) if len(earlier.support) else np.full(n, -2)
+    was_there = row >= 0
+    before = np.where(was_there, previous.support[row], np.int8(-2)) if len(previous.support) else np.full(n, -2)
     is_known = asks & (before == ABSTAIN)
-    now = np.full(len(earlier.support), NOBODY, np.int32)
-    now[place[was_there]] = np.flatnonzero(was_there)
+    now = np.full(len(previous.support), NOBODY, np.int32)
+    now[row[was_there]] = np.flatnonzero(was_there)
     known = np.flatnonzero(is_known)
     is_open = asks & ~is_known
-    for row, label in enumerate(labels):
-        if label not in earlier.labels:
+    for index, label in enumerate(labels):
+        if label not in previous.labels:
             continue  # whoever lends it now is new
-        source = earlier.labels.index(label)
-        neighbor = now[earlier.position[source, place[known]]]
+        source = previous.labels.index(label)
+        neighbor = now[previous.position[source, row[known]]]
         holds = (neighbor != NOBODY) & (support[neighbor] == label)
         is_open[known[~holds]] = True
-        similarity[row, known] = earlier.similarity[source, place[known]]
-        position[row, known] = neighbor
+        similarity[index, known] = previous.similarity[source, row[known]]
+        position[index, known] = neighbor
     similarity[:, is_open], position[:, is_open] = np.nan, NOBODY
     return ReusedNeighbors(
         similarity=similarity, position=position, is_open=is_open, is_added=(support >= 0) & (before != support)

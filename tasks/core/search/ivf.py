@@ -1,13 +1,13 @@
 """Approximate search: items are grouped into cells of the embedding space, and an item looks in the cells nearby only.
 
-All items of a cell look in the same cells: in its own, then in those with the nearest centers. Cells where an LF has no
+All items of a cell look in the same cells: in that cell, then in those with the nearest centers. Cells where an LF has no
 support cost that LF nothing and do not count, so that an LF whose votes are rare, or all far away, is served as well:
-its items go on from cell to cell until they have seen as many members as the effort asks. A few cells side by side, which
+its items go on from cell to cell until they have seen as many members as `min_candidates` asks. A few cells side by side, which
 look in much the same cells, are searched together, and each in what any of them visits: then a vector that was read is
 multiplied with many. Within the cells visited the search is exact (tasks/core/search/exact.py), by the same products for all
 LFs.
 
-What an LF finds depends on its own votes and effort alone, not on the LFs searched beside it.
+What an LF finds depends on its votes and its `min_candidates` alone, not on the LFs searched beside it.
 
 Source: J. Sivic, A. Zisserman, Video Google, ICCV 2003 (inverted files); H. Jégou et al., Product quantization for
 nearest neighbor search, IEEE TPAMI 33(1), 2011, section IV (a coarse quantizer, probed near the query).
@@ -51,7 +51,7 @@ class MemberCells:
     counts: Int64
     """(lf_classes, cells) members in each cell."""
     starts: Int64
-    """(lf_classes, cells) place of the first of them in `LFClass.members`."""
+    """(lf_classes, cells) index of the first of them in `LFClass.members`."""
 
 
 def group_items(of_item: Int64, index_vectors: Float32, metric: MetricName) -> Cells:
@@ -73,9 +73,9 @@ def _find_centers(of_item: Int64, index_vectors: Float32, metric: MetricName) ->
     count = int(of_item.max(initial=0)) + 1
     centers = np.zeros((count, index_vectors.shape[1]))
     for start in range(0, len(of_item), _GATHERED):
-        own = of_item[start : start + _GATHERED]
-        by_cell = np.argsort(own, kind="stable")
-        present, first = np.unique(own[by_cell], return_index=True)
+        of_items = of_item[start : start + _GATHERED]
+        by_cell = np.argsort(of_items, kind="stable")
+        present, first = np.unique(of_items[by_cell], return_index=True)
         # In the order of the vectors, which may be a file.
         vectors = index_vectors[start : start + _GATHERED][by_cell]
         centers[present] += np.add.reduceat(vectors, first, axis=0, dtype=np.float64)
@@ -135,15 +135,15 @@ def join_cells(cells: Cells, size: int) -> tuple[range, ...]:
 
 
 def measure_need(located: MemberCells, cells: Cells, joined: Sequence[range], items: Int64, position: Int32) -> Int64:
-    """The smallest effort (lf_classes, q) that makes each of `items` (q,) visit the cell of its nearest neighbor.
+    """The smallest `min_candidates` (lf_classes, q) that makes each of `items` (q,) visit the cell of its nearest neighbor.
 
     `joined` are the cells that visit together; `position` (lf_classes, q) is the neighbor's, as exact search finds it; NOBODY
     gives 0.
     """
     need = np.zeros(position.shape, np.int64)
-    own = cells.of_item[items]
+    of_items = cells.of_item[items]
     for together in joined:
-        asking = np.flatnonzero((own >= together.start) & (own < together.stop))
+        asking = np.flatnonzero((of_items >= together.start) & (of_items < together.stop))
         if not len(asking):
             continue
         before = _count_before(located, [rank_cells(cells, cell) for cell in together])
@@ -163,7 +163,7 @@ def _count_before(located: MemberCells, orders: Sequence[Int64]) -> Int64:
 
 
 def choose_min_candidates(need: Int64, target_recall: float) -> int:
-    """The effort with which a share of `target_recall`, and half of the rest, of the cells with a `need` find it.
+    """The `min_candidates` with which a share of `target_recall`, and half of the rest, of the cells with a `need` find it.
 
     The margin is for other items than those measured: with 2,000 of them the recall of a sample varies by .002.
     """
@@ -183,16 +183,15 @@ def visit(
     """
     before = _count_before(located, orders)
     return tuple(
-        _visit(lf_class, place, located, before[place], min_candidates[place])
-        for place, lf_class in enumerate(lf_classes)
+        _visit(lf_class, row, located, before[row], min_candidates[row]) for row, lf_class in enumerate(lf_classes)
     )
 
 
-def _visit(lf_class: LFClass, place: int, located: MemberCells, before: Int64, effort: int | None) -> LFClass:
-    if effort is None:
+def _visit(lf_class: LFClass, row: int, located: MemberCells, before: Int64, least: int | None) -> LFClass:
+    if least is None:
         return replace(lf_class, members=lf_class.members[:0], positions=lf_class.positions[:0])
-    chosen = np.flatnonzero((before < effort) & (located.counts[place] > 0))
-    counts, starts = located.counts[place, chosen], located.starts[place, chosen]
+    chosen = np.flatnonzero((before < least) & (located.counts[row] > 0))
+    counts, starts = located.counts[row, chosen], located.starts[row, chosen]
     ends = np.cumsum(counts)
     slots = np.repeat(starts - (ends - counts), counts) + np.arange(counts.sum())
     return replace(lf_class, members=lf_class.members[slots], positions=lf_class.positions[slots])
