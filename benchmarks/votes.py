@@ -69,7 +69,7 @@ stage, peak = time.perf_counter() - began, measure_peak()
 lfs, votes = loading.load_lfs(Path(), "lfs/mine.py"), 0.0
 for items in read_batches(ITEMS, schemas.ITEMS, size=8 * 2**20, beside=len(lfs)):
     began = time.perf_counter()
-    voting.apply_vectorized(lfs, items, ("HAM", "SPAM"))
+    voting.apply_vectorized(Path(), lfs, items, ("HAM", "SPAM"))
     votes += time.perf_counter() - began
 print(json.dumps({"stage": stage, "votes": votes, "memory": (peak - base) / 1024}))
 """

@@ -200,7 +200,7 @@ def measure(root: Path, copy: Path, repeats: int) -> list[Result]:
 def _time_lf(root: Path) -> float:
     (lf, *_), items = load_lfs(root, str(_MODULE)), read_table(root / ITEMS, schemas.ITEMS)
     began = time.perf_counter()
-    apply_vectorized([lf], items, CLASSES)  # type: ignore[list-item]
+    apply_vectorized(Path(), [lf], items, CLASSES)  # type: ignore[list-item]
     return time.perf_counter() - began
 
 

@@ -34,14 +34,17 @@ from tasks.compute.read_ahead import read_ahead
 from tasks.core import lf_analysis
 from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
+from tasks.lf.asking import Asking
 from tasks.lf.cache import CACHE_KIND, VoteCache
+from tasks.lf.checks import require_fitting_patterns, require_stable_votes
 from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
-from tasks.lf.loading import load_lfs
+from tasks.lf.loading import LFModule, load_module, project_lfs
+from tasks.lf.monitor import Monitor
 from tasks.lf.shards import read_module, vote_on_cluster
 from tasks.lf.vote_file import BATCH_BYTES, VoteFile, make_no_failures
 from tasks.lf.vote_table import read_vote_table
-from tasks.lf.voting import Failure, apply_vectorized
+from tasks.lf.voting import Failure
 from tasks.lf.workers import ChunkVotes, RowwiseJob, vote_rowwise
 from tasks.params import ApplyParams
 from tasks.progress import Progress
@@ -52,14 +55,12 @@ from tasks.tables.parquet import (
     ROW_GROUP,
     count_rows,
     read_batches,
+    read_schema,
     read_table,
     write_batches,
     write_table,
 )
 from tasks.tables.paths import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
-
-_PROBED = 100
-"""How many items a vectorized LF votes on a second time, without their neighbors: enough to notice a mean or a rank."""
 
 
 def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
@@ -134,9 +135,18 @@ def _write_computed_votes(root: Path, classes: Sequence[str], source: str, summa
     # If an LF crashes the interpreter, or somebody ends it, standard error shows the line it had reached.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
-    lfs = load_lfs(root, source)
+    with project_lfs(root):
+        return _vote_and_write(root, classes, source, load_module(root, source), summary)
+
+
+def _vote_and_write(
+    root: Path, classes: Sequence[str], source: str, module: LFModule, summary: LFSummary
+) -> pl.DataFrame:
+    """The failures of the LFs of `module`, once their votes are written; those that are known are not asked for."""
+    lfs = module.lfs
+    require_fitting_patterns(lfs, read_schema(root / ITEMS), classes, source)
     n = count_rows(root / ITEMS)
-    fingerprints = Fingerprints(root)
+    fingerprints = Fingerprints(root, module)
     digests = {lf.name: fingerprints.identify_lf(lf) for lf in lfs}
     with Cache(root, CACHE_KIND) as entries, VoteFile([lf.name for lf in lfs], n, root / VOTES.parent) as votes:
         cache = VoteCache(root, entries, classes)
@@ -157,13 +167,18 @@ def _write_computed_votes(root: Path, classes: Sequence[str], source: str, summa
                 questions.setdefault(id(rows), _Question(lfs=[], rows=rows)).lfs.append(lf)
         _report_work(questions.values(), n * len(lfs), changes)
         # An LF that fails on some rows as a whole is asked about all rows, which is what it had failed on uncached.
-        again = [lf for question in questions.values() for lf in _ask(root, source, question, classes, votes, cache)]
-        for lf in again:
-            votes.clear_failures(lf.name)
-        _ask(root, source, _Question(lfs=again, rows=all_rows), classes, votes, cache)
-        for lf in (lf for question in questions.values() for lf in question.lfs):
+        asked = [lf for question in questions.values() for lf in question.lfs]
+        if asked:
+            with Monitor(source, [lf.name for lf in asked]) as monitor:
+                asking = Asking(root=root, source=source, classes=classes, monitor=monitor)
+                again = [lf for question in questions.values() for lf in _ask(asking, question, votes, cache)]
+                for lf in again:
+                    votes.clear_failures(lf.name)
+                _ask(asking, _Question(lfs=again, rows=all_rows), votes, cache)
+        _report_side_inputs(root, source, module, lfs, votes)
+        for lf in asked:
             digest = digests[lf.name]
-            if digest is not None:
+            if digest is not None and votes.is_reusable(lf.name):
                 cache.keep(digest, votes.read_column(lf.name))
         _write_votes(root, votes.read_batches(root), n, classes, votes.lfs, summary)
         return votes.tabulate_failures(root)
@@ -199,21 +214,34 @@ def _report_work(questions: Iterable[_Question], total: int, changes: str | None
     print(f"apply: {asked:,} of {total:,} votes are asked for, the others are known", file=sys.stderr)
 
 
-def _ask(
-    root: Path, source: str, question: _Question, classes: Sequence[str], votes: VoteFile, cache: VoteCache
-) -> list[LabelingFunction]:
+def _report_side_inputs(
+    root: Path, source: str, module: LFModule, lfs: Sequence[LabelingFunction], votes: VoteFile
+) -> None:
+    """Print what LFs read that may change without a rerun."""
+    readers = {source: module.side_inputs}
+    readers |= {f"labeling function '{lf.name}' ({source})": votes.side_inputs[lf.name] for lf in lfs}
+    for reader, side_inputs in readers.items():
+        for found in side_inputs.describe(root):
+            print(
+                f"apply: {reader} reads {found}, which no stage depends on: a change of it reruns nothing. Put what it "
+                "holds into lfs/.",
+                file=sys.stderr,
+            )
+
+
+def _ask(asking: Asking, question: _Question, votes: VoteFile, cache: VoteCache) -> list[LabelingFunction]:
     """The LFs that failed on some rows as a whole, while not all rows were asked about; the votes of the others are
     written, batch by batch.
     """
     again: list[LabelingFunction] = []
     if not question.lfs:
         return again
-    rows = question.rows
+    root, source, rows = asking.root, asking.source, question.rows
     patterns = [lf for lf in question.lfs if isinstance(lf, PatternLF)]
     rowwise = [lf for lf in question.lfs if isinstance(lf, RowwiseLF)]
     others = [lf for lf in question.lfs if isinstance(lf, VectorizedLF) and not isinstance(lf, PatternLF)]
-    for items in itertools.islice(_read_rows(root, rows), 1 if others else 0):
-        _require_votes_by_row(others, items, classes, source)
+    for items in itertools.islice(_read_rows(root, rows), 1 if others or rowwise else 0):
+        require_stable_votes(asking, [*others, *rowwise], items)
     kinds: list[list[LabelingFunction]] = [[*patterns], [*others], [*rowwise]]
     with Progress("apply", total=len(rows) * len(question.lfs)) as progress, open_cluster() as cluster:
         for lfs in filter(None, kinds):
@@ -224,12 +252,13 @@ def _ask(
             batches = read_ahead(_read_rows(root, rows, size=size, beside=len(lfs)))
             if len(rows) == votes.n:
                 batches = read_ahead(cache.hash_batches(batches))
-            for chunk in _vote(root, source, lfs, len(rows), batches, classes, cluster, progress):
+            for chunk in _vote(asking, lfs, len(rows), batches, cluster, progress):
                 for lf in lfs:
                     column = chunk.columns[lf.name]
                     if column.is_by_batch and len(rows) < votes.n:
                         again.append(lf)
                         continue
+                    column.side_inputs.require_declared(root, f"labeling function '{lf.name}' ({source})")
                     votes.write(lf.name, rows[start : start + len(chunk.ids)], column)
                     _require_within_budget(lf, column.failures, chunk.ids, votes, source)
                 lfs[:] = [lf for lf in lfs if lf not in again]
@@ -238,12 +267,10 @@ def _ask(
 
 
 def _vote(
-    root: Path,
-    source: str,
+    asking: Asking,
     lfs: Sequence[LabelingFunction],
     n: int,
     batches: Iterator[pl.DataFrame],
-    classes: Sequence[str],
     cluster: Cluster | None,
     progress: Progress,
 ) -> Iterator[ChunkVotes]:
@@ -252,13 +279,13 @@ def _vote(
     Vectorized LFs that the caller removes from `lfs` meanwhile are not asked any more.
     """
     if cluster is not None:
-        yield from vote_on_cluster(cluster, read_module(root, source, classes), lfs, batches, progress)
+        module = read_module(asking.root, asking.source, asking.classes)
+        yield from vote_on_cluster(cluster, module, lfs, batches, progress)
     elif rowwise := [lf for lf in lfs if isinstance(lf, RowwiseLF)]:
-        job = RowwiseJob(root=root, source=source, lfs=rowwise, classes=classes, n=n)
-        yield from vote_rowwise(job, batches, progress)
+        yield from vote_rowwise(RowwiseJob(asking=asking, lfs=rowwise, n=n), batches, progress)
     else:
         for items in batches:
-            columns = apply_vectorized([lf for lf in lfs if isinstance(lf, VectorizedLF)], items, classes)
+            columns = asking.ask_vectorized([lf for lf in lfs if isinstance(lf, VectorizedLF)], items)
             yield ChunkVotes(ids=items[ITEM_ID], columns=columns)
             progress.advance(items.height * len(lfs))
 
@@ -281,22 +308,9 @@ def _read_rows(root: Path, rows: npt.NDArray[np.int64], *, size: int = 0, beside
         yield pl.concat(parts)
 
 
-def _require_votes_by_row(
-    lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: Sequence[str], source: str
-) -> None:
-    """Check, on every second of the first items, that a vectorized LF's vote on a row depends on that row alone."""
-    first = items.head(2 * _PROBED)
-    together = apply_vectorized(lfs, first, classes)
-    apart = apply_vectorized(lfs, first.gather_every(2), classes)
-    for lf in lfs:
-        failed = together[lf.name].failures or apart[lf.name].failures
-        differs = np.flatnonzero(together[lf.name].votes[::2] != apart[lf.name].votes)
-        if differs.size and not failed:
-            raise LabelingFunctionError(
-                f"labeling function '{lf.name}' ({source}): its vote on {ITEM_ID} {first[ITEM_ID][int(differs[0]) * 2]!r} "
-                "changes with the other items of the batch. A vote must depend on its own item alone: compute means, "
-                "ranks and the like beforehand, as a column of the items, and use no randomness."
-            )
+def _find_policy(lf: LabelingFunction, failure: Failure) -> OnError:
+    """What `failure` of `lf` does."""
+    return lf.on_timeout if failure.is_late and isinstance(lf, RowwiseLF) else lf.on_error
 
 
 def _require_within_budget(
@@ -305,13 +319,15 @@ def _require_within_budget(
     """Check that the failures of `lf`, those on the batch with these `ids` and all so far, are allowed."""
     if not failed:
         return
-    first, count, n = failed[0], len(votes.failures[lf.name]), votes.n
+    stops = [failure for failure in failed if _find_policy(lf, failure) is OnError.RAISE]
+    first, count, n = (*stops, *failed)[0], len(votes.failures[lf.name]), votes.n
     subject = f"labeling function '{lf.name}' ({source})"
     example = f"on {ITEM_ID} {ids[first.row]!r}: {first.error}\n{first.trace}".rstrip()
-    if lf.on_error is OnError.RAISE:
+    if stops:
+        policy = "on_timeout" if first.is_late else "on_error"
         raise LabelingFunctionError(
             f"{subject} failed {example}\nCorrect it, or let it abstain on failures: "
-            "on_error='abstain' with an error_budget, a share of all items."
+            f"{policy}='abstain' with an error_budget, a share of all items."
         )
     if count > lf.error_budget * n:
         raise LabelingFunctionError(

@@ -1,7 +1,7 @@
 """What a module below lfs/ imports to define labeling functions (LFs).
 
-Every LF that such a module binds to a name, or keeps in a list or tuple bound to a name, votes in the pipeline, in the
-order of definition. A vote is a class name of params.yaml, the position of one, or ABSTAIN (None means the same).
+Every LF that such a module binds to a name, or keeps in a list, tuple, set or dictionary bound to a name, votes in the
+pipeline, in the order of these names. A vote is a class name of params.yaml, the position of one, or ABSTAIN (None means the same).
 
     from tasks.labeling import ABSTAIN, keyword_lf, labeling_function
 
@@ -33,7 +33,10 @@ from tasks.lf.functions import (
     VectorizedLF,
     Vote,
 )
+from tasks.lf.series import to_series
 from tasks.lf.text_patterns import TextPattern, compile_keywords, compile_regex, match_patterns
+
+Condition = pl.Expr | pl.Series | npt.NDArray[np.bool_] | Sequence[bool | None]
 
 __all__ = [
     "ABSTAIN",
@@ -57,7 +60,12 @@ __all__ = [
 def labeling_function(function: Callable[[Any], Vote]) -> RowwiseLF: ...
 @overload
 def labeling_function(
-    *, name: str | None = None, on_error: OnError | str = ..., error_budget: float = ...
+    *,
+    name: str | None = None,
+    on_error: OnError | str = ...,
+    error_budget: float = ...,
+    timeout: float | None = None,
+    on_timeout: OnError | str = ...,
 ) -> Callable[[Callable[[Any], Vote]], RowwiseLF]: ...
 def labeling_function(
     function: Callable[[Any], Vote] | None = None,
@@ -65,6 +73,8 @@ def labeling_function(
     name: str | None = None,
     on_error: OnError | str = OnError.RAISE,
     error_budget: float = DEFAULT_ERROR_BUDGET,
+    timeout: float | None = None,
+    on_timeout: OnError | str = OnError.RAISE,
 ) -> RowwiseLF | Callable[[Callable[[Any], Vote]], RowwiseLF]:
     """A row-wise LF from a function of one item; a decorator, with or without parentheses.
 
@@ -73,10 +83,13 @@ def labeling_function(
     function
         Takes an `Item`, returns a class name, a class position, or ABSTAIN.
     name
-        The name of the LF; by default, that of the function.
+        The name of the LF; by default that of the function, or of the variable if the function has none (a lambda).
     on_error
         'raise' stops the run when the function raises or returns an unknown class; 'abstain' records the failure in
         data/apply/lf_failures.parquet and goes on, until failures exceed `error_budget`, a share of all items.
+    timeout, on_timeout
+        Seconds that one item may take, and what happens when it takes longer: 'raise' or 'abstain', as for `on_error`.
+        Python code and regular expressions are interrupted; a library's compiled code is not, until it returns.
 
     Raises
     ------
@@ -86,7 +99,12 @@ def labeling_function(
 
     def decorate(function: Callable[[Any], Vote]) -> RowwiseLF:
         return RowwiseLF(
-            name=name or function.__name__, on_error=_policy(on_error), error_budget=error_budget, function=function
+            name=name or _name_function(function),
+            on_error=_policy(on_error),
+            error_budget=error_budget,
+            timeout=timeout,
+            on_timeout=_policy(on_timeout),
+            function=function,
         )
 
     return decorate if function is None else decorate(function)
@@ -124,23 +142,34 @@ def vectorized_labeling_function(
 
     def decorate(function: Callable[[pl.DataFrame], ColumnOfVotes]) -> VectorizedLF:
         return VectorizedLF(
-            name=name or function.__name__, on_error=_policy(on_error), error_budget=error_budget, function=function
+            name=name or _name_function(function),
+            on_error=_policy(on_error),
+            error_budget=error_budget,
+            function=function,
         )
 
     return decorate if function is None else decorate(function)
 
 
-def vote_where(condition: pl.Expr | pl.Series | npt.NDArray[np.bool_], label: str | int) -> pl.Expr:
+def vote_where(condition: Condition, label: str | int) -> pl.Expr:
     """The votes of a vectorized LF that votes `label` where `condition` holds, and abstains elsewhere and on null.
+
+    `condition` is a Polars expression, or one Boolean per item: a Polars or pandas Series, an array, or a list.
+
+    Raises
+    ------
+    TypeError
+        `condition` is neither.
 
     >>> items = pl.DataFrame({"length": [3, 30, None]})
     >>> items.select(vote_where(pl.col("length") < 10, "HAM")).to_series().to_list()
     ['HAM', None, None]
     """
-    if isinstance(condition, np.ndarray):
-        condition = pl.Series(condition)
-    if isinstance(condition, pl.Series):
-        condition = pl.lit(condition)
+    if not isinstance(condition, pl.Expr):
+        series = pl.Series(condition) if isinstance(condition, list | tuple) else to_series(condition)
+        if series.dtype not in (pl.Boolean, pl.Null):
+            raise TypeError(f"vote_where got {series.dtype} values in a {type(condition).__name__}; expected Booleans")
+        condition = pl.lit(series.cast(pl.Boolean))
     return pl.when(condition).then(pl.lit(label)).alias("vote")
 
 
@@ -201,6 +230,12 @@ def _pattern_lf(name: str, column: str, pattern: TextPattern, label: str | int) 
         return vote_where(match_patterns([pattern], items[column])[0], label)
 
     return PatternLF(name=name, function=vote, column=column, pattern=pattern, label=label)
+
+
+def _name_function(function: Callable[..., object]) -> str:
+    """The name of `function`; empty for a lambda, a partial or an object, which have none."""
+    name = getattr(function, "__name__", "")
+    return "" if name == "<lambda>" else name
 
 
 def _policy(on_error: OnError | str) -> OnError:

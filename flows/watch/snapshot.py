@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tasks.cache.store import identify_file
-from tasks.lf.fingerprint import find_lf_files
+from tasks.lf.observation import find_lf_files
 from tasks.params import FILE
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, VALID_GOLD
 

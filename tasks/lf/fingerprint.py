@@ -1,9 +1,10 @@
 """What a labeling function is, as a digest: of its code and of everything of the project that the code can see.
 
-Followed are constants, closures, defaults, and the globals that the code names: functions and their globals in turn,
-numbers, texts, arrays, compiled patterns, and collections of such. A library, or what it defines, is known by its name
-and by the versions of all that is installed; what has no such name (a loaded model, an object of the project's own
-classes) makes the LF one that is not known, and always runs.
+Followed are constants, closures, defaults, attributes, and the globals that the code names: functions and their globals
+in turn, numbers, texts, arrays, compiled patterns, and collections of such. What an installed package defines is known
+by its name and by the versions of all that is installed; so are the parts of Python's own library that have no access
+to anything but their arguments. All else (the clock, a loaded model, an object of the project's own classes) makes the
+LF one that is not known, and always runs.
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ import numpy as np
 
 from tasks.cache.code import PROJECT, find_code, identify_code
 from tasks.cache.store import identify, identify_file
-from tasks.lf.functions import LabelingFunction
+from tasks.lf.functions import LabelingFunction, RowwiseLF
+from tasks.lf.loading import LFModule
+from tasks.lf.observation import PIPELINE, find_lf_files
 
 _REFLECTIVE = frozenset({"__import__", "eval", "exec", "globals", "__globals__", "import_module", "modules"})
 """Names by which code can reach more of the project than it names."""
@@ -35,38 +38,42 @@ _CACHED = type(functools.lru_cache(len))
 
 _LIBRARIES = tuple(Path(path).resolve() for path in set(sysconfig.get_paths().values()) if path)
 
-_PIPELINE = ("tasks.apply", "tasks.labeling")
-"""What asks LFs for votes, and what they import."""
+_CLOSED = frozenset(
+    """__future__ _abc _bisect _collections _functools _heapq _json _operator _sre _struct abc array ast base64 binascii
+    bisect builtins calendar cmath codecs collections colorsys copy copyreg csv dataclasses decimal difflib enum
+    fractions functools hashlib heapq hmac html io ipaddress itertools json keyword math numbers operator pathlib pprint
+    re reprlib statistics string stringprep struct textwrap token tokenize types typing unicodedata warnings zlib
+    zoneinfo""".split()  # noqa: SIM905  a list of names takes a line each
+)
+"""Modules of Python's library whose results depend on their arguments alone; which files are opened is observed."""
 
-_EDITORS_OWN = re.compile(r"\..*\.sw.|\.?#.*|.*~")
-"""What Vim and Emacs call swap, lock and backup files."""
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, tuple, list, set, frozenset, dict})
+"""Types of values that a library's module is not expected to change by itself."""
 
 
 class _UnknownError(Exception):
     """Something whose content cannot be told."""
 
 
-def find_lf_files(root: Path) -> list[Path]:
-    """All files below lfs/ that LFs consist of or may read, ascending: no byte-code, and nothing of an editor's own."""
-    found = (path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(path for path in found if not _EDITORS_OWN.fullmatch(path.name))
-
-
 class Fingerprints:
-    """Digests of the labeling functions of the project at `root`, as its files are now."""
+    """Digests of the labeling functions of `module` in the project at `root`, as its files are now."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, module: LFModule) -> None:
         contents = {path.relative_to(root).as_posix(): identify_file(path) for path in find_lf_files(root)}
         self._all = identify(contents)
         # Code may read any table or list of words that lies beside it.
-        self._data = identify({name: content for name, content in contents.items() if not name.endswith(".py")})
+        data = identify({name: content for name, content in contents.items() if not name.endswith(".py")})
+        is_code_needed = module.has_effects or module.side_inputs.is_source_read
+        self._shared = identify(self._all if is_code_needed else data, module.side_inputs.identify())
 
     def identify_lf(self, lf: LabelingFunction) -> str | None:
         """The digest of everything that determines the votes of `lf`, its name aside; None where that is not known."""
         try:
             kind = [type(lf).__name__, str(lf.on_error)]
-            code = identify_code(*_PIPELINE)
-            return identify(*kind, self._data, _read_versions(), code, _Walk(self._all)(lf.function))
+            if isinstance(lf, RowwiseLF):
+                kind += [str(lf.timeout), str(lf.on_timeout)]
+            code = identify_code(*PIPELINE)
+            return identify(*kind, self._shared, _read_versions(), code, _Walk(self._all)(lf.function))
         except (_UnknownError, RecursionError):
             return None
 
@@ -83,7 +90,7 @@ def _read_versions() -> str:
 @functools.cache
 def _list_pipeline() -> frozenset[Path]:
     """The files whose content is in every digest."""
-    return frozenset(find_code(*_PIPELINE))
+    return frozenset(find_code(*PIPELINE))
 
 
 class _Walk:
@@ -150,24 +157,39 @@ class _Walk:
                 cells.append(cell.cell_contents)
             except ValueError:  # a name that is bound later
                 raise _UnknownError from None
-        parts = [function.__defaults__, function.__kwdefaults__, cells, function.__code__]
+        parts = [function.__defaults__, function.__kwdefaults__, cells, function.__code__, function.__dict__]
         return ["function", *map(self, parts), *self._describe_globals(function.__code__, function.__globals__)]
 
     def _describe_globals(self, code: CodeType, known: dict[str, Any]) -> Iterable[str]:
         """What the globals are that `code`, or code within it, names."""
+        levels: list[object] = []
         for instruction in dis.get_instructions(code):
             name = instruction.argval
             if instruction.opname in _CHANGES_GLOBAL:
                 raise _UnknownError
             if instruction.opname == "IMPORT_NAME":
-                yield self._describe_import(name)
+                # The import's level lies below the names to import; only of level 0 is the name that of a module.
+                is_absolute = len(levels) > 1 and levels[-2] == 0
+                yield self._describe_import(name) if is_absolute else self._lfs
             elif instruction.opname in _GLOBAL and name in known:
                 yield f"{name}={self(known[name])}"
+                if type(known[name]) is ModuleType and _is_library(known[name]):
+                    yield from self._describe_attributes(known[name], code.co_names)
             if name in _REFLECTIVE:
                 yield self._lfs
+            levels = [*levels[-1:], name]
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 yield from self._describe_globals(constant, known)
+
+    def _describe_attributes(self, module: ModuleType, names: Iterable[str]) -> Iterable[str]:
+        """What code may see in a library's module that anybody can have put there: plain values, and functions of ours."""
+        for name in names:
+            value = vars(module).get(name)
+            is_function_of_ours = isinstance(value, FunctionType) and not _is_foreign(value)
+            is_module_of_ours = type(value) is ModuleType and not _is_library(value)
+            if type(value) in _PLAIN or is_function_of_ours or is_module_of_ours:
+                yield f"{name}={self(value)}"
 
     def _describe_code(self, code: CodeType) -> list[str]:
         # Neither name nor lines: a function that is renamed or moved stays what it is.
@@ -177,6 +199,8 @@ class _Walk:
 
     def _describe_module(self, module: ModuleType) -> list[str]:
         if _is_library(module):
+            if not _is_closed(module.__name__):
+                raise _UnknownError
             return ["module", module.__name__]
         if _is_own(module.__name__):
             return ["module", module.__name__, self._lfs]
@@ -187,7 +211,7 @@ class _Walk:
         if _is_own(name) or not top:
             return self._lfs
         found = sys.modules.get(top) or importlib.util.find_spec(top)
-        if found is None or not _is_library(found):
+        if found is None or not _is_library(found) or not _is_closed(name):
             raise _UnknownError
         return name
 
@@ -199,8 +223,15 @@ def _is_own(module: str) -> bool:
 
 def _is_foreign(value: Any) -> bool:
     """Whether a library or the pipeline defines `value`: versions, or the pipeline's code, say what it is."""
-    module = sys.modules.get(getattr(value, "__module__", None) or "")
-    return module is not None and _is_library(module)
+    name = getattr(value, "__module__", None) or ""
+    module = sys.modules.get(name)
+    return module is not None and _is_library(module) and _is_closed(name)
+
+
+def _is_closed(module: str) -> bool:
+    """Whether what a library's module of this name does depends on nothing but arguments and its version."""
+    top = module.partition(".")[0]
+    return top not in sys.stdlib_module_names or top in _CLOSED
 
 
 def _has_name(value: Any) -> bool:

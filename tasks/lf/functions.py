@@ -1,10 +1,13 @@
 """The kinds of labeling function: row-wise (one item at a time), vectorized (a batch at once), and patterns."""
 
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import numpy.typing as npt
 import polars as pl
@@ -19,21 +22,116 @@ ColumnOfVotes = pl.Expr | pl.Series | npt.NDArray[Any]
 
 
 class Item:
-    """One item as a row-wise LF sees it: `item.text` (or `item["text"]`) is its value in column `text`."""
+    """One item as a row-wise LF sees it: `item.text` (or `item["text"]`) is its value in column `text`.
+
+    Items are read-only, since all LFs see the same ones. `"text" in item`, `len(item)`, iteration and `dict(item)` work
+    as for a dictionary of its columns.
+
+    >>> item = Item({"item_id": 7, "text": "hello"})
+    >>> item.text, "split" in item, dict(item)
+    ('hello', False, {'item_id': 7, 'text': 'hello'})
+    """
 
     __slots__ = ("_values",)
+    _values: Mapping[str, Any]
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
+        object.__setattr__(self, "_values", values)
 
     def __getattr__(self, column: str) -> Any:
+        # Python asks for special methods, and copy for `_values`, before there are values.
+        if column.startswith("__") or column == "_values":
+            raise AttributeError(column)
+        if column in self._values:
+            return self._values[column]
+        if column == "keys":  # by which dict() knows a mapping
+            return self._values.keys
+        raise AttributeError(f"no column '{column}'; items have {', '.join(self._values)}")
+
+    def __getitem__(self, column: str) -> Any:
         try:
             return self._values[column]
         except KeyError:
-            raise AttributeError(f"no column '{column}'; items have {', '.join(self._values)}") from None
+            raise KeyError(f"no column {column!r}; items have {', '.join(self._values)}") from None
 
-    def __getitem__(self, column: str) -> Any:
-        return getattr(self, column)
+    def __contains__(self, column: object) -> bool:
+        return column in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Item({dict(self._values)!r})"
+
+    def __reduce__(self) -> tuple[type["Item"], tuple[dict[str, Any]]]:
+        return Item, (dict(self._values),)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(
+            "items are read-only, since all labeling functions see the same ones; change a copy: dict(item)"
+        )
+
+    __setattr__ = __delattr__ = __setitem__ = __delitem__ = _refuse
+
+
+def read_items(table: pl.DataFrame) -> list[Item]:
+    """The rows of `table` as items; lists and structs in them are read-only as well."""
+    nested = {column.name: _freeze for column in table if column.dtype.is_nested()}
+    nested |= {name: _freeze_flat for name in nested if _is_flat(table.schema[name])}
+    items = []
+    for values in table.iter_rows(named=True):
+        for column, freeze in nested.items():
+            values[column] = freeze(values[column])
+        items.append(Item(values))
+    return items
+
+
+def _is_flat(dtype: pl.DataType) -> bool:
+    """Whether a column of this type holds lists of scalars."""
+    return isinstance(dtype, pl.List | pl.Array) and not (pl.Series([], dtype=dtype.inner).dtype.is_nested())
+
+
+def _refuse_change(self: object, *_: object, **__: object) -> NoReturn:
+    raise TypeError("items are read-only, since all labeling functions see the same ones; change a copy")
+
+
+class _FrozenList(list[Any]):
+    """A list that cannot be changed."""
+
+    __slots__ = ()
+    append = extend = insert = remove = pop = clear = sort = reverse = _refuse_change
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse_change
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
+
+
+class _FrozenDict(dict[str, Any]):
+    """A dictionary that cannot be changed."""
+
+    __slots__ = ()
+    update = pop = popitem = clear = setdefault = _refuse_change
+    __setitem__ = __delitem__ = __ior__ = _refuse_change
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+def _freeze(value: Any) -> Any:
+    """`value` with every list and dictionary in it read-only."""
+    if isinstance(value, list):
+        return _FrozenList(map(_freeze, value))
+    if isinstance(value, dict):
+        return _FrozenDict({key: _freeze(part) for key, part in value.items()})
+    return value
+
+
+def _freeze_flat(value: list[Any] | None) -> list[Any] | None:
+    """`_freeze` for lists of scalars, much faster."""
+    return None if value is None else _FrozenList(value)
 
 
 class OnError(StrEnum):
@@ -48,15 +146,37 @@ DEFAULT_ERROR_BUDGET = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
+class Definition:
+    """An LF, and where the module that was being imported defined it."""
+
+    lf: "LabelingFunction"
+    file: str
+    line: int
+
+
+definitions: ContextVar[list[Definition] | None] = ContextVar("definitions", default=None)
+"""Takes every LF that is defined while an LF module is loaded, so that one that is lost can be named."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Named:
     """Name and error policy, which all kinds have."""
 
     name: str
+    """Empty for a function without a name of its own, such as a lambda, until it is loaded: then its variable's."""
     on_error: OnError = OnError.RAISE
     error_budget: float = DEFAULT_ERROR_BUDGET
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(schemas.LF_NAME, self.name) or self.name == ITEM_ID:
+        collected = definitions.get()
+        if collected is not None:
+            frame: FrameType | None = sys._getframe()
+            while frame is not None and frame.f_code.co_name != "<module>":
+                frame = frame.f_back
+            if frame is not None:
+                lf: Any = self
+                collected.append(Definition(lf=lf, file=frame.f_code.co_filename, line=frame.f_lineno))
+        if self.name and (not re.fullmatch(schemas.LF_NAME, self.name) or self.name == ITEM_ID):
             raise LabelingFunctionError(
                 f"{self.name!r} cannot name a labeling function. Use letters, digits, '_', '.' and '-', "
                 f"a letter or '_' first, and not '{ITEM_ID}'."
@@ -77,6 +197,20 @@ class RowwiseLF(_Named):
     """An LF that is asked about one item at a time."""
 
     function: Callable[[Any], Vote] = field(repr=False)
+    timeout: float | None = None
+    """Seconds it may take for one item."""
+    on_timeout: OnError = OnError.RAISE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+            raise LabelingFunctionError(
+                f"labeling function '{self.name}': timeout is {self.timeout}; expected seconds, more than 0, or None."
+            )
+        if self.on_timeout not in tuple(OnError):
+            raise LabelingFunctionError(
+                f"labeling function '{self.name}': on_timeout is {self.on_timeout!r}; expected 'raise' or 'abstain'."
+            )
 
     def __call__(self, item: Any) -> Vote:
         """The vote on `item` (anything with the attributes that the function reads)."""

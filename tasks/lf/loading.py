@@ -1,5 +1,6 @@
 """The labeling functions of a module below lfs/, read anew at every call and from one project only."""
 
+import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -7,12 +8,24 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, ModuleType
 
 from tasks.errors import EpoxyError, LabelingFunctionError
-from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF
-from tasks.lf.voting import FAULTS, format_trace
+from tasks.lf.functions import Definition, LabelingFunction, RowwiseLF, VectorizedLF, definitions
+from tasks.lf.observation import SideInputs, is_edited_by_user, observe, unobserved
+from tasks.lf.voting import FAULTS, format_trace, restored_streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class LFModule:
+    """The LFs of a module, in order of definition, and what the module read while it was imported."""
+
+    lfs: list[LabelingFunction]
+    side_inputs: SideInputs
+    has_effects: bool
+    """Whether a module of lfs/ does more at import than to define things, and so may change what LFs see elsewhere."""
 
 
 def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
@@ -21,33 +34,139 @@ def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
     Raises
     ------
     LabelingFunctionError
-        The module is missing, fails on import, has no LF, or has two of the same name.
+        As for `load_module`.
     """
-    module = _import_module(root, source)
-    lfs: dict[int, LabelingFunction] = {}
-    for value in vars(module).values():
-        for lf in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(lf, RowwiseLF | VectorizedLF):
-                lfs[id(lf)] = lf
+    with project_lfs(root):
+        return load_module(root, source).lfs
+
+
+def load_module(root: Path, source: str) -> LFModule:
+    """The LFs that the module `source` (lfs/NAME.py below `root`) defines, with what it read; within `project_lfs`.
+
+    Raises
+    ------
+    LabelingFunctionError
+        The module is missing, fails on import, reads what no stage depends on, has no LF, has two of the same name, or
+        loses one that it defines.
+    """
+    defined: list[Definition] = []
+    token = definitions.set(defined)
+    try:
+        with observe(root) as side_inputs, restored_streams():
+            module = _import_module(root, source)
+    finally:
+        definitions.reset(token)
+    side_inputs.require_declared(root, source)
+    has_effects = any(map(_has_effects, _list_imported(root)))
+    order = {id(definition.lf): number for number, definition in enumerate(defined)}
+    found: dict[int, LabelingFunction] = {}
+    for variable, value in vars(module).items():
+        for lf in _find_lfs(value, order, set()):
+            found.setdefault(id(lf), _name_lf(lf, variable if lf is value else "", source))
+    lfs = list(found.values())
     if not lfs:
         raise LabelingFunctionError(
             f"{source} holds no labeling function. Decorate one with @labeling_function, or bind keyword_lf(...) to a "
             "name; see lfs/digits.py."
         )
-    names = [lf.name for lf in lfs.values()]
+    names = [lf.name for lf in lfs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise LabelingFunctionError(
             f"{source}: more than one labeling function is called {', '.join(twice)}. Rename all but one."
         )
-    return list(lfs.values())
+    _require_none_lost(root, source, [definition for definition in defined if id(definition.lf) not in found], lfs)
+    return LFModule(lfs=lfs, side_inputs=side_inputs, has_effects=has_effects)
+
+
+def _find_lfs(value: object, order: dict[int, int], seen: set[int]) -> Iterator[LabelingFunction]:
+    """The LFs that `value` is or contains; those of a set by their place in `order`, since sets have none."""
+    if isinstance(value, RowwiseLF | VectorizedLF):
+        yield value
+    elif isinstance(value, list | tuple | set | frozenset | dict) and id(value) not in seen:
+        seen.add(id(value))
+        parts = list(value.values() if isinstance(value, dict) else value)
+        if isinstance(value, set | frozenset):
+            parts.sort(key=lambda part: order.get(id(part), -1))
+        for part in parts:
+            yield from _find_lfs(part, order, seen)
+
+
+def _name_lf(lf: LabelingFunction, variable: str, source: str) -> LabelingFunction:
+    """`lf`, called like its variable if it has no name of its own."""
+    if lf.name:
+        return lf
+    if not variable:
+        raise LabelingFunctionError(
+            f"{source}: a labeling function made of a lambda, a partial or an object has no name. Bind it to a variable, "
+            "or give it one: labeling_function(name=...)."
+        )
+    return replace(lf, name=variable)
+
+
+def _require_none_lost(root: Path, source: str, lost: list[Definition], lfs: list[LabelingFunction]) -> None:
+    """Check that no LF's name was bound again, unless the LF that has the name now uses it."""
+    used = {id(cell.cell_contents) for lf in lfs for cell in getattr(lf.function, "__closure__", None) or ()}
+    file = (root / source).resolve()
+    statements = ast.parse(file.read_text(encoding="utf-8")).body
+    for definition in lost:
+        if id(definition.lf) in used or Path(definition.file) != file:
+            continue
+        # A function begins with its decorators, which a node's own line leaves out.
+        here = next((node for node in statements if definition.line <= (node.end_lineno or 0)), None)
+        again = [node for node in statements if here is not None and node.lineno > here.lineno]
+        name = next((name for name in _bind_one(here) if any(name in _bind_one(node) for node in again)), None)
+        if name is not None:
+            raise LabelingFunctionError(
+                f"{source}, line {definition.line}: labeling function '{definition.lf.name}' would not vote, since "
+                f"'{name}' is defined again further down. Rename one of them."
+            )
+
+
+def _bind_one(node: ast.stmt | None) -> set[str]:
+    """The names that a statement of a module binds to one function or to what one call gives."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return set()
+
+
+def _has_effects(file: Path) -> bool:
+    """Whether the module in `file` does more at import than to import and to bind names: what it does, none sees."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Assign) and all(map(_is_plain_target, node.targets)):
+            continue
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            continue
+        return True
+    return False
+
+
+def _is_plain_target(target: ast.expr) -> bool:
+    """Whether an assignment to `target` does nothing but to bind names."""
+    if isinstance(target, ast.Tuple | ast.List):
+        return all(map(_is_plain_target, target.elts))
+    return isinstance(target, ast.Name)
+
+
+def _list_imported(root: Path) -> list[Path]:
+    """The files of lfs/ that are imported at present."""
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "lfs"]
+    files = [Path(module.__file__) for module in modules if module.__file__ is not None]
+    return [file for file in files if file.is_relative_to(root.resolve())]
 
 
 class _Uncached(importlib.machinery.SourceFileLoader):
     """Compiles the source every time: cached byte-code is matched by time and size, and could predate an edit."""
 
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
+        with unobserved():
+            return self.source_to_code(self.get_data(self.path), self.path)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -77,17 +196,23 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 @contextmanager
-def _project_lfs(root: Path) -> Iterator[None]:
+def project_lfs(root: Path) -> Iterator[None]:
     """Within the block, `lfs` is the package in `root`, freshly read; afterwards it is what it was before."""
     finder = _Finder(root.resolve())
+    others = {*sys.modules}
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lfs"}
     sys.meta_path.insert(0, finder)
+    writes_byte_code, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes_byte_code
         sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "lfs"]:
-            del sys.modules[name]
+        for name, module in list(sys.modules.items()):
+            # A helper that was imported by its plain name is read anew the next time, too.
+            is_helper = name not in others and is_edited_by_user(root, getattr(module, "__file__", None))
+            if name.partition(".")[0] == "lfs" or is_helper:
+                del sys.modules[name]
         sys.modules.update(before)
 
 
@@ -105,8 +230,7 @@ def _import_module(root: Path, source: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise LabelingFunctionError(f"{source} cannot be imported: use letters, digits and '_' in its name.")
     try:
-        with _project_lfs(root):
-            return importlib.import_module(name)
+        return importlib.import_module(name)
     except EpoxyError as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path.resolve())), None)

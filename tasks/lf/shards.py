@@ -18,7 +18,7 @@ from tasks.cache.store import identify
 from tasks.compute.cluster import Cluster, ShardLostError
 from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
-from tasks.lf.functions import Item, LabelingFunction, RowwiseLF, VectorizedLF
+from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF, read_items
 from tasks.lf.loading import load_lfs
 from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
 from tasks.lf.workers import ChunkVotes
@@ -86,13 +86,15 @@ def vote_on_cluster(
 
 def vote_shard(module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
     """The votes of the LFs of `shard`; runs on a worker."""
-    by_name = {lf.name: lf for lf in _load(module).lfs}
+    loaded = _load(module)
+    root = Path(loaded.folder.name)
+    by_name = {lf.name: lf for lf in loaded.lfs}
     lfs = [by_name[name] for name in shard.lfs]
-    votes = apply_vectorized([lf for lf in lfs if isinstance(lf, VectorizedLF)], shard.items, module.classes)
+    votes = apply_vectorized(root, [lf for lf in lfs if isinstance(lf, VectorizedLF)], shard.items, module.classes)
     rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
-    rows = [Item(values) for values in shard.items.iter_rows(named=True)] if rowwise else []
+    rows = read_items(shard.items) if rowwise else []
     with Progress("apply", total=len(rows) * len(rowwise)) as progress:
-        return votes | {lf.name: apply_rowwise(lf, rows, module.classes, progress) for lf in rowwise}
+        return votes | {lf.name: apply_rowwise(root, lf, rows, module.classes, progress) for lf in rowwise}
 
 
 def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:

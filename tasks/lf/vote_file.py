@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.core.types import ITEM_ID
+from tasks.lf.observation import SideInputs
 from tasks.lf.voting import ColumnVotes, Failure
 from tasks.tables import schemas
 from tasks.tables.parquet import read_batches, read_schema
@@ -29,7 +30,9 @@ class VoteFile:
     def __init__(self, lfs: Sequence[str], n: int, folder: Path) -> None:
         self.lfs, self.n = lfs, n
         self.failures: dict[str, list[Failure]] = {lf: [] for lf in lfs}
+        self.side_inputs = {lf: SideInputs() for lf in lfs}
         self._is_by_batch = dict.fromkeys(lfs, False)
+        self._is_late = dict.fromkeys(lfs, False)
         self._offset = {lf: number * n for number, lf in enumerate(lfs)}
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by __exit__
@@ -55,6 +58,8 @@ class VoteFile:
         self._file.write(np.ascontiguousarray(votes).data)
         self.failures[lf] += [Failure(row=int(rows[failure.row]), error=failure.error) for failure in column.failures]
         self._is_by_batch[lf] |= column.is_by_batch
+        self._is_late[lf] |= any(failure.is_late for failure in column.failures)
+        self.side_inputs[lf].add(column.side_inputs)
 
     def clear_failures(self, lf: str) -> None:
         """Forget what `lf` failed on, before its votes are written anew."""
@@ -64,6 +69,10 @@ class VoteFile:
         """The votes of `lf` on `count` items from `start` on."""
         self._file.seek(self._offset[lf] + start)
         return np.frombuffer(self._file.read(count), dtype=np.int8)
+
+    def is_reusable(self, lf: str) -> bool:
+        """Whether the votes of `lf` would be the same another time: it read nothing but items, and never was late."""
+        return not self.side_inputs[lf] and not self._is_late[lf]
 
     def read_column(self, lf: str) -> ColumnVotes:
         """All votes of `lf`, and its failures."""

@@ -1,24 +1,36 @@
 """Votes and failures of labeling functions on a batch of items; a vote never depends on the other items."""
 
 import re
+import reprlib
+import signal
+import sys
+import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.class_names import find_misread_class
 from tasks.core.types import ABSTAIN
 from tasks.lf.functions import Item, OnError, PatternLF, RowwiseLF, VectorizedLF, Vote
+from tasks.lf.monitor import Counter
+from tasks.lf.observation import SideInputs, observe, unobserved
+from tasks.lf.series import to_series
 from tasks.lf.text_patterns import match_patterns
 
 _SHOWN = 5
 """How many classes an error names."""
+
+_LONGEST = 1000
+"""Characters of an error's message that are kept."""
 
 _PIPELINE = Path(__file__).resolve().parents[1]
 """The pipeline's folder; its frames are left out of tracebacks shown to authors of LFs."""
@@ -34,6 +46,8 @@ class Failure:
     row: int
     error: str
     trace: str = ""
+    is_late: bool = False
+    """Whether the LF took too long, which another time it may not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,65 +58,172 @@ class ColumnVotes:
     failures: Sequence[Failure] = ()
     is_by_batch: bool = False
     """Whether the LF failed on a batch as a whole, so that which items failed depends on the batch."""
+    side_inputs: SideInputs = field(default_factory=SideInputs)
+    """What the LF read besides the items."""
 
 
-class Counter(Protocol):
-    """Counts the items that an LF has voted on."""
-
-    def advance(self, by: int = 1) -> None:
-        """Count `by` more items."""
-
-
-def apply_rowwise(lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], progress: Counter) -> ColumnVotes:
+def apply_rowwise(
+    root: Path, lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], progress: Counter
+) -> ColumnVotes:
     """The votes of one row-wise LF on `items`; under on_error 'raise', no item after the first failure is asked."""
     votes = np.full(len(items), ABSTAIN, dtype=np.int8)
     failures: list[Failure] = []
-    for row, item in enumerate(items):
-        try:
-            votes[row] = _to_position(lf(item), classes)
-        except _UnknownVoteError as unknown:
-            failures.append(Failure(row=row, error=str(unknown)))
-        except FAULTS as error:
-            failures.append(Failure(row=row, error=_in_one_line(error), trace="" if failures else format_trace(error)))
-        progress.advance()
-        if failures and lf.on_error is OnError.RAISE:
-            break
-    return ColumnVotes(votes=votes, failures=failures)
+    with (
+        observe(root) as side_inputs,
+        restored_streams() as restore,
+        interruptions() as is_interrupted,
+        _Alarm(lf) as alarm,
+    ):
+        for row, item in enumerate(items):
+            on_error = lf.on_error
+            try:
+                alarm.set()
+                vote = lf(item)
+                alarm.stop()
+                votes[row] = to_position(vote, classes)
+            except UnknownVoteError as unknown:
+                failures.append(Failure(row=row, error=str(unknown)))
+            except TimeOutError as late:
+                on_error = lf.on_timeout
+                failures.append(Failure(row=row, error=str(late), trace=format_trace(late), is_late=True))
+            except (*FAULTS, KeyboardInterrupt) as error:
+                alarm.stop()
+                if isinstance(error, KeyboardInterrupt) and is_interrupted():
+                    raise
+                trace = "" if failures and on_error is OnError.ABSTAIN else format_trace(error)
+                failures.append(Failure(row=row, error=_in_one_line(error), trace=trace))
+            restore()
+            progress.advance()
+            if failures and failures[-1].row == row and on_error is OnError.RAISE:
+                break
+    return ColumnVotes(votes=votes, failures=failures, side_inputs=side_inputs)
+
+
+class TimeOutError(BaseException):
+    """An LF took longer for an item than its timeout; not an Exception, so that no LF takes it for one of its own."""
+
+
+class _Alarm:
+    """Interrupts an LF that takes longer for one item than its timeout; on the main thread only, as signals are."""
+
+    def __init__(self, lf: RowwiseLF) -> None:
+        self._seconds = lf.timeout if threading.current_thread() is threading.main_thread() else None
+        self._previous: Any = None
+
+    def __enter__(self) -> "_Alarm":
+        if self._seconds is not None:
+            self._previous = signal.signal(signal.SIGALRM, self._ring)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._seconds is not None:
+            self.stop()
+            signal.signal(signal.SIGALRM, self._previous)
+
+    def set(self) -> None:
+        """From now on the time counts."""
+        if self._seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def stop(self) -> None:
+        """The time counts no more."""
+        if self._seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        raise TimeOutError(f"gave no vote within its timeout of {self._seconds:g} s")
+
+
+@contextmanager
+def restored_streams() -> Iterator[Callable[[], None]]:
+    """Gives a function that undoes what was assigned to sys.stdout and sys.stderr since; it is called at the end, too."""
+    out, err = sys.stdout, sys.stderr
+
+    def restore() -> None:
+        if sys.stdout is not out or sys.stderr is not err:
+            sys.stdout, sys.stderr = out, err
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextmanager
+def interruptions() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C was pressed, rather than KeyboardInterrupt raised by an LF."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: True
+        return
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: interrupted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def apply_vectorized(
-    lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: Sequence[str]
+    root: Path,
+    lfs: Sequence[VectorizedLF],
+    items: pl.DataFrame,
+    classes: Sequence[str],
+    *,
+    begin: Callable[[str], object] | None = None,
 ) -> dict[str, ColumnVotes]:
-    """The votes of vectorized LFs on `items`, by LF; patterns on one column run together, as do expressions."""
+    """The votes of vectorized LFs on `items`, by LF; patterns on one column run together, as do expressions.
+
+    `begin` is told the name of each LF before it is asked.
+    """
     results = _match_together(lfs, items, classes)
     columns: dict[str, pl.Series] = {}
     expressions: dict[str, pl.Expr] = {}
-    for lf in lfs:
-        if lf.name in results:
-            continue
-        try:
-            value = lf(items)
-            if isinstance(value, pl.Expr):
-                expressions[lf.name] = value
-            else:
-                columns[lf.name] = _to_series(value, items.height)
-        except FAULTS as error:
-            results[lf.name] = _fail_everywhere(items, _in_one_line(error), format_trace(error))
-    try:
-        columns.update(_evaluate(items, expressions))
-    except FAULTS:
-        # Evaluated one by one, to find out which of them is at fault.
-        for name, expression in expressions.items():
+    read: dict[str, SideInputs] = {}
+    with restored_streams(), interruptions() as is_interrupted:
+        for lf in lfs:
+            if lf.name in results:
+                continue
+            if begin is not None:
+                begin(lf.name)
+            with observe(root) as read[lf.name]:
+                try:
+                    # Each LF has a table of its own, so that none can change what another one sees.
+                    value = lf(items.clone())
+                    if isinstance(value, pl.Expr):
+                        expressions[lf.name] = value
+                    else:
+                        columns[lf.name] = _to_votes(value, items.height)
+                except (*FAULTS, KeyboardInterrupt) as error:
+                    if isinstance(error, KeyboardInterrupt) and is_interrupted():
+                        raise
+                    results[lf.name] = _fail_everywhere(items, _in_one_line(error, items), format_trace(error))
+        with observe(root) as together:
+            if begin is not None and expressions:
+                begin("' or '".join(expressions))
             try:
-                columns.update(_evaluate(items, {name: expression}))
-            except FAULTS as error:
-                results[name] = _fail_everywhere(items, _in_one_line(error))
+                columns.update(_evaluate(items, expressions))
+            except FAULTS:
+                # Evaluated one by one, to find out which of them is at fault.
+                for name, expression in expressions.items():
+                    try:
+                        columns.update(_evaluate(items, {name: expression}))
+                    except FAULTS as error:
+                        results[name] = _fail_everywhere(items, _in_one_line(error, items))
     for name, column in columns.items():
         try:
             results[name] = _to_positions(column, classes)
-        except _UnknownVoteError as unknown:
+        except UnknownVoteError as unknown:
             results[name] = _fail_everywhere(items, str(unknown))
-    return results
+    for name in expressions:
+        read[name].add(together)
+    return results | {name: replace(results[name], side_inputs=found) for name, found in read.items() if found}
 
 
 def _match_together(lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: Sequence[str]) -> dict[str, ColumnVotes]:
@@ -110,8 +231,8 @@ def _match_together(lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: S
     by_column: dict[str, list[tuple[PatternLF, int]]] = defaultdict(list)
     for lf in lfs:
         if isinstance(lf, PatternLF) and items.schema.get(lf.column) == pl.String:
-            with suppress(_UnknownVoteError):
-                by_column[lf.column].append((lf, _to_position(lf.label, classes)))
+            with suppress(UnknownVoteError):
+                by_column[lf.column].append((lf, to_position(lf.label, classes)))
     votes: dict[str, ColumnVotes] = {}
     for column, group in by_column.items():
         found = match_patterns([lf.pattern for lf, _ in group], items[column])
@@ -120,23 +241,48 @@ def _match_together(lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: S
     return votes
 
 
-class _UnknownVoteError(Exception):
+class UnknownVoteError(Exception):
     """An LF returned something other than a class name, a class position or ABSTAIN."""
 
-    def __init__(self, given: str, classes: Sequence[str]) -> None:
+    def __init__(self, vote: object, classes: Sequence[str], *, what: str = "") -> None:
         shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
-        super().__init__(f"voted {given}; expected a class ({shown}), a position 0..{len(classes) - 1}, or ABSTAIN")
+        given, misread = what or _BRIEFLY.repr(vote), find_misread_class(classes)
+        if misread is None:
+            super().__init__(
+                _remove_addresses(
+                    f"voted {given}; expected a class ({shown}), a position 0..{len(classes) - 1}, or ABSTAIN"
+                )
+            )
+        else:
+            super().__init__(
+                _remove_addresses(f"voted {given}; expected a class by its name ({shown}) or ABSTAIN")
+                + f": class {misread!r} is at position {classes.index(misread)}, so a number could mean either"
+            )
 
 
-def _to_position(vote: Vote, classes: Sequence[str]) -> int:
-    """The class position that a row-wise LF's return value means."""
+_BRIEFLY = reprlib.Repr()
+"""Writes any value in little space, sets in one order."""
+_BRIEFLY.maxstring = _BRIEFLY.maxother = 80
+
+
+def to_position(vote: Vote, classes: Sequence[str]) -> int:
+    """The class position that an LF's vote on one item means.
+
+    Raises
+    ------
+    UnknownVoteError
+        It is no class, or a number that may be read as a name or as a position.
+    """
     if vote is None:
         return ABSTAIN
     if isinstance(vote, str) and vote in classes:
         return classes.index(vote)
-    if isinstance(vote, int | np.integer) and not isinstance(vote, bool) and ABSTAIN <= vote < len(classes):
-        return int(vote)
-    raise _UnknownVoteError(repr(vote), classes)
+    if isinstance(vote, int | np.integer) and not isinstance(vote, bool):
+        if vote == ABSTAIN:
+            return ABSTAIN
+        if 0 <= vote < len(classes) and find_misread_class(classes) is None:
+            return int(vote)
+    raise UnknownVoteError(vote, classes)
 
 
 def _to_positions(column: pl.Series, classes: Sequence[str]) -> ColumnVotes:
@@ -144,7 +290,7 @@ def _to_positions(column: pl.Series, classes: Sequence[str]) -> ColumnVotes:
 
     Raises
     ------
-    _UnknownVoteError
+    UnknownVoteError
         The column's type cannot hold votes.
     """
     if column.dtype == pl.Null:
@@ -156,27 +302,27 @@ def _to_positions(column: pl.Series, classes: Sequence[str]) -> ColumnVotes:
     elif column.dtype.is_integer():
         # Beyond int64 is beyond every class, too; unsigned types do not compare with -1.
         wide = column.cast(pl.Int64, strict=False)
-        positions = wide.set(~wide.is_between(ABSTAIN, len(classes) - 1), None).cast(pl.Int8)
+        highest = len(classes) - 1 if find_misread_class(classes) is None else ABSTAIN
+        positions = wide.set(~wide.is_between(ABSTAIN, highest), None).cast(pl.Int8)
         unknown = column.is_not_null() & positions.is_null()
     else:
-        raise _UnknownVoteError(f"with a column of type {column.dtype}", classes)
+        raise UnknownVoteError(column, classes, what=f"with a column of type {column.dtype}")
     rows = unknown.arg_true().to_list()
     return ColumnVotes(
         votes=positions.fill_null(ABSTAIN).to_numpy(),
-        failures=[Failure(row=row, error=str(_UnknownVoteError(repr(column[row]), classes))) for row in rows],
+        failures=[Failure(row=row, error=str(UnknownVoteError(column[row], classes))) for row in rows],
     )
 
 
-def _to_series(value: object, height: int) -> pl.Series:
+def _to_votes(value: object, height: int) -> pl.Series:
     """A vectorized LF's Series or array as a Series of `height` votes."""
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = pl.Series(value.tolist()) if value.dtype == object else pl.Series(value)
-    if not isinstance(value, pl.Series):
-        shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
-        raise TypeError(f"returned {type(value).__name__}{shape}; expected an expression, a Series or a 1-d array")
-    if len(value) != height:
-        raise ValueError(f"returned {len(value)} votes for {height} items")
-    return value
+    try:
+        series = to_series(value)
+    except TypeError as error:
+        raise TypeError(str(error).replace("got", "returned", 1)) from None
+    if len(series) != height:
+        raise ValueError(f"returned {len(series)} votes for {height} items")
+    return series
 
 
 def _evaluate(items: pl.DataFrame, expressions: dict[str, pl.Expr]) -> dict[str, pl.Series]:
@@ -195,19 +341,29 @@ def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> Column
     )
 
 
-def _in_one_line(error: BaseException) -> str:
-    """Type and message of `error`, without memory addresses, which differ from run to run."""
-    text = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+def _in_one_line(error: BaseException, items: pl.DataFrame | None = None) -> str:
+    """Type and message of `error`, not too long, without memory addresses; a column that is missing with those of `items`."""
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines() or [type(error).__name__]
+    text = _remove_addresses(lines[0])
+    if items is not None and isinstance(error, pl.exceptions.ColumnNotFoundError):
+        text += f"; items have {', '.join(items.columns)}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _remove_addresses(text: str) -> str:
+    """`text` without memory addresses, which differ from run to run."""
     return re.sub(r"\b0x[0-9a-fA-F]+\b", "0x...", text)
 
 
 def format_trace(error: BaseException) -> str:
     """The traceback of `error` without the frames of this pipeline and of Python's import machinery."""
-    kept = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not Path(frame.filename).resolve().is_relative_to(_PIPELINE)
-        and not frame.filename.startswith("<frozen importlib")
-    ]
-    head = ["Traceback (most recent call last):\n", *traceback.format_list(kept)] if kept else []
-    return "".join([*head, *traceback.format_exception_only(error)]).rstrip()
+    with unobserved():  # what is shown of the code is read from its files
+        kept = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if not Path(frame.filename).resolve().is_relative_to(_PIPELINE)
+            and not frame.filename.startswith("<frozen importlib")
+        ]
+        head = ["Traceback (most recent call last):\n", *traceback.format_list(kept)] if kept else []
+    text = "".join([*head, *traceback.format_exception_only(error)]).rstrip()
+    return text if len(text) <= 8 * _LONGEST else f"{text[: 8 * _LONGEST]}..."

@@ -28,9 +28,12 @@ import polars as pl
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import EpoxyError, LabelingFunctionError, StageError
-from tasks.lf.functions import Item, RowwiseLF
-from tasks.lf.loading import load_lfs
-from tasks.lf.voting import ColumnVotes, Counter, apply_rowwise
+from tasks.lf.asking import Asking
+from tasks.lf.functions import RowwiseLF, read_items
+from tasks.lf.loading import load_module, project_lfs
+from tasks.lf.monitor import Patience, Position, describe_wait, name_item
+from tasks.lf.observation import allow_exit
+from tasks.lf.voting import ColumnVotes, apply_rowwise
 from tasks.progress import Progress
 
 PAYS = 8.0
@@ -47,12 +50,10 @@ _START = "from tasks.lf.workers import serve; serve()"
 
 @dataclass(frozen=True, kw_only=True)
 class RowwiseJob:
-    """A request to ask the row-wise LFs `lfs` of module `source` in the project at `root` about `n` items."""
+    """A request to ask the row-wise LFs `lfs` about `n` items; `asking` says how."""
 
-    root: Path
-    source: str
+    asking: Asking
     lfs: Sequence[RowwiseLF]
-    classes: Sequence[str]
     n: int
 
 
@@ -82,7 +83,8 @@ def vote_rowwise(job: RowwiseJob, batches: Iterable[pl.DataFrame], progress: Pro
                 workers = stack.enter_context(_Workers(job, min(count_cores(), -(-(job.n - voted) // LARGEST_CHUNK))))
             if workers is None:
                 began = time.perf_counter()
-                yield ChunkVotes(ids=chunk[ITEM_ID], columns=_vote(job, chunk, progress))
+                columns = job.asking.ask_all_rowwise(job.lfs, chunk, progress)
+                yield ChunkVotes(ids=chunk[ITEM_ID], columns=columns)
                 spent, voted = spent + time.perf_counter() - began, voted + chunk.height
             else:
                 workers.submit(chunk)
@@ -107,12 +109,6 @@ def _cut(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
             start, size = start + size, min(2 * size, LARGEST_CHUNK)
 
 
-def _vote(job: RowwiseJob, items: pl.DataFrame, progress: Counter) -> dict[str, ColumnVotes]:
-    """The votes of the job's LFs on `items`, computed in this process."""
-    rows = [Item(values) for values in items.iter_rows(named=True)]
-    return {lf.name: apply_rowwise(lf, rows, job.classes, progress) for lf in job.lfs}
-
-
 # In the process of the stage.
 
 
@@ -124,6 +120,7 @@ class _Worker:
     connection: Connection
     position: mmap.mmap
     chunk: int | None = None
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +186,7 @@ class _Workers:
         """The votes on the oldest chunk that was not collected yet."""
         while self._collected not in self._results:
             busy = {worker.connection: worker for worker in self._workers if worker.chunk is not None}
-            for ready in wait(list(busy)):
+            for ready in wait(list(busy), timeout=1):
                 worker = busy[ready]  # type: ignore[index]
                 chunk = worker.chunk
                 assert chunk is not None
@@ -198,10 +195,23 @@ class _Workers:
                 self._results[chunk] = columns
                 progress.advance(self._chunks[chunk].height * len(columns))
             self._supply()
+            self._report_slow()
         ids = self._chunks.pop(self._collected)[ITEM_ID]
         columns = self._results.pop(self._collected)
         self._collected += 1
         return ChunkVotes(ids=ids, columns=columns)
+
+    def _report_slow(self) -> None:
+        """Name the LFs that have been at one item for long."""
+        for worker in self._workers:
+            lf, row = _read_position(worker.position)
+            if worker.chunk is not None and worker.patience.is_lost((worker.chunk, lf, row)):
+                item = name_item(self._chunks[worker.chunk][ITEM_ID], row)
+                print(
+                    describe_wait(self._job.lfs[lf - 1].name, self._job.asking.source, item),
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
@@ -219,10 +229,10 @@ class _Workers:
             )
         setup = _Setup(
             path=sys.path,
-            root=job.root.resolve(),
-            source=job.source,
+            root=job.asking.root.resolve(),
+            source=job.asking.source,
             lfs=[lf.name for lf in job.lfs],
-            classes=job.classes,
+            classes=job.asking.classes,
             n=job.n,
         )
         worker = _Worker(process=process, connection=ours, position=position)
@@ -258,15 +268,20 @@ class _Workers:
         """The error that explains why a worker ended, from its exit status and the LF and item it was at."""
         code = worker.process.wait()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        if code == -signal.SIGKILL:
-            return StageError(f"apply: a worker was ended by {how}, perhaps for want of memory. Run 'dvc repro' again.")
         lf, row = _read_position(worker.position)
-        if worker.chunk is None or not lf:
+        is_voting = worker.chunk is not None and lf > 0
+        item = name_item(self._chunks[worker.chunk][ITEM_ID], row) if worker.chunk is not None else ""
+        subject = f"labeling function '{self._job.lfs[lf - 1].name}' ({self._job.asking.source})"
+        if code == -signal.SIGKILL:
+            where = f" while {subject} was at {item}" if is_voting else ""
+            return StageError(
+                f"apply: a worker was ended by {how}, perhaps for want of memory{where}. Run 'dvc repro' again."
+            )
+        if not is_voting:
             return StageError(f"apply: a worker ended with {how} before it voted on an item.")
-        item = self._chunks[worker.chunk][ITEM_ID][row]
         return LabelingFunctionError(
-            f"labeling function '{self._job.lfs[lf - 1].name}' ({self._job.source}) ended the Python interpreter "
-            f"({how}) on {ITEM_ID} {item!r}. No policy can turn that into an abstain: correct the LF, or what it calls."
+            f"{subject} ended the Python interpreter ({how}) on {item}. No policy can turn that into an abstain: correct "
+            "the LF, or what it calls."
         )
 
     def _close(self) -> None:
@@ -294,45 +309,30 @@ def _read_position(position: mmap.mmap) -> tuple[int, int]:
 # In the process of a worker.
 
 
-@dataclass(kw_only=True)
-class _Position:
-    """Publishes in shared memory which LF is at which row."""
-
-    words: memoryview
-    rows: int = field(default=0)
-
-    def begin(self, lf: int) -> None:
-        """Record that the LF with this number is at the first row."""
-        self.rows = 0
-        self.words[1] = 0
-        self.words[0] = lf
-
-    def advance(self, by: int = 1) -> None:
-        """Record that `by` more rows are done."""
-        self.rows += by
-        self.words[1] = self.rows
-
-
 def serve() -> None:
     """Vote on the chunks that come through the connection that the command line names, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its workers
     threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
-    position = _Position(words=memoryview(mmap.mmap(int(sys.argv[2]), mmap.PAGESIZE)).cast("q"))
+    position = Position(words=memoryview(mmap.mmap(int(sys.argv[2]), mmap.PAGESIZE)).cast("q"))
     try:
         setup: _Setup = pickle.loads(connection.recv_bytes())  # noqa: S301, from the stage that started this process
         sys.path[:] = setup.path
         sys.argv[:] = [""]
-        by_name = {lf.name: lf for lf in load_lfs(setup.root, setup.source) if isinstance(lf, RowwiseLF)}
-        lfs = [by_name[name] for name in setup.lfs]
-        while True:
-            items = pl.read_ipc(connection.recv_bytes())
-            rows = [Item(values) for values in items.iter_rows(named=True)]
-            columns = {}
-            for number, lf in enumerate(lfs, start=1):
-                position.begin(number)
-                columns[lf.name] = apply_rowwise(lf, rows, setup.classes, position)
-            connection.send(columns)
+        allow_exit()
+        with project_lfs(setup.root):
+            module = load_module(setup.root, setup.source)
+            by_name = {lf.name: lf for lf in module.lfs if isinstance(lf, RowwiseLF)}
+            lfs = [by_name[name] for name in setup.lfs]
+            while True:
+                items = pl.read_ipc(connection.recv_bytes())
+                rows = read_items(items)
+                columns = {}
+                for number, lf in enumerate(lfs, start=1):
+                    position.begin(number)
+                    columns[lf.name] = apply_rowwise(setup.root, lf, rows, setup.classes, position)
+                position.begin(0)
+                connection.send(columns)
     except (EOFError, OSError):
         return
     except EpoxyError as error:

@@ -178,7 +178,8 @@ def test_whatever_changed_the_outputs_are_those_of_a_run_from_scratch(tmp_path_f
         shutil.rmtree(folder / "scratch", ignore_errors=True)
         expected, everybody = project.run("scratch")
         assert outputs == expected
-        assert set(asked) <= set(everybody) and max(Counter(asked).values(), default=1) == 1
+        # Once for the vote, and twice more on a sample, which shows whether an LF agrees with itself.
+        assert set(asked) <= set(everybody) and max(Counter(asked).values(), default=1) <= 3
         is_damaged = is_damaged or (night is not None and "damage" in night[0])
         if before is not None and not is_damaged:
             # An LF that was not edited is not asked about a row that was there the night before.

@@ -1,0 +1,180 @@
+"""Who says which labeling function is at which item when it takes long, or has ended the process of the stage.
+
+A second, small process looks at shared memory in which the stage notes how far it is: neither a regular expression that
+holds Python's lock nor a crash keeps it from telling.
+"""
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Protocol
+
+import polars as pl
+
+from tasks.core.types import ITEM_ID
+
+PATIENCE = 10.0
+"""Seconds at one item after which the LF is named."""
+
+
+class Counter(Protocol):
+    """Counts the items that an LF has voted on."""
+
+    def advance(self, by: int = 1) -> None:
+        """Count `by` more items."""
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Publishes in shared memory which LF (by number, from 1; 0: none) is at which row; `progress` counts the rows."""
+
+    words: memoryview
+    progress: Counter | None = None
+    rows: int = field(default=0)
+
+    def begin(self, lf: int) -> None:
+        """Record that the LF with this number is at the first row."""
+        self.rows = 0
+        self.words[1] = 0
+        self.words[0] = lf
+
+    def advance(self, by: int = 1) -> None:
+        """Record that `by` more rows are done."""
+        self.rows += by
+        self.words[1] = self.rows
+        if self.progress is not None:
+            self.progress.advance(by)
+
+
+def open_position(file: IO[bytes]) -> memoryview:
+    """The memory of `file` in which a position is published."""
+    file.truncate(mmap.PAGESIZE)
+    return memoryview(mmap.mmap(file.fileno(), mmap.PAGESIZE)).cast("q")
+
+
+@dataclass(kw_only=True)
+class Patience:
+    """When a position was first seen; says once that it has stayed for too long."""
+
+    seen: tuple[int, int, int] = (0, 0, 0)
+    since: float = field(default_factory=time.monotonic)
+    is_told: bool = False
+
+    def is_lost(self, position: tuple[int, int, int]) -> bool:
+        """Whether the LF at `position` (chunk, LF, row) is now to be named."""
+        if position != self.seen:
+            self.seen, self.since, self.is_told = position, time.monotonic(), False
+        if position[1] == 0 or self.is_told or time.monotonic() - self.since < PATIENCE:
+            return False
+        self.is_told = True
+        return True
+
+
+def describe_wait(lf: str, source: str, item: str) -> str:
+    """The line for an LF that is at one item for long."""
+    return f"apply: labeling function '{lf}' ({source}) has been at {item} for more than {PATIENCE:g} s"
+
+
+def name_item(ids: pl.Series, row: int) -> str:
+    """The item in `row`, or the batch as a whole where `row` is beyond it."""
+    if row < len(ids):
+        return f"{ITEM_ID} {ids[row]!r}"
+    return f"the items from {ITEM_ID} {ids[0]!r} to {ids[-1]!r}" if len(ids) else "no item"
+
+
+_WATCH = """
+import json, mmap, os, select, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+position, chunk, patience = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+words = memoryview(mmap.mmap(position, mmap.PAGESIZE)).cast("q")
+
+def describe():
+    said = json.loads(os.pread(chunk, os.fstat(chunk).st_size, 0))
+    lf, row = words[0], words[1]
+    item = said["items"][row] if row < len(said["items"]) else said["batch"]
+    return f"labeling function '{said['lfs'][lf - 1]}' ({said['source']})", item
+
+seen, since, told = None, time.monotonic(), False
+while True:
+    if select.select([0], [], [], 0.5)[0]:
+        if not os.read(0, 1) and words[0]:
+            print("apply: the process ended while %s was at %s" % describe(), file=sys.stderr, flush=True)
+        break
+    now = (words[0], words[1], words[2])
+    if now != seen:
+        seen, since, told = now, time.monotonic(), False
+    elif words[0] and not told and time.monotonic() - since >= patience:
+        print("apply: %s has been at %s for more than %g s" % (*describe(), patience), file=sys.stderr, flush=True)
+        told = True
+"""
+"""Of the second process, which imports nothing of ours: it is there in some 20 ms."""
+
+
+class Monitor:
+    """Watches the LFs `lfs` of the module `source` from another process, until the block ends."""
+
+    def __init__(self, source: str, lfs: Sequence[str]) -> None:
+        self._source = source
+        self._number = {lf: number for number, lf in enumerate(lfs, start=1)}
+        self._items: list[str] = []
+        self._batch = ""
+
+    def __enter__(self) -> "Monitor":
+        self._chunk = tempfile.TemporaryFile()
+        with tempfile.TemporaryFile() as file:
+            self._words = open_position(file)
+            files = [file.fileno(), self._chunk.fileno()]
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-E", "-c", _WATCH, *map(str, files), str(PATIENCE)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=files,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._words[0] = 0
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b".")
+            self._process.stdin.close()
+        except OSError:
+            pass  # somebody ended it
+        self._process.wait()
+        self._chunk.close()
+
+    def begin_chunk(self, ids: pl.Series, *, is_rowwise: bool) -> None:
+        """Note that LFs are now asked about the items with these `ids`, one by one or all at once."""
+        self._words[0] = 0
+        self._items = [f"{ITEM_ID} {item!r}" for item in ids.to_list()] if is_rowwise else []
+        self._batch = name_item(ids, len(ids))
+        self._write()
+        self._words[2] += 1
+
+    def _write(self) -> None:
+        said = {"lfs": [*self._number], "source": self._source, "items": self._items, "batch": self._batch}
+        text = json.dumps(said).encode()
+        os.ftruncate(self._chunk.fileno(), len(text))
+        os.pwrite(self._chunk.fileno(), text, 0)
+
+    def begin_lf(self, lf: str, progress: Counter | None = None) -> Position:
+        """Note that `lf`, or several that are asked together, is now asked; gives what it counts its items with."""
+        if lf not in self._number:
+            self._number[lf] = len(self._number) + 1
+            self._write()
+        position = Position(words=self._words, progress=progress)
+        position.begin(self._number[lf])
+        return position
+
+    def end_lf(self) -> None:
+        """Note that no LF is asked at present."""
+        self._words[0] = 0
