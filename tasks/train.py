@@ -27,6 +27,7 @@ from tasks.core.classifiers.end_model import (
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
+from tasks.core.copies import group_copies
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
     SOURCES,
@@ -64,6 +65,9 @@ from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddi
 from tasks.tables.schemas import probability_column
 from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
+
+_SHOWN = 5
+"""Near-copies that are named in a sentence."""
 
 DIGITS = 6
 """Of the numbers in end_model.json, which explain the labels and are not read again."""
@@ -304,9 +308,17 @@ def _describe(
             " WARNING: a classifier on the embeddings does not foretell votes that were held out, so the labels are "
             "nearvote's, not the end model's. Check that embeddings and items belong together, or try another encoder."
         )
+    copies = group_copies(inputs.votes, len(classes))
+    for group in copies:
+        names = [inputs.lfs[lf] for lf in group.lfs]
+        listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        summary += f" {len(names)} labeling functions say much the same and count as {group.worth:.1f}: {listed}."
     return {
         "summary": summary,
         "shipped": shipped,
+        "near_copies": [
+            {"lfs": [inputs.lfs[lf] for lf in group.lfs], "count_as": round(group.worth, DIGITS)} for group in copies
+        ],
         "gold_rows": gold_rows,
         "class_balance": dict(zip(classes, balance.tolist(), strict=True)),
         "class_balance_source": _name_balance(params, gold_rows),

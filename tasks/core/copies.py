@@ -1,12 +1,27 @@
 """Copies and near-copies of LFs: how much of a vote each is worth, so that saying a thing twice adds little."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from tasks.core.types import Float64, Votes
 
 COPY_POWER = 4
 """Power of the share of common votes: half of the votes in common by chance or merit costs a sixteenth, a copy all."""
+
+
+NEAR_COPY = 0.8
+"""Share of common votes from which LFs are named as near-copies: together two of them count as 1.4 at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyGroup:
+    """LFs that say much the same, and for how many LFs they count together."""
+
+    lfs: tuple[int, ...]
+    worth: float
 
 
 def weigh_copies(votes: Votes, n_classes: int) -> Float64:
@@ -46,3 +61,27 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
         common = both / (each[:, None] + each[None, :] - both)
         shares[lfs, c] = 1.0 / np.sort(common**COPY_POWER, axis=1).sum(axis=1)
     return shares
+
+
+def group_copies(votes: Votes, n_classes: int) -> tuple[CopyGroup, ...]:
+    """Return the groups of LFs that are linked by `NEAR_COPY` of common votes, in the order of their first LFs.
+
+    Worth is the sum over a group's LFs of the mean share (`weigh_copies`) of their votes.
+
+    Examples
+    --------
+    >>> group_copies(np.array([[0, 0, -1], [1, 1, 0]], dtype=np.int8), 2)
+    (CopyGroup(lfs=(0, 1), worth=1.0),)
+    """
+    m = votes.shape[1]
+    cast = [sparse.csc_array((votes == c).astype(np.int64)) for c in range(n_classes)]
+    same = sum((votes_c.T @ votes_c for votes_c in cast), start=sparse.csc_array((m, m), dtype=np.int64)).toarray()
+    voted = sparse.csc_array((votes >= 0).astype(np.int64))
+    both = (voted.T @ voted).toarray()
+    either = np.diag(both)[:, None] + np.diag(both)[None, :] - both
+    _, group = connected_components((same >= NEAR_COPY * either) & (same > 0), directed=False)
+    counts = np.stack([votes_c.sum(axis=0) for votes_c in cast], axis=1)
+    totals = np.maximum(counts.sum(axis=1), 1)
+    worth = (counts * np.nan_to_num(weigh_copies(votes, n_classes))).sum(axis=1) / totals
+    groups = [np.flatnonzero(group == number) for number in dict.fromkeys(group.tolist())]
+    return tuple(CopyGroup(lfs=tuple(lfs.tolist()), worth=float(worth[lfs].sum())) for lfs in groups if len(lfs) > 1)

@@ -24,6 +24,7 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gol
 from tasks.core.classifiers.softmax import SoftmaxRegression, fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import LEAST_SKILL, VoteHead, fit_vote_head, measure_reliability, measure_skill
+from tasks.core.copies import group_copies
 from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
 from tasks.core.types import GoldRows
 
@@ -435,6 +436,16 @@ def test_exact_copies_of_an_lf_change_no_label():
     alone = label_without_gold(features, votes, 2)
     copied = np.hstack([votes, *[votes[:, :1]] * 11])
     assert np.array_equal(label_without_gold(features, copied, 2), alone)
+
+
+def test_copies_are_grouped_with_what_they_count_for():
+    rng = np.random.default_rng(0)
+    votes = rng.integers(-1, 2, (400, 4)).astype(np.int8)
+    near = votes[:, 0].copy()
+    near[:20] = -1
+    groups = group_copies(np.column_stack([votes, votes[:, 2], near]), 2)
+    assert [group.lfs for group in groups] == [(0, 5), (2, 4)]
+    assert 1 < groups[0].worth < 1.2 and 0.95 < groups[1].worth <= 1
 
 
 @pytest.mark.parametrize("lf", [0, 3])
