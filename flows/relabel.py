@@ -25,7 +25,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
 
 from flows.run_form import Reason
@@ -36,7 +36,9 @@ from flows.runner.process import Commands
 from flows.runner.project import describe_results, find_results, find_root, in_project
 from flows.runner.report import Report, describe_reports
 from flows.runner.stage import ask_for_updates, execute_stage
-from flows.server import ServerError, check_server, find_api_url, hide_passwords, limit_patience, start_temporary_server
+from flows.server import find_server, start_temporary_server
+from flows.server_access import ServerError, hide_passwords
+from flows.server_health import check_server, limit_patience
 from tasks.errors import EpoxyError, ParamsError, StageError
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
@@ -265,16 +267,16 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         if not quiet:
             show_stages_in_terminal()
         _hush_prefect()
-        api_url = find_api_url()
-        if api_url:
-            check_server(api_url)
+        server = find_server()
+        if server:
+            check_server(server)
         else:
-            api_url = start_temporary_server()
+            server = start_temporary_server()
         # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
         # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
-        settings = {PREFECT_API_URL: api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        settings = {**server.settings(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         try:
-            with temporary_settings(settings), limit_patience(api_url):
+            with temporary_settings(settings), limit_patience(server):
                 state = relabel(list(targets), update, return_state=True)
         except (httpx.HTTPError, PrefectException) as error:
             verb = "does not answer" if isinstance(error, httpx.TransportError) else "answers with an error"

@@ -14,7 +14,7 @@ from toy_project import TOY_DEMO, TOY_PIPELINE, TOY_STEP, Toy
 # The tests must neither read nor write what belongs to the person who runs them; Prefect and DVC read these while they
 # are imported.
 os.environ.update(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, DO_NOT_TRACK="1")
-for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "DVC_ROOT", "DVC_STAGE"):
+for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE", "DVC_ROOT", "DVC_STAGE"):
     os.environ.pop(name, None)
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,12 +66,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     Not Prefect's own harness: waiting for the last events of all tests, it now and then waits for ever.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import temporary_settings
 
     from flows.server import start_temporary_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        address = start_temporary_server()
-    with temporary_settings({PREFECT_API_URL: address}):
-        yield address
+        server = start_temporary_server()
+        # Whoever gives its address to a process of its own need not know that it has a password.
+        patch.setenv("PREFECT_API_AUTH_STRING", server.password or "")
+        with temporary_settings(server.settings()):
+            yield server.api_url

@@ -25,10 +25,11 @@ def set_up() -> None:
     ParamsError
         EPOXY_NOTIFY_URL is not set, or not an address.
     """
-    from flows.server import ServerError, find_api_url, notify
+    from flows.server import find_server, notify
+    from flows.server_access import ServerError
 
-    api_url = find_api_url()
-    if api_url is None:
+    server = find_server()
+    if server is None:
         raise ServerError("no Prefect server answers; start one with 'epoxy server', or set PREFECT_API_URL")
-    if not notify(api_url=api_url):
+    if not notify(server):
         raise ParamsError("EPOXY_NOTIFY_URL is not set; expected the address of a webhook")
