@@ -14,7 +14,9 @@ import pytest
 from toy_project import Toy
 
 from flows.runner.process import end_tree
-from flows.server import is_answering, make_api_url
+from flows.server_access import Server as Address
+from flows.server_access import make_api_url
+from flows.server_health import is_answering
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +116,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(lambda: is_answering(self.url), self._process)
+        wait_for(lambda: is_answering(Address(api_url=self.url)), self._process)
 
     def kill(self) -> None:
         """SIGKILL, and to its children, too."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import httpx
 import pydantic
 import pytest
 import yaml
+from prefect_api import ask, know_server
 from toy_project import Toy
 
 from flows.runner.process import end_tree
-from flows.server import ServerError, end_dead_runs, find_api_url, is_answering, make_api_url, notify, serve
+from flows.server import end_dead_runs, find_server, notify, serve
+from flows.server_access import Server, ServerError, make_api_url
+from flows.server_health import is_answering
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,25 +97,27 @@ _SERVE = """
 import contextlib
 from pathlib import Path
 from flows import server
+from flows.server_access import Server
 
 @contextlib.contextmanager
-def running(*arguments, **options):
+def ending(guard):
     try:
         yield type("Guard", (), {"poll": lambda self: None})()
     finally:
         print("the worker is ended", flush=True)
 
-server._running = running
-server.is_answering = lambda url: True
+Server.is_ours = lambda self: True
+server._start = lambda *arguments, **options: None
+server._ending = ending
 server._read_pool = lambda root: "epoxy"
-server._wait_for_pool = server._limit_pool = lambda *arguments: None
-server.deploy = server.notify = lambda **options: None
+server.set_up_pool = lambda *arguments: None
+server.deploy = server.notify = lambda *arguments, **options: None
 server.serve(root=Path.cwd())
 """
 
 
-def test_sigterm_ends_the_server_in_order_and_without_an_error() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+def test_sigterm_ends_the_server_in_order_and_without_an_error(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path)}
     command = [sys.executable, "-c", _SERVE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as served:
         assert served.stdout is not None
@@ -123,22 +129,24 @@ def test_sigterm_ends_the_server_in_order_and_without_an_error() -> None:
 
 @pytest.mark.slow
 def test_runs_that_died_with_their_worker_are_crashed_and_others_left_alone(prefect_server: str) -> None:
+    server = know_server(prefect_server)
+
     def post(path: str, **content: Any) -> Any:
-        return httpx.post(f"{prefect_server}/{path}", json=content, timeout=60).raise_for_status().json()
+        return ask(server, "POST", path, content).raise_for_status().json()
 
     flow = post("flows/", name="died")["id"]
     for pool in ("died", "other"):
         post("work_pools/", name=pool, type="process")
     running = {"type": "RUNNING", "name": "Running"}
     dead, alive = (post("flow_runs/", flow_id=flow, state=running, work_pool_name=one) for one in ("died", "other"))
-    assert end_dead_runs(prefect_server, "died") == (dead["name"],)
-    read = [httpx.get(f"{prefect_server}/flow_runs/{one['id']}", timeout=60).json() for one in (dead, alive)]
+    assert end_dead_runs(server, "died") == (dead["name"],)
+    read = [ask(server, "GET", f"flow_runs/{one['id']}").json() for one in (dead, alive)]
     assert [one["state"]["type"] for one in read] == ["CRASHED", "RUNNING"]
-    assert end_dead_runs(prefect_server, "died") == () == end_dead_runs(prefect_server, "unknown")
+    assert end_dead_runs(server, "died") == () == end_dead_runs(server, "unknown")
 
 
 def test_nothing_answers_where_nothing_runs() -> None:
-    assert not is_answering(make_api_url(find_free_port()))
+    assert not is_answering(Server(api_url=make_api_url(find_free_port())))
 
 
 def test_a_missing_or_mixed_prefect_yaml_is_told(toy: Toy) -> None:
@@ -153,7 +161,8 @@ def test_the_configured_server_comes_first() -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
-        assert find_api_url() == "http://127.0.0.1:1/api"
+        server = find_server()
+    assert server is not None and server.api_url == "http://127.0.0.1:1/api"
 
 
 def find_free_port() -> int:
@@ -164,15 +173,15 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_runs(api_url: str, state: str, count: int, server: "subprocess.Popen[bytes]") -> list[dict[str, Any]]:
+def wait_for_runs(home: Path, port: int, state: str, count: int, process: "subprocess.Popen[bytes]") -> list[Any]:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        assert server.poll() is None
-        if is_answering(api_url):
+        assert process.poll() is None
+        if (home / "epoxy-password").exists() and is_answering(server := know_server(make_api_url(port), home)):
             body = {"flow_runs": {"state": {"name": {"any_": [state]}}}}
-            runs = httpx.post(f"{api_url}/flow_runs/filter", json=body, timeout=30).json()
-            if len(runs) >= count:
-                return list(runs)
+            answer = ask(server, "POST", "flow_runs/filter", body)
+            if answer.is_success and len(answer.json()) >= count:
+                return list(answer.json())
         time.sleep(0.5)
     raise AssertionError(f"no {count} {state} runs in time")
 
@@ -222,10 +231,10 @@ def receiver() -> Iterator[Receiver]:
     receiver.server_close()
 
 
-def refuse(api_url: str) -> None:
+def refuse(server: Server) -> None:
     """A run of a flow called `release` that ends as one does whose gates failed, with a message that needs quoting."""
     from prefect import flow
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import temporary_settings
     from prefect.states import Failed
 
     from flows.release_flow import REFUSED
@@ -234,32 +243,54 @@ def refuse(api_url: str) -> None:
     def end() -> Any:
         return Failed(name=REFUSED, message='coverage\n"0.4"  {{ limit }}')
 
-    with temporary_settings({PREFECT_API_URL: api_url}):
+    with temporary_settings(server.settings()):
         assert end(return_state=True).name == REFUSED
 
 
-def start_by_hand(api_url: str, deployment: str) -> dict[str, Any]:
+def start_by_hand(server: Server, deployment: str) -> dict[str, Any]:
     """The run that a click in the UI starts, with the schedule paused.
 
     Prefect holds back by up to 15 minutes the events of runs that were scheduled less than five before they start: the
     first one refers to an event that nobody sends.
     """
-    deployments = f"{api_url}/deployments/{deployment}"
-    insist("PATCH", deployments, {"paused": True})
+    insist(server, "PATCH", f"deployments/{deployment}", {"paused": True})
     busy = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
-    while insist("POST", f"{api_url}/flow_runs/count", busy).json():
+    while insist(server, "POST", "flow_runs/count", busy).json():
         time.sleep(0.5)  # a run that overlaps another one is cancelled
-    return dict(insist("POST", f"{deployments}/create_flow_run", {}).json())
+    return dict(insist(server, "POST", f"deployments/{deployment}/create_flow_run", {}).json())
 
 
-def insist(method: str, url: str, body: dict[str, Any]) -> httpx.Response:
+def insist(server: Server, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
     """The answer of a server that may be busy: SQLite lets one write at a time."""
     deadline = time.monotonic() + 120
     while True:
-        answer = httpx.request(method, url, json=body, timeout=60)
+        answer = ask(server, method, path, body)
         if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
             return answer.raise_for_status()
         time.sleep(1)
+
+
+def attack_in_every_way(server: Server, port: int, pool: str, deployment: str, trace: Path) -> None:
+    """Others ask the server to run a command: a page of another origin, a foreign host name, somebody without password.
+
+    Even its owner cannot have a run start another command, since a page that found a way in would be taken for them.
+    """
+    path = f"{server.api_url}/deployments/{deployment}/create_flow_run"
+    wish = {"job_variables": {"command": f"touch {trace}", "env": {"PYTHONSTARTUP": str(trace)}}}
+    evil = {"Origin": "https://evil.example"}
+    assert httpx.post(path, json=wish, timeout=30).status_code in (401, 403)
+    for headers in (evil, {"Origin": "null"}, {"Origin": f"http://127.0.0.1:{port + 1}"}, {"Host": "evil.example"}):
+        for auth in (None, server.find_auth()):
+            answer = httpx.post(path, json=wish, headers=headers, auth=auth, timeout=30)
+            assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+            assert httpx.get(f"{server.api_url}/admin/settings", headers=headers, auth=auth).status_code == 403
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type", **evil}
+    assert httpx.options(path, headers=asked, timeout=30).status_code == 403
+    assert httpx.post(path, json=wish, auth=server.find_auth(), timeout=30).status_code == 403  # no CSRF token
+    assert ask(server, "POST", f"deployments/{deployment}/create_flow_run", wish).status_code in (409, 422)
+    template = ask(server, "GET", f"work_pools/{pool}").json()["base_job_template"]
+    assert template["variables"]["properties"] == {} and "command" not in template["job_configuration"]
+    assert not trace.exists()
 
 
 @pytest.mark.slow
@@ -271,16 +302,16 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
     nightly |= {"schedules": [{"interval": 10}], "parameters": {}}
     nightly["entrypoint"] = "flows.relabel.relabel"
     (toy.root / "prefect.yaml").write_text(yaml.safe_dump({"name": "toy", "deployments": [nightly]}))
-    port = find_free_port()
+    port, home = find_free_port(), tmp_path / "prefect"
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PREFECT_API_AUTH_STRING"},
         "EPOXY_NOTIFY_URL": receiver.url,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_HOME": str(home),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     }
     log = (tmp_path / "server.log").open("wb")
-    server = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "server", "--port", str(port)],
         cwd=toy.root,
         env=environment,
@@ -288,39 +319,79 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
         stderr=subprocess.STDOUT,
     )
     try:
-        runs = wait_for_runs(make_api_url(port), "Completed", 1, server)
+        runs = wait_for_runs(home, port, "Completed", 1, process)
+        server = know_server(make_api_url(port), home)
         assert all(run["auto_scheduled"] for run in runs)
         assert sorted(toy.read_log()) == ["apply", "demo", "evaluate", "fit", "index", "ingest"]
         body = {"flow_runs": {"id": {"any_": [min(runs, key=lambda run: run["start_time"])["id"]]}}}
-        tasks = httpx.post(f"{make_api_url(port)}/task_runs/filter", json=body, timeout=30).json()
+        tasks = ask(server, "POST", "task_runs/filter", body).json()
         assert {task["name"]: task["state_name"] for task in tasks}["evaluate"] == "Completed"
-        ask = start_by_hand(make_api_url(port), runs[0]["deployment_id"])
-        told = receiver.wait_for("completed", server)
-        assert (told["flow"], told["run"], told["state"]) == ("relabel", ask["name"], "Completed")
+        started = start_by_hand(server, runs[0]["deployment_id"])
+        told = receiver.wait_for("completed", process)
+        assert (told["flow"], told["run"], told["state"]) == ("relabel", started["name"], "Completed")
         assert told["url"].startswith(f"http://127.0.0.1:{port}/runs/flow-run/")
-        refuse(make_api_url(port))
-        told = receiver.wait_for("refused", server)
+        refuse(server)
+        told = receiver.wait_for("refused", process)
         assert told["message"] == 'coverage\n"0.4"  {{ limit }}' and "Refused" in told["text"]
-        pool = httpx.get(f"{make_api_url(port)}/work_pools/{nightly['work_pool']['name']}", timeout=30).json()
+        pool = ask(server, "GET", f"work_pools/{nightly['work_pool']['name']}").json()
         assert pool["concurrency_limit"] == 1
         (toy.root / "dvc.yaml").write_text("stages: 3")
-        ask = start_by_hand(make_api_url(port), runs[0]["deployment_id"])
-        told = receiver.wait_for("failed", server)
-        assert (told["flow"], told["run"]) == ("relabel", ask["name"]) and "dvc.yaml" in told["message"]
-        events = httpx.post(f"{make_api_url(port)}/events/filter", json={"limit": 50}, timeout=30).text
+        started = start_by_hand(server, runs[0]["deployment_id"])
+        told = receiver.wait_for("failed", process)
+        assert (told["flow"], told["run"]) == ("relabel", started["name"]) and "dvc.yaml" in told["message"]
+        events = ask(server, "POST", "events/filter", {"limit": 50}).text
         assert "prefect.automation.action.executed" in events and receiver.secret not in events
+        attack_in_every_way(server, port, str(pool["name"]), runs[0]["deployment_id"], tmp_path / "broken-in")
         settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings", timeout=30).json()
         assert settings["api_url"] == make_api_url(port)
-        server.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         log_text = (tmp_path / "server.log").read_text()
-        assert server.wait(60) == 130, log_text
+        assert process.wait(60) == 130, log_text
         assert receiver.secret not in log_text
-        assert not is_answering(make_api_url(port))
+        assert not is_answering(server)
     finally:
-        if server.poll() is None:
-            end_tree(server.pid, grace_seconds=5)
-            server.kill()
+        if process.poll() is None:
+            end_tree(process.pid, grace_seconds=5)
+            process.kill()
         log.close()
+
+
+_PAGE = """<script>
+const body = JSON.stringify({name: "planted"});
+const asks = [
+  fetch("API/flows/", {method: "POST", body, headers: {"Content-Type": "application/json"}}),
+  fetch("API/flows/", {method: "POST", body, mode: "no-cors"}),
+  fetch("API/admin/version"),
+];
+Promise.allSettled(asks).then(all => document.title = all.map(one => one.status + (one.value?.type ?? "")).join(" "));
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's package chromium")
+def test_a_page_of_another_port_gets_nothing_done_in_a_browser(prefect_server: str, tmp_path: Path) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(_PAGE.replace("API", prefect_server).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    page = HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=page.serve_forever, daemon=True).start()
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    address = f"http://127.0.0.1:{page.server_port}/"
+    shown = subprocess.run(
+        [*command, "--virtual-time-budget=20000", "--dump-dom", address], capture_output=True, text=True, timeout=120
+    ).stdout
+    page.shutdown()
+    page.server_close()
+    assert "<title>rejected fulfilledopaque rejected</title>" in shown
+    flows = ask(know_server(prefect_server), "POST", "flows/filter", {}).json()
+    assert "planted" not in {flow["name"] for flow in flows}
 
 
 # Addresses that are not a Prefect server's.
@@ -372,8 +443,8 @@ def test_what_is_no_prefect_server_is_told_without_its_password(
     from flows import relabel
 
     other.answer, expected = OTHERS[name]  # type: ignore[attr-defined]
-    monkeypatch.setattr("flows.server._ANSWER_SECONDS", 1.0)
-    assert not is_answering(make_api_url(other.server_port))
+    monkeypatch.setattr("flows.server_health._ANSWER_SECONDS", 1.0)
+    assert not is_answering(Server(api_url=make_api_url(other.server_port)))
     with temporary_settings({PREFECT_API_URL: f"http://me:s3cret@127.0.0.1:{other.server_port}/api"}):
         assert relabel.main([]) == 7
     words = capfd.readouterr().err
@@ -390,7 +461,7 @@ def test_a_server_that_is_not_there_is_told(
 
     monkeypatch.setenv("EPOXY_NOTIFY_URL", "https://hooks.example.org/s3cret")
     with pytest.raises(ServerError, match=r"http://\*\*\*@127\.0\.0\.1:\d+/api cannot be reached"):
-        notify(api_url=f"http://me:s3cret@127.0.0.1:{find_free_port()}/api")
+        notify(Server(api_url=f"http://me:s3cret@127.0.0.1:{find_free_port()}/api"))
     for address in (f"http://me:s3cret@127.0.0.1:{find_free_port()}/api", "nonsense"):
         with temporary_settings({PREFECT_API_URL: address}):
             assert relabel.main([]) == 7
@@ -401,7 +472,7 @@ def test_a_server_that_is_not_there_is_told(
 def test_another_program_on_the_port_is_told(toy: Toy, other: HTTPServer) -> None:
     (toy.root / "prefect.yaml").write_text("deployments: [{work_pool: {name: a}}]")
     other.answer = (200, "hello")  # type: ignore[attr-defined]
-    with pytest.raises(ServerError, match=f"port {other.server_port} is taken by a program that is not a Prefect"):
+    with pytest.raises(ServerError, match=f"port {other.server_port}: .*What listens there is no server of yours"):
         serve(root=toy.root, port=other.server_port)
 
 
