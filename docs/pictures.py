@@ -210,7 +210,11 @@ def draw_quality() -> str:
     rows = re.findall(r"^\| (.+) \|$", (ROOT / "docs" / "explanation" / "benchmarks.md").read_text(), flags=re.M)
     start = next(place for place, row in enumerate(rows) if row.startswith("task, gold of valid"))
     head = [cell.strip() for cell in rows[start].split("|")]
-    body = [[cell.strip().strip("*") for cell in row.split("|")] for row in rows[start + 1 :] if len(row.split("|")) == len(head)]
+    body = [
+        [cell.strip().strip("*") for cell in row.split("|")]
+        for row in rows[start + 1 :]
+        if len(row.split("|")) == len(head)
+    ]
     shown = {
         "majority vote": "#c5cdd8",
         "Epoxy": "#93b4dd",
@@ -240,6 +244,4 @@ def draw_quality() -> str:
                 )
                 parts.append(text(left + length + 6, y + offset * bar + 10, value, 11, _QUIET, "start"))
     parts.append(text(left, 50 + len(body) * line + 6, "test accuracy; bars start at .4", 12, _QUIET, "start"))
-    return svg(
-        wide, 50 + len(body) * line + 20, parts, "Test accuracy of four methods on each task, by gold of valid"
-    )
+    return svg(wide, 50 + len(body) * line + 20, parts, "Test accuracy of four methods on each task, by gold of valid")

@@ -21,6 +21,10 @@ _PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h: a signal to this process when the one that started it dies."""
 
 
+class _ParamsChangedError(StageError):
+    """Params were edited while the stage ran."""
+
+
 def run_stage(root: Path, stage: str) -> None:
     """Run `stage` in the project at `root`, reading and writing below its data/.
 
@@ -46,7 +50,7 @@ def run_stage(root: Path, stage: str) -> None:
     with contextlib.suppress(ParamsError):
         now = read_params(root)
         if (now.classes, getattr(now, stage)) != (params.classes, getattr(params, stage)):
-            raise StageError(describe_changes(stage, [f"{FILE}: classes or {stage}"]))
+            raise _ParamsChangedError(describe_changes(stage, [f"{FILE}: classes or {stage}"]))
 
 
 def run_identified_stage(root: Path, stage: str) -> None:
@@ -65,14 +69,19 @@ def run_identified_stage(root: Path, stage: str) -> None:
         return
     began, before = time.time_ns(), identify(*found)
     changes: tuple[str, ...] = ()
+    edited: _ParamsChangedError | None = None
     try:
         run_stage(root, stage)
+    except _ParamsChangedError as error:
+        edited = error  # the comparison below says which key it was, unless it was edited back
     finally:
         changes = list_changes(before, identify(*found), root=root)
-        if changes:
+        if changes or edited:
             forget_since(root, began)  # a key may be of other content than what was read
     if changes:
         raise StageError(describe_changes(stage, changes))
+    if edited:
+        raise edited
 
 
 def main(arguments: list[str]) -> int:

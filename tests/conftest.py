@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from toy_project import TOY_DEMO, TOY_PIPELINE, TOY_STEP, Toy
 
 # The tests must neither read nor write what belongs to the person who runs them; Prefect and DVC read these while they
@@ -18,6 +19,9 @@ for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE", "D
     os.environ.pop(name, None)
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes is a matter of what else the machine does.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

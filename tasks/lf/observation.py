@@ -122,7 +122,8 @@ class SideInputs:
 
     def describe(self, root: Path) -> list[str]:
         """What a change of which reruns nothing, to be told to the user."""
-        outside = [path for path in self.files if not Path(path).is_relative_to(root.resolve())]
+        # One that is not there was only looked for, as Python does with every entry of its path.
+        outside = [path for path in self.files if not Path(path).is_relative_to(root.resolve()) and Path(path).exists()]
         return [*outside, *(f"the environment variable {name}" for name in self.variables)]
 
 

@@ -124,7 +124,7 @@ def read_embeddings(
 def _open_array(path: Path) -> npt.NDArray[np.floating]:
     """The matrix in a .npy file, left on disk."""
     with explain_foreign_errors(path):
-        return _require_matrix(path, np.load(path, mmap_mode="r", allow_pickle=False))
+        return _require_matrix(path, np.lib.format.open_memmap(path, mode="r"))
 
 
 def _read_npz(path: Path) -> Embeddings:

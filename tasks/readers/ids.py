@@ -154,7 +154,7 @@ def _read_ids(source: Path, path: Path, params: IngestParams, where: str) -> pl.
         case ".npy":
             with explain_foreign_errors(path):
                 # Mapped, so that a size that is declared but not there costs nothing.
-                return ids_from_array(path, np.load(path, mmap_mode="r", allow_pickle=False))
+                return ids_from_array(path, np.lib.format.open_memmap(path, mode="r"))
         case ".txt":
             with explain_foreign_errors(path):
                 text = path.read_text(encoding="utf-8-sig")

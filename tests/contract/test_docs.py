@@ -1,5 +1,6 @@
 """The documentation is a tested artifact: what is computed is up to date, links lead somewhere, every block is covered."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -110,12 +111,20 @@ def test_every_stage_and_artifact_is_in_the_reference() -> None:
 
 def test_make_run_and_make_test_are_what_the_readme_says() -> None:
     def print_commands(target: str) -> str:
-        command = ["make", "--dry-run", "--always-make", target]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        command = ["make", "--dry-run", "--always-make", "--no-print-directory", target]
+        # As a person types it, also where make runs these tests.
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        }
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
     assert "--require-hashes -r requirements.lock" in print_commands("run")
     assert print_commands("run").rstrip().endswith("epoxy run")
     assert re.search(r"python -m pytest -n 2[^/]*$", print_commands("test").rstrip())
+
+
+def test_no_page_waits_for_a_number() -> None:
+    assert [page.name for page in ALL if "TODO" in page.read_text()] == []
 
 
 def test_the_extras_exist() -> None:

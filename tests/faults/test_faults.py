@@ -375,7 +375,7 @@ def test_files_of_the_future_are_compared_by_content(project: Path, monkeypatch:
 # Labeling functions that do not behave.
 
 DEADLY = {
-    "os._exit(9)": (9, ""),
+    "os._exit(9)": (LabelingFunctionError.exit_code, "labeling function 'deadly' (lfs/small.py) failed on"),
     "sys.exit('enough')": (LabelingFunctionError.exit_code, "labeling function 'deadly' (lfs/small.py) failed on"),
     "deadly(item)": (LabelingFunctionError.exit_code, "labeling function 'deadly' (lfs/small.py) failed on"),
     "bytearray(2**45)": (LabelingFunctionError.exit_code, "MemoryError"),

@@ -324,7 +324,7 @@ def test_an_address_without_dask_says_what_to_install(monkeypatch):
 def test_an_lf_that_ends_interpreters_is_named(tmp_path, monkeypatch, brittle):
     crash = (
         "\nimport os\nimport time\n@labeling_function(on_error='abstain')\n"
-        "def crash(item):\n    if item.text == 'item 3000':\n        time.sleep(0.5)\n        os._exit(3)\n"
+        "def crash(item):\n    if item.text == 'item 3000':\n        time.sleep(0.5)\n        os.kill(os.getpid(), 9)\n"
         "\n@labeling_function\ndef after(item):\n    return 'SPAM'\n"
     )
     make_items(tmp_path, 4000, LFS + crash)

@@ -313,9 +313,12 @@ def choose_student_penalty(
     Notes
     -----
     Explained is how far the cross-entropy on weak labels of left-out rows is below the entropy of their mean. Of more
-    than `PENALTY_ROWS` rows so many are drawn.
+    than `PENALTY_ROWS` rows so many are drawn. With fewer rows than folds nothing can be left out: the strongest penalty.
     """
     rows = draw_rows(np.arange(len(features)), PENALTY_ROWS, seed)
+    if len(rows) < STUDENT_FOLDS:
+        advance(STUDENT_FOLDS * len(STUDENT_PENALTIES) * WHOLE)
+        return STUDENT_PENALTIES[0]
     drawn = min(len(features), TRAINING_ROWS)
     fold = np.random.default_rng(seed).permutation(len(rows)) % STUDENT_FOLDS
     losses = np.zeros(len(STUDENT_PENALTIES))
