@@ -119,8 +119,8 @@ def test_targets_limit_the_run_to_what_they_need(toy: Toy) -> None:
 
 
 def test_independent_stages_run_side_by_side(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLEEP_index", "2")
-    monkeypatch.setenv("SLEEP_apply", "2")
+    monkeypatch.setenv("SLEEP_index", "6")
+    monkeypatch.setenv("SLEEP_apply", "6")
     run()
     events = [line.split()[:2] for line in toy.log.read_text().splitlines() if line.split()[0] in ("start", "end")]
     between = events[events.index(["end", "ingest"]) + 1 : events.index(["start", "fit"])]
