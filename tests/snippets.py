@@ -135,8 +135,10 @@ def follow(snippet: Snippet, root: Path, names: dict[str, str], printed: str, en
     return printed
 
 
-def run_page(page: Path, root: Path, server: str | None = None) -> None:
-    """Type what `page` says in the project at `root`, block by block; runs report to the Prefect server, if one is given.
+def run_page(page: Path, root: Path, server: str | None = None) -> int:
+    """Type what `page` says in the project at `root`, block by block; return how many blocks there were.
+
+    Runs report to the Prefect server, if one is given.
 
     Raises
     ------
@@ -146,8 +148,10 @@ def run_page(page: Path, root: Path, server: str | None = None) -> None:
     environment = {"PREFECT_API_URL": server} if server else {}
     names: dict[str, str] = {}
     printed = ""
-    for snippet in read_snippets(page):
+    snippets = read_snippets(page)
+    for snippet in snippets:
         try:
             printed = follow(snippet, root, names, printed, environment)
         except AssertionError as error:
             raise AssertionError(f"{page.name}:{snippet.line}: {error}") from None
+    return len(snippets)

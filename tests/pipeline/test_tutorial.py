@@ -23,11 +23,11 @@ def clone(tmp_path: Path) -> Path:
 
 def test_what_the_readme_says_can_be_typed(clone: Path, prefect_server: str) -> None:
     write_params(clone, apply={"source": "lfs/digits.py"})
-    run_page(REPOSITORY / "README.md", clone, prefect_server)
+    assert run_page(REPOSITORY / "README.md", clone, prefect_server) > 0
 
 
 def test_what_the_tutorial_says_can_be_typed(clone: Path, prefect_server: str) -> None:
     shutil.rmtree(clone / "data" / "raw")
     shutil.copy2(REPOSITORY / "params.yaml", clone)
     run_shell(clone, "git add -A && git commit -qm 'A fresh clone'")
-    run_page(REPOSITORY / "docs" / "tutorial" / "first-labels.md", clone, prefect_server)
+    assert run_page(REPOSITORY / "docs" / "tutorial" / "first-labels.md", clone, prefect_server) > 0
