@@ -9,7 +9,7 @@ import polars as pl
 
 from flows.releases.dvc_lock import Pipeline, read_pipeline, require_same_params
 from flows.releases.figures import measure_figures
-from flows.releases.files import FileEntry, copy_file, digest_file, sync_folder, write_file
+from flows.releases.files import FileEntry, copy_file, digest_file, write_file
 from flows.releases.lineage import read_log
 from flows.releases.manifest import (
     CONTENTS,
@@ -30,6 +30,7 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import read_params
 from tasks.tables import schemas
+from tasks.tables.files import sync_folder
 from tasks.tables.parquet import write_table
 from tasks.tables.release_rows import read_rows
 

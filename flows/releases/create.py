@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.releases.candidate import assemble_candidate
 from flows.releases.figures import Figures, compare_labels, measure_new_rows
-from flows.releases.files import read_small_file, sync_folder
+from flows.releases.files import read_small_file
 from flows.releases.gates import (
     Comparison,
     GateResult,
@@ -37,6 +37,7 @@ from flows.releases.store import (
 )
 from tasks.errors import DataError, GateError, ParamsError, StageError
 from tasks.tables import schemas
+from tasks.tables.files import sync_folder
 from tasks.tables.parquet import read_table
 from tasks.tables.release_rows import RowChanges, compare_rows
 

@@ -115,15 +115,6 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the entries of `folder`, as new or renamed files, to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def describe_error(error: BaseException) -> str:
     """What went wrong in one line: of a validation error the first field, of others the message's first line."""
     text = str(error).strip()

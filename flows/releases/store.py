@@ -20,7 +20,7 @@ import polars as pl
 import yaml
 
 from flows.releases.figures import Figures
-from flows.releases.files import describe_error, digest_file, is_folder, read_small_file, sync_folder
+from flows.releases.files import describe_error, digest_file, is_folder, read_small_file
 from flows.releases.lineage import MOVES, Action, Record, read_log
 from flows.releases.lock import PART
 from flows.releases.manifest import (
@@ -37,6 +37,7 @@ from flows.releases.manifest import (
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.tables import schemas
+from tasks.tables.files import sync_folder
 from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import REPORT
 from tasks.tables.saved_model import read_model

@@ -34,7 +34,7 @@ def open_atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def open_atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o755)
-        _sync_folder(part)
+        sync_folder(part)
         if folder.exists():
             folder.replace(former / folder.name)
         try:
@@ -61,11 +61,11 @@ def open_atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         for path in (part, former):
             shutil.rmtree(path, ignore_errors=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Wait until what was renamed in `folder` is on disk."""
+def sync_folder(folder: Path) -> None:
+    """Bring the entries of `folder`, as new or renamed files, to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
