@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What you need beyond the lock, a requirement a line, as dvc[s3]; it is yours, and may be missing.
 MORE := $(wildcard requirements-more.txt)
 
-.PHONY: help env run test check lint deps docs server clean
+.PHONY: help env run test check lint audit deps lock docs server clean
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -35,10 +35,19 @@ check: lint      ## lint, and the tests that take seconds: for every edit
 deps: env        ## write into dvc.yaml which code each stage imports
 	$(BIN)/python -m flows.runner.code_deps
 
-lint: env        ## style, types, known vulnerabilities
+# Names, versions and hashes alone: no address of a registry, for any Python that pyproject.toml allows. If it fails, the lock
+# stays as it is. The next target that needs the environment makes it anew.
+lock: env        ## write requirements.lock with the newest versions that work together
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --quiet --output-file requirements.lock
+
+lint: env        ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy flows tasks lfs
+
+# Apart from lint, which needs no network.
+audit: env       ## known vulnerabilities of what the lock holds; asks an advisory service
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements.lock
 
 docs: env        ## the documentation as a site, in site/; fails on a broken link

@@ -1,6 +1,5 @@
 """The documentation is a tested artifact: what is computed is up to date, links lead somewhere, every block is covered."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -96,31 +95,11 @@ def test_every_command_is_documented_and_has_help() -> None:
         assert [option.name for option in options if not option.help] == []
 
 
-def test_every_make_target_is_documented() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
-    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
-    assert [target for target in targets if f"make {target}" not in text] == []
-
-
 def test_every_stage_and_artifact_is_in_the_reference() -> None:
     stages = (DOCS / "reference" / "stages.md").read_text()
     assert all(f"| `{stage}` |" in stages for stage in STAGES)
     tables = [path for paths in list_artifacts().values() for path in paths if path.suffix == ".parquet"]
     assert [path for path in tables if path not in TABLES] == []
-
-
-def test_make_run_and_make_test_are_what_the_readme_says() -> None:
-    def print_commands(target: str) -> str:
-        command = ["make", "--dry-run", "--always-make", "--no-print-directory", target]
-        # As a person types it, also where make runs these tests.
-        environment = {
-            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-        }
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert "--require-hashes -r requirements.lock" in print_commands("run")
-    assert print_commands("run").rstrip().endswith("epoxy run")
-    assert re.search(r"python -m pytest -n 2[^/]*$", print_commands("test").rstrip())
 
 
 def test_no_page_waits_for_a_number() -> None:
@@ -166,12 +145,3 @@ def test_the_site_has_no_broken_link_and_loads_nothing_from_elsewhere(tmp_path: 
         assert not re.search(r"url\([\"']?(?:https?:)?//|@import", style.read_text()), style.name
     # What Mermaid and mathematics need would come from a CDN.
     assert not re.search(r"^```mermaid|\$\$", "".join(page.read_text() for page in ALL), flags=re.M)
-
-
-def test_a_commit_is_checked_as_make_lint_does() -> None:
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    hooks = {hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]}
-    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.M)
-    assert lint
-    commands = {line.strip().removeprefix("$(BIN)/").removesuffix(" .") for line in lint[1].splitlines()}
-    assert hooks == commands

@@ -299,3 +299,14 @@ def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkey
         wait_for(lambda: read_states() == {**expected, "index": "TimedOut", "apply": "Failed"})
         (tagged,) = [task for task in client.read_task_runs(flow_run_filter=only) if task.name == "index"]
         assert "big" in tagged.tags
+
+
+def test_epoxy_run_ends_with_where_the_results_are(toy: Toy) -> None:
+    from click.testing import CliRunner
+
+    from flows.cli.main import main
+
+    result = CliRunner().invoke(main, ["run", "--quiet"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "metrics  data/evaluate/metrics.json"
+    assert CliRunner().invoke(main, ["run", "fit"]).stdout.count("Cached") == 6
