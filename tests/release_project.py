@@ -1,15 +1,18 @@
-"""A small project as a finished run leaves it, written without running one: what tests of releases release."""
+"""A small project as a finished run leaves it, written without running the pipeline, and what tests of releases do to it."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import yaml
 
+from flows.releases.create import create_release
+from flows.releases.policy import GateLimits
 from tasks.core.classifiers.end_model import EndParameters
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
@@ -65,6 +68,23 @@ class Run:
     balance: float = 0.5
 
 
+A, B, C = Run(comment="a"), Run(comment="b"), Run(comment="c")
+"""Runs that differ in their report alone."""
+
+FLIPPED = Run(labels=(0, 1, 1, 1))
+"""A run that labels c differently."""
+
+DEFAULT = GateLimits.model_validate({})
+
+OPEN = GateLimits.model_validate(
+    {"minimum_coverage": None, "maximum_flipped": None, "maximum_balance_shift": None, "maximum_metric_drop": None}
+)
+"""Limits that let the runs above follow each other."""
+
+SETTLED = OPEN.model_copy(update={"maximum_neighbor_shift": None, "maximum_centroid_shift": None})
+"""Limits for releases of so few rows that each new row moves the whole."""
+
+
 def write_run(root: Path, run: Run) -> None:
     """Write artifacts, params.yaml and dvc.lock of `run` below `root`."""
     n = len(run.labels)
@@ -88,10 +108,10 @@ def write_run(root: Path, run: Run) -> None:
     write_table(root / VOTES, votes, schemas.votes(2, run.votes))
     provenance = pl.DataFrame(
         {
-            "item_id": [one[0] for one in run.lent],
-            "lf": [one[1] for one in run.lent],
-            "vote": [one[2] for one in run.lent],
-            "neighbor": [one[3] for one in run.lent],
+            "item_id": [lent[0] for lent in run.lent],
+            "lf": [lent[1] for lent in run.lent],
+            "vote": [lent[2] for lent in run.lent],
+            "neighbor": [lent[3] for lent in run.lent],
             "similarity": [1.0] * len(run.lent),
         },
         schema={
@@ -185,11 +205,11 @@ def write_lock(root: Path) -> None:
 
 def add_rows(root: Path, rows: Sequence[tuple[str, tuple[float, float]]]) -> None:
     """Let ingest and apply have found `rows` of train as well, ids and embeddings; no LF votes on them."""
-    ids = pl.Series("item_id", [one for one, _ in rows], dtype=pl.String)
+    ids = pl.Series("item_id", [item_id for item_id, _ in rows], dtype=pl.String)
     more = {
         ITEMS: (pl.DataFrame({"item_id": ids, "split": ["train"] * len(ids)}), schemas.ITEMS),
         EMBEDDINGS: (
-            pl.DataFrame([ids, pl.Series("embedding", [one for _, one in rows], dtype=pl.Array(pl.Float32, 2))]),
+            pl.DataFrame([ids, pl.Series("embedding", [vector for _, vector in rows], dtype=pl.Array(pl.Float32, 2))]),
             schemas.embeddings(2),
         ),
     }
@@ -199,3 +219,24 @@ def add_rows(root: Path, rows: Sequence[tuple[str, tuple[float, float]]]) -> Non
     for path, (table, schema) in more.items():
         write_table(root / path, pl.concat([pl.read_parquet(root / path), table]).sort("item_id"), schema)
     write_lock(root)
+
+
+def release(root: Path, run: Run | None = None, limits: GateLimits = OPEN, **options: Any) -> str:
+    """The id of a release of `run`, or of the run that the project holds."""
+    if run is not None:
+        write_run(root, run)
+    return create_release(root, limits, **options).id
+
+
+def hash_tree(folder: Path) -> dict[str, str]:
+    """The hash of each file below `folder`, the lock apart, by path."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def flip_bit(path: Path, position: int) -> None:
+    """Change a bit of the file at `path`, counted from its start and on from there past its end."""
+    content = bytearray(path.read_bytes())
+    content[(position // 8) % len(content)] ^= 1 << position % 8
+    path.chmod(0o644)
+    path.write_bytes(content)

@@ -125,8 +125,13 @@ def format_event(record: Record, *, inputs: Mapping[str, str], items: int | None
         "producer": _producer(),
         "schemaURL": _SCHEMA,
     }
-    facet["checksum"] = _digest(event)
+    facet["checksum"] = hash_event(event)
     return event
+
+
+def hash_event(event: Any) -> str:
+    """The checksum of `event`, which may not have one yet; equal for equal values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(event, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_log(path: Path) -> Log:
@@ -227,16 +232,12 @@ def _parse(line: bytes) -> Record | None:
     try:
         event = json.loads(line)
         facet = event["run"]["facets"][_FACET]
-        if facet.pop("checksum") != _digest(event):
+        if facet.pop("checksum") != hash_event(event):
             return None
         stored = {name: value for name, value in facet.items() if not name.startswith("_")}
         return Record.model_validate_json(json.dumps(stored))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _digest(event: Any) -> str:
-    return hashlib.sha256(json.dumps(event, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _dataset(name: str, content: str) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""Releases of new rows, labeled by the model of the current release without a refit."""
+
+import polars as pl
+import pytest
+from release_project import SETTLED, A, B, add_rows, release, write_run
+
+from flows.releases.create import RefusedError, create_release
+from flows.releases.diff import compare_releases, describe_trace, trace_label
+from flows.releases.manifest import CONTENTS
+from flows.releases.new_rows import label_new_rows
+from flows.releases.rollback import roll_back
+from flows.releases.store import (
+    find_release,
+    read_labels,
+    read_release,
+    verify_all,
+    verify_release,
+)
+from tasks.errors import DataError, StageError
+from tasks.tables.paths import SHIPPED_LABELS, VOTES
+from tasks.tables.release_rows import RowChanges
+
+# Nights without a refit
+
+
+def test_a_night_labels_new_rows_and_leaves_the_others_alone(root):
+    before = release(root)
+    add_rows(root, [("e", (0.0, 1.0)), ("f", (1.0, 0.0))])
+    made = create_release(root, SETTLED, new_rows=label_new_rows(root))
+    manifest = verify_release(root, made.id).manifest
+    assert (manifest.mode, manifest.base, manifest.items) == ("label-new", before, 6)
+    assert manifest.rows == RowChanges(kept=4, new=2, changed=0, deleted=0)
+    assert read_release(root, before).manifest.mode == "run"
+    labels = read_labels(read_release(root))
+    assert labels.head(4).equals(read_labels(read_release(root, before)))
+    assert labels["label"].tail(2).to_list() == ["spam", "ham"]
+    # `hello` votes ham on a, whose embedding f has: its vote is lent.
+    lent = pl.read_parquet(made.path / "provenance.parquet").filter(pl.col("item_id") == "f")
+    assert lent.select("lf", "neighbor", "similarity").rows() == []  # a is valid, and only train lends
+    for name in set(CONTENTS) - {"labels.parquet", "votes.parquet", "provenance.parquet"}:
+        assert (made.path / name).read_bytes() == (root / "releases" / before / name).read_bytes()
+    assert verify_all(root) == ()
+    assert f"model and support of release {before}" in describe_trace(trace_label(root, "current", "e"))
+    assert "labeled by a run" in describe_trace(trace_label(root, "current", "a"))
+    difference = compare_releases(root, before, made.id)
+    assert (difference.labels.new, difference.labels.flipped.height) == (2, 0)
+
+
+def test_the_next_night_goes_on_from_the_last_and_a_run_takes_over(root):
+    first = release(root)
+    add_rows(root, [("e", (0.0, 1.0))])
+    second = create_release(root, SETTLED, new_rows=label_new_rows(root)).id
+    add_rows(root, [("g", (1.0, 0.0))])
+    third = create_release(root, SETTLED, new_rows=label_new_rows(root))
+    rows = pl.read_parquet(third.path / "rows.parquet")
+    assert dict(rows.select("item_id", "base").iter_rows()) == {
+        **dict.fromkeys("abcd"), "e": first, "g": second,
+    }  # fmt: skip
+    assert label_new_rows(root).labeled.counts.describe() == "0 new, 0 changed, 0 deleted, 6 kept"
+    assert release(root, A, SETTLED) == first  # the same content as at first
+    assert roll_back(root, third.id).id == third.id
+
+
+def test_the_same_night_has_the_same_id_wherever(root, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_run(other, A)
+    made = []
+    for project in (root, other):
+        release(project)
+        add_rows(project, [("e", (0.0, 1.0))])
+        made.append(create_release(project, SETTLED, new_rows=label_new_rows(project)).id)
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("lfs/spam.py", "# labeling", "# other", "lfs/spam.py changed"),
+        ("params.yaml", "- ham", "- eggs", "params.yaml: classes changed"),
+        ("params.yaml", "source: lfs/spam.py", "source: lfs/other.py", "params.yaml: apply changed"),
+    ],
+)
+def test_other_votes_than_the_model_knows_are_refused(root, file, old, new, named):
+    release(root)
+    (root / file).write_text((root / file).read_text().replace(old, new))
+    with pytest.raises(DataError, match=rf"{named} since release \w+, .* Run 'epoxy run', then 'epoxy release'"):
+        label_new_rows(root)
+
+
+def test_a_night_without_a_release_says_what_to_do(root):
+    with pytest.raises(DataError, match="there is no release yet"):
+        label_new_rows(root)
+
+
+def test_what_changes_meanwhile_stops_the_release_of_a_night(root):
+    first = release(root)
+    add_rows(root, [("e", (0.0, 1.0))])
+    night = label_new_rows(root)
+    add_rows(root, [("f", (0.0, 1.0))])
+    with pytest.raises(DataError, match="changed while its new rows were labeled"):
+        create_release(root, SETTLED, new_rows=night)
+    night = label_new_rows(root)
+    (root / VOTES).write_bytes((root / SHIPPED_LABELS).read_bytes())
+    with pytest.raises(DataError, match=r"votes\.parquet changed while"):
+        create_release(root, SETTLED, new_rows=night)
+    assert release(root, B) != first
+    with pytest.raises(StageError, match=r"became .* meanwhile"):
+        create_release(root, SETTLED, new_rows=night)
+
+
+def test_new_rows_of_another_kind_are_refused(root):
+    limits = SETTLED.model_copy(update={"minimum_new_rows": 2})
+    first = release(root)
+    add_rows(root, [("e", (-1.0, 0.0))])
+    few = create_release(root, limits, new_rows=label_new_rows(root))
+    assert {one.note for one in few.gates if one.gate.startswith("new rows")} == {"1 new rows, fewer than 2"}
+    roll_back(root, first)
+    add_rows(root, [("f", (0.0, -1.0))])
+    with pytest.raises(RefusedError, match=r"new rows: centroid shift .* FAILED"):
+        create_release(root, limits, new_rows=label_new_rows(root))
+    assert find_release(root, "current") == first
