@@ -38,3 +38,9 @@ class GateError(EpoxyError):
     """The policy of releases refuses a candidate; the last release stays in place."""
 
     exit_code = 6
+
+
+class QueryError(EpoxyError):
+    """A question names an item, labeling function, class, method or column that is not there."""
+
+    exit_code = 2

@@ -65,6 +65,7 @@ FLOORS = (
     ("tasks.tables",),
     ("tasks.readers",),
     ("tasks.lf", "tasks.neighbors", "tasks.report"),
+    ("tasks.queries",),
     ("tasks",),
     ("lfs",),
     ("flows.runner",),

@@ -215,10 +215,10 @@ def fit_end_model(
             raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
         fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
         alone = _fit_gold_expert([features], gold, fold, n_classes, advance)
-        centered = _center(raw)
+        centered = center_scores(raw)
         norm = max(float(np.sqrt((centered**2).sum(axis=1).mean())), 1e-12)
         code = _fit_vote_code(votes, n_classes)
-        blocks = _stack_fused(features, centered, norm, votes, code)
+        blocks = stack_fused(features, centered, norm, votes, code)
         fused = _fit_gold_expert(blocks, gold, fold, n_classes, advance)
         # the student never saw a gold row's class, so all its rows are held out
         held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
@@ -236,8 +236,8 @@ def fit_end_model(
                 has_gold=has_gold,
             ),
         )
-        gold_alone = _predict_stacked(alone.regression, [features])
-        everywhere = [gold_alone, _predict_stacked(fused.regression, blocks), label_log_proba, student]
+        gold_alone = predict_stacked(alone.regression, [features])
+        everywhere = [gold_alone, predict_stacked(fused.regression, blocks), label_log_proba, student]
         posterior = _restore_classes(np.stack(everywhere, axis=2) @ weights, weak_labels, has_gold)
         pooled = _restore_classes(np.stack(held_out, axis=2) @ weights, weak_labels[gold.rows], has_gold)
     return EndModel(
@@ -288,8 +288,8 @@ def predict_end_model(
             return np.asarray(np.exp(student))
         if label_log_proba is None or weak_labels is None:
             raise ValueError("label_log_proba, weak_labels: got None; expected arrays, since gold taught the end model")
-        blocks = _stack_fused(features, _center(raw), fitted.student_norm, votes, fitted.vote_code)
-        alone, fused = _predict_stacked(fitted.alone, [features]), _predict_stacked(fitted.fused, blocks)
+        blocks = stack_fused(features, center_scores(raw), fitted.student_norm, votes, fitted.vote_code)
+        alone, fused = predict_stacked(fitted.alone, [features]), predict_stacked(fitted.fused, blocks)
         pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
         return _restore_classes(pooled, weak_labels, fitted.has_gold)
 
@@ -424,7 +424,7 @@ def _fit_gold_expert(
     return GoldExpert(regression=model, held_out=best[2], penalty=best[1], loss=best[0])
 
 
-def _predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:
+def predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:
     """Return log class probabilities (n, k) float64 of features that lie side by side in blocks."""
     scores = np.tile(model.intercept, (len(blocks[0]), 1))
     at = 0
@@ -435,12 +435,12 @@ def _predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Flo
     return normalize_scores(scores)
 
 
-def _stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[Float32]:
+def stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[Float32]:
     """Return the blocks of features of the expert that sees the student and the votes as well."""
     return [features, (centered / norm).astype(np.float32), _encode_votes(votes, code)]
 
 
-def _center(log_proba: Float64) -> Float64:
+def center_scores(log_proba: Float64) -> Float64:
     """Return log probabilities, none below the floor, about their mean over classes."""
     kept = np.maximum(log_proba, np.log(LOG_FLOOR))
     return np.asarray(kept - kept.mean(axis=1, keepdims=True))

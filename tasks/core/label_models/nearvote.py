@@ -330,9 +330,13 @@ def measure_gold_similarity(
 
 
 def measure_similarity_to_gold(
-    embeddings: Float32, gold_embeddings: Float32, classes: npt.NDArray[np.int64], k: int
+    embeddings: Float32,
+    gold_embeddings: Float32,
+    classes: npt.NDArray[np.int64],
+    k: int,
+    itself: npt.NDArray[np.int64] | None = None,
 ) -> Float32:
-    """Return the similarity (q, k) float32 of items that are no gold rows to the nearest gold row of each class.
+    """Return the similarity (q, k) float32 of items to the nearest gold row of each class.
 
     Parameters
     ----------
@@ -342,9 +346,11 @@ def measure_similarity_to_gold(
         (g, d) float32, likewise.
     classes
         (g,) of the gold rows.
+    itself
+        (q,) the gold row that an item is itself and is not compared with, -1 where it is none; None: no item is one.
     """
-    nobody = np.full(len(embeddings), -1, dtype=np.int64)
-    return _measure_nearest(embeddings, gold_embeddings, classes, nobody, k, ignore_progress)
+    position = np.full(len(embeddings), -1, dtype=np.int64) if itself is None else itself
+    return _measure_nearest(embeddings, gold_embeddings, classes, position, k, ignore_progress)
 
 
 def _measure_nearest(
@@ -431,7 +437,7 @@ def fit_nearvote(
         raise ValueError("gold_similarity: got None; expected an array, since gold is given")
     near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
     means[2] = near_gold.mean()
-    log_evidence = _stack_evidence(evidence, head.proba, near_gold, means)
+    log_evidence = stack_evidence(evidence, head.proba, near_gold, means)
     at_gold = log_evidence[gold.rows]
     fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     held_out = np.zeros((len(gold.rows), n_classes))
@@ -485,7 +491,7 @@ def predict_nearvote(
         raise ValueError("gold_similarity: got None; expected an array, since weights were learned from gold")
     near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
     with threadpool_limits(limits=1):
-        stacked = _stack_evidence(evidence, head_proba, near_gold, parameters.means)
+        stacked = stack_evidence(evidence, head_proba, near_gold, parameters.means)
         return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
 
 
@@ -499,7 +505,7 @@ def predict_weak_labels(parameters: NearvoteParameters, evidence: PooledVotes, h
     return apply_balance(np.sqrt(neighbors_only * head_proba), parameters.both, balance)
 
 
-def _stack_evidence(evidence: PooledVotes, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
+def stack_evidence(evidence: PooledVotes, head_proba: Float64, near_gold: Float64, means: Float64) -> Float64:
     """Return the logs (n, k, 4) float64 of the evidence in the order of `SOURCES`."""
     return np.stack(
         [

@@ -1,0 +1,392 @@
+"""The artifacts of a project's last run, or of a release, for questions about them: read and checked when they are asked for.
+
+What was read is kept, and read again when its file has changed, so that a server may hold one `ProjectData` for as long
+as it lives and a command pays for what it asks.
+"""
+
+import difflib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import polars as pl
+
+from tasks.core.extension import NearestVotes, find_nearest_votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int64, Votes
+from tasks.errors import DataError, QueryError
+from tasks.params import FILE as PARAMS
+from tasks.params import Params, read_params
+from tasks.tables import schemas
+from tasks.tables.files import explain_read_errors, read_json
+from tasks.tables.label_matrix import read_gold, to_matrix
+from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
+from tasks.tables.parquet import find_shards, read_schema, read_table, read_votes
+from tasks.tables.paths import (
+    EMBEDDINGS,
+    END_MODEL,
+    END_MODEL_PREDICTIONS,
+    EXTENDED_VOTES,
+    ITEMS,
+    LABEL_MODEL,
+    LABEL_MODEL_PREDICTIONS,
+    LF_FAILURES,
+    NEIGHBORS,
+    PROVENANCE,
+    SHIPPED_LABELS,
+    THRESHOLDS,
+    VALID_GOLD,
+    VOTES,
+    WITHHELD_GOLD,
+)
+from tasks.tables.saved_model import SavedModel, read_model
+from tasks.tables.thresholds import Thresholds, read_thresholds
+from tasks.tables.validation import require_same_items, validate_table
+
+T = TypeVar("T")
+
+SHIPPED = "shipped"
+"""The name of the shipped labels among methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LFVotes:
+    """Votes of all LFs on items: what labels, neighbors and comparisons are made of.
+
+    original, extended: (n, m) int8, -1 abstains; `extended` holds the original votes too.
+    """
+
+    ids: pl.Series
+    lfs: tuple[str, ...]
+    original: Votes
+    extended: Votes
+    thresholds: dict[str, float | None]
+
+    def find_lf(self, lf: str) -> int:
+        """Return the position of `lf`.
+
+        Raises
+        ------
+        QueryError
+            There is no such LF.
+        """
+        return self.lfs.index(find_name(lf, self.lfs, "labeling function"))
+
+
+class ProjectData:
+    """What the last run of the project at `root` left; every method reads what it returns, once per state of the files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._kept: dict[object, tuple[object, Any]] = {}
+        self._lock = threading.RLock()
+
+    def recall(self, key: object, paths: Iterable[str | Path], make: Callable[[], T]) -> T:
+        """Return what `make` returns, from memory while the artifacts at `paths` below the root are the same files."""
+        with self._lock:
+            state = tuple(_identify(self.root / path) for path in paths)
+            kept = self._kept.get(key)
+            if kept is None or kept[0] != state:
+                kept = (state, make())
+                self._kept[key] = kept
+            return cast(T, kept[1])
+
+    def params(self) -> Params:
+        """Return params.yaml as it is now.
+
+        Raises
+        ------
+        ParamsError
+            It is not what the program expects.
+        """
+        return self.recall("params", [PARAMS], lambda: read_params(self.root))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of their positions."""
+        return self.params().classes
+
+    def items(self) -> pl.DataFrame:
+        """Return all items with every raw column but gold, by ascending id."""
+        return self.recall("items", [ITEMS], lambda: read_table(self.root / ITEMS, schemas.ITEMS))
+
+    def ids(self) -> pl.Series:
+        """Return the ids of all items, ascending."""
+        return self.items()[ITEM_ID]
+
+    def find_rows(self, ids: Iterable[str | int]) -> Int64:
+        """Return the rows of the items with these `ids` (r,), text or numbers alike, in the order asked for.
+
+        Raises
+        ------
+        QueryError
+            There is no such item.
+        """
+        known = self.ids()
+        wanted = [str(item) for item in ids]
+        asked = pl.Series(ITEM_ID, wanted, dtype=pl.String).cast(known.dtype, strict=False)
+        rows = pl.DataFrame({ITEM_ID: asked}).join(
+            pl.DataFrame({ITEM_ID: known}).with_row_index("row"), on=ITEM_ID, how="left", maintain_order="left"
+        )["row"]
+        for item, row in zip(wanted, rows, strict=True):
+            if row is None:
+                raise QueryError(f"{ITEMS}: no item {item[:64]!r} among {len(known):,}. Check the id.")
+        return rows.cast(pl.Int64).to_numpy()
+
+    def gold(self, *, withheld: bool = False) -> Votes:
+        """Return the gold class (n,) of each item, -1 where unknown: that of valid, and with `withheld` all there is."""
+        paths = (VALID_GOLD, WITHHELD_GOLD) if withheld else (VALID_GOLD,)
+
+        def read() -> Votes:
+            return read_gold(self.root, self.items(), len(self.classes), paths=paths)
+
+        return self.recall(("gold", withheld), [PARAMS, ITEMS, *paths], read)
+
+    def labels(self) -> pl.DataFrame:
+        """Return the shipped labels, a row per item."""
+        schema = schemas.end_labels(self.classes)
+        return self.recall("labels", [PARAMS, ITEMS, SHIPPED_LABELS], lambda: self._read_rows(SHIPPED_LABELS, schema))
+
+    def label_positions(self) -> Votes:
+        """Return the position (n,) of the class of each item's shipped label."""
+
+        def find() -> Votes:
+            return to_positions(self.labels()["label"], self.classes)
+
+        return self.recall("positions", [PARAMS, ITEMS, SHIPPED_LABELS], find)
+
+    def probabilities(self) -> Float64:
+        """Return the probabilities (n, k) of the shipped labels."""
+
+        def read() -> Float64:
+            names = [schemas.probability_column(name) for name in self.classes]
+            return self.labels().select(names).to_numpy()
+
+        return self.recall("probabilities", [PARAMS, ITEMS, SHIPPED_LABELS], read)
+
+    def methods(self) -> tuple[str, ...]:
+        """Return the names of the methods that the report compares, and of the shipped labels."""
+        return (SHIPPED, *self._find_methods())
+
+    def predict(self, method: str) -> Float64:
+        """Return the probabilities (n, k) of `method`; held out on valid gold where the method learned from it.
+
+        Raises
+        ------
+        QueryError
+            There is no such method.
+        """
+        if find_name(method, self.methods(), "method") == SHIPPED:
+            return self.probabilities()
+        names = [f"{method}/{position}" for position in range(len(self.classes))]
+        path = self._find_methods()[method]
+
+        def read() -> Float64:
+            schema = schemas.predictions(len(self.classes), [ITEM_ID, *names])
+            return self._read_rows(path, schema, [ITEM_ID, *names]).select(names).to_numpy()
+
+        return self.recall(("method", method), [PARAMS, ITEMS, path], read)
+
+    def votes(self) -> LFVotes:
+        """Return the votes of all LFs, before and after extension."""
+        paths = (PARAMS, ITEMS, VOTES, EXTENDED_VOTES, THRESHOLDS)
+
+        def read() -> LFVotes:
+            original = self._check(VOTES, read_votes(self.root / VOTES, len(self.classes)))
+            extended = self._check(EXTENDED_VOTES, read_votes(self.root / EXTENDED_VOTES, len(self.classes)))
+            if original.columns != extended.columns:
+                raise DataError(f"{EXTENDED_VOTES}: other labeling functions than in {VOTES}. Run 'epoxy run'.")
+            lfs = original.columns[1:]
+            return LFVotes(
+                ids=original[ITEM_ID],
+                lfs=tuple(lfs),
+                original=to_matrix(original),
+                extended=to_matrix(extended),
+                thresholds=dict(read_thresholds(self.root / THRESHOLDS, lfs).thresholds),
+            )
+
+        return self.recall("votes", paths, read)
+
+    def thresholds(self) -> Thresholds:
+        """Return the threshold of each LF and how it was chosen."""
+        lfs = list(self.votes().lfs)
+        return self.recall("thresholds", [VOTES, THRESHOLDS], lambda: read_thresholds(self.root / THRESHOLDS, lfs))
+
+    def neighbor_columns(self) -> NeighborColumnNames:
+        """Return the columns of neighbors: an LF and a class in its support each."""
+        lfs = list(self.votes().lfs)
+        path = self.root / NEIGHBORS
+        return self.recall("neighbor columns", [VOTES, NEIGHBORS], lambda: find_neighbor_columns(path, lfs))
+
+    def nearest_votes(self) -> NearestVotes:
+        """Return for each item and LF the vote of the nearest support item, whatever the threshold."""
+
+        def read() -> NearestVotes:
+            columns = self.neighbor_columns()
+            names = [ITEM_ID, *columns.similarity]
+            table = self._read_rows(NEIGHBORS, schemas.neighbors(names, self.ids().dtype), names)
+            return find_nearest_votes(to_neighbors(table, columns), len(self.votes().lfs))
+
+        return self.recall("nearest votes", [PARAMS, ITEMS, VOTES, NEIGHBORS], read)
+
+    def neighbors_of(self, rows: Int64) -> pl.DataFrame:
+        """Return every column of the neighbors of the items in these `rows` (r,): `<LF>/<class position>/similarity` and so on."""
+        schema = schemas.neighbors(read_schema(self.root / NEIGHBORS), self.ids().dtype)
+        return self.gather(NEIGHBORS, schema, rows)
+
+    def embeddings_of(self, rows: Int64) -> Float32:
+        """Return the embeddings (r, d) of the items in these `rows` (r,)."""
+        width = read_schema(self.root / EMBEDDINGS).get("embedding")
+        if not isinstance(width, pl.Array):
+            raise DataError(f"{EMBEDDINGS}: column 'embedding' is {width}; expected arrays. Run 'epoxy run'.")
+        found = self.gather(EMBEDDINGS, schemas.embeddings(width.size), rows)["embedding"]
+        return found.to_numpy().reshape(len(rows), width.size).copy()
+
+    def gather(self, path: Path, schema: schemas.TableSchema, rows: Int64) -> pl.DataFrame:
+        """Return these `rows` (r,) of the table at `path`, which has a row per item; what lies between them is read, too."""
+        start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+        with explain_read_errors(self.root / path):
+            scan = pl.scan_parquet(list(find_shards(self.root / path)))
+            found = scan.slice(start, stop - start).collect()
+        if not found[ITEM_ID].equals(self.ids()[start:stop]):
+            raise DataError(f"{path}: not of the items in {ITEMS}. Run 'epoxy run'.")
+        return validate_table(path, found, schema)[rows - start]
+
+    def failures(self) -> pl.DataFrame:
+        """Return the cells on which an LF failed and abstained therefore: item_id, lf, error."""
+        return self.recall("failures", [LF_FAILURES], lambda: read_table(self.root / LF_FAILURES, schemas.FAILURES))
+
+    def label_model(self) -> dict[str, Any]:
+        """Return label_model.json."""
+        return self.recall("label model", [LABEL_MODEL], lambda: _read_object(self.root / LABEL_MODEL))
+
+    def model(self) -> SavedModel:
+        """Return the fitted model of train."""
+        return self.recall("model", [END_MODEL], lambda: read_model(self.root / END_MODEL))
+
+    def _find_methods(self) -> dict[str, Path]:
+        """The table of predictions that each method is in."""
+
+        def find() -> dict[str, Path]:
+            return {
+                name.partition("/")[0]: path
+                for path in (LABEL_MODEL_PREDICTIONS, END_MODEL_PREDICTIONS)
+                for name in read_schema(self.root / path)
+                if name != ITEM_ID
+            }
+
+        return self.recall("methods", [LABEL_MODEL_PREDICTIONS, END_MODEL_PREDICTIONS], find)
+
+    def _read_rows(self, path: Path, schema: schemas.TableSchema, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The table at `path`, which has a row per item."""
+        return self._check(path, read_table(self.root / path, schema, columns))
+
+    def _check(self, path: Path, table: pl.DataFrame) -> pl.DataFrame:
+        require_same_items(ITEMS, self.items(), path, table)
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseData:
+    """The files of a release in folder `path`, whose bytes whoever found the folder has checked; read as they are asked for."""
+
+    name: str
+    path: Path
+    classes: tuple[str, ...]
+
+    def labels(self) -> pl.DataFrame:
+        """Return the released labels."""
+        return read_table(self.path / "labels.parquet", schemas.end_labels(self.classes))
+
+    def votes(self) -> LFVotes:
+        """Return the votes of all LFs, extended ones as provenance tells them."""
+        original = read_votes(self.path / "votes.parquet", len(self.classes))
+        lfs, ids = tuple(original.columns[1:]), original[ITEM_ID]
+        L = to_matrix(original)
+        extended = L.copy(order="F")
+        lent = self.provenance().join(original.select(ITEM_ID).with_row_index("row"), on=ITEM_ID, how="left")
+        if lent["row"].null_count() or not set(lent["lf"].unique()) <= set(lfs):
+            raise DataError(f"{self.path}: provenance is not of its votes. Run 'epoxy releases verify'.")
+        column = lent["lf"].replace_strict({lf: at for at, lf in enumerate(lfs)}, return_dtype=pl.Int64)
+        extended[lent["row"].to_numpy(), column.to_numpy()] = lent["vote"].to_numpy()
+        return LFVotes(
+            ids=ids,
+            lfs=lfs,
+            original=L,
+            extended=extended,
+            thresholds=dict(read_thresholds(self.path / "thresholds.json", list(lfs)).thresholds),
+        )
+
+    def provenance(self) -> pl.DataFrame:
+        """Return a row per extended vote: item_id, lf, vote, neighbor, similarity."""
+        votes = read_schema(self.path / "votes.parquet")
+        return read_table(self.path / "provenance.parquet", schemas.provenance(len(self.classes), votes[ITEM_ID]))
+
+    def rows(self) -> pl.DataFrame:
+        """Return the content by which each row was labeled, see tasks/tables/release_rows.py."""
+        return read_table(self.path / "rows.parquet", schemas.ROWS)
+
+    def model(self) -> SavedModel:
+        """Return the released model."""
+        return read_model(self.path / "model.parquet")
+
+
+def read_provenance(data: ProjectData, ids: pl.Series) -> pl.DataFrame:
+    """Return the extended votes of the items with these `ids`: item_id, lf, vote, neighbor, similarity."""
+    path = data.root / PROVENANCE
+    with explain_read_errors(path):
+        found = pl.scan_parquet(list(find_shards(path))).filter(pl.col(ITEM_ID).is_in(ids.implode())).collect()
+    return validate_table(path, found, schemas.provenance(len(data.classes), ids.dtype))
+
+
+def to_positions(names: pl.Series, classes: Sequence[str]) -> Votes:
+    """Return the position (n,) int8 of each class name, -1 for null."""
+    position = {name: number for number, name in enumerate(classes)}
+    return names.replace_strict(position, default=ABSTAIN, return_dtype=pl.Int8).fill_null(ABSTAIN).to_numpy()
+
+
+def to_names(positions: Votes, classes: Sequence[str]) -> pl.Series:
+    """Return the class names of `positions` (n,), null for -1."""
+    names = pl.Series([*classes, None], dtype=pl.String)
+    return names.gather(np.where(positions < 0, len(classes), positions).astype(np.int64))
+
+
+def add_raw_columns(answer: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Return `answer` with the raw columns of `items`, whose rows are the same; `(raw)` follows a name that is taken."""
+    raw = [name for name in items.columns if name not in (ITEM_ID, "split")]
+    taken = set(answer.columns)
+    return answer.with_columns(items[name].alias(f"{name} (raw)" if name in taken else name) for name in raw)
+
+
+def find_name(asked: str, known: Sequence[str], what: str) -> str:
+    """Return `asked` if it is `known`.
+
+    Raises
+    ------
+    QueryError
+        It is not; the nearest known names are in the message.
+    """
+    if asked in known:
+        return asked
+    near = difflib.get_close_matches(asked, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(list(known)[:20])}."
+    raise QueryError(f"no {what} {asked[:64]!r}. {hint}")
+
+
+def _identify(path: Path) -> object:
+    """What changes when the artifact at `path` is written again; None where there is none."""
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        states = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return None
+    return tuple((name, state.st_mtime_ns, state.st_size, state.st_ino) for name, state in states)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: not what its stage writes. Run 'epoxy run {path.parent.name}'.")
+    return found
