@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.label_models.nearvote import pool_votes
-from tasks.core.parts import Part
+from tasks.core.label_models.parts import Part
 from tasks.core.types import ABSTAIN, ITEM_ID, Int64
 from tasks.errors import QueryError
 from tasks.queries.evidence import Evidence, read_release, read_run, take_apart
