@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 from uuid import UUID
 
 import httpx
@@ -31,11 +31,12 @@ from prefect.states import Completed, Failed
 from flows.run_form import Reason
 from flows.runner.dvc_repo import Outcome, Stage, read_stages, remove_leftovers
 from flows.runner.failure import StageFailedError, StageTimeoutError
-from flows.runner.listener import StageProgress, TerminalListener, show_stages_in_terminal
+from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
 from flows.runner.process import Commands
 from flows.runner.project import describe_results, find_results, find_root, in_project
 from flows.runner.report import Report, describe_reports
 from flows.runner.stage import ask_for_updates, execute_stage
+from flows.runner.terminal import Color, paint
 from flows.server import find_server, start_temporary_server
 from flows.server_access import ServerError, hide_passwords
 from flows.server_health import check_server, limit_patience
@@ -63,9 +64,9 @@ class Summary:
     skipped: tuple[str, ...]
     error: Exception | None
 
-    def describe(self) -> str:
-        """The text that ends a run in a terminal."""
-        lines = [describe_reports(self.reports)]
+    def describe(self, stream: TextIO | None = None) -> str:
+        """The text that ends a run, for `stream`, which may have colors."""
+        lines = [describe_reports(self.reports, stream)]
         if self.skipped:
             lines.append(f"not run: {', '.join(self.skipped)}")
         if all(report.outcome == Outcome.CACHED for report in self.reports) and not self.error:
@@ -271,6 +272,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         if server:
             check_server(server)
         else:
+            TERMINAL.info("starting a Prefect server for this run, which takes some seconds")
             server = start_temporary_server()
         # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
         # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
@@ -309,14 +311,14 @@ def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -
     try:
         summary = run(targets=targets, update=update, quiet=quiet)
     except EpoxyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{paint('error:', Color.RED, sys.stderr)} {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the next run continues where this one stopped", file=sys.stderr)
         return _INTERRUPTED
-    print(summary.describe())
+    print(summary.describe(sys.stdout))
     if summary.error:
-        print(f"error: {summary.error}", file=sys.stderr)
+        print(f"{paint('error:', Color.RED, sys.stderr)} {summary.error}", file=sys.stderr)
         return getattr(summary.error, "exit_code", EpoxyError.exit_code)
     print(f"\n{describe_results(find_root(Path.cwd()))}")
     return 0

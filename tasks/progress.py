@@ -1,6 +1,7 @@
 """Progress of long work on standard error: a bar in a terminal, plain lines in a log, marked lines for the flow."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -30,7 +31,7 @@ class Progress:
 
     def __init__(self, what: str, *, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
-        self._shown = time.monotonic()
+        self._began = self._shown = time.monotonic()
         self._marked = os.environ.get(ENVIRONMENT) == "marked"
         self._terminal = sys.stderr.isatty()
         self._wrote = False
@@ -69,11 +70,35 @@ class Progress:
         self._wrote, self._shown = True, time.monotonic()
         if Progress._heard is not None:
             Progress._heard = self._shown
+        left = self._estimate_seconds_left()
         if self._marked:
-            line = MARK + json.dumps({"what": self._what, "done": self._done, "total": self._total}) + "\n"
+            fields = {"what": self._what, "done": self._done, "total": self._total, "seconds_left": left}
+            line = MARK + json.dumps(fields) + "\n"
         else:
-            share = self._done / self._total if self._total else 1.0
-            line = f"{self._what}: {share:4.0%} ({self._done:,} of {self._total:,})"
-            line = f"\r{line}" if self._terminal else f"{line}\n"
+            line = describe_progress(self._what, self._done, self._total, left)
+            line = f"\r{line}\x1b[K" if self._terminal else f"{line}\n"  # K: the last line may have been longer
         sys.stderr.write(line)
         sys.stderr.flush()
+
+    def _estimate_seconds_left(self) -> float | None:
+        """The seconds that are left if work goes on as fast as until now; None before any is done and when all is."""
+        if not 0 < self._done < self._total:
+            return None
+        return (self._shown - self._began) / self._done * (self._total - self._done)
+
+
+def describe_progress(what: str, done: int, total: int, seconds_left: float | None) -> str:
+    """A line that tells how much of `what` is done, and about how long the rest takes where that is known.
+
+    >>> describe_progress("voting", 400, 1000, 90)
+    'voting:  40% (400 of 1,000), about 2 min left'
+    """
+    share = done / total if total else 1.0
+    left = "" if seconds_left is None else f", about {_round_seconds(seconds_left)} left"
+    return f"{what}: {share:4.0%} ({done:,} of {total:,}){left}"
+
+
+def _round_seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

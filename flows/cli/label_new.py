@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 @REASON
 @ACCEPT
 def label_new_command(update: bool, reason: str, accept: str | None) -> None:
-    """Label rows that the current release does not know, with its model and support, and release them with the rest.
+    """Label new rows with the current release's model.
 
+    Rows that the current release does not know are labeled with its model and support, and released with the rest.
     Nothing is fitted, and rows that the release knows keep their labels. Ingest and apply are brought up to date first;
     the next `epoxy run` learns from the new rows.
     """

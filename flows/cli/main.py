@@ -22,6 +22,7 @@ from flows.cli.show import show_command
 from flows.cli.stage import stage_command
 from flows.cli.status import status_command
 from flows.cli.watch import watch_command
+from flows.runner.terminal import Color, paint
 from tasks.errors import EpoxyError, StageError
 
 
@@ -38,10 +39,13 @@ class _Group(click.Group):
         except OSError as error:
             # Of the machine: output to a full disk, a folder that may not be written.
             _give_up_output()
-            click.echo(f"error: {error}. Check free space and permissions, then run it again.", err=True)
+            click.echo(
+                f"{paint('error:', Color.RED, sys.stderr)} {error}. Check free space and permissions, then run it again.",
+                err=True,
+            )
             return context.exit(StageError.exit_code)
         except EpoxyError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"{paint('error:', Color.RED, sys.stderr)} {error}", err=True)
             return context.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; the next run continues where this one stopped", err=True)

@@ -7,9 +7,9 @@ from tasks.errors import ParamsError
 
 @click.command("notify")
 def notify_command() -> None:
-    """Have the Prefect server post how runs end to the webhook that EPOXY_NOTIFY_URL names.
+    """Have the Prefect server tell a webhook how runs end.
 
-    The server is the one that PREFECT_API_URL or your Prefect profile names, or that `epoxy server` started, which does
+    EPOXY_NOTIFY_URL names the webhook. The server is the one that PREFECT_API_URL or your Prefect profile names, or that `epoxy server` started, which does
     the same by itself. Repeat after the address changed.
     """
     set_up()

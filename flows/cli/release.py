@@ -20,9 +20,9 @@ ACCEPT = click.option(
 @REASON
 @ACCEPT
 def release_command(reason: str, accept: str | None) -> None:
-    """Release the labels of the last run, if the gates of release.yaml let them pass.
+    """Release the labels of the last run, if they pass the gates.
 
-    Consumers read releases/current, which changes in one step, last of all. A failed gate leaves it alone, shows the
+    The gates are in release.yaml. Consumers read releases/current, which changes in one step, last of all. A failed gate leaves it alone, shows the
     figures and ends with exit code 6.
     """
     from flows.releases.publish import publish_release

@@ -11,9 +11,9 @@ from tasks.errors import DataError
 @click.group("releases", invoke_without_command=True)
 @click.pass_context
 def releases_command(context: click.Context) -> None:
-    """List releases, compare them, and look after them; without a command, list them.
+    """List releases, compare them, and look after them.
 
-    A RELEASE is an id, its first characters (at least four), or `current`.
+    Without a command, they are listed. A RELEASE is an id, its first characters (at least four), or `current`.
     """
     if context.invoked_subcommand is None:
         context.invoke(list_command)
@@ -31,7 +31,10 @@ def list_command() -> None:
 @releases_command.command("show")
 @click.argument("release", default="current")
 def show_command(release: str) -> None:
-    """Show what RELEASE (by default the current one) is made of and from, and the run record that made it, as JSON."""
+    """Show what a release is made of and from, as JSON.
+
+    With the run record that made it. By default the current release.
+    """
     from flows.releases.store import find_release, list_releases, verify_release
 
     with in_project() as root:
@@ -46,7 +49,10 @@ def show_command(release: str) -> None:
 @click.argument("after", default="current")
 @click.option("--json", "as_json", is_flag=True, help="Everything, with each flipped label, as JSON.")
 def diff_command(before: str, after: str, as_json: bool) -> None:
-    """Show what differs from release BEFORE to release AFTER (by default the current one)."""
+    """Show what differs between two releases.
+
+    From release BEFORE to release AFTER, by default the current one.
+    """
     from flows.releases.diff import compare_releases, describe_difference, tabulate_difference
 
     with in_project() as root:
@@ -61,7 +67,10 @@ def diff_command(before: str, after: str, as_json: bool) -> None:
 @click.argument("item")
 @click.option("--release", default="current", show_default=True, help="The release to ask.")
 def trace_command(item: str, release: str) -> None:
-    """Show how the label of ITEM came about: votes, neighbors, sources, runs."""
+    """Show how the label of an item came about.
+
+    Votes, neighbors, sources and runs.
+    """
     from flows.releases.diff import describe_trace, trace_label
 
     with in_project() as root:
@@ -99,7 +108,10 @@ def prune_command(keep: int | None) -> None:
 
 @releases_command.command("push")
 def push_command() -> None:
-    """Carry releases on as release.yaml says; for after a remote was out of reach."""
+    """Carry releases on as release.yaml says.
+
+    For after a remote was out of reach.
+    """
     from flows.releases.policy import read_policy
     from flows.releases.publish import push_releases
 

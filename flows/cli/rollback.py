@@ -10,9 +10,9 @@ from flows.runner.project import in_project
 @click.argument("release", required=False)
 @REASON
 def rollback_command(release: str | None, reason: str) -> None:
-    """Make RELEASE current again; by default the one made before the current one.
+    """Make an earlier release current again.
 
-    The labels that were current until now are not released again unless somebody accepts them.
+    By default the one made before the current one. The labels that were current until now are not released again unless somebody accepts them.
     """
     from flows.releases.publish import publish_rollback
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import click
 from pydantic import ValidationError
 
+from flows.runner.listener import TERMINAL, show_stages_in_terminal
+from flows.runner.terminal import is_terminal
 from tasks.errors import ParamsError
 
 
@@ -27,6 +29,9 @@ def run_command(stages: tuple[str, ...], update: bool, quiet: bool) -> None:
 
 def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False) -> int:
     """The exit code of a run of the flow in the project that the current folder lies in; its summary is printed."""
+    if not quiet and is_terminal(sys.stderr):
+        show_stages_in_terminal()
+        TERMINAL.info("reading the pipeline")  # with Prefect and DVC imported; a second where the machine is idle
     gc.disable()  # collecting garbage while Prefect is imported finds none and takes .3 s
     try:
         from flows import relabel

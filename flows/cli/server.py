@@ -9,9 +9,9 @@ from flows.runner.project import in_project
 @click.option("--port", default=4200, show_default=True, help="Port on this machine; nobody else can reach it.")
 @click.option("--new-password", is_flag=True, help="Change the password and end; restart a server that runs.")
 def server_command(port: int, new_password: bool) -> None:
-    """Run a Prefect server, a worker and the deployments of prefect.yaml, until Ctrl-C.
+    """Run a Prefect server, a worker and the deployments.
 
-    A server of yours that already answers on the port is used and left running. The page asks once for the password,
+    Until Ctrl-C. The deployments are in prefect.yaml. A server of yours that already answers on the port is used and left running. The page asks once for the password,
     which is in a file that only you can read.
     """
     from flows.server import serve

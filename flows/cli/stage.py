@@ -10,9 +10,9 @@ from flows.runner.project import in_project
 @click.command("stage")
 @click.argument("name")
 def stage_command(name: str) -> None:
-    """Run the stage NAME alone, without Prefect and without what it needs.
+    """Run one stage alone, without Prefect.
 
-    The same as `dvc repro --single-item NAME`: if nothing changed, nothing runs.
+    What stage NAME needs is not run. The same as `dvc repro --single-item NAME`: if nothing changed, nothing runs.
     """
     with in_project() as root:
         click.echo(run_stage(root=root, name=name))

@@ -10,9 +10,9 @@ from flows.runner.project import in_project
 @click.command("watch")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line instead of a page.")
 def watch_command(is_json: bool) -> None:
-    """Show what labeling functions and params.yaml come to, at once after each edit, until Ctrl-C.
+    """Show at once what an edit of LFs or params.yaml comes to.
 
-    Index, and what it needs, are brought up to date first. Then everything stays in memory: each time you save, the
+    After each edit, until Ctrl-C. Index, and what it needs, are brought up to date first. Then everything stays in memory: each time you save, the
     table of LFs, coverage, metrics on valid gold and the labels that flipped are shown; Liger and the shipped labels
     follow. Nothing below data/ is written but the cache of columns, so that `epoxy run` afterwards has no neighbor left
     to search.

@@ -206,6 +206,9 @@ dvc.stage.run._run = _spawn
 dvc.rwlock.rwlock = _lock_files
 dvc.utils.strictyaml.load = _load
 logging.getLogger("dvc").setLevel(logging.ERROR)  # the flow reports what matters
+for name in ("dvc.progress", "dvc_data.callbacks"):
+    # DVC shows no bar where its module is silent; a bar would overwrite lines of stages that run at the same time.
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from flows.runner.process import Line, Stream
-from tasks.progress import MARK
+from flows.runner.terminal import Color, fold, paint
+from tasks.progress import MARK, describe_progress
 
 TERMINAL = logging.getLogger("epoxy")
 """What a person at a terminal reads while stages run; silent unless a command line switches it on."""
@@ -17,11 +19,16 @@ TERMINAL.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """Progress of a stage: `done` of `total` units of `what`."""
+    """Progress of a stage: `done` of `total` units of `what`; None where nobody knows how long the rest takes."""
 
     what: str
     done: int
     total: int
+    seconds_left: float | None = None
+
+
+_LONGEST_SECONDS = 1e7
+"""Four months: a stage that tells of more is guessing."""
 
 
 class Listener(Protocol):
@@ -40,7 +47,13 @@ def read_progress(line: Line) -> StageProgress | None:
         return None
     try:
         fields = json.loads(line.text.removeprefix(MARK))
-        return StageProgress(what=str(fields["what"]), done=int(fields["done"]), total=int(fields["total"]))
+        left = fields.get("seconds_left")
+        return StageProgress(
+            what=str(fields["what"]),
+            done=int(fields["done"]),
+            total=int(fields["total"]),
+            seconds_left=float(left) if left is not None and 0 <= float(left) < _LONGEST_SECONDS else None,
+        )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None  # an LF may write what it likes
 
@@ -66,13 +79,17 @@ class TerminalListener:
         self._shown = float("-inf")
 
     def say(self, text: str) -> None:
-        """One line."""
-        TERMINAL.info("%s | %s", self._name, text)
+        """One line; a stage that begins it with its name need not be named twice."""
+        text = text.removeprefix(f"{self._name}: ")
+        before = f"{self._name} | "
+        folded = fold(text, sys.stderr, indent=len(before))
+        if text.startswith("> "):
+            folded = paint(folded, Color.DIM, sys.stderr)
+        TERMINAL.info("%s%s", paint(before, Color.CYAN, sys.stderr), folded)
 
     def show(self, progress: StageProgress) -> None:
         """A line every few seconds."""
         now = time.monotonic()
         if now - self._shown >= self._PAUSE_SECONDS:
             self._shown = now
-            share = progress.done / progress.total if progress.total else 1.0
-            self.say(f"{progress.what}: {share:.0%} ({progress.done:,} of {progress.total:,})")
+            self.say(describe_progress(progress.what, progress.done, progress.total, progress.seconds_left))

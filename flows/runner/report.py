@@ -2,6 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TextIO
+
+from flows.runner.terminal import Color, paint
+
+_COLORS = {
+    "Completed": Color.GREEN,
+    "Restored": Color.GREEN,
+    "Cached": Color.DIM,
+}
+"""Of outcomes; those that are missing are failures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +23,12 @@ class Report:
     seconds: float
 
 
-def describe_reports(reports: Sequence[Report]) -> str:
-    """A line per report: name, outcome, seconds."""
+def describe_reports(reports: Sequence[Report], stream: TextIO | None = None) -> str:
+    """A line per report: name, outcome, seconds; for `stream`, which may have colors."""
+
+    def describe(report: Report) -> str:
+        outcome = paint(f"{report.outcome:<9}", _COLORS.get(report.outcome, Color.RED), stream)
+        return f"{report.name:<{width}}  {outcome}  {report.seconds:7.1f} s"
+
     width = max((len(report.name) for report in reports), default=0)
-    return "\n".join(f"{report.name:<{width}}  {report.outcome:<9}  {report.seconds:7.1f} s" for report in reports)
+    return "\n".join(map(describe, reports))

@@ -387,3 +387,20 @@ def test_lock_file_torn_by_a_kill_is_named_and_nothing_is_lost_without_it(toy: T
     (toy.root / "dvc.lock").unlink()
     expected = {**dict.fromkeys(TOY_STAGES, "Restored"), "data/raw.txt.dvc": "Cached"}
     assert run_all(toy, refuse) == {**expected, "data/demo/dvc.yaml:demo": "Cached"}
+
+
+def test_dvc_draws_no_bar_on_a_terminal() -> None:
+    import io
+
+    from dvc.progress import Tqdm
+    from dvc_data.callbacks import Tqdm as DataTqdm
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for bar in (Tqdm, DataTqdm):
+        screen = Screen()
+        with bar(total=3, desc="Committing", file=screen) as drawn:
+            drawn.update(3)
+        assert screen.getvalue() == ""

@@ -65,6 +65,16 @@ def test_status_names_what_changed(toy: Toy) -> None:
     assert epoxy("status").stdout == "everything is up to date\n"
     toy.set_params(fit="f2")
     assert epoxy("status").stdout == "fit: params.yaml: fit (modified)\n"
+    (toy.root / "data/evaluate/summary.md").unlink()
+    (toy.root / "data/evaluate/lf_report.csv").unlink()
+    assert epoxy("status").stdout.splitlines()[1] == "evaluate: 2 files in data/ (deleted)"
+    assert epoxy("status", "--verbose").stdout.splitlines() == [
+        "fit:",
+        "    params.yaml: fit (modified)",
+        "evaluate:",
+        "    data/evaluate/summary.md (deleted)",
+        "    data/evaluate/lf_report.csv (deleted)",
+    ]
 
 
 def test_show_points_to_results_and_gives_the_summary(toy: Toy) -> None:

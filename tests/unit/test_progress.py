@@ -137,3 +137,9 @@ def test_short_works_of_a_stage_add_up(clock, capsys):
     for _ in range(5):
         work(clock, 0.5, 3)
     assert read_done(capsys) == [1, 3, 1, 3]
+
+
+def test_the_rest_is_expected_to_go_as_fast_as_what_is_done(clock, capsys):
+    work(clock, 2.5, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line.removeprefix(MARK))["seconds_left"] for line in lines] == [7.5, 5.0, 2.5, None, None]
