@@ -636,6 +636,11 @@ OTHERS = {
 }
 """Variables of Prefect that matter here."""
 
+TERMINAL_VARIABLES = {
+    "NO_COLOR": "Set to anything: no color, also on a terminal. A pipe or file never gets any.",
+    "COLUMNS": "The width of the terminal, where it does not tell.",
+}
+
 FOR_TESTS = {
     "EPOXY_KILLS": "How many processes the tests of faults kill, and that the longest tests run.",
     "EPOXY_SEED": "Which random moments they choose.",
@@ -666,6 +671,8 @@ def write_environment() -> str:
         + table(("variable", "meaning"), map(row, find_variables().items()))
         + "\n## Of Prefect\n\n"
         + table(("variable", "meaning"), map(row, OTHERS.items()))
+        + "\n## Of the terminal\n\n"
+        + table(("variable", "meaning"), map(row, TERMINAL_VARIABLES.items()))
         + "\n## For the tests\n\n"
         + table(("variable", "meaning"), map(row, FOR_TESTS.items()))
     )
