@@ -5,7 +5,7 @@ import json
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tasks.errors import ParamsError
 
 FILE = "params.yaml"
+
+M = TypeVar("M", bound=BaseModel)
 
 REFERENCE = "docs/reference/params.md"
 """The page that lists every key."""
@@ -343,7 +345,7 @@ def read_params(root: Path) -> Params:
     """
     path = root / FILE
     try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"), FILE)
     except FileNotFoundError:
         raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, or a date such as 2026-13-01
@@ -353,15 +355,26 @@ def read_params(root: Path) -> Params:
             f"{FILE}: got {type(raw).__name__}, expected a mapping of sections; {REFERENCE} lists every key."
         )
     try:
-        # As JSON, since that has lists for tuples and text for enums even where types are strict.
-        return Params.model_validate_json(json.dumps(raw, default=lambda other: [[str(other)]]), strict=True)
+        return check_strictly(Params, raw)
     except ValidationError as error:
         lines = [_describe(found) for found in error.errors()]
         raise ParamsError("\n".join(lines)) from None
 
 
-def parse_yaml(text: str) -> Any:
-    """The value of a YAML document, in its safe form; a key that occurs twice is an error, since one would be ignored.
+def check_strictly(model: type[M], raw: Any) -> M:
+    """`raw`, the value of a YAML document, as `model`, of exactly the types that it names: "20" is no number.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        It is not.
+    """
+    # As JSON, since that has lists for tuples and text for enums even where types are strict.
+    return model.model_validate_json(json.dumps(raw, default=lambda other: [[str(other)]]), strict=True)
+
+
+def parse_yaml(text: str, name: str = "text") -> Any:
+    """The value of the YAML document in file `name`, in its safe form; a key that occurs twice is an error.
 
     Raises
     ------
@@ -372,6 +385,7 @@ def parse_yaml(text: str) -> Any:
         A date or number that Python does not have.
     """
     loader = _Loader(text)
+    loader.name = name  # what errors call it
     try:
         node = loader.get_single_node()
         if node is None:

@@ -1,11 +1,16 @@
 """`epoxy releases`: list releases, compare them, and look after them."""
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.runner.project import in_project
 from tasks.errors import DataError
+
+if TYPE_CHECKING:
+    from flows.releases.policy import Policy
 
 
 @click.group("releases", invoke_without_command=True)
@@ -93,12 +98,12 @@ def verify_command() -> None:
 @click.option("--keep", type=click.IntRange(min=1), help="How many to keep; by default what release.yaml says.")
 def prune_command(keep: int | None) -> None:
     """Remove all but the newest releases and the current one."""
-    from flows.releases.policy import read_policy
     from flows.releases.prune import prune_releases
-    from flows.releases.publish import push_releases
+    from flows.releases.publish import check_git, push_releases
 
     with in_project() as root:
-        policy = read_policy(root)
+        policy = _read_policy(root)
+        check_git(root, policy)
         count = keep or policy.keep
         removed = () if count is None else prune_releases(root, count, reason=f"keep {count}")
         click.echo(f"removed {', '.join(removed)}" if removed else "nothing to remove")
@@ -112,10 +117,18 @@ def push_command() -> None:
 
     For after a remote was out of reach.
     """
-    from flows.releases.policy import read_policy
     from flows.releases.publish import push_releases
 
     with in_project() as root:
-        policy = read_policy(root)
+        policy = _read_policy(root)
         push_releases(root, policy, "Update releases")
         click.echo(f"carried on: bytes {policy.carry}, git {policy.git}")
+
+
+def _read_policy(root: Path) -> "Policy":
+    """What release.yaml says; a note goes to standard error where it says nothing."""
+    from flows.releases.policy import describe_defaults, read_policy
+
+    if defaults := describe_defaults(root):
+        click.echo(f"note: {defaults}", err=True)
+    return read_policy(root)

@@ -42,6 +42,26 @@ class GitRepo:
     root: Path
     timeout_seconds: float
 
+    def find_obstacle(self, *, is_pushed: bool) -> str | None:
+        """Why pointers cannot be committed (and pushed, where `is_pushed`), with what to do; None if they can."""
+        try:
+            self._ask("rev-parse", "--git-dir")
+        except CarryError:
+            return "the project is not under Git: run 'git init' in its root and commit it"
+        try:
+            branch = self._ask("symbolic-ref", "--quiet", "--short", "HEAD")
+        except CarryError:
+            # A commit on no branch is lost with the next 'git switch', and nobody could pull it.
+            return "HEAD is detached, so that a commit would be on no branch: run 'git switch BRANCH'"
+        try:
+            self._ask("rev-parse", "--verify", "--quiet", "HEAD")
+        except CarryError:
+            return f"branch {branch} has no commit yet: commit the project first"
+        remote = self._find_remote(branch)
+        if is_pushed and remote not in self._ask("remote").splitlines():
+            return f"branch {branch} is pushed to '{remote}', and Git knows no such remote: run 'git remote add {remote} URL'"
+        return None
+
     def commit_pointers(self, message: str) -> None:
         """Commit the pointers on the current branch, leaving index and working tree of everything else alone."""
         branch = self._ask("symbolic-ref", "--quiet", "HEAD")
@@ -62,7 +82,7 @@ class GitRepo:
             Also where others kept pushing first.
         """
         branch = self._ask("symbolic-ref", "--quiet", "--short", "HEAD")
-        remote = self._ask("config", "--default", "origin", "--get", f"branch.{branch}.remote")
+        remote = self._find_remote(branch)
         target = self._ask("config", "--default", f"refs/heads/{branch}", "--get", f"branch.{branch}.merge")
         head = self._ask("rev-parse", "--verify", "HEAD")
         for _ in range(_ATTEMPTS):
@@ -82,6 +102,9 @@ class GitRepo:
             f"{refusal}\nThe release is current and committed here. Repeat the push with 'epoxy releases push' once "
             "the remote takes it."
         )
+
+    def _find_remote(self, branch: str) -> str:
+        return self._ask("config", "--default", "origin", "--get", f"branch.{branch}.remote")
 
     def fetch(self, remote: str, branch: str) -> str:
         """The commit that `branch` of `remote` is at now."""

@@ -4,11 +4,13 @@ A release's identity is its content; a run record is about the act, so it is kep
 number, never by time: clocks jump. Each line carries its own checksum.
 """
 
+import base64
 import errno
 import hashlib
 import json
 import os
 import stat
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pydantic
 
@@ -27,7 +30,8 @@ from tasks.errors import DataError
 from tasks.tables.release_rows import RowChanges
 
 URL_VARIABLE = "EPOXY_OPENLINEAGE_URL"
-"""Where run records are also posted, as http://host:5000/api/v1/lineage; in the environment as it may hold a secret."""
+"""Where run records are also posted, as http://host:5000/api/v1/lineage or, with basic authentication,
+https://user:password@host/api/v1/lineage (percent-encoded); in the environment as it may hold a secret."""
 
 _POST_SECONDS = 5.0
 """Lineage is told, not waited for."""
@@ -194,20 +198,53 @@ def merge_logs(ours: bytes, theirs: bytes) -> bytes:
 
 
 def emit_event(event: dict[str, Any]) -> str | None:
-    """Post `event` where the environment says; what went wrong, in words without the address, or None."""
+    """What went wrong when `event` was posted where the environment says, without the address; None if nothing did."""
     address = os.environ.get(URL_VARIABLE)
     if not address:
         return None
     if not address.lower().startswith(("http://", "https://")):
         return f"{URL_VARIABLE} is not an http or https address; the run record is in the log only"
-    body = json.dumps(event, allow_nan=False).encode()
     try:
-        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})  # noqa: S310, seen above
-        with urllib.request.urlopen(request, timeout=_POST_SECONDS):  # noqa: S310
+        with _OPENER.open(_make_request(address, event), timeout=_POST_SECONDS):
             return None
     except (OSError, ValueError, HTTPException) as error:
         # Never the error's own text: it may quote the address, which may hold a secret.
-        return f"{URL_VARIABLE}: the run record could not be posted ({type(error).__name__}); it is in the log"
+        reason = _name_failure(error)
+        return f"{URL_VARIABLE}: the run record could not be posted ({reason}); it is in the log"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for a failure: urllib would ask the other address with GET, and the record would be lost."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+def _make_request(address: str, event: dict[str, Any]) -> urllib.request.Request:
+    """The request that posts `event`; user and password of `address`, which urllib takes for the host, as basic auth."""
+    parts = urlsplit(address)
+    user, _, host = parts.netloc.rpartition("@")
+    body = json.dumps(event, allow_nan=False).encode()
+    request = urllib.request.Request(  # noqa: S310, the caller has seen the scheme
+        parts._replace(netloc=host).geturl(), body, {"Content-Type": "application/json"}
+    )
+    if user:
+        name, _, password = user.partition(":")
+        token = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    return request
+
+
+def _name_failure(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP status {error.code}"
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ConnectionError) and reason.errno:
+        return os.strerror(reason.errno)
+    return f"no answer in {_POST_SECONDS:g} s" if isinstance(reason, TimeoutError) else type(reason).__name__
 
 
 def now() -> str:

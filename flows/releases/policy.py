@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field
 
 from tasks.errors import ParamsError
-from tasks.params import Section, TuneMetric
+from tasks.params import Section, TuneMetric, check_strictly, parse_yaml
 
 FILE = Path("release.yaml")
 
@@ -105,26 +105,54 @@ def read_policy(root: Path) -> Policy:
     Raises
     ------
     ParamsError
-        The file is not YAML, or has an unknown key or a bad value; names each with its place.
+        The file is not YAML, has a key twice, an unknown key or a bad value; names each with its line or key.
     """
+    values = _read_values(root)
     try:
-        raw = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Policy.model_validate({})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
-    try:
-        return Policy.model_validate({} if raw is None else raw)
+        return check_strictly(Policy, {} if values is None else values)
     except pydantic.ValidationError as error:
         raise ParamsError("\n".join(_describe(found) for found in error.errors())) from None
 
 
+def describe_defaults(root: Path) -> str | None:
+    """What holds where `root`/release.yaml is missing or empty, in words; None where it has keys.
+
+    Raises
+    ------
+    ParamsError
+        The file is not YAML.
+    """
+    if _read_values(root) not in (None, {}):
+        return None
+    state = "empty" if (root / FILE).exists() else "missing"
+    *names, last = Policy.model_fields
+    return (
+        f"{FILE} is {state}: {', '.join(names)} and {last} have their default values. Bring it back from Git, or write "
+        "one with the keys that docs/reference/release-yaml.md lists."
+    )
+
+
+def _read_values(root: Path) -> Any:
+    """The value of `root`/release.yaml; None where there is no such file or nothing in it."""
+    try:
+        return parse_yaml((root / FILE).read_text(encoding="utf-8"), str(FILE))
+    except FileNotFoundError:
+        return None
+    except (
+        OSError,
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: no UTF-8, or an impossible date
+        raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
+
+
 def _describe(found: Any) -> str:
-    place = ".".join(str(part) for part in found["loc"])
+    key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         known = GateLimits.model_fields if len(found["loc"]) > 1 else Policy.model_fields
         near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0)
-        return f"{FILE}: unknown key '{place}'. Did you mean '{near[0]}'?"
+        return f"{FILE}: unknown key '{key}'. Did you mean '{near[0]}'?"
     message = found["msg"].removeprefix("Value error, ")
     got = "" if isinstance(found["input"], dict) else f" Got {found['input']!r}."
-    return f"{FILE}: '{place or 'policy'}': {message}.{got}"
+    return f"{FILE}: '{key or 'policy'}': {message}.{got}"

@@ -1,6 +1,7 @@
 """Releases made and carried beyond their folder as release.yaml says: DVC takes the bytes, Git the pointers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flows.releases.commands import CarryError, run_dvc
@@ -8,11 +9,12 @@ from flows.releases.create import ReleaseResult, create_release
 from flows.releases.git import GitRepo
 from flows.releases.manifest import FOLDER
 from flows.releases.new_rows import STAGES, NewRows, label_new_rows
-from flows.releases.policy import Carry, Git, Policy, read_policy
+from flows.releases.policy import FILE, Carry, Git, Policy, describe_defaults, read_policy
 from flows.releases.prune import prune_releases
+from flows.releases.records import read_commit
 from flows.releases.rollback import roll_back
 from flows.runner.dvc_repo import find_changes
-from tasks.errors import DataError
+from tasks.errors import DataError, ParamsError
 
 _DVC_LACKS = "exist neither locally nor on remote"
 """What DVC says, and then succeeds, when there is nothing it could push. tests/pipeline/test_publish.py would notice a
@@ -26,8 +28,9 @@ def publish_release(
 
     Raises
     ------
-    DataError
-        The pipeline is not up to date, or an artifact is missing or damaged; nothing has changed.
+    DataError, ParamsError
+        The pipeline is not up to date, an artifact is missing or damaged, or Git could not take the release further;
+        nothing has changed.
     RefusedError
         A gate failed; nothing but the log has changed.
     CarryError
@@ -36,9 +39,11 @@ def publish_release(
     StageError
         Another process is releasing or uses DVC, or the folder cannot be written.
     """
+    policy = read_policy(root)
+    check_git(root, policy)
     if changes := find_changes(root):
         raise DataError(f"the pipeline is not up to date ({_list(changes)}). Run 'epoxy run' to the end, then release.")
-    return _publish(root, read_policy(root), None, reason=reason, accept=accept, run_id=run_id)
+    return _publish(root, policy, None, reason=reason, accept=accept, run_id=run_id)
 
 
 def publish_new_rows(
@@ -50,10 +55,11 @@ def publish_new_rows(
 
     Raises
     ------
-    DataError, RefusedError, CarryError, StageError
+    DataError, ParamsError, RefusedError, CarryError, StageError
         As for `publish_release`; also where there is no release yet, or labeling functions changed since.
     """
     policy = read_policy(root)
+    check_git(root, policy)
     changes = {stage: found for stage, found in find_changes(root).items() if stage in STAGES}
     if changes:
         raise DataError(f"not up to date: {_list(changes)}. Run 'epoxy run apply' to the end, then repeat.")
@@ -71,17 +77,33 @@ def publish_rollback(
 
     Raises
     ------
-    DataError
-        There is no such release, or it is damaged; nothing has changed.
+    DataError, ParamsError
+        There is no such release, it is damaged, or Git cannot take it further; nothing has changed.
     CarryError
         It is current here, but Git could not take it further.
     StageError
         Another process is releasing, or the folder cannot be written.
     """
     policy = read_policy(root)
+    check_git(root, policy)
     result = roll_back(root, to, reason=reason, run_id=run_id)
     push_releases(root, policy, f"Roll back to release {result.id}")
-    return result
+    return _add_notes(root, result)
+
+
+def check_git(root: Path, policy: Policy) -> None:
+    """Return if Git can take pointers as far as `policy` says; asked before anything is made that could not be carried.
+
+    Raises
+    ------
+    ParamsError
+        There is no branch to commit to, or no remote to push to.
+    """
+    if policy.git is Git.NONE:
+        return
+    repo = GitRepo(root=root, timeout_seconds=policy.timeout_seconds)
+    if obstacle := repo.find_obstacle(is_pushed=policy.git is Git.PUSH):
+        raise ParamsError(f"{FILE}: 'git: {policy.git}' is not possible. {obstacle}, or set 'git: none'.")
 
 
 def push_releases(root: Path, policy: Policy, message: str) -> None:
@@ -89,9 +111,12 @@ def push_releases(root: Path, policy: Policy, message: str) -> None:
 
     Raises
     ------
+    ParamsError
+        As `check_git`.
     CarryError
         A command failed or took too long, or others kept pushing first; what was committed stays committed.
     """
+    check_git(root, policy)
     pointers = [str(path.relative_to(root)) for path in sorted((root / FOLDER).glob("*.dvc"))]
     if policy.carry is Carry.REMOTE and pointers:
         # Before the pointers: whoever pulls them must find what they point to.
@@ -127,7 +152,18 @@ def _publish(
     if policy.keep is not None:
         prune_releases(root, policy.keep, reason=f"keep: {policy.keep}", run_id=run_id)
     push_releases(root, policy, f"Release {result.id}")
-    return result
+    return _add_notes(root, result)
+
+
+def _add_notes(root: Path, result: ReleaseResult) -> ReleaseResult:
+    """`result` with notes on what the project lacks: release.yaml, or a commit that the manifest could name."""
+    notes = [] if (defaults := describe_defaults(root)) is None else [defaults]
+    if read_commit(root).id is None:
+        notes.append(
+            "the project has no commit of Git, so that the run record cannot name the code by its commit: run 'git init' "
+            "and commit the project"
+        )
+    return replace(result, notes=(*result.notes, *notes))
 
 
 def _track(root: Path, release_id: str, policy: Policy) -> None:

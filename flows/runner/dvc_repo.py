@@ -366,7 +366,8 @@ def _open(root: Path) -> Iterator[Repo]:
     try:
         repo = Repo(str(root))
     except DvcException as error:
-        raise ParamsError(f"{root}: {_explain(error)}") from error
+        text = _explain(error)
+        raise ParamsError(text if str(root) in text else f"{root}: {text}") from error
     except OSError as error:
         raise StageError(f"DVC cannot read its settings: {error}. Check HOME and the permissions there") from error
     try:
@@ -481,7 +482,10 @@ def _explain(error: BaseException) -> str:
         cause = cause.__cause__
     text = ": ".join(parts) or type(error).__name__
     if "is not a git repository" in text:
-        text += "; run 'git init' there, or 'dvc config core.no_scm true' to work without Git"
+        text += (
+            "; run 'git init' there, or 'dvc config --local core.no_scm true' to work without Git, where releases do not "
+            "name the commit that they were made from"
+        )
     if "missing data" in text:
         text += "; bring it back with 'dvc checkout' or 'dvc pull'"
     if "dvc.lock' validation failed" in text:

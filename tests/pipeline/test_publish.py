@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from release_project import Run, add_rows, write_run
+from release_project import Run, add_rows, hash_tree, write_run
 
 from flows import label_new, release_flow
 from flows.cli.main import main
@@ -24,7 +24,7 @@ from flows.releases.lineage import read_log
 from flows.releases.policy import read_policy
 from flows.releases.publish import publish_release, publish_rollback, push_releases
 from flows.releases.store import find_release, list_releases, verify_all, verify_release
-from tasks.errors import DataError
+from tasks.errors import DataError, ParamsError
 from tasks.tables.paths import ARTIFACTS, SHIPPED_LABELS
 from tasks.tables.release_rows import RowChanges
 
@@ -335,6 +335,99 @@ def test_a_commit_has_an_author_where_nobody_configured_one(team):
             team.git("config", "--unset", key)
     publish_release(team.root)
     assert team.git("show", "-s", "--format=%an <%ae>") == "epoxy <epoxy@localhost>"
+
+
+# What Git lacks
+
+
+def detach(team: Checkout) -> Checkout:
+    team.git("switch", "--quiet", "--detach")
+    return team
+
+
+def add_detached_worktree(team: Checkout) -> Checkout:
+    team.git("worktree", "add", "--quiet", "--detach", "../detached")
+    beside = Checkout(team.root.parent / "detached")
+    shutil.copytree(team.root / ".dvc" / "cache", beside.root / ".dvc" / "cache")
+    beside.dvc("checkout", "--quiet")
+    return beside
+
+
+def forget_commits(team: Checkout) -> Checkout:
+    team.git("switch", "--quiet", "--orphan", "fresh")
+    team.git("checkout", "main", "--", ".")
+    return team
+
+
+def forget_remote(team: Checkout) -> Checkout:
+    team.git("remote", "remove", "origin")
+    return team
+
+
+def forget_git(team: Checkout) -> Checkout:
+    shutil.rmtree(team.root / ".git")
+    team.dvc("config", "--local", "core.no_scm", "true")
+    return team
+
+
+@pytest.mark.parametrize(
+    ("git", "change", "said"),
+    [
+        ("commit", detach, "HEAD is detached, so that a commit would be on no branch: run 'git switch BRANCH'"),
+        ("push", detach, "HEAD is detached"),
+        ("commit", add_detached_worktree, "HEAD is detached"),
+        ("commit", forget_commits, "branch fresh has no commit yet: commit the project first"),
+        ("push", forget_remote, "branch main is pushed to 'origin', and Git knows no such remote: run 'git remote add"),
+        ("commit", forget_git, "the project is not under Git: run 'git init' in its root and commit it"),
+    ],
+)
+def test_what_git_could_not_take_is_refused_before_anything_is_made(team, monkeypatch, git, change, said):
+    team.set_policy(carry="remote", git="none")
+    first = publish_release(team.root).id
+    team.set_policy(carry="remote", git=git)
+    team.commit("policy and release")
+    checkout = change(team)
+    monkeypatch.chdir(checkout.root)
+    checkout.finish(Run(comment="more"))
+    before = hash_tree(checkout.root / "releases")
+    for command in (["release"], ["rollback", first], ["releases", "prune", "--keep", "1"], ["releases", "push"]):
+        refused = epoxy(*command)
+        assert refused.exit_code == ParamsError.exit_code, command
+        assert f"release.yaml: 'git: {git}' is not possible. {said}" in refused.stderr
+        assert refused.stderr.strip().endswith("or set 'git: none'.")
+    assert hash_tree(checkout.root / "releases") == before
+
+
+def test_a_project_without_git_says_how_to_go_on_and_what_its_releases_lack(team):
+    team.set_policy(git="none")
+    shutil.rmtree(team.root / ".git")
+    for command in ("status", "release", "run"):
+        refused = epoxy(command)
+        assert refused.exit_code == ParamsError.exit_code
+        assert f"error: {team.root} is not a git repository; run 'git init' there, or" in refused.stderr
+    assert epoxy("releases").stdout.startswith("no release yet")
+    team.dvc("config", "--local", "core.no_scm", "true")
+    assert epoxy("status").stdout == "everything is up to date\n"
+    made = epoxy("release")
+    assert made.exit_code == 0 and "note: the project has no commit of Git" in made.stderr
+    shown = json.loads(epoxy("releases", "show").stdout)
+    assert shown["commit"] is None and shown["record"]["commit"] is None
+    assert "commit: unknown" in epoxy("releases", "trace", "c").stdout
+    assert epoxy("releases", "verify").stdout == "1 release is whole\n"
+    team.git("init", "-q")
+    team.dvc("config", "--local", "core.no_scm", "false")
+    assert epoxy("release").exit_code == 0  # a repository without a commit is enough for DVC
+
+
+def test_defaults_of_a_missing_policy_are_told(team):
+    (team.root / "release.yaml").unlink()
+    made = epoxy("release")
+    assert made.exit_code == 0 and "note: release.yaml is missing: gates, keep" in made.stderr
+    (team.root / "release.yaml").write_text("# to do\n")
+    for command in (["releases", "push"], ["releases", "prune"]):
+        assert "note: release.yaml is empty: gates, keep" in epoxy(*command).stderr
+    team.set_policy(git="none")
+    assert "note:" not in epoxy("releases", "push").stderr
 
 
 # The command and the flows

@@ -25,8 +25,7 @@ from flows.releases.gates import (
     describe_gates,
     has_failed,
 )
-from flows.releases.policy import GateLimits, read_policy
-from tasks.errors import ParamsError
+from flows.releases.policy import GateLimits
 
 LIMITS = GateLimits.model_validate({"minimum_lf_votes": 10})
 OFF = GateLimits.model_validate({name: None for name in GateLimits.model_fields if name[:7] in ("minimum", "maximum") and name not in ("minimum_lf_votes", "minimum_new_rows")} | {"columns": "any"})  # fmt: skip
@@ -216,34 +215,6 @@ def test_ids_of_another_type_have_nothing_in_common():
     old = pl.DataFrame({"item_id": ["1"], "label": ["x"]})
     flips = compare_labels(old, pl.DataFrame({"item_id": [1], "label": ["y"]}))
     assert (flips.common, flips.new, flips.deleted, flips.share) == (0, 1, 1, None)
-
-
-def test_the_shipped_policy_is_the_default(tmp_path):
-    from pathlib import Path
-
-    shipped = read_policy(Path(__file__).resolve().parents[2])
-    assert shipped == read_policy(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("gates: {maximum_flippd: 0.1}", "unknown key 'gates.maximum_flippd'. Did you mean 'maximum_flipped'?"),
-        ("kep: 3", "unknown key 'kep'. Did you mean 'keep'?"),
-        ("gates: {maximum_flipped: 2}", "'gates.maximum_flipped'"),
-        ("gates: {maximum_centroid_shift: .nan}", "'gates.maximum_centroid_shift'"),
-        ("keep: 1", "'keep'"),
-        ("carry: folder\ngit: push", "lead nowhere"),
-        ("a: [", "not valid YAML"),
-        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
-        ("- a", "release.yaml"),
-    ],
-)
-def test_a_mistake_in_the_policy_is_named(tmp_path, text, said):
-    (tmp_path / "release.yaml").write_text(text)
-    with pytest.raises(ParamsError) as caught:
-        read_policy(tmp_path)
-    assert said in str(caught.value)
 
 
 def test_no_figure_is_nan():
