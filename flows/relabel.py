@@ -92,6 +92,11 @@ class RunListener(TerminalListener):
         super().say(text)
         self._logger.info("%s", text)
 
+    def warn(self, text: str) -> None:
+        """One line, to the run's log and the terminal, as a warning."""
+        super().warn(text)
+        self._logger.warning("%s", text)
+
     def show(self, progress: StageProgress) -> None:
         """Update the artifact, at most once a second and at the end."""
         now = time.monotonic()
@@ -255,7 +260,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     update
         First ask the sources of imports what is new.
     quiet
-        Do not relay the stages' lines to standard error.
+        Relay no lines of the stages to standard error but warnings.
 
     Raises
     ------
@@ -265,8 +270,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     with in_project() as root:
         # An error in dvc.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
         _STAGES.set(read_stages(root, targets))
-        if not quiet:
-            show_stages_in_terminal()
+        show_stages_in_terminal(least=logging.WARNING if quiet else logging.INFO)
         _hush_prefect()
         server = find_server()
         if server:

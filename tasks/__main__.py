@@ -98,6 +98,9 @@ def main(arguments: list[str]) -> int:
         # A fault of the machine, not of the program: a full disk, a folder without write permission.
         print(f"error: {arguments[0]}: {error}. Check free space and permissions, then run it again.", file=sys.stderr)
         return StageError.exit_code
+    except KeyboardInterrupt:
+        print(f"{arguments[0]}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BaseException as error:
         # A panic of Polars, which is no Exception: data that it cannot take, past all readers that look for such.
         if type(error).__name__ != "PanicException":

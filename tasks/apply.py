@@ -242,8 +242,15 @@ def _ask(asking: Asking, question: _Question, votes: VoteFile, cache: VoteCache)
     others = [lf for lf in question.lfs if isinstance(lf, VectorizedLF) and not isinstance(lf, PatternLF)]
     for items in itertools.islice(_read_rows(root, rows), 1 if others or rowwise else 0):
         require_stable_votes(asking, [*others, *rowwise], items)
-    kinds: list[list[LabelingFunction]] = [[*patterns], [*others], [*rowwise]]
+    timed = [lf for lf in rowwise if lf.timeout is not None]
+    untimed = [lf for lf in rowwise if lf.timeout is None]
     with Progress("apply", total=len(rows) * len(question.lfs)) as progress, open_cluster() as cluster:
+        kinds: list[list[LabelingFunction]] = [[*patterns], [*others], [*rowwise]]
+        if cluster is not None and timed:
+            # Only the main thread of a process can be interrupted, and Dask's workers ask LFs in others.
+            names = ", ".join(lf.name for lf in timed)
+            print(f"apply: asked on this machine, since they have a timeout: {names}", file=sys.stderr)
+            kinds = [[*patterns], [*others], [*untimed], [*timed]]
         for lfs in filter(None, kinds):
             start = 0
             # Polars compiles most patterns anew for every table, so their tables are large. Other LFs may fail on a
@@ -278,10 +285,11 @@ def _vote(
 
     Vectorized LFs that the caller removes from `lfs` meanwhile are not asked any more.
     """
-    if cluster is not None:
+    rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
+    if cluster is not None and all(lf.timeout is None for lf in rowwise):
         module = read_module(asking.root, asking.source, asking.classes)
         yield from vote_on_cluster(cluster, module, lfs, batches, progress)
-    elif rowwise := [lf for lf in lfs if isinstance(lf, RowwiseLF)]:
+    elif rowwise:
         yield from vote_rowwise(RowwiseJob(asking=asking, lfs=rowwise, n=n), batches, progress)
     else:
         for items in batches:

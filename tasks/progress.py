@@ -14,6 +14,9 @@ T = TypeVar("T")
 MARK = "@progress "
 """Begins a line for the flow, which turns it into a progress artifact in the Prefect UI."""
 
+WARNING = "warning: "
+"""Begins a line of a stage that is shown even by `epoxy run --quiet`."""
+
 ENVIRONMENT = "EPOXY_PROGRESS"
 """Set to `marked` by the flow; an environment variable, since it must never be part of a cache key."""
 

@@ -15,7 +15,7 @@ from tasks.errors import ParamsError
 @click.command("run")
 @click.argument("stages", nargs=-1, metavar="[STAGE]...")
 @click.option("--update", is_flag=True, help="First ask the sources of DVC imports what is new.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not show the stages' own lines.")
+@click.option("-q", "--quiet", is_flag=True, help="Of the stages' own lines, show warnings alone.")
 def run_command(stages: tuple[str, ...], update: bool, quiet: bool) -> None:
     """Bring the pipeline up to date, through Prefect.
 

@@ -3,11 +3,12 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.runner.failure import quote_complaint
 from flows.runner.process import Commands, CommandTimeoutError, Line, Stream, make_environment
+from flows.runner.site_cache import ENVIRONMENT, find_site_cache
 from tasks.errors import StageError
 
 
@@ -25,11 +26,14 @@ def run_dvc(root: Path, *arguments: str, timeout_seconds: float) -> tuple[str, .
     """
     # Without --quiet, which hides why a command failed.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    return run_command(root, command, timeout_seconds=timeout_seconds)
+    site_cache = {ENVIRONMENT: str(find_site_cache(root))}
+    return run_command(root, command, timeout_seconds=timeout_seconds, environment=site_cache)
 
 
-def run_command(root: Path, command: Sequence[str], *, timeout_seconds: float) -> tuple[str, ...]:
-    """The last lines that `command` wrote to standard error.
+def run_command(
+    root: Path, command: Sequence[str], *, timeout_seconds: float, environment: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """The last lines that `command`, which sees `environment` beside this one's, wrote to standard error.
 
     Raises
     ------
@@ -42,7 +46,8 @@ def run_command(root: Path, command: Sequence[str], *, timeout_seconds: float) -
         if line.stream is Stream.ERR:
             complaints.append(line.text)
 
-    env = make_environment(os.environ) | {"GIT_TERMINAL_PROMPT": "0"}  # nobody is there to type a password
+    # Nobody is there to type a password.
+    env = make_environment(os.environ) | {"GIT_TERMINAL_PROMPT": "0", **(environment or {})}
     name = " ".join(command[2:] if command[0] == sys.executable else command)
     try:
         code = Commands().run(list(command), cwd=root, env=env, timeout_seconds=timeout_seconds, on_line=hear)

@@ -41,6 +41,7 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import Stage as DvcStage
 
 from flows.runner.project import PIPELINE
+from flows.runner.site_cache import find_site_cache
 from tasks.cache.dependencies import Dependencies, describe_changes, identify, list_changes
 from tasks.errors import EpoxyError, ParamsError, StageError
 
@@ -364,7 +365,7 @@ def _open(root: Path) -> Iterator[Repo]:
         # DVC's run cache resolves names against the working directory, whatever root it was given.
         raise ParamsError(f"{Path.cwd()}: not the project's root; go to {root}")
     try:
-        repo = Repo(str(root))
+        repo = Repo(str(root), config={"core": {"site_cache_dir": str(find_site_cache(root))}})
     except DvcException as error:
         text = _explain(error)
         raise ParamsError(text if str(root) in text else f"{root}: {text}") from error

@@ -37,6 +37,9 @@ class Listener(Protocol):
     def say(self, text: str) -> None:
         """One line for the log."""
 
+    def warn(self, text: str) -> None:
+        """One line for the log that nobody should miss."""
+
     def show(self, progress: StageProgress) -> None:
         """Progress of the stage; may come often."""
 
@@ -58,11 +61,11 @@ def read_progress(line: Line) -> StageProgress | None:
         return None  # an LF may write what it likes
 
 
-def show_stages_in_terminal() -> None:
-    """Let `TERMINAL` write to standard error."""
+def show_stages_in_terminal(*, least: int = logging.INFO) -> None:
+    """Let `TERMINAL` write lines of level `least` and above to standard error."""
     if not any(isinstance(handler, _TerminalHandler) for handler in TERMINAL.handlers):
         TERMINAL.addHandler(_TerminalHandler())
-        TERMINAL.setLevel(logging.INFO)
+    TERMINAL.setLevel(least)
 
 
 class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -86,6 +89,10 @@ class TerminalListener:
         if text.startswith("> "):
             folded = paint(folded, Color.DIM, sys.stderr)
         TERMINAL.info("%s%s", paint(before, Color.CYAN, sys.stderr), folded)
+
+    def warn(self, text: str) -> None:
+        """One line, also where other lines are not shown."""
+        TERMINAL.warning("%s | %s", self._name, text)
 
     def show(self, progress: StageProgress) -> None:
         """A line every few seconds."""

@@ -23,8 +23,10 @@ from flows.runner.failure import (
 from flows.runner.listener import Listener, TerminalListener, read_progress, show_stages_in_terminal
 from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
 from flows.runner.report import Report
+from flows.runner.site_cache import ENVIRONMENT as SITE_CACHE
+from flows.runner.site_cache import find_site_cache
 from tasks.errors import StageError
-from tasks.progress import ENVIRONMENT
+from tasks.progress import ENVIRONMENT, WARNING
 
 _BUSY_PAUSE_SECONDS = 1.0
 """Pause between two attempts on a project that is in use; an attempt itself takes DVC up to three seconds."""
@@ -65,7 +67,10 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
             return
         if line.stream is Stream.ERR:
             tail.append(line.text)
-        listener.say(line.text)
+        if line.stream is Stream.ERR and line.text.startswith(WARNING):
+            listener.warn(line.text)
+        else:
+            listener.say(line.text)
 
     def spawn(command: Command, limit: float | None = stage.options.timeout_seconds) -> None:
         tail.clear()
@@ -74,8 +79,10 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
         try:
             code = commands.run(command.argv, cwd=command.cwd, env=env, timeout_seconds=limit, on_line=relay)
         except CommandTimeoutError:
+            warnings = [text.removeprefix(WARNING) for text in tail if text.startswith(WARNING)]
+            where = f": {warnings[-1]}" if warnings else ""
             raise StageTimeoutError(
-                f"stage {stage.name}: ended after {limit:g} seconds; make it faster, or raise timeout_seconds under "
+                f"stage {stage.name}: ended after {limit:g} seconds{where}; make it faster, or raise timeout_seconds under "
                 f"meta.prefect in dvc.yaml"
             ) from None
         if code != 0:
@@ -142,7 +149,8 @@ def ask_for_updates(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def _make_dvc_command(root: Path, *words: str) -> Command:
     argv = (sys.executable, "-m", "dvc", "--wait-for-lock", *words)
-    return Command(text=" ".join(["dvc", *words]), argv=argv, cwd=root, env=os.environ)
+    env = {**os.environ, SITE_CACHE: str(find_site_cache(root))}
+    return Command(text=" ".join(["dvc", *words]), argv=argv, cwd=root, env=env)
 
 
 def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> StageError:

@@ -104,7 +104,7 @@ def find_file(module: str) -> Path | None:
 def find_imports(path: Path) -> frozenset[str]:
     """The names of all modules that the file imports, and of what it takes from them (which may be modules)."""
     names: set[str] = set()
-    for origin, taken, modules in _IMPORT.findall(path.read_text(encoding="utf-8")):
+    for origin, taken, modules in _IMPORT.findall(path.read_text(encoding="utf-8", errors="replace")):
         heads = [part.split()[0] for part in _COMMENT.sub("", taken or modules).strip("()").split(",") if part.strip()]
         names |= {origin, *(f"{origin}.{head}" for head in heads)} if origin else set(heads)
     return frozenset(names)
@@ -136,7 +136,7 @@ def _find_named_files(path: Path) -> Iterator[Path]:
     """The files beside the module at `path` that are no modules, and whose names stand in it."""
     others = [file for file in path.parent.iterdir() if file.is_file() and file.suffix not in (".py", ".pyc")]
     if others:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
         yield from (file for file in others if file.name in text)
 
 

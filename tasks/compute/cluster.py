@@ -25,6 +25,7 @@ from uuid import uuid4
 
 from tasks.cache.store import identify, identify_file
 from tasks.errors import StageError
+from tasks.progress import WARNING
 
 ENVIRONMENT = "EPOXY_DASK"
 """The scheduler's address, such as tcp://host:8786; unset or empty: work stays on this machine."""
@@ -34,6 +35,9 @@ CONNECT_SECONDS = 10
 
 PATIENCE_SECONDS = 60
 """How long a run waits for workers once all are gone; a nanny restarts one within seconds, a scheduler of jobs later."""
+
+SLOW_SECONDS = 60
+"""After which a shard is named that others wait for: most take seconds, and one that hangs is otherwise silent."""
 
 _LIVES = 5
 """How often in a row the cluster may lose what it was sent, without finishing a shard, before it is given up."""
@@ -174,8 +178,17 @@ class Cluster:
             raise self._lose(f"does not answer: {error}") from None
 
     def _wait(self, future: Any, doing: str) -> None:
-        """Wait for the end of `future`, as long as there are workers."""
+        """Wait for the end of `future`, as long as there are workers; say once when that takes long."""
+        began, is_told = time.monotonic(), False
         while not future.done():
+            if not is_told and time.monotonic() - began > SLOW_SECONDS:
+                is_told = True
+                print(
+                    f"{WARNING}on the Dask cluster, {doing} has taken more than {SLOW_SECONDS} s; what the worker is at "
+                    "is in its log",
+                    file=sys.stderr,
+                    flush=True,
+                )
             try:
                 future.exception(timeout=1)  # gives it; what is raised is of the waiting
             except TimeoutError:

@@ -108,7 +108,7 @@ def _require_none_lost(root: Path, source: str, lost: list[Definition], lfs: lis
     """Check that no LF's name was bound again, unless the LF that has the name now uses it."""
     used = {id(cell.cell_contents) for lf in lfs for cell in getattr(lf.function, "__closure__", None) or ()}
     file = (root / source).resolve()
-    statements = ast.parse(file.read_text(encoding="utf-8")).body
+    statements = ast.parse(file.read_bytes()).body
     for definition in lost:
         if id(definition.lf) in used or Path(definition.file) != file:
             continue
@@ -134,7 +134,7 @@ def _bind_one(node: ast.stmt | None) -> set[str]:
 
 def _has_effects(file: Path) -> bool:
     """Whether the module in `file` does more at import than to import and to bind names: what it does, none sees."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in ast.parse(file.read_bytes()).body:
         if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
             continue
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

@@ -19,6 +19,7 @@ from typing import IO, Protocol
 import polars as pl
 
 from tasks.core.types import ITEM_ID
+from tasks.progress import WARNING
 
 PATIENCE = 10.0
 """Seconds at one item after which the LF is named."""
@@ -79,7 +80,7 @@ class Patience:
 
 def describe_wait(lf: str, source: str, item: str) -> str:
     """The line for an LF that is at one item for long."""
-    return f"apply: labeling function '{lf}' ({source}) has been at {item} for more than {PATIENCE:g} s"
+    return f"{WARNING}labeling function '{lf}' ({source}) has been at {item} for more than {PATIENCE:g} s"
 
 
 def name_item(ids: pl.Series, row: int) -> str:
@@ -92,7 +93,8 @@ def name_item(ids: pl.Series, row: int) -> str:
 _WATCH = """
 import json, mmap, os, select, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-position, chunk, patience = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+position, chunk, patience, warning = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 words = memoryview(mmap.mmap(position, mmap.PAGESIZE)).cast("q")
 
 def describe():
@@ -105,16 +107,18 @@ seen, since, told = None, time.monotonic(), False
 while True:
     if select.select([0], [], [], 0.5)[0]:
         if not os.read(0, 1) and words[0]:
-            print("apply: the process ended while %s was at %s" % describe(), file=sys.stderr, flush=True)
+            print("%sthe process ended while %s was at %s" % (warning, *describe()), file=sys.stderr, flush=True)
         break
     now = (words[0], words[1], words[2])
     if now != seen:
         seen, since, told = now, time.monotonic(), False
     elif words[0] and not told and time.monotonic() - since >= patience:
-        print("apply: %s has been at %s for more than %g s" % (*describe(), patience), file=sys.stderr, flush=True)
+        said = (warning, *describe(), patience)
+        print("%s%s has been at %s for more than %g s" % said, file=sys.stderr, flush=True)
         told = True
 """
-"""Of the second process, which imports nothing of ours: it is there in some 20 ms."""
+"""Of the second process, which imports nothing of ours: it is there in some 20 ms. It ends with the stage, however that
+ends, and after it: its last line says where the stage was."""
 
 
 class Monitor:
@@ -132,7 +136,7 @@ class Monitor:
             self._words = open_position(file)
             files = [file.fileno(), self._chunk.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-E", "-c", _WATCH, *map(str, files), str(PATIENCE)],
+                [sys.executable, "-S", "-E", "-c", _WATCH, *map(str, files), str(PATIENCE), WARNING],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=files,

@@ -4,6 +4,9 @@ Votes and failures on a table of items are the same on a worker as on this machi
 """
 
 import faulthandler
+import os
+import platform
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +20,12 @@ import polars as pl
 from tasks.cache.store import identify
 from tasks.compute.cluster import Cluster, ShardLostError
 from tasks.core.types import ITEM_ID
-from tasks.errors import LabelingFunctionError
-from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF, read_items
+from tasks.errors import LabelingFunctionError, StageError
+from tasks.lf.asking import Asking
+from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF
 from tasks.lf.loading import load_lfs
-from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
+from tasks.lf.monitor import Monitor
+from tasks.lf.voting import ColumnVotes
 from tasks.lf.workers import ChunkVotes
 from tasks.progress import Progress
 
@@ -87,14 +92,14 @@ def vote_on_cluster(
 def vote_shard(module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
     """The votes of the LFs of `shard`; runs on a worker."""
     loaded = _load(module)
-    root = Path(loaded.folder.name)
     by_name = {lf.name: lf for lf in loaded.lfs}
     lfs = [by_name[name] for name in shard.lfs]
-    votes = apply_vectorized(root, [lf for lf in lfs if isinstance(lf, VectorizedLF)], shard.items, module.classes)
+    vectorized = [lf for lf in lfs if isinstance(lf, VectorizedLF)]
     rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
-    rows = read_items(shard.items) if rowwise else []
-    with Progress("apply", total=len(rows) * len(rowwise)) as progress:
-        return votes | {lf.name: apply_rowwise(root, lf, rows, module.classes, progress) for lf in rowwise}
+    with Monitor(module.source, shard.lfs) as monitor:
+        asking = Asking(root=Path(loaded.folder.name), source=module.source, classes=module.classes, monitor=monitor)
+        votes = asking.ask_vectorized(vectorized, shard.items) if vectorized else {}
+        return votes | (asking.ask_all_rowwise(rowwise, shard.items) if rowwise else {})
 
 
 def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
@@ -125,6 +130,21 @@ def _name_items(shard: VoteShard) -> str:
     return f"the {len(ids):,} items from {ITEM_ID} {ids[0]!r} to {ids[-1]!r}"
 
 
+def require_closed(scratch: Path) -> None:
+    """Check that no other user can change what lies in a worker's folder `scratch`, whose code the worker will run.
+
+    Dask takes a folder in /tmp that is there already, whosever it is.
+    """
+    for folder in (scratch, scratch.parent):
+        found = folder.stat()
+        is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        if is_open or found.st_uid not in (os.getuid(), 0):
+            raise StageError(
+                f"a Dask worker on {platform.node()} works in {folder}, where other users could change the labeling "
+                "functions that it runs. Start it with '--local-directory' and a folder of its user."
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
     """The LFs of a module, and the temporary folder with its files, which lives as long as they are used."""
@@ -146,7 +166,9 @@ def _load(module: Module) -> _Loaded:
     with _loading:
         if _loaded is None or _loaded.digest != module.digest:
             # In the worker's own folder, which Dask removes even where the worker was killed.
-            folder = TemporaryDirectory(dir=get_worker().local_directory)
+            scratch = Path(get_worker().local_directory)
+            require_closed(scratch)
+            folder = TemporaryDirectory(dir=scratch)
             for name, content in module.files.items():
                 path = Path(folder.name, name)
                 path.parent.mkdir(parents=True, exist_ok=True)

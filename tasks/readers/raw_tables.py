@@ -4,6 +4,7 @@ import codecs
 import csv
 import json
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,9 @@ _LONE_SURROGATE = re.compile(
 """Half a character in JSON; Polars' reader would take it for another one."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+_OTHER_SEPARATORS = ";\t|"
+"""What separates columns where it is not a comma: in exports of European spreadsheets, of databases, of Unix programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +149,50 @@ def _read_csv(path: Path) -> pl.DataFrame:
         if file.read(2) in _UTF16:
             raise DataError(f"{path} is UTF-16; expected UTF-8. Save it as that.")
         file.seek(0)
-        table = pl.read_csv(file, infer_schema=False)
+        try:
+            table = pl.read_csv(file, infer_schema=False)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise DataError(f"{path} cannot be read: {_find_bad_row(path) or str(error).splitlines()[0]}") from None
+    # Where a row ends too early, Polars takes what is missing for empty.
+    if table.width > 1 and table[:, -1].null_count() and (problem := _find_bad_row(path)):
+        raise DataError(f"{path} cannot be read: {problem}")
     with explain_foreign_errors(path), path.open(encoding="utf-8-sig", newline="") as text:
         header = next(csv.reader(text))
+    for separator in _OTHER_SEPARATORS if len(header) == 1 else "":
+        if separator in header[0]:
+            raise DataError(
+                f"{path}: its first line is {header[0]!r}, which has no comma but {separator!r}. Write the file with commas "
+                "between columns."
+            )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(
             f"{path}: more than one column is called {', '.join(map(repr, twice))}. Rename or remove the others."
         )
     return table
+
+
+def _find_bad_row(path: Path) -> str | None:
+    """What is wrong with the first row that is no UTF-8, or has more or fewer columns than the header; else None."""
+    usual = csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text)
+            width = len(next(rows, []))
+            for row in rows:
+                if row and len(row) != width:
+                    return f"line {rows.line_num:,} ends a row of {len(row)} columns; the header has {width}. Correct the file."
+    except UnicodeDecodeError:
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number:,} is not UTF-8 ({line[error.start : error.end]!r}). Save the file as UTF-8."
+    except csv.Error:
+        pass  # Polars has an opinion of its own
+    finally:
+        csv.field_size_limit(usual)
+    return None
 
 
 def _read_jsonl(path: Path) -> pl.DataFrame:

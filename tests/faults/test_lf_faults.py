@@ -347,6 +347,19 @@ def test_failures_hold_no_addresses(tmp_path: Path) -> None:
     assert len(errors) == 1 and "object at 0x...>" in errors[0]
 
 
+@pytest.mark.parametrize("cookie", ["# -*- coding: latin-1 -*-\n", ""])
+def test_a_module_that_is_not_utf8_votes_or_is_told(tmp_path: Path, cookie: str) -> None:
+    root = make_project(tmp_path, "")
+    text = "WORDS = ['free', 'Stra\u00dfe']\n" if cookie else "# Stra\u00dfe\nWORDS = ['free']\n"
+    lf = "a = keyword_lf('a', column='text', keywords=WORDS, label='SPAM')\n"
+    head = (root / "lfs" / "mine.py").read_text()
+    (root / "lfs" / "mine.py").write_bytes((cookie + head + text + lf).encode("latin-1"))
+    try:
+        assert run(root)["a"].to_list() == FREE
+    except LabelingFunctionError as error:  # some versions of Python take a comment that is no UTF-8, others do not
+        assert not cookie and "lfs/mine.py cannot be imported" in str(error)
+
+
 # Classes that are called like numbers.
 
 
@@ -402,8 +415,8 @@ apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
 @pytest.mark.parametrize(
     ("lfs", "said"),
     [
-        (rowwise("re.match('(a+)+$', 'a' * 29 + 'b') if item.item_id == 35 else None"), "'a' (lfs/mine.py) has been at item_id 35 for more than 1 s"),
-        (rowwise("os.kill(os.getpid(), 9) if item.item_id == 35 else None"), "the process ended while labeling function 'a' (lfs/mine.py) was at item_id 35"),
+        (rowwise("re.match('(a+)+$', 'a' * 29 + 'b') if item.item_id == 35 else None"), "warning: labeling function 'a' (lfs/mine.py) has been at item_id 35 for more than 1 s"),
+        (rowwise("os.kill(os.getpid(), 9) if item.item_id == 35 else None"), "warning: the process ended while labeling function 'a' (lfs/mine.py) was at item_id 35"),
         (vectorized("os.kill(os.getpid(), 11)"), "the process ended while labeling function 'a' (lfs/mine.py) was at the items from item_id 0 to 39"),
     ],
 )  # fmt: skip

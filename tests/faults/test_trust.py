@@ -3,6 +3,9 @@
 import ast
 import os
 import re
+import shutil
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,16 @@ import polars as pl
 import pytest
 from small_project import CLASSES, make_project, write_params
 from stage_processes import finish_stage, finish_stages
+from toy_project import Toy
 
+from flows.releases.commands import run_dvc
 from flows.releases.create import create_release
 from flows.releases.policy import GateLimits
+from flows.runner.dvc_repo import find_changes
+from flows.runner.site_cache import find_site_cache
 from tasks import ingest
 from tasks.__main__ import STAGES
-from tasks.errors import DataError, EpoxyError, ParamsError
+from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 from tasks.params import IngestParams, read_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +128,45 @@ def test_params_are_data_and_no_program(project: Path) -> None:
     assert not marker.exists()
 
 
+# DVC unpickles its notes on files.
+
+
+def test_dvcs_notes_are_its_owners_alone(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where DVC would have them by default: in a folder that all users of the machine may write."""
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    folder = toy.root / ".dvc" / "tmp" / f"site-cache-{os.getuid()}"
+    doors: list[Callable[[], object]] = [
+        lambda: find_changes(toy.root),
+        lambda: run_dvc(toy.root, "status", timeout_seconds=60),
+    ]
+    for door in doors:
+        shutil.rmtree(folder, ignore_errors=True)
+        door()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert list(folder.rglob("cache.db"))
+
+
+def test_notes_that_others_can_write_are_not_read(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    folder = find_site_cache(toy.root)
+    folder.chmod(0o770)
+    with pytest.raises(StageError, match="only you can enter"):
+        find_changes(toy.root)
+    folder.rmdir()
+    folder.symlink_to(toy.root.parent)
+    with pytest.raises(StageError, match="only you can enter"):
+        find_changes(toy.root)
+
+
+def test_notes_are_where_the_environment_or_dvcs_settings_say(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_site_cache(toy.root) == Path(os.environ["DVC_SITE_CACHE_DIR"])
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    toy.run("dvc", "config", "--local", "core.site_cache_dir", str(toy.root.parent / "mine"))
+    assert find_site_cache(toy.root) == toy.root.parent / "mine"
+    find_changes(toy.root)
+    assert list((toy.root.parent / "mine").rglob("cache.db"))
+
+
 # No secret leaves the environment.
 
 SECRET = "canary-7f3a9c"
@@ -169,8 +215,6 @@ def test_secrets_of_the_environment_are_in_no_file_and_no_line(
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
     """A copy of a small project, nothing run yet."""
-    import shutil
-
     shutil.copytree(template, tmp_path / "place" / "project", symlinks=True)
     return tmp_path / "place" / "project"
 

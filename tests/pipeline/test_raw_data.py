@@ -146,6 +146,31 @@ ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] |
         {"items": "items.csv"},
         "items.csv is UTF-16; expected UTF-8. Save it as that.",
     ),
+    "csv: Latin-1": (
+        write_csv("item_id,text\na,hallo\nb,Stra\u00dfe\n", encoding="latin-1"),
+        {"items": "items.csv"},
+        r"items.csv cannot be read: line 3 is not UTF-8 (b'\xdf'). Save the file as UTF-8.",
+    ),
+    "csv: semicolons": (
+        write_csv("\ufeffitem_id;text\na;one\n"),
+        {"items": "items.csv"},
+        "items.csv: its first line is 'item_id;text', which has no comma but ';'. Write the file with commas",
+    ),
+    "csv: a row with more columns than the header": (
+        write_csv('item_id,text\na,"two\nlines"\nb,c,d\n'),
+        {"items": "items.csv"},
+        "items.csv cannot be read: line 4 ends a row of 3 columns; the header has 2. Correct the file.",
+    ),
+    "csv: a row that ends too early": (
+        write_csv("item_id,n,text\na,1,one\nb,2\nc,3,\n"),
+        {"items": "items.csv"},
+        "items.csv cannot be read: line 3 ends a row of 2 columns; the header has 3. Correct the file.",
+    ),
+    "csv: nothing in the last column, and a long field": (
+        write_csv(f"item_id,n,text\r\na,1,\r\nb,2,{'x' * 200_000}\r\nc,3,\r\n"),
+        {"items": "items.csv"},
+        [("a", TRAIN, "1", None), ("b", TRAIN, "2", "x" * 200_000), ("c", TRAIN, "3", None)],
+    ),
     "csv: equal headers": (
         write_csv("item_id,text,text\na,1,2\nb,3,4\nc,5,6\n"),
         {"items": "items.csv"},

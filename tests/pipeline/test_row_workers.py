@@ -130,7 +130,9 @@ from tasks import apply
 from tasks.lf import workers
 from tasks.params import ApplyParams
 workers.PAYS, workers.FIRST_CHUNK, workers.LARGEST_CHUNK, workers.count_cores = -1, 16, 16, lambda: 2
-apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
+import tasks.__main__ as command
+command.run_identified_stage = lambda *_: apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
+raise SystemExit(command.main(["apply"]))
 """
 
 
@@ -138,7 +140,8 @@ apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
 def test_a_stage_that_is_ended_leaves_nobody_behind(tmp_path: Path, number: signal.Signals) -> None:
     make_project(tmp_path, SLOW)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    stage = subprocess.Popen([sys.executable, "-c", STAGE], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    log = (tmp_path / "log").open("w")
+    stage = subprocess.Popen([sys.executable, "-c", STAGE], cwd=tmp_path, env=environment, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while len(pids := set((tmp_path / "pids").read_text().split()) if (tmp_path / "pids").exists() else set()) < 3:
@@ -146,7 +149,7 @@ def test_a_stage_that_is_ended_leaves_nobody_behind(tmp_path: Path, number: sign
             time.sleep(0.05)
         stage.send_signal(number)
         stage.wait(timeout=20)
-        assert stage.returncode == {signal.SIGTERM: 143, signal.SIGINT: -2, signal.SIGKILL: -9}[number]
+        assert stage.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
         _, alive = psutil.wait_procs(
             [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))], timeout=20
         )
@@ -154,5 +157,9 @@ def test_a_stage_that_is_ended_leaves_nobody_behind(tmp_path: Path, number: sign
     finally:
         stage.kill()
         stage.wait()
+        log.close()
+    if number is signal.SIGINT:
+        assert (tmp_path / "log").read_text().splitlines()[-1:] == ["apply: interrupted"]
+        assert "Traceback" not in (tmp_path / "log").read_text()
     assert not (tmp_path / VOTES).exists()
     assert not list((tmp_path / "data").rglob("*.part"))

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from tasks.cache import store
 from tasks.compute import cluster
 from tasks.compute.cluster import ENVIRONMENT, open_cluster
 from tasks.errors import LabelingFunctionError, StageError
+from tasks.lf.shards import require_closed
 from tasks.params import ApplyParams, EncoderParams, IndexKind, Metric
 from tasks.readers import encoder
 from tasks.tables import schemas
@@ -78,6 +80,7 @@ def name(shard):
 
 
 LFS = """
+import time
 from pathlib import Path
 import polars as pl
 from tasks.labeling import *
@@ -98,6 +101,12 @@ def odd(items):
 @labeling_function(on_error="abstain", error_budget=0.5)
 def by_helper(item):
     return choose(item.text)
+
+@labeling_function(timeout=0.2, on_timeout="abstain", error_budget=0.5)
+def timed(item):
+    if item.item_id == 77:
+        time.sleep(5)
+    return "HAM"
 """
 HELPER = """
 def choose(text):
@@ -134,6 +143,8 @@ def test_apply_writes_the_same_bytes_everywhere(tmp_path, monkeypatch, places):
         monkeypatch.setenv(ENVIRONMENT, place)
         found.append(run_apply(tmp_path))
     assert found[0] == found[1] == found[2]
+    votes = read_votes(tmp_path / VOTES, 2)
+    assert votes.filter(pl.col("timed") != 0)["item_id"].to_list() == [77]
 
 
 def test_an_edit_below_lfs_reaches_workers_that_run(tmp_path, monkeypatch, one):
@@ -338,3 +349,53 @@ def test_a_shard_that_ends_workers_is_named(monkeypatch, brittle):
     monkeypatch.setenv(ENVIRONMENT, brittle.scheduler_address)
     with open_cluster() as running, pytest.raises(StageError, match="shard 1: every worker"):
         list(running.spread(cluster_functions.end_worker, range(4), name=name))
+
+
+def test_an_lf_that_hangs_on_a_worker_is_told_here(tmp_path, monkeypatch, one, capfd):
+    slow = LFS + "\n@labeling_function\ndef slow(item):\n    time.sleep(3 if item.item_id == 9 else 0)\n"
+    make_items(tmp_path, 20, slow)
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    monkeypatch.setattr(cluster, "SLOW_SECONDS", 1)
+    run_apply(tmp_path)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1 and "slow on the 20 items from item_id 0 to 19 has taken more than 1 s" in lines[0]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_workers_folder_that_others_can_write_is_refused(tmp_path, mode):
+    """Dask takes /tmp/dask-scratch-space as it finds it; a worker imports LFs from there."""
+    scratch = tmp_path / "dask-scratch-space" / "worker-a"
+    scratch.mkdir(parents=True)
+    require_closed(scratch)
+    scratch.parent.chmod(mode)
+    if mode & stat.S_ISVTX:
+        require_closed(scratch)  # like /tmp: nobody can rename what is another's
+        return
+    with pytest.raises(StageError, match=r"works in .*dask-scratch-space, where other users .* '--local-directory'"):
+        require_closed(scratch)
+
+
+def test_with_tls_nobody_without_a_certificate_is_let_in_or_believed(monkeypatch):
+    """The scheduler refuses strangers, and a stage refuses a stranger's scheduler, before anything is unpickled."""
+    ours, theirs = distributed.Security.temporary(), distributed.Security.temporary()
+
+    def trust(security):
+        tls = "distributed.comm.tls"
+        return dask.config.set(
+            {
+                f"{tls}.ca-file": security.tls_ca_file,
+                f"{tls}.client.key": security.tls_client_key,
+                f"{tls}.client.cert": security.tls_client_cert,
+                "distributed.comm.require-encryption": True,
+            }
+        )
+
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(n_workers=1, security=ours, protocol="tls://", **options) as closed:
+        monkeypatch.setenv(ENVIRONMENT, closed.scheduler_address)
+        with trust(ours), open_cluster() as running:
+            assert [result for _, result in running.spread(cluster_functions.pause_and_add, [1, 2], name=name, shared=[[5]])] == [6, 7]  # fmt: skip
+        for address in (closed.scheduler_address, closed.scheduler_address.replace("tls:", "tcp:")):
+            monkeypatch.setenv(ENVIRONMENT, address)
+            with trust(theirs), pytest.raises(StageError, match="no Dask scheduler answers"), open_cluster():
+                pass
