@@ -16,11 +16,14 @@ env: $(ENV)/ready  ## the locked environment, in .venv
 # The stamp is written last: an interrupted install is done again, never half used.
 $(ENV)/ready: requirements.lock pyproject.toml $(MORE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; Epoxy Flow needs 3.11 to 3.13. Name one: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv --clear $(ENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
-	$(if $(MORE),$(BIN)/pip install --quiet --disable-pip-version-check --requirement $(MORE))
-	$(if $(MORE),$(BIN)/pip check --disable-pip-version-check)
+	@echo "environment 1 of 3: $(ENV), with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(ENV)
+	@echo "environment 2 of 3: $$(grep -c == requirements.lock) packages of requirements.lock, some minutes where they are downloaded"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@echo "environment 3 of 3: Epoxy Flow$(if $(MORE), and requirements-more.txt)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	$(if $(MORE),@$(BIN)/pip install --quiet --disable-pip-version-check --requirement $(MORE))
+	$(if $(MORE),@$(BIN)/pip check --disable-pip-version-check)
 	@touch $@
 
 run: env         ## the whole pipeline on the demo; a second run recomputes nothing

@@ -141,6 +141,7 @@ def test_the_site_has_no_broken_link_and_loads_nothing_from_elsewhere(tmp_path: 
             r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", page.read_text()
         )
         assert loaded == [], f"{page.name} loads {loaded}"
+    assert [path.name for path in (tmp_path / "site").rglob("*.py")] == [], "what writes the pages is no page"
     for style in (tmp_path / "site").rglob("*.css"):
         assert not re.search(r"url\([\"']?(?:https?:)?//|@import", style.read_text()), style.name
     # What Mermaid and mathematics need would come from a CDN.

@@ -38,6 +38,13 @@ def test_make_run_and_make_test_are_what_the_readme_says() -> None:
     assert re.search(r"python -m pytest -n 2[^/]*$", list_commands("test").rstrip())
 
 
+def test_a_slow_step_of_the_installation_is_told_before_it_begins() -> None:
+    commands = list_commands("env").splitlines()
+    slow = [number for number, command in enumerate(commands) if " -m venv " in command or "pip install" in command]
+    assert len(slow) >= 3
+    assert [commands[number] for number in slow[:3] if not commands[number - 1].startswith("echo ")] == []
+
+
 def test_every_target_is_documented() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
