@@ -27,7 +27,9 @@ from tasks.tables.paths import (
     NEIGHBORS,
     SHIPPED_LABELS,
     THRESHOLDS,
+    VALID_GOLD,
     VOTES,
+    WITHHELD_GOLD,
 )
 from tasks.tables.schemas import probability_column
 
@@ -115,8 +117,7 @@ def find_items(data: ProjectData, query: ItemQuery, *, before: pl.DataFrame | No
     for condition in _list_conditions(data, query, before):
         keep &= condition
     rows = np.flatnonzero(keep)
-    rows = _order(data, query, before, rows)
-    page = rows[query.offset : query.offset + query.limit]
+    page = _order(data, query, before, rows)[query.offset : query.offset + query.limit]
     return ItemPage(
         rows=tabulate_items(data, page, query=query, before=before),
         total=len(rows),
@@ -156,16 +157,15 @@ def tabulate_items(
 
 def describe_gold(data: ProjectData, *, withheld: bool) -> str:
     """Return which gold takes part in an answer, as a sentence."""
-    known = data.gold(withheld=withheld) != ABSTAIN
-    split = data.items()["split"].to_numpy()
-    counts = [
-        f"{name} {np.count_nonzero(known & (split == name)):,}" for name in Split if (known & (split == name)).any()
-    ]
-    if not counts:
-        return "no gold of valid"
-    return f"gold of {', '.join(counts)} items" + (
-        ", test gold too, as asked" if withheld else "; none of test or train"
-    )
+
+    def describe() -> str:
+        known = data.items()["split"].filter(pl.Series(data.gold(withheld=withheld) != ABSTAIN))
+        counts = [f"{split} {count:,}" for split in Split if (count := int((known == split).sum()))]
+        if not counts:
+            return "no gold of valid"
+        return f"gold of {', '.join(counts)} items" + (", as asked" if withheld else "; none of test or train")
+
+    return data.recall(("gold described", withheld), [PARAMS, ITEMS, VALID_GOLD, WITHHELD_GOLD], describe)
 
 
 def measure_items(data: ProjectData) -> pl.DataFrame:
@@ -326,8 +326,12 @@ def _column_of(order: str | None) -> str | None:
     return {"": None, "uncertain": "margin"}.get(name, name)
 
 
+_SELECTED = 10_000
+"""Pages that end before so many items are selected, later ones are sorted out."""
+
+
 def _order(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None, rows: Int64) -> Int64:
-    """The `rows` in the order asked for; of equals the first, and nulls last."""
+    """The `rows` in the order asked for, as far as the page goes; of equals the first, and nulls last."""
     name = _column_of(query.order)
     if name is None:
         return rows
@@ -336,8 +340,12 @@ def _order(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None, row
         raise QueryError(f"items cannot be ordered by {name!r}, a column of {key.dtype}.")
     table = pl.DataFrame({"key": key.gather(rows), "row": rows})
     descending = (query.order or "").startswith("-")
-    ordered = table.sort("key", descending=descending, nulls_last=True, maintain_order=True)
-    return ordered["row"].to_numpy()
+    last = query.offset + query.limit
+    if last < _SELECTED:
+        # To find the first few is several times as fast as to sort a million texts.
+        pick = table.top_k if descending else table.bottom_k
+        table = pick(last, by=["key", "row"], reverse=[False, descending])
+    return table.sort(["key", "row"], descending=[descending, False], nulls_last=True)["row"].to_numpy()
 
 
 def _find_key(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None, name: str) -> pl.Series:
