@@ -96,6 +96,7 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
     votes = read_votes(root / VOTES, len(classes))
     require_same_items(root / ITEMS, rows, root / VOTES, votes)
     _require_same_lfs(root, votes, model)
+    votes = votes.select(ITEM_ID, *model.lfs)
     new = np.flatnonzero(~is_known)
     labeled = _label(root, rows, before, votes, new, model, release, params)
     kept = rows.filter(is_known).select(ITEM_ID)
@@ -217,9 +218,8 @@ def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> n
 
 
 def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> None:
-    lfs = tuple(name for name in votes.columns if name != ITEM_ID)
-    if lfs != model.lfs:
-        other = sorted({*lfs} ^ {*model.lfs}) or list(lfs)
+    lfs = {name for name in votes.columns if name != ITEM_ID}
+    if other := sorted(lfs ^ {*model.lfs}):
         raise DataError(
             f"{root / VOTES}: its labeling functions are not those of the release's model; they differ in {other[:5]}. "
             "Run 'epoxy run' and 'epoxy release'."

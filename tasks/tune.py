@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.copies import find_originals
 from tasks.core.extension import Neighbors, find_nearest_votes, to_similarity
 from tasks.core.progress_callback import WHOLE
 from tasks.core.thresholds import (
@@ -25,7 +26,7 @@ from tasks.core.thresholds import (
     trace_coverage,
     trace_curve,
 )
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
 from tasks.errors import ParamsError
 from tasks.params import Metric, TuneMethod, TuneParams
 from tasks.progress import Progress
@@ -67,7 +68,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSet:
-    """What the thresholds, or at least their curves, are judged by."""
+    """What the thresholds, or at least their curves, are judged by; LFs that vote alike are there once."""
 
     method: TuneMethod
     """How thresholds are chosen in the end: per_lf is agreement where there is no gold."""
@@ -77,6 +78,8 @@ class TuningSet:
     may_choose: bool
     """Whether any threshold is to be chosen, and there is something to choose by."""
     judged: JudgedItems
+    column: Int64
+    """(m,) the column of `judged` that stands for each LF."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +88,9 @@ class Chosen:
 
     thresholds: Thresholds
     similarity: Float64
-    """(m,) the same on similarity; infinity: do not extend."""
+    """The same on similarity, by column of the tuning set; infinity: do not extend."""
     candidates: list[Float64]
-    """By LF."""
+    """Likewise."""
     tuning_set: TuningSet
     choice: Choice | None
     """None where nothing was to be chosen."""
@@ -115,27 +118,31 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     pairs = find_neighbor_columns(root / NEIGHBORS, lfs)
     inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
     chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
-    found, candidates, judged = chosen.thresholds, chosen.candidates, chosen.tuning_set.judged
+    found, judged, columns = chosen.thresholds, chosen.tuning_set.judged, chosen.tuning_set.column.tolist()
+    candidates = [chosen.candidates[column] for column in columns]
     write_json(root / THRESHOLDS, found.model_dump(mode="json"))
     originals = (L != ABSTAIN).sum(axis=0)
     extended = _count_extended(root, items, pairs, candidates)
     curves = [pl.DataFrame(schema=_CURVE)]
     with Progress("tracing curves", total=len(lfs)) as progress:
         for lf, name in enumerate(progress.follow(lfs)):
-            columns = {
+            column = columns[lf]
+            curve = {
                 "lf": [name] * len(candidates[lf]),
                 "threshold": [_to_user(threshold, metric) for threshold in candidates[lf]],
                 "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
-                "valid_coverage": None if chosen.tuning_set.is_hidden else trace_coverage(judged, lf, candidates[lf]),
-                "metric": trace_curve(judged, chosen.similarity, lf, candidates[lf]) if len(judged.gold) else None,
+                "valid_coverage": None if chosen.tuning_set.is_hidden else trace_coverage(judged, column, candidates[lf]),
+                "metric": trace_curve(judged, chosen.similarity, column, candidates[lf]) if len(judged.gold) else None,
             }
-            curves.append(pl.DataFrame(columns, schema=_CURVE))
+            curves.append(pl.DataFrame(curve, schema=_CURVE))
     write_csv(root / THRESHOLD_CURVES, pl.concat(curves))
     print(_summarize(found, params, chosen.choice), file=sys.stderr)
 
 
 def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Chosen:
     """Return the thresholds that `params` ask for; `read_rows` gives the neighbors of the items at positions (r,), ascending.
+
+    LFs whose votes are all the same, and whose thresholds are free or given alike, count as one and get the same.
 
     Raises
     ------
@@ -144,20 +151,22 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
     """
     lfs = inputs.lfs
     _require_lfs(params, lfs)
-    tuning_set = _gather_tuning_set(inputs, params, read_rows)
-    judged = tuning_set.judged
-    candidates = [propose_thresholds(judged.similarity[:, lf], params.candidates) for lf in range(len(lfs))]
     given = to_similarity(
         np.array([_number(params.thresholds.get(lf, params.default)) for lf in lfs], np.float64), inputs.metric.value
     )
     free = np.array([lf not in params.thresholds for lf in lfs], np.bool_)
+    kept, column = _merge_copies(inputs.L, given, free)
+    given, free = given[kept], free[kept]
+    tuning_set = _gather_tuning_set(inputs, params, read_rows, kept, column)
+    judged = tuning_set.judged
+    candidates = [propose_thresholds(judged.similarity[:, lf], params.candidates) for lf in range(len(kept))]
     thresholds, choice = given, None
     if tuning_set.may_choose and free.any():
         start = np.where(free, np.inf, given)
         with Progress("choosing thresholds", total=WHOLE) as progress:
             if params.method == TuneMethod.GLOBAL:
                 pooled = propose_thresholds(judged.similarity[:, free].ravel(), params.candidates)
-                choice = choose_thresholds(judged, fit_global, [pooled] * len(lfs), start, free, progress.advance)
+                choice = choose_thresholds(judged, fit_global, [pooled] * len(kept), start, free, progress.advance)
             else:
                 choice = choose_thresholds(judged, fit_per_lf, candidates, start, free, progress.advance)
         thresholds = choice.thresholds
@@ -168,25 +177,42 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
         chosen_on=tuning_set.chosen_on,
         curve_metric=f"{params.metric} of the majority vote on "
         + ("held-out votes, classes weighing the same" if tuning_set.is_hidden else "valid gold"),
-        thresholds={lf: _to_user(value, inputs.metric) for lf, value in zip(lfs, thresholds, strict=True)},
+        thresholds={lf: _to_user(value, inputs.metric) for lf, value in zip(lfs, thresholds[column], strict=True)},
     )
     return Chosen(thresholds=found, similarity=thresholds, candidates=candidates, tuning_set=tuning_set, choice=choice)
 
 
+def _merge_copies(L: Votes, given: Float64, free: Bool) -> tuple[Int64, Int64]:
+    """Return the LFs that stand for themselves and their copies, ascending, and which of these stands for each LF (m,).
+
+    Copies vote alike and have the same threshold given, or none.
+    """
+    alike = zip(find_originals(L).tolist(), free.tolist(), given.tolist(), strict=True)
+    known: dict[tuple[int, bool, float], int] = {}
+    first = [known.setdefault(key, lf) for lf, key in enumerate(alike)]
+    kept, column = np.unique(first, return_inverse=True)
+    return kept.astype(np.int64), column.astype(np.int64)
+
+
 def _gather_tuning_set(
-    inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]
+    inputs: Inputs,
+    params: TuneParams,
+    read_rows: Callable[[npt.NDArray[np.int64]], Neighbors],
+    kept: Int64,
+    column: Int64,
 ) -> TuningSet:
     """Return what thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
-    L, labels = inputs.L, inputs.labels
+    m, labels = len(column), inputs.labels
+    L = inputs.L if len(kept) == m else inputs.L[:, kept]
     known = np.flatnonzero(labels != ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
     hidden = draw_hidden(L) if is_hidden else None
     rows = known if hidden is None else hidden.rows
-    nearest_votes = find_nearest_votes(read_rows(rows), L.shape[1])
+    nearest_votes = find_nearest_votes(read_rows(rows), m)
     judged = JudgedItems(
         L=L[rows],
-        vote=nearest_votes.vote,
-        similarity=nearest_votes.similarity,
+        vote=nearest_votes.vote[:, kept],
+        similarity=nearest_votes.similarity[:, kept],
         gold=labels[rows],
         weight=np.ones(len(rows)),
         k=inputs.k,
@@ -203,6 +229,7 @@ def _gather_tuning_set(
         is_hidden=is_hidden,
         may_choose=not is_given and len(rows) > 0,
         judged=judged if hidden is None else hide_votes(judged, hidden.lf),
+        column=column,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from tasks.core.types import Float64, Votes
+from tasks.core.types import Float64, Int64, Votes
 
 COPY_POWER = 4
 """Power of the share of common votes: half of the votes in common by chance or merit costs a sixteenth, a copy all."""
@@ -22,6 +22,16 @@ class CopyGroup:
 
     lfs: tuple[int, ...]
     worth: float
+
+
+def find_originals(votes: Votes) -> Int64:
+    """Return for each LF the first one whose votes are all the same, itself where none before it has them, (m,).
+
+    >>> find_originals(np.array([[0, 1, 0], [-1, 1, -1]], dtype=np.int8)).tolist()
+    [0, 1, 0]
+    """
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(votes[:, lf].tobytes(), lf) for lf in range(votes.shape[1])], dtype=np.int64)
 
 
 def weigh_copies(votes: Votes, n_classes: int) -> Float64:
@@ -44,12 +54,7 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
     [[0.941, 1.0], [0.0, 0.0], [0.941, nan]]
     """
     m = votes.shape[1]
-    seen: set[bytes] = set()
-    is_first = np.zeros(m, dtype=np.bool_)
-    for lf in range(m):
-        content = votes[:, lf].tobytes()
-        is_first[lf] = content not in seen
-        seen.add(content)
+    is_first = find_originals(votes) == np.arange(m)
     shares = np.full((m, n_classes), np.nan)
     for c in range(n_classes):
         voting = (votes == c).any(axis=0)

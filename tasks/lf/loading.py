@@ -20,7 +20,7 @@ from tasks.lf.voting import FAULTS, format_trace, restored_streams
 
 @dataclass(frozen=True, kw_only=True)
 class LFModule:
-    """The LFs of a module, in order of definition, and what the module read while it was imported."""
+    """The LFs of a module by name, and what the module read while it was imported."""
 
     lfs: list[LabelingFunction]
     side_inputs: SideInputs
@@ -29,7 +29,7 @@ class LFModule:
 
 
 def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
-    """The LFs that the module `source` (lfs/NAME.py below `root`) defines, in order of definition.
+    """The LFs that the module `source` (lfs/NAME.py below `root`) defines, ascending by name.
 
     Raises
     ------
@@ -76,6 +76,8 @@ def load_module(root: Path, source: str) -> LFModule:
             f"{source}: more than one labeling function is called {', '.join(twice)}. Rename all but one."
         )
     _require_none_lost(root, source, [definition for definition in defined if id(definition.lf) not in found], lfs)
+    # Neither thresholds nor labels may depend on the order of definition, and a name stays what it is when rows come.
+    lfs.sort(key=lambda lf: lf.name)
     return LFModule(lfs=lfs, side_inputs=side_inputs, has_effects=has_effects)
 
 

@@ -20,7 +20,7 @@ _NO_LFS = {"gold", "label", "split"}
 
 
 def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Sequence[str]) -> pl.DataFrame:
-    """The votes in `source`, checked, in ascending order of item ids: item_id and one int8 column per LF.
+    """The votes in `source`, checked, in ascending order of item ids: item_id and one int8 column per LF, by name.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Seque
     """
     file = _read_file(root, source)
     raw = file.table
-    lfs = [name for name in raw.columns if name != ITEM_ID]
+    # By name, as the LFs of a module are: labels must not depend on the order of columns.
+    lfs = sorted(name for name in raw.columns if name != ITEM_ID)
     if ITEM_ID not in raw.columns or not lfs:
         raise DataError(
             f"{source}: has columns {', '.join(raw.columns) or 'none'}; expected '{ITEM_ID}' and one column per LF."

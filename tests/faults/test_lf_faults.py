@@ -293,7 +293,7 @@ three = labeling_function(Has())
 four = vectorized_labeling_function(lambda items: vote_where(pl.col("text").str.contains("free"), 1))
 """
     votes = run(make_project(tmp_path, lfs))
-    assert votes.columns[1:] == ["one", "two", "three", "four"]
+    assert votes.columns[1:] == ["four", "one", "three", "two"]
     assert all(votes[name].to_list() == FREE for name in votes.columns[1:])
     nameless = "lfs = [labeling_function(lambda item: 1)]\n"
     assert "has no name" in explain(make_project(tmp_path / "list", nameless))

@@ -25,7 +25,7 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
-from tasks.core.copies import weigh_copies
+from tasks.core.copies import find_originals, weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, Votes
 
@@ -134,9 +134,10 @@ def measure_skill(votes: Votes, proba: Float64) -> float:
 
     Notes
     -----
-    One minus the log loss over that of guessing among the classes voted for, all of which weigh the same. NaN where
-    votes are of fewer than two classes.
+    One minus the log loss over that of guessing among the classes voted for, all of which weigh the same. LFs whose
+    votes are all the same count once. NaN where votes are of fewer than two classes.
     """
+    votes = votes[:, np.unique(find_originals(votes))]
     gains = [
         float(np.log(np.maximum(np.repeat(proba[:, c], (votes == c).sum(axis=1)), LOG_FLOOR)).mean())
         for c in range(proba.shape[1])

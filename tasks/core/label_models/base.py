@@ -188,8 +188,11 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
     return together
 
 
-def inspect_votes(counts: JointVotes) -> tuple[Finding, ...]:
-    """Return what is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote."""
+def inspect_votes(counts: JointVotes, *, of_copies: str = "so they count as one") -> tuple[Finding, ...]:
+    """Return what is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote.
+
+    `of_copies` is what the model makes of identical votes.
+    """
     findings = []
     silent = np.flatnonzero(~counts.seen.any(axis=1))
     if len(silent):
@@ -197,7 +200,7 @@ def inspect_votes(counts: JointVotes) -> tuple[Finding, ...]:
     for first in np.unique(counts.first):
         copies = np.flatnonzero(counts.first == first)
         if len(copies) > 1 and counts.seen[first].any():
-            findings.append(Finding(message="cast identical votes, so they count as one", lfs=_positions(copies)))
+            findings.append(Finding(message=f"cast identical votes, {of_copies}", lfs=_positions(copies)))
     findings += [
         Finding(message=f"cast the same vote on at least {NEAR_COPY:.0%} of the items where either votes", lfs=pair)
         for pair in _find_near_copies(counts)

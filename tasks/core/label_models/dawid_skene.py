@@ -48,7 +48,7 @@ def fit_dawid_skene(
     unknown = patterns.counts - known.sum(axis=1)
     rates = _count_confusion(patterns, np.stack([patterns.counts] * k, axis=1).astype(np.float64))
     bias = np.log(class_balance)
-    posterior = share_majority(patterns, class_balance)
+    posterior = share_majority(patterns.votes[counts.first == np.arange(m)], class_balance)
     scores = np.zeros((m, k + 1, k))
     findings = list(inspect_votes(counts))
     with count_steps(advance, MOST_ROUNDS) as step:

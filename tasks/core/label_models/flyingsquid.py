@@ -25,7 +25,7 @@ from tasks.core.label_models.base import (
     inspect_votes,
     normalize_logs,
 )
-from tasks.core.label_models.triplets import FEWEST_LFS, Estimate
+from tasks.core.label_models.triplets import FEWEST_LFS, PACKAGE_ON_COPIES, Estimate
 from tasks.core.patterns import Patterns, find_patterns
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Float64, Votes
@@ -198,7 +198,7 @@ def fit_sequence_model(
         length=length,
         factors=tuple(factors),
         precision=np.where(counts.seen, _read_precision(fitted.clique_marginals, m), np.nan),
-        findings=inspect_votes(counts),
+        findings=inspect_votes(counts, of_copies=PACKAGE_ON_COPIES),
     )
 
 

@@ -96,7 +96,7 @@ def fit_liger(
         for parts in PARTS:
             right = 0.0
             with count_steps(advance, 1 + parts + FOLDS) as step:
-                space = _divide(votes, embeddings, sample, reference, parts, k, step)
+                space = _divide(votes, embeddings, sample, reference, overall, parts, k, step)
                 for held in range(FOLDS):
                     kept = GoldRows(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
                     asked = gold.rows[fold == held]
@@ -120,17 +120,19 @@ def _divide(
     embeddings: npt.NDArray[np.float32],
     sample: npt.NDArray[np.float32],
     reference: npt.NDArray[np.intp],
+    overall: JointVotes,
     parts: int,
     k: int,
     step: Advance,
 ) -> _Space:
     """Return the space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
+    originals = np.unique(overall.first)  # an LF and its copy do not overlap
     home = fit_partition(sample, parts).assign(embeddings)
     step(1)
     counts: list[JointVotes | None] = []
     for part in range(parts):
         cast = votes[reference[home[reference] == part]]
-        has_own_model = parts > 1 and np.count_nonzero((cast != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
+        has_own_model = parts > 1 and np.count_nonzero((cast[:, originals] != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
         counts.append(count_joint_votes(cast, k) if has_own_model else None)
         step(1)
     return _Space(home=home, counts=tuple(counts))

@@ -15,7 +15,6 @@ from tasks.core.label_models.base import (
     inspect_votes,
     predict_patterns,
 )
-from tasks.core.patterns import Patterns
 from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 
 
@@ -40,7 +39,7 @@ class MajorityVote:
         ValueError
             `votes` has another number of LFs.
         """
-        return predict_patterns(votes, self.lfs, lambda patterns: share_majority(patterns, self.class_balance))
+        return predict_patterns(votes, self.lfs, lambda patterns: share_majority(patterns.votes, self.class_balance))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -63,13 +62,16 @@ class MajorityVote:
 
 def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
     """Return majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
-    findings = inspect_votes(count_joint_votes(votes, len(class_balance)))
+    counts = count_joint_votes(votes, len(class_balance))
+    findings = inspect_votes(counts, of_copies="and majority vote counts each of them")
     return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
 
 
-def share_majority(patterns: Patterns, class_balance: Float64) -> Float64:
-    """Return for each pattern one over the number of classes with most votes, or the class balance without votes, (u, k)."""
-    counts = np.stack([(patterns.votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
+def share_majority(votes: Votes, class_balance: Float64) -> Float64:
+    """Return for each pattern of `votes` (m, u) one over the number of classes with most votes, or the class balance
+    without votes, (u, k).
+    """
+    counts = np.stack([(votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
     most = counts == counts.max(axis=1, keepdims=True)
     shared = most / most.sum(axis=1, keepdims=True)
     return np.where(counts.any(axis=1, keepdims=True), shared, class_balance)

@@ -39,6 +39,9 @@ ANCHORED_VOTES = 20.0
 SURE = 2.0
 """Standard errors below chance from which an LF is called worse than random: about one false alarm in 40."""
 
+PACKAGE_ON_COPIES = "and the flyingsquid package counts each of them"
+"""What is said of identical votes where its results are followed."""
+
 _LEAST = 1e-9
 """Keeps a logarithm finite where a bound makes a probability zero."""
 
@@ -161,7 +164,7 @@ def fit_flyingsquid_reference(
         fallback = fit_flyingsquid(votes, class_balance, estimate=estimate, advance=advance)
         note = Finding(message="the reference needs three labeling functions: the corrected form is used")
         return replace(fallback, findings=(*fallback.findings, note))
-    findings = inspect_votes(count_joint_votes(votes, k))
+    findings = inspect_votes(count_joint_votes(votes, k), of_copies=PACKAGE_ON_COPIES)
     shares = [float(share) for share in class_balance / class_balance.sum()]
     with count_steps(advance, votes.shape[1] * (1 if k == 2 else k)) as step:
         if k == 2:
