@@ -131,7 +131,9 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
                 "lf": [name] * len(candidates[lf]),
                 "threshold": [_to_user(threshold, metric) for threshold in candidates[lf]],
                 "coverage": (originals[lf] + extended[lf]) / max(items.height, 1),
-                "valid_coverage": None if chosen.tuning_set.is_hidden else trace_coverage(judged, column, candidates[lf]),
+                "valid_coverage": None
+                if chosen.tuning_set.is_hidden
+                else trace_coverage(judged, column, candidates[lf]),
                 "metric": trace_curve(judged, chosen.similarity, column, candidates[lf]) if len(judged.gold) else None,
             }
             curves.append(pl.DataFrame(curve, schema=_CURVE))

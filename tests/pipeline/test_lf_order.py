@@ -61,7 +61,10 @@ def reverse_module(text):
     """The module's definitions in reverse order, after its imports."""
     head, *definitions = text.split("\n\n\n")
     imports, first, second = head.partition("\noffer")
-    return "\n\n\n".join([imports, *reversed(definitions), "\n".join(reversed((first + second).strip().split("\n")))]) + "\n"
+    return (
+        "\n\n\n".join([imports, *reversed(definitions), "\n".join(reversed((first + second).strip().split("\n")))])
+        + "\n"
+    )
 
 
 def test_a_module_in_another_order_gives_the_same_bytes_everywhere(tmp_path):

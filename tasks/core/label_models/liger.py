@@ -132,7 +132,9 @@ def _divide(
     counts: list[JointVotes | None] = []
     for part in range(parts):
         cast = votes[reference[home[reference] == part]]
-        has_own_model = parts > 1 and np.count_nonzero((cast[:, originals] != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
+        has_own_model = (
+            parts > 1 and np.count_nonzero((cast[:, originals] != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
+        )
         counts.append(count_joint_votes(cast, k) if has_own_model else None)
         step(1)
     return _Space(home=home, counts=tuple(counts))
