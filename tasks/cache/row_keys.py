@@ -83,8 +83,8 @@ def match_rows(earlier: Keys, now: Keys) -> Match:
     if not len(earlier):
         return Match(earlier=np.full(len(now), -1), new=len(now), changed=0, gone=0)
     order = np.argsort(earlier[:, 0])
-    place = np.searchsorted(earlier[order, 0], now[:, 0])
-    found = order[np.minimum(place, len(earlier) - 1)]
+    index = np.searchsorted(earlier[order, 0], now[:, 0])
+    found = order[np.minimum(index, len(earlier) - 1)]
     has_id = earlier[found, 0] == now[:, 0]
     # Of two ids with the same word one is not found here, and counts as changed: it is computed again.
     is_same = has_id & (earlier[found, 1:] == now[:, 1:]).all(axis=1)

@@ -139,14 +139,14 @@ class Cluster:
                 for _, other in waiting:
                     other.cancel()
                 result = rescue(shard)
-                waiting = deque((one, self._submit(function, held, one)) for one, _ in waiting)
+                waiting = deque((each, self._submit(function, held, each)) for each, _ in waiting)
             except CancelledError:
                 # Nobody has `shared` any more: the workers that had it died. What is done stays done.
                 losses += 1
                 if losses > _LIVES or self._client.status != "running":
                     raise self._lose(f"lost its work again and again. Under way was {name(shard)}") from None
                 held = self._share(shared)
-                waiting = deque((one, self._submit(function, held, one)) for one, _ in waiting)
+                waiting = deque((each, self._submit(function, held, each)) for each, _ in waiting)
                 continue
             losses = 0
             waiting.popleft()
@@ -253,7 +253,7 @@ def open_cluster() -> Iterator[Cluster | None]:
 
 
 def _connect(kind: Any, address: str) -> Any:
-    """A client, of the class `kind`, in a thread of its own: Dask waits for ever for a port that accepts and is mute.
+    """Return a client of the class `kind`, connected in a separate thread: Dask waits for ever for a port that accepts and is mute.
 
     A client that failed is closed here. Left to the garbage collector, which may come by while some other client or
     cluster starts, it would ask for the lock that this start holds, and all in this process would wait for ever.
@@ -298,14 +298,14 @@ def _require_same_environment(client: Any, address: str) -> None:
         found["the scheduler"] = error
     ours = describe_environment().parts
     lines = []
-    for place, theirs in sorted(found.items()):
+    for machine, theirs in sorted(found.items()):
         if isinstance(theirs, Environment):
             differences = _find_differences(ours, theirs.parts)
             shown = "; ".join(differences[:_SHOWN])
             more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-            lines += [f"{place}: {shown}{more}."] if differences else []
+            lines += [f"{machine}: {shown}{more}."] if differences else []
         else:
-            lines.append(f"{place}: cannot import this project's code: {theirs}.")
+            lines.append(f"{machine}: cannot import this project's code: {theirs}.")
     if lines:
         more = f"\n... and {len(lines) - _SHOWN} more of them." if len(lines) > _SHOWN else ""
         raise StageError(

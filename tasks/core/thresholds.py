@@ -231,15 +231,15 @@ def fit_per_lf(
 
     Among equals the highest.
     """
-    places = np.flatnonzero(free).tolist()
-    ranked_by_lf = {lf: _rank_offers(judged, lf) for lf in places}
+    free_lfs = np.flatnonzero(free).tolist()
+    ranked_by_lf = {lf: _rank_offers(judged, lf) for lf in free_lfs}
     weight = judged.weight * parts
     thresholds = np.tile(start, (len(parts), 1))
     counts = np.repeat(_count_votes(extend(judged, start), judged.k)[None], len(parts), axis=0)
     total = _judge(judged, counts) @ weight[:, :, None]
     same = -1  # LFs in a row that kept their thresholds: once all but the last to change have, all will
-    with count_steps(advance, len(places) * _SWEEPS) as step:
-        for lf in places * _SWEEPS:
+    with count_steps(advance, len(free_lfs) * _SWEEPS) as step:
+        for lf in free_lfs * _SWEEPS:
             step(1)
             ranked, before = ranked_by_lf[lf], thresholds[:, lf].copy()
             without, gained = _try_offers(judged, weight, counts, ranked, before)
@@ -252,7 +252,7 @@ def fit_per_lf(
             else:
                 counts[:, :, ranked.rows] = without + ranked.cast(thresholds[:, lf])
                 same = 0
-            if same == len(places) - 1:
+            if same == len(free_lfs) - 1:
                 break
     return thresholds
 

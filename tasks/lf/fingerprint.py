@@ -116,7 +116,7 @@ class _Walk:
         if kind in (tuple, list):
             return [kind.__name__, *map(self, value)]
         if kind in (set, frozenset):
-            return [kind.__name__, *sorted(_Walk(self._lfs)(one) for one in value)]
+            return [kind.__name__, *sorted(_Walk(self._lfs)(member) for member in value)]
         if kind is dict:
             return ["dict", *(self(part) for pair in value.items() for part in pair)]
         if kind is re.Pattern:

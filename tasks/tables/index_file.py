@@ -56,7 +56,7 @@ class ContentHash:
         """Add rows: `ids` (rows,) and their `vectors` (rows, d)."""
         if ids.dtype == pl.String:
             # NUL ends each id, so that "ab", "c" and "a", "bc" differ.
-            self._ids.update("".join(f"{one}\0" for one in ids).encode())
+            self._ids.update("".join(f"{item_id}\0" for item_id in ids).encode())
         else:
             self._ids.update(ids.to_numpy().astype("<i8").tobytes())
         self._vectors.update(np.ascontiguousarray(vectors, dtype="<f4").data)
@@ -79,8 +79,8 @@ def read_description(root: Path) -> IndexDescription:
         return IndexDescription.model_validate(read_json(path))
     except ValidationError as error:
         found = error.errors()[0]
-        place = ".".join(map(str, found["loc"])) or "file"
-        raise DataError(f"{path}: '{place}': {found['msg']}. Run 'dvc repro index'.") from None
+        field = ".".join(map(str, found["loc"])) or "file"
+        raise DataError(f"{path}: '{field}': {found['msg']}. Run 'dvc repro index'.") from None
 
 
 def hash_file(path: Path) -> str:

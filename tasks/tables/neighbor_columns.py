@@ -51,6 +51,6 @@ def find_neighbor_columns(path: Path, lfs: list[str]) -> NeighborColumnNames:
 def to_neighbors(batch: pl.DataFrame, columns: NeighborColumnNames) -> Neighbors:
     """The similarities of a batch of the neighbors table."""
     similarity = np.empty((len(columns.similarity), batch.height), np.float32)
-    for place, name in enumerate(columns.similarity):
-        similarity[place] = batch[name].fill_null(float("nan")).to_numpy()
+    for index, name in enumerate(columns.similarity):
+        similarity[index] = batch[name].fill_null(float("nan")).to_numpy()
     return Neighbors(lf=columns.lf, label=columns.label, similarity=similarity)

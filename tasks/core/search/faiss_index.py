@@ -92,8 +92,8 @@ def _make_header(n: int, d: int, metric: MetricName) -> bytes:
     index = _TYPES[metric](d)
     header = _fill_header(faiss.serialize_index(index).tobytes(), n, d)
     index.add(np.ones((1, d), np.float32))
-    one = faiss.serialize_index(index).tobytes()
-    if _fill_header(one[: len(header)], n, d) != header or len(one) != len(header) + 4 * d:
+    sample = faiss.serialize_index(index).tobytes()
+    if _fill_header(sample[: len(header)], n, d) != header or len(sample) != len(header) + 4 * d:
         raise AssertionError("faiss writes flat indices in another form than this module does")
     return header
 

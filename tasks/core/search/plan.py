@@ -1,4 +1,4 @@
-"""Which support vectors are multiplied with which queries: one search for each LF, or one for all of them."""
+"""Which support vectors are multiplied with which queries: a search for each LF, or a single search for all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ TILE = 1024
 """Support vectors per matrix product: with `QUERIES`, 8 MiB of products."""
 
 _MEMBER_COST = 15
-"""Multiply-adds in the time it takes to look at one product of a member (measured at d = 384 on one core: .2 ns)."""
+"""Multiply-adds in the time it takes to look at one product of a member (measured at d = 384 on a single core: .2 ns)."""
 
 _SEEN = 64
 """Members after which an LF class's best product is good enough that later ones rarely reach it."""
@@ -20,50 +20,50 @@ _SEEN = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Support vectors that are multiplied together, at most `TILE`, and whose members they are."""
+    """At most `TILE` support vectors that are multiplied together, and the LF classes that they are members of."""
 
     rows: Int64
     """(r,) rows of the support, ascending."""
     starts: Int64
     """(r + 1,) where in `lf_classes` each row's memberships begin, and their number s."""
     lf_classes: Int64
-    """(s,) places of LF classes within the search."""
+    """(s,) indices of LF classes into `Search.lf_classes`."""
     positions: Int64
     """(s,) item positions, as in `LFClass`."""
     is_new: Bool
-    """(lf_classes,) of which few members are in earlier tiles."""
+    """(lf_classes,) True where few members of the LF class are in earlier tiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """One pass of queries over some of the support, which answers one LF class or many."""
+    """A pass of queries over part of the support, which answers a single LF class or many."""
 
     lf_classes: tuple[int, ...]
-    """Places in `Support.lf_classes`."""
+    """Indices into `Support.lf_classes`."""
     tiles: tuple[Tile, ...]
     lf: int | None
-    """The LF whose abstaining items alone are queries; None: every item is one."""
+    """The LF class_of_member abstaining items are the queries; None: every item is a query."""
 
 
 def plan_per_lf(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
-    """One search for each LF, over its own support, by the items on which it abstains."""
+    """Return a search for each LF: its support, asked by the items on which it abstains."""
     lfs = sorted({lf_class.lf for lf_class in lf_classes if len(lf_class.members)})
     return tuple(
-        _plan(lf_classes, tuple(place for place, lf_class in enumerate(lf_classes) if lf_class.lf == lf), lf)
+        _plan(lf_classes, tuple(index for index, lf_class in enumerate(lf_classes) if lf_class.lf == lf), lf)
         for lf in lfs
     )
 
 
 def plan_union(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
-    """One search for all LFs, over the union of their supports, by every item."""
-    places = tuple(place for place, lf_class in enumerate(lf_classes) if len(lf_class.members))
-    return (_plan(lf_classes, places, None),) if places else ()
+    """Return a single search for all LFs: the union of their supports, asked by every item."""
+    chosen = tuple(index for index, lf_class in enumerate(lf_classes) if len(lf_class.members))
+    return (_plan(lf_classes, chosen, None),) if chosen else ()
 
 
 def plan_searches(lf_classes: Sequence[LFClass], abstaining: Int64, n: int, width: int) -> tuple[Search, ...]:
-    """The cheaper of `plan_per_lf` and `plan_union` by predicted multiply-adds; both give the same result.
+    """Return the cheaper of `plan_per_lf` and `plan_union` by predicted multiply-adds; both give the same result.
 
-    `lf_classes` are those of a support, or the same with fewer members, whose factors have `width` columns; `abstaining`
+    `lf_classes` are those of a support, or the same with fewer members, class_of_member factors have `width` columns; `abstaining`
     (m,) counts the items on which each LF abstains, among `n`.
     """
     per_lf = sum(abstaining[lf_class.lf] * len(lf_class.members) * (width + _MEMBER_COST) for lf_class in lf_classes)
@@ -72,34 +72,34 @@ def plan_searches(lf_classes: Sequence[LFClass], abstaining: Int64, n: int, widt
     return plan_per_lf(lf_classes) if per_lf <= union else plan_union(lf_classes)
 
 
-def _plan(lf_classes: Sequence[LFClass], places: tuple[int, ...], lf: int | None) -> Search:
-    """A search for the LF classes at `places`, its tiles cut and whose members are in them."""
-    sizes = [len(lf_classes[place].members) for place in places]
-    members = np.concatenate([lf_classes[place].members for place in places])
+def _plan(lf_classes: Sequence[LFClass], chosen: tuple[int, ...], lf: int | None) -> Search:
+    """Return the search for the LF classes at the indices `chosen`, cut into tiles."""
+    sizes = [len(lf_classes[index].members) for index in chosen]
+    members = np.concatenate([lf_classes[index].members for index in chosen])
     order = np.argsort(members, kind="stable")
     members = members[order]
-    whose = np.repeat(np.arange(len(places)), sizes)[order]
-    positions = np.concatenate([lf_classes[place].positions for place in places])[order]
+    class_of_member = np.repeat(np.arange(len(chosen)), sizes)[order]
+    positions = np.concatenate([lf_classes[index].positions for index in chosen])[order]
     starts = np.flatnonzero(np.concatenate([[True], members[1:] != members[:-1]]))
     rows = members[starts]
     starts = np.append(starts, len(members))
-    tiles, seen = [], np.zeros(len(places), np.int64)
+    tiles, seen = [], np.zeros(len(chosen), np.int64)
     for part in cut_slices(len(rows), TILE):
         bounds = starts[part.start : part.stop + 1]
-        own = slice(bounds[0], bounds[-1])
+        memberships = slice(bounds[0], bounds[-1])
         tiles.append(
             Tile(
                 rows=rows[part],
                 starts=bounds - bounds[0],
-                lf_classes=whose[own],
-                positions=positions[own],
+                lf_classes=class_of_member[memberships],
+                positions=positions[memberships],
                 is_new=seen < _SEEN,
             )
         )
-        seen += np.bincount(whose[own], minlength=len(places))
-    return Search(lf_classes=places, tiles=tuple(tiles), lf=lf)
+        seen += np.bincount(class_of_member[memberships], minlength=len(chosen))
+    return Search(lf_classes=chosen, tiles=tuple(tiles), lf=lf)
 
 
 def _unite(members: Sequence[Int64]) -> Int64:
-    """The distinct rows among `members`, ascending."""
+    """Return the distinct rows among `members`, ascending."""
     return np.unique(np.concatenate([np.empty(0, np.int64), *members]))

@@ -67,7 +67,7 @@ class Queries:
     factors: Float32
     """Cosine: (q, d) unit vectors. L2: (q, d + 1) centered, scaled vectors and a 1, both shrunk into the unit ball."""
     margin: Float32
-    """(q,) a support vector whose product is further than this below the best one cannot win, nor tie."""
+    """(q,) a support vector whose product is further than this below the best cannot win, nor tie."""
 
 
 def _allocate(shape: tuple[int, int]) -> Float32:
@@ -114,9 +114,9 @@ def build_support(
     row = row[leader]
     lf_classes = []
     for lf in range(votes.shape[1]):
-        own = np.ascontiguousarray(votes[:, lf])
-        for label in np.unique(own[own >= 0]).tolist():
-            voters = np.flatnonzero(own == label)
+        votes_of_lf = np.ascontiguousarray(votes[:, lf])
+        for label in np.unique(votes_of_lf[votes_of_lf >= 0]).tolist():
+            voters = np.flatnonzero(votes_of_lf == label)
             members, where = np.unique(row[voters], return_index=True)
             lf_classes.append(LFClass(lf=lf, label=label, members=members, positions=positions[voters[where]]))
     items = positions[first]
@@ -142,7 +142,7 @@ def build_support(
 def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) -> Queries:
     """Queries from embeddings (q, d) and the index's vectors of the same items (q, d).
 
-    The margin is twice the error of one product, plus the gap that rounding a similarity to float32 can close.
+    The margin is twice the error of a product, plus the gap that rounding a similarity to float32 can close.
     A product of d float32 lf_classes, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
     Cosine: the sum is at most 1 (Cauchy-Schwarz, unit vectors). L2: a query z is divided by a power of two a >= |z|, so
     that the sum is at most 1 + 1/2; and d(z, y)^2 = |z|^2 - 2 (z.y - |y|^2 / 2), so that two distances which round to
@@ -183,7 +183,7 @@ def _find_geometry(embeddings: Float32, metric: MetricName) -> Geometry:
 
 
 def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
-    """For each of `positions` (r,) the place of the first one with the same embedding, bit for bit.
+    """For each of `positions` (r,) the index of the first position with the same embedding, bit for bit.
 
     Equal hashes bring equal rows together, which are then compared. Different rows with the same hash could only
     separate equal ones, and leave them to be searched twice.
@@ -197,8 +197,8 @@ def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
     is_new = np.ones(r, bool)
     maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
     for part in cut_slices(len(maybe), BLOCK):
-        one, other = positions[order[maybe[part]]], positions[order[maybe[part] - 1]]
-        same = embeddings[one].view(np.uint32) == embeddings[other].view(np.uint32)
+        here, before = positions[order[maybe[part]]], positions[order[maybe[part] - 1]]
+        same = embeddings[here].view(np.uint32) == embeddings[before].view(np.uint32)
         is_new[maybe[part]] = ~same.all(axis=1)
     leader = np.empty(r, np.int64)
     leader[order] = order[np.flatnonzero(is_new)[np.cumsum(is_new) - 1]]
