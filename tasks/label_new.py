@@ -33,13 +33,8 @@ from tasks.core.extension import (
     find_nearest_votes,
     to_similarity,
 )
-from tasks.core.label_models.nearvote import (
-    LFColumn,
-    measure_similarity_to_gold,
-    pool_votes,
-    predict_nearvote,
-    predict_weak_labels,
-)
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
+from tasks.core.label_models.nearvote import LFColumn, pool_votes, predict_nearvote, predict_weak_labels
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, find_neighbors
 from tasks.core.search.plan import plan_searches
 from tasks.core.search.support import Support, build_queries, build_support

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ParamsError
+from tasks.strict_yaml import parse_yaml
 
 FILE = "params.yaml"
 
@@ -371,87 +371,6 @@ def check_strictly(model: type[M], raw: Any) -> M:
     """
     # As JSON, since that has lists for tuples and text for enums even where types are strict.
     return model.model_validate_json(json.dumps(raw, default=lambda other: [[str(other)]]), strict=True)
-
-
-def parse_yaml(text: str, name: str = "text") -> Any:
-    """The value of the YAML document in file `name`, in its safe form; a key that occurs twice is an error.
-
-    Raises
-    ------
-    yaml.YAMLError
-        `text` is not YAML, a mapping has a key twice, or one that is not text (`yes` and `1` are not), a number is not
-        decimal, or aliases make it endless.
-    ValueError
-        A date or number that Python does not have.
-    """
-    loader = _Loader(text)
-    loader.name = name  # what errors call it
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _measure(node, {})
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-
-_MOST_NODES = 100_000
-"""Values in a document, those that aliases repeat counted each time: a few lines of aliases can stand for billions."""
-
-_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)|[-+]?[0-9]*\.[0-9]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-
-
-def _measure(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """The number of values below `node`; `sizes` has those of other nodes, and None for the ones that `node` is in."""
-    if id(node) not in sizes:
-        sizes[id(node)] = None
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in node.value for child in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        sizes[id(node)] = 1 + sum(_measure(child, sizes) for child in children)
-    size = sizes[id(node)]
-    if size is None or size > _MOST_NODES:
-        what = "an alias stands for what it is in" if size is None else "aliases stand for too many values"
-        raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
-    return size
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes no key twice, and numbers in decimal alone: 020 is not 16, and 1:30 not 90."""
-
-    def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """The number at `node`."""
-        if not _NUMBER.fullmatch(node.value):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{node.value[:20]} is not a decimal number; write it as one, or quote it", node.start_mark
-            )
-        is_whole = node.tag == "tag:yaml.org,2002:int"
-        number: int | float = self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
-        return number
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.tag not in (_TEXT, _MERGE):
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is not text; quote it", key.start_mark
-                    )
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} occurs twice", key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-
-for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def _describe(found: object) -> str:

@@ -28,6 +28,7 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gol
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
 from tasks.core.copies import group_copies
+from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
     SOURCES,
@@ -35,9 +36,7 @@ from tasks.core.label_models.nearvote import (
     NearvoteLabels,
     choose_bandwidth,
     fit_nearvote,
-    measure_gold_similarity,
     pool_votes,
-    thin_gold,
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels

@@ -25,10 +25,9 @@ from flows.releases.manifest import (
 from flows.releases.new_rows import STAGES, NewRows, hash_lfs, require_unchanged
 from flows.releases.records import next_sequence, read_commit
 from flows.releases.store import LOG, Release, check_file, read_release, validate_contents
-from tasks import params
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.params import read_params
+from tasks.params import FILE, read_params
 from tasks.tables import schemas
 from tasks.tables.files import sync_folder
 from tasks.tables.parquet import write_table
@@ -56,7 +55,7 @@ def assemble_candidate(root: Path, part: Path, new_rows: NewRows | None) -> Mani
         for name, schema in _schemas(checked.classes, new_rows.labeled.votes).items():
             _write_table(part / f"{name}.parquet", getattr(new_rows.labeled, name), schema)
     else:
-        require_same_params(part / params.FILE, pipeline)
+        require_same_params(part / FILE, pipeline)
         _write_table(part / ROWS, read_rows(root), schemas.ROWS)
     validate_contents(part, checked.classes)
     figures = measure_figures(root, part, checked)

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from flows.releases.files import describe_error, read_small_file
-from tasks import params
 from tasks.errors import DataError
+from tasks.params import FILE
 
 
 def hash_as_dvc(path: Path) -> str:
@@ -50,7 +50,7 @@ def read_pipeline(root: Path, only: Sequence[str] | None = None) -> Pipeline:
                 name, content = str(entry["path"]), str(entry.get("md5") or entry.get("etag") or entry.get("checksum"))
                 if hashes.setdefault(name, content) != content:
                     raise DataError(f"{path.name}: stages used different versions of {name}. Run 'epoxy run' first.")
-            values |= stage.get("params", {}).get(params.FILE, {})
+            values |= stage.get("params", {}).get(FILE, {})
     except FileNotFoundError:
         raise DataError(f"{path.name} is missing: nothing has run yet. Run 'epoxy run' first.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
@@ -62,4 +62,4 @@ def require_same_params(path: Path, pipeline: Pipeline) -> None:
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     stale = sorted(name for name, value in pipeline.params.items() if given.get(name) != value)
     if stale:
-        raise DataError(f"{params.FILE}: {', '.join(stale)} changed since the last run. Run 'epoxy run' first.")
+        raise DataError(f"{FILE}: {', '.join(stale)} changed since the last run. Run 'epoxy run' first.")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flows.releases.figures import Frozen
 from flows.releases.files import FileEntry
-from tasks import params
+from tasks.params import FILE
 from tasks.tables.paths import (
     END_MODEL,
     END_MODEL_SUMMARY,
@@ -39,7 +39,7 @@ CONTENTS: Mapping[str, Path] = {
     "report.html": REPORT,
     "votes.parquet": VOTES,
     "provenance.parquet": PROVENANCE,
-    "params.yaml": Path(params.FILE),
+    "params.yaml": Path(FILE),
 }
 """What a release holds, and where it comes from. The votes and where extended ones came from make each label
 explainable for as long as the release exists, whatever becomes of the cache; model and thresholds label new rows."""

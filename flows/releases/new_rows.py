@@ -7,10 +7,9 @@ from pathlib import Path
 from flows.releases.dvc_lock import Pipeline, hash_as_dvc, read_pipeline, require_same_params
 from flows.releases.files import digest_file
 from flows.releases.store import Release, read_release, verify_release
-from tasks import params
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
-from tasks.params import read_params
+from tasks.params import FILE, read_params
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, VOTES
 
 STAGES = ("ingest", "apply")
@@ -35,7 +34,7 @@ def label_new_rows(root: Path) -> NewRows:
     """
     base = verify_release(root, read_base(root).id)
     pipeline = read_pipeline(root, STAGES)
-    require_same_params(base.path / params.FILE, pipeline)
+    require_same_params(base.path / FILE, pipeline)
     labeled = label_rows(root, base.path, base.id, read_params(base.path))
     return NewRows(labeled=labeled, inputs=pipeline.hashes)
 

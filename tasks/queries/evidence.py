@@ -8,7 +8,8 @@ import polars as pl
 
 from tasks.cache.row_keys import hash_vectors
 from tasks.core.classifiers.spectral import apply_spectral_map
-from tasks.core.label_models.nearvote import LFColumn, PooledVotes, measure_similarity_to_gold, pool_votes
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
+from tasks.core.label_models.nearvote import LFColumn, PooledVotes, pool_votes
 from tasks.core.label_models.parts import Contest, Part, take_apart_pool, take_apart_student, take_apart_weak_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import DataError, QueryError

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-# Where each stage's artifacts are, below the project's root; dvc.yaml names the same paths (a test compares them).
 ITEMS = Path("data/ingest/items.parquet")
 VALID_GOLD = Path("data/ingest/valid_gold.parquet")
 WITHHELD_GOLD = Path("data/ingest/withheld_gold.parquet")

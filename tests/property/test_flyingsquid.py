@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.core.label_models.choice import from_json
 from tasks.core.label_models.flyingsquid import count_sequences, fit_sequence_model
-from tasks.core.label_models.triplets import fit_flyingsquid_reference
+from tasks.core.label_models.flyingsquid_published import fit_flyingsquid_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT.parent / "shared" / "datasets"

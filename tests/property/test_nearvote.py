@@ -8,8 +8,9 @@ from scipy.optimize import approx_fprime
 
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.vote_head import VoteHead, fit_vote_head
+from tasks.core.label_models.balancing import BALANCE_FACTOR, apply_balance, fit_balance
+from tasks.core.label_models.gold_similarity import measure_gold_similarity, measure_similarity_to_gold
 from tasks.core.label_models.nearvote import (
-    BALANCE_FACTOR,
     NEAR_FLOOR,
     OFFSET_SPREAD,
     OWN_FLOOR,
@@ -17,12 +18,8 @@ from tasks.core.label_models.nearvote import (
     WEIGHT_SPREAD,
     LFColumn,
     PooledVotes,
-    apply_balance,
     choose_bandwidth,
-    fit_balance,
     fit_nearvote,
-    measure_gold_similarity,
-    measure_similarity_to_gold,
     pool_votes,
     predict_nearvote,
     weigh_similarity,

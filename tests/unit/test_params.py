@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tasks.errors import ParamsError
-from tasks.params import Split, parse_yaml, read_params
+from tasks.params import Split, read_params
+from tasks.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,14 +13,9 @@ from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, fit_vote_head
 from tasks.core.fitness import measure_fitness
 from tasks.core.label_models.choice import CANDIDATES, TRIALS, Options, choose_kind, fit_label_model
+from tasks.core.label_models.gold_similarity import measure_gold_similarity
 from tasks.core.label_models.liger import PARTS, fit_liger
-from tasks.core.label_models.nearvote import (
-    LABEL_WORK,
-    LFColumn,
-    fit_nearvote,
-    measure_gold_similarity,
-    pool_votes,
-)
+from tasks.core.label_models.nearvote import LABEL_WORK, LFColumn, fit_nearvote, pool_votes
 from tasks.core.metrics import resample
 from tasks.core.progress_callback import WHOLE, count_steps
 from tasks.core.types import GoldRows

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from tasks.core.label_models.base import LabelModel, VoteTable
 from tasks.core.label_models.dawid_skene import fit_dawid_skene
 from tasks.core.label_models.flyingsquid import Mode, SequenceModel, fit_sequence_model
+from tasks.core.label_models.flyingsquid_published import OneVsRest, fit_flyingsquid_reference
 from tasks.core.label_models.majority import MajorityVote, fit_majority_vote, fit_weighted_majority_vote
-from tasks.core.label_models.triplets import Estimate, OneVsRest, fit_flyingsquid, fit_flyingsquid_reference
+from tasks.core.label_models.triplets import Estimate, fit_flyingsquid
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.ties import TIE, score_labels
 from tasks.core.types import Float64, GoldRows, Votes

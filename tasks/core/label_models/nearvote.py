@@ -44,10 +44,11 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, draw_rows, is_enough_gold
+from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.softmax import LOG_FLOOR
 from tasks.core.classifiers.vote_head import VoteHead
-from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
+from tasks.core.label_models.balancing import apply_balance, fit_balance
+from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, GoldRows, Votes
 
 MEDIAN_EXPONENT = 5.0
@@ -63,13 +64,6 @@ PRIOR_WEIGHTS = (0.25, 0.25, 0.5, 0.3)
 WEIGHT_SPREAD = np.sqrt(0.1)
 """Prior standard deviation of a source's weight."""
 
-BALANCE_ROUNDS = 500
-"""Of the iteration that meets a class balance."""
-
-BALANCE_FACTOR = 1000.0
-"""How far from their geometric mean the weights that meet a class balance may be: far enough for a balance that is given,
-and 10 to 1,000,000 gave the same accuracies within .001 on tasks of 20, 40 and 77 classes."""
-
 OFFSET_SPREAD = np.sqrt(10.0)
 """Prior standard deviation of a class offset: nearly free."""
 
@@ -78,9 +72,6 @@ OWN_FLOOR = 0.1
 
 NEAR_FLOOR = 1e-3
 """Likewise for kernels."""
-
-GOLD_PAIRS = 1 << 32
-"""Items times gold rows compared at most: a minute of one core at d = 384."""
 
 FEWEST_NEIGHBORS = 1000
 """Gold rows to be near to however many the items."""
@@ -223,163 +214,6 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
     if j + 1 < len(r):
         raise ValueError(f"reliability: got {len(r)} rows; expected one per LF, {j + 1}")
     return PooledVotes(own=own, near=near, bandwidth=bandwidth)
-
-
-def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ignore_progress) -> Float64:
-    """Return the w (k,), nonnegative, sum 1, with which the mean of `apply_balance` is the class balance.
-
-    Parameters
-    ----------
-    evidence
-        (n, k) float64, nonnegative.
-    class_balance
-        (k,) float64, sum 1.
-    advance
-        Is told of one piece of work, round by round.
-
-    Notes
-    -----
-    Rows without evidence count for nothing. A class without evidence anywhere gets 0, the others share its part; all
-    are 0 where there is no evidence at all. Where rows have evidence of one class alone no w meets the balance, and w
-    would run to 0, so that such rows would count as rows without evidence: w stays within `BALANCE_FACTOR` of its
-    geometric mean. The iteration stops when the balance is met within 1e-9, when w no longer moves, or after
-    `BALANCE_ROUNDS`.
-
-    >>> weights = fit_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), np.array([0.5, 0.5]))
-    >>> apply_balance(np.array([[1.0, 1.0], [1.0, 3.0]]), weights, np.array([0.5, 0.5])).round(3).tolist()
-    [[0.634, 0.366], [0.366, 0.634]]
-
-    Raises
-    ------
-    ValueError
-        The balance is negative or does not sum to one.
-    """
-    if (class_balance < 0).any() or abs(class_balance.sum() - 1.0) > 1e-6:
-        raise ValueError(f"class_balance: got {class_balance.tolist()}; expected nonnegative numbers that sum to 1")
-    rows = evidence[evidence.sum(axis=1) > 0]
-    target = np.where(rows.sum(axis=0) > 0, class_balance, 0.0)
-    if target.sum() <= 0:
-        return np.zeros_like(class_balance)
-    target = target / target.sum()
-    rows = rows / rows.sum(axis=1, keepdims=True)
-    weights = np.where(target > 0, 1.0, 0.0)
-    with count_steps(advance, BALANCE_ROUNDS) as step:
-        for _ in range(BALANCE_ROUNDS):
-            mean = _weigh(rows, weights, target).mean(axis=0)
-            if np.abs(mean - target).max() < 1e-9:
-                break
-            moved = _bound_weights(weights * np.where(mean > 0, target / np.where(mean > 0, mean, 1.0), 0.0))
-            if np.array_equal(moved, weights):
-                break
-            weights = moved
-            step(1)
-    return weights
-
-
-def _bound_weights(weights: Float64) -> Float64:
-    """Return `weights` (k,) with sum 1, those above 0 within `BALANCE_FACTOR` of their geometric mean."""
-    bounded = np.zeros_like(weights)
-    positive = weights > 0
-    if positive.any():
-        logs = np.log(weights[positive])
-        bounded[positive] = np.exp(np.clip(logs - logs.mean(), -np.log(BALANCE_FACTOR), np.log(BALANCE_FACTOR)))
-        bounded /= bounded.sum()
-    return bounded
-
-
-def apply_balance(evidence: Float64, weights: Float64, class_balance: Float64) -> Float64:
-    """Return the posterior (q, k) float64 proportional to weights * evidence; class_balance where a row has none."""
-    target = np.where(weights > 0, class_balance, 0.0)
-    posterior = np.tile(class_balance, (len(evidence), 1)).astype(np.float64)
-    known = evidence.sum(axis=1) > 0
-    if known.any() and target.sum() > 0:
-        rows = evidence[known] / evidence[known].sum(axis=1, keepdims=True)
-        posterior[known] = _weigh(rows, weights, target / target.sum())
-    return posterior
-
-
-def _weigh(rows: Float64, weights: Float64, target: Float64) -> Float64:
-    """Return rows times weights, normalized; `target` where nothing is left of a row."""
-    scaled = rows * weights
-    total = scaled.sum(axis=1, keepdims=True)
-    return np.asarray(np.where(total > 0, scaled / np.where(total > 0, total, 1.0), target))
-
-
-def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
-    """Return the gold rows that n items are compared with: all, or a random part where that would take too long."""
-    kept = draw_rows(np.arange(len(gold.rows)), max(GOLD_PAIRS // max(n, 1), FEWEST_NEIGHBORS), seed)
-    return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
-
-
-def measure_gold_similarity(
-    embeddings: Float32, gold: GoldRows, n_classes: int, advance: Advance = ignore_progress
-) -> Float32:
-    """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none.
-
-    Parameters
-    ----------
-    embeddings
-        (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors. O(n g d), in
-        blocks of rows.
-    advance
-        Is told of one piece of work, block by block.
-    """
-    position = np.full(len(embeddings), -1, dtype=np.int64)
-    position[gold.rows] = np.arange(len(gold.rows))
-    return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, advance)
-
-
-def measure_similarity_to_gold(
-    embeddings: Float32,
-    gold_embeddings: Float32,
-    classes: npt.NDArray[np.int64],
-    k: int,
-    itself: npt.NDArray[np.int64] | None = None,
-) -> Float32:
-    """Return the similarity (q, k) float32 of items to the nearest gold row of each class.
-
-    Parameters
-    ----------
-    embeddings
-        (q, d) float32, as for `measure_gold_similarity`.
-    gold_embeddings
-        (g, d) float32, likewise.
-    classes
-        (g,) of the gold rows.
-    itself
-        (q,) the gold row that an item is itself and is not compared with, -1 where it is none; None: no item is one.
-    """
-    position = np.full(len(embeddings), -1, dtype=np.int64) if itself is None else itself
-    return _measure_nearest(embeddings, gold_embeddings, classes, position, k, ignore_progress)
-
-
-def _measure_nearest(
-    embeddings: Float32,
-    gold_embeddings: Float32,
-    classes: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int64],
-    n_classes: int,
-    advance: Advance,
-) -> Float32:
-    """Return `measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
-    nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
-    squares = np.einsum("nd,nd->n", embeddings, embeddings)
-    gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
-    starts = range(0, len(embeddings), BLOCK)
-    # The thread count must not change a result.
-    with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
-        for at in starts:
-            # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors
-            s = embeddings[at : at + BLOCK] @ gold_embeddings.T
-            s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
-            is_gold = np.flatnonzero(position[at : at + BLOCK] >= 0)
-            s[is_gold, position[at + is_gold]] = np.nan
-            for c in range(n_classes):
-                columns = classes == c
-                if columns.any():
-                    nearest[at : at + BLOCK, c] = np.fmax.reduce(s[:, columns], axis=1)
-            step(1)
-    return nearest
 
 
 def fit_nearvote(
