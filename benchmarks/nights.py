@@ -39,7 +39,11 @@ from flows.releases.create import RefusedError
 from flows.releases.gates import GateVerdict
 from flows.releases.publish import publish_release, publish_rollback
 from flows.releases.store import list_releases, read_release, verify_all
-from flows.runner.dvc_repo import Command, find_changes, read_stages, remove_leftovers, run_stage
+from flows.runner.dvc_graph import read_stages
+from flows.runner.dvc_patches import Command
+from flows.runner.dvc_run import run_stage
+from flows.runner.dvc_status import find_changes
+from flows.runner.leftovers import remove_leftovers
 from tasks.__main__ import STAGES
 from tasks.demo import RAW
 from tasks.errors import EpoxyError

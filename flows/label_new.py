@@ -13,7 +13,7 @@ from flows.releases.create import ReleaseResult
 from flows.releases.new_rows import read_base
 from flows.releases.publish import publish_new_rows
 from flows.run_form import Accept, Reason
-from flows.runner.dvc_repo import read_stages
+from flows.runner.dvc_graph import read_stages
 from flows.runner.stage import ask_for_updates
 
 

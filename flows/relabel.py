@@ -29,8 +29,10 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Completed, Failed
 
 from flows.run_form import Reason
-from flows.runner.dvc_repo import Outcome, Stage, read_stages, remove_leftovers
+from flows.runner.dvc_graph import Stage, read_stages
+from flows.runner.dvc_run import Outcome
 from flows.runner.failure import StageFailedError, StageTimeoutError
+from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
 from flows.runner.process import Commands
 from flows.runner.project import describe_results, find_results, find_root, in_project

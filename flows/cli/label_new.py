@@ -43,7 +43,7 @@ def label_new(
     """
     from flows.releases.new_rows import read_base
     from flows.releases.publish import publish_new_rows
-    from flows.runner.dvc_repo import read_stages
+    from flows.runner.dvc_graph import read_stages
     from flows.runner.stage import ask_for_updates, run_stages
 
     read_base(root)  # an error that is certain is told before anything runs

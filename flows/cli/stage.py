@@ -26,7 +26,7 @@ def run_stage(*, root: Path, name: str) -> str:
     EpoxyError
         There is no such stage, or it failed.
     """
-    from flows.runner.dvc_repo import read_stages
+    from flows.runner.dvc_graph import read_stages
     from flows.runner.report import describe_reports
     from flows.runner.stage import run_stages
 

@@ -27,7 +27,7 @@ def describe_status(*, root: Path, is_verbose: bool = False) -> str:
         dvc.yaml cannot be read, or another process uses the project.
     """
     from flows.runner.changes import summarize_changes
-    from flows.runner.dvc_repo import find_changes
+    from flows.runner.dvc_status import find_changes
 
     changes = find_changes(root)
     if not changes:

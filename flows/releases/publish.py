@@ -13,7 +13,7 @@ from flows.releases.policy import FILE, Carry, Git, Policy, describe_defaults, r
 from flows.releases.prune import prune_releases
 from flows.releases.records import read_commit
 from flows.releases.rollback import roll_back
-from flows.runner.dvc_repo import find_changes
+from flows.runner.dvc_status import find_changes
 from tasks.errors import DataError, ParamsError
 
 _DVC_LACKS = "exist neither locally nor on remote"

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flows.runner.dvc_repo import BusyError, Command, EditedError, Options, Outcome, Spawn, Stage, remove_leftovers
-from flows.runner.dvc_repo import run_stage as run_in_dvc
+from flows.runner.dvc_graph import Options, Stage
+from flows.runner.dvc_locks import BusyError
+from flows.runner.dvc_patches import Command, Spawn
+from flows.runner.dvc_run import EditedError, Outcome
+from flows.runner.dvc_run import run_stage as run_in_dvc
 from flows.runner.failure import (
     TAIL,
     StageFailedError,
@@ -20,6 +23,7 @@ from flows.runner.failure import (
     is_transient,
     quote_complaint,
 )
+from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import Listener, TerminalListener, read_progress, show_stages_in_terminal
 from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
 from flows.runner.report import Report

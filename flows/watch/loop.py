@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from flows.releases.figures import Flips, compare_labels
-from flows.runner.dvc_repo import read_stages
+from flows.runner.dvc_graph import read_stages
 from flows.runner.stage import run_stages
 from flows.watch.background import BackgroundStages
 from flows.watch.page import Page

@@ -26,7 +26,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from flows.runner.dvc_repo import find_changes, read_stages
+from flows.runner.dvc_graph import read_stages
+from flows.runner.dvc_status import find_changes
 from flows.runner.stage import run_stages
 from tasks.errors import EpoxyError
 
@@ -241,7 +242,7 @@ class Project(RuleBasedStateMachine):
     def kill_door(self, door: str, events: list[Any], kill: tuple[str, str]) -> None:
         """Run by either door, and kill it while a stage runs."""
         self._plan([event for event in events if event[1] != "ended"], kill, "door")
-        code = "from pathlib import Path; from flows.runner.dvc_repo import read_stages as r;"
+        code = "from pathlib import Path; from flows.runner.dvc_graph import read_stages as r;"
         code += "from flows.runner.stage import run_stages; run_stages(Path.cwd(), r(Path.cwd()))"
         command = ["-m", "dvc", "repro"] if door == "dvc" else ["-c", code]
         reached = self.moments.with_name("reached")

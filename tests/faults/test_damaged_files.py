@@ -21,7 +21,9 @@ from small_project import CLASSES, make_project, write_raw
 
 import tasks.__main__ as command
 from flows.releases.policy import read_policy
-from flows.runner.dvc_repo import find_changes, read_stages, remove_leftovers
+from flows.runner.dvc_graph import read_stages
+from flows.runner.dvc_status import find_changes
+from flows.runner.leftovers import remove_leftovers
 from tasks import apply, ingest
 from tasks.__main__ import STAGES
 from tasks.core.search.faiss_index import read_index

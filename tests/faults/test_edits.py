@@ -16,7 +16,8 @@ import yaml
 from small_project import REPOSITORY, hash_outputs, make_environment, make_project, run, write_params, write_raw
 from toy_project import Toy
 
-from flows.runner.dvc_repo import Command, EditedError, Outcome, run_stage
+from flows.runner.dvc_patches import Command
+from flows.runner.dvc_run import EditedError, Outcome, run_stage
 from tasks.__main__ import run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
 from tasks.cache.store import FOLDER, Cache

@@ -30,7 +30,10 @@ from stage_processes import finish_stage, finish_stages, kill_stage
 from flows.releases.create import create_release
 from flows.releases.policy import GateLimits
 from flows.releases.store import read_labels, read_release, verify_all
-from flows.runner.dvc_repo import Command, Outcome, read_stages, remove_leftovers, run_stage
+from flows.runner.dvc_graph import read_stages
+from flows.runner.dvc_patches import Command
+from flows.runner.dvc_run import Outcome, run_stage
+from flows.runner.leftovers import remove_leftovers
 from tasks.__main__ import STAGES
 from tasks.errors import DataError, LabelingFunctionError, StageError
 from tasks.tables.paths import SHIPPED_LABELS, VOTES

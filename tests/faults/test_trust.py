@@ -32,12 +32,12 @@ CODE = [path for package in ("tasks", "flows", "lfs") for path in sorted((ROOT /
 # Nothing is executed.
 
 ALLOWED = {
-    ("flows/runner/dvc_repo.py", "pickle"),
+    ("flows/runner/dvc_patches.py", "pickle"),
     ("tasks/lf/workers.py", "pickle"),
     ("tasks/lf/fingerprint.py", "importlib"),
     ("tasks/lf/loading.py", "importlib"),
 }
-"""dvc_repo copies what it parsed, in memory; workers talk with the stage that started them; LF modules are code of the project."""
+"""dvc_patches copies what it parsed, in memory; workers talk with the stage that started them; LF modules are code of the project."""
 
 NEVER = r"""
     (?<![\w.])(eval|exec|compile)\( | \bmarshal\b | \bshelve\b | \bjoblib\b | \bcloudpickle\b | \bdill\b | allow_pickle=True

@@ -10,16 +10,12 @@ from pathlib import Path
 import pytest
 from toy_project import TOY_STAGES, Toy
 
-from flows.runner.dvc_repo import (
-    BusyError,
-    Command,
-    Options,
-    Outcome,
-    find_changes,
-    read_stages,
-    remove_leftovers,
-    run_stage,
-)
+from flows.runner.dvc_graph import Options, read_stages
+from flows.runner.dvc_locks import BusyError
+from flows.runner.dvc_patches import Command
+from flows.runner.dvc_run import Outcome, run_stage
+from flows.runner.dvc_status import find_changes
+from flows.runner.leftovers import remove_leftovers
 from tasks.errors import ParamsError, StageError
 
 
@@ -164,7 +160,7 @@ def test_outputs_of_the_last_run_are_in_place_again_after_a_failure(toy: Toy) ->
 def test_a_project_without_git_says_how_to_go_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     (toy.root / ".git").rename(toy.root.parent / "git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(toy.root.parent))
-    with pytest.raises(ParamsError, match=r"not a git repository; run 'git init' there, or 'dvc config core\.no_scm"):
+    with pytest.raises(ParamsError, match=r"not a git repository; run 'git init' there, or 'dvc config --local core\.no_scm"):
         read_stages(toy.root)
     (toy.root / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     assert run_all(toy)["evaluate"] == "Completed"

@@ -15,8 +15,9 @@ import pytest
 from dvc.repo import Repo
 from toy_project import Toy
 
-from flows.runner.dvc_repo import read_stages, remove_leftovers
+from flows.runner.dvc_graph import read_stages
 from flows.runner.failure import StageFailedError, StageTimeoutError
+from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TerminalListener
 from flows.runner.process import Commands
 from flows.runner.report import Report
@@ -119,7 +120,8 @@ def test_a_web_server_that_answers_404_then_hangs(toy: Toy, server: _Server, tmp
 
 _FLOW = """
 from pathlib import Path
-from flows.runner.dvc_repo import read_stages, remove_leftovers
+from flows.runner.dvc_graph import read_stages
+from flows.runner.leftovers import remove_leftovers
 from flows.runner.stage import TerminalListener, ask_for_updates, execute_stage
 from flows.runner.process import Commands
 (stage,) = [stage for stage in ask_for_updates(read_stages(Path.cwd())) if stage.is_import]

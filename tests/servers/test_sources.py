@@ -27,12 +27,13 @@ from toy_project import Toy
 from flows.releases.commands import CarryError
 from flows.releases.policy import Policy
 from flows.releases.publish import push_releases
-from flows.runner.dvc_repo import ParamsError, read_stages
+from flows.runner.dvc_graph import read_stages
 from flows.runner.failure import StageFailedError
 from flows.runner.listener import TerminalListener
 from flows.runner.process import Commands
 from flows.runner.report import Report
 from flows.runner.stage import ask_for_updates, execute_stage
+from tasks.errors import ParamsError
 
 pytestmark = pytest.mark.slow
 

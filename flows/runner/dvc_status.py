@@ -1,0 +1,57 @@
+"""Which stages are not up to date, and what changed for each, as DVC sees it now."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import lock_repo
+
+from flows.runner.dvc_graph import make_plan
+from flows.runner.dvc_locks import BusyError, find_holder, name_blockers
+from flows.runner.dvc_repo import explain_error, open_repo
+from flows.runner.project import PIPELINE
+from tasks.errors import ParamsError
+
+
+def find_changes(root: Path) -> dict[str, tuple[str, ...]]:
+    """Per stage that is not up to date, what changed, as DVC sees it now.
+
+    Raises
+    ------
+    BusyError
+        Another process uses the project.
+    ParamsError
+        dvc.yaml cannot be read.
+    """
+    with open_repo(root) as repo:
+        try:
+            with lock_repo(repo):
+                nodes = make_plan(repo, root, ()).nodes
+                status = {name: node.status(check_updates=True) for name, node in nodes.items()}
+        except LockError as error:
+            raise BusyError(f"{name_blockers(error)}; last used by {find_holder(root)}") from error
+        except DvcException as error:
+            raise ParamsError(f"{PIPELINE}: {explain_error(error)}") from error
+    changes = {name: tuple(_list_changes(chain.from_iterable(found.values()))) for name, found in status.items()}
+    return {name: found for name, found in changes.items() if found}
+
+
+def _list_changes(entries: Iterable[Any]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+            continue
+        for kind, items in entry.items():
+            if isinstance(items, Mapping):
+                for item, verdict in items.items():
+                    yield from _list_params(item, verdict) if isinstance(verdict, Mapping) else [f"{item} ({verdict})"]
+            else:
+                yield f"{kind} ({items})" if items else str(kind)
+
+
+def _list_params(path: str, verdicts: Mapping[str, Any]) -> Iterator[str]:
+    for key, verdict in verdicts.items():
+        yield f"{path}: {key} ({verdict})"
