@@ -18,7 +18,7 @@ from toy_project import Toy
 from flows.releases.commands import run_dvc
 from flows.releases.create import create_release
 from flows.releases.policy import GateLimits
-from flows.runner.dvc_repo import find_changes
+from flows.runner.dvc_status import find_changes
 from flows.runner.site_cache import find_site_cache
 from tasks import ingest
 from tasks.__main__ import STAGES

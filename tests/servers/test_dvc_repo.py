@@ -160,7 +160,9 @@ def test_outputs_of_the_last_run_are_in_place_again_after_a_failure(toy: Toy) ->
 def test_a_project_without_git_says_how_to_go_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     (toy.root / ".git").rename(toy.root.parent / "git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(toy.root.parent))
-    with pytest.raises(ParamsError, match=r"not a git repository; run 'git init' there, or 'dvc config --local core\.no_scm"):
+    with pytest.raises(
+        ParamsError, match=r"not a git repository; run 'git init' there, or 'dvc config --local core\.no_scm"
+    ):
         read_stages(toy.root)
     (toy.root / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     assert run_all(toy)["evaluate"] == "Completed"
