@@ -1,5 +1,6 @@
 """ingest: join raw items and embeddings by id, check them, and write them in one form, sorted by id."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import polars as pl
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import IngestParams, Split
-from tasks.progress import Progress
+from tasks.progress import WARNING, Progress
 from tasks.readers import encoder
 from tasks.readers.embeddings import encode_items, match_rows, read_embeddings, to_float32
 from tasks.readers.items import Items, read_items
@@ -58,6 +59,8 @@ def run(
     ):
         write_table(root / path, gold.filter(is_wanted).drop("split"), schemas.gold(len(classes)))
     print(_summarize(items, d))
+    for loss in items.losses:
+        print(f"{WARNING}{loss}.", file=sys.stderr)
 
 
 def _cut_embeddings(

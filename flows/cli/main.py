@@ -21,6 +21,7 @@ from flows.cli.server import server_command
 from flows.cli.show import show_command
 from flows.cli.stage import stage_command
 from flows.cli.status import status_command
+from flows.cli.types import types_command
 from flows.cli.watch import watch_command
 from flows.runner.terminal import Color, paint
 from tasks.errors import EpoxyError, StageError
@@ -88,6 +89,7 @@ for command in (
     watch_command,
     status_command,
     show_command,
+    types_command,
     server_command,
     notify_command,
     label_new_command,

@@ -5,7 +5,7 @@ A type that were guessed from the values would change with them: a zip code is a
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import polars as pl
 import yaml
@@ -19,6 +19,9 @@ _SAMPLE = 10_000
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 """Text that would come back as it was: '7', not '007', a code, nor '+7'."""
+
+_PADDED = r"^[-+]?0[0-9]"
+"""A number with zeros in front."""
 
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 
@@ -58,21 +61,41 @@ def convert_column(column: pl.Series, kind: ColumnType, where: str) -> pl.Series
     return converted
 
 
+def describe_losses(columns: Iterable[pl.Series], types: Mapping[str, ColumnType], where: str) -> list[str]:
+    """What `convert_column` makes of texts that tell more than their number, such as 00501: by column, how many and one."""
+    lines = []
+    for column in columns:
+        if types[column.name] in (ColumnType.INTEGER, ColumnType.NUMBER) and column.dtype == pl.String:
+            padded = column.filter(column.str.contains(_PADDED).fill_null(False))
+            if len(padded):
+                lines.append(
+                    f"{len(padded):,} values of column '{column.name}' in {where} lose leading zeros to type "
+                    f"{types[column.name]}, such as {padded[0]!r}; if they are codes, write type text (ingest.types in "
+                    "params.yaml)"
+                )
+    return lines
+
+
 def propose_types(
     table: pl.DataFrame, names: Collection[str], types: Mapping[str, ColumnType], where: str
 ) -> str | None:
     """What to add to params.yaml if columns `names` of text were meant as numbers; None where none looks like that."""
-    found = {name: kind for name in table.columns if name in names and (kind := _guess(table[name]))}
+    found = guess_types(table, names)
     if not found:
         return None
-    line = ", ".join(f"{_write_key(name)}: {kind}" for name, kind in {**types, **found}.items())
+    line = ", ".join(f"{write_key(name)}: {kind}" for name, kind in {**types, **found}.items())
     return (
         f"{', '.join(found)} in {where} {'is' if len(found) == 1 else 'are'} read as text. If other types are meant, write "
         f"below ingest in params.yaml 'types: {{{line}}}'; type text ends this remark"
     )
 
 
-def _write_key(name: str) -> str:
+def guess_types(table: pl.DataFrame, names: Collection[str]) -> dict[str, ColumnType]:
+    """The types other than text that a sample of the values looks like, by column, of the columns `names` of `table`."""
+    return {name: kind for name in table.columns if name in names and (kind := _guess(table[name]))}
+
+
+def write_key(name: str) -> str:
     """The `name` of a column as a key in YAML."""
     is_plain = re.fullmatch(r"[A-Za-z_]([A-Za-z0-9_ ]*[A-Za-z0-9_])?", name) and yaml.safe_load(name) == name
     return name if is_plain else json.dumps(name, ensure_ascii=False)

@@ -12,23 +12,27 @@ from tasks.core.class_names import find_misread_class
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import IngestParams, Split
-from tasks.readers.column_types import convert_column, propose_types
+from tasks.readers.column_types import convert_column, describe_losses, guess_types, propose_types, write_key
 from tasks.readers.files import drop_empty, find_files, require_one_suffix
 from tasks.readers.ids import mark_last, normalize_ids, parse_integers
 from tasks.readers.raw_tables import RawTable, read_raw_table
 from tasks.tables.validation import SHOWN, name_first_where
+
+FEWEST_ROWS = 10_000
+"""Rows that types are proposed from, if there are as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
     """Items as `table` with item_id, split and every other raw column; `gold` of each row: int8 class position or null.
 
-    `remarks`: what the user should know about how they were read. `ids_by_file`: the ids of each file in its own order.
+    `remarks`: what the user should know about how they were read. `losses`: what their types made of values. `ids_by_file`: the ids of each file in its own order.
     """
 
     table: pl.DataFrame
     gold: pl.Series
     remarks: tuple[str, ...]
+    losses: tuple[str, ...]
     ids_by_file: Mapping[Path, pl.Series]
 
 
@@ -53,6 +57,7 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
     typeless = parts[0].typeless
     _require_headers(raw.columns, where, params)
     _require_known_types(raw.columns, typeless if suffix == ".parquet" else raw.columns, where, params)
+    losses = describe_losses((raw[name] for name in params.types), params.types, where)
     raw = raw.with_columns(convert_column(raw[name], kind, where) for name, kind in params.types.items())
     ids = normalize_ids(raw[params.item_id], where).alias(ITEM_ID)
     heights = [part.table.height for part in parts]
@@ -88,7 +93,44 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
         table=pl.DataFrame([ids, split, *rest])[order],
         gold=gold[order],
         remarks=tuple(remarks),
+        losses=tuple(losses),
         ids_by_file=ids_by_file,
+    )
+
+
+def describe_types(source: Path, params: IngestParams) -> str:
+    """The lines of `ingest.types` for params.yaml that fit the first raw items below `source`, or why there are none.
+
+    Files are read until there are `FEWEST_ROWS` rows. Types that `params` have are kept.
+
+    Raises
+    ------
+    ParamsError
+        `params.items` leads out of `source`.
+    DataError
+        There is no file, or one that cannot be read.
+    """
+    where = f"{params.source}/{params.items}"
+    parts: list[pl.DataFrame] = []
+    for file in drop_empty(find_files(source, params.items, "items")):
+        part = read_raw_table(source, file)
+        parts.append(part.table.select(name for name in part.table.columns if name in part.typeless))
+        if sum(table.height for table in parts) >= FEWEST_ROWS:
+            break
+    sample = pl.concat(parts, how="diagonal")
+    fixed = {params.item_id, params.split, params.gold, *params.types}
+    found = guess_types(sample, {*sample.columns} - fixed)
+    if not found:
+        return f"no column of {where} needs a type: nothing there is read as text that looks like numbers"
+    types = {**params.types, **found}
+    lines = [f"    {write_key(name)}: {kind}" for name, kind in types.items()]
+    return "\n".join(
+        [
+            f"# what {sample.height:,} rows of {where} look like; leave out what is a code, such as a zip",
+            "ingest:",
+            "  types:",
+            *lines,
+        ]
     )
 
 

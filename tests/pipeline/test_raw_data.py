@@ -14,12 +14,14 @@ import polars as pl
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
+import yaml
 
 import tasks.__main__ as command
 from tasks import ingest
 from tasks.errors import DataError, EpoxyError, ParamsError
-from tasks.params import IngestParams
+from tasks.params import ColumnType, IngestParams
 from tasks.readers import files
+from tasks.readers.items import describe_types
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, WITHHELD_GOLD
 
 CLASSES = ("ham", "spam")
@@ -206,6 +208,16 @@ ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] |
         write_csv('{"item_id": "a", "x": 1.5}\n{"item_id": "b", "x": NaN}\n', "items.jsonl"),
         {"items": "items.jsonl"},
         "items.jsonl cannot be read: line 2 has NaN, which is not JSON; write null instead",
+    ),
+    "jsonl: a key twice": (
+        write_csv('{"item_id": "a", "x": 1}\n{"item_id": "b", "x": 1, "\\u0078": 2}\n', "items.jsonl"),
+        {"items": "items.jsonl"},
+        "items.jsonl cannot be read: line 2 has the key 'x' more than once. Remove or rename the others.",
+    ),
+    "jsonl: a key twice in an object within": (
+        write_csv('{"item_id": "a", "m": [{"k": {"x": 1, "x": 1}}]}\n', "items.jsonl"),
+        {"items": "items.jsonl"},
+        "items.jsonl cannot be read: line 1 has the key 'x' more than once. Remove or rename the others.",
     ),
     "jsonl: no JSON": (
         write_csv('{"item_id": "a"}\n\n{"item_id": b}\n', "items.jsonl"),
@@ -741,6 +753,29 @@ def test_the_types_to_add_are_said_until_params_have_them(raw: Path, capsys: pyt
     run(raw, items="items.csv", types=types)
     assert "types" not in capsys.readouterr().out
     assert pl.read_parquet(raw.parent / ITEMS).schema["is new"] == pl.String
+
+
+def test_leading_zeros_that_a_type_drops_are_said(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv("item_id,zip,n,m\na,00501,1,-07.5\nb,10001,0,2\nc,00010,3,\n")(raw)
+    run(raw, items="items.csv", types={"zip": "integer", "n": "integer", "m": "number"})
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: 2 values of column 'zip' in raw/items.csv lose leading zeros to type integer, such as '00501'; if they are "
+        "codes, write type text (ingest.types in params.yaml).",
+        "warning: 1 values of column 'm' in raw/items.csv lose leading zeros to type number, such as '-07.5'; if they are "
+        "codes, write type text (ingest.types in params.yaml).",
+    ]
+    assert pl.read_parquet(raw.parent / ITEMS)["zip"].to_list() == [501, 10001, 10]
+
+
+def test_types_are_proposed_to_paste(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv("item_id,zip,n,is new,x,gold,text\na,00501,1,true,1.5,0,one\nb,10001,2,false,2,1,two\n")(raw)
+    params = IngestParams(source="raw", items="items.csv", types={"x": ColumnType.NUMBER})
+    text = describe_types(raw, params)
+    assert yaml.safe_load(text) == {"ingest": {"types": {"x": "number", "n": "integer", "is new": "boolean"}}}
+    found = {name: ColumnType(kind) for name, kind in yaml.safe_load(text)["ingest"]["types"].items()}
+    later = params.model_copy(update={"types": found})
+    assert describe_types(raw, later).startswith("no column of raw/items.csv needs a type")
 
 
 def test_empty_files_are_said(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
