@@ -42,7 +42,9 @@ from flows.runner.terminal import Color, paint
 from flows.server import find_server, start_temporary_server
 from flows.server_access import ServerError, hide_passwords
 from flows.server_health import check_server, limit_patience
+from tasks.__main__ import STAGES
 from tasks.errors import EpoxyError, ParamsError, StageError
+from tasks.params import read_params, read_stage_params
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
 LONGEST_SECONDS = 24 * 3600
@@ -159,7 +161,7 @@ def relabel(
     if release and targets:
         raise ParamsError("a release needs the whole pipeline up to date; leave out targets, or do not release")
     root = Path.cwd()
-    stages = _STAGES.get() or read_stages(root, targets or ())
+    stages = _STAGES.get() or _read_pipeline(root, targets or ())
     if update:
         stages = ask_for_updates(stages)
     summary = bring_up_to_date(root, stages)
@@ -270,8 +272,8 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         The flow could not start: dvc.yaml is wrong, a target unknown, or no server can be had.
     """
     with in_project() as root:
-        # An error in dvc.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
-        _STAGES.set(read_stages(root, targets))
+        # An error in dvc.yaml or params.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
+        _STAGES.set(_read_pipeline(root, targets))
         show_stages_in_terminal(least=logging.WARNING if quiet else logging.INFO)
         _hush_prefect()
         server = find_server()
@@ -299,6 +301,24 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     if isinstance(result, Summary):
         return result
     raise result if isinstance(result, EpoxyError) else StageError(f"the flow ended as {state.name}: {state.message}")
+
+
+def _read_pipeline(root: Path, targets: Sequence[str]) -> tuple[Stage, ...]:
+    """The stages of `targets` and all that they need, whose params are valid; without targets all of params.yaml is.
+
+    Raises
+    ------
+    ParamsError
+        dvc.yaml or params.yaml is wrong, or a target unknown. A stage would find the mistake only after those before it.
+    """
+    stages = read_stages(root, targets)
+    if not (root / "tasks" / "params.py").is_file():
+        return stages  # another pipeline, with params of its own
+    if not targets:
+        read_params(root)
+    for name in {stage.name for stage in stages}.intersection(STAGES):
+        read_stage_params(root, name)
+    return stages
 
 
 def _hush_prefect() -> None:

@@ -36,10 +36,10 @@ def run_stage(root: Path, stage: str) -> None:
     if stage == "demo":
         importlib.import_module("tasks.demo").run(root)
         return
-    from tasks.params import FILE, read_params
+    from tasks.params import FILE, read_stage_params
     from tasks.progress import Progress
 
-    params = read_params(root)
+    params = read_stage_params(root, stage)
     module = importlib.import_module(f"tasks.{stage}")
     # Polars, once imported, makes system calls resume after Ctrl-C (pola-rs/polars#21739), so that a wait for workers
     # would not end.
@@ -48,7 +48,7 @@ def run_stage(root: Path, stage: str) -> None:
     module.run(root, params.classes, getattr(params, stage))
     # A key that was edited before it was read, and back since, is at the end what it was when the stage began.
     with contextlib.suppress(ParamsError):
-        now = read_params(root)
+        now = read_stage_params(root, stage)
         if (now.classes, getattr(now, stage)) != (params.classes, getattr(params, stage)):
             raise _ParamsChangedError(describe_changes(stage, [f"{FILE}: classes or {stage}"]))
 

@@ -1,5 +1,6 @@
 """params.yaml as typed, frozen models: every key known, every value checked, nothing read that is not declared."""
 
+import contextlib
 import difflib
 import json
 from enum import StrEnum
@@ -343,6 +344,33 @@ def read_params(root: Path) -> Params:
     ParamsError
         The file is missing, is not YAML, or has an unknown key or a bad value; names each with its place.
     """
+    return _check(_read_sections(root))
+
+
+def read_stage_params(root: Path, stage: str) -> Params:
+    """`classes` and the section of `stage` in `root`/params.yaml, checked; what else stands there does not count.
+
+    A mistake in another section is that stage's matter, and `read_params` tells of all: the other sections returned are
+    not those of the file.
+
+    Raises
+    ------
+    ParamsError
+        As for `read_params`, of `classes` and that section alone.
+    """
+    raw = _read_sections(root)
+    own = {key: raw[key] for key in ("classes", stage) if key in raw}
+    others: dict[str, Any] = {name: {} for name in Params.model_fields if name not in ("classes", stage)}
+    # The sections of which a key has no default; nobody reads these values.
+    others |= {name: {"source": "lfs/none.py"} for name in ("ingest", "apply") if name != stage}
+    if stage == "tune":  # whose thresholds are of the index's metric, if that is one
+        with contextlib.suppress(ValidationError):
+            others["index"] = check_strictly(IndexParams, raw.get("index")).model_dump(mode="json")
+    return _check(others | own)
+
+
+def _read_sections(root: Path) -> dict[str, Any]:
+    """The mapping in `root`/params.yaml, unchecked."""
     path = root / FILE
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"), FILE)
@@ -354,6 +382,11 @@ def read_params(root: Path) -> Params:
         raise ParamsError(
             f"{FILE}: got {type(raw).__name__}, expected a mapping of sections; {REFERENCE} lists every key."
         )
+    return raw
+
+
+def _check(raw: dict[str, Any]) -> Params:
+    """The sections `raw` as params."""
     try:
         return check_strictly(Params, raw)
     except ValidationError as error:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
-from tasks.params import Split, read_params
+from tasks.params import Split, read_params, read_stage_params
 from tasks.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,3 +157,32 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(ParamsError) as caught:
         read_params(write(tmp_path, change))
     assert "extend.scope" in str(caught.value) and "index.kind" in str(caught.value)
+
+
+def test_a_stage_minds_a_mistake_in_its_own_section_alone(tmp_path):
+    def spoil(raw):
+        raw["tune"].update(candidate=5)
+        raw["train"].update(class_balance=[0.2, 0.3, 0.5])
+        raw["aply"] = {}
+
+    root = write(tmp_path, spoil)
+    for stage in STAGES:
+        if stage in ("tune", "train"):
+            continue
+        params = read_stage_params(root, stage)
+        shipped = read_params(ROOT)
+        assert (params.classes, getattr(params, stage)) == (shipped.classes, getattr(shipped, stage))
+    with pytest.raises(ParamsError, match=r"^params.yaml: unknown key 'tune.candidate'. Did you mean 'candidates'\?$"):
+        read_stage_params(root, "tune")
+    with pytest.raises(ParamsError, match=r"train.class_balance has 3 values for 10 classes.$"):
+        read_stage_params(root, "train")
+    with pytest.raises(ParamsError, match="aply"):
+        read_params(root)
+
+
+def test_tune_knows_the_metric_of_its_thresholds(tmp_path):
+    root = write(tmp_path, lambda raw: (raw["index"].update(metric="l2"), raw["tune"].update(default=3.5)))
+    assert read_stage_params(root, "tune").tune.default == 3.5
+    root = write(tmp_path, lambda raw: raw["tune"].update(default=3.5))
+    with pytest.raises(ParamsError, match="is no cosine"):
+        read_stage_params(root, "tune")

@@ -1,0 +1,36 @@
+"""A mistake in one section of params.yaml: which stages it stops, and when a run tells of it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from small_project import make_project, run, write_params
+
+from flows.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_project(tmp_path_factory.mktemp("params") / "project", n=60)
+    write_params(root, tune={"candidate": 5})
+    return root
+
+
+def test_other_stages_run_and_the_one_with_the_mistake_names_it(project: Path) -> None:
+    assert run(project, sys.executable, "-m", "tasks", "ingest").returncode == 0
+    done = run(project, sys.executable, "-m", "tasks", "tune")
+    assert done.returncode == 2
+    assert done.stderr == "error: params.yaml: unknown key 'tune.candidate'. Did you mean 'candidates'?\n"
+
+
+@pytest.mark.parametrize("targets", [(), ("tune",)])
+def test_a_run_tells_of_it_before_anything_starts(
+    project: Path, targets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(project.parent / "site"))
+    result = CliRunner().invoke(main, ["run", *targets])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("error: params.yaml: unknown key 'tune.candidate'. Did you mean 'candidates'?\n")
+    assert "stage apply" not in result.stderr
