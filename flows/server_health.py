@@ -10,7 +10,7 @@ import httpx
 
 from flows.server_access import Server, ServerError, hide_passwords
 
-_ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 20.0
 """For one answer of the configured server; a server with SQLite under load takes some seconds."""
 
 _LISTEN_SECONDS = 3.0
@@ -57,7 +57,7 @@ def check_server(server: Server) -> None:
     """
     if server.api_url.startswith(_CLOUD):
         return  # it has no such pages, and says itself what is wrong
-    if fault := find_fault(server, seconds=_ANSWER_SECONDS):
+    if fault := find_fault(server, seconds=ANSWER_SECONDS):
         raise ServerError(
             f"the Prefect server at {hide_passwords(server.api_url)} {fault}. Start it, correct or unset PREFECT_API_URL, "
             "or switch the Prefect profile; without an address, a run starts a server of its own"

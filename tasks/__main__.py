@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies.
 
     A killed `dvc repro` would otherwise leave a stage behind that writes its outputs while the next run is under way.
@@ -121,5 +121,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     sys.exit(main(sys.argv[1:]))

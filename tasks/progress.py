@@ -29,7 +29,7 @@ class Progress:
     ...     progress.advance()
     """
 
-    _heard: ClassVar[float | None] = None
+    last_line_at: ClassVar[float | None] = None
     """When this stage last showed a line, or began; None outside a stage, where each `Progress` has a clock of its own."""
 
     def __init__(self, what: str, *, total: int) -> None:
@@ -42,7 +42,7 @@ class Progress:
     @classmethod
     def begin_stage(cls) -> None:
         """Share one clock from now on: the two seconds run from the last line of any `Progress` of this process."""
-        cls._heard = time.monotonic()
+        cls.last_line_at = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -59,7 +59,7 @@ class Progress:
         """Count `by` more units as done."""
         self._done += by
         now = time.monotonic()
-        since = self._shown if self._wrote or Progress._heard is None else Progress._heard
+        since = self._shown if self._wrote or Progress.last_line_at is None else Progress.last_line_at
         if now - since >= (0.2 if self._terminal and self._wrote else 2.0):
             self._show()
 
@@ -71,8 +71,8 @@ class Progress:
 
     def _show(self) -> None:
         self._wrote, self._shown = True, time.monotonic()
-        if Progress._heard is not None:
-            Progress._heard = self._shown
+        if Progress.last_line_at is not None:
+            Progress.last_line_at = self._shown
         left = self._estimate_seconds_left()
         if self._marked:
             fields = {"what": self._what, "done": self._done, "total": self._total, "seconds_left": left}

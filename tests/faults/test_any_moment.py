@@ -108,7 +108,7 @@ def run_stage(root, stage):
     at("written")
 
 pipeline.run_stage = run_stage
-pipeline._die_with_parent()
+pipeline.die_with_parent()
 at("started")
 code = pipeline.main([stage])
 at("ended")

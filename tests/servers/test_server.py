@@ -94,22 +94,17 @@ def test_deployments_are_what_the_readme_says_and_their_parameters_are_those_of_
 
 
 _SERVE = """
-import contextlib
 from pathlib import Path
 from flows import server
 from flows.server_access import Server
 
-@contextlib.contextmanager
-def ending(guard):
-    try:
-        yield type("Guard", (), {"poll": lambda self: None})()
-    finally:
-        print("the worker is ended", flush=True)
+class Worker:
+    def poll(self):
+        return None
 
 Server.is_ours = lambda self: True
-server._start = lambda *arguments, **options: None
-server._ending = ending
-server._read_pool = lambda root: "epoxy"
+server.start_guarded = lambda *arguments, **options: Worker()
+server.end_guarded = lambda guard: print("the worker is ended", flush=True)
 server.set_up_pool = lambda *arguments: None
 server.deploy = server.notify = lambda *arguments, **options: None
 server.serve(root=Path.cwd())
@@ -118,8 +113,9 @@ server.serve(root=Path.cwd())
 
 def test_sigterm_ends_the_server_in_order_and_without_an_error(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path)}
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: nightly, work_pool: {name: epoxy}}]\n")
     command = [sys.executable, "-c", _SERVE]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as served:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as served:
         assert served.stdout is not None
         while "Ctrl-C ends everything" not in served.stdout.readline():
             assert served.poll() is None
@@ -443,7 +439,7 @@ def test_what_is_no_prefect_server_is_told_without_its_password(
     from flows import relabel
 
     other.answer, expected = OTHERS[name]  # type: ignore[attr-defined]
-    monkeypatch.setattr("flows.server_health._ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("flows.server_health.ANSWER_SECONDS", 1.0)
     assert not is_answering(Server(api_url=make_api_url(other.server_port)))
     with temporary_settings({PREFECT_API_URL: f"http://me:s3cret@127.0.0.1:{other.server_port}/api"}):
         assert relabel.main([]) == 7

@@ -99,7 +99,7 @@ def clock(monkeypatch):
     """A clock that goes only as it is told to, and no stage yet."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(Progress, "_heard", None)
+    monkeypatch.setattr(Progress, "last_line_at", None)
     monkeypatch.setenv(ENVIRONMENT, "marked")
     return now
 
