@@ -31,11 +31,12 @@ from prefect.states import Completed, Failed
 from flows.run_form import Reason
 from flows.runner.dvc_graph import Stage, read_stages
 from flows.runner.dvc_run import Outcome
+from flows.runner.dvc_status import find_outdated
 from flows.runner.failure import StageFailedError, StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
 from flows.runner.process import Commands
-from flows.runner.project import describe_results, find_results, find_root, in_project
+from flows.runner.project import describe_results, find_results, in_project
 from flows.runner.report import Report, describe_reports
 from flows.runner.stage import ask_for_updates, execute_stage
 from flows.runner.terminal import Color, paint
@@ -346,7 +347,9 @@ def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -
     if summary.error:
         print(f"{paint('error:', Color.RED, sys.stderr)} {summary.error}", file=sys.stderr)
         return getattr(summary.error, "exit_code", EpoxyError.exit_code)
-    print(f"\n{describe_results(find_root(Path.cwd()))}")
+    with in_project() as root:
+        # A run of some stages may leave results behind that need others.
+        print(f"\n{describe_results(root, find_outdated(root) if targets else ())}")
     return 0
 
 

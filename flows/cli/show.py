@@ -1,12 +1,13 @@
-"""`epoxy show`: where the results of the last run are, and its summary."""
+"""`epoxy show`: where the results of the last run are, whether they are up to date, and their summary."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from flows.runner.project import describe_results, in_project
+from flows.runner.project import describe_results, find_results, in_project
 from flows.runner.terminal import is_terminal
+from tasks.errors import EpoxyError
 from tasks.tables.paths import REPORT_SUMMARY
 
 
@@ -14,7 +15,7 @@ from tasks.tables.paths import REPORT_SUMMARY
 def show_command() -> None:
     """Show where the results are, and the report's summary.
 
-    The summary is Markdown; a terminal shows it laid out, a pipe or file gets it as it is.
+    Results that are not up to date are marked as such. The summary is Markdown; a terminal shows it laid out, a pipe or file gets it as it is.
     """
     with in_project() as root:
         text = describe_last_run(root=root)
@@ -35,9 +36,14 @@ def _print_markdown(text: str) -> None:
 
 
 def describe_last_run(*, root: Path) -> str:
-    """Where the results are and what the report's summary says, or what to do to get them."""
-    results = describe_results(root)
-    if not results:
+    """Where the results are, which are not up to date, and the report's summary; or what to do to get them."""
+    if not find_results(root):
         return "nothing here yet; 'epoxy run' makes labels, metrics and a report"
+    from flows.runner.dvc_status import find_outdated
+
+    try:
+        results = describe_results(root, find_outdated(root))
+    except EpoxyError as error:
+        results = f"{describe_results(root)}\nwhether they are up to date is not known: {error}"
     summary = root / REPORT_SUMMARY
     return f"{results}\n\n{summary.read_text(encoding='utf-8').strip()}" if summary.is_file() else results

@@ -1,15 +1,16 @@
 """Which stages are not up to date, and what changed for each, as DVC sees it now."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
-from dvc.repo import lock_repo
+from dvc.repo import Repo, lock_repo
 
-from flows.runner.dvc_graph import make_plan
+from flows.runner.dvc_graph import Plan, make_plan
 from flows.runner.dvc_locks import BusyError, find_holder, name_blockers
 from flows.runner.dvc_repo import explain_error, open_repo
 from flows.runner.project import PIPELINE
@@ -27,16 +28,47 @@ def find_changes(root: Path) -> dict[str, tuple[str, ...]]:
         dvc.yaml cannot be read.
     """
     with open_repo(root) as repo:
-        try:
-            with lock_repo(repo):
-                nodes = make_plan(repo, root, ()).nodes
-                status = {name: node.status(check_updates=True) for name, node in nodes.items()}
-        except LockError as error:
-            raise BusyError(f"{name_blockers(error)}; last used by {find_holder(root)}") from error
-        except DvcException as error:
-            raise ParamsError(f"{PIPELINE}: {explain_error(error)}") from error
-    changes = {name: tuple(_list_changes(chain.from_iterable(found.values()))) for name, found in status.items()}
-    return {name: found for name, found in changes.items() if found}
+        return _compare(repo, root).changes
+
+
+def find_outdated(root: Path) -> frozenset[Path]:
+    """The outputs, absolute, of stages that are not up to date or need a stage that is not.
+
+    Raises
+    ------
+    BusyError, ParamsError
+        As for `find_changes`.
+    """
+    with open_repo(root) as repo:
+        status = _compare(repo, root)
+        plan, outdated = status.plan, set[str]()
+        for name, node in plan.nodes.items():
+            if name in status.changes or outdated.intersection(
+                plan.names[need] for need in plan.graph.successors(node)
+            ):
+                outdated.add(name)
+        return frozenset(Path(output.fs_path) for name in outdated for output in plan.nodes[name].outs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Status:
+    """What a run would look at, and what changed for each stage that is not up to date."""
+
+    plan: Plan
+    changes: dict[str, tuple[str, ...]]
+
+
+def _compare(repo: Repo, root: Path) -> _Status:
+    try:
+        with lock_repo(repo):
+            plan = make_plan(repo, root, ())
+            found = {name: node.status(check_updates=True) for name, node in plan.nodes.items()}
+    except LockError as error:
+        raise BusyError(f"{name_blockers(error)}; last used by {find_holder(root)}") from error
+    except DvcException as error:
+        raise ParamsError(f"{PIPELINE}: {explain_error(error)}") from error
+    changes = {name: tuple(_list_changes(chain.from_iterable(kinds.values()))) for name, kinds in found.items()}
+    return _Status(plan=plan, changes={name: changed for name, changed in changes.items() if changed})
 
 
 def _list_changes(entries: Iterable[Any]) -> Iterator[str]:

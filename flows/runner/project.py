@@ -1,7 +1,7 @@
 """Where a project and its results are; imports nothing slow."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tasks.errors import ParamsError
@@ -51,6 +51,10 @@ def find_results(root: Path) -> dict[str, Path]:
     return {what: path for what, path in results.items() if (root / path).is_file()}
 
 
-def describe_results(root: Path) -> str:
-    """A line per result that exists: what it is and where."""
-    return "\n".join(f"{what:<8} {path}" for what, path in find_results(root).items())
+def describe_results(root: Path, outdated: Collection[Path] = ()) -> str:
+    """A line per result that exists: what it is and where, and that it is not up to date if it is in `outdated`."""
+    lines = []
+    for what, path in find_results(root).items():
+        note = "  not up to date: 'epoxy run' renews it" if root / path in outdated else ""
+        lines.append(f"{what:<8} {path}{note}")
+    return "\n".join(lines)

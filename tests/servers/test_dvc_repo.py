@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from toy_project import TOY_STAGES, Toy
 
+from flows.cli.show import describe_last_run
 from flows.runner.dvc_graph import Options, read_stages
 from flows.runner.dvc_locks import BusyError
 from flows.runner.dvc_patches import Command
 from flows.runner.dvc_run import Outcome, run_stage
-from flows.runner.dvc_status import find_changes
+from flows.runner.dvc_status import find_changes, find_outdated
 from flows.runner.leftovers import remove_leftovers
 from tasks.errors import ParamsError, StageError
 
@@ -402,3 +403,24 @@ def test_dvc_draws_no_bar_on_a_terminal() -> None:
         with bar(total=3, desc="Committing", file=screen) as drawn:
             drawn.update(3)
         assert screen.getvalue() == ""
+
+
+def test_results_of_stages_that_a_partial_run_left_behind_are_named(toy: Toy) -> None:
+    run_all(toy)
+    metrics = "metrics  data/evaluate/metrics.json"
+    assert describe_last_run(root=toy.root) == metrics + "\n\n" + (toy.root / "data/evaluate/summary.md").read_text()
+    toy.set_params(index="i2")
+    outdated = {path.relative_to(toy.root).parts[1] for path in find_outdated(toy.root)}
+    assert outdated == {"index", "fit", "evaluate"}  # DVC itself says it of index alone
+    assert set(find_changes(toy.root)) == {"index"}
+    run_stage(toy.root, "index", spawn)
+    assert describe_last_run(root=toy.root).startswith(f"{metrics}  not up to date: 'epoxy run' renews it\n\n")
+    run_all(toy)
+    assert find_outdated(toy.root) == frozenset()
+
+
+def test_results_are_shown_where_dvc_cannot_tell_whether_they_are_up_to_date(toy: Toy) -> None:
+    run_all(toy)
+    (toy.root / "dvc.yaml").write_text("stages: [")
+    shown = describe_last_run(root=toy.root)
+    assert shown.startswith("metrics  data/evaluate/metrics.json\nwhether they are up to date is not known: ")

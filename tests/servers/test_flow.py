@@ -231,7 +231,7 @@ def test_second_flow_waits_names_the_first_and_runs_nothing_twice(
 # --- what a person sees
 
 
-def test_terminal_shows_lines_outcomes_and_places(toy: Toy, prefect_server: str) -> None:
+def test_terminal_shows_lines_outcomes_and_where_results_are(toy: Toy, prefect_server: str) -> None:
     out, error = start_flow(toy, prefect_server).communicate(timeout=60)
     assert "ingest | ingest reads 2 files" in error.splitlines()
     assert "metrics  data/evaluate/metrics.json" in out.splitlines()
@@ -310,3 +310,8 @@ def test_epoxy_run_ends_with_where_the_results_are(toy: Toy) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "metrics  data/evaluate/metrics.json"
     assert CliRunner().invoke(main, ["run", "fit"]).stdout.count("Cached") == 6
+    toy.set_params(index="i2")
+    result = CliRunner().invoke(main, ["run", "--quiet", "index"])
+    assert (
+        result.stdout.splitlines()[-1] == "metrics  data/evaluate/metrics.json  not up to date: 'epoxy run' renews it"
+    )
