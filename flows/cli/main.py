@@ -11,7 +11,10 @@ from typing import Any
 
 import click
 
+from flows.cli.explain import explain_command
+from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
+from flows.cli.lfs import lfs_command
 from flows.cli.notify import notify_command
 from flows.cli.release import release_command
 from flows.cli.releases import releases_command
@@ -90,6 +93,9 @@ for command in (
     status_command,
     show_command,
     types_command,
+    items_command,
+    lfs_command,
+    explain_command,
     server_command,
     notify_command,
     label_new_command,

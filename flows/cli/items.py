@@ -1,0 +1,171 @@
+"""`epoxy items`: the items behind a number."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, write_cell, write_number
+from flows.runner.project import in_project
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from tasks.queries.items import ItemPage, ItemQuery
+
+
+@click.command("items")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Only this item. May be repeated.")
+@click.option("--split", "splits", multiple=True, help="Only items of this split. May be repeated.")
+@click.option("--label", "labels", multiple=True, metavar="CLASS", help="Shipped with this label. May be repeated.")
+@click.option("--gold", multiple=True, metavar="CLASS", help="Whose gold is this class. May be repeated.")
+@click.option("--with-gold/--without-gold", "has_gold", default=None, help="Whose gold is known, or is not.")
+@click.option("--right/--wrong", default=None, help="Labeled right, or wrong, by --method, where gold is known.")
+@click.option("--method", default="shipped", show_default=True, help="Whose labels --right and --wrong are about.")
+@click.option("--vote", "votes", multiple=True, metavar="LF[=CLASS]", help="On which LF votes, itself or by extension.")
+@click.option("--own-vote", "own", multiple=True, metavar="LF[=CLASS]", help="On which LF votes itself.")
+@click.option("--extended-vote", "extended", multiple=True, metavar="LF[=CLASS]", help="To which LF is extended.")
+@click.option("--wrong-lf", metavar="LF", help="On which LF votes, and not for the gold class.")
+@click.option("--conflict", nargs=2, metavar="LF LF", help="On which two LFs vote different classes.")
+@click.option("--covered", "covered", flag_value="labeling functions", help="On which some LF votes itself.")
+@click.option("--extended-only", "covered", flag_value="extension only", help="With extended votes alone.")
+@click.option("--uncovered", "covered", flag_value="nothing", help="Without any vote.")
+@click.option("--near-threshold", type=float, metavar="GAP", help="Whose nearest vote is so near to a threshold.")
+@click.option("--near-lf", metavar="LF", help="Of which LF that threshold is; by default of any.")
+@click.option("--flipped-since", metavar="RELEASE", help="Labeled otherwise than in this release.")
+@click.option("--text", help="In which some column of text holds this, whatever the case.")
+@click.option("--order", metavar="COLUMN", help="By this column, descending with '-' before it; or 'uncertain'.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="At most so many.")
+@click.option("--offset", default=0, type=click.IntRange(min=0), help="After so many.")
+@click.option("--columns", metavar="NAME,...", help="Show these columns of the answer, instead of a choice.")
+@click.option("--test-gold", is_flag=True, help="Let gold of test and train take part, too.")
+@output_options
+def items_command(as_csv: bool, as_json: bool, columns: str | None, flipped_since: str | None, **asked: Any) -> None:
+    """List the items that fit all conditions.
+
+    Each is shown with its label, the label's probability, gold where it is known, the votes (a ~ marks an extended
+    one), and its text. Gold of valid takes part; that of test and train only with --test-gold, and the answer says so.
+    """
+    with in_project() as root:
+        page = list_items(root=root, query=parse_query(**asked), flipped_since=flipped_since)
+        if as_json:
+            print_json(total=page.total, of=page.items, gold=page.gold, items=page.rows)
+        elif as_csv:
+            print_csv(page.rows)
+        else:
+            show_page(page, offset=asked["offset"], names=columns.split(",") if columns else None)
+
+
+def parse_query(
+    *,
+    votes: tuple[str, ...],
+    own: tuple[str, ...],
+    extended: tuple[str, ...],
+    near_lf: str | None,
+    test_gold: bool,
+    conflict: tuple[str, str] | None,
+    **asked: Any,
+) -> "ItemQuery":
+    """Return the question that the command's options ask."""
+    from tasks.queries.items import ItemQuery, VoteFilter, VoteSource
+
+    sources: tuple[tuple[VoteSource, tuple[str, ...]], ...] = (
+        ("either", votes),
+        ("original", own),
+        ("extended", extended),
+    )
+    filters = tuple(
+        VoteFilter(lf=name.partition("=")[0], vote=name.partition("=")[2] or None, source=source)
+        for source, names in sources
+        for name in names
+    )
+    return ItemQuery(
+        votes=filters, near_threshold_lf=near_lf, withheld_gold=test_gold, conflict=conflict or None, **asked
+    )
+
+
+def list_items(*, root: Path, query: "ItemQuery", flipped_since: str | None = None) -> "ItemPage":
+    """Return the page of items that fit `query`, and were labeled otherwise in release `flipped_since`.
+
+    Raises
+    ------
+    EpoxyError
+        An artifact or a release is missing or damaged, or the question names what is not there.
+    """
+    from dataclasses import replace
+
+    from tasks.queries.items import find_items
+    from tasks.queries.project_data import ProjectData
+
+    before = None
+    if flipped_since is not None:
+        from flows.releases.opened import open_release
+
+        before = open_release(root, flipped_since).labels()
+        query = replace(query, flipped=True)
+    return find_items(ProjectData(root), query, before=before)
+
+
+def show_page(page: "ItemPage", *, offset: int, names: list[str] | None) -> None:
+    """Print `page` as a table, with how many fit below it."""
+    import polars as pl
+
+    rows = page.rows
+    if names is not None:
+        from tasks.queries.project_data import find_name
+
+        shown = [find_name(name, rows.columns, "column of the answer") for name in names]
+        print_table(
+            [
+                Column(
+                    name=name, cells=[write_cell(value) for value in rows[name]], is_wide=rows[name].dtype == pl.String
+                )
+                for name in shown
+            ]
+        )
+        left: list[str] = []
+    else:
+        columns, left = _choose_columns(rows)
+        print_table(columns)
+    first, last = offset + 1, offset + rows.height
+    which = f"items {first:,} to {last:,} of {page.total:,} that fit" if rows.height else f"{page.total:,} items fit"
+    click.echo(f"\n{which}, of {page.items:,} in all; {page.gold}")
+    if left:
+        click.echo(f"not shown: {', '.join(left)} (--columns, --csv or --json)")
+
+
+def _choose_columns(rows: "pl.DataFrame") -> tuple[list[Column], list[str]]:
+    """The columns of items that say most, and the names of raw ones that are left out."""
+    import polars as pl
+
+    right = ["green" if value else "" if value is None else "red" for value in rows["right"]]
+    columns = [
+        Column(name="item_id", cells=[str(value) for value in rows["item_id"]]),
+        Column(name="split", cells=rows["split"].to_list(), rank=1),
+        Column(name="label", cells=rows["label"].to_list(), styles=right),
+        Column(name="p", cells=[write_number(value) for value in rows["confidence"]], is_number=True),
+    ]
+    if rows["gold"].null_count() < rows.height:
+        columns.append(Column(name="gold", cells=[value or "" for value in rows["gold"]]))
+    if "label_before" in rows.columns:
+        columns.append(Column(name="before", cells=[value or "" for value in rows["label_before"]]))
+    if "threshold_gap" in rows.columns:
+        columns.append(
+            Column(name="gap", cells=[write_number(value, 4) for value in rows["threshold_gap"]], is_number=True)
+        )
+    votes = [
+        " ".join(f"{vote['lf']}{'~' if vote['is_extended'] else '='}{vote['vote']}" for vote in cast)
+        for cast in rows["votes"].to_list()
+    ]
+    columns.append(Column(name="votes", cells=votes, is_wide=True))
+    left = []
+    for name in rows.columns[rows.columns.index("votes") + 1 :]:
+        if name in ("threshold_gap", "label_before"):
+            continue
+        if rows[name].dtype == pl.String:
+            columns.append(Column(name=name, cells=[value or "" for value in rows[name]], is_wide=True))
+        elif rows[name].dtype.is_nested():
+            left.append(name)
+        else:
+            columns.append(Column(name=name, cells=[write_cell(value) for value in rows[name]]))
+    return columns, left

@@ -1,0 +1,161 @@
+"""`epoxy lfs`: what each LF votes, how well, and what moved since a release."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, write_number
+from flows.runner.project import in_project
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@click.command("lfs")
+@click.option("--since", metavar="RELEASE", help="Compare with this release; by default with the current one, if any.")
+@click.option("--pairs", is_flag=True, help="Pairs of LFs that vote on common items, instead of LFs.")
+@click.option(
+    "--matrix",
+    type=click.Choice(["agreement", "overlap", "both", "same", "conflicts"]),
+    help="One figure of all pairs, as a square table.",
+)
+@click.option("--order", metavar="COLUMN", help="By this column, descending with '-' before it; as in votes otherwise.")
+@click.option("--limit", type=click.IntRange(min=0), help="At most so many rows.")
+@output_options
+def lfs_command(
+    since: str | None,
+    pairs: bool,
+    matrix: str | None,
+    order: str | None,
+    limit: int | None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Show each LF: what it votes, how much, and how well.
+
+    Coverage and conflicts are shares of all items, before and after extension. Precision is that on valid gold, with a
+    95 % interval and the number of items it is of; `believed` is what the label model takes it for. `only` counts items
+    that no other LF votes on. A change since the release stands beside the figure.
+    """
+    with in_project() as root:
+        table = tabulate(root=root, since=since, pairs=pairs, matrix=matrix)
+        table = _arrange(table, order, limit)
+        if as_json:
+            print_json(lfs=table)
+        elif as_csv:
+            print_csv(table)
+        elif matrix:
+            print_table(_number_columns(table))
+        elif pairs:
+            print_table([_show_column(table[name]) for name in table.columns])
+        else:
+            print_table(_choose_columns(table))
+            moved = [
+                f"{row['lf']}: {row['moved']}"
+                for row in table.to_dicts()
+                if row.get("moved", "unchanged") != "unchanged"
+            ]
+            copies = [
+                f"{row['lf']} says much the same as {', '.join(row['near_copies'])}"
+                for row in table.to_dicts()
+                if row["near_copies"]
+            ]
+            for line in (*moved, *copies):
+                click.echo(line)
+
+
+def tabulate(*, root: Path, since: str | None = None, pairs: bool = False, matrix: str | None = None) -> "pl.DataFrame":
+    """Return the table of LFs, with what they were in release `since` (the current one where there is one); or of pairs.
+
+    Raises
+    ------
+    EpoxyError
+        An artifact or a release is missing or damaged.
+    """
+    from flows.releases.opened import open_current, open_release
+    from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix
+    from tasks.queries.project_data import ProjectData
+
+    data = ProjectData(root)
+    if matrix is not None:
+        return tabulate_matrix(data, matrix)
+    if pairs:
+        return compare_lfs(data)
+    return tabulate_lfs(data, before=open_current(root) if since is None else open_release(root, since))
+
+
+def _arrange(table: "pl.DataFrame", order: str | None, limit: int | None) -> "pl.DataFrame":
+    """`table` in the order of a column, cut after `limit` rows."""
+    from tasks.queries.project_data import find_name
+
+    if order is not None:
+        name = find_name(order.removeprefix("-"), table.columns, "column")
+        table = table.sort(name, descending=order.startswith("-"), nulls_last=True, maintain_order=True)
+    return table if limit is None else table.head(limit)
+
+
+def _show_column(values: "pl.Series") -> Column:
+    """A column as it is, shares with two decimals."""
+    is_number = values.dtype.is_numeric()
+    cells = [
+        write_number(value, 2) if isinstance(value, float) else "" if value is None else str(value) for value in values
+    ]
+    return Column(name=values.name, cells=cells, is_number=is_number)
+
+
+def _number_columns(table: "pl.DataFrame") -> list[Column]:
+    """The square `table` with numbers for the names of its columns, which stand before those of its rows."""
+    position = {lf: str(number) for number, lf in enumerate(table.columns[1:], start=1)}
+    names = [f"{position[lf]} {lf}" for lf in table["lf"]]
+    shown = (_show_column(table[lf].alias(number)) for lf, number in position.items())
+    return [Column(name="LF", cells=names), *shown]
+
+
+def _choose_columns(table: "pl.DataFrame") -> list[Column]:
+    """The columns of LFs that say most."""
+    rows = table.to_dicts()
+    intervals = [
+        "" if row["all_low"] is None else f"{write_number(row['all_low'], 2)}-{write_number(row['all_high'], 2)}"
+        for row in rows
+    ]
+    thresholds = ["-" if row["threshold"] is None else write_number(row["threshold"]) for row in rows]
+    believed = [write_number(row["believed"], 2) for row in rows]
+    columns = [
+        Column(name="LF", cells=[row["lf"] for row in rows], is_wide=True),
+        Column(name="votes", cells=[row["polarity"] for row in rows]),
+        _compare(rows, "cov.", "coverage"),
+        _compare(rows, "extended", "coverage_extended"),
+        _compare(rows, "confl.", "conflicts", rank=3),
+        Column(name="only", cells=[f"{row['only_extended']:,}" for row in rows], is_number=True, rank=4),
+        _compare(rows, "prec.", "original_precision"),
+        Column(name="of", cells=[f"{row['original_n']:,}" for row in rows], is_number=True, rank=1),
+        _compare(rows, "extended", "all_precision", styles=[_judge(row) for row in rows]),
+        Column(name="of", cells=[f"{row['all_n']:,}" for row in rows], is_number=True, rank=1),
+        Column(name="95 %", cells=intervals, rank=2),
+        Column(name="believed", cells=believed, is_number=True, rank=5),
+        Column(name="thresh.", cells=thresholds, is_number=True, rank=3),
+    ]
+    if any(row["failures"] for row in rows):
+        columns.append(Column(name="failed", cells=[f"{row['failures']:,}" for row in rows], is_number=True))
+    return columns
+
+
+def _judge(row: dict[str, Any]) -> str:
+    """Red where extension has cost precision for certain: the interval of all votes is below that of the LF's own."""
+    low, high = row["original_low"], row["all_high"]
+    return "red" if low is not None and high is not None and high < low else ""
+
+
+def _compare(
+    rows: list[dict[str, Any]], name: str, column: str, *, rank: int = 0, styles: list[str] | None = None
+) -> Column:
+    """A share, with its change since the release beside it where that shows in two decimals."""
+    cells = []
+    for row in rows:
+        value, before = row[column], row.get(f"{column}_before")
+        text = write_number(value, 2)
+        if value is not None and before is not None and abs(change := round(value, 2) - round(before, 2)) > 0.005:
+            text += f" {'+' if change > 0 else '-'}{write_number(abs(change), 2)}"
+        cells.append(text)
+    return Column(name=name, cells=cells, is_number=True, styles=styles, rank=rank)
