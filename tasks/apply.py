@@ -20,7 +20,7 @@ import faulthandler
 import itertools
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,10 @@ from tasks.errors import LabelingFunctionError
 from tasks.lf.asking import Asking
 from tasks.lf.cache import CACHE_KIND, VoteCache
 from tasks.lf.checks import require_fitting_patterns, require_stable_votes
+from tasks.lf.clocks import find_clocks, find_clocks_at_import
 from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
-from tasks.lf.loading import LFModule, load_module, project_lfs
+from tasks.lf.loading import LFModule, list_imported, load_module, project_lfs
 from tasks.lf.monitor import Monitor
 from tasks.lf.shards import read_module, vote_on_cluster
 from tasks.lf.vote_file import BATCH_BYTES, VoteFile, make_no_failures
@@ -47,7 +48,7 @@ from tasks.lf.vote_table import read_vote_table
 from tasks.lf.voting import Failure
 from tasks.lf.workers import ChunkVotes, RowwiseJob, vote_rowwise
 from tasks.params import ApplyParams
-from tasks.progress import Progress
+from tasks.progress import WARNING, Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_csv
 from tasks.tables.label_matrix import join_gold, to_matrix
@@ -147,7 +148,8 @@ def _vote_and_write(
     require_fitting_patterns(lfs, read_schema(root / ITEMS), classes, source)
     n = count_rows(root / ITEMS)
     fingerprints = Fingerprints(root, module)
-    digests = {lf.name: fingerprints.identify_lf(lf) for lf in lfs}
+    clocks = {lf.name: find_clocks(lf) for lf in lfs}
+    digests = {lf.name: None if clocks[lf.name] else fingerprints.identify_lf(lf) for lf in lfs}
     with Cache(root, CACHE_KIND) as entries, VoteFile([lf.name for lf in lfs], n, root / VOTES.parent) as votes:
         cache = VoteCache(root, entries, classes)
         all_rows = np.arange(n)
@@ -176,6 +178,7 @@ def _vote_and_write(
                     votes.clear_failures(lf.name)
                 _ask(asking, _Question(lfs=again, rows=all_rows), votes, cache)
         _report_side_inputs(root, source, module, lfs, votes)
+        _report_clocks(root, source, clocks)
         for lf in asked:
             digest = digests[lf.name]
             if digest is not None and votes.is_reusable(lf.name):
@@ -225,6 +228,23 @@ def _report_side_inputs(
             print(
                 f"apply: {reader} reads {found}, which no stage depends on: a change of it reruns nothing. Put what it "
                 "holds into lfs/.",
+                file=sys.stderr,
+            )
+
+
+def _report_clocks(root: Path, source: str, clocks: Mapping[str, tuple[str, ...]]) -> None:
+    """Print which LFs, and which modules while they are imported, ask what changes from one moment to the next."""
+    askers = {
+        str(path.relative_to(root.resolve())): find_clocks_at_import(path, values)
+        for path, values in list_imported(root).items()
+    }
+    askers |= {f"labeling function '{name}' ({source})": found for name, found in clocks.items()}
+    for asker, found in askers.items():
+        if found:
+            change = "changes" if len(found) == 1 else "change"
+            print(
+                f"{WARNING}{asker} asks {', '.join(found)}, which {change} from one moment to the next: its votes are those of "
+                "the moment when apply ran, and a later day reruns nothing. Take what it needs from a column of the items.",
                 file=sys.stderr,
             )
 

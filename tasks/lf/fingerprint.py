@@ -173,7 +173,7 @@ class _Walk:
                 yield self._describe_import(name) if is_absolute else self._lfs
             elif instruction.opname in _GLOBAL and name in known:
                 yield f"{name}={self(known[name])}"
-                if type(known[name]) is ModuleType and _is_library(known[name]):
+                if type(known[name]) is ModuleType and is_library(known[name]):
                     yield from self._describe_attributes(known[name], code.co_names)
             if name in _REFLECTIVE:
                 yield self._lfs
@@ -187,7 +187,7 @@ class _Walk:
         for name in names:
             value = vars(module).get(name)
             is_function_of_ours = isinstance(value, FunctionType) and not _is_foreign(value)
-            is_module_of_ours = type(value) is ModuleType and not _is_library(value)
+            is_module_of_ours = type(value) is ModuleType and not is_library(value)
             if type(value) in _PLAIN or is_function_of_ours or is_module_of_ours:
                 yield f"{name}={self(value)}"
 
@@ -198,7 +198,7 @@ class _Walk:
         return ["code", *map(self, [*plain, *counts, code.co_exceptiontable, *code.co_consts])]
 
     def _describe_module(self, module: ModuleType) -> list[str]:
-        if _is_library(module):
+        if is_library(module):
             if not _is_closed(module.__name__):
                 raise _UnknownError
             return ["module", module.__name__]
@@ -211,7 +211,7 @@ class _Walk:
         if _is_own(name) or not top:
             return self._lfs
         found = sys.modules.get(top) or importlib.util.find_spec(top)
-        if found is None or not _is_library(found) or not _is_closed(name):
+        if found is None or not is_library(found) or not _is_closed(name):
             raise _UnknownError
         return name
 
@@ -225,7 +225,7 @@ def _is_foreign(value: Any) -> bool:
     """Whether a library or the pipeline defines `value`: versions, or the pipeline's code, say what it is."""
     name = getattr(value, "__module__", None) or ""
     module = sys.modules.get(name)
-    return module is not None and _is_library(module) and _is_closed(name)
+    return module is not None and is_library(module) and _is_closed(name)
 
 
 def _is_closed(module: str) -> bool:
@@ -242,7 +242,7 @@ def _has_name(value: Any) -> bool:
     return found is value
 
 
-def _is_library(module: Any) -> bool:
+def is_library(module: Any) -> bool:
     """Whether a module (or a module's spec) is the interpreter's, an installed package's or the pipeline's."""
     file = getattr(module, "__file__", None) or getattr(module, "origin", None)
     if file in (None, "built-in", "frozen"):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 from tasks.errors import EpoxyError, LabelingFunctionError
 from tasks.lf.functions import Definition, LabelingFunction, RowwiseLF, VectorizedLF, definitions
@@ -57,7 +58,7 @@ def load_module(root: Path, source: str) -> LFModule:
     finally:
         definitions.reset(token)
     side_inputs.require_declared(root, source)
-    has_effects = any(map(_has_effects, _list_imported(root)))
+    has_effects = any(map(_has_effects, list_imported(root)))
     order = {id(definition.lf): number for number, definition in enumerate(defined)}
     found: dict[int, LabelingFunction] = {}
     for variable, value in vars(module).items():
@@ -156,11 +157,11 @@ def _is_plain_target(target: ast.expr) -> bool:
     return isinstance(target, ast.Name)
 
 
-def _list_imported(root: Path) -> list[Path]:
-    """The files of lfs/ that are imported at present."""
+def list_imported(root: Path) -> dict[Path, dict[str, Any]]:
+    """The files of lfs/ that are imported at present, each with its module's values."""
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "lfs"]
-    files = [Path(module.__file__) for module in modules if module.__file__ is not None]
-    return [file for file in files if file.is_relative_to(root.resolve())]
+    files = {Path(module.__file__): vars(module) for module in modules if module.__file__ is not None}
+    return {file: values for file, values in files.items() if file.is_relative_to(root.resolve())}
 
 
 class _Uncached(importlib.machinery.SourceFileLoader):
