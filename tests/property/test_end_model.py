@@ -1,4 +1,4 @@
-"""Classifiers on embeddings: figures counted by hand, optima checked against their stated objectives, honest gold."""
+"""The end model: class balance, folds, pooling with gold, copies of LFs, and rows that come later."""
 
 import os
 import subprocess
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from classifier_data import end, gold_of, head_of, soften, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
-from sklearn.linear_model import LogisticRegression
 
 from tasks.core.classifiers.class_balance import BALANCE_STRENGTH, estimate_class_balance, find_default_lfs
 from tasks.core.classifiers.end_model import (
@@ -21,126 +21,16 @@ from tasks.core.classifiers.end_model import (
     predict_end_model,
 )
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
-from tasks.core.classifiers.softmax import SoftmaxRegression, fit_softmax_regression, predict_log_proba
+from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
-from tasks.core.classifiers.vote_head import LEAST_SKILL, VoteHead, fit_vote_head, measure_reliability, measure_skill
+from tasks.core.classifiers.vote_head import fit_vote_head
 from tasks.core.copies import group_copies
 from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
-from tasks.core.types import GoldRows
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def gold_of(rows, classes):
-    return GoldRows(rows=np.array(rows, np.int64), classes=np.array(classes, np.int64))
-
-
-def task(seed=0, n=200, k=2, m=4, d=6, noise=0.5):
-    """Features in as many clusters as classes, votes right nine times in ten on a third of the items, the truth."""
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, k, n)
-    points = (np.eye(d)[truth] + noise * rng.normal(size=(n, d))).astype(np.float32)
-    right = np.where(rng.random((n, m)) < 0.9, truth[:, None], rng.integers(0, k, (n, m)))
-    votes = np.where(rng.random((n, m)) < 0.33, right, -1).astype(np.int8)
-    return apply_spectral_map(fit_spectral_map(points), points), votes, truth
-
-
-def soften(truth, k=2, share=0.8):
-    """Weak labels that give the true class `share`."""
-    return np.where(np.eye(k)[truth] > 0, share, (1 - share) / (k - 1))
-
-
-def end(features, votes, weak, gold=None, label=None, seed=0):
-    """The end model beside a label model that knows `label` (n, k), or nothing."""
-    if gold is None:
-        return fit_end_model(features, votes, weak, None, None, None, seed)
-    label = np.full_like(weak, 1 / weak.shape[1]) if label is None else label
-    return fit_end_model(features, votes, weak, gold, np.log(label), np.log(label[gold.rows]), seed)
-
-
-def head_of(proba):
-    """A vote head that says `proba`; its regression, which nothing here asks, is of no features."""
-    nothing = SoftmaxRegression(coef=np.zeros((0, 2)), intercept=np.zeros(2))
-    return VoteHead(proba=proba, reliability=np.ones((1, 2)), regression=nothing)
-
-
-# Features.
-
-
-def test_one_dimension_is_standardized():
-    values = np.float32([[1], [2], [6]])
-    found = apply_spectral_map(fit_spectral_map(values), values)
-    assert found == pytest.approx((values - 3) / np.sqrt(14 / 3), abs=1e-6)
-
-
-def test_scales_of_two_directions_by_hand():
-    # Variances 4 and 1, along the axes. Kernels of unit trace: (1, 1) / 5, (2, 1) / 9, (4, 1) / 17.
-    points = np.float32([[2, 1], [2, -1], [-2, 1], [-2, -1]])
-    square = (np.array([1, 1]) / 5 + np.array([2, 1]) / 9 + np.array([4, 1]) / 17) / 3
-    found = apply_spectral_map(fit_spectral_map(points), points)
-    assert found == pytest.approx(points * np.sqrt(square), abs=1e-6)
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_features_have_unit_norm_on_average_and_turn_with_the_embeddings(seed):
-    rng = np.random.default_rng(seed)
-    points = (rng.normal(size=(40, 5)) * rng.uniform(0.1, 3, 5)).astype(np.float32)
-    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0].astype(np.float32)
-    one, other = (apply_spectral_map(fit_spectral_map(x), x) for x in (points, points @ turn + 3))
-    assert (one**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-4)
-    assert other @ other.T == pytest.approx(one @ one.T, abs=1e-3)
-
-
-def test_constant_embeddings_have_no_features():
-    points = np.full((5, 3), 7, np.float32)
-    assert not apply_spectral_map(fit_spectral_map(points), points).any()
-
-
-@pytest.mark.parametrize(("points", "message"), [(np.empty((0, 3)), "0 rows"), ([[1.0, np.nan]], "finite")])
-def test_embeddings_that_cannot_be_used(points, message):
-    with pytest.raises(ValueError, match=message):
-        fit_spectral_map(np.asarray(points, np.float32))
-
-
-# Softmax regression.
-
-
-@pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
-def test_hard_targets_give_scikit_learns_model(k, penalty):
-    features, _, truth = task(k=k)
-    weights = np.random.default_rng(1).uniform(0.5, 2, 200)
-    found = fit_softmax_regression(features, np.eye(k)[truth], weights, penalty)
-    # With two classes scikit-learn penalizes the difference of the two vectors, here as if it were both of them.
-    theirs = LogisticRegression(C=2 * penalty if k == 2 else penalty, tol=1e-8, max_iter=1000)
-    expected = theirs.fit(features, truth, sample_weight=weights).predict_proba(features)
-    assert np.exp(predict_log_proba(found, features)) == pytest.approx(expected, abs=2e-3)
-
-
-def test_the_regression_is_where_its_stated_objective_has_no_slope():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(30, 3)).astype(np.float32)
-    targets, weights = rng.dirichlet(np.ones(3), 30), rng.uniform(0, 2, 30)
-    found = fit_softmax_regression(features, targets, weights, 2.0)
-
-    def objective(v):
-        scores = features.astype(float) @ v[:9].reshape(3, 3) + v[9:]
-        log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return -2.0 * (weights[:, None] * targets * log_p).sum() + (v[:9] ** 2).sum() / 2
-
-    fitted = np.r_[found.coef.ravel(), found.intercept]
-    assert np.abs(approx_fprime(fitted, objective)).max() < 0.05
-    assert np.abs(approx_fprime(np.zeros(12), objective)).max() > 1
-
-
-def test_a_soft_target_costs_what_its_hard_parts_cost():
-    features, _, truth = task(n=60)
-    soft = fit_softmax_regression(features, soften(truth, share=0.75), np.ones(60), 1.0)
-    twice = np.vstack([features, features])
-    hard = np.vstack([np.eye(2)[truth], np.eye(2)[1 - truth]])
-    parts = fit_softmax_regression(twice, hard, np.r_[np.full(60, 0.75), np.full(60, 0.25)], 1.0)
-    assert predict_log_proba(soft, features) == pytest.approx(predict_log_proba(parts, features), abs=1e-3)
+# The gold baseline.
 
 
 def test_the_gold_baseline_learns_from_gold_alone():
@@ -149,75 +39,6 @@ def test_the_gold_baseline_learns_from_gold_alone():
     assert found.sum(axis=1) == pytest.approx(np.ones(200))
     assert (found.argmax(axis=1) == truth)[50:].mean() > 0.8
     assert found[:, 2].max() < 0.2  # no gold of class 2
-
-
-# The vote head.
-
-
-def test_reliability_by_hand():
-    votes = np.int8([[0, 1], [0, -1], [-1, 1], [1, -1]])
-    proba = np.array([[0.9, 0.1], [0.7, 0.3], [0.5, 0.5], [1.0, 0.0]])
-    found = measure_reliability(votes, proba)
-    # LF 0 votes 0 where the head says .9 and .7; two votes at chance (1/2) join: 2.6 / 4, above chance .15 of .5.
-    assert found[0, 0] == pytest.approx((2.6 / 4 - 0.5) / 0.5)
-    # It votes 1 where the head says 0: below chance, so the floor.
-    assert found[0, 1] == pytest.approx(0.02 / 0.5)
-    assert np.isnan(found[1, 0])
-    assert found[1, 1] == pytest.approx(0.02 / 0.5)  # .1 and .5, with 1 of two votes: 1.6 / 4 < .5
-
-
-def test_votes_on_too_few_items_say_which_classes_there_are():
-    votes = np.full((20, 2), -1, np.int8)
-    votes[:7, 0], votes[3, 1] = 0, 2
-    found = fit_vote_head(np.zeros((20, 2), np.float32), votes, 3)
-    assert found.proba.tolist() == [[0.5, 0, 0.5]] * 20
-
-
-@pytest.mark.parametrize(("vote", "expected"), [(-1, [1 / 3] * 3), (1, [0, 1, 0])], ids=["no vote", "one class"])
-def test_votes_that_tell_nothing_apart(vote, expected):
-    found = fit_vote_head(np.zeros((20, 2), np.float32), np.full((20, 3), vote, np.int8), 3)
-    assert found.proba.tolist() == [expected] * 20
-
-
-def test_a_class_without_votes_gets_nothing():
-    features, votes, _ = task(k=2)
-    found = fit_vote_head(features, votes, 3)
-    assert found.proba[:, 2].tolist() == [0] * 200
-    assert found.proba.sum(axis=1) == pytest.approx(np.ones(200))
-    assert np.isnan(found.reliability[:, 2]).all()
-
-
-def test_a_random_lf_is_less_reliable_than_a_good_one():
-    features, votes, _ = task(n=400)
-    rng = np.random.default_rng(9)
-    votes[:, 3] = np.where(rng.random(400) < 0.3, rng.integers(0, 2, 400), -1)
-    reliability = fit_vote_head(features, votes, 2).reliability
-    assert reliability[:3].min() > 2 * reliability[3].max()
-
-
-def test_votes_at_random_are_not_foretold():
-    rng = np.random.default_rng(0)
-    votes = rng.integers(0, 2, (400, 1)).astype(np.int8)
-    found = fit_vote_head(rng.normal(size=(400, 20)).astype(np.float32), votes, 2)
-    # Half of 400, with a standard deviation of .025: an item's own vote has no part in its prediction.
-    assert abs((found.proba.argmax(axis=1) == votes[:, 0]).mean() - 1 / 2) < 0.1
-
-
-def test_skill_by_hand():
-    votes = np.int8([[0, -1], [1, 1], [-1, 0]])
-    proba = np.array([[0.8, 0.2], [0.4, 0.6], [0.5, 0.5]])
-    # Votes for class 0 where it has .8 and .5, for class 1 twice where it has .6; both classes weigh the same.
-    loss = -(np.log(0.8 * 0.5) / 2 + np.log(0.6)) / 2
-    assert measure_skill(votes, proba) == pytest.approx(1 - loss / np.log(2))
-    assert measure_skill(votes, np.full((3, 2), 0.5)) == pytest.approx(0)
-    assert measure_skill(votes[:1], proba[:1]) != measure_skill(votes[:1], proba[:1])  # one class: NaN
-
-
-def test_embeddings_that_carry_votes_have_skill_and_random_ones_have_none():
-    features, votes, _ = task(n=400)
-    random = np.random.default_rng(5).normal(size=features.shape).astype(np.float32)
-    good, none = (measure_skill(votes, fit_vote_head(x, votes, 2).proba) for x in (features, random))
-    assert none < LEAST_SKILL / 2 < LEAST_SKILL * 2 < good
 
 
 # Class balance, folds, pooling.

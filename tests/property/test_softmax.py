@@ -1,0 +1,46 @@
+"""Softmax regression: scikit-learn's model for hard targets, and the optimum of its stated objective."""
+
+import numpy as np
+import pytest
+from classifier_data import soften, task
+from scipy.optimize import approx_fprime
+from sklearn.linear_model import LogisticRegression
+
+from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
+def test_hard_targets_give_scikit_learns_model(k, penalty):
+    features, _, truth = task(k=k)
+    weights = np.random.default_rng(1).uniform(0.5, 2, 200)
+    found = fit_softmax_regression(features, np.eye(k)[truth], weights, penalty)
+    # With two classes scikit-learn penalizes the difference of the two vectors, here as if it were both of them.
+    theirs = LogisticRegression(C=2 * penalty if k == 2 else penalty, tol=1e-8, max_iter=1000)
+    expected = theirs.fit(features, truth, sample_weight=weights).predict_proba(features)
+    assert np.exp(predict_log_proba(found, features)) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_regression_is_where_its_stated_objective_has_no_slope():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30, 3)).astype(np.float32)
+    targets, weights = rng.dirichlet(np.ones(3), 30), rng.uniform(0, 2, 30)
+    found = fit_softmax_regression(features, targets, weights, 2.0)
+
+    def objective(v):
+        scores = features.astype(float) @ v[:9].reshape(3, 3) + v[9:]
+        log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return -2.0 * (weights[:, None] * targets * log_p).sum() + (v[:9] ** 2).sum() / 2
+
+    fitted = np.r_[found.coef.ravel(), found.intercept]
+    assert np.abs(approx_fprime(fitted, objective)).max() < 0.05
+    assert np.abs(approx_fprime(np.zeros(12), objective)).max() > 1
+
+
+def test_a_soft_target_costs_what_its_hard_parts_cost():
+    features, _, truth = task(n=60)
+    soft = fit_softmax_regression(features, soften(truth, share=0.75), np.ones(60), 1.0)
+    twice = np.vstack([features, features])
+    hard = np.vstack([np.eye(2)[truth], np.eye(2)[1 - truth]])
+    parts = fit_softmax_regression(twice, hard, np.r_[np.full(60, 0.75), np.full(60, 0.25)], 1.0)
+    assert predict_log_proba(soft, features) == pytest.approx(predict_log_proba(parts, features), abs=1e-3)

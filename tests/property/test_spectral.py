@@ -1,0 +1,44 @@
+"""Spectral features: scales counted by hand, unit norm, and nothing but the shape of the embeddings."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
+
+
+def test_one_dimension_is_standardized():
+    values = np.float32([[1], [2], [6]])
+    found = apply_spectral_map(fit_spectral_map(values), values)
+    assert found == pytest.approx((values - 3) / np.sqrt(14 / 3), abs=1e-6)
+
+
+def test_scales_of_two_directions_by_hand():
+    # Variances 4 and 1, along the axes. Kernels of unit trace: (1, 1) / 5, (2, 1) / 9, (4, 1) / 17.
+    points = np.float32([[2, 1], [2, -1], [-2, 1], [-2, -1]])
+    square = (np.array([1, 1]) / 5 + np.array([2, 1]) / 9 + np.array([4, 1]) / 17) / 3
+    found = apply_spectral_map(fit_spectral_map(points), points)
+    assert found == pytest.approx(points * np.sqrt(square), abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_features_have_unit_norm_on_average_and_turn_with_the_embeddings(seed):
+    rng = np.random.default_rng(seed)
+    points = (rng.normal(size=(40, 5)) * rng.uniform(0.1, 3, 5)).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0].astype(np.float32)
+    one, other = (apply_spectral_map(fit_spectral_map(x), x) for x in (points, points @ turn + 3))
+    assert (one**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-4)
+    assert other @ other.T == pytest.approx(one @ one.T, abs=1e-3)
+
+
+def test_constant_embeddings_have_no_features():
+    points = np.full((5, 3), 7, np.float32)
+    assert not apply_spectral_map(fit_spectral_map(points), points).any()
+
+
+@pytest.mark.parametrize(("points", "message"), [(np.empty((0, 3)), "0 rows"), ([[1.0, np.nan]], "finite")])
+def test_embeddings_that_cannot_be_used(points, message):
+    with pytest.raises(ValueError, match=message):
+        fit_spectral_map(np.asarray(points, np.float32))
