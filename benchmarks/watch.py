@@ -128,7 +128,7 @@ def write_project(root: Path, n: int, d: int, m: int) -> None:
     )
     np.save(root / "data/raw/embeddings.npy", np.concatenate(list(space.draw_batches())))
     write_edit(root, m, edge=1.0, threshold=0.8)
-    for stage in ("ingest", "index"):
+    for stage in ("ingest", "gold", "index"):
         run_stage(root, stage)
 
 

@@ -361,8 +361,10 @@ _ID = pl.String()
 
 TABLES: Mapping[Path, Callable[[], pa.DataFrameSchema]] = {
     paths.ITEMS: lambda: schemas.ITEMS,
+    paths.COLUMN_GOLD: lambda: schemas.gold(COUNT_OF_CLASSES),
     paths.VALID_GOLD: lambda: schemas.gold(COUNT_OF_CLASSES),
-    paths.WITHHELD_GOLD: lambda: schemas.gold(COUNT_OF_CLASSES),
+    paths.WITHHELD_GOLD: lambda: schemas.withheld_gold(COUNT_OF_CLASSES),
+    paths.GOLD_CONFLICTS: lambda: schemas.gold_conflicts(EXAMPLE_CLASSES),
     paths.EMBEDDINGS: lambda: schemas.embeddings(1),
     paths.CELLS: lambda: schemas.CELLS,
     paths.VOTES: lambda: schemas.votes(COUNT_OF_CLASSES, [EXAMPLE_LF]),
@@ -382,8 +384,11 @@ TABLES: Mapping[Path, Callable[[], pa.DataFrameSchema]] = {
 
 MEANINGS: Mapping[Path, str] = {
     paths.ITEMS: "All items, ascending by id, with their split and every raw column but gold.",
+    paths.COLUMN_GOLD: "Gold as the column of the items has it; the stage `gold` alone reads it.",
     paths.VALID_GOLD: "Gold of the split `valid`: tunes, teaches and judges.",
-    paths.WITHHELD_GOLD: "Gold of the other splits; `evaluate` alone reads it.",
+    paths.WITHHELD_GOLD: "Gold of the other splits, and which of them it judges; `evaluate` alone reads it.",
+    paths.GOLD_CONFLICTS: "Items on which people disagree, what each said, and the gold that came of it.",
+    paths.GOLD_SUMMARY: "Tables and decisions counted, and how far people agree.",
     paths.EMBEDDINGS: "A folder of shards, `part-00000-of-00007.parquet` and so on, to be read as one table; d is the width.",
     paths.INDEX: "The index, in FAISS's own format.",
     paths.INDEX_DESCRIPTION: "What a reader of the index must know.",

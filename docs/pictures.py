@@ -126,6 +126,7 @@ def draw_pipeline() -> str:
 
 PIPELINE_WORDS = {
     "ingest": "join, check",
+    "gold": "who said what",
     "index": "FAISS",
     "apply": "votes",
     "search": "neighbors",

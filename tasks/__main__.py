@@ -14,7 +14,7 @@ from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 
 # Everything else is imported by `run_stage`: code is read after it was identified.
 
-STAGES = ("ingest", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
+STAGES = ("ingest", "gold", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
 
 _PR_SET_PDEATHSIG = 1

@@ -31,6 +31,7 @@ from tasks.report.evaluation import (
     order_methods,
 )
 from tasks.report.facts import (
+    describe_agreement,
     describe_balance,
     describe_end_model,
     describe_fit,
@@ -46,13 +47,14 @@ from tasks.report.rounding import round_table
 from tasks.report.summary import render_summary
 from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
-from tasks.tables.label_matrix import read_gold, to_matrix
+from tasks.tables.label_matrix import read_all_gold, to_matrix
 from tasks.tables.parquet import read_schema, read_table, read_votes
 from tasks.tables.paths import (
     EMBEDDING_FITNESS,
     END_MODEL_PREDICTIONS,
     END_MODEL_SUMMARY,
     EXTENDED_VOTES,
+    GOLD_SUMMARY,
     ITEMS,
     LABEL_MODEL,
     LABEL_MODEL_PREDICTIONS,
@@ -152,9 +154,10 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
     probabilities = _to_probabilities(root / LABEL_MODEL_PREDICTIONS, predictions, k)
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
-    gold = read_gold(root, items, k, paths=(VALID_GOLD, WITHHELD_GOLD))
+    known = read_all_gold(root, items, k)
+    gold, split = known.classes, known.splits
     # Predictions of valid items with gold are held out: those that made the shipped labels had learned from them.
-    alike = ~((items["split"] == Split.VALID).to_numpy() & (gold != ABSTAIN))
+    alike = ~((split == Split.VALID) & (gold != ABSTAIN))
     same = [name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=TIE)]
     if not same:
         probabilities[SHIPPED] = shipped
@@ -170,6 +173,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         thresholds = {lf: None if value is None else float(value) for lf, value in found["thresholds"].items()}
         curve_metric = str(found["curve_metric"])
         facts += [Fact(name="Thresholds", value=describe_thresholds(found))]
+    with _open_summary(root / GOLD_SUMMARY) as found:
+        facts += [Fact(name="Agreement of people", value=text) for text in describe_agreement(found)]
     with _open_summary(root / EMBEDDING_FITNESS) as found:
         fitness = describe_fitness(found)
     summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)
@@ -177,7 +182,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
     position = {name: index for index, name in enumerate(classes)}
     return Inputs(
-        split=items["split"].to_numpy(),
+        split=split,
         gold=gold,
         lfs=lfs,
         original=to_matrix(original),

@@ -17,7 +17,7 @@ from tasks.readers.embeddings import encode_items, match_rows, read_embeddings, 
 from tasks.readers.items import Items, read_items
 from tasks.tables import schemas
 from tasks.tables.parquet import ROW_GROUP, write_shards, write_table
-from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, WITHHELD_GOLD
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ITEMS
 from tasks.tables.scratch import expect_scattered_reads
 from tasks.tables.validation import name_first
 
@@ -52,12 +52,8 @@ def run(
     d = found.matrix.shape[1]
     write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
     write_table(root / ITEMS, items.table, schemas.ITEMS)
-    gold = items.table.select(ITEM_ID, "split").with_columns(items.gold).drop_nulls("gold")
-    for path, is_wanted in (
-        (VALID_GOLD, pl.col("split") == Split.VALID),
-        (WITHHELD_GOLD, pl.col("split") != Split.VALID),
-    ):
-        write_table(root / path, gold.filter(is_wanted).drop("split"), schemas.gold(len(classes)))
+    gold = items.table.select(ITEM_ID).with_columns(items.gold).drop_nulls("gold")
+    write_table(root / COLUMN_GOLD, gold, schemas.gold(len(classes)))
     print(_summarize(items, d))
     for loss in items.losses:
         print(f"{WARNING}{loss}.", file=sys.stderr)

@@ -35,6 +35,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _require_inside(value: str) -> str:
+    if Path(value).is_absolute() or ".." in Path(value).parts:
+        raise ValueError("must be a folder inside the project")
+    return value
+
+
 class EncoderParams(Section):
     """How embeddings are computed from a text column (needs the extra `text`)."""
 
@@ -89,9 +95,7 @@ class IngestParams(Section):
     @field_validator("source")
     @classmethod
     def _inside_project(cls, value: str) -> str:
-        if Path(value).is_absolute() or ".." in Path(value).parts:
-            raise ValueError("must be a folder inside the project")
-        return value
+        return _require_inside(value)
 
     @model_validator(mode="after")
     def _types_of_free_columns(self) -> "IngestParams":
@@ -106,6 +110,42 @@ class IngestParams(Section):
         if (self.embeddings is None) == (self.encoder is None):
             raise ValueError("give either `embeddings` (a file) or `encoder` (a model), not both and not neither")
         return self
+
+
+class Resolution(StrEnum):
+    """How several decisions about an item become its gold."""
+
+    MAJORITY = "majority"
+    DAWID_SKENE = "dawid_skene"
+
+
+class GoldOnTrain(StrEnum):
+    """What a decision about an item of the split `train` means."""
+
+    DEAL = "deal"
+    REFUSE = "refuse"
+
+
+class GoldParams(Section):
+    """Gold beside the column of the items: tables of what people decided, which only grow."""
+
+    source: str = "gold"
+    """A folder inside the project with tables (Parquet, CSV, JSONL) of item_id, label and, if there are, annotator, time
+    and split; the stage depends on the whole folder."""
+    resolve: Resolution = Resolution.MAJORITY
+    """Of several decisions about an item, those of the gold column among them: `majority`, or `dawid_skene`, which learns
+    whom to believe. Items on which they tie have no gold until somebody decides."""
+    train: GoldOnTrain = GoldOnTrain.DEAL
+    """What a decision about an item of the split `train` means: its gold goes to `valid` or `test` by a hash of the id
+    (`deal`), or is an error (`refuse`)."""
+    valid_share: float = Field(default=0.5, ge=0, le=1)
+    """The share of items that the hash deals to `valid`, the others go to `test`. To change it moves gold from one to the
+    other."""
+
+    @field_validator("source")
+    @classmethod
+    def _inside_project(cls, value: str) -> str:
+        return _require_inside(value)
 
 
 class Metric(StrEnum):
@@ -294,6 +334,7 @@ class Params(Section):
     classes: tuple[str, ...] = Field(min_length=2, max_length=127)
     """Class names; a vote is a position in this list. At most 127, so that a vote fits int8."""
     ingest: IngestParams
+    gold: GoldParams = GoldParams()
     index: IndexParams
     apply: ApplyParams
     search: SearchParams

@@ -192,7 +192,13 @@ def write_lock(root: Path) -> None:
     ]
     params = yaml.safe_load((root / "params.yaml").read_text())
     stages = {}
-    for name, sections in (("ingest", ["classes", "ingest"]), ("apply", ["classes", "apply"]), ("all", list(params))):
+    of_stage = {
+        "ingest": ["classes", "ingest"],
+        "gold": ["classes"],
+        "apply": ["classes", "apply"],
+        "all": list(params),
+    }
+    for name, sections in of_stage.items():
         stages[name] = {
             "cmd": name,
             "deps": [{"path": "raw", "hash": "md5", "md5": "0" * 32 + ".dir"}],

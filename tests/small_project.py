@@ -39,7 +39,18 @@ def greeting(item):
     return "ham" if "dear" in item.text else ABSTAIN
 '''
 
-_CODE = ("tasks", "lfs", "flows", "dvc.yaml", "params.yaml", "release.yaml", "pyproject.toml", ".dvc", ".dvcignore")
+_CODE = (
+    "tasks",
+    "lfs",
+    "flows",
+    "gold",
+    "dvc.yaml",
+    "params.yaml",
+    "release.yaml",
+    "pyproject.toml",
+    ".dvc",
+    ".dvcignore",
+)
 _GIT = (".gitignore", ".gitattributes")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from flows.cli.gold import gold_command
 from flows.cli.explain import explain_command
 from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
@@ -98,6 +99,7 @@ for command in (
     explain_command,
     server_command,
     notify_command,
+    gold_command,
     label_new_command,
     release_command,
     releases_command,

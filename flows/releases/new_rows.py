@@ -12,7 +12,7 @@ from tasks.label_new import LabeledRows, label_rows
 from tasks.params import FILE, read_params
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, VOTES
 
-STAGES = ("ingest", "apply")
+STAGES = ("ingest", "gold", "apply")
 """The stages that have to be up to date before new rows are labeled."""
 
 

@@ -21,7 +21,7 @@ from tasks.params import FILE as PARAMS
 from tasks.params import Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors, read_json
-from tasks.tables.label_matrix import read_gold, to_matrix
+from tasks.tables.label_matrix import read_all_gold, read_gold, to_matrix
 from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import find_shards, read_schema, read_table, read_votes
 from tasks.tables.paths import (
@@ -140,7 +140,9 @@ class ProjectData:
         paths = (VALID_GOLD, WITHHELD_GOLD) if withheld else (VALID_GOLD,)
 
         def read() -> Votes:
-            return read_gold(self.root, self.items(), len(self.classes), paths=paths)
+            if withheld:
+                return read_all_gold(self.root, self.items(), len(self.classes)).classes
+            return read_gold(self.root, self.items(), len(self.classes))
 
         return self.recall(("gold", withheld), [PARAMS, ITEMS, *paths], read)
 

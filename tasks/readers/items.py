@@ -8,15 +8,15 @@ from pathlib import Path
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from tasks.core.class_names import find_misread_class
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import IngestParams, Split
+from tasks.readers.class_column import show_distinct, to_classes
 from tasks.readers.column_types import convert_column, describe_losses, guess_types, propose_types, write_key
 from tasks.readers.files import drop_empty, find_files, require_one_suffix
-from tasks.readers.ids import mark_last, normalize_ids, parse_integers
+from tasks.readers.ids import mark_last, normalize_ids
 from tasks.readers.raw_tables import RawTable, read_raw_table
-from tasks.tables.validation import SHOWN, name_first_where
+from tasks.tables.validation import name_first_where
 
 FEWEST_ROWS = 10_000
 """Rows that types are proposed from, if there are as many."""
@@ -71,7 +71,7 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
         raw, ids = raw.filter(kept), ids.filter(kept)
     split = _read_split(raw[params.split], ids, where) if params.split in raw.columns else _all_train(ids)
     gold = (
-        _read_gold(raw[params.gold], ids, classes, where, is_typeless=params.gold in typeless)
+        to_classes(raw[params.gold], ids, classes, where, is_typeless=params.gold in typeless)
         if params.gold in raw.columns
         else pl.Series("gold", [None] * len(ids), dtype=pl.Int8)
     )
@@ -264,7 +264,7 @@ def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
     text = split.cast(pl.String).alias("split")
     wrong = ~text.is_in(known).fill_null(False)
     if wrong.any():
-        values = ", ".join("missing" if value is None else repr(value) for value in _show_distinct(text.filter(wrong)))
+        values = ", ".join("missing" if value is None else repr(value) for value in show_distinct(text.filter(wrong)))
         raise DataError(
             f"{where}: column '{split.name}': {wrong.sum():,} items are in an unknown split: {values}; expected "
             f"{', '.join(known)}. First ids {name_first_where(ids, wrong)}."
@@ -275,47 +275,3 @@ def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
 def _all_train(ids: pl.Series) -> pl.Series:
     """The split of each row where there is no such column."""
     return pl.repeat(str(Split.TRAIN), len(ids), eager=True).alias("split")
-
-
-def _read_gold(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: str, *, is_typeless: bool) -> pl.Series:
-    """Gold as int8 class positions, null where it is unknown.
-
-    Text is class names, whole numbers are class positions. Where everything is text (CSV), whole numbers are positions
-    if no class is called by any of them.
-    """
-    subject = f"{where}: column '{gold.name}'"
-    if gold.dtype in (pl.Categorical, pl.Enum):
-        gold = gold.cast(pl.String)
-    if gold.dtype.is_float():
-        gold = gold.fill_nan(None)  # what pandas makes of integers with gaps
-    misread = find_misread_class(classes)
-    if is_typeless and gold.dtype == pl.String and misread is None and not gold.is_in(list(classes)).any():
-        numbers = parse_integers(gold)
-        gold = gold if numbers is None else numbers
-    if gold.dtype == pl.Null:
-        positions = gold.cast(pl.Int8)
-    elif gold.dtype == pl.String:
-        positions = gold.replace_strict(classes, range(len(classes)), default=None, return_dtype=pl.Int8)
-    elif gold.dtype.is_integer() or (gold.dtype.is_float() and (gold == gold.round()).all()):
-        if misread is not None:
-            raise DataError(
-                f"{subject} has numbers, which are class positions, but class {misread!r} is at position "
-                f"{classes.index(misread)}: which is meant? Write gold as text (class names)."
-            )
-        is_position = gold.is_between(0, len(classes) - 1).fill_null(False)
-        positions = pl.select(pl.when(is_position).then(gold)).to_series().cast(pl.Int8)
-    else:
-        raise DataError(f"{subject} is {gold.dtype}; expected class names (text) or class positions (integers).")
-    wrong = gold.is_not_null() & positions.is_null()
-    if wrong.any():
-        values = ", ".join(repr(value) for value in _show_distinct(gold.filter(wrong)))
-        raise DataError(
-            f"{subject}: {wrong.sum():,} items are of an unknown class: {values}; expected one of {', '.join(classes)}, or a "
-            f"position 0..{len(classes) - 1}, and nothing (null) where gold is unknown. First ids {name_first_where(ids, wrong)}."
-        )
-    return positions.alias("gold")
-
-
-def _show_distinct(values: pl.Series) -> pl.Series:
-    """The lowest of the distinct `values`, which do not depend on the order of rows."""
-    return values.unique().sort().head(SHOWN)

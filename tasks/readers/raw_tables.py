@@ -197,9 +197,20 @@ def _find_bad_row(path: Path) -> str | None:
 
 def _read_jsonl(path: Path) -> pl.DataFrame:
     """The table in a JSONL file."""
-    with explain_foreign_errors(path), path.open("rb") as file:
-        file.seek(len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0)
-        content = file.read()
+    with explain_foreign_errors(path):
+        return parse_jsonl(path, path.read_bytes())
+
+
+def parse_jsonl(path: Path, content: bytes) -> pl.DataFrame:
+    """The table in the `content` of a JSONL file, which is at `path`.
+
+    Raises
+    ------
+    DataError
+        It is no JSONL; names the line.
+    """
+    content = content.removeprefix(codecs.BOM_UTF8)
+    with explain_foreign_errors(path):
         if half := _LONE_SURROGATE.search(content):
             line = content.count(b"\n", 0, half.start()) + 1
             raise DataError(

@@ -5,6 +5,9 @@ from typing import Any
 from tasks.report.evaluation import EmbeddingFitness, NeighborAgreement
 from tasks.report.formatting import format_share
 
+PAIRS_SHOWN = 3
+"""Pairs of annotators whose agreement is spelled out, those with most items."""
+
 CLASSES_SHOWN = 12
 """How many classes a class balance is spelled out for."""
 
@@ -64,3 +67,21 @@ def describe_balance(found: dict[str, Any]) -> str:
     balance = sorted(found["class_balance"].items(), key=lambda entry: -entry[1])
     shown = ", ".join(f"{name}: {format_share(share)}" for name, share in balance[:CLASSES_SHOWN])
     return f"{shown}{', …' if len(balance) > CLASSES_SHOWN else ''} ({found['class_balance_source']})"
+
+
+def describe_agreement(found: dict[str, Any]) -> list[str]:
+    """How far people agree who labeled the same items, from the summary of gold; empty where nobody did."""
+    agreement = found["agreement"]
+    alpha = agreement["krippendorff_alpha"]
+    if alpha is None:
+        return []
+    pairs = [
+        f"{' and '.join(pair['annotators'])} {pair['kappa']:.2f}"
+        for pair in agreement["cohen_kappa"][:PAIRS_SHOWN]
+        if pair["kappa"] is not None
+    ]
+    kappa = f"; Cohen's kappa of {', '.join(pairs)}" if pairs else ""
+    return [
+        f"Krippendorff's alpha {alpha:.3f} on {agreement['items']:,} items that several people labeled; they disagree on "
+        f"{found['conflicts']:,}, and {found['unresolved']:,} have no gold for it{kappa}"
+    ]

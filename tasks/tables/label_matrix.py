@@ -1,15 +1,18 @@
 """Tables as arrays whose rows are those of items: votes as the label matrix, and gold by item."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tasks.core.types import ABSTAIN, ITEM_ID, GoldRows, Votes
 from tasks.errors import DataError
+from tasks.params import Split
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table
-from tasks.tables.paths import ITEMS, VALID_GOLD
+from tasks.tables.paths import ITEMS, VALID_GOLD, WITHHELD_GOLD
 
 
 def to_matrix(votes: pl.DataFrame) -> Votes:
@@ -27,20 +30,56 @@ def join_gold(ids: pl.DataFrame, gold: pl.DataFrame) -> Votes:
     return joined["gold"].fill_null(ABSTAIN).to_numpy()
 
 
-def read_gold(root: Path, items: pl.DataFrame, k: int, *, paths: tuple[Path, ...] = (VALID_GOLD,)) -> Votes:
-    """Return the gold class (n,) of each of `items` from the tables at `paths`; ABSTAIN where they have none.
+def read_gold(root: Path, items: pl.DataFrame, k: int) -> Votes:
+    """Return the class (n,) that valid gold says each of `items` is of; ABSTAIN where it says nothing.
 
     Raises
     ------
     DataError
-        A table is missing or damaged, or has gold of items that are not there.
+        The table is missing or damaged, or has gold of items that are not there.
     """
-    gold = pl.concat(read_table(root / path, schemas.gold(k)) for path in paths)
+    gold = read_table(root / VALID_GOLD, schemas.gold(k))
     labels = join_gold(items, gold)
-    if (lost := gold.height - np.count_nonzero(labels != ABSTAIN)) > 0:
-        names = ", ".join(str(root / path) for path in paths)
-        raise DataError(f"{names}: {lost:,} items with gold are not in {root / ITEMS}. Run 'dvc repro ingest'.")
+    _require_gold_of_items(root / VALID_GOLD, gold, root / ITEMS, labels)
     return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllGold:
+    """Gold of all splits: classes (n,) of items, ABSTAIN where unknown, and splits (n,), where there is gold the one it judges."""
+
+    classes: Votes
+    splits: npt.NDArray[np.str_]
+
+
+def read_all_gold(root: Path, items: pl.DataFrame, k: int) -> AllGold:
+    """Return what is known of `items` (item_id, split), test included.
+
+    Raises
+    ------
+    DataError
+        As `read_gold`.
+    """
+    withheld = read_table(root / WITHHELD_GOLD, schemas.withheld_gold(k))
+    labels = join_gold(items, withheld)
+    _require_gold_of_items(root / WITHHELD_GOLD, withheld, root / ITEMS, labels)
+    valid = read_gold(root, items, k)
+    judged = items.join(withheld.select(ITEM_ID, judges="split"), on=ITEM_ID, how="left", maintain_order="left")
+    splits = judged.select(pl.coalesce("judges", "split")).to_series().to_numpy().astype(str)
+    is_valid = valid != ABSTAIN
+    return AllGold(classes=np.where(is_valid, valid, labels), splits=np.where(is_valid, str(Split.VALID), splits))
+
+
+def _require_gold_of_items(path: Path, gold: pl.DataFrame, items_path: Path, labels: Votes) -> None:
+    """Check that the items of the table `gold`, at `path`, are among those that it was joined with, giving `labels` (n,).
+
+    Raises
+    ------
+    DataError
+        Some are not.
+    """
+    if (lost := gold.height - np.count_nonzero(labels != ABSTAIN)) > 0:
+        raise DataError(f"{path}: {lost:,} items with gold are not in {items_path}. Run 'dvc repro gold'.")
 
 
 def find_gold_rows(labels: Votes) -> GoldRows:

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 ITEMS = Path("data/ingest/items.parquet")
-VALID_GOLD = Path("data/ingest/valid_gold.parquet")
-WITHHELD_GOLD = Path("data/ingest/withheld_gold.parquet")
+COLUMN_GOLD = Path("data/ingest/gold.parquet")
 EMBEDDINGS = Path("data/ingest/embeddings")
+VALID_GOLD = Path("data/gold/valid.parquet")
+WITHHELD_GOLD = Path("data/gold/withheld.parquet")
+GOLD_CONFLICTS = Path("data/gold/conflicts.parquet")
+GOLD_SUMMARY = Path("data/gold/summary.json")
 INDEX = Path("data/index/index.faiss")
 INDEX_DESCRIPTION = Path("data/index/index.json")
 CELLS = Path("data/index/cells.parquet")

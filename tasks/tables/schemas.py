@@ -81,6 +81,27 @@ def gold(k: int) -> TableSchema:
     return _table({"gold": pa.Column(pl.Int8, pa.Check.in_range(0, k - 1))})
 
 
+def withheld_gold(k: int) -> TableSchema:
+    """item_id, gold, and the split that it judges, `train` or `test`; only items that have gold."""
+    return _table(
+        {
+            "gold": pa.Column(pl.Int8, pa.Check.in_range(0, k - 1)),
+            "split": pa.Column(pl.String, pa.Check.isin([str(Split.TRAIN), str(Split.TEST)])),
+        }
+    )
+
+
+def gold_conflicts(classes: Sequence[str]) -> TableSchema:
+    """Items on which people disagree: their split, gold (null where nobody prevails), and who said what."""
+    return _table(
+        {
+            "split": pa.Column(pl.String, pa.Check.isin([str(split) for split in Split])),
+            "gold": pa.Column(pl.String, pa.Check.isin(list(classes)), nullable=True),
+            "decisions": pa.Column(pl.String),
+        }
+    )
+
+
 def embeddings(d: int) -> TableSchema:
     """item_id and embedding, float32 of width `d`, finite."""
     finite = pa.Check(

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks import apply, demo, ingest
+from tasks import apply, demo, gold, ingest
 from tasks.params import Split, read_params
 from tasks.tables.parquet import read_votes
 from tasks.tables.paths import LF_SUMMARY, VOTES
@@ -53,6 +53,7 @@ def test_the_labeling_functions_are_partial_and_better_than_chance(raw: Path) ->
     (root / "lfs").symlink_to(ROOT / "lfs")
     params = read_params(ROOT)
     ingest.run(root, params.classes, params.ingest.model_copy(update={"source": str(demo.RAW)}))
+    gold.run(root, params.classes, params.gold)
     apply.run(root, params.classes, params.apply.model_copy(update={"source": "lfs/digits.py"}))
     summary = pl.read_csv(root / LF_SUMMARY, schema_overrides={"polarity": pl.String})
     assert summary.height >= 12

@@ -24,6 +24,7 @@ from tasks.tables.paths import (
     END_MODEL_PREDICTIONS,
     END_MODEL_SUMMARY,
     EXTENDED_VOTES,
+    GOLD_SUMMARY,
     ITEMS,
     LABEL_MODEL,
     LABEL_MODEL_PREDICTIONS,
@@ -78,11 +79,12 @@ class Project:
         items = pl.DataFrame([ids, pl.Series("split", self.split)])
         write_table(root / ITEMS, items, schemas.ITEMS)
         gold = items.with_columns(pl.Series("gold", self.gold, dtype=pl.Int8)).filter(pl.col("gold") >= 0)
-        for path, rows in (
-            (VALID_GOLD, pl.col("split") == "valid"),
-            (WITHHELD_GOLD, pl.col("split") != "valid"),
-        ):
-            write_table(root / path, gold.filter(rows).drop("split"), schemas.gold(k))
+        valid = pl.col("split") == "valid"
+        write_table(root / VALID_GOLD, gold.filter(valid).drop("split"), schemas.gold(k))
+        write_table(
+            root / WITHHELD_GOLD, gold.filter(~valid).select("item_id", "gold", "split"), schemas.withheld_gold(k)
+        )
+        write_json(root / GOLD_SUMMARY, {"agreement": {"krippendorff_alpha": None}})
         for path, L in ((VOTES, self.original), (EXTENDED_VOTES, self.extended)):
             columns = [pl.Series(lf, L[:, j], dtype=pl.Int8) for j, lf in enumerate(lfs)]
             write_table(root / path, pl.DataFrame([ids, *columns]), schemas.votes(k, lfs))

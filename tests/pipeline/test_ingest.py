@@ -18,11 +18,11 @@ from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams, IngestParams
 from tasks.tables import schemas
 from tasks.tables.parquet import find_shards, read_table
-from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, WITHHELD_GOLD
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ITEMS
 
 CLASSES = ("HAM", "SPAM")
 DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
-OUTPUTS = (ITEMS, VALID_GOLD, WITHHELD_GOLD, EMBEDDINGS)
+OUTPUTS = (ITEMS, COLUMN_GOLD, EMBEDDINGS)
 
 RAW_ITEMS = pl.DataFrame(
     {
@@ -68,7 +68,7 @@ def complaint(root: Path, **changes: object) -> str:
 
 def test_tables_are_sorted_by_id_and_gold_is_kept_apart(tmp_path: Path) -> None:
     run(write(tmp_path))
-    items, valid, withheld, embeddings = (pl.read_parquet(tmp_path / path) for path in OUTPUTS)
+    items, gold, embeddings = (pl.read_parquet(tmp_path / path) for path in OUTPUTS)
     assert items.rows() == [
         ("a", "train", "one"),
         ("b", "valid", "two"),
@@ -76,8 +76,7 @@ def test_tables_are_sorted_by_id_and_gold_is_kept_apart(tmp_path: Path) -> None:
         ("d", "test", "four"),
     ]
     assert items.columns == ["item_id", "split", "text"]
-    assert valid.rows() == [("b", 1)]
-    assert withheld.rows() == [("a", 0), ("d", 1)]
+    assert gold.rows() == [("a", 0), ("b", 1), ("d", 1)]
     assert embeddings["item_id"].to_list() == ["a", "b", "c", "d"]
     assert embeddings["embedding"].to_numpy().tolist() == VECTORS[[1, 0, 3, 2]].tolist()
     assert embeddings["embedding"].dtype == pl.Array(pl.Float32, 3)
@@ -268,7 +267,7 @@ def test_no_split_and_no_gold_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no column 'split' in raw/items.parquet: every item is in train" in said
     assert "no column 'gold' in raw/items.parquet: no item has gold" in said
     assert set(pl.read_parquet(tmp_path / ITEMS)["split"]) == {"train"}
-    assert read_table(tmp_path / VALID_GOLD, schemas.gold(2)).is_empty()
+    assert read_table(tmp_path / COLUMN_GOLD, schemas.gold(2)).is_empty()
 
 
 def with_column(name: str, values: Sequence[object]) -> pl.DataFrame:
@@ -301,7 +300,7 @@ def test_integer_gold_for_classes_that_are_other_integers_is_ambiguous(tmp_path:
     with pytest.raises(DataError, match=r"class '1' is at position 0: which is meant\?"):
         run(write(tmp_path), classes=("1", "2"))
     run(write(tmp_path, with_column("gold", ["1", "2", "2", None])), classes=("1", "2"))
-    assert pl.read_parquet(tmp_path / VALID_GOLD)["gold"].to_list() == [0]
+    assert pl.read_parquet(tmp_path / COLUMN_GOLD)["gold"].to_list() == [1, 0, 1]
 
 
 def test_a_second_gold_cannot_slip_into_the_items(tmp_path: Path) -> None:
@@ -455,8 +454,8 @@ def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared datasets are not here")
-@pytest.mark.parametrize(("name", "n", "valid", "withheld"), [("spam", 1936, 100, 250), ("agnews", 13000, 1000, 4000)])
-def test_real_tasks_as_a_user_brings_them(tmp_path: Path, name: str, n: int, valid: int, withheld: int) -> None:
+@pytest.mark.parametrize(("name", "n", "known"), [("spam", 1936, 350), ("agnews", 13000, 5000)])
+def test_real_tasks_as_a_user_brings_them(tmp_path: Path, name: str, n: int, known: int) -> None:
     classes = tuple(json.loads((DATASETS / name / "dataset.json").read_text())["classes"])
     (tmp_path / "raw").symlink_to(DATASETS / name)
     run(tmp_path, classes=classes)
@@ -464,10 +463,9 @@ def test_real_tasks_as_a_user_brings_them(tmp_path: Path, name: str, n: int, val
     vectors = np.load(DATASETS / name / "embeddings.npy")[raw["item_id"].arg_sort().to_numpy()]
     table = read_table(tmp_path / EMBEDDINGS, schemas.embeddings(384))
     assert table.height == n and np.array_equal(table["embedding"].to_numpy(), vectors)
-    for path, count in ((VALID_GOLD, valid), (WITHHELD_GOLD, withheld)):
-        gold = read_table(tmp_path / path, schemas.gold(len(classes)))
-        assert gold.height == count
-        assert gold.join(raw, on="item_id").select((pl.col("gold") == pl.col("gold_right")).all()).item()
+    gold = read_table(tmp_path / COLUMN_GOLD, schemas.gold(len(classes)))
+    assert gold.height == known
+    assert gold.join(raw, on="item_id").select((pl.col("gold") == pl.col("gold_right")).all()).item()
 
 
 @pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared datasets are not here")

@@ -4,6 +4,7 @@ Each test starts from a copy of one finished run, so that the price of a first r
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,10 @@ import pytest
 import yaml
 
 from tasks.__main__ import STAGES
+from tasks.gold import is_dealt_to_valid
+from tasks.tables.gold_table import Decision, append_decision
 from tasks.tables.parquet import read_schema
-from tasks.tables.paths import METRICS, NEIGHBORS, VOTES, WITHHELD_GOLD
+from tasks.tables.paths import METRICS, NEIGHBORS, VALID_GOLD, VOTES, WITHHELD_GOLD
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "data/demo/dvc.yaml:demo"
@@ -159,7 +162,7 @@ def test_an_edited_lf_touches_neither_ingest_nor_index(project):
             "    return '5' if item.image[0] > 0 or item.image[1] > 8 else ABSTAIN\n"
         )
     found = project.flow()
-    assert found["Cached"] == {DEMO, "ingest", "index"}
+    assert found["Cached"] == {DEMO, "ingest", "gold", "index"}
     assert project.repro() == set()
 
 
@@ -197,12 +200,12 @@ def test_test_gold_changes_no_label(project):
     turned.write_parquet(raw / "items.parquet")
     project.edit("params.yaml", "source: data/demo/raw", "source: data/raw")
     ran = project.repro()
-    assert ran == {"ingest", "evaluate"}
+    assert ran == {"ingest", "gold", "evaluate"}
     assert pl.read_parquet(path).equals(gold)
     after = project.hashes()
     changed = {name for name in before if before[name] != after[name]}
     assert str(METRICS) in changed
-    assert {Path(name).parts[1] for name in changed} == {"ingest", "evaluate"}
+    assert {Path(name).parts[1] for name in changed} == {"ingest", "gold", "evaluate"}
 
 
 def test_row_order_and_threads_change_no_byte(project):
@@ -259,3 +262,16 @@ def test_two_flows_at_once_both_end_well(project):
     texts = [one.communicate(timeout=280)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], "\n".join(texts)
     assert project.flow() == {"Cached": ALL}
+
+
+def test_added_gold_reruns_only_what_depends_on_gold(project):
+    items = pl.read_parquet(project.root / "data/ingest/items.parquet")
+    train = items.filter(pl.col("split") == "train")["item_id"].to_list()
+    dealt = next(item for item in train if is_dealt_to_valid(item, 0.5))
+    for item in (dealt, next(item for item in train if not is_dealt_to_valid(item, 0.5))):
+        append_decision(project.root / "gold/decisions.jsonl", Decision(item_id=item, label="3", annotator="ann"))
+    ran = project.repro()
+    assert "gold" in ran and not ran & {"ingest", "index", "search"}
+    assert dealt in pl.read_parquet(project.root / VALID_GOLD)["item_id"]
+    metrics = json.loads((project.root / METRICS).read_text())
+    assert metrics["test"]["gold"] == 300 + 1 and metrics["valid"]["gold"] == 200 + 1

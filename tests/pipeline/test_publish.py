@@ -59,8 +59,9 @@ class Checkout:
     def tell_dvc(self) -> None:
         """Let DVC take what lies in data/ for what the stages made: ingest, apply, and one for all others."""
         made = sorted(str(path) for path in ARTIFACTS if (self.root / path).is_file())
-        outs = {name: [path for path in made if f"/{name}/" in path] for name in ("ingest", "apply")}
-        outs["all"] = [path for path in made if path not in outs["ingest"] + outs["apply"]]
+        outs = {name: [path for path in made if f"/{name}/" in path] for name in ("ingest", "gold", "apply")}
+        taken = {path for paths in outs.values() for path in paths}
+        outs["all"] = [path for path in made if path not in taken]
         stages = {
             name: {"cmd": "true", "deps": ["raw"], "params": ["classes"], "outs": own} for name, own in outs.items()
         }

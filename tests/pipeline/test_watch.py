@@ -107,7 +107,7 @@ def project(tmp_path: Path) -> Path:
     write_raw(root)
     write_params(root)
     write_lfs(root)
-    for stage in ("ingest", "index"):
+    for stage in ("ingest", "gold", "index"):
         run_stage(root, stage)
     return root
 
@@ -171,7 +171,7 @@ def test_new_data_is_taken_over(project: Path, session: Session) -> None:
     session.look()
     before = session.evaluate()
     write_raw(project, n=200, seed=1)
-    for stage in ("ingest", "index"):
+    for stage in ("ingest", "gold", "index"):
         run_stage(project, stage)
     assert session.look()
     after = session.evaluate()
@@ -201,11 +201,11 @@ def test_what_flipped_is_counted_by_pair_with_its_first_items(project: Path, ses
 def test_the_page_scores_valid_gold_alone(project: Path, session: Session) -> None:
     session.look()
     view = view_result(session.evaluate(), None, seconds=1.0, follows=())
-    (project / "data/ingest/withheld_gold.parquet").unlink()
+    (project / "data/gold/withheld.parquet").unlink()
     write_params(project, tune={"candidates": 19})
     session.look()
     session.evaluate()  # needs nothing of test
-    valid = pl.read_parquet(project / "data/ingest/valid_gold.parquet")
+    valid = pl.read_parquet(project / "data/gold/valid.parquet")
     assert view.valid_gold == valid.height
     methods = {score.method for score in view.scores}
     assert methods == {

@@ -1,0 +1,140 @@
+"""`epoxy gold`: what people decided about items, added to tables that only grow."""
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.runner.project import in_project
+from tasks.errors import DataError
+from tasks.tables.gold_table import DECISIONS, Decision, append_decision
+
+if TYPE_CHECKING:
+    from tasks.gold import Gold
+
+SPLIT = click.Choice(["valid", "test"])
+
+
+@click.group("gold")
+def gold_command() -> None:
+    """Add what people decided about items, and see what came of it.
+
+    Decisions are rows of the tables in the folder that gold.source in params.yaml names. Nothing there is rewritten: a
+    later decision of the same person counts instead of the one before.
+    """
+
+
+@gold_command.command("add")
+@click.argument("item")
+@click.argument("label", required=False)
+@click.option("--annotator", default=getpass.getuser, show_default="your name here", help="Who decides.")
+@click.option("--split", type=SPLIT, help="Of a train item; by default dealt by a hash of the id.")
+@click.option("--retract", is_flag=True, help="Take back what the annotator said of ITEM.")
+def add_command(item: str, label: str | None, annotator: str, split: str | None, retract: bool) -> None:
+    """Add the decision that ITEM is of class LABEL."""
+    if retract == (label is not None):
+        raise click.UsageError("give either LABEL or --retract")
+    with in_project() as root:
+        path = add_decision(root=root, item=item, label=label, annotator=annotator, split=split)
+        click.echo(f"{item}: {'nothing' if label is None else label}, says {annotator}; added to {path}")
+
+
+@gold_command.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--to", "name", help=f"The table in gold/ to add to; by default {DECISIONS}.")
+@click.option("--item-id", default="item_id", show_default=True, help="The column with the ids.")
+@click.option("--label", default="label", show_default=True, help="The column with class names or positions.")
+@click.option("--annotator", help="The column with names of annotators; by default annotator, if there is one.")
+@click.option("--by", help="Who decided all of it, where no column says so; by default the name of FILE.")
+def import_command(
+    file: Path, name: str | None, item_id: str, label: str, annotator: str | None, by: str | None
+) -> None:
+    """Add the decisions in FILE: Parquet, CSV or JSONL.
+
+    What is known already is not added again, so that the same export can be brought in each time it has grown.
+    """
+    from flows.gold_import import Columns, import_decisions
+
+    columns = Columns(item_id=item_id, label=label, annotator=annotator, by=by or file.name)
+    file = file.resolve()
+    with in_project() as root:
+        for line in import_decisions(root, file, columns, name or DECISIONS):
+            click.echo(line)
+
+
+@gold_command.command("list")
+def list_command() -> None:
+    """List each item with gold, its split, its class, and who decided; that of test is shown as well."""
+    with in_project() as root:
+        gold, classes = gather(root=root)
+        rows = [
+            [str(item), split, classes[label] if label is not None else "-"] for item, split, label in gold.table.rows()
+        ]
+        click.echo("\n".join("\t".join(row) for row in [["item_id", "split", "gold"], *rows]))
+        show_remarks(gold)
+
+
+@gold_command.command("conflicts")
+def conflicts_command() -> None:
+    """List the items on which people disagree, with what each said, and how far they agree."""
+    with in_project() as root:
+        gold, _ = gather(root=root)
+        rows = [[str(value) if value is not None else "-" for value in row] for row in gold.conflicts.rows()]
+        if rows:
+            click.echo("\n".join("\t".join(row) for row in [list(gold.conflicts.columns), *rows]))
+        show_remarks(gold)
+        for pair in gold.summary["agreement"]["cohen_kappa"]:
+            kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.3f}"
+            click.echo(
+                f"Cohen's kappa of {' and '.join(pair['annotators'])} on {pair['items']:,} items: {kappa}", err=True
+            )
+
+
+def show_remarks(gold: "Gold") -> None:
+    """Print what the user should know beside the list, to standard error."""
+    for remark in gold.remarks:
+        click.echo(f"note: {remark}", err=True)
+
+
+def gather(*, root: Path) -> "tuple[Gold, tuple[str, ...]]":
+    """The gold of the project at `root` as of now, and its classes.
+
+    Raises
+    ------
+    DataError
+        A table is bad, or ingest has not run.
+    """
+    from tasks.gold import gather_gold
+    from tasks.params import read_params
+
+    params = read_params(root)
+    return gather_gold(root, params.classes, params.gold), params.classes
+
+
+def add_decision(*, root: Path, item: str, label: str | None, annotator: str, split: str | None = None) -> Path:
+    """The table, below `root`, that the decision has been added to.
+
+    Raises
+    ------
+    DataError
+        There is no such item or class; nothing is added.
+    """
+    from tasks.core.types import ITEM_ID
+    from tasks.params import read_params
+    from tasks.tables import schemas
+    from tasks.tables.parquet import read_table
+    from tasks.tables.paths import ITEMS
+
+    params = read_params(root)
+    if label is not None and label not in params.classes:
+        raise DataError(f"{label!r} is no class; expected one of {', '.join(params.classes)} (classes in params.yaml).")
+    ids = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])[ITEM_ID]
+    found = ids.filter(ids.cast(str) == item)
+    if found.is_empty():
+        raise DataError(f"{item!r} is the id of no item in {ITEMS}. Run 'epoxy run ingest' if it is new.")
+    path = Path(params.gold.source) / DECISIONS
+    decision = Decision(item_id=found[0], label=label, annotator=annotator, split=split)
+    if note := append_decision(root / path, decision):
+        click.echo(f"note: {note}", err=True)
+    return path

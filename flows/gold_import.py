@@ -1,0 +1,82 @@
+"""Decisions in a file from elsewhere, added to a table of gold that only grows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.core.types import ITEM_ID
+from tasks.errors import DataError
+from tasks.params import read_params
+from tasks.readers.gold_tables import combine_parts, make_part, read_decisions
+from tasks.readers.raw_tables import read_raw_table
+from tasks.tables import schemas
+from tasks.tables.gold_table import Decision, append_decisions
+from tasks.tables.parquet import read_table
+from tasks.tables.paths import ITEMS
+from tasks.tables.validation import name_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of the file that hold what a table of gold has. by: who decided, where no column says so."""
+
+    item_id: str
+    label: str
+    annotator: str | None
+    by: str
+
+
+def import_decisions(root: Path, file: Path, columns: Columns, name: str) -> Iterator[str]:
+    """Lines on what was done, once the decisions in `file` that are new stand in the table `name` of the project at `root`.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, lacks a column, or names an unknown class; nothing is added.
+    """
+    params = read_params(root)
+    ids = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])[ITEM_ID]
+    folder = root / params.gold.source
+    raw = read_raw_table(file.parent, file).table
+    part = make_part(file, _name_columns(file, raw, columns), by=columns.by, id_type=ids.dtype)
+    brought = combine_parts([part], ids, params.classes, ())
+    known = read_decisions(folder, ids, params.classes).table.with_columns(is_known=True)
+    joined = brought.table.join(known, on=[ITEM_ID, "annotator"], how="left", suffix="_known", maintain_order="left")
+    is_later = (pl.col("time") > pl.col("time_known")).fill_null(True)
+    is_other = pl.col("label").ne_missing(pl.col("label_known"))
+    new = joined.filter(pl.when("is_known").then(is_other & is_later).otherwise(pl.col("label").is_not_null()))
+    decisions = [
+        Decision(
+            item_id=row[ITEM_ID],
+            label=None if row["label"] is None else params.classes[row["label"]],
+            annotator=row["annotator"],
+            time=row["time"],
+            split=row["split"],
+        )
+        for row in new.iter_rows(named=True)
+    ]
+    if note := append_decisions(folder / name, decisions):
+        yield f"note: {note}"
+    yield (
+        f"{len(decisions):,} decisions added to {params.gold.source}/{name}, {brought.table.height - len(decisions):,} were "
+        "known"
+    )
+    if len(brought.unknown):
+        yield f"{len(brought.unknown):,} are of no item, and left out, first {name_first(brought.unknown)}"
+
+
+def _name_columns(file: Path, raw: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """The columns of `raw` that matter, called as in a table of gold."""
+    names = {columns.item_id: ITEM_ID, columns.label: "label"}
+    if columns.annotator is not None:
+        names[columns.annotator] = "annotator"
+    for column in names:
+        if column not in raw.columns:
+            raise DataError(
+                f"{file}: no column '{column}'; it has {', '.join(raw.columns) or 'none'}. Name another: --item-id, --label, "
+                "--annotator."
+            )
+    optional = {"annotator", "time", "split"} - set(names) - set(names.values())
+    return raw.select(*names, *sorted(optional & set(raw.columns))).rename(names)

@@ -1,0 +1,54 @@
+"""A column of classes, by name or by position, as positions."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from tasks.core.class_names import find_misread_class
+from tasks.errors import DataError
+from tasks.readers.ids import parse_integers
+from tasks.tables.validation import SHOWN, name_first_where
+
+
+def to_classes(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: str, *, is_typeless: bool) -> pl.Series:
+    """Gold as int8 class positions, null where it is unknown.
+
+    Text is class names, whole numbers are class positions. Where everything is text (CSV), whole numbers are positions
+    if no class is called by any of them.
+    """
+    subject = f"{where}: column '{gold.name}'"
+    if gold.dtype in (pl.Categorical, pl.Enum):
+        gold = gold.cast(pl.String)
+    if gold.dtype.is_float():
+        gold = gold.fill_nan(None)  # what pandas makes of integers with gaps
+    misread = find_misread_class(classes)
+    if is_typeless and gold.dtype == pl.String and misread is None and not gold.is_in(list(classes)).any():
+        numbers = parse_integers(gold)
+        gold = gold if numbers is None else numbers
+    if gold.dtype == pl.Null:
+        positions = gold.cast(pl.Int8)
+    elif gold.dtype == pl.String:
+        positions = gold.replace_strict(classes, range(len(classes)), default=None, return_dtype=pl.Int8)
+    elif gold.dtype.is_integer() or (gold.dtype.is_float() and (gold == gold.round()).all()):
+        if misread is not None:
+            raise DataError(
+                f"{subject} has numbers, which are class positions, but class {misread!r} is at position "
+                f"{classes.index(misread)}: which is meant? Write gold as text (class names)."
+            )
+        is_position = gold.is_between(0, len(classes) - 1).fill_null(False)
+        positions = pl.select(pl.when(is_position).then(gold)).to_series().cast(pl.Int8)
+    else:
+        raise DataError(f"{subject} is {gold.dtype}; expected class names (text) or class positions (integers).")
+    wrong = gold.is_not_null() & positions.is_null()
+    if wrong.any():
+        values = ", ".join(repr(value) for value in show_distinct(gold.filter(wrong)))
+        raise DataError(
+            f"{subject}: {wrong.sum():,} items are of an unknown class: {values}; expected one of {', '.join(classes)}, or a "
+            f"position 0..{len(classes) - 1}, and nothing (null) where gold is unknown. First ids {name_first_where(ids, wrong)}."
+        )
+    return positions.alias("gold")
+
+
+def show_distinct(values: pl.Series) -> pl.Series:
+    """The lowest of the distinct `values`, which do not depend on the order of rows."""
+    return values.unique().sort().head(SHOWN)
