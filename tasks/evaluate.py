@@ -68,9 +68,7 @@ from tasks.tables.paths import (
     SHIPPED_LABELS,
     THRESHOLD_CURVES,
     THRESHOLDS,
-    VALID_GOLD,
     VOTES,
-    WITHHELD_GOLD,
 )
 from tasks.tables.validation import require_same_items
 
