@@ -60,7 +60,7 @@ def joined(demo: ProjectData) -> list[dict[str, object]]:
         table = table.join(votes.rename({lf: lf + end for lf in votes.columns[1:]}), on="item_id")
     labels = pl.read_parquet(demo.root / SHIPPED_LABELS).select("item_id", "label")
     gold = pl.read_parquet(demo.root / VALID_GOLD)
-    withheld = pl.concat([gold, pl.read_parquet(demo.root / WITHHELD_GOLD)]).rename({"gold": "all_gold"})
+    withheld = pl.concat([gold, pl.read_parquet(demo.root / WITHHELD_GOLD).drop("split")]).rename({"gold": "all_gold"})
     return (
         table.join(labels, on="item_id")
         .join(gold, on="item_id", how="left")
