@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from flows.cli.gold import gold_command
 from flows.cli.explain import explain_command
+from flows.cli.gold import gold_command
 from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
 from flows.cli.lfs import lfs_command

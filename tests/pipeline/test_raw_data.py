@@ -25,8 +25,8 @@ import tasks.__main__ as command
 from tasks.errors import DataError
 from tasks.params import ColumnType, IngestParams
 from tasks.readers import files
-from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ITEMS
 from tasks.readers.items import describe_types
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ITEMS
 
 CLASSES = ("ham", "spam")
 IDS = ["a", "b", "c"]
