@@ -701,7 +701,6 @@ def test_embeddings(raw: Path, name: str) -> None:
     else:
         run(raw, **changes)
         assert read_vectors(raw) == expected
-from tasks.tables.paths import ITEMS
 
 
 @pytest.mark.parametrize("pattern", ["items", "items/**/*.parquet", "**/*.parquet"])
