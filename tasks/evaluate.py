@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core import lf_analysis, metrics
+from tasks.core import metrics
 from tasks.core.progress_callback import WHOLE, Advance
 from tasks.core.ties import TIE
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
@@ -40,6 +40,7 @@ from tasks.report.facts import (
     describe_thresholds,
 )
 from tasks.report.formatting import format_share
+from tasks.report.lf_table import tabulate_lfs
 from tasks.report.metrics_table import tabulate_metrics
 from tasks.report.page import render_page
 from tasks.report.plots import render_plots_template, tabulate_plots
@@ -221,7 +222,15 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         shipped=inputs.shipped,
         confusion=confusion,
         label_counts=tuple(np.bincount(inputs.labels, minlength=k).tolist()),
-        lfs=_tabulate_lfs(inputs, splits, params.confidence),
+        lfs=tabulate_lfs(
+            inputs.lfs,
+            original=inputs.original,
+            extended=inputs.extended,
+            gold={split: np.where(inputs.split == split, inputs.gold, ABSTAIN) for split in splits},
+            thresholds=inputs.thresholds,
+            summary=inputs.summary,
+            confidence=params.confidence,
+        ),
         curves=inputs.curves,
         curve_metric=inputs.curve_metric,
         fitness=inputs.fitness,
@@ -327,33 +336,6 @@ def _covered(L: Votes) -> npt.NDArray[np.bool_]:
     """Whether any LF votes on each row."""
     covered: npt.NDArray[np.bool_] = (L != ABSTAIN).any(axis=1)
     return covered
-
-
-def _tabulate_lfs(inputs: Inputs, splits: list[Split], confidence: float) -> pl.DataFrame:
-    """One row per LF: what it votes, its threshold and reach, and on each split with gold its precision.
-
-    `<split>_<votes>_precision`, `_n`, `_low`, `_high`: precision of its `original`, `added` or `all` votes on items
-    with gold, how many these are, and the Wilson interval; null without such votes.
-    """
-    added = np.where(inputs.original == ABSTAIN, inputs.extended, ABSTAIN)
-    columns: dict[str, Any] = {
-        "lf": inputs.lfs,
-        "threshold": pl.Series([inputs.thresholds.get(lf) for lf in inputs.lfs], dtype=pl.Float64),
-        "votes": lf_analysis.count_votes(inputs.original),
-        "votes_added": lf_analysis.count_votes(added),
-        "coverage": lf_analysis.measure_coverage(inputs.original),
-        "coverage_extended": lf_analysis.measure_coverage(inputs.extended),
-    }
-    for split in splits:
-        gold = np.where(inputs.split == split, inputs.gold, ABSTAIN)
-        for name, L in (("original", inputs.original), ("added", added), ("all", inputs.extended)):
-            counts = lf_analysis.count_correct(L, gold)
-            low, high = lf_analysis.wilson_interval(counts, confidence)
-            columns[f"{split}_{name}_n"] = counts.votes
-            columns[f"{split}_{name}_precision"] = lf_analysis.measure_precision(counts)
-            columns[f"{split}_{name}_low"], columns[f"{split}_{name}_high"] = low, high
-    measured = pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
-    return measured[:, :1].join(inputs.summary, on="lf", how="left", maintain_order="left").hstack(measured[:, 1:])
 
 
 def _describe_gold(inputs: Inputs) -> str:

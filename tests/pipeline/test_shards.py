@@ -1,10 +1,6 @@
 """A table in several files: cut by its ids, whole or not there, and each damage of it named."""
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,40 +149,6 @@ def test_what_fails_in_between_leaves_the_shards_of_before_and_nothing_else(tmp_
         write_shards(folder, interrupted(), SCHEMA)
     assert read_table(folder, SCHEMA).equals(table)
     assert list(tmp_path.iterdir()) == [folder]
-
-
-_KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = [sys.argv[2], sys.argv[3]]
-import test_shards as here
-from tasks.tables import parquet
-parquet.SHARD = 16
-old, new = here.make_table(list(range(300))), here.make_table(list(range(1, 301)))
-print("go", flush=True)
-while True:
-    for table in (new, old):
-        parquet.write_shards(Path(sys.argv[1]), [table], here.SCHEMA)
-"""
-
-
-def test_a_kill_leaves_all_shards_of_one_write_or_none(tmp_path: Path) -> None:
-    folder, here = tmp_path / "rows", Path(__file__).resolve()
-    tables = [make_table(list(range(300))), make_table(list(range(1, 301)))]
-    rng = np.random.default_rng(int(os.environ.get("EPOXY_SEED", "0")))
-    for _ in range(3):
-        command = [sys.executable, "-c", _KILLED, str(folder), str(here.parents[1]), str(here.parent)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(float(rng.uniform(0.05, 0.6)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        if folder.exists():  # a kill between two renames leaves none: DVC then makes it again
-            found = read_table(folder, SCHEMA)
-            assert any(found.equals(table) for table in tables)
 
 
 def test_the_hash_of_a_folder_is_the_one_in_dvc_lock(toy: Toy) -> None:
