@@ -13,7 +13,7 @@ import pytest
 from tasks import ingest
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import IngestParams
-from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, WITHHELD_GOLD
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ITEMS
 
 CLASSES = ("ham", "spam")
 IDS = ["a", "b", "c"]
@@ -80,7 +80,7 @@ def read_items(raw: Path) -> list[tuple[object, ...]]:
 
 
 def read_gold(raw: Path) -> dict[str, int]:
-    return dict(row for path in (VALID_GOLD, WITHHELD_GOLD) for row in pl.read_parquet(raw.parent / path).rows())
+    return dict(pl.read_parquet(raw.parent / COLUMN_GOLD).rows())
 
 
 def read_vectors(raw: Path) -> dict[object, list[float]]:
