@@ -21,13 +21,14 @@ from flows.server_access import (
     NAMES,
     Server,
     ServerError,
-    find_password_file,
+    find_password,
     hide_passwords,
     lock_home,
     make_api_url,
     read_password,
 )
 from flows.server_health import check_server
+from tasks.strict_yaml import describe_yaml_error
 
 PORT = 4200
 """Prefect's own default."""
@@ -109,7 +110,7 @@ def serve(*, root: Path, port: int = PORT) -> None:
             print(f"server   {_ui(server)}", flush=True)
             for name in end_dead_runs(server, pool):
                 print(f"crashed  {name}: it ended with the worker that had started it", flush=True)
-        print(f"password {find_password_file()}: the page asks for it once", flush=True)
+        print(f"password {find_password()}: the page asks for it once", flush=True)
         set_up_pool(server, pool)
         command = [*_PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", _WORKER]
         environment = {**os.environ, **server.environment()}
@@ -349,10 +350,13 @@ def _check_home() -> None:
 def _read_pool(root: Path) -> str:
     path = root / DEPLOYMENTS
     try:
-        deployments = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        content = path.read_bytes()
+        deployments = yaml.safe_load(content.decode("utf-8"))["deployments"]
         (pool,) = {str(deployment["work_pool"]["name"]) for deployment in deployments}
     except FileNotFoundError:
         raise ServerError(f"{path} is missing; expected the deployments there") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ServerError(describe_yaml_error(str(path), content, error)) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(f"{path}: expected deployments that all name one work_pool ({error})") from None
     return pool

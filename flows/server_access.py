@@ -115,6 +115,14 @@ def find_password_file() -> Path:
     return _find_home() / _FILE
 
 
+def find_password() -> str:
+    """Where the password is that `read_password` gives: a file, or the setting that names it."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    is_configured = bool(PREFECT_SERVER_API_AUTH_STRING.value())
+    return "that of PREFECT_SERVER_API_AUTH_STRING" if is_configured else str(find_password_file())
+
+
 def read_password() -> str:
     """The password, `user:password`, of servers that this user starts: the configured one, or a file's, made if need be.
 
@@ -145,8 +153,12 @@ def write_password(*, is_new: bool) -> Path:
     Raises
     ------
     ServerError
-        The file cannot be written.
+        The file cannot be written, or a new one would not be used.
     """
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    if is_new and PREFECT_SERVER_API_AUTH_STRING.value():
+        raise ServerError(f"the password is {find_password()}: change it there, or unset it to have a file with one")
     path = find_password_file()
     try:
         lock_home()

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import ParamsError
-from tasks.strict_yaml import parse_yaml
+from tasks.strict_yaml import describe_yaml_error, parse_yaml
 
 FILE = "params.yaml"
 
@@ -385,7 +385,7 @@ def read_params(root: Path) -> Params:
     ParamsError
         The file is missing, is not YAML, or has an unknown key or a bad value; names each with its place.
     """
-    return _check(_read_sections(root))
+    return _check(read_sections(root))
 
 
 def read_stage_params(root: Path, stage: str) -> Params:
@@ -399,7 +399,7 @@ def read_stage_params(root: Path, stage: str) -> Params:
     ParamsError
         As for `read_params`, of `classes` and that section alone.
     """
-    raw = _read_sections(root)
+    raw = read_sections(root)
     own = {key: raw[key] for key in ("classes", stage) if key in raw}
     others: dict[str, Any] = {name: {} for name in Params.model_fields if name not in ("classes", stage)}
     # The sections of which a key has no default; nobody reads these values.
@@ -410,15 +410,24 @@ def read_stage_params(root: Path, stage: str) -> Params:
     return _check(others | own)
 
 
-def _read_sections(root: Path) -> dict[str, Any]:
-    """The mapping in `root`/params.yaml, unchecked."""
-    path = root / FILE
+def read_sections(root: Path) -> dict[str, Any]:
+    """The mapping in `root`/params.yaml, unchecked.
+
+    Raises
+    ------
+    ParamsError
+        The file is missing, or is no mapping in YAML.
+    """
     try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"), FILE)
+        content = (root / FILE).read_bytes()
     except FileNotFoundError:
         raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
+    except IsADirectoryError:
+        raise ParamsError(f"{FILE} is a folder; expected a file. {REFERENCE} lists its keys.") from None
+    try:
+        raw = parse_yaml(content.decode("utf-8"), FILE)
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, or a date such as 2026-13-01
-        raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
+        raise ParamsError(describe_yaml_error(FILE, content, error)) from None
     if not isinstance(raw, dict):
         raise ParamsError(
             f"{FILE}: got {type(raw).__name__}, expected a mapping of sections; {REFERENCE} lists every key."

@@ -85,3 +85,33 @@ class _Loader(yaml.SafeLoader):
 
 for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+
+
+def describe_yaml_error(name: str, content: bytes, error: BaseException) -> str:
+    """The line of file `name` at which a parser of YAML gave up on its `content`, why, and what to do; `error` is its own.
+
+    >>> import yaml
+    >>> try:
+    ...     _ = yaml.safe_load("a:\\n\\tb: 1")
+    ... except yaml.YAMLError as error:
+    ...     print(describe_yaml_error("params.yaml", b"a:\\n\\tb: 1", error))
+    params.yaml, line 2: not valid YAML: found character '\\t' that cannot start any token. Indent with spaces, not with tabs.
+    """
+    if conflict := re.search(rb"^(<{7}|>{7}) ", content, flags=re.MULTILINE):
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        return (
+            f"{name}, line {line}: a merge of Git left both versions there. Choose between them, and remove its marks."
+        )
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        line = content.count(b"\n", 0, bad.start) + 1
+        return f"{name}, line {line}: {content[bad.start : bad.end]!r} is not UTF-8. Save the file as UTF-8."
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"{name}: not valid YAML: {error}"
+    lines = content.decode("utf-8").splitlines()
+    found = lines[mark.line] if mark.line < len(lines) else ""
+    has_tab = "\t" in found[: len(found) - len(found.lstrip())]
+    cure = "Indent with spaces, not with tabs" if has_tab else "Correct it there, or in the line above"
+    return f"{name}, line {mark.line + 1}: not valid YAML: {error.problem}. {cure}."  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tasks.errors import ParamsError
 from tasks.params import Section, TuneMetric, check_strictly
-from tasks.strict_yaml import parse_yaml
+from tasks.strict_yaml import describe_yaml_error, parse_yaml
 
 FILE = Path("release.yaml")
 
@@ -136,16 +136,15 @@ def describe_defaults(root: Path) -> str | None:
 def _read_values(root: Path) -> Any:
     """The value of `root`/release.yaml; None where there is no such file or nothing in it."""
     try:
-        return parse_yaml((root / FILE).read_text(encoding="utf-8"), str(FILE))
+        content = (root / FILE).read_bytes()
     except FileNotFoundError:
         return None
-    except (
-        OSError,
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: no UTF-8, or an impossible date
-        raise ParamsError(f"{FILE}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise ParamsError(f"{FILE}: {error.strerror}; docs/reference/release-yaml.md lists its keys.") from None
+    try:
+        return parse_yaml(content.decode("utf-8"), str(FILE))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date
+        raise ParamsError(describe_yaml_error(str(FILE), content, error)) from None
 
 
 def _describe(found: Any) -> str:

@@ -12,8 +12,9 @@ from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import Stage as DvcStage
 
-from flows.runner.dvc_repo import explain_error, open_repo
+from flows.runner.dvc_repo import open_repo
 from flows.runner.project import PIPELINE
+from flows.runner.refusal import describe_refusal
 from tasks.errors import ParamsError
 
 
@@ -60,7 +61,7 @@ def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:
             plan = make_plan(repo, root, targets)
             return tuple(_describe(name, node, plan) for name, node in plan.nodes.items())
         except DvcException as error:
-            raise ParamsError(f"{PIPELINE}: {explain_error(error)}") from error
+            raise ParamsError(describe_refusal(root, error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,8 @@ def make_plan(repo: Repo, root: Path, targets: Sequence[str]) -> Plan:
     wanted = [node for node in graph if _is_wanted(node, root, targets, names[node])]
     if unknown := sorted({*targets} - {PIPELINE} - {names[node] for node in wanted}):
         raise ParamsError(_describe_unknown(unknown[0], list(names.values())))
+    if not wanted:
+        raise ParamsError(f"{PIPELINE} has no stages. Bring it back, as with 'git checkout {PIPELINE}'.")
     nodes = {names[node]: node for node in plan_repro(graph, wanted)}
     for name, node in nodes.items():
         refuse_outsiders(name, node)

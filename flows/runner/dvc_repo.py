@@ -71,8 +71,8 @@ def explain_error(error: BaseException) -> str:
         )
     if "missing data" in text:
         text += "; bring it back with 'dvc checkout' or 'dvc pull'"
-    if "dvc.lock' validation failed" in text:
-        text += "; delete it or bring it back from Git: DVC's cache still has what it names"
+    if "config file error" in text:
+        text = f"{' '.join(parts[0].split())} Correct .dvc/config, .dvc/config.local or DVC's settings of your own."
     return text
 
 

@@ -12,8 +12,8 @@ from dvc.repo import Repo, lock_repo
 
 from flows.runner.dvc_graph import Plan, make_plan
 from flows.runner.dvc_locks import BusyError, find_holder, name_blockers
-from flows.runner.dvc_repo import explain_error, open_repo
-from flows.runner.project import PIPELINE
+from flows.runner.dvc_repo import open_repo
+from flows.runner.refusal import describe_refusal
 from tasks.errors import ParamsError
 
 
@@ -66,7 +66,7 @@ def _compare(repo: Repo, root: Path) -> _Status:
     except LockError as error:
         raise BusyError(f"{name_blockers(error)}; last used by {find_holder(root)}") from error
     except DvcException as error:
-        raise ParamsError(f"{PIPELINE}: {explain_error(error)}") from error
+        raise ParamsError(describe_refusal(root, error)) from error
     changes = {name: tuple(_list_changes(chain.from_iterable(kinds.values()))) for name, kinds in found.items()}
     return _Status(plan=plan, changes={name: changed for name, changed in changes.items() if changed})
 

@@ -94,6 +94,34 @@ def test_broken_pipeline_is_told_as_an_error_of_the_user(toy: Toy) -> None:
         read_stages(toy.root)
 
 
+BROKEN: dict[str, tuple[str, bytes, str]] = {
+    "a tab": ("dvc.yaml", b"stages:\n\ta: 1\n", "dvc.yaml, line 2: not valid YAML: found character '\\t' that cannot start any token. Indent with spaces, not with tabs."),
+    "a conflict": ("dvc.yaml", b"stages:\n<<<<<<< HEAD\n=======\n>>>>>>> b\n", "dvc.yaml, line 2: a merge of Git left both versions there."),
+    "a bracket": ("dvc.yaml", b"stages: [\n", "dvc.yaml, line 2: not valid YAML: "),
+    "Latin-1": ("dvc.yaml", b"# a\n# Stra\xdfe\n", r"dvc.yaml, line 2: b'\xdf' is not UTF-8. Save the file as UTF-8."),
+    "a key": ("dvc.yaml", b"stages:\n  a:\n    command: b\n", "dvc.yaml: stages.a.command: extra keys not allowed; stages.a.cmd: required key not provided. Correct it."),
+    "a name that params lack": ("dvc.yaml", b"stages:\n  a:\n    cmd: b\n    deps: ['${ingest.source}']\n", "dvc.yaml: stages.a.deps names ${ingest.source}, which params.yaml does not have. Add it there."),
+    "raw files among outputs": ("dvc.yaml", b"stages:\n  ingest:\n    cmd: b\n    deps: [data]\n    outs: [data/x]\n", "ingest.source in params.yaml may not hold what stages write"),
+    "nothing": ("dvc.yaml", b"", "dvc.yaml has no stages. Bring it back, as with 'git checkout dvc.yaml'."),
+    "params with a tab": ("params.yaml", b"a:\n  b: 1\n\tc: 2\n", "params.yaml, line 3: not valid YAML: "),
+    "params in Latin-1": ("params.yaml", b"a: Stra\xdfe\n", r"params.yaml, line 1: b'\xdf' is not UTF-8. Save the file as UTF-8."),
+    "params that are a list": ("params.yaml", b"- a\n", "params.yaml: got list, expected a mapping of sections"),
+    "a lock with a conflict": ("dvc.lock", b"schema: '2.0'\n<<<<<<< HEAD\n", "dvc.lock, line 2: a merge of Git left both versions there. Choose between them, and remove its marks, or delete it, or bring it back from Git: DVC's cache still has what it names."),
+    "a lock of another kind": ("dvc.lock", b"schema: '2.0'\nstages: 3\n", "or delete it, or bring it back from Git"),
+    "settings": (".dvc/config", b"[core\nx", "Correct .dvc/config, .dvc/config.local"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_dvc_cannot_read_is_told_with_its_line_and_a_cure(toy: Toy, name: str) -> None:
+    file, content, words = BROKEN[name]
+    (toy.root / file).write_bytes(content)
+    for read in (read_stages, find_changes):
+        with pytest.raises(ParamsError) as told:
+            read(toy.root)
+        assert words in str(told.value) and "\n" not in str(told.value)
+
+
 def test_outcomes_of_a_first_run_a_second_and_one_with_changed_params(toy: Toy) -> None:
     assert run_all(toy) == {**dict.fromkeys(TOY_STAGES, "Completed"), "data/raw.txt.dvc": "Cached"}
     assert run_all(toy, refuse) == ALL_CACHED

@@ -22,7 +22,7 @@ from toy_project import Toy
 
 from flows.runner.process import end_tree
 from flows.server import end_dead_runs, find_server, notify, serve
-from flows.server_access import Server, ServerError, make_api_url
+from flows.server_access import Server, ServerError, find_password, make_api_url, write_password
 from flows.server_health import is_answering
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +151,27 @@ def test_a_missing_or_mixed_prefect_yaml_is_told(toy: Toy) -> None:
     (toy.root / "prefect.yaml").write_text("deployments: [{work_pool: {name: a}}, {work_pool: {name: b}}]")
     with pytest.raises(ServerError, match="one work_pool"):
         serve(root=toy.root, port=find_free_port())
+
+
+def test_a_prefect_yaml_that_is_no_yaml_is_told_with_its_line(toy: Toy) -> None:
+    (toy.root / "prefect.yaml").write_text("deployments:\n\t- a\n")
+    with pytest.raises(ServerError, match=r"prefect\.yaml, line 2: not valid YAML: .*spaces, not with tabs"):
+        serve(root=toy.root, port=find_free_port())
+    (toy.root / "prefect.yaml").write_bytes(b"# Stra\xdfe\n")
+    with pytest.raises(ServerError, match=r"prefect\.yaml, line 1: .* is not UTF-8"):
+        serve(root=toy.root, port=find_free_port())
+
+
+def test_where_the_password_is_follows_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    assert find_password() == str(tmp_path / "epoxy-password")
+    assert write_password(is_new=True) == tmp_path / "epoxy-password"
+    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "me:mine"}):
+        assert "PREFECT_SERVER_API_AUTH_STRING" in find_password() and "mine" not in find_password()
+        with pytest.raises(ServerError, match="PREFECT_SERVER_API_AUTH_STRING: change it there"):
+            write_password(is_new=True)
 
 
 def test_the_configured_server_comes_first() -> None:

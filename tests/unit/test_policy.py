@@ -25,10 +25,10 @@ def test_the_shipped_policy_is_the_default(tmp_path):
         ("a: [", "not valid YAML"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
         ("- a", "release.yaml"),
-        ("keep: 3\ngates: {}\nkeep: 5", "the key 'keep' occurs twice\n  in \"release.yaml\", line 3"),
+        ("keep: 3\ngates: {}\nkeep: 5", "release.yaml, line 3: not valid YAML: the key 'keep' occurs twice"),
         (
             "gates:\n  maximum_flipped: 0.1\n  maximum_flipped: 0.9",
-            "the key 'maximum_flipped' occurs twice\n  in \"release.yaml\", line 3",
+            "release.yaml, line 3: not valid YAML: the key 'maximum_flipped' occurs twice",
         ),
         ("yes: 3", "the key 'yes' is not text"),
         ("keep: '30'", "'keep': Input should be a valid integer. Got '30'."),
