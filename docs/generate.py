@@ -622,7 +622,7 @@ def write_exit_codes() -> str:
     for kind in find_errors():
         by_code.setdefault(kind.exit_code, []).append(first_sentence(kind.__doc__))
     by_code[2].append("The command line is not understood.")
-    by_code[130].append("After Ctrl-C the next run continues where this one stopped.")
+    by_code[130].append("After Ctrl-C the next run continues where this run stopped.")
     rows = [("0", "All went well."), *((str(code), "<br>".join(texts)) for code, texts in sorted(by_code.items()))]
     return (
         "# Exit codes\n\n"

@@ -1,4 +1,4 @@
-"""The Prefect flow over DVC's graph, one task per stage; `python -m flows.relabel` runs it in the current folder."""
+"""The Prefect flow over DVC's graph, a task per stage; `python -m flows.relabel` runs it in the current folder."""
 
 import csv
 import logging
@@ -49,7 +49,7 @@ from tasks.params import read_params, read_stage_params
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
 LONGEST_SECONDS = 24 * 3600
-"""A run of more than a day is stuck, as on a remote that never answers; each stage has a limit of its own as well."""
+"""A run of more than a day is stuck, as on a remote that never answers; each stage has its limit as well."""
 
 _INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended: 128 + SIGINT."""
@@ -181,7 +181,7 @@ def relabel(
 
 
 def bring_up_to_date(root: Path, stages: Sequence[Stage]) -> Summary:
-    """What became of `stages` of the project at `root`: one task each, inside a flow, with their lines in its log."""
+    """What became of `stages` of the project at `root`: a task each, inside a flow, with their lines in its log."""
     logger = get_run_logger()
     for part in remove_leftovers(root, stages):
         logger.info("removed a half-written file of a run that was killed: %s", part.relative_to(root))
@@ -256,7 +256,7 @@ def _create_artifacts(root: Path, summary: Summary) -> None:
 def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False) -> Summary:
     """What the flow did in the project that the current folder lies in.
 
-    It runs on the Prefect server that is configured or answers on this machine, or else on a temporary one.
+    It runs on the Prefect server that is configured or answers on this machine, or else on a temporary server.
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ def _read_pipeline(root: Path, targets: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def _hush_prefect() -> None:
-    """Keep Prefect's own messages about runs out of the terminal, which shows the same in fewer words."""
+    """Keep Prefect's messages about runs out of the terminal, which shows the same in fewer words."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         record.msg, record.args = hide_passwords(record.getMessage()), ()
@@ -341,7 +341,7 @@ def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -
         print(f"{paint('error:', Color.RED, sys.stderr)} {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the next run continues where this one stopped", file=sys.stderr)
+        print("interrupted; the next run continues where this run stopped", file=sys.stderr)
         return _INTERRUPTED
     print(summary.describe(sys.stdout))
     if summary.error:

@@ -69,7 +69,7 @@ def rollback(to: Target = None, reason: Reason = "") -> State[ReleaseResult]:
     The labels that were current until now are not released again unless somebody accepts them.
 
     Args:
-        to: The release's id or its first characters; by default the one made before the current one.
+        to: The release's id or its first characters; by default the release made before the current release.
         reason: Why; it is kept in the run record.
     """
     root = Path.cwd()

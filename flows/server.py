@@ -1,4 +1,4 @@
-"""Prefect servers on this machine: a temporary one for a single run, or one with a worker and the deployments."""
+"""Prefect servers on this machine: temporary for a single run, or lasting, with a worker and the deployments."""
 
 import atexit
 import os
@@ -69,7 +69,7 @@ def find_server() -> Server | None:
 def start_temporary_server() -> Server:
     """A new server, which ends when this process ends, however it ends.
 
-    Unlike the one that Prefect would start, it also ends when this process is killed by SIGKILL, and Ctrl-C does not
+    Unlike a server that Prefect would start, it also ends when this process is killed by SIGKILL, and Ctrl-C does not
     end it before the run has recorded how it ended.
 
     Raises
@@ -86,7 +86,7 @@ def start_temporary_server() -> Server:
 
 
 def serve(*, root: Path, port: int = PORT) -> None:
-    """Run a server (unless one answers), a process worker and the deployments of prefect.yaml until interrupted.
+    """Run a server (unless a server answers), a process worker and the deployments of prefect.yaml until interrupted.
 
     SIGTERM ends it as Ctrl-C does, with exit code 0: the worker and its flows first, then the server.
 
@@ -247,7 +247,7 @@ def _open(server: Server) -> Iterator[httpx.Client]:
 
 
 def _ask(client: httpx.Client, method: str, path: str, content: object) -> httpx.Response | None:
-    """What the server answers, None if it refuses: a busy one refuses for a moment, or answers too late."""
+    """What the server answers, None if it refuses: a busy server refuses for a moment, or answers too late."""
     try:
         answer = client.request(method, path, json=content)
     except httpx.HTTPError:
@@ -260,7 +260,7 @@ def _ui(server: Server) -> str:
 
 
 def _start_server(server: Server, *, cwd: Path, has_ui: bool) -> "subprocess.Popen[bytes]":
-    """The guard of a new server; one without the UI is silent and has no schedules."""
+    """The guard of a new server; without the UI it is silent and has no schedules."""
     lock_home()
     port = httpx.URL(server.api_url).port
     environment = {
@@ -286,7 +286,7 @@ def _start(
 ) -> "subprocess.Popen[bytes]":
     output = subprocess.DEVNULL if is_quiet else None
     env = make_environment(environment)
-    # In a group of its own: Ctrl-C ends this process first, which then ends them in order.
+    # In another process group: Ctrl-C ends this process first, which then ends them in order.
     return start_guarded(command, cwd=cwd, env=env, stdout=output, stderr=output, process_group=0)
 
 
@@ -317,7 +317,7 @@ def _require_free(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServerError(
-                f"port {port}: {error.strerror}. What listens there is no server of yours, or one with another "
+                f"port {port}: {error.strerror}. What listens there is no server of yours, or a server with another "
                 "password: end it, or choose another port with --port."
             ) from None
 

@@ -36,7 +36,7 @@ PROOF_PATH = "/epoxy-proof"
 _FILE = "epoxy-password"
 
 _USER = "epoxy"
-"""Prefect's password is one text, `user:password`."""
+"""Prefect's password is a single text, `user:password`."""
 
 
 class ServerError(EpoxyError):
@@ -148,7 +148,7 @@ def read_password() -> str:
 
 
 def write_password(*, is_new: bool) -> Path:
-    """The file with the password, after a new one was written to it; where `is_new` is false, one that is there stays.
+    """The file with the password, after a new password was written to it; where `is_new` is false, a password that is there stays.
 
     Raises
     ------

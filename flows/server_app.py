@@ -1,4 +1,4 @@
-"""`python -m flows.server_app PORT`: Prefect's server on this machine, for its owner's programs and its own pages.
+"""`python -m flows.server_app PORT`: Prefect's server on this machine, for its owner's programs and for the pages that it serves.
 
 Prefect's settings, with the password in PREFECT_SERVER_API_AUTH_STRING, come from the environment (flows/server.py).
 """
@@ -16,10 +16,10 @@ from flows.server_access import HOST, NAMES, PROOF_PATH, prove
 
 
 class OwnPages:
-    """An application that serves requests to this machine's names, from its own pages or from no page at all.
+    """An application that serves requests to this machine's names, from pages that it served or from no page at all.
 
     A page of another origin, which a browser lets send requests to any address, is refused, and so is another host name,
-    under which such a page could pass for one of ours. WebSockets, to which no browser applies the rules of CORS, too.
+    under which such a page could pass for ours. WebSockets, to which no browser applies the rules of CORS, too.
     """
 
     def __init__(self, app: ASGIApp, *, port: int, password: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a Prefect server answers, what else does, and when to give up on one that is silent."""
+"""Whether a Prefect server answers, what else does, and when to give up on a silent server."""
 
 import re
 import threading
@@ -11,13 +11,13 @@ import httpx
 from flows.server_access import Server, ServerError, hide_passwords
 
 ANSWER_SECONDS = 20.0
-"""For one answer of the configured server; a server with SQLite under load takes some seconds."""
+"""For an answer of the configured server; a server with SQLite under load takes some seconds."""
 
 _LISTEN_SECONDS = 3.0
 """Between two questions to the server of a run whether it is there."""
 
 _SILENT_SECONDS = 60.0
-"""After which it is gone rather than being restarted; as long as Prefect repeats one request."""
+"""After which it is gone rather than being restarted; as long as Prefect repeats a request."""
 
 _CLOUD = "https://api.prefect.cloud/"
 
@@ -60,7 +60,7 @@ def check_server(server: Server) -> None:
     if fault := find_fault(server, seconds=ANSWER_SECONDS):
         raise ServerError(
             f"the Prefect server at {hide_passwords(server.api_url)} {fault}. Start it, correct or unset PREFECT_API_URL, "
-            "or switch the Prefect profile; without an address, a run starts a server of its own"
+            "or switch the Prefect profile; without an address, a run starts a temporary server"
         )
 
 

@@ -26,8 +26,6 @@ FOUND = {"a": [1.0, 0.0], "b": [2.0, 0.0], "c": [3.0, 0.0]}
 TRAIN = "train"
 
 Write = Callable[[Path], object]
-
-Write = Callable[[Path], object]
 """Writes a file or several of them below a folder of raw data."""
 
 

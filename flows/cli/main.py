@@ -53,7 +53,7 @@ class _Group(click.Group):
             click.echo(f"{paint('error:', Color.RED, sys.stderr)} {error}", err=True)
             return context.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted; the next run continues where this one stopped", err=True)
+            click.echo("interrupted; the next run continues where this run stopped", err=True)
             return context.exit(130)
 
 

@@ -9,7 +9,7 @@ from tasks.errors import ParamsError
 def notify_command() -> None:
     """Have the Prefect server tell a webhook how runs end.
 
-    EPOXY_NOTIFY_URL names the webhook. The server is the one that PREFECT_API_URL or your Prefect profile names, or that `epoxy server` started, which does
+    EPOXY_NOTIFY_URL names the webhook. The server is what PREFECT_API_URL or your Prefect profile names, or that `epoxy server` started, which does
     the same by itself. Repeat after the address changed.
     """
     set_up()
@@ -30,6 +30,6 @@ def set_up() -> None:
 
     server = find_server()
     if server is None:
-        raise ServerError("no Prefect server answers; start one with 'epoxy server', or set PREFECT_API_URL")
+        raise ServerError("no Prefect server answers; start a server with 'epoxy server', or set PREFECT_API_URL")
     if not notify(server):
         raise ParamsError("EPOXY_NOTIFY_URL is not set; expected the address of a webhook")

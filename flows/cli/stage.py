@@ -1,4 +1,4 @@
-"""`epoxy stage`: run one stage, without Prefect."""
+"""`epoxy stage`: run a single stage, without Prefect."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from flows.runner.project import in_project
 
 
 @click.command("watch")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line instead of a page.")
+@click.option("--json", "is_json", is_flag=True, help="Print a JSON object per line instead of a page.")
 def watch_command(is_json: bool) -> None:
     """Show at once what an edit of LFs or params.yaml comes to.
 

@@ -43,9 +43,9 @@ def assemble_candidate(root: Path, part: Path, new_rows: NewRows | None) -> Mani
     Raises
     ------
     DataError, ParamsError
-        An artifact is missing, damaged, or not the one of the last complete run, or changes meanwhile.
+        An artifact is missing, damaged, not of the last complete run, or changes meanwhile.
     """
-    part.chmod(0o755)  # mkdtemp's are for their maker alone
+    part.chmod(0o755)  # mkdtemp makes folders that only their maker may enter
     base = read_release(root, new_rows.labeled.base) if new_rows else None
     pipeline = read_pipeline(root, STAGES if new_rows else None)
     files = _copy_base(part, base) if base else _copy_run(root, part, pipeline)
@@ -101,7 +101,7 @@ def _copy_run(root: Path, part: Path, pipeline: Pipeline) -> dict[str, FileEntry
         files[name] = copied.entry
         known = pipeline.hashes.get(str(source))
         if known is not None and known != copied.md5:
-            # DVC takes a file of the same size and time of change for the same, so that a run alone mends nothing.
+            # DVC takes a file of equal size and modification time for unchanged, so that a run alone repairs nothing.
             raise DataError(
                 f"{source} is not the one in dvc.lock. Run 'rm {source}', then 'epoxy run', which brings it back, then "
                 "release."

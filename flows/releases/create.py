@@ -86,12 +86,12 @@ def create_release(
     RefusedError
         A gate failed; nothing but the log has changed.
     DataError, ParamsError
-        An artifact is missing, damaged, or not the one of the last complete run; nothing has changed.
+        An artifact is missing, damaged, or not of the last complete run; nothing has changed.
     StageError
         Another process is releasing, or has released since `new_rows` was labeled, or the folder cannot be written.
     """
     if accept is not None and not accept.strip():
-        raise ParamsError("accepting failed gates needs a reason; got an empty one")
+        raise ParamsError("accepting failed gates needs a reason; got an empty text")
     with lock_releases(root) as folder:
         notes = follow_log(folder)
         part = Path(tempfile.mkdtemp(prefix=".candidate.", suffix=PART, dir=folder))
@@ -145,14 +145,14 @@ def create_release(
 
 
 def _publish(folder: Path, part: Path, manifest: Manifest) -> bool:
-    """Whether `part` became a new release; False where the same content is one already."""
+    """Whether `part` became a new release; False where the same content is a release already."""
     path = folder / manifest.id
     if path.exists() or path.is_symlink():
         try:
             verify_release(folder.parent, manifest.id)
             return False
         except DataError:
-            path.rename(folder / f".{manifest.id}.damaged{PART}")  # the same content, whole, takes its place
+            path.rename(folder / f".{manifest.id}.damaged{PART}")  # the same content, whole, replaces it
     part.rename(path)
     sync_folder(folder)
     return True

@@ -1,4 +1,4 @@
-"""What differs between two releases, and how one label came about: as data and as text to read."""
+"""What differs between two releases, and how a label came about: as data and as text to read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -40,7 +40,7 @@ class Change:
 class Difference:
     """All that differs from release `before` to release `after`; what is equal is left out.
 
-    lfs: `<lf>.<votes, coverage, coverage_extended, agreement, threshold>`. model: learned parameters, by their place
+    lfs: `<lf>.<votes, coverage, coverage_extended, agreement, threshold>`. model: learned parameters, by their path
     in label_model.json and end_model.json. balance: share of each class among labels. inputs: paths of data and code that differ.
     """
 
@@ -102,7 +102,9 @@ def tabulate_difference(difference: Difference) -> dict[str, Any]:
             "flips": labels.flipped.to_dicts(),
         },
         **{
-            part: {one.name: {"before": one.before, "after": one.after} for one in getattr(difference, part)}
+            part: {
+                change.name: {"before": change.before, "after": change.after} for change in getattr(difference, part)
+            }
             for part in sorted(parts)
         },
         "inputs": list(difference.inputs),
@@ -163,16 +165,16 @@ def _compare(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> tuple
     )
 
 
-def _flatten(value: Any, place: str = "") -> Iterator[tuple[str, Scalar]]:
-    """Every leaf of nested mappings and lists with its place, as `a.b.0`."""
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Scalar]]:
+    """Every leaf of nested mappings and lists with its path, as `a.b.0`."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _flatten(inner, f"{place}.{name}" if place else str(name))
+            yield from _flatten(inner, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list):
         for position, inner in enumerate(value):
-            yield from _flatten(inner, f"{place}.{position}" if place else str(position))
+            yield from _flatten(inner, f"{path}.{position}" if path else str(position))
     else:
-        yield place, value if isinstance(value, float | int | str | None) else str(value)
+        yield path, value if isinstance(value, float | int | str | None) else str(value)
 
 
 def _flatten_lfs(lfs: Mapping[str, LfFigures]) -> dict[str, Scalar]:
@@ -186,7 +188,7 @@ def _shares(counts: Mapping[str, int]) -> dict[str, Scalar]:
 
 @dataclass(frozen=True, kw_only=True)
 class TracedVote:
-    """One vote on an item; neighbor and similarity where it was lent by that neighbor, None where it is the LF's own."""
+    """A vote on an item; neighbor and similarity of an extended vote, None for the LF's original vote."""
 
     lf: str
     vote: str
@@ -197,7 +199,7 @@ class TracedVote:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """How one label came about: votes, model, code, and every act that made this release current.
+    """How a label came about: votes, model, code, and every act that made this release current.
 
     base: the release whose model and support labeled the item later; None where a run labeled it.
     """
@@ -234,20 +236,20 @@ def trace_label(root: Path, name: str, item: str) -> Trace:
     lent = pl.read_parquet(release.path / "provenance.parquet").filter(mine).to_dicts()
     thresholds = read_document(release, "thresholds.json")["thresholds"]
     classes = release.manifest.classes
-    own = [
+    original = [
         TracedVote(lf=lf, vote=classes[vote], neighbor=None, similarity=None, threshold=None)
         for lf, vote in votes.items()
         if vote != ABSTAIN
     ]
     extended = [
         TracedVote(
-            lf=one["lf"],
-            vote=classes[one["vote"]],
-            neighbor=one["neighbor"],
-            similarity=one["similarity"],
-            threshold=thresholds.get(one["lf"]),
+            lf=row["lf"],
+            vote=classes[row["vote"]],
+            neighbor=row["neighbor"],
+            similarity=row["similarity"],
+            threshold=thresholds.get(row["lf"]),
         )
-        for one in lent
+        for row in lent
     ]
     records = read_log(root / FOLDER / LOG).records
     return Trace(
@@ -256,16 +258,16 @@ def trace_label(root: Path, name: str, item: str) -> Trace:
         label=row["label"],
         base=pl.read_parquet(release.path / "rows.parquet").filter(mine)["base"].item(),
         probabilities={name: row[f"p_{name}"] for name in classes},
-        votes=(*own, *extended),
+        votes=(*original, *extended),
         lf_sources=release.manifest.lf_sources,
         commit=release.manifest.commit,
-        records=tuple(one for one in records if one.release == release.id),
+        records=tuple(record for record in records if record.release == release.id),
     )
 
 
 def describe_trace(trace: Trace) -> str:
     """`trace` for a reader."""
-    best = sorted(trace.probabilities.items(), key=lambda one: -one[1])[:5]
+    best = sorted(trace.probabilities.items(), key=lambda entry: -entry[1])[:5]
     lines = [
         f"item {trace.item_id} in release {trace.release}: {trace.label}",
         f"labeled by the model and support of release {trace.base}, without a refit"
@@ -283,8 +285,8 @@ def describe_trace(trace: Trace) -> str:
     lines += [f"source {path}: sha256 {content}" for path, content in trace.lf_sources.items()]
     lines.append(f"commit: {trace.commit or 'unknown'}")
     lines += [
-        f"run {one.run_id}: {one.action} {one.time} by {one.user} on {one.host}"
-        + (f", accepted: {one.accepted}" if one.accepted else "")
-        for one in trace.records
+        f"run {record.run_id}: {record.action} {record.time} by {record.user} on {record.host}"
+        + (f", accepted: {record.accepted}" if record.accepted else "")
+        for record in trace.records
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What is remembered of a release so that the next one can be compared with it: shares, scores and drift statistics."""
+"""What is kept of a release so that the next can be compared with it: shares, scores and drift statistics."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Frozen(pydantic.BaseModel):
 class LfFigures(Frozen):
     """One LF: its votes, the share of items they cover before and after extension, and how often the label agrees.
 
-    agreement: share of the LF's own votes that equal the item's label; None without votes. threshold: None where it
+    agreement: share of the LF's original votes that equal the item's label; None without votes. threshold: None where it
     is not extended.
     """
 
@@ -101,7 +101,7 @@ class NewRowFigures:
 class Flips:
     """Two releases' labels joined by item id.
 
-    common: items of both. flipped: item_id, before, after; ascending. new, deleted: items of one only.
+    common: items of both. flipped: item_id, before, after; ascending. new, deleted: items of a single release.
     """
 
     common: int
@@ -139,7 +139,7 @@ def compare_labels(before: pl.DataFrame, after: pl.DataFrame) -> Flips:
 def measure_figures(root: Path, files: Path, params: Params) -> Figures:
     """The figures of the release whose files lie in `files`, made in the project at `root`.
 
-    The embeddings are read from data/, one row group at a time: they are no part of a release.
+    The embeddings are read from data/, a row group at a time: they are no part of a release.
 
     Raises
     ------

@@ -20,7 +20,7 @@ _LARGEST_DOCUMENT = 64 << 20
 
 
 class FileEntry(Frozen):
-    """Content of one file."""
+    """Hash and size of a file."""
 
     sha256: str
     size: int
@@ -111,12 +111,12 @@ def _open_plain(path: Path) -> IO[bytes]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at `path`, not a link to one."""
+    """Whether there is a folder at `path`, and not a link to a folder."""
     return path.is_dir() and not path.is_symlink()
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong in one line: of a validation error the first field, of others the message's first line."""
+    """What went wrong, in a line: of a validation error the first field, of others the message's first line."""
     text = str(error).strip()
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]

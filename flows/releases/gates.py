@@ -23,7 +23,7 @@ class GateVerdict(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     OFF = "off"  # the limit is null; the figure is told all the same
-    NOT_COMPARED = "nothing to compare"  # the first release, or not measured in the last one
+    NOT_COMPARED = "nothing to compare"  # the first release, or not measured in the last release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ def check_new_rows(limits: GateLimits, new: NewRowFigures, last: Figures) -> tup
         return results
     note = f"{new.rows:,} new rows, fewer than {limits.minimum_new_rows:,}"
     return tuple(
-        one if one.verdict is GateVerdict.OFF else replace(one, verdict=GateVerdict.NOT_COMPARED, note=note)
-        for one in results
+        result if result.verdict is GateVerdict.OFF else replace(result, verdict=GateVerdict.NOT_COMPARED, note=note)
+        for result in results
     )
 
 
@@ -90,7 +90,7 @@ def describe_gates(results: tuple[GateResult, ...]) -> str:
 
 
 def _row(result: GateResult) -> tuple[str, str, str, str, str]:
-    value, limit = ("-" if one is None else f"{one:.4g}" for one in (result.value, result.limit))
+    value, limit = ("-" if number is None else f"{number:.4g}" for number in (result.value, result.limit))
     verdict = result.verdict.upper() if result.verdict is GateVerdict.FAILED else str(result.verdict)
     return result.gate, value, limit, verdict, result.note
 

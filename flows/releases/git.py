@@ -26,7 +26,7 @@ _NOTHING = "0" * 40
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """One path of Git's tree: its mode and blob; no blob where it is removed."""
+    """Mode and blob of a path in Git's tree; no blob where it is removed."""
 
     mode: str
     blob: str | None
@@ -119,7 +119,7 @@ class GitRepo:
     def _put_on_top(self, tip: str, head: str, message: str) -> str:
         """The commit that follows `tip` and has what `head` says of pointers; `tip` itself where it has that already."""
         if self._ask("rev-list", "--parents", "--max-count=1", head).split()[1:] == [tip]:
-            return head  # nobody pushed meanwhile, and nothing of yours waits below: our own commit fits as it is
+            return head  # nobody pushed meanwhile, and no commit of yours waits below: our commit fits as it is
         base = self._ask("merge-base", head, tip)
         pointers = self._merge(self._read_changes(base, head), tip)
         return self._make_commit(parent=tip, pointers=pointers, message=message)

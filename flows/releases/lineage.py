@@ -1,7 +1,7 @@
 """Who released what, when, why and from what: run records in OpenLineage's form, in an append-only log.
 
 A release's identity is its content; a run record is about the act, so it is kept apart. Lines are ordered by sequence
-number, never by time: clocks jump. Each line carries its own checksum.
+number, never by time: clocks jump. Each line carries a checksum.
 """
 
 import base64
@@ -56,7 +56,7 @@ MOVES = frozenset({Action.RELEASE, Action.ROLLBACK})
 
 
 class GateRecord(Frozen):
-    """One gate's result, as stored."""
+    """The result of a gate, as stored."""
 
     gate: str
     value: float | None
@@ -66,7 +66,7 @@ class GateRecord(Frozen):
 
 
 class Record(Frozen):
-    """One act on the releases.
+    """An act on the releases.
 
     release: the release it was about (None only for a prune). previous: the current release before. accepted: the
     reason given for releasing in spite of failed gates. removed: releases that a prune removed. rows: of a release or a
@@ -101,8 +101,8 @@ class Log:
 def record_gates(results: tuple[GateResult, ...]) -> tuple[GateRecord, ...]:
     """The results in the form that is stored."""
     return tuple(
-        GateRecord(gate=one.gate, value=one.value, limit=one.limit, verdict=one.verdict, note=one.note)
-        for one in results
+        GateRecord(gate=result.gate, value=result.value, limit=result.limit, verdict=result.verdict, note=result.note)
+        for result in results
     )
 
 
@@ -164,7 +164,7 @@ def read_log(path: Path) -> Log:
             damaged.append(number)
         else:
             records.append(record)
-    return Log(records=tuple(sorted(records, key=lambda one: one.sequence)), damaged=tuple(damaged))
+    return Log(records=tuple(sorted(records, key=lambda record: record.sequence)), damaged=tuple(damaged))
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
@@ -248,14 +248,14 @@ def _name_failure(error: Exception) -> str:
 
 
 def now() -> str:
-    """The time for a reader's eyes; nothing is ordered by it."""
+    """The time in UTC, as text for a reader; nothing is ordered by it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _find_end(descriptor: int) -> int:
     """Where the last whole line ends."""
     end = os.fstat(descriptor).st_size
-    step = 65_536  # longer than a record, so that one step is the rule
+    step = 65_536  # longer than a record, so that the first step usually finds it
     while end > 0:
         start = max(end - step, 0)
         found = os.pread(descriptor, end - start, start).rfind(b"\n")

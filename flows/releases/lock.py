@@ -1,4 +1,4 @@
-"""The lock of releases: one process at a time changes them, and the lock dies with that process."""
+"""The lock of releases: a single process at a time changes them, and the lock dies with that process."""
 
 import fcntl
 import getpass
@@ -89,7 +89,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def user_name() -> str:
-    """The name of the user who runs this process, or the number of one without a name."""
+    """The name of the user who runs this process, or the user's number where there is no name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):

@@ -84,7 +84,7 @@ def compute_id(files: Mapping[str, FileEntry], inputs: Mapping[str, str]) -> str
 
 
 def compute_checksum(manifest: Manifest) -> str:
-    """The hash of all that `manifest` says, its own checksum apart."""
+    """The hash of `manifest` without its checksum."""
     return _hash(json.loads(manifest.model_dump_json(exclude={"checksum"})))
 
 

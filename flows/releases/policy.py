@@ -34,7 +34,7 @@ class GateLimits(Section):
     """Limits that a candidate has to hold; null switches a gate off. Shares are in [0, 1]."""
 
     minimum_coverage: Share | None = 0.5
-    """Share of items with a vote. Below one half, most labels rest on no vote, own or lent."""
+    """Share of items with a vote. Below one half, most labels rest on no vote, original or extended."""
     metric: TuneMetric = TuneMetric.ACCURACY
     """Of the released labels, on the gold of valid."""
     minimum_metric: Share | None = None
@@ -51,9 +51,9 @@ class GateLimits(Section):
     """Of any LF: |new - last| share of its votes that the label agrees with."""
     minimum_lf_votes: int = Field(30, ge=1)
     """LFs with fewer votes are not compared for drift: their shares are luck. For coverage the release with more votes
-    counts, so that an LF that falls silent shows; for agreement the one with fewer."""
+    counts, so that an LF that falls silent shows; for agreement the release with fewer."""
     maximum_centroid_shift: Shift | None = 0.25
-    """Distance between the mean embeddings, in units of the last release's root mean square distance to its own."""
+    """Distance between the mean embeddings, in units of the last release's root mean square distance to its mean."""
     maximum_neighbor_shift: Shift | None = 0.25
     """Mean distance between the quantiles of nearest-support similarity, in their last standard deviation."""
     minimum_new_rows: int = Field(100, ge=1)

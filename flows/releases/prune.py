@@ -11,9 +11,9 @@ from tasks.errors import ParamsError
 
 
 def prune_releases(root: Path, keep: int, *, reason: str = "", run_id: str | None = None) -> tuple[str, ...]:
-    """Ids of the releases that were removed: all but the `keep` newest by sequence and the current one.
+    """Ids of the releases that were removed: all but the `keep` newest by sequence and the current release.
 
-    A folder that was completed by a process that died before making it current does not count as one to keep.
+    A complete folder whose process died before making it current does not count among those kept.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def prune_releases(root: Path, keep: int, *, reason: str = "", run_id: str | Non
         for name in removed:
             (folder / f"{name}.dvc").unlink(missing_ok=True)
             if (folder / name).exists():
-                # Out of sight in one step; whoever takes the lock next removes what is left of it.
+                # The rename hides it at once; whoever takes the lock next removes what is left of it.
                 gone = folder / f".{name}.gone{PART}"
                 (folder / name).rename(gone)
                 shutil.rmtree(gone)

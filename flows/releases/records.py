@@ -66,7 +66,7 @@ def _is_made(path: str) -> bool:
 
 
 def next_sequence(folder: Path, log: Log) -> int:
-    """One more than any number given so far; manifests count too, should the log get lost."""
+    """The number after all given so far; manifests count too, should the log get lost."""
     numbers = [record.sequence for record in log.records]
     for path in folder.iterdir():
         if ID.fullmatch(path.name):

@@ -20,7 +20,7 @@ from tasks.errors import DataError
 
 
 def roll_back(root: Path, to: str | None = None, *, reason: str = "", run_id: str | None = None) -> ReleaseResult:
-    """The release that is current now: `to`, or the one first made before the current one.
+    """The release that is current now: `to`, or the release first made before the current release.
 
     Raises
     ------
@@ -59,5 +59,7 @@ def _find_before(root: Path, current: str | None) -> str:
     known = {listed.id for listed in list_releases(root)}
     before = [release for release in made[: made.index(current)] if release in known] if current in made else []
     if not before:
-        raise DataError(f"{FOLDER}: there is no release before {current or 'the first'}. Name one: epoxy rollback ID.")
+        raise DataError(
+            f"{FOLDER}: there is no release before {current or 'the first'}. Name a release: epoxy rollback ID."
+        )
     return before[-1]

@@ -1,4 +1,4 @@
-"""Releases: immutable, content-addressed versions of the labels, made in one step that a reader sees whole or not at all.
+"""Releases: immutable, content-addressed versions of the labels, made in a step that a reader sees whole or not at all.
 
     releases/<id>/       the files of a release, with manifest.json; never changed once it is there
     releases/current     a relative symbolic link to the release that consumers read
@@ -280,7 +280,8 @@ def verify_all(root: Path) -> tuple[str, ...]:
 
 def follow_log(folder: Path) -> tuple[str, ...]:
     """What was done so that `current` follows the log; nothing, unless a process died between writing the two."""
-    moves = [one.release for one in read_log(folder / LOG).records if one.action in MOVES and one.release]
+    records = read_log(folder / LOG).records
+    moves = [record.release for record in records if record.action in MOVES and record.release]
     current = read_current(folder)
     if not moves or moves[-1] == current or not is_folder(folder / moves[-1]):
         return ()
@@ -289,7 +290,7 @@ def follow_log(folder: Path) -> tuple[str, ...]:
 
 
 def point_current(folder: Path, release_id: str) -> None:
-    """Replace `current` by a link to `release_id`, in one step."""
+    """Replace `current` by a link to `release_id`, atomically."""
     part = folder / f".{CURRENT}{PART}"
     part.unlink(missing_ok=True)
     part.symlink_to(release_id)

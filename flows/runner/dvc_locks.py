@@ -15,7 +15,7 @@ from tasks.errors import StageError
 
 
 class BusyError(StageError):
-    """Another process has locked what this one needs; the message names it."""
+    """Another process has locked what this process needs; the message names it."""
 
 
 def repair_locks(repo: Repo) -> None:
@@ -42,7 +42,7 @@ def read_locks(path: Path) -> Mapping[str, Any] | None:
 
 
 def name_blockers(error: LockError) -> str:
-    """The first paragraph of DVC's message as one line; the rest asks the user to remove a lock, which DVC does itself."""
+    """The first paragraph of DVC's message in a line; the rest asks the user to remove a lock, which DVC does itself."""
     return " ".join(str(error).partition("\n\n")[0].split())
 
 

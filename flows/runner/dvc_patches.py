@@ -110,7 +110,7 @@ def _spawn(executable: str | None, cmd: str, **options: Any) -> None:
 def _lock_files(
     tmp_dir: str, fs: Any, cmd: str, read: Sequence[str], write: Sequence[str], hardlink: bool
 ) -> Iterator[None]:
-    # DVC takes two stages with the same process and command line for one: the first to end would release the files
+    # DVC takes two stages with equal process and command line for the same: the first to end would release the files
     # that the other still reads. The name also tells whoever waits what is going on.
     run = RUNNING.get()
     with _lock_as_dvc(tmp_dir, fs, f"{cmd} (stage {run.name})" if run else cmd, read, write, hardlink):

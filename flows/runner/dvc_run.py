@@ -89,7 +89,7 @@ def run_stage(root: Path, name: str, spawn: Spawn, *, force: bool = False) -> Ou
 
 
 def _bring_outputs_back(repo: Repo, name: str) -> None:
-    """Put the recorded outputs of a stage that failed back in place, as far as DVC's cache here has them.
+    """Restore the recorded outputs of a stage that failed, as far as DVC's cache here has them.
 
     DVC removes outputs before it runs a stage; after a failure, yesterday's would be gone. The stage stays out of date.
     """

@@ -1,4 +1,4 @@
-"""How the command of a stage failed: its exit code, and its own words."""
+"""How the command of a stage failed: its exit code, and the last lines that it wrote."""
 
 import re
 import signal
@@ -28,7 +28,7 @@ _TRANSIENT_ERRORS = frozenset(
 """Exceptions that are transient and worth a retry. Python names a missing file or permission more exactly."""
 
 _ERRORS = ("error: ", "ERROR: unexpected error - ", "ERROR: ")
-"""How a line begins that says what went wrong: a stage's, and DVC's own."""
+"""How a line begins that says what went wrong: of a stage, and of DVC."""
 
 _DVC_FAREWELL = "Having any troubles?"
 """How DVC ends its complaints; the rest of the line is where to find its makers."""
@@ -65,7 +65,7 @@ def describe_exit(code: int) -> str:
 
 
 def quote_complaint(tail: Iterable[str]) -> str:
-    """A colon and the command's own words: its last error if it names one, else its last lines; empty if it said nothing."""
+    """A colon and the command's last error, or else its last lines; empty if it wrote nothing."""
     lines = [line for line in tail if line.strip() and not line.startswith(_DVC_FAREWELL)]
     starts = [i for i, line in enumerate(lines) if line.startswith(_ERRORS)]
     if starts:

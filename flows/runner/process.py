@@ -3,7 +3,7 @@
 Between caller and command stands a guard: this file, run as a script. The guard's standard input is a pipe whose other
 end only the caller holds, its life line. When the pipe closes, because the caller stops the command or because
 the caller is dead, however it died, the guard ends the command and everything the command started. This needs no
-process group of its own (a Prefect worker kills the group of the flow it runs) and no polling.
+separate process group (a Prefect worker kills the group of the flow it runs) and no polling.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ def _cut(guard: "subprocess.Popen[bytes]") -> None:
 
 
 class Commands:
-    """The commands that one run has going: started by any thread, stopped all at once."""
+    """The running commands of a run: started by any thread, stopped together."""
 
     def __init__(self) -> None:
         self._guards: set[subprocess.Popen[bytes]] = set()

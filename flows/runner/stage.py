@@ -1,4 +1,4 @@
-"""One stage, run through DVC: its lines relayed, its time limited, its failure told in the stage's own words."""
+"""A stage run through DVC: its lines relayed, its time limited, its failure told with the error that it wrote."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ _BUSY_REMINDER_SECONDS = 30.0
 """How often the log repeats which process the run waits for."""
 
 _REPLACEMENTS = 10
-"""Repetitions of a stage that was edited at the very moment in which DVC recorded it; one is enough but for a script."""
+"""Repetitions of a stage that was edited while DVC recorded it; a single repetition is enough unless a script edits."""
 
 _UPDATE = Options(retries=3, retry_delay_seconds=10, timeout_seconds=3600)
 """Of an import: three retries, after 10, 20 and 40 seconds, for a short network outage; and a time limit of an hour."""
@@ -48,7 +48,7 @@ _UPDATE = Options(retries=3, retry_delay_seconds=10, timeout_seconds=3600)
 def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Listener) -> Report:
     """What became of `stage`, run after waiting for other processes that use the same files.
 
-    An import that is to be updated is run through `dvc update`; if that fails or is killed, this call or the next one
+    An import that is to be updated is run through `dvc update`; if that fails or is killed, this call or the next
     restores the previous data.
 
     Raises
@@ -140,7 +140,7 @@ def run_stages(root: Path, stages: Sequence[Stage]) -> tuple[Report, ...]:
 
 
 def ask_for_updates(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """`stages`, with the imports among them to be updated, with a time limit and retries unless they name their own."""
+    """`stages`, with the imports among them to be updated, with a time limit and retries where they name none."""
     return tuple(
         replace(
             stage, is_to_update=True, options=_UPDATE.model_copy(update=stage.options.model_dump(exclude_unset=True))
@@ -162,7 +162,7 @@ def _explain_update(stage: Stage, error: StageError, *, is_restored: bool) -> St
     advice = (
         "The data of the last update are in place again: without the update, a run uses them. "
         if is_restored
-        else f"The data of before are not in DVC's cache here: bring them back with 'dvc pull {stage.name}'. "
+        else f"The previous data are not in DVC's cache here: bring them back with 'dvc pull {stage.name}'. "
     ) + (
         f"If the source has moved, correct its address in {stage.name}; if it refuses, look at the credentials in "
         f".dvc/config.local or the environment. 'dvc update {stage.name}' tries it by hand."

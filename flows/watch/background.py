@@ -25,7 +25,7 @@ for stage in sys.argv[1:]:
 
 
 class BackgroundStages:
-    """The stages behind a result, run in `copy` by one process at a time, which never outlives this one."""
+    """The stages behind a result, run in `copy` by a single process, which never outlives this process."""
 
     def __init__(self, copy: Path) -> None:
         self._copy = copy
@@ -44,7 +44,7 @@ class BackgroundStages:
         self._n_ended = 0
         if self._due:
             for stage in self._due:
-                self._done.pop(stage, None)  # its files are replaced one by one
+                self._done.pop(stage, None)  # its files are replaced one after the other
             package = str(Path(__file__).resolve().parents[2])
             with self._out.open("wb") as out, self._err.open("wb") as err:
                 self._process = start_guarded(
@@ -78,7 +78,7 @@ class BackgroundStages:
         return tuple(ended)
 
     def cancel(self) -> None:
-        """End what runs, at once: its files are a copy's, and the stages leave none half-written."""
+        """End what runs, at once: it writes to the copy alone, and stages leave no half-written file."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

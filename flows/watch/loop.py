@@ -1,11 +1,11 @@
-"""`epoxy watch`, the interactive loop: edit an LF or params.yaml, and see at once what becomes of the labels.
+"""`epoxy watch`, the interactive loop: edit an LF or params.yaml, and see at once how the labels change.
 
 What an edit changes first (votes, thresholds, extension, label model) is computed in this process, on tables that stay
 in memory (flows/watch/session.py). What takes longer (the files of the stages, Liger, the end model whose labels are
 shipped) is left to the stages themselves, run on a copy of the project by a process that the next edit ends.
 
 Nothing below data/ is written but the cache of columns: `dvc repro` or `epoxy run` makes the files, and finds there what the loop
-has searched. Gold of test is never read: whoever edits until a number rises has fitted to the gold behind that number.
+has searched. Gold of the test split is never read: whoever edits until a number rises has fitted to the gold behind that number.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ PAUSE_SECONDS = 0.03
 """Between two looks at the files: short beside the time of an answer, and less than a hundredth of a core."""
 
 _SETTLE_SECONDS = 0.2
-"""Wait after a failure before it is shown: an editor may have been half-way through writing the file."""
+"""Wait after a failure before it is shown: an editor may have been halfway through writing the file."""
 
 
 class Loop:
-    """The loop over the project at `root`; `copy` is an empty folder for its own use.
+    """The loop over the project at `root`; `copy` is an empty folder that nothing else uses.
 
     `prepare` brings ingest and index up to date, at the start and when their params have changed. `result` is the last
-    one that came out without an error.
+    that was computed without an error.
     """
 
     def __init__(self, root: Path, copy: Path, page: Page, prepare: Callable[[], None]) -> None:
@@ -89,7 +89,7 @@ class Loop:
         self._page.show(view_result(result, flips, seconds=self._since - began, follows=follows))
         self._background.start(result.determined_by)
         if before is None:
-            # Nearly all objects of now stay to the end; the garbage collector need not visit them at each edit (.1 s).
+            # Nearly all objects that exist now stay to the end; the garbage collector need not visit them at each edit (.1 s).
             gc.collect()
             gc.freeze()
         return True

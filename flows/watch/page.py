@@ -1,4 +1,4 @@
-"""What `epoxy watch` shows: a page for a person, or one JSON object a line for a program."""
+"""What `epoxy watch` shows: a page for a person, or a JSON object per line for a program."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from flows.watch.view import FlipGroup, StageView, View
 from tasks.report.evaluation import name_method, order_methods
 
 _PAIRS = 8
-"""Pairs of labels that the page shows, the most frequent ones; JSON has all."""
+"""How many of the most frequent pairs of labels the page shows; JSON has all."""
 
 _WIDTH = 120
 """Page width when standard output is not a terminal."""
@@ -39,7 +39,7 @@ class Page(Protocol):
 
 
 class JsonPage:
-    """One JSON object a line, on standard output; `event` says which kind."""
+    """A JSON object per line, on standard output; `event` says which kind."""
 
     def say(self, text: str) -> None:
         """{"event": "note"}."""
@@ -71,7 +71,7 @@ def _without_nan(value: Any) -> Any:
 
 
 class TerminalPage:
-    """A page on a terminal, which each result replaces; plain lines, one result below the other, anywhere else."""
+    """A page on a terminal, which each result replaces; anywhere else plain lines, each result below the last."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)

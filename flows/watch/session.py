@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How good one method is on valid gold; NaN where there is none."""
+    """Accuracy and macro F1 of a method on valid gold; NaN where there is none."""
 
     method: str
     accuracy: float
@@ -82,7 +82,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What one state of LFs and params comes to; every table is the one that its stage writes."""
+    """The result of a state of LFs and params; every table equals what its stage writes."""
 
     params: Params
     data: Data
@@ -112,7 +112,7 @@ class _Labels:
 
 
 class Session:
-    """The project at `root` as it is being edited; `copy` is an empty folder for the session's own use."""
+    """The project at `root` as it is being edited; `copy` is an empty folder that nothing else uses."""
 
     def __init__(self, root: Path, copy: Path) -> None:
         self._root, self.copy = root, copy.resolve()
@@ -140,7 +140,7 @@ class Session:
             return read_params(self.copy)
 
     def evaluate(self) -> Result:
-        """What the state of the last look comes to.
+        """The result of the state that the last look found.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class Session:
         )
 
     def _once(self, step: str, key: object, work: Callable[[], T]) -> Step[T]:
-        """The result of `work`, or the last one of this step if it was for an equal `key`."""
+        """The result of `work`, or the last result of this step if its `key` was equal."""
         kept = self._kept.get(step)
         if kept is None or kept.key != key:
             began = time.perf_counter()
@@ -235,7 +235,7 @@ class Session:
         self, data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
     ) -> _Labels:
         inputs = fit.join_inputs(data.items, data.labels, votes, extended)
-        # Its products are small: with a second thread they wait for it, with other work on the machine for long.
+        # Its matrix products are small: waiting for a second thread costs more than it gains, much more on a busy machine.
         with self._threads.limit(limits=1, user_api="blas"):
             labeled = fit.label_items(inputs, classes, params.fit)
         return _Labels(
@@ -246,7 +246,7 @@ class Session:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns an error that names files of the copy into one that names those of the project."""
+        """Let errors name the files of the project where they name those of the copy."""
         try:
             yield
         except EpoxyError as error:

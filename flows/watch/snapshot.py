@@ -1,6 +1,6 @@
 """A copy of what a user edits, taken at once when it changes.
 
-An editor that writes while LFs run cannot make the votes of one text pass for those of another.
+The votes of an LF thus belong to the text that was copied, even if an editor writes while LFs run.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from tasks.params import FILE
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, VALID_GOLD
 
 INPUTS = (ITEMS, VALID_GOLD, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, CELLS)
-"""What ingest and index write and a session reads; gold of test is not among it."""
+"""What ingest and index write and a session reads; gold of the test split is not among it."""
 
 _SETTLED_NS = 100_000_000
 """A file written less than a tenth of a second ago is read again: times are too coarse to tell two writes apart."""

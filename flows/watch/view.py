@@ -42,7 +42,7 @@ class FlipGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """All that is shown of a result; `flipped` is None where there is nothing to compare with."""
+    """Everything shown of a result; `flipped` is None where there is nothing to compare with."""
 
     seconds: float
     """From the moment a change was noticed."""
@@ -65,7 +65,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class StageView:
-    """What one of the stages that take longer found."""
+    """The result of a stage that takes longer than the loop itself."""
 
     stage: str
     seconds: float
@@ -117,7 +117,7 @@ def view_stage(stage: str, scores: tuple[Score, ...], flips: Flips | None, *, se
 
 
 def group_flips(flips: Flips | None) -> tuple[FlipGroup, ...]:
-    """Flipped items by the class they left and the one they went to, the most frequent first."""
+    """Flipped items grouped by their class before and after, the most frequent pair first."""
     if flips is None:
         return ()
     groups = flips.flipped.group_by("before", "after").agg(
