@@ -97,7 +97,7 @@ def verify_command() -> None:
 @releases_command.command("prune")
 @click.option("--keep", type=click.IntRange(min=1), help="How many to keep; by default what release.yaml says.")
 def prune_command(keep: int | None) -> None:
-    """Remove all but the newest releases and the current release."""
+    """Remove all releases but the newest and the current."""
     from flows.releases.prune import prune_releases
     from flows.releases.publish import check_git, push_releases
 
