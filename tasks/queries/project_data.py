@@ -112,9 +112,14 @@ class ProjectData:
         """Return all items with every raw column but gold, by ascending id."""
         return self.recall("items", [ITEMS], lambda: read_table(self.root / ITEMS, schemas.ITEMS))
 
+    def splits(self) -> pl.DataFrame:
+        """Return item_id and split of all items, by ascending id; much less to read than all of `items`."""
+        columns = [ITEM_ID, "split"]
+        return self.recall("splits", [ITEMS], lambda: read_table(self.root / ITEMS, schemas.ITEMS, columns))
+
     def ids(self) -> pl.Series:
         """Return the ids of all items, ascending."""
-        return self.items()[ITEM_ID]
+        return self.splits()[ITEM_ID]
 
     def find_rows(self, ids: Iterable[str | int]) -> Int64:
         """Return the rows of the items with these `ids` (r,), text or numbers alike, in the order asked for.
@@ -141,8 +146,8 @@ class ProjectData:
 
         def read() -> Votes:
             if withheld:
-                return read_all_gold(self.root, self.items(), len(self.classes)).classes
-            return read_gold(self.root, self.items(), len(self.classes))
+                return read_all_gold(self.root, self.splits(), len(self.classes)).classes
+            return read_gold(self.root, self.splits(), len(self.classes))
 
         return self.recall(("gold", withheld), [PARAMS, ITEMS, *paths], read)
 
@@ -248,13 +253,14 @@ class ProjectData:
 
     def gather(self, path: Path, schema: schemas.TableSchema, rows: Int64) -> pl.DataFrame:
         """Return these `rows` (r,) of the table at `path`, which has a row per item; what lies between them is read, too."""
-        start, stop = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+        kept, place = np.unique(rows, return_inverse=True)
+        start, stop = (int(kept[0]), int(kept[-1]) + 1) if len(kept) else (0, 0)
         with explain_read_errors(self.root / path):
             scan = pl.scan_parquet(list(find_shards(self.root / path)))
             found = scan.slice(start, stop - start).collect()
         if not found[ITEM_ID].equals(self.ids()[start:stop]):
             raise DataError(f"{path}: not of the items in {ITEMS}. Run 'epoxy run'.")
-        return validate_table(path, found, schema)[rows - start]
+        return validate_table(path, found[kept - start], schema)[place]
 
     def failures(self) -> pl.DataFrame:
         """Return the cells on which an LF failed and abstained therefore: item_id, lf, error."""
@@ -286,7 +292,7 @@ class ProjectData:
         return self._check(path, read_table(self.root / path, schema, columns))
 
     def _check(self, path: Path, table: pl.DataFrame) -> pl.DataFrame:
-        require_same_items(ITEMS, self.items(), path, table)
+        require_same_items(ITEMS, self.splits(), path, table)
         return table
 
 

@@ -66,7 +66,7 @@ def test_items_are_told_for_people(epoxy, project: Path) -> None:
     query = ItemQuery(votes=(VoteFilter(lf="offer", vote="spam", source="original"),))
     total = find_items(ProjectData(project), query).total
     lines = found.stdout.splitlines()
-    assert lines[0].split() == ["item_id", "split", "label", "p", "votes", "text"]
+    assert [name for name in lines[0].split() if name != "gold"] == ["item_id", "split", "label", "p", "votes", "text"]
     assert all("offer=spam" in line for line in lines[2:5])
     assert lines[6].startswith(f"items 1 to 3 of {total} that fit, of 200 in all; gold of valid")
     assert lines[6].endswith("none of test or train")
@@ -147,3 +147,89 @@ def test_a_pipe_that_closes_early_ends_quietly(project: Path) -> None:
         timeout=120,
     )
     assert done.stdout.startswith("item_id,split") and done.stderr == ""
+
+
+def test_an_lf_is_tried_as_it_is_on_disk(epoxy, project: Path) -> None:
+    votes = ProjectData(project).votes()
+    expected = int((votes.original[:150, votes.find_lf("offer")] != -1).sum())
+    answer = json.loads(epoxy("try", "offer", "--items", "150", "--json").stdout)
+    assert answer["votes"] == expected == sum(item["vote"] is not None for item in answer["items"])
+    assert {item["matched"] for item in answer["items"] if item["vote"]} == {"offer"}
+    assert all(item["before"] == item["vote"] for item in answer["items"])
+    judged = [item for item in answer["items"] if item["vote"] and item["gold"]]
+    assert answer["with_gold"] == len(judged) > 0
+    assert answer["right"] == sum(item["vote"] == item["gold"] for item in judged)
+    module = project / "lfs" / "small.py"
+    before = module.read_text()
+    try:
+        module.write_text(before.replace('keywords=["offer"]', 'keywords=["price"]'))
+        edited = json.loads(epoxy("try", "offer", "--json").stdout)["items"]
+    finally:
+        module.write_text(before)
+    assert {item["matched"] for item in edited if item["vote"]} == {"price"}
+    assert any(item["before"] != item["vote"] for item in edited)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'keyword_lf("new", column="text", keywords=["Price", "win"], label="spam")',
+        r'regex_lf("new", column="text", pattern=r"\b(price|win)\b", label="spam")',
+        r'regex_lf("new", column="text", pattern=r"(?<!x)\b(?:price|win)\b", label="spam")',
+        'lambda item: "spam" if {"price", "win"} & set(item.text.split()) else ABSTAIN',
+        'vote_where(pl.col("text").str.split(" ").list.eval(pl.element().is_in(["price", "win"])).list.any(), "spam")',
+        '@labeling_function\ndef new(item):\n    return "spam" if {"price", "win"} & set(item["text"].split()) else None\n',
+    ],
+)
+def test_an_lf_is_tried_before_it_is_in_the_module(epoxy, project: Path, code: str) -> None:
+    items = read_table(project / ITEMS, schemas.ITEMS)
+    expected = [
+        item for item, text in zip(items["item_id"], items["text"], strict=True) if {"price", "win"} & {*text.split()}
+    ]
+    answer = json.loads(epoxy("try", "--code", code, "--json").stdout)
+    found = [item for item in answer["items"] if item["vote"] == "spam"]
+    assert [item["item_id"] for item in found] == expected and answer["votes"] == len(expected) > 20
+    matched = {item["matched"] for item in found}
+    assert matched == ({"price", "win"} if "column=" in code else {None})
+
+
+def test_what_fails_is_told_with_item_and_traceback(epoxy, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def shout(item):\n    return 'ham' if 'dear' in item.text else item.nothing\n\n\nshout = labeling_function(shout)\n"
+    )
+    found = epoxy("try", "--file", str(file), "--items", "30", "--limit", "2")
+    assert found.exit_code == 0
+    assert "no column 'nothing'; items have item_id, split, text" in found.stdout
+    assert f'File "{file}", line 2, in shout' in found.stdout
+    answer = json.loads(epoxy("try", "--file", str(file), "--items", "30", "--json").stdout)
+    assert len(answer["failures"]) + answer["votes"] == 30
+    odd = epoxy("try", "--code", 'lambda item: "hem"', "--id", "i00004")
+    assert "failed on 1 items, first on 'i00004': voted 'hem'; expected a class (ham, spam)" in odd.stdout
+
+
+def test_items_drawn_at_random_are_the_same_for_a_seed(epoxy) -> None:
+    drawn = [
+        [
+            item["item_id"]
+            for item in json.loads(epoxy("try", "offer", "--items", "20", *more, "--json").stdout)["items"]
+        ]
+        for more in (("--random", "1"), ("--random", "1"), ("--random", "2"), ())
+    ]
+    assert drawn[0] == drawn[1] != drawn[2] and drawn[3] == [f"i{row:05}" for row in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("offr",), 2, "no labeling function in lfs/small.py 'offr'. Did you mean offer?"),
+        (("--code", "1 +"), 4, "SyntaxError"),
+        (("--code", "unknown(1)"), 4, "name 'unknown' is not defined"),
+        (("--code", "17"), 4, "makes no labeling function"),
+        (("--code", "a = keyword_lf('a', column='text', keywords=['x'], label='ham')\nb = regex_lf('b', column='text', pattern='y', label='ham')\n"), 4, "makes a, b; name one of them"),
+        ((), 2, "name an LF of the module"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_lf_is_told(epoxy, arguments: tuple[str, ...], code: int, message: str) -> None:
+    found = epoxy("try", *arguments)
+    assert found.exit_code == code and message in found.stderr
