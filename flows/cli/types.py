@@ -9,7 +9,7 @@ from flows.runner.project import in_project
 
 @click.command("types")
 def types_command() -> None:
-    """Propose `ingest.types` for raw items in CSV, from a sample of them.
+    """Propose `ingest.types` for raw items in CSV, from a sample.
 
     Prints lines to paste into params.yaml, where a column that is not named is text. What looks like a number and is a
     code, a zip for example, stays text: leave its line out.

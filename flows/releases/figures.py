@@ -73,7 +73,7 @@ class ValidScores(Frozen):
 class Figures(Frozen):
     """All that gates compare, apart from the labels themselves.
 
-    coverage: share of items with a vote, original or extended; coverage_original: with an original one. columns: type by column of labels and items. None
+    coverage: share of items with a vote, original or extended; coverage_original: with an original vote. columns: type by column of labels and items. None
     where there is nothing to measure.
     """
 

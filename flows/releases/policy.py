@@ -87,7 +87,7 @@ class Policy(Section):
 
     gates: GateLimits = Field(default_factory=lambda: GateLimits.model_validate({}))
     keep: int | None = Field(30, ge=2)
-    """How many releases are left after each new one; null: all. At least two: a reader may still be on the last one."""
+    """How many releases stay after each new release; null: all. At least two: a reader may still be on the last."""
     carry: Carry = Carry.DVC
     git: Git = Git.NONE
     timeout_seconds: float = Field(3600, gt=0)

@@ -1,4 +1,4 @@
-"""Rolling back: an earlier release becomes the current one."""
+"""Rolling back: an earlier release becomes current again."""
 
 from pathlib import Path
 

@@ -116,7 +116,7 @@ def list_releases(root: Path) -> tuple[ListedRelease, ...]:
 
 
 def describe_releases(listed: Sequence[ListedRelease]) -> str:
-    """A line per release for a terminal: `*` marks the current one. Rows are against the release it followed."""
+    """A line per release for a terminal: `*` marks the current release. Rows are against the release it followed."""
     if not listed:
         return "no release yet; 'epoxy release' makes one"
     lines = []
@@ -144,7 +144,7 @@ def find_release(root: Path, name: str) -> str:
     if name == CURRENT:
         current = read_current(folder) if folder.is_dir() else None
         if current is None:
-            raise DataError(f"{FOLDER / CURRENT}: there is no release yet. Make one with 'epoxy release'.")
+            raise DataError(f"{FOLDER / CURRENT}: there is no release yet. Run 'epoxy release' first.")
         return current
     known = [release.id for release in list_releases(root)]
     found = [release_id for release_id in known if release_id.startswith(name) and len(name) >= _SHORTEST]

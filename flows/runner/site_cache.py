@@ -15,7 +15,7 @@ ENVIRONMENT = "DVC_SITE_CACHE_DIR"
 
 
 def find_site_cache(root: Path) -> Path:
-    """The folder for the project at `root`: the configured one, else one of this user's below .dvc/tmp, made if need be.
+    """The folder for the project at `root`: the configured folder, else this user's below .dvc/tmp, made if need be.
 
     Raises
     ------

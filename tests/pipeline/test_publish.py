@@ -213,13 +213,13 @@ def test_somebody_else_pushed_meanwhile(team):
     assert other.git("rev-parse", "HEAD^") == theirs
     assert (other.root / "notes.txt").read_text() == "theirs"
     assert find_release(other.root, "current") == second.id
-    assert {one.id for one in list_releases(other.root)} == {first.id, second.id}
+    assert {listed.id for listed in list_releases(other.root)} == {first.id, second.id}
     # The next night goes on from there, though nobody pulled here.
     team.finish(Run(comment="third"))
     third = publish_release(team.root)
     other.git("pull", "-q")
     assert find_release(other.root, "current") == third.id
-    assert [one.release for one in read_log(other.root / "releases/log.jsonl").records] == [
+    assert [record.release for record in read_log(other.root / "releases/log.jsonl").records] == [
         first.id,
         second.id,
         third.id,
@@ -323,7 +323,7 @@ def test_rollback_and_pruning_reach_git(team):
     publish_rollback(team.root, reason="bad night")
     other = clone(team, "other")
     assert find_release(other.root, "current") == ids[1]
-    assert {path.name for path in (other.root / "releases").glob("*.dvc")} == {f"{one}.dvc" for one in ids[1:]}
+    assert {path.name for path in (other.root / "releases").glob("*.dvc")} == {f"{name}.dvc" for name in ids[1:]}
     with pytest.raises(RefusedError, match="bad night"):
         publish_release(team.root)
     for line in (other.root / "releases/log.jsonl").read_text().splitlines():

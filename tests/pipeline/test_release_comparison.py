@@ -40,12 +40,15 @@ def test_the_difference_of_two_releases(root):
     difference = compare_releases(root, before, after)
     assert difference.labels.flipped.rows() == [("c", "ham", "spam")]
     assert (difference.labels.common, difference.labels.new, difference.labels.deleted) == (4, 1, 0)
-    lfs = {one.name: (one.before, one.after) for one in difference.lfs}
+    lfs = {change.name: (change.before, change.after) for change in difference.lfs}
     assert lfs["hello.threshold"] == (0.5, 0.75)
     assert lfs["offer.coverage"] == (2 / 4, 4 / 5)
     assert lfs["hello.coverage_extended"] == (2 / 4, 2 / 5)
-    assert {one.name: (one.before, one.after) for one in difference.balance} == {"ham": (0.5, 0.2), "spam": (0.5, 0.8)}
-    assert [(one.name, one.before, one.after) for one in difference.model] == [
+    assert {change.name: (change.before, change.after) for change in difference.balance} == {
+        "ham": (0.5, 0.2),
+        "spam": (0.5, 0.8),
+    }
+    assert [(change.name, change.before, change.after) for change in difference.model] == [
         ("class_balance.0", 0.5, 0.25),
         ("class_balance.1", 0.5, 0.75),
     ]
@@ -83,7 +86,7 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
     assert third.rows == counts and again.rows == RowChanges(kept=3, new=0, changed=0, deleted=0)
     assert roll_back(root, first.id).rows is None
     records = read_log(root / "releases/log.jsonl").records
-    assert [one.rows for one in records] == [None, night.rows, counts, counts, again.rows, None]
+    assert [record.rows for record in records] == [None, night.rows, counts, counts, again.rows, None]
     listed = describe_releases(list_releases(root)).splitlines()
     assert listed[1].startswith(f"  {night.id}  6 items: 2 new, 0 changed, 0 deleted, 4 kept  ")
     # What it brought, not that the night after brought nothing.
@@ -111,12 +114,15 @@ def test_a_log_from_before_rows_were_counted_is_still_read(root):
 def test_a_label_tells_how_it_came_about(root):
     made = create_release(root, DEFAULT, run_id="run-1")
     own = trace_label(root, "current", "b")
-    assert (own.label, [(one.lf, one.vote, one.neighbor) for one in own.votes]) == ("spam", [("offer", "spam", None)])
+    assert (own.label, [(vote.lf, vote.vote, vote.neighbor) for vote in own.votes]) == (
+        "spam",
+        [("offer", "spam", None)],
+    )
     lent = trace_label(root, made.id, "c")
-    assert [(one.lf, one.vote, one.neighbor, one.similarity, one.threshold) for one in lent.votes] == [
+    assert [(vote.lf, vote.vote, vote.neighbor, vote.similarity, vote.threshold) for vote in lent.votes] == [
         ("hello", "ham", "a", 1.0, 0.5)
     ]
-    assert [one.run_id for one in lent.records] == ["run-1"]
+    assert [record.run_id for record in lent.records] == ["run-1"]
     assert lent.lf_sources == {"lfs/spam.py": hashlib.sha256((root / "lfs/spam.py").read_bytes()).hexdigest()}
     assert "hello: ham, from item a" in describe_trace(lent)
     with pytest.raises(DataError, match="no item"):

@@ -76,7 +76,7 @@ def test_a_torn_last_line_of_the_log_never_happened(root):
     log.write_bytes(whole + whole[: len(whole) // 2])
     assert len(read_log(log).records) == 1
     second = release(root, B)
-    assert [one.release for one in read_log(log).records][-1] == second and read_log(log).damaged == ()
+    assert [record.release for record in read_log(log).records][-1] == second and read_log(log).damaged == ()
 
 
 def test_releasing_the_same_content_again_repairs_it(root):

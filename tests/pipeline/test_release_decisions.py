@@ -27,14 +27,14 @@ def test_failed_gates_leave_the_last_release_and_tell_the_figures(root):
     with pytest.raises(RefusedError) as caught:
         create_release(root, DEFAULT, reason="nightly")
     assert caught.value.exit_code == 6 and isinstance(caught.value, GateError)
-    flipped = next(one for one in caught.value.results if one.gate == "labels flipped")
+    flipped = next(result for result in caught.value.results if result.gate == "labels flipped")
     assert (flipped.value, flipped.limit) == (1 / 4, 0.1)
     assert "labels flipped" in str(caught.value) and first in str(caught.value)
     assert find_release(root, "current") == first and hash_tree(root / "releases" / first) == before
-    assert [one.id for one in list_releases(root)] == [first]
+    assert [listed.id for listed in list_releases(root)] == [first]
     record = read_log(root / "releases/log.jsonl").records[-1]
     assert record.action is Action.REFUSE and record.reason == "nightly"
-    assert [one.value for one in record.gates if one.gate == "labels flipped"] == [1 / 4]
+    assert [gate.value for gate in record.gates if gate.gate == "labels flipped"] == [1 / 4]
 
 
 def test_accepting_is_recorded_with_reason_user_and_figures(root):
@@ -44,7 +44,7 @@ def test_accepting_is_recorded_with_reason_user_and_figures(root):
     assert find_release(root, "current") == made.id
     record = read_log(root / "releases/log.jsonl").records[-1]
     assert record.accepted == "the new price LF is right" and record.user == user_name()
-    assert [one.gate for one in record.gates if one.verdict == "failed"] == ["labels flipped", "class balance shift"]
+    assert [gate.gate for gate in record.gates if gate.verdict == "failed"] == ["labels flipped", "class balance shift"]
 
 
 def test_accepting_nothing_is_no_acceptance(root):
@@ -68,7 +68,7 @@ def test_rolling_back_goes_to_the_release_before_and_again(root):
         roll_back(root)
     assert roll_back(root, ids[2][:6]).id == ids[2]
     records = read_log(root / "releases/log.jsonl").records
-    assert [(one.action, one.release, one.previous, one.reason) for one in records[3:]] == [
+    assert [(record.action, record.release, record.previous, record.reason) for record in records[3:]] == [
         ("rollback", ids[1], ids[2], "bad"),
         ("rollback", ids[0], ids[1], ""),
         ("rollback", ids[2], ids[0], ""),
@@ -101,7 +101,7 @@ def test_pruning_keeps_the_newest_and_the_current_one(root):
     roll_back(root, ids[1])
     (root / "releases" / f"{ids[0]}.dvc").write_text("outs: []\n")
     assert prune_releases(root, 2) == (ids[0], ids[2], ids[3])
-    assert [one.id for one in list_releases(root)] == [ids[1], ids[4], ids[5]]
+    assert [listed.id for listed in list_releases(root)] == [ids[1], ids[4], ids[5]]
     assert not (root / "releases" / f"{ids[0]}.dvc").exists()
     assert find_release(root, "current") == ids[1] and verify_all(root) == ()
     assert prune_releases(root, 2) == ()
@@ -119,7 +119,7 @@ def test_what_never_was_current_takes_no_place_when_pruning(root):
     write_run(root, Run(comment="died"))
     with pytest.raises(KeyboardInterrupt):
         create_release(root, OPEN, carry=die)
-    listed = [one.id for one in list_releases(root)]
+    listed = [listed.id for listed in list_releases(root)]
     assert listed[:3] == ids and len(listed) == 4
     assert prune_releases(root, 2) == (ids[0], listed[3])
     assert find_release(root, "current") == ids[2] and roll_back(root).id == ids[1]
@@ -136,8 +136,8 @@ def test_order_does_not_follow_the_clock(root, monkeypatch):
     monkeypatch.setattr("flows.releases.records.now", lambda: f"2020-01-01T{next(hours):02}:00:00.000+00:00")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     ids = [release(root, Run(comment=str(number))) for number in range(4)]
-    assert [one.id for one in list_releases(root)] == ids
-    times = [one.time for one in read_log(root / "releases/log.jsonl").records]
+    assert [listed.id for listed in list_releases(root)] == ids
+    times = [record.time for record in read_log(root / "releases/log.jsonl").records]
     assert times == sorted(times, reverse=True)  # the clock did jump back
     assert roll_back(root).id == ids[2]
     assert prune_releases(root, 2) == (ids[0], ids[1])
@@ -147,5 +147,5 @@ def test_sequence_goes_on_without_the_log(root):
     ids = [release(root, Run(comment=str(number))) for number in range(3)]
     (root / "releases/log.jsonl").unlink()
     ids.append(release(root, Run(comment="after")))
-    assert [one.id for one in list_releases(root)] == ids
+    assert [listed.id for listed in list_releases(root)] == ids
     assert read_log(root / "releases/log.jsonl").records[0].sequence == 4

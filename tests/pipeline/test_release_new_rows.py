@@ -114,7 +114,7 @@ def test_new_rows_of_another_kind_are_refused(root):
     first = release(root)
     add_rows(root, [("e", (-1.0, 0.0))])
     few = create_release(root, limits, new_rows=label_new_rows(root))
-    assert {one.note for one in few.gates if one.gate.startswith("new rows")} == {"1 new rows, fewer than 2"}
+    assert {result.note for result in few.gates if result.gate.startswith("new rows")} == {"1 new rows, fewer than 2"}
     roll_back(root, first)
     add_rows(root, [("f", (0.0, -1.0))])
     with pytest.raises(RefusedError, match=r"new rows: centroid shift .* FAILED"):

@@ -75,7 +75,7 @@ def test_releasing_twice_is_releasing_once_with_two_run_records(root):
     again = create_release(root, DEFAULT)
     assert again.id == first.id and not again.is_new
     assert hash_tree(first.path) == before
-    assert [one.action for one in read_log(root / "releases/log.jsonl").records] == [Action.RELEASE] * 2
+    assert [record.action for record in read_log(root / "releases/log.jsonl").records] == [Action.RELEASE] * 2
 
 
 def test_figures_are_what_a_reader_counts(root):

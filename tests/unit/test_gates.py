@@ -233,9 +233,9 @@ def test_new_rows_are_compared_with_all_that_the_release_knows():
     # (3, 4) is 5 away, and the spread is 2; (0 + .3 + .6) / 3 is .3, and the deviation is .5.
     assert (centroid.value, centroid.limit, centroid.verdict) == (5 / 2, 0.5, GateVerdict.FAILED)
     assert similarity.value == pytest.approx(0.3 / 0.5) and similarity.verdict is GateVerdict.FAILED
-    assert {one.verdict for one in check_new_rows(OFF, new, BASE)} == {GateVerdict.OFF}
+    assert {result.verdict for result in check_new_rows(OFF, new, BASE)} == {GateVerdict.OFF}
     few = check_new_rows(LIMITS, NewRowFigures(rows=99, embeddings=new.embeddings, similarity=None), BASE)
-    assert {one.verdict for one in few} == {GateVerdict.NOT_COMPARED}
+    assert {result.verdict for result in few} == {GateVerdict.NOT_COMPARED}
     # No neighbor at all, where the release had some.
     lonely = check_new_rows(LIMITS, NewRowFigures(rows=100, embeddings=new.embeddings, similarity=None), BASE)
     assert lonely[1].verdict is GateVerdict.FAILED
