@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="how many draws of 100 gold rows (default 5)")
     parser.add_argument("--gold", nargs="+", choices=list(GOLD_ROWS), default=list(GOLD_ROWS), help="amounts of gold")
     parser.add_argument("--tasks", nargs="+", default=None, help="names of tasks; all by default")
+    parser.add_argument("--tfidf", action="store_true", help="with `encoder: tfidf` instead of the task's embeddings")
     parser.add_argument("--json", type=Path, default=None, help="file for the full results")
     chosen = parser.parse_args(arguments)
     tasks = [path for path in sorted(chosen.folder.iterdir()) if all((path / file).is_file() for file in FILES)]
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
     for amount in chosen.gold:
         for task in tasks:
             seeds = range(chosen.seeds) if _is_sampled(task, GOLD_ROWS[amount]) else range(1)
-            outcomes = [run_task(task, gold_rows=GOLD_ROWS[amount], seed=seed) for seed in seeds]
+            outcomes = [run_task(task, gold_rows=GOLD_ROWS[amount], seed=seed, is_tfidf=chosen.tfidf) for seed in seeds]
             results.setdefault(amount, {})[task.name] = _summarize(outcomes)
             print(
                 f"{amount}, {task.name}: {sum(outcomes[0].seconds.values()):.0f} s a run", file=sys.stderr, flush=True
@@ -71,11 +72,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run_task(task: Path, *, gold_rows: int | None, seed: int) -> Outcome:
+def run_task(task: Path, *, gold_rows: int | None, seed: int, is_tfidf: bool = False) -> Outcome:
     """The outcome of all stages on `task`, with gold on `gold_rows` of its valid items (None: on all of them)."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        lay_out(task, root, gold_rows=gold_rows, seed=seed)
+        lay_out(task, root, gold_rows=gold_rows, seed=seed, is_tfidf=is_tfidf)
         seconds = {}
         for stage in STAGES:
             began = time.perf_counter()
@@ -98,7 +99,7 @@ def _score_items(root: Path) -> dict[str, Float64]:
     return hits
 
 
-def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int) -> None:
+def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int, is_tfidf: bool = False) -> None:
     """Put the files of `task` where a user would, beside params.yaml with nothing changed but names and places."""
     raw = root / "data" / "raw"
     raw.mkdir(parents=True)
@@ -109,6 +110,8 @@ def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int) -> None
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["classes"] = json.loads((task / "dataset.json").read_text())["classes"]
     params["ingest"]["source"] = "data/raw"
+    if is_tfidf:
+        params["ingest"] = {"source": "data/raw", "encoder": "tfidf"}
     params["apply"]["source"] = "lfs/votes.parquet"
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 

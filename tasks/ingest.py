@@ -17,7 +17,8 @@ from tasks.readers.embeddings import encode_items, match_rows, read_embeddings, 
 from tasks.readers.items import Items, read_items
 from tasks.tables import schemas
 from tasks.tables.parquet import ROW_GROUP, write_shards, write_table
-from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ITEMS
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS
+from tasks.tables.saved_encoder import write_encoder
 from tasks.tables.scratch import expect_scattered_reads
 from tasks.tables.validation import name_first
 
@@ -43,7 +44,7 @@ def run(
         progress.advance()
     ids = items.table[ITEM_ID]
     if params.encoder is not None:
-        found = encode_items(root, items.table, params.encoder, load_encoder)
+        found = encode_items(root, source, items.table, params.encoder, load_encoder)
     else:
         found = read_embeddings(root, source, ids.dtype, params, items.ids_by_file)
     with Progress("matching embeddings with items", total=1) as progress:
@@ -51,6 +52,7 @@ def run(
         progress.advance()
     d = found.matrix.shape[1]
     write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
+    write_encoder(root / ENCODER, found.encoder)
     write_table(root / ITEMS, items.table, schemas.ITEMS)
     gold = items.table.select(ITEM_ID).with_columns(items.gold).drop_nulls("gold")
     write_table(root / COLUMN_GOLD, gold, schemas.gold(len(classes)))

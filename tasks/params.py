@@ -41,11 +41,19 @@ def _require_inside(value: str) -> str:
     return value
 
 
+TFIDF = "tfidf"
+"""The encoder that needs no model: it is fitted on the texts of train."""
+
+
 class EncoderParams(Section):
-    """How embeddings are computed from a text column (needs the extra `text`)."""
+    """How embeddings are computed from a text column; `encoder: tfidf` is short for `encoder: {model: tfidf}`."""
 
     model: str
-    """A sentence-transformers model: a name, or a folder inside the project."""
+    """`tfidf` (n-grams of words and letters, then an SVD, fitted on the texts of train); a `.parquet` below `source` that is
+    a copy of `data/ingest/encoder.parquet`, so that the fit stays as it is; or a sentence-transformers model (needs the
+    extra `text`): a name, or a folder inside the project."""
+    dimensions: int = Field(default=128, ge=1, le=1000)
+    """Of the vectors that `tfidf` gives; fewer where there are fewer texts."""
     column: str = "text"
     """The column of the items that is encoded."""
     batch_size: int = Field(64, ge=1)
@@ -91,11 +99,20 @@ class IngestParams(Section):
     """What the values of columns in CSV and JSONL are, by column: `text`, `integer`, `number` or `boolean`. A column of
     CSV that is not named is text. `split` and `gold` need none."""
     encoder: EncoderParams | None = None
+    """Given instead of `embeddings`."""
 
     @field_validator("source")
     @classmethod
     def _inside_project(cls, value: str) -> str:
         return _require_inside(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("encoder") is not None:
+            short = {"encoder": {"model": TFIDF}} if value["encoder"] == TFIDF else {}
+            return {"embeddings": None} | value | short
+        return value
 
     @model_validator(mode="after")
     def _types_of_free_columns(self) -> "IngestParams":

@@ -10,7 +10,8 @@ from flows.releases.store import Release, read_release, verify_release
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
 from tasks.params import FILE, read_params
-from tasks.tables.paths import EMBEDDINGS, ITEMS, VALID_GOLD, VOTES
+from tasks.tables.parquet import count_rows
+from tasks.tables.paths import EMBEDDINGS, ENCODER, ITEMS, VALID_GOLD, VOTES
 
 STAGES = ("ingest", "gold", "apply")
 """The stages that have to be up to date before new rows are labeled."""
@@ -34,6 +35,7 @@ def label_new_rows(root: Path) -> NewRows:
     """
     base = verify_release(root, read_base(root).id)
     pipeline = read_pipeline(root, STAGES)
+    _require_same_encoder(root, base, pipeline)
     require_same_params(base.path / FILE, pipeline)
     labeled = label_rows(root, base.path, base.id, read_params(base.path))
     return NewRows(labeled=labeled, inputs=pipeline.hashes)
@@ -59,6 +61,17 @@ def read_base(root: Path) -> Release:
             "'epoxy run', then 'epoxy release'."
         )
     return base
+
+
+def _require_same_encoder(root: Path, base: Release, pipeline: Pipeline) -> None:
+    """Check that new rows are encoded as those of `base` were: an encoder that was fitted anew has other dimensions."""
+    before, now = (hashes.get(str(ENCODER)) for hashes in (base.manifest.inputs, pipeline.hashes))
+    if before is not None and before != now and count_rows(root / ENCODER):
+        raise DataError(
+            f"{ENCODER} was fitted on other texts than for release {base.id}, whose model would not know its dimensions. Run "
+            "'epoxy run' and 'epoxy release'; to label later rows without a refit, first copy the encoder below "
+            "ingest.source and name the copy in ingest.encoder.model."
+        )
 
 
 def require_unchanged(root: Path, new_rows: NewRows, pipeline: Pipeline) -> None:

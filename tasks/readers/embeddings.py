@@ -16,9 +16,10 @@ import pyarrow as arrow
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
+from tasks.core.tfidf import TfidfEncoder, fit_tfidf
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, ParamsError
-from tasks.params import EncoderParams, IngestParams
+from tasks.params import TFIDF, EncoderParams, IngestParams, Split
 from tasks.progress import Progress
 from tasks.readers import encoder
 from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
@@ -26,6 +27,7 @@ from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, normal
 from tasks.readers.raw_tables import read_stored_column
 from tasks.tables.parquet import ROW_GROUP
 from tasks.tables.paths import EMBEDDINGS
+from tasks.tables.saved_encoder import read_encoder
 from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import name_first, name_first_where
 
@@ -39,16 +41,20 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 class Embeddings:
     """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk.
 
-    `files`: those that the rows are from, in their order; none if they were computed.
+    `files`: those that the rows are from, in their order; none if they were computed. `encoder`: the one that was fitted
+    or read to compute them, None for other encoders and for files.
     """
 
     ids: pl.Series
     matrix: npt.NDArray[np.floating]
     rows: npt.NDArray[np.int64]
     files: tuple[Path, ...] = ()
+    encoder: TfidfEncoder | None = None
 
 
-def encode_items(root: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder) -> Embeddings:
+def encode_items(
+    root: Path, source: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder
+) -> Embeddings:
     """Embeddings of a text column of the items."""
     if params.column not in items.columns or items[params.column].dtype != pl.String:
         others = [name for name, dtype in items.schema.items() if dtype == pl.String and name not in (ITEM_ID, "split")]
@@ -62,8 +68,34 @@ def encode_items(root: Path, items: pl.DataFrame, params: EncoderParams, load: e
             f"ingest.encoder.column: {texts.null_count():,} items have no '{params.column}', first ids "
             f"{name_first_where(ids, texts.is_null())}. Give each a text, or leave them out."
         )
+    if params.model == TFIDF or params.model.endswith(".parquet"):
+        fitted = _fit_or_read(source, items, params)
+        matrix = _encode_in_blocks(root, texts, fitted)
+        return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)), encoder=fitted)
     encoded = encoder.encode_texts(root, texts, params, load)
     return Embeddings(ids=ids, matrix=encoded.matrix, rows=encoded.rows)
+
+
+def _fit_or_read(source: Path, items: pl.DataFrame, params: EncoderParams) -> TfidfEncoder:
+    """The encoder that the texts of train teach, or the one that `params` names."""
+    if params.model != TFIDF:
+        (file,) = find_files(source, params.model, "encoder.model")[:1]
+        return read_encoder(file)
+    learned = items.filter(pl.col("split") == Split.TRAIN)[params.column]
+    if learned.is_empty():
+        raise DataError("ingest.encoder: tfidf is fitted on the texts of train, but no item is of train. Add some.")
+    return fit_tfidf(learned.to_list(), params.dimensions)
+
+
+def _encode_in_blocks(root: Path, texts: pl.Series, encode: TfidfEncoder) -> npt.NDArray[np.float32]:
+    """The vectors of `texts`, row by row, on disk."""
+    matrix = open_scratch((root / EMBEDDINGS).parent, (len(texts), len(encode.fallback)))
+    with Progress("encode", total=len(texts)) as progress:
+        for start in range(0, len(texts), ROW_GROUP):
+            block = texts[start : start + ROW_GROUP].to_list()
+            matrix[start : start + len(block)] = encode(block)
+            progress.advance(len(block))
+    return matrix
 
 
 def read_embeddings(

@@ -5,6 +5,7 @@ from pathlib import Path
 ITEMS = Path("data/ingest/items.parquet")
 COLUMN_GOLD = Path("data/ingest/gold.parquet")
 EMBEDDINGS = Path("data/ingest/embeddings")
+ENCODER = Path("data/ingest/encoder.parquet")
 VALID_GOLD = Path("data/gold/valid.parquet")
 WITHHELD_GOLD = Path("data/gold/withheld.parquet")
 GOLD_CONFLICTS = Path("data/gold/conflicts.parquet")

@@ -102,6 +102,22 @@ def gold_conflicts(classes: Sequence[str]) -> TableSchema:
     )
 
 
+def encoder(d: int) -> TableSchema:
+    """A fitted TF-IDF encoder: n-grams of words and letters, their weights, and of each a vector of width `d`.
+
+    A row of kind `fallback` has the vector of a text without any of them; no row at all: embeddings come from elsewhere.
+    """
+    return pa.DataFrameSchema(
+        {
+            "kind": pa.Column(pl.String, pa.Check.isin(["word", "char", "fallback"])),
+            "ngram": pa.Column(pl.String),
+            "idf": pa.Column(pl.Float64, pa.Check.ge(0)),
+            "vector": pa.Column(pl.Array(pl.Float32, d)),
+        },
+        strict=True,
+    )
+
+
 def embeddings(d: int) -> TableSchema:
     """item_id and embedding, float32 of width `d`, finite."""
     finite = pa.Check(

@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from release_project import SETTLED, A, B, add_rows, release, write_run
+from release_project import SETTLED, A, B, add_rows, release, write_lock, write_run
 
 from flows.releases.create import RefusedError, create_release
 from flows.releases.diff import compare_releases, describe_trace, trace_label
@@ -16,9 +16,11 @@ from flows.releases.store import (
     verify_all,
     verify_release,
 )
+from tasks.core.tfidf import fit_tfidf
 from tasks.errors import DataError, StageError
-from tasks.tables.paths import SHIPPED_LABELS, VOTES
+from tasks.tables.paths import ENCODER, SHIPPED_LABELS, VOTES
 from tasks.tables.release_rows import RowChanges
+from tasks.tables.saved_encoder import write_encoder
 
 # Nights without a refit
 
@@ -59,6 +61,19 @@ def test_the_next_night_goes_on_from_the_last_and_a_run_takes_over(root):
     assert label_new_rows(root).labeled.counts.describe() == "0 new, 0 changed, 0 deleted, 6 kept"
     assert release(root, A, SETTLED) == first  # the same content as at first
     assert roll_back(root, third.id).id == third.id
+
+
+def test_an_encoder_that_was_fitted_anew_labels_nothing(root):
+    """Its dimensions are others than those that the release's model knows."""
+    write_encoder(root / ENCODER, fit_tfidf(["one", "two"], 2))
+    write_lock(root)
+    release(root)
+    add_rows(root, [("e", (0.0, 1.0))])
+    assert label_new_rows(root).labeled.counts.new == 1
+    write_encoder(root / ENCODER, fit_tfidf(["one", "two", "three"], 2))
+    write_lock(root)
+    with pytest.raises(DataError, match=r"encoder.parquet was fitted on other texts .* name the copy in"):
+        label_new_rows(root)
 
 
 def test_the_same_night_has_the_same_id_wherever(root, tmp_path):

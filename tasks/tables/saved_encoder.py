@@ -1,0 +1,63 @@
+"""A fitted TF-IDF encoder as a table, so that later texts become vectors of the same space; numbers and texts alone."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tasks.core.tfidf import NGRAMS, TextBlock, TfidfEncoder
+from tasks.errors import DataError
+from tasks.tables import schemas
+from tasks.tables.parquet import read_schema, read_table, write_table
+
+_FALLBACK = "fallback"
+
+
+def write_encoder(path: Path, encoder: TfidfEncoder | None) -> None:
+    """Write the `encoder` to `path`; None, where embeddings come from elsewhere, is a table without rows."""
+    d = 1 if encoder is None else encoder.components.shape[1]
+    blocks = () if encoder is None else encoder.blocks
+    kinds: list[str] = [block.kind for block in blocks for _ in block.ngrams]
+    ngrams = [ngram for block in blocks for ngram in block.ngrams]
+    idf = np.concatenate([block.idf for block in blocks]) if blocks else np.empty(0)
+    vectors = np.empty((0, d), np.float32)
+    if encoder is not None:
+        kinds, ngrams, idf = [*kinds, _FALLBACK], [*ngrams, ""], np.append(idf, 0.0)
+        vectors = np.concatenate([encoder.components, encoder.fallback[None]])
+    table = pl.DataFrame(
+        {
+            "kind": pl.Series(kinds, dtype=pl.String),
+            "ngram": pl.Series(ngrams, dtype=pl.String),
+            "idf": idf,
+            "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, d)),
+        }
+    )
+    write_table(path, table, schemas.encoder(d))
+
+
+def read_encoder(path: Path) -> TfidfEncoder:
+    """The encoder at `path`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or holds none.
+    """
+    kind = read_schema(path).get("vector")
+    if not isinstance(kind, pl.Array):
+        raise DataError(f"{path}: column 'vector' is {kind}; expected arrays of float32. Write the encoder again.")
+    table = read_table(path, schemas.encoder(kind.size))
+    if table.filter(pl.col("kind") == _FALLBACK).height != 1:
+        raise DataError(f"{path}: holds no encoder. Only an ingest with 'encoder: tfidf' writes one.")
+    parts = {name: table.filter(pl.col("kind") == name) for name in (*NGRAMS, _FALLBACK)}
+    blocks = tuple(
+        TextBlock(kind=name, ngrams=tuple(parts[name]["ngram"]), idf=parts[name]["idf"].to_numpy())
+        for name in NGRAMS
+        if parts[name].height
+    )
+    vectors = [parts[name]["vector"].to_numpy().reshape(-1, kind.size) for name in NGRAMS]
+    return TfidfEncoder(
+        blocks=blocks,
+        components=np.ascontiguousarray(np.concatenate(vectors)),
+        fallback=parts[_FALLBACK]["vector"].to_numpy()[0],
+    )
