@@ -42,6 +42,7 @@ from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
 from tasks.lf.loading import LFModule, list_imported, load_module, project_lfs
 from tasks.lf.monitor import Monitor
+from tasks.lf.packages import PINS, require_pinned
 from tasks.lf.shards import read_module, vote_on_cluster
 from tasks.lf.vote_file import BATCH_BYTES, VoteFile, make_no_failures
 from tasks.lf.vote_table import read_vote_table
@@ -145,6 +146,12 @@ def _vote_and_write(
 ) -> pl.DataFrame:
     """The failures of the LFs of `module`, once their votes are written; those that are known are not asked for."""
     lfs = module.lfs
+    if unpinned := require_pinned(root, list_imported(root)):
+        print(
+            f"{WARNING}{source} needs packages whose versions no stage depends on: a new one reruns nothing. Write them into "
+            f"{PINS}: {', '.join(unpinned)}.",
+            file=sys.stderr,
+        )
     require_fitting_patterns(lfs, read_schema(root / ITEMS), classes, source)
     n = count_rows(root / ITEMS)
     fingerprints = Fingerprints(root, module)

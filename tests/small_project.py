@@ -48,6 +48,7 @@ _CODE = (
     "params.yaml",
     "release.yaml",
     "pyproject.toml",
+    "requirements.lock",
     ".dvc",
     ".dvcignore",
 )

@@ -66,7 +66,7 @@ def find_versions(*libraries: str) -> dict[str, str]:
     require, by package; of everything that is installed, where a library is in no package that pip knows.
     """
     installed = read_installed()
-    todo = [_find_package(library) for library in libraries]
+    todo = [find_package(library) for library in libraries]
     found: set[str] = set()
     while todo:
         package = todo.pop()
@@ -89,7 +89,7 @@ def read_installed() -> dict[str, Path]:
     for entry in filter(None, sys.path):
         for folder in sorted(Path(entry).glob("*.dist-info")):
             # The first on the path is the one that is imported.
-            installed.setdefault(_normalize(folder.stem.partition("-")[0]), folder)
+            installed.setdefault(normalize(folder.stem.partition("-")[0]), folder)
     return installed
 
 
@@ -140,9 +140,9 @@ def _find_named_files(path: Path) -> Iterator[Path]:
         yield from (file for file in others if file.name in text)
 
 
-def _find_package(library: str) -> str | None:
+def find_package(library: str) -> str | None:
     """The installed package that the top-level module `library` is in; None where that is not known."""
-    installed, name = read_installed(), _normalize(library)
+    installed, name = read_installed(), normalize(library)
     if name in installed:
         return name
     # Most packages that are not called like their module have its name within their own: faiss-cpu, pyyaml.
@@ -157,12 +157,12 @@ def _read_requirements(folder: Path) -> list[str]:
     """The packages that the one with this folder of metadata requires, without those of its extras."""
     metadata = folder / "METADATA"
     head = metadata.read_text(encoding="utf-8").partition("\n\n")[0] if metadata.is_file() else ""
-    return [_normalize(name) for name, condition in _REQUIREMENT.findall(head) if "extra" not in condition]
+    return [normalize(name) for name, condition in _REQUIREMENT.findall(head) if "extra" not in condition]
 
 
 def _read_version(folder: Path) -> str:
     return folder.stem.partition("-")[2]
 
 
-def _normalize(package: str) -> str:
+def normalize(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
