@@ -65,7 +65,10 @@ def import_command(
 
 @gold_command.command("list")
 def list_command() -> None:
-    """List each item with gold, its split, its class, and who decided; that of test is shown as well."""
+    """List the items with gold, their splits and classes.
+
+    Gold of the test split is shown as well.
+    """
     with in_project() as root:
         gold, classes = gather(root=root)
         rows = [
@@ -77,7 +80,10 @@ def list_command() -> None:
 
 @gold_command.command("conflicts")
 def conflicts_command() -> None:
-    """List the items on which people disagree, with what each said, and how far they agree."""
+    """List the items on which people disagree.
+
+    What each person said is shown, and how far they agree.
+    """
     with in_project() as root:
         gold, _ = gather(root=root)
         rows = [[str(value) if value is not None else "-" for value in row] for row in gold.conflicts.rows()]

@@ -39,9 +39,9 @@ def try_command(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Ask the labeling function LF of the module, as it is now on disk, about some items; nothing is stored.
+    """Ask the labeling function LF about some items.
 
-    Its votes are shown with the text that a keyword or pattern was found as, gold where it is known, and its vote in the
+    It is asked as it is now on disk; nothing is stored. Its votes are shown with the text that a keyword or pattern was found as, gold where it is known, and its vote in the
     last run where that was another. The items on which it failed follow, and a traceback.
     """
     if sum(map(bool, (code, file))) > 1 or not (lf or code or file):

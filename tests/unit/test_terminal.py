@@ -147,7 +147,7 @@ def project(tmp_path: Path) -> Path:
     """A project that has a summary and labels, and no more."""
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
-    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {other: {cmd: 'true'}}\n")
     (tmp_path / "data" / "evaluate").mkdir(parents=True)
     (tmp_path / "data" / "evaluate" / "metrics.json").write_text("{}")
     (tmp_path / "data" / "evaluate" / "summary.md").write_text(SUMMARY)
