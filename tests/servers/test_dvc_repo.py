@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ from flows.runner.dvc_locks import BusyError
 from flows.runner.dvc_patches import Command
 from flows.runner.dvc_run import Outcome, run_stage
 from flows.runner.dvc_status import find_changes, find_outdated
+from flows.runner.failure import StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
+from flows.runner.listener import StageProgress
+from flows.runner.process import Commands
+from flows.runner.stage import execute_stage
 from tasks.errors import ParamsError, StageError
 
 
@@ -452,3 +457,45 @@ def test_results_are_shown_where_dvc_cannot_tell_whether_they_are_up_to_date(toy
     (toy.root / "dvc.yaml").write_text("stages: [")
     shown = describe_last_run(root=toy.root)
     assert shown.startswith("metrics  data/evaluate/metrics.json\nwhether they are up to date is not known: ")
+
+
+@dataclass
+class Ears:
+    """Keeps what a stage says."""
+
+    said: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+    def show(self, progress: StageProgress) -> None: ...
+
+
+def test_a_stage_that_runs_out_of_time_tells_its_last_warning(toy: Toy) -> None:
+    edit_pipeline(
+        toy, "cmd: python step.py index", "cmd: 'echo plain; echo \"warning: LF a is at item 3\" >&2; sleep 60'"
+    )
+    edit_pipeline(toy, "{tags: [big]}", "{timeout_seconds: 3}")
+    run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn)
+    run_stage(toy.root, "ingest", spawn)
+    (stage,) = [stage for stage in read_stages(toy.root) if stage.name == "index"]
+    ears = Ears()
+    with pytest.raises(StageTimeoutError, match="index: ended after 3 seconds: LF a is at item 3; make it faster"):
+        execute_stage(stage, root=toy.root, commands=Commands(), listener=ears)
+    assert "plain" in ears.said and ears.warned == ["warning: LF a is at item 3"]
+
+
+def test_a_quiet_terminal_shows_warnings_alone() -> None:
+    code = """if True:
+        import logging
+        from flows.runner.listener import TerminalListener, show_stages_in_terminal
+        show_stages_in_terminal(least=logging.WARNING)
+        TerminalListener("apply").say("a line")
+        TerminalListener("apply").warn("warning: it hangs")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "apply | warning: it hangs\n"
