@@ -8,7 +8,7 @@ import click
 
 from flows.runner.project import in_project
 from tasks.errors import DataError
-from tasks.tables.gold_table import DECISIONS, Decision, append_decision
+from tasks.tables.paths import DECISIONS
 
 if TYPE_CHECKING:
     from tasks.gold import Gold
@@ -129,6 +129,7 @@ def add_decision(*, root: Path, item: str, label: str | None, annotator: str, sp
     from tasks.core.types import ITEM_ID
     from tasks.params import read_params
     from tasks.tables import schemas
+    from tasks.tables.gold_table import Decision, append_decision
     from tasks.tables.parquet import read_table
     from tasks.tables.paths import ITEMS
 

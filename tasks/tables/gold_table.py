@@ -20,9 +20,6 @@ from tasks.tables.files import sync_folder
 FOLDER = Path("gold")
 """Where a project's tables of gold are, unless `gold.source` in params.yaml says otherwise."""
 
-DECISIONS = "decisions.jsonl"
-"""The table, below that folder, that `epoxy gold add` and a page for labeling write."""
-
 _BLOCK = 65_536
 """Bytes read at a time from the end, to find the last line."""
 

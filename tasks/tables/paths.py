@@ -40,3 +40,6 @@ PLOTS_TEMPLATE = Path("data/evaluate/plots_template.html")
 
 ARTIFACTS = tuple(path for path in list(globals().values()) if isinstance(path, Path))
 """All of them."""
+
+DECISIONS = "decisions.jsonl"
+"""The table, in the folder of gold, that `epoxy gold add` and a page for labeling write."""

@@ -296,7 +296,8 @@ from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
-from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, measure_gold_similarity, pool_votes
+from tasks.core.label_models.gold_similarity import measure_gold_similarity
+from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, pool_votes
 from tasks.core.types import GoldRows
 rng = np.random.default_rng(0)
 n, d, m = 3000, 64, 6
