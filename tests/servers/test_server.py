@@ -17,6 +17,7 @@ import httpx
 import pydantic
 import pytest
 import yaml
+from chromium import open_page
 from prefect_api import ask, know_server
 from toy_project import Toy
 
@@ -310,6 +311,16 @@ def attack_in_every_way(server: Server, port: int, pool: str, deployment: str, t
     assert not trace.exists()
 
 
+def log_in_with_a_browser(server: Server, folder: Path) -> None:
+    """The pages ask for what is in the file of the password, refuse anything else, and then open."""
+    with open_page(server.api_url.removesuffix("/api"), folder) as page:
+        page.wait_for("document.querySelector('input') && location.href.includes('login')")
+        page.type("epoxy:wrong")
+        page.wait_for("document.body.innerText.includes('Invalid credentials')")
+        page.type(str(server.password))
+        page.wait_for("!location.href.includes('login') && document.body.innerText.includes('Deployments')")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
@@ -361,6 +372,8 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
         attack_in_every_way(server, port, str(pool["name"]), runs[0]["deployment_id"], tmp_path / "broken-in")
         settings = httpx.get(f"http://127.0.0.1:{port}/ui-settings", timeout=30).json()
         assert settings["api_url"] == make_api_url(port)
+        if shutil.which("chromium"):
+            log_in_with_a_browser(server, tmp_path / "chromium")
         process.send_signal(signal.SIGINT)
         log_text = (tmp_path / "server.log").read_text()
         assert process.wait(60) == 130, log_text
