@@ -32,6 +32,7 @@ from pydantic_core import PydanticUndefined
 
 from benchmarks.memory import FORMULAS
 from docs.pictures import draw_pipeline, draw_quality, draw_rooms, map_rooms, measure_depth
+from docs.python_page import write_python
 from flows.cli.main import main as epoxy
 from flows.releases.figures import Figures
 from flows.releases.gates import check_gates, check_new_rows
@@ -710,6 +711,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/release-yaml.md": write_release_yaml,
     "reference/gates.md": write_gates,
     "reference/commands.md": write_commands,
+    "reference/python.md": lambda: write_python(NOTE),
     "reference/stages.md": write_stages,
     "reference/artifacts.md": write_artifacts,
     "reference/exit-codes.md": write_exit_codes,

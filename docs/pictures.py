@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tasks.__main__ import STAGES
-from tasks.cache.code import find_imports
+from tasks.cache.code import PACKAGES, find_imports
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,8 +141,8 @@ PIPELINE_WORDS = {
 def find_room(module: str) -> str:
     """The room of a module: its folder; of a file that lies in `tasks` or `flows` itself, what it is for."""
     parts = module.split(".")
-    if parts[0] == "lfs":
-        return "lfs"
+    if parts[0] in ("lfs", "epoxy_flow"):
+        return parts[0]
     if len(parts) == 2 or (parts[1] != "core" and len(parts) < 3):
         if parts[0] == "flows":
             return "flows"
@@ -155,7 +155,7 @@ def find_room(module: str) -> str:
 def list_modules() -> dict[str, Path]:
     """Every module that holds code, by name."""
     found: dict[str, Path] = {}
-    for package in ("tasks", "flows", "lfs"):
+    for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if path.name != "__init__.py":
                 found[".".join(path.relative_to(ROOT).with_suffix("").parts)] = path

@@ -43,6 +43,7 @@ _CODE = (
     "tasks",
     "lfs",
     "flows",
+    "epoxy_flow",
     "gold",
     "dvc.yaml",
     "params.yaml",

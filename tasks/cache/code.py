@@ -16,7 +16,7 @@ from tasks.cache.store import identify, identify_file
 PROJECT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages."""
 
-PACKAGES = ("tasks", "flows", "lfs")
+PACKAGES = ("tasks", "flows", "lfs", "epoxy_flow")
 """What belongs to the project; whatever else is imported is a library."""
 
 _LOADED_NS = time.time_ns() - 10_000_000

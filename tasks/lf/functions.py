@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.types import ITEM_ID
+from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import LabelingFunctionError
+from tasks.lf.series import to_series
 from tasks.lf.text_patterns import TextPattern
 from tasks.tables import schemas
 
@@ -212,9 +213,16 @@ class RowwiseLF(_Named):
                 f"labeling function '{self.name}': on_timeout is {self.on_timeout!r}; expected 'raise' or 'abstain'."
             )
 
-    def __call__(self, item: Any) -> Vote:
-        """The vote on `item` (anything with the attributes that the function reads)."""
-        return self.function(item)
+    def __call__(self, items: Any) -> Any:
+        """The vote on one item: an `Item`, a dictionary, or anything with the attributes that the function reads.
+
+        Of a Polars or pandas frame the votes on its rows, as a Series with null where the LF abstains.
+        """
+        if (frame := to_frame(items)) is not None:
+            votes = [self.function(item) for item in read_items(frame)]
+            kind = None if any(vote not in (None, ABSTAIN) for vote in votes) else pl.String
+            return pl.Series(self.name, [None if vote == ABSTAIN else vote for vote in votes], dtype=kind)
+        return self.function(Item(items) if isinstance(items, Mapping) else items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +231,21 @@ class VectorizedLF(_Named):
 
     function: Callable[[pl.DataFrame], ColumnOfVotes] = field(repr=False)
 
-    def __call__(self, items: pl.DataFrame) -> ColumnOfVotes:
-        """The votes on the rows of `items`, as a Polars expression over them, a Series or a NumPy array."""
-        return self.function(items)
+    def __call__(self, items: Any) -> Any:
+        """The votes on the rows of a Polars or pandas frame, as a Series with null where the LF abstains.
+
+        Of one item, an `Item` or a dictionary, its vote, ABSTAIN where there is none.
+        """
+        frame = to_frame(items)
+        rows = pl.DataFrame([dict(items)]) if frame is None else frame
+        found = self.function(rows)
+        if isinstance(found, pl.Expr):
+            # with_columns, so that an expression without a column, such as a literal, votes on every row.
+            found = rows.with_columns(found.alias(_VOTE))[_VOTE]
+        votes = to_series(found).alias(self.name)
+        if votes.dtype.is_integer():
+            votes = votes.set(votes == ABSTAIN, None)
+        return votes if frame is not None else ABSTAIN if votes[0] is None else votes[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,3 +258,15 @@ class PatternLF(VectorizedLF):
 
 
 LabelingFunction = RowwiseLF | VectorizedLF
+
+_VOTE = "vote of the labeling function"
+"""The name of a column that no table of items has."""
+
+
+def to_frame(value: object) -> pl.DataFrame | None:
+    """`value` as a Polars frame if it is one or one of pandas, else None."""
+    if isinstance(value, pl.DataFrame):
+        return value
+    if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns"):
+        return pl.from_pandas(value)
+    return None

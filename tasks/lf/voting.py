@@ -78,7 +78,7 @@ def apply_rowwise(
             on_error = lf.on_error
             try:
                 alarm.set()
-                vote = lf(item)
+                vote = lf.function(item)
                 alarm.stop()
                 votes[row] = to_position(vote, classes)
             except UnknownVoteError as unknown:
@@ -195,7 +195,7 @@ def apply_vectorized(
             with observe(root) as read[lf.name]:
                 try:
                     # Each LF has a table of its own, so that none can change what another one sees.
-                    value = lf(items.clone())
+                    value = lf.function(items.clone())
                     if isinstance(value, pl.Expr):
                         expressions[lf.name] = value
                     else:

@@ -72,6 +72,7 @@ FLOORS = (
     ("flows.releases",),
     ("flows.watch",),
     ("flows",),
+    ("epoxy_flow",),
 )
 """Rooms, from the ground up: a module imports from its own room and from floors below."""
 

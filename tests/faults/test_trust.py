@@ -26,7 +26,7 @@ from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 from tasks.params import IngestParams, read_params
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = [path for package in ("tasks", "flows", "lfs") for path in sorted((ROOT / package).rglob("*.py"))]
+CODE = [path for package in ("tasks", "flows", "lfs", "epoxy_flow") for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 # Nothing is executed.

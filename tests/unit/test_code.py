@@ -111,7 +111,9 @@ def test_code_that_was_edited_since_it_was_loaded_shares_no_key(checkout: Path) 
     path.write_bytes(content)
 
 
-SOURCES = [path for folder in ("tasks", "flows", "lfs") for path in sorted((PROJECT / folder).rglob("*.py"))]
+SOURCES = [
+    path for folder in ("tasks", "flows", "lfs", "epoxy_flow") for path in sorted((PROJECT / folder).rglob("*.py"))
+]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PROJECT).as_posix())

@@ -16,7 +16,10 @@ def count_examples(path: Path) -> int:
 
 
 WITH_EXAMPLES = [
-    path for package in ("tasks", "flows") for path in sorted((ROOT / package).rglob("*.py")) if count_examples(path)
+    path
+    for package in ("tasks", "flows", "epoxy_flow")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if count_examples(path)
 ]
 
 

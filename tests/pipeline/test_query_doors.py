@@ -1,4 +1,4 @@
-"""The commands that look behind a number: what they print for people, for programs, and for a pipe that closes early."""
+"""The doors to questions: what commands print for people, programs and pipes, and what the package `epoxy_flow` returns."""
 
 import csv
 import io
@@ -7,14 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from finished_runs import run_small
 from small_project import REPOSITORY
 
+from epoxy_flow import EpoxyError, VoteFilter, apply_lfs, lf_summary, open_project
 from flows.cli.main import main
-from tasks.queries.items import ItemQuery, VoteFilter, find_items
+from tasks.labeling import ABSTAIN, keyword_lf, labeling_function, vectorized_labeling_function, vote_where
+from tasks.lf.functions import Item
+from tasks.queries.items import ItemQuery, find_items
 from tasks.queries.lfs import tabulate_lfs
 from tasks.queries.project_data import ProjectData
 from tasks.tables import schemas
@@ -233,3 +237,82 @@ def test_items_drawn_at_random_are_the_same_for_a_seed(epoxy) -> None:
 def test_what_makes_no_lf_is_told(epoxy, arguments: tuple[str, ...], code: int, message: str) -> None:
     found = epoxy("try", *arguments)
     assert found.exit_code == code and message in found.stderr
+
+
+def test_the_package_answers_as_the_commands_do(epoxy, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_project()  # from a folder below the root
+    assert opened.root == project and opened.classes == ("ham", "spam")
+    asked = ("items", "--extended-vote", "hello=ham", "--order", "-confidence", "--limit", "9", "--json")
+    ids = [item["item_id"] for item in json.loads(epoxy(*asked).stdout)["items"]]
+    vote = VoteFilter(lf="hello", vote="ham", source="extended")
+    assert opened.items(votes=[vote], order="-confidence", limit=9)["item_id"].to_list() == ids
+    assert opened.items(votes=["hello"], text="HELLO").height == opened.items(text="hello").height > 0
+    assert opened.items().height == opened.labels().height == 200
+    assert opened.lfs().equals(tabulate_lfs(ProjectData(project)))
+    assert opened.lf_matrix("both").height == 4 and opened.lf_pairs().columns[:2] == ["lf", "other"]
+    found = opened.explain("i00003")
+    assert found.parts["log_odds"].sum() == pytest.approx(found.log_odds, abs=1e-9)
+    assert opened.releases().is_empty() and opened.releases().columns[0] == "id"
+    with pytest.raises(EpoxyError, match="there is no release yet"):
+        opened.labels(release="current")
+    with pytest.raises(EpoxyError, match="not inside a DVC project"):
+        open_project(project.parent)
+    offer = keyword_lf("offer", column="text", keywords=["offer"], label="spam")
+    tried = [
+        opened.try_lf(lf, count=100) for lf in (offer, "offer", 'lambda item: "spam" if "offer" in item.text else -1')
+    ]
+    assert tried[0].votes == tried[1].votes == tried[2].votes > 10
+    assert tried[0].rows.equals(tried[1].rows)
+
+
+@labeling_function
+def short(item):
+    return "ham" if len(item.text) < 6 else ABSTAIN
+
+
+@vectorized_labeling_function
+def by_length(items):
+    return vote_where(pl.col("text").str.len_chars() < 6, "ham")
+
+
+@vectorized_labeling_function
+def by_array(items):
+    return np.where(items["text"].str.len_chars().to_numpy() < 6, 0, ABSTAIN)
+
+
+@pytest.mark.parametrize(("lf", "ham"), [(short, "ham"), (by_length, "ham"), (by_array, 0)])
+def test_an_lf_is_called_on_an_item_a_dictionary_or_a_frame(lf, ham: object) -> None:
+    frame = pl.DataFrame({"item_id": [1, 2], "text": ["hello", "hello there"]})
+    assert lf(frame).to_list() == [ham, None] and lf(frame).name == lf.name
+    assert lf({"text": "hello"}) == ham and lf({"text": "hello there"}) == ABSTAIN
+    assert lf(Item({"text": "hello"})) == ham
+    assert lf(frame[1:]).to_list() == [None]
+
+
+def test_lfs_on_a_frame_without_a_project() -> None:
+    frame = pl.DataFrame({"text": ["hello", "hello there", "an offer", "offer"]})
+    offer = keyword_lf("offer", column="text", keywords=["offer"], label="spam")
+    votes = apply_lfs(frame, [short, by_array, offer], ["ham", "spam"])
+    assert votes.to_dict(as_series=False) == {
+        "short": ["ham", None, None, "ham"],
+        "by_array": ["ham", None, None, "ham"],
+        "offer": [None, None, "spam", "spam"],
+    }
+    summary = lf_summary(votes, ["ham", "spam"], pl.Series(["ham", "ham", "spam", None]))
+    assert summary["coverage"].to_list() == [1 / 2] * 3
+    assert summary["conflicts"].to_list() == [1 / 4] * 3
+    assert summary["n"].to_list() == [1, 1, 1] and summary["precision"].to_list() == [1.0] * 3
+    assert summary["polarity"].to_list() == ["ham", "ham", "spam"]
+    assert "precision" not in lf_summary(votes, ["ham", "spam"]).columns
+    broken = labeling_function(name="broken")(lambda item: item.nothing)
+    with pytest.raises(EpoxyError, match="labeling function 'broken', row 0: AttributeError: no column 'nothing'"):
+        apply_lfs(frame, [broken], ["ham", "spam"])
+    with pytest.raises(TypeError, match="got list; expected a Polars or pandas DataFrame"):
+        apply_lfs([1], [offer], ["ham", "spam"])
+
+
+def test_frames_of_pandas_are_taken() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["hello", "hello there"]})
+    assert apply_lfs(frame, [short, by_length], ["ham"]).rows() == [("ham", "ham"), (None, None)]
+    assert short(frame).to_list() == by_length(frame).to_list() == ["ham", None]

@@ -1,0 +1,228 @@
+"""A project that is open: its items, labeling functions, labels and releases as Polars frames."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from flows.releases.opened import open_release
+from flows.releases.store import list_releases
+from flows.runner.project import find_root
+from tasks.errors import StageError
+from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF
+from tasks.queries.explain import Explanation, explain_item
+from tasks.queries.items import Covered, ItemQuery, VoteFilter, find_items
+from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix
+from tasks.queries.project_data import SHIPPED, ProjectData
+from tasks.queries.try_lf import Trial, choose_rows, read_lf, saved_lf, try_lf
+
+
+def open_project(path: str | Path = ".") -> "Project":
+    """Return the project that the folder `path` lies in.
+
+    Raises
+    ------
+    EpoxyError
+        There is none.
+    """
+    return Project(find_root(Path(path)))
+
+
+class Project:
+    """The project at `root`, as its last run left it; files that change are read again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._data = ProjectData(root)
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.root)!r})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._data.classes
+
+    def items(
+        self,
+        *,
+        ids: Sequence[str | int] = (),
+        splits: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        gold: Sequence[str] = (),
+        has_gold: bool | None = None,
+        right: bool | None = None,
+        method: str = SHIPPED,
+        votes: Sequence[VoteFilter | str] = (),
+        wrong_lf: str | None = None,
+        conflict: tuple[str, str] | None = None,
+        covered: Covered | None = None,
+        near_threshold: float | None = None,
+        near_threshold_lf: str | None = None,
+        flipped_since: str | None = None,
+        text: str | None = None,
+        order: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        test_gold: bool = False,
+    ) -> pl.DataFrame:
+        """Return the items that fit all conditions, each with label, probabilities, gold, votes and raw columns.
+
+        Parameters
+        ----------
+        labels, gold
+            Classes; shipped with, or having, one of them.
+        right
+            Whether `method` (`shipped`, or one of the report) gives the gold class.
+        votes
+            Labeling functions that vote on the item; a `VoteFilter` also says what, and whether by extension.
+        covered
+            "labeling functions", "extension only" or "nothing".
+        near_threshold
+            Whose nearest vote is so near to the threshold of any LF, or of `near_threshold_lf`.
+        flipped_since
+            A release in which the label was another.
+        order
+            A column of the answer, with `-` before it for descending; `uncertain` for the least certain first.
+        limit
+            At most so many; None: all.
+        test_gold
+            Gold of test and train takes part, too; by default that of valid alone does.
+
+        Raises
+        ------
+        EpoxyError
+            Something named is not there, or artifacts are missing or damaged.
+        """
+        query = ItemQuery(
+            ids=tuple(ids),
+            splits=tuple(splits),
+            labels=tuple(labels),
+            gold=tuple(gold),
+            has_gold=has_gold,
+            right=right,
+            method=method,
+            votes=tuple(VoteFilter(lf=vote) if isinstance(vote, str) else vote for vote in votes),
+            wrong_lf=wrong_lf,
+            conflict=conflict,
+            covered=covered,
+            near_threshold=near_threshold,
+            near_threshold_lf=near_threshold_lf,
+            flipped=flipped_since is not None,
+            text=text,
+            order=order,
+            limit=len(self._data.ids()) if limit is None else limit,
+            offset=offset,
+            withheld_gold=test_gold,
+        )
+        before = None if flipped_since is None else open_release(self.root, flipped_since).labels()
+        return find_items(self._data, query, before=before).rows
+
+    def lfs(self, *, since: str | None = None) -> pl.DataFrame:
+        """Return a row per labeling function: coverage, conflicts and precision before and after extension.
+
+        With a release `since` (`current`, an id, or its first characters), also what each was there and why it moved.
+
+        Raises
+        ------
+        EpoxyError
+            There is no such release, or artifacts are missing or damaged.
+        """
+        return tabulate_lfs(self._data, before=None if since is None else open_release(self.root, since))
+
+    def lf_pairs(self) -> pl.DataFrame:
+        """Return a row per pair of labeling functions that vote on common items, with how often they agree."""
+        return compare_lfs(self._data)
+
+    def lf_matrix(self, what: str = "agreement") -> pl.DataFrame:
+        """Return agreement, overlap, both, same or conflicts of all pairs of labeling functions, as a square table."""
+        return tabulate_matrix(self._data, what)
+
+    def explain(self, item: str | int, *, release: str | None = None, test_gold: bool = False) -> Explanation:
+        """Return why `item` has its label, in the last run or in `release`: votes, neighbors, and parts that add up.
+
+        Raises
+        ------
+        EpoxyError
+            There is no such item or release, or artifacts are missing or damaged.
+        """
+        opened = None if release is None else open_release(self.root, release)
+        return explain_item(self._data, item, release=opened, withheld_gold=test_gold)
+
+    def try_lf(
+        self,
+        lf: LabelingFunction | str,
+        *,
+        ids: Sequence[str | int] = (),
+        count: int = 1000,
+        seed: int | None = None,
+        test_gold: bool = False,
+    ) -> Trial:
+        """Return what one labeling function says of items: the first `count`, with a `seed` as many at random, or `ids`.
+
+        Parameters
+        ----------
+        lf
+            A labeling function, the name of one in the project's module as it is on disk, or Python that makes one.
+
+        Raises
+        ------
+        EpoxyError
+            There is no such labeling function or item.
+        """
+        rows = choose_rows(self._data, ids=ids, count=count, seed=seed)
+        if isinstance(lf, RowwiseLF | VectorizedLF):
+            return try_lf(self._data, lf, rows, withheld_gold=test_gold)
+        if not lf.isidentifier():
+            return try_lf(self._data, read_lf(lf), rows, withheld_gold=test_gold)
+        with saved_lf(self.root, self._data.params().apply.source, lf) as saved:
+            return try_lf(self._data, saved, rows, withheld_gold=test_gold)
+
+    def labels(self, *, release: str | None = None) -> pl.DataFrame:
+        """Return the labels of the last run, or of `release`: item_id, label, p_<class>, original_votes.
+
+        Raises
+        ------
+        EpoxyError
+            There is no such release, or it is damaged.
+        """
+        return self._data.labels() if release is None else open_release(self.root, release).labels()
+
+    def releases(self) -> pl.DataFrame:
+        """Return a row per release, oldest first: id, is_current, is_here, items, time, user, reason."""
+        rows = [
+            (
+                release.id,
+                release.is_current,
+                release.is_here,
+                release.items,
+                release.last.time if release.last else None,
+                release.last.user if release.last else None,
+                release.last.reason if release.last else None,
+            )
+            for release in list_releases(self.root)
+        ]
+        text = pl.String
+        kinds = {"id": text, "is_current": pl.Boolean, "is_here": pl.Boolean, "items": pl.Int64}
+        return pl.DataFrame(rows, schema={**kinds, "time": text, "user": text, "reason": text}, orient="row")
+
+    def run(self, *stages: str) -> None:
+        """Bring the pipeline, or `stages` and all they need, up to date, as `epoxy run` does; its lines are printed.
+
+        Raises
+        ------
+        StageError
+            A stage failed; the exit code is that of the command.
+        """
+        command = [sys.executable, "-m", "flows.cli", "run", *stages]
+        # A process of its own: a notebook has an event loop, which Prefect's flow needs for itself.
+        with subprocess.Popen(
+            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as run:
+            assert run.stdout is not None
+            for line in run.stdout:
+                print(line, end="")
+        if run.returncode:
+            raise StageError(f"'epoxy run' ended with {run.returncode}; its last lines say why.")
