@@ -3,7 +3,7 @@
     from epoxy_flow import open_project
 
     project = open_project()
-    project.items(right=False)              # a Polars frame; .to_pandas() gives one of pandas
+    project.items(right=False)  # a Polars frame; .to_pandas() gives one of pandas
     project.explain("i00007").parts
 
 The functions behind it are those of the commands `epoxy items`, `epoxy lfs` and so on.
