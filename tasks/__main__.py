@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
 from tasks.cache.store import forget_since
-from tasks.errors import DataError, EpoxyError, ParamsError, StageError
+from tasks.errors import DataError, EpoxyError, ParamsError, StageError, require_sound_environment
 
 # Everything else is imported by `run_stage`: code is read after it was identified.
 
@@ -90,6 +90,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m tasks {{{','.join(STAGES)},demo}}", file=sys.stderr)
         return 2
     try:
+        require_sound_environment()
         run_identified_stage(Path(), arguments[0])
     except EpoxyError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,8 @@
 """Errors that users see, each with the exit code of the command that raises it."""
 
+import os
+from pathlib import Path
+
 
 class EpoxyError(Exception):
     """A mistake in input, params or set-up; shown without a traceback.
@@ -44,3 +47,26 @@ class QueryError(EpoxyError):
     """A question names an item, labeling function, class, method or column that is not there."""
 
     exit_code = 2
+
+
+def require_sound_environment() -> None:
+    """Check what libraries would fail on with words of their own: the working directory's name, and a count of threads.
+
+    Raises
+    ------
+    ParamsError
+        A variable of the environment, or the locale, has to be corrected; says which.
+    """
+    threads = os.environ.get("NUMBA_NUM_THREADS")
+    if threads is not None and not (threads.isascii() and threads.isdecimal() and int(threads)):
+        raise ParamsError(
+            f"NUMBA_NUM_THREADS is {threads!r} in the environment; expected a whole number from 1. Correct it, or unset it."
+        )
+    folder = str(Path.cwd())
+    try:
+        folder.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ParamsError(
+            f"the locale (LC_ALL, LANG) has no letters for the name of this folder, {os.fsencode(folder)!r}. Set PYTHONUTF8=1, "
+            "or LC_ALL=C.UTF-8."
+        ) from None

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from tasks.errors import ParamsError
+from tasks.errors import ParamsError, require_sound_environment
 from tasks.tables.paths import METRICS, REPORT, SHIPPED_LABELS
 
 PIPELINE = "dvc.yaml"
@@ -34,12 +34,13 @@ def in_project() -> Iterator[Path]:
     Raises
     ------
     ParamsError
-        As `find_root`.
+        As `find_root` and `require_sound_environment`.
     """
     try:
         here = Path.cwd()
     except FileNotFoundError:
         raise ParamsError("the current folder no longer exists; go to the project's root") from None
+    require_sound_environment()
     root = find_root(here)
     with contextlib.chdir(root):
         yield root

@@ -4,6 +4,7 @@ A second, small process looks at shared memory in which the stage notes how far 
 holds Python's lock nor a crash keeps it from telling.
 """
 
+import faulthandler
 import json
 import mmap
 import os
@@ -94,7 +95,8 @@ _WATCH = """
 import json, mmap, os, select, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-position, chunk, patience, warning = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+position, chunk, trace = map(int, sys.argv[1:4])
+patience, warning = float(sys.argv[4]), sys.argv[5]
 words = memoryview(mmap.mmap(position, mmap.PAGESIZE)).cast("q")
 
 def describe():
@@ -107,7 +109,15 @@ seen, since, told = None, time.monotonic(), False
 while True:
     if select.select([0], [], [], 0.5)[0]:
         if not os.read(0, 1) and words[0]:
-            print("%sthe process ended while %s was at %s" % (warning, *describe()), file=sys.stderr, flush=True)
+            lf, item = describe()
+            lines = os.pread(trace, 1 << 16, 0).decode(errors="replace").splitlines()
+            frames = [line for line in lines if line.startswith("  File ")][:5]
+            if frames:
+                cause = lines[0].removeprefix("Fatal Python error: ")
+                said = "error: %s ended the Python interpreter at %s (%s): correct it, or what it calls. It was in"
+                print("\\n".join([said % (lf, item, cause), *frames]), file=sys.stderr, flush=True)
+            else:
+                print("%sthe process ended while %s was at %s" % (warning, lf, item), file=sys.stderr, flush=True)
         break
     now = (words[0], words[1], words[2])
     if now != seen:
@@ -131,10 +141,12 @@ class Monitor:
         self._batch = ""
 
     def __enter__(self) -> "Monitor":
-        self._chunk = tempfile.TemporaryFile()
+        self._chunk, self._trace = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        # What the interpreter writes when it crashes is told after which LF did it; until then it is kept here.
+        faulthandler.enable(file=self._trace)
         with tempfile.TemporaryFile() as file:
             self._words = open_position(file)
-            files = [file.fileno(), self._chunk.fileno()]
+            files = [file.fileno(), self._chunk.fileno(), self._trace.fileno()]
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-E", "-c", _WATCH, *map(str, files), str(PATIENCE), WARNING],
                 stdin=subprocess.PIPE,
@@ -154,7 +166,9 @@ class Monitor:
         except OSError:
             pass  # somebody ended it
         self._process.wait()
+        faulthandler.enable()
         self._chunk.close()
+        self._trace.close()
 
     def begin_chunk(self, ids: pl.Series, *, is_rowwise: bool) -> None:
         """Note that LFs are now asked about the items with these `ids`, one by one or all at once."""

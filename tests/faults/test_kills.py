@@ -218,7 +218,10 @@ DEADLY = {
     "deadly(item)": (LabelingFunctionError.exit_code, "labeling function 'deadly' (lfs/small.py) failed on"),
     "bytearray(2**45)": (LabelingFunctionError.exit_code, "MemoryError"),
     "[bytes(2**26) for _ in range(10**6)]": (LabelingFunctionError.exit_code, "MemoryError"),
-    "ctypes.string_at(0)": (-signal.SIGSEGV, 'lfs/small.py", line '),
+    "ctypes.string_at(0)": (
+        -signal.SIGSEGV,
+        "\nerror: labeling function 'deadly' (lfs/small.py) ended the Python interpreter at item_id 'i00000' (Segmentation fault)",
+    ),
     "os.kill(os.getpid(), signal.SIGKILL)": (-signal.SIGKILL, ""),
     "signal.alarm(1), signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), 15)), time.sleep(600)": (
         -signal.SIGTERM,

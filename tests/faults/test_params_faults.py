@@ -1,5 +1,6 @@
-"""A mistake in one section of params.yaml: which stages it stops, and when a run tells of it."""
+"""A mistake in one section of params.yaml, or in the environment: which stages it stops, and when a run tells of it."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,3 +35,27 @@ def test_a_run_tells_of_it_before_anything_starts(
     assert result.exit_code == 2
     assert result.stderr.endswith("error: params.yaml: unknown key 'tune.candidate'. Did you mean 'candidates'?\n")
     assert "stage apply" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [("tasks", "search"), ("flows.cli", "status")])
+@pytest.mark.parametrize("threads", ["0", "-1", "many", ""])
+def test_a_count_of_threads_that_is_none_is_told(project: Path, command: tuple[str, str], threads: str) -> None:
+    done = run(project, sys.executable, "-m", *command, NUMBA_NUM_THREADS=threads)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: NUMBA_NUM_THREADS is {threads!r} in the environment; expected a whole number from 1. Correct it, or unset it.\n"
+    )
+
+
+@pytest.mark.parametrize("command", [("tasks", "ingest"), ("flows.cli", "status")])
+def test_a_folder_whose_name_the_locale_cannot_write_is_told(
+    project: Path, tmp_path: Path, command: tuple[str, str]
+) -> None:
+    root = tmp_path / "prüf"
+    shutil.copytree(project, root, symlinks=True)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run(root, sys.executable, "-m", *command, **plain)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the locale (LC_ALL, LANG) has no letters for the name of this folder")
+    assert done.stderr.count("\n") == 1
+    assert run(root, sys.executable, "-m", *command, **plain | {"PYTHONUTF8": "1"}).returncode == 0
