@@ -16,6 +16,7 @@ from tasks.queries.explain import Explanation, explain_item
 from tasks.queries.items import Covered, ItemQuery, VoteFilter, find_items
 from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix
 from tasks.queries.project_data import SHIPPED, ProjectData
+from tasks.queries.suggest import suggest_lfs
 from tasks.queries.try_lf import Trial, choose_rows, read_lf, saved_lf, try_lf
 
 
@@ -179,6 +180,16 @@ class Project:
             return try_lf(self._data, read_lf(lf), rows, withheld_gold=test_gold)
         with saved_lf(self.root, self._data.params().apply.source, lf) as saved:
             return try_lf(self._data, saved, rows, withheld_gold=test_gold)
+
+    def suggest(self, *, label: str | None = None, least_precision: float = 0.8, count: int = 10) -> pl.DataFrame:
+        """Return up to `count` labeling functions that could be written, for class `label` or any, the most useful first.
+
+        Raises
+        ------
+        EpoxyError
+            There is no such class, or artifacts are missing or damaged.
+        """
+        return suggest_lfs(self._data, count=count, least_precision=least_precision, label=label).rows
 
     def labels(self, *, release: str | None = None) -> pl.DataFrame:
         """Return the labels of the last run, or of `release`: item_id, label, p_<class>, original_votes.

@@ -25,6 +25,7 @@ from flows.cli.server import server_command
 from flows.cli.show import show_command
 from flows.cli.stage import stage_command
 from flows.cli.status import status_command
+from flows.cli.suggest import suggest_command
 from flows.cli.try_lf import try_command
 from flows.cli.types import types_command
 from flows.cli.watch import watch_command
@@ -99,6 +100,7 @@ for command in (
     lfs_command,
     explain_command,
     try_command,
+    suggest_command,
     server_command,
     notify_command,
     gold_command,

@@ -1,0 +1,373 @@
+"""suggest: labeling functions to write next: words, pairs of words and rules on one column that would vote precisely.
+
+A rule is worth suggesting for a class if a lower bound of its precision is high: on valid gold where enough items with
+gold fit the rule, else of its agreement with the shipped labels. The first is the rule that covers most items which no
+LF votes on or whose label is uncertain; each further one is judged by what it adds to those before.
+"""
+
+import ast
+import keyword
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from tasks.core.lf_analysis import GoldCounts, measure_precision, wilson_interval
+from tasks.core.types import ABSTAIN, Bool, Int64
+from tasks.errors import LabelingFunctionError
+from tasks.queries.items import measure_items
+from tasks.queries.project_data import ProjectData, find_name
+from tasks.tables.files import write_text
+
+SAMPLE = 50_000
+"""Items that rules are found on at most, those with valid gold among them."""
+
+VOCABULARY = 3000
+"""Words that are tried, the most frequent where LFs are needed."""
+
+PAIRED = 200
+"""Of them those whose pairs are tried."""
+
+LEAST_ITEMS = 5
+"""Items in need that a rule has to fit, in the sample."""
+
+LEAST_GOLD = 8
+"""Items with gold by which a rule is judged; with fewer, an interval says nothing, and it is judged by shipped labels."""
+
+UNCERTAIN = 0.5
+"""Margin of a label below which an item needs an LF as one without votes does."""
+
+QUANTILES = 20
+"""Thresholds that are tried for a column of numbers."""
+
+MANY_VALUES = 50
+"""A column of text with more values than these is free text; one with fewer is compared with its values as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule in words and as source: name of the LF, the names it takes from tasks.labeling, and its definition."""
+
+    text: str
+    name: str
+    needs: tuple[str, ...]
+    source: str
+    """With {name} and {label} to be filled in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestions:
+    """What could be written next.
+
+    rows: rule (in words), label, new_items (in need of an LF, not covered by the suggestions above), items (all that
+    fit), judged_on (`gold` or `labels`), n, precision, low (lower 95 % bound), name, needs, source. Counts are of the
+    `sampled` of all `items`.
+    """
+
+    rows: pl.DataFrame
+    sampled: int
+    items: int
+    in_need: int
+
+
+def suggest_lfs(
+    data: ProjectData, *, count: int = 10, least_precision: float = 0.8, label: str | None = None, seed: int = 0
+) -> Suggestions:
+    """Return up to `count` LFs that could be written, for class `label` or any, the most useful first.
+
+    Raises
+    ------
+    QueryError
+        There is no such class.
+    DataError
+        An artifact is missing or damaged.
+    """
+    classes = data.classes
+    wanted = range(len(classes)) if label is None else [classes.index(find_name(label, classes, "class"))]
+    rows = _draw(data, seed)
+    votes, measures = data.votes(), measure_items(data)
+    need = (measures["original_votes"] + measures["extended_votes"] == 0) | (measures["margin"] < UNCERTAIN)
+    in_need = need.gather(rows).to_numpy()
+    items = data.items()[rows]
+    gold, labels = data.gold()[rows], data.label_positions()[rows]
+    taken = {*votes.lfs}
+    found: list[tuple[Rule, Int64, int, GoldCounts, bool]] = []
+    for rules, fits in _list_rules(items, in_need):
+        for c in wanted:
+            by_gold, by_labels = (_count(fits, truth, c) for truth in (gold, labels))
+            is_judged = by_gold.votes >= LEAST_GOLD
+            low = np.where(is_judged, wilson_interval(by_gold)[0], wilson_interval(by_labels)[0])
+            # What gold cannot judge must at least not be against it.
+            good = (low >= least_precision) & (is_judged | (2 * by_gold.correct >= by_gold.votes))
+            good &= np.diff(fits.indptr) < len(rows)  # a rule that every item fits says nothing
+            for number in np.flatnonzero(good):
+                judged = by_gold if is_judged[number] else by_labels
+                counts = GoldCounts(
+                    votes=judged.votes[number : number + 1], correct=judged.correct[number : number + 1]
+                )
+                members = fits.indices[fits.indptr[number] : fits.indptr[number + 1]].astype(np.int64)
+                found.append((rules[number], members, c, counts, bool(is_judged[number])))
+    chosen = _choose(found, in_need, classes, count, taken)
+    kinds: dict[str, Any] = {
+        "rule": pl.String, "label": pl.String, "new_items": pl.Int64, "items": pl.Int64, "judged_on": pl.String,
+        "n": pl.Int64, "precision": pl.Float64, "low": pl.Float64, "name": pl.String, "needs": pl.List(pl.String),
+        "source": pl.String,
+    }  # fmt: skip
+    return Suggestions(
+        rows=pl.DataFrame(chosen, schema=kinds, orient="row"),
+        sampled=len(rows),
+        items=len(need),
+        in_need=int(in_need.sum()),
+    )
+
+
+def append_lf(root: Path, source: str, suggestion: dict[str, object]) -> str:
+    """Append a row of `Suggestions.rows` to the LF module `source` below `root`, with the imports it needs; return its text.
+
+    Raises
+    ------
+    LabelingFunctionError
+        The module cannot be read as Python, or has that name already.
+    """
+    path = root / source
+    try:
+        text = path.read_text(encoding="utf-8")
+        body = ast.parse(text).body
+    except (OSError, SyntaxError, ValueError) as error:
+        raise LabelingFunctionError(f"{source} cannot be added to: {error}. Correct it first.") from None
+    name, code = str(suggestion["name"]), str(suggestion["source"])
+    if re.search(rf"^(def )?{re.escape(name)}\b", text, flags=re.M):
+        raise LabelingFunctionError(f"{source} has a {name!r} already. Nothing was added.")
+    needs = suggestion["needs"]
+    assert isinstance(needs, Sequence)
+    lines = text.rstrip("\n").split("\n") if text.strip() else []
+    lines = _add_imports(lines, body, [*needs], needs_polars="pl." in code)
+    gap = ["", ""] if code.startswith("@") else [""]
+    write_text(path, "\n".join([*lines, *(gap if lines else []), code]) + "\n")
+    return code
+
+
+def _add_imports(lines: list[str], body: list[ast.stmt], needs: list[str], *, needs_polars: bool) -> list[str]:
+    """The `lines` of a module with what it imports of tasks.labeling made to hold `needs`, and polars as pl."""
+    added = ["import polars as pl"] if needs_polars and "pl" not in _list_imports(body, "polars") else []
+    missing = [need for need in needs if need not in _list_imports(body, "tasks.labeling")]
+    places = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "tasks.labeling"]
+    if missing and places:
+        names = sorted({*map(ast.unparse, places[0].names), *missing})  # capitals first, as the formatter has it
+        whole = f"from tasks.labeling import {', '.join(names)}"
+        rows = (
+            [whole]
+            if len(whole) <= _WIDTH
+            else ["from tasks.labeling import (", *(f"    {name}," for name in names), ")"]
+        )
+        start, stop = places[0].lineno - 1, places[0].end_lineno or places[0].lineno
+        before = [*added, ""] if added else []
+        return [*lines[:start], *before, *rows, *lines[stop:]]
+    if missing:
+        added += [*([""] if added else []), f"from tasks.labeling import {', '.join(sorted(missing))}"]
+    at = max((node.end_lineno or 0 for node in body if isinstance(node, ast.Import | ast.ImportFrom)), default=0)
+    if added and not at and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        at, added = body[0].end_lineno or 0, ["", *added]
+    return [*lines[:at], *added, *lines[at:]]
+
+
+_WIDTH = 120
+"""Characters of a line of source."""
+
+
+def _draw(data: ProjectData, seed: int) -> Int64:
+    """The rows that rules are found on."""
+    n, known = len(data.ids()), np.flatnonzero(data.gold() != ABSTAIN)
+    if n <= SAMPLE:
+        return np.arange(n)
+    rest = np.setdiff1d(np.arange(n), known)
+    drawn = np.random.default_rng(seed).choice(rest, max(SAMPLE - len(known), 0), replace=False)
+    return np.sort(np.concatenate([known, drawn]))
+
+
+def _list_rules(items: pl.DataFrame, in_need: Bool) -> Iterator[tuple[list[Rule], sparse.csr_array]]:
+    """Rules, and which items each fits, (rules, n)."""
+    for name, kind in items.schema.items():
+        if name in ("item_id", "split"):
+            continue
+        column = items[name]
+        if kind == pl.String:
+            if column.n_unique() <= MANY_VALUES:
+                yield _list_values(column)
+            else:
+                yield from _list_words(column, in_need)
+        elif kind == pl.Boolean:
+            yield _list_values(column)
+        elif kind.is_numeric():
+            yield _list_thresholds(column)
+
+
+def _list_words(texts: pl.Series, in_need: Bool) -> Iterator[tuple[list[Rule], sparse.csr_array]]:
+    """Words of a column of free text, then pairs of them."""
+    tokens = (
+        pl.DataFrame({"row": np.arange(len(texts)), "word": texts.str.to_lowercase().str.extract_all(r"\w+")})
+        .explode("word")
+        .drop_nulls()
+        .unique(maintain_order=True)
+    )
+    needy = tokens.filter(pl.Series(in_need[tokens["row"].to_numpy()]))
+    common = (
+        needy.group_by("word")
+        .len()
+        .filter((pl.col("len") >= LEAST_ITEMS) & (pl.col("word").str.len_chars() > 1))
+        .sort(["len", "word"], descending=[True, False])
+        .head(VOCABULARY)
+    )
+    words = common["word"].to_list()
+    if not words:
+        return
+    kept = tokens.join(common.select("word").with_row_index("number"), on="word", how="inner")
+    where = (kept["number"].to_numpy(), kept["row"].to_numpy())
+    fits = sparse.csr_array((np.ones(kept.height, np.int32), where), shape=(len(words), len(texts)))
+    column = texts.name
+    call = 'keyword_lf("{name}", column=' + repr_text(column) + ", keywords=[{word}], label={label})"
+    yield (
+        [
+            Rule(
+                text=f"{column} has {word!r}",
+                name=f"says_{word}",
+                needs=("keyword_lf",),
+                source="{name} = " + call.replace("{word}", repr_text(word)),
+            )
+            for word in words
+        ],
+        fits,
+    )
+    paired = fits[:PAIRED]
+    together = (paired @ paired.T).toarray()
+    pairs = [(i, j) for i, j in np.argwhere(np.triu(together, 1) >= LEAST_ITEMS)]
+    if pairs:
+        both = sparse.vstack([paired[[i]].multiply(paired[[j]]) for i, j in pairs], format="csr")
+        body = (
+            "@vectorized_labeling_function\ndef {name}(items):\n    text = pl.col(" + repr_text(column) + ")\n"
+            "    return vote_where(text.str.contains({one}) & text.str.contains({other}), {label})"
+        )
+        yield (
+            [
+                Rule(
+                    text=f"{column} has {words[i]!r} and {words[j]!r}",
+                    name=f"says_{words[i]}_and_{words[j]}",
+                    needs=("vectorized_labeling_function", "vote_where"),
+                    source=body.replace("{one}", _write_pattern(words[i])).replace("{other}", _write_pattern(words[j])),
+                )
+                for i, j in pairs
+            ],
+            sparse.csr_array(both),
+        )
+
+
+def _write_pattern(word: str) -> str:
+    return f'r"(?i)\\b{pl.escape_regex(word)}\\b"'
+
+
+def _list_values(column: pl.Series) -> tuple[list[Rule], sparse.csr_array]:
+    """Equality with each value of a column that has few."""
+    rules, fits = [], []
+    for value in column.drop_nulls().unique().sort():
+        written = repr_text(value) if isinstance(value, str) else repr(value)
+        condition = f"pl.col({repr_text(column.name)})" + ("" if value is True else f" == {written}")
+        rules.append(_write_condition(condition, f"{column.name} is {value!r}", f"{column.name}_is_{value}"))
+        fits.append((column == value).fill_null(False).to_numpy())
+    return rules, sparse.csr_array(np.array(fits).reshape(len(rules), len(column)).astype(np.int32))
+
+
+def _list_thresholds(column: pl.Series) -> tuple[list[Rule], sparse.csr_array]:
+    """A column of numbers at or above, and at or below, its quantiles."""
+    numbers = column.cast(pl.Float64).fill_nan(None)
+    quantiles = (numbers.quantile(q / QUANTILES, "nearest") for q in range(QUANTILES + 1))
+    cuts = sorted({cut for cut in quantiles if cut is not None})
+    rules, fits = [], []
+    for cut in cuts:
+        # As it is shown, so that the source votes as the rule was judged.
+        shown = float(f"{cut:.4g}")
+        written = f"{shown:.0f}" if shown.is_integer() and abs(shown) < 1e15 else repr(shown)
+        for sign, word in ((">=", "at_least"), ("<=", "at_most")):
+            condition = f"pl.col({repr_text(column.name)}) {sign} {written}"
+            rules.append(
+                _write_condition(condition, f"{column.name} {sign} {written}", f"{column.name}_{word}_{written}")
+            )
+            fit = numbers >= shown if sign == ">=" else numbers <= shown
+            fits.append(fit.fill_null(False).to_numpy())
+    return rules, sparse.csr_array(np.array(fits).reshape(len(rules), len(column)).astype(np.int32))
+
+
+def _write_condition(condition: str, text: str, name: str) -> Rule:
+    source = "@vectorized_labeling_function\ndef {name}(items):\n    return vote_where(" + condition + ", {label})"
+    return Rule(text=text, name=name, needs=("vectorized_labeling_function", "vote_where"), source=source)
+
+
+def repr_text(text: str) -> str:
+    """Return `text` as a Python literal in double quotes, as the formatter writes it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _count(fits: sparse.csr_array, truth: np.ndarray[tuple[int], np.dtype[np.int8]], label: int) -> GoldCounts:
+    """How many items with a known class fit each rule, and of how many `label` is the class."""
+    known = fits @ (truth != ABSTAIN).astype(np.int64)
+    return GoldCounts(votes=known, correct=fits @ (truth == label).astype(np.int64))
+
+
+def _choose(
+    found: list[tuple[Rule, Int64, int, GoldCounts, bool]],
+    in_need: Bool,
+    classes: tuple[str, ...],
+    count: int,
+    taken: set[str],
+) -> list[tuple[object, ...]]:
+    """The rules that add most, one after the other, as rows of the answer."""
+    left = in_need.copy()
+    chosen: list[tuple[object, ...]] = []
+    gains = np.array([np.count_nonzero(left[members]) for _, members, *_ in found], dtype=np.int64)
+    while len(chosen) < count and len(gains):
+        best = int(gains.argmax())
+        rule, members, c, counts, is_gold = found[best]
+        gain = int(np.count_nonzero(left[members]))
+        if gain < gains[best]:  # counted before others were chosen
+            gains[best] = gain
+            continue
+        if gain < LEAST_ITEMS:
+            break
+        name = _make_name(rule.name, taken)
+        taken.add(name)
+        precision, low = measure_precision(counts)[0], wilson_interval(counts)[0][0]
+        source = rule.source.replace("{name}", name).replace("{label}", repr_text(classes[c]))
+        judged_on = "gold" if is_gold else "labels"
+        chosen.append(
+            (rule.text, classes[c], gain, len(members), judged_on, int(counts.votes[0]), float(precision), float(low),
+             name, list(rule.needs), source)
+        )  # fmt: skip
+        left[members] = False
+        gains[best] = 0
+    return chosen
+
+
+def _make_name(wanted: str, taken: set[str]) -> str:
+    """A name for a function of Python that no LF has."""
+    plain = re.sub(r"\W+|[^\x00-\x7f]+", "_", wanted.replace(".", "_").replace("-", "minus_")).strip("_") or "suggested"
+    if plain[0].isdigit() or keyword.iskeyword(plain):
+        plain = f"lf_{plain}"
+    number, name = 2, plain
+    while name in taken:
+        number, name = number + 1, f"{plain}_{number}"
+    return name
+
+
+def _list_imports(body: Sequence[ast.stmt], module: str) -> set[str]:
+    """The names under which a module's source imports `module`, or things from it."""
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name for alias in node.names if alias.name == module}
+        elif isinstance(node, ast.ImportFrom) and node.module == module:
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
