@@ -79,9 +79,9 @@ def test_a_module_in_another_order_gives_the_same_bytes_everywhere(tmp_path):
 
 @pytest.fixture(scope="module")
 def with_items(tmp_path_factory):
-    """A project of which ingest and index have run."""
+    """A project of which ingest, gold and index have run."""
     root = lay_out(tmp_path_factory.mktemp("order") / "project", "lfs/votes.parquet")
-    run_all(root, ("ingest", "index"))
+    run_all(root, ("ingest", "gold", "index"))
     return root
 
 
