@@ -92,7 +92,6 @@ class StoredColumns:
     root: Path
     inputs: Inputs
     pairs: NeighborColumnNames
-    k: int
 
     def __iter__(self) -> Iterator[LFColumn]:
         """One column per LF.
@@ -109,12 +108,15 @@ class StoredColumns:
             names = [ITEM_ID, *(self.pairs.similarity[pair] for pair in columns)]
             table = read_table(path, schemas.neighbors(names, id_type), names)
             require_same_items(self.root / ITEMS, self.inputs.items, path, table)
-            similarity = np.full((table.height, self.k), np.nan, dtype=np.float32)
-            for pair, name in zip(columns, names[1:], strict=True):
+            similarity = np.empty((table.height, len(columns)), dtype=np.float32, order="F")
+            for number, name in enumerate(names[1:]):
                 found = table[name].fill_null(np.nan).to_numpy()
-                scale = self.inputs.points.scale
-                similarity[:, self.pairs.label[pair]] = to_cosine(found, self.inputs.metric, scale)
-            yield LFColumn(votes=np.ascontiguousarray(self.inputs.votes[:, lf]), similarity=similarity)
+                similarity[:, number] = to_cosine(found, self.inputs.metric, self.inputs.points.scale)
+            yield LFColumn(
+                votes=np.ascontiguousarray(self.inputs.votes[:, lf]),
+                similarity=similarity,
+                classes=self.pairs.label[columns].astype(np.int64),
+            )
 
 
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
@@ -129,14 +131,15 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     inputs = read_inputs(root, k, params)
     vectors = inputs.points.vectors
     with Progress("finding features", total=2 * WHOLE) as progress:
-        features = open_scratch((root / END_MODEL_SUMMARY).parent, vectors.shape)
         spectral_map = fit_spectral_map(vectors, progress.advance)
+        shape = len(vectors), spectral_map.projection.shape[1]
+        features = open_scratch((root / END_MODEL_SUMMARY).parent, shape)
         apply_spectral_map(spectral_map, vectors, features, progress.advance)
     with Progress("learning from votes", total=HEAD_WORK) as progress:
         head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
     balance = _find_balance(head, inputs, k, params)
     pairs = find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs))
-    columns = StoredColumns(root=root, inputs=inputs, pairs=pairs, k=k)
+    columns = StoredColumns(root=root, inputs=inputs, pairs=pairs)
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
         bandwidth = choose_bandwidth(progress.follow(columns))
         pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)

@@ -23,7 +23,6 @@ from tasks.cache.store import Cache, identify
 from tasks.compute.cluster import open_cluster
 from tasks.core.types import Float32
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
-from tasks.params import EncoderParams
 from tasks.progress import Progress
 from tasks.tables.scratch import open_scratch
 
@@ -36,6 +35,22 @@ CHUNK = 4096
 """Texts per entry of the cache: a stopped run loses at most this many, and a million texts make some 250 entries."""
 
 
+class ModelChoice(Protocol):
+    """What encoding has to know, as `EncoderParams` has it.
+
+    Not imported from tasks.params: the key of the cache is made of this module's imports, and an edit of any other
+    stage's params must not encode all texts again.
+    """
+
+    @property
+    def model(self) -> str:
+        """A name, or a folder inside the project."""
+
+    @property
+    def batch_size(self) -> int:
+        """Texts that the model is given at once."""
+
+
 class Encoder(Protocol):
     """Turns texts into vectors, each by itself: the vector of a text must not depend on the others of its batch.
 
@@ -46,7 +61,7 @@ class Encoder(Protocol):
         """One row of floats per text, of shape (len(texts), d)."""
 
 
-LoadEncoder = Callable[[Path, EncoderParams], Encoder]
+LoadEncoder = Callable[[Path, ModelChoice], Encoder]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +72,7 @@ class EncodedTexts:
     rows: npt.NDArray[np.int64]
 
 
-def load_encoder(root: Path, params: EncoderParams) -> Encoder:
+def load_encoder(root: Path, params: ModelChoice) -> Encoder:
     """The sentence-transformers model `params.model`; runs no code of the model's and reads safetensors weights only.
 
     Raises
@@ -90,7 +105,7 @@ def load_encoder(root: Path, params: EncoderParams) -> Encoder:
     return encode
 
 
-def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: LoadEncoder = load_encoder) -> EncodedTexts:
+def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEncoder = load_encoder) -> EncodedTexts:
     """The vectors of `texts` (no null, at least one), from the cache where it has them and else from the encoder.
 
     `load` is called only when a text is not in the cache.
@@ -140,7 +155,7 @@ def encode_texts(root: Path, texts: pl.Series, params: EncoderParams, load: Load
 class _Job:
     """What texts are encoded with."""
 
-    params: EncoderParams
+    params: ModelChoice
     identity: str
     """Of the model, as `_identify_model` gives it."""
     load: LoadEncoder
@@ -184,7 +199,7 @@ def _describe(texts: pl.Series) -> str:
     return f"{len(texts):,} texts from {texts[0][:40]!r} on"
 
 
-def _encode(encoder: Encoder, texts: pl.Series, params: EncoderParams, progress: Progress) -> Float32:
+def _encode(encoder: Encoder, texts: pl.Series, params: ModelChoice, progress: Progress) -> Float32:
     """Vectors of `texts`, encoded in batches."""
     batches: list[Float32] = []
     for start in range(0, len(texts), params.batch_size):

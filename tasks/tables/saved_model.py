@@ -58,8 +58,8 @@ _SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "points/center": ("d",),
     "points/scale": (),
     "features/mean": ("d",),
-    "features/projection": ("d", "d"),
-    "head/coef": ("d", "k"),
+    "features/projection": ("d", "r"),
+    "head/coef": ("r", "k"),
     "head/intercept": ("k",),
     "reliability": ("m", "k"),
     "bandwidth": (),
@@ -67,16 +67,16 @@ _SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "evidence/local": ("k",),
     "evidence/both": ("k",),
     "evidence/means": (3,),
-    "student/coef": ("d", "k"),
+    "student/coef": ("r", "k"),
     "student/intercept": ("k",),
     "student/confidence": (),
 }
-"""Every array by name, with its shape; k, m and d are those of `SavedModel`."""
+"""Every array by name, with its shape; k, m and d are those of `SavedModel`, r is the number of features."""
 
 _GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "evidence/weights": (len(SOURCES),),
     "evidence/offsets": ("k",),
-    "alone/coef": ("d", "k"),
+    "alone/coef": ("r", "k"),
     "alone/intercept": ("k",),
     "fused/coef": ("f", "k"),
     "fused/intercept": ("k",),
@@ -88,7 +88,7 @@ _GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "gold/classes": ("g",),
     "gold/has_class": ("k",),
 }
-"""Those that are there where gold taught the model; f: d + k + the columns of votes, g: gold rows."""
+"""Those that are there where gold taught the model; f: r + k + the columns of votes, g: gold rows."""
 
 _MAY_LACK = {"reliability", "evidence/means"}
 """Arrays in which NaN says that there is no such thing."""
@@ -228,10 +228,10 @@ def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
     expected = {**_SHAPES, **(_GOLD_SHAPES if "pool/weights" in arrays else {})}
     if odd := sorted(arrays.keys() ^ expected.keys()):
         raise _wrong(path, f"'{odd[0]}' is {'missing' if odd[0] in expected else 'unknown'}")
-    sizes = {"k": k, "m": m, "d": arrays["points/center"].size}
+    sizes = {"k": k, "m": m, "d": arrays["points/center"].size, "r": arrays["student/coef"].shape[0]}
     if "pool/weights" in arrays:
         columns = int(np.count_nonzero(arrays["votes/voted"]))
-        sizes |= {"f": sizes["d"] + k + columns, "g": arrays["gold/classes"].size}
+        sizes |= {"f": sizes["r"] + k + columns, "g": arrays["gold/classes"].size}
     for name, shape in expected.items():
         wanted = tuple(sizes[size] if isinstance(size, str) else size for size in shape)
         if arrays[name].shape != wanted:

@@ -430,3 +430,17 @@ def test_similarity_to_gold_is_the_same_for_a_row_that_was_not_there():
     assert later == pytest.approx(whole[50:], abs=1e-6)
     # A gold row, asked as if it were another item, finds itself.
     assert measure_similarity_to_gold(points[:1], points[:50], gold.classes, 2)[0, truth[0]] == pytest.approx(1)
+
+
+def test_classes_that_an_lf_never_votes_need_no_column():
+    _, votes, similarity, _ = task(k=3)
+    votes, similarity = np.where(votes == 1, -1, votes).astype(np.int8), similarity[:, :, [0, 2]]
+    full = np.full((*votes.shape, 3), np.nan, np.float32)
+    full[:, :, [0, 2]] = similarity
+    reliability = np.linspace(0.1, 1, 15).reshape(5, 3)
+    short = [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf], classes=np.array([0, 2])) for lf in range(5)]
+    bandwidth = choose_bandwidth(short)
+    assert bandwidth == choose_bandwidth(cut_columns(votes, full))
+    found, expected = (pool_votes(columns, reliability, bandwidth) for columns in (short, cut_columns(votes, full)))
+    np.testing.assert_array_equal(found.own, expected.own)
+    np.testing.assert_array_equal(found.near, expected.near)

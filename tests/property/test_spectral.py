@@ -33,9 +33,25 @@ def test_features_have_unit_norm_on_average_and_turn_with_the_embeddings(seed):
     assert other @ other.T == pytest.approx(one @ one.T, abs=1e-3)
 
 
-def test_constant_embeddings_have_no_features():
-    points = np.full((5, 3), 7, np.float32)
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (1, 4)])
+def test_constant_embeddings_have_no_features(shape):
+    points = np.full(shape, 7, np.float32)
     assert not apply_spectral_map(fit_spectral_map(points), points).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 12), d=st.integers(13, 40))
+def test_fewer_items_than_dimensions_have_the_kernel_of_the_definition(seed, n, d):
+    rng = np.random.default_rng(seed)
+    points = (rng.normal(size=(n, d)) * rng.uniform(0.1, 3, d)).astype(np.float32)
+    centered = points - points.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centered.T @ centered / n)
+    values = np.maximum(values, 0)
+    square = np.mean([values**t / (values ** (t + 1)).sum() for t in (0, 0.5, 1)], axis=0)
+    found = fit_spectral_map(points)
+    features = apply_spectral_map(found, points)
+    assert found.projection.shape == (d, n - 1), "one direction less than items, since their mean is taken off"
+    assert features @ features.T == pytest.approx((centered @ vectors * square) @ (centered @ vectors).T, abs=1e-4)
 
 
 @pytest.mark.parametrize(("points", "message"), [(np.empty((0, 3)), "0 rows"), ([[1.0, np.nan]], "finite")])

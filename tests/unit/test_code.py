@@ -28,6 +28,7 @@ CODE = {
     "tasks/lf/fingerprint.py": {"votes"},
     "tasks/readers/encoder.py": {"encode"},
     "tasks/cache/store.py": {"votes", "search", "encode"},
+    "tasks/params.py": {"votes", "search"},
     "tasks/evaluate.py": set(),
 }
 """What an edit of a file makes stale."""
@@ -38,6 +39,7 @@ PACKAGES = {
     "faiss_cpu": {"search"},
     "numpy": {"votes", "search", "encode"},
     "PyYAML": {"votes", "search", "encode"},
+    "pydantic": {"votes", "search"},
     "sentence_transformers": {"encode"},
     "ruff": set(),
 }

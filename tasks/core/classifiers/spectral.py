@@ -2,8 +2,8 @@
 
 With C the covariance of all embeddings (no labels), a linear model with weight prior N(0, C^t) prefers directions along
 which items actually vary; t = 0 is plain ridge, t = 1 is the two-step random-walk kernel x'Cx'' of semi-supervised
-learning. The map uses the mean of the three kernels t = 0, 1/2 and 1, each of unit trace: one d x d matrix, no n x n
-one, nothing to choose.
+learning. The map uses the mean of the three kernels t = 0, 1/2 and 1, each of unit trace, with nothing to choose. Its
+eigenvectors are those of a d x d matrix or, where items are fewer than dimensions, of an n x n one.
 
 Source: Chapelle, Weston and Schoelkopf, "Cluster Kernels for Semi-Supervised Learning", NIPS 2002.
 """
@@ -27,7 +27,8 @@ SPECTRAL_POWERS = (0.0, 0.5, 1.0)
 class SpectralMap:
     """A linear map from embeddings to features of unit mean squared norm.
 
-    mean: (d,) float64. projection: (d, d) float64, symmetric, so that eigenvector signs cannot matter.
+    mean: (d,) float64. projection: (d, r) float64. Of at least as many items as dimensions it is symmetric with r = d, so
+    that eigenvector signs cannot matter; of fewer it has a column for each of the r < n directions along which they vary.
     """
 
     mean: Float64
@@ -47,8 +48,9 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
     Notes
     -----
     With eigenvalues v of the covariance the scale of each direction is sqrt(mean_t v^t / sum(v^(t+1))), t over
-    `SPECTRAL_POWERS`; every kernel has unit trace, so the mean squared norm of a feature row is 1. O(n d^2 + d^3).
-    Constant embeddings map to zeros.
+    `SPECTRAL_POWERS`; every kernel has unit trace, so the mean squared norm of a feature row is 1. O(n d min(n, d)).
+    Constant embeddings map to zeros. With fewer items than dimensions the directions along which nothing varies are left
+    out: a penalized linear model has no weight there.
 
     Raises
     ------
@@ -66,6 +68,8 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
         mean = total / n
         if not np.isfinite(mean).all():
             raise ValueError("embeddings: got NaN or infinity; expected finite values")
+        if n < d:
+            return SpectralMap(mean=mean, projection=_project_few(embeddings, mean, step))
         covariance = np.zeros((d, d))
         for block in cut_blocks(n):
             centered = embeddings[block].astype(np.float64) - mean
@@ -75,17 +79,37 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
         values = np.maximum(values, 0.0)
         if values.max(initial=0.0) <= 0.0:
             return SpectralMap(mean=mean, projection=np.zeros((d, d)))
-        square = np.zeros(d)
-        for power in SPECTRAL_POWERS:
-            square += values**power / (values ** (power + 1)).sum() / len(SPECTRAL_POWERS)
-        return SpectralMap(mean=mean, projection=(vectors * np.sqrt(square)) @ vectors.T)
+        return SpectralMap(mean=mean, projection=(vectors * _scale_directions(values)) @ vectors.T)
+
+
+def _project_few(embeddings: Float32, mean: Float64, step: Advance) -> Float64:
+    """Return the projection (d, r) for n < d rows, from the eigenvectors of their n x n products."""
+    n = len(embeddings)
+    centered = embeddings.astype(np.float64) - mean
+    step(len(cut_blocks(n)))
+    values, vectors = np.linalg.eigh(centered @ centered.T / n)
+    varies = values > values.max(initial=0.0) * n * np.finfo(np.float64).eps
+    if not varies.any():
+        return np.zeros((centered.shape[1], 1))
+    values = values[varies]
+    directions = centered.T @ (vectors[:, varies] / np.sqrt(n * values))
+    return np.asarray(directions * _scale_directions(values))
+
+
+def _scale_directions(values: Float64) -> Float64:
+    """Return the scale (r,) of directions along which the variances are `values` (r,), not all 0."""
+    square = np.zeros(len(values))
+    for power in SPECTRAL_POWERS:
+        square += values**power / (values ** (power + 1)).sum() / len(SPECTRAL_POWERS)
+    return np.asarray(np.sqrt(square))
 
 
 def apply_spectral_map(
     spectral_map: SpectralMap, embeddings: Float32, out: Float32 | None = None, advance: Advance = ignore_progress
 ) -> Float32:
-    """Return features (n, d) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
-    features = np.empty(embeddings.shape, dtype=np.float32) if out is None else out
+    """Return features (n, r) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
+    shape = len(embeddings), spectral_map.projection.shape[1]
+    features = np.empty(shape, dtype=np.float32) if out is None else out
     blocks = cut_blocks(len(embeddings))
     with threadpool_limits(limits=1), count_steps(advance, len(blocks)) as step:
         for block in blocks:

@@ -113,12 +113,12 @@ def measure_reliability(votes: Votes, proba: Float64) -> Float64:
     chance = 1.0 / n_classes
     reliability = np.full((votes.shape[1], n_classes), np.nan)
     for j in range(votes.shape[1]):
-        for c in range(n_classes):
-            rows = np.flatnonzero(votes[:, j] == c)
-            if len(rows):
-                total = float(proba[rows, c].sum()) + RELIABILITY_VOTES * chance
-                above = total / (len(rows) + RELIABILITY_VOTES) - chance
-                reliability[j, c] = max(above, RELIABILITY_FLOOR) / (1.0 - chance)
+        cast = np.ascontiguousarray(votes[:, j])
+        for c in np.unique(cast[cast >= 0]).tolist():
+            rows = np.flatnonzero(cast == c)
+            total = float(proba[rows, c].sum()) + RELIABILITY_VOTES * chance
+            above = total / (len(rows) + RELIABILITY_VOTES) - chance
+            reliability[j, c] = max(above, RELIABILITY_FLOOR) / (1.0 - chance)
     return reliability
 
 

@@ -30,7 +30,8 @@ w says how reliability falls with distance: near^w is again a kernel of b, now w
 priors are the weights used without gold, so a few gold rows change little and many decide. With four weights and k
 offsets it cannot overfit 100 rows. Gold enters a gold row only through its *other* gold rows.
 
-Cost: one pass over the LF columns for b, one for the pool; memory n k. No n x n matrix anywhere.
+Cost: one pass over the LF columns for b, one for the pool, of each LF the classes that it votes; memory n k. No n x n
+matrix anywhere.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from tasks.core.classifiers.softmax import LOG_FLOOR
 from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.label_models.balancing import apply_balance, fit_balance
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float32, Float64, GoldRows, Votes
+from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
 
 MEDIAN_EXPONENT = 5.0
 """An item at the median distance weighs exp(-5); see the derivation."""
@@ -87,13 +88,15 @@ LABEL_WORK = 2 * WHOLE
 class LFColumn:
     """One LF's votes and neighbors.
 
-    votes: (n,) int8, -1 abstains. similarity: (n, k) float32, cosine (or 1 - distance^2 / 2) to the nearest reference item on which this LF
+    votes: (n,) int8, -1 abstains. similarity: (n, c) float32, cosine (or 1 - distance^2 / 2) to the nearest reference item on which this LF
     votes that class; NaN where there is none and, by convention, where the LF itself votes on the item (such entries are
-    ignored whatever they hold). A tie between classes needs no rule: both count.
+    ignored whatever they hold). A tie between classes needs no rule: both count. classes: (c,) which classes the columns
+    of similarity are of, each once, None: all of them in order. An LF of many mostly votes for a few.
     """
 
     votes: Votes
     similarity: Float32
+    classes: Int64 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,7 @@ def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
     nearest: Float32 | None = None
     for column in columns:
         s = np.where((column.votes < 0)[:, None], column.similarity, np.float32(np.nan))
-        best = np.fmax.reduce(s, axis=1)
+        best = np.fmax.reduce(s, axis=1, initial=np.float32(np.nan))
         nearest = best if nearest is None else np.fmax(nearest, best)
     if nearest is None or np.isnan(nearest).all():
         return MEDIAN_EXPONENT
@@ -198,9 +201,11 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
     for j, column in enumerate(columns):
         if j >= len(r):
             raise ValueError(f"reliability: got {len(r)} rows; expected one per LF, and there are more LFs")
+        classes = np.arange(n_classes) if column.classes is None else column.classes
         shape = (len(column.votes), n_classes)
-        if column.similarity.shape != shape:
-            raise ValueError(f"similarity of LF {j}: got shape {column.similarity.shape}; expected {shape}")
+        if column.similarity.shape != (shape[0], len(classes)):
+            expected = shape[0], len(classes)
+            raise ValueError(f"similarity of LF {j}: got shape {column.similarity.shape}; expected {expected}")
         if len(column.votes) and (column.votes.min() < -1 or column.votes.max() >= n_classes):
             got = column.votes[(column.votes < -1) | (column.votes >= n_classes)][0]
             raise ValueError(f"votes of LF {j}: got {got}; expected -1 or 0..{n_classes - 1}")
@@ -208,7 +213,9 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
             own, near = np.zeros(shape), np.zeros(shape)
         voted = column.votes >= 0
         own[voted, column.votes[voted]] += r[j, column.votes[voted]]
-        near[~voted] += r[j] * weigh_similarity(column.similarity[~voted], bandwidth)
+        silent = np.flatnonzero(~voted)
+        for c, similarity in zip(classes.tolist(), column.similarity.T, strict=True):
+            near[silent, c] += r[j, c] * weigh_similarity(similarity[silent], bandwidth)
     if own is None or near is None:
         raise ValueError("columns: got no LF; expected at least 1")
     if j + 1 < len(r):
