@@ -22,7 +22,8 @@ import numpy.typing as npt
 import pgmpy.models
 
 from tasks.core.label_models.triplets import fit_flyingsquid
-from tasks.core.thresholds import Fit, JudgedItems, fit_global, fit_per_lf, propose_thresholds
+from tasks.core.offers import JudgedItems
+from tasks.core.thresholds import Fit, fit_global, fit_per_lf, propose_thresholds
 
 _MOST_FOR_PACKAGE = 20
 """LFs up to which the package is asked: its cost grows with their third power."""

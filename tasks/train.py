@@ -68,6 +68,10 @@ from tasks.tables.validation import require_same_items
 _SHOWN = 5
 """Near-copies that are named in a sentence."""
 
+BYTES_AT_ONCE = 1 << 24
+"""Of neighbors' similarities that are read at once, but those of an LF at least. To open the file takes time for each
+of its columns, so that to open it for each LF would take time in proportion to their square."""
+
 DIGITS = 6
 """Of the numbers in end_model.json, which explain the labels and are not read again."""
 
@@ -87,7 +91,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredColumns:
-    """The LFs' votes and similarities, read from disk one LF at a time, as often as they are iterated over."""
+    """The LFs' votes and similarities, read from disk some LFs at a time, as often as they are iterated over."""
 
     root: Path
     inputs: Inputs
@@ -102,21 +106,27 @@ class StoredColumns:
             The neighbors are damaged, or belong to other items.
         """
         path = self.root / NEIGHBORS
-        id_type = self.inputs.items.schema[ITEM_ID]
-        for lf in range(len(self.inputs.lfs)):
-            columns = np.flatnonzero(self.pairs.lf == lf)
-            names = [ITEM_ID, *(self.pairs.similarity[pair] for pair in columns)]
-            table = read_table(path, schemas.neighbors(names, id_type), names)
+        m, n = len(self.inputs.lfs), self.inputs.items.height
+        starts = np.searchsorted(self.pairs.lf, np.arange(m + 1))
+        first = 0
+        while first < m:
+            room = starts[first] + BYTES_AT_ONCE // (4 * max(n, 1))
+            end = max(first + 1, int(np.searchsorted(starts, room, side="right")) - 1)
+            names = [ITEM_ID, *self.pairs.similarity[starts[first] : starts[end]]]
+            table = read_table(path, schemas.neighbors(names, self.inputs.items.schema[ITEM_ID]), names)
             require_same_items(self.root / ITEMS, self.inputs.items, path, table)
-            similarity = np.empty((table.height, len(columns)), dtype=np.float32, order="F")
-            for number, name in enumerate(names[1:]):
-                found = table[name].fill_null(np.nan).to_numpy()
-                similarity[:, number] = to_cosine(found, self.inputs.metric, self.inputs.points.scale)
-            yield LFColumn(
-                votes=np.ascontiguousarray(self.inputs.votes[:, lf]),
-                similarity=similarity,
-                classes=self.pairs.label[columns].astype(np.int64),
-            )
+            for lf in range(first, end):
+                columns = range(starts[lf], starts[lf + 1])
+                similarity = np.empty((n, len(columns)), dtype=np.float32, order="F")
+                for number, pair in enumerate(columns):
+                    found = table[self.pairs.similarity[pair]].fill_null(np.nan).to_numpy()
+                    similarity[:, number] = to_cosine(found, self.inputs.metric, self.inputs.points.scale)
+                yield LFColumn(
+                    votes=np.ascontiguousarray(self.inputs.votes[:, lf]),
+                    similarity=similarity,
+                    classes=self.pairs.label[starts[lf] : starts[lf + 1]].astype(np.int64),
+                )
+            first = end
 
 
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:

@@ -12,12 +12,13 @@ import polars as pl
 
 from tasks.core.copies import find_originals
 from tasks.core.extension import Neighbors, find_nearest_votes, to_similarity
+from tasks.core.offers import JudgedItems
 from tasks.core.progress_callback import WHOLE
 from tasks.core.thresholds import (
     Choice,
-    JudgedItems,
     choose_thresholds,
     count_above,
+    count_extended,
     draw_hidden,
     fit_global,
     fit_per_lf,
@@ -123,6 +124,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     write_json(root / THRESHOLDS, found.model_dump(mode="json"))
     originals = (L != ABSTAIN).sum(axis=0)
     extended = _count_extended(root, items, pairs, candidates)
+    counts = count_extended(judged, chosen.similarity)
     curves = [pl.DataFrame(schema=_CURVE)]
     with Progress("tracing curves", total=len(lfs)) as progress:
         for lf, name in enumerate(progress.follow(lfs)):
@@ -134,7 +136,9 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
                 "valid_coverage": None
                 if chosen.tuning_set.is_hidden
                 else trace_coverage(judged, column, candidates[lf]),
-                "metric": trace_curve(judged, chosen.similarity, column, candidates[lf]) if len(judged.gold) else None,
+                "metric": trace_curve(judged, chosen.similarity, column, candidates[lf], counts)
+                if len(judged.gold)
+                else None,
             }
             curves.append(pl.DataFrame(curve, schema=_CURVE))
     write_csv(root / THRESHOLD_CURVES, pl.concat(curves))

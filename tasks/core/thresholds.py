@@ -13,17 +13,12 @@ harder than those it looks at.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from tasks.core.offers import ClassPoll, Counts, JudgedItems, RankedOffers, TopPoll, count_votes, judge, rank_offers
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, Votes
-
-Counts = npt.NDArray[np.int16]
-Objective = Literal["accuracy", "macro_f1"]
-
 
 FOLDS = 10
 """Folds of cross-fitting: on three real tasks ten varied less from sample to sample than five, at little cost."""
@@ -49,24 +44,6 @@ class Hidden:
     """(h,) ascending positions of items."""
     lf: Int64
     """(h,) whose vote is hidden."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedItems:
-    """Items with gold or a hidden vote, what the LFs vote and what their nearest neighbors offer."""
-
-    L: Votes
-    """(n, m) original votes."""
-    vote: Votes
-    """(n, m) offered votes; ABSTAIN where nothing is offered."""
-    similarity: Float32
-    """(n, m) how near the neighbor is that offers; NaN where nothing is offered."""
-    gold: Votes
-    """(n,) classes: of gold, or the hidden votes."""
-    weight: Float64
-    """(n,) of each item in the objective; positive."""
-    k: int
-    objective: Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +126,29 @@ def score_votes(judged: JudgedItems, L: Votes) -> float:
     """
     if not len(L):
         return float("nan")
-    totals = _judge(judged, _count_votes(L, judged.k)[None]) @ judged.weight
+    totals = judge(judged, count_votes(L, judged.k)[None]) @ judged.weight
     return float(_score(judged, judged.weight[None], totals[:, :, None])[0, 0])
 
 
-def trace_curve(judged: JudgedItems, thresholds: Float64, lf: int, candidates: Float64) -> Float64:
-    """Return the objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,)."""
-    without = np.where(np.arange(len(thresholds)) == lf, np.inf, thresholds)
-    counts = _count_votes(extend(judged, without), judged.k)[None]
-    weight, ranked = judged.weight[None], _rank_offers(judged, lf)
-    _, gained = _try_offers(judged, weight, counts, ranked, np.array([np.inf]))
-    total = _judge(judged, counts) @ weight[:, :, None]
+def count_extended(judged: JudgedItems, thresholds: Float64) -> Counts:
+    """Return the votes (k, n) for each class after extension with `thresholds` (m,) on similarity."""
+    return count_votes(extend(judged, thresholds), judged.k)
+
+
+def trace_curve(
+    judged: JudgedItems, thresholds: Float64, lf: int, candidates: Float64, counts: Counts | None = None
+) -> Float64:
+    """Return the objective (c,) for each candidate as the threshold of `lf`, other LFs having theirs of `thresholds` (m,).
+
+    `counts` are those of `count_extended`, so that who traces the curves of many LFs counts once.
+    """
+    if counts is None:
+        counts = count_extended(judged, thresholds)
+    weight, ranked = judged.weight[None], rank_offers(judged, lf)
+    counts = counts[None].copy()
+    counts[:, :, ranked.rows] -= ranked.cast(thresholds[[lf]], judged.k)
+    gained = _sum_gains(_open_poll(judged, counts).try_offers(ranked, np.array([np.inf])), weight, ranked)
+    total = judge(judged, counts) @ weight[:, :, None]
     curve: Float64 = _score(judged, weight, total + gained[:, :, ranked.count_above(candidates)])[0]
     return curve
 
@@ -194,7 +183,7 @@ def fit_global(
     totals = []
     with count_steps(advance, len(candidates[0])) as step:
         for counts in count_at_each(judged, candidates[0], start, free):
-            totals.append(_judge(judged, counts) @ weight.T)
+            totals.append(judge(judged, counts) @ weight.T)
             step(len(counts))
     best = _find_first_best(_score(judged, weight, np.concatenate(totals).transpose(2, 1, 0)))
     return np.where(free, candidates[0][best][:, None], start)
@@ -208,7 +197,7 @@ def count_at_each(judged: JudgedItems, candidates: Float64, start: Float64, free
     # Candidates descend, and an offer that one of them lets pass is let pass by all that follow.
     above = np.searchsorted(candidates[::-1], judged.similarity[rows, lfs].astype(np.float64))
     first = len(candidates) - above
-    counts = _count_votes(extend(judged, np.where(free, np.inf, start)), k)
+    counts = count_votes(extend(judged, np.where(free, np.inf, start)), k)
     together = max(1, ENTRIES // max(k * n, 1))
     for at in range(0, len(candidates), together):
         size = min(together, len(candidates) - at)
@@ -232,17 +221,18 @@ def fit_per_lf(
     Among equals the highest.
     """
     free_lfs = np.flatnonzero(free).tolist()
-    ranked_by_lf = {lf: _rank_offers(judged, lf) for lf in free_lfs}
+    ranked_by_lf = {lf: rank_offers(judged, lf) for lf in free_lfs}
     weight = judged.weight * parts
     thresholds = np.tile(start, (len(parts), 1))
-    counts = np.repeat(_count_votes(extend(judged, start), judged.k)[None], len(parts), axis=0)
-    total = _judge(judged, counts) @ weight[:, :, None]
+    counts = np.repeat(count_votes(extend(judged, start), judged.k)[None], len(parts), axis=0)
+    total = judge(judged, counts) @ weight[:, :, None]
+    poll = _open_poll(judged, counts)
     same = -1  # LFs in a row that kept their thresholds: once all but the last to change have, all will
     with count_steps(advance, len(free_lfs) * _SWEEPS) as step:
         for lf in free_lfs * _SWEEPS:
             step(1)
             ranked, before = ranked_by_lf[lf], thresholds[:, lf].copy()
-            without, gained = _try_offers(judged, weight, counts, ranked, before)
+            gained = _sum_gains(poll.try_offers(ranked, before), weight, ranked)
             total -= _take_each(gained, ranked.count_above(before))
             scores = _score(judged, weight, total + gained[:, :, ranked.count_above(candidates[lf])])
             thresholds[:, lf] = candidates[lf][_find_first_best(scores)]
@@ -250,7 +240,7 @@ def fit_per_lf(
             if np.array_equal(thresholds[:, lf], before):
                 same += 1
             else:
-                counts[:, :, ranked.rows] = without + ranked.cast(thresholds[:, lf])
+                poll.take_offers(ranked, thresholds[:, lf])
                 same = 0
             if same == len(free_lfs) - 1:
                 break
@@ -313,59 +303,6 @@ def _take_each(gained: Float64, position: Int64) -> Float64:
     return np.take_along_axis(gained, position[:, None, None], axis=2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ranked:
-    """The r offers that an LF may take, by falling similarity; equally near ones in the order of items."""
-
-    rows: Int64
-    """(r,) their items."""
-    vote: Counts
-    """(k, r) 1 at the offered class."""
-    similarity: Float64
-    """(r,)"""
-
-    def count_above(self, thresholds: Float64) -> Int64:
-        """Return how many are above each of `thresholds` (c,)."""
-        return len(self.rows) - np.searchsorted(self.similarity[::-1], thresholds, side="right")
-
-    def cast(self, thresholds: Float64) -> Counts:
-        """Return the votes that each of f `thresholds` lets pass, (f, k, r)."""
-        above = np.arange(len(self.rows)) < self.count_above(thresholds)[:, None]
-        return above[:, None] * self.vote
-
-
-def _rank_offers(judged: JudgedItems, lf: int) -> _Ranked:
-    rows = np.flatnonzero((judged.L[:, lf] == ABSTAIN) & (judged.vote[:, lf] != ABSTAIN))
-    similarity = judged.similarity[rows, lf].astype(np.float64)
-    order = np.argsort(-similarity, kind="stable")
-    classes = np.arange(judged.k)[:, None]
-    return _Ranked(
-        rows=rows[order],
-        vote=(judged.vote[rows[order], lf] == classes).astype(np.int16),
-        similarity=similarity[order],
-    )
-
-
-def _count_votes(L: Votes, k: int) -> Counts:
-    """Return votes (k, n) for each class; class by class, since sums and maxima over two or ten entries in a row are slow."""
-    return np.stack([np.equal(L, label).sum(axis=1, dtype=np.int16) for label in range(k)])
-
-
-def _judge(judged: JudgedItems, counts: Counts, rows: Int64 | slice = slice(None)) -> Float64:
-    """Return what the majority vote of `counts` (f, k, r) on `rows` adds to the sums that the objective is made of, (f, q, r).
-
-    Accuracy: the share of the gold class. Macro F1: that for each class, then the share of each class. Tied classes
-    share evenly.
-    """
-    top = counts == counts.max(axis=1, keepdims=True)
-    tied = top.sum(axis=1, dtype=np.int16)[:, None]
-    is_gold = judged.gold[rows] == np.arange(judged.k, dtype=np.int8)[:, None]
-    if judged.objective == "accuracy":
-        return np.asarray((top & is_gold).any(axis=1, keepdims=True) / tied)
-    share = top / tied
-    return np.concatenate([share * is_gold, share], axis=1)
-
-
 def _score(judged: JudgedItems, weight: Float64, totals: Float64) -> Float64:
     """Return the objective (f, c) from sums (f, q, c) as of `_judge`, of items that weigh `weight` (f, n)."""
     if judged.objective == "accuracy":
@@ -378,16 +315,13 @@ def _score(judged: JudgedItems, weight: Float64, totals: Float64) -> Float64:
     return mean
 
 
-def _try_offers(
-    judged: JudgedItems, weight: Float64, counts: Counts, ranked: _Ranked, thresholds: Float64
-) -> tuple[Counts, Float64]:
-    """Return votes (f, k, r) on the items of an LF's offers without these, and what its nearest 0, 1, ..., r offers gain.
+def _open_poll(judged: JudgedItems, counts: Counts) -> ClassPoll | TopPoll:
+    """Return the votes `counts` (f, k, n) as what tries offers on them by the objective of `judged`."""
+    return TopPoll(judged, counts) if judged.objective == "accuracy" else ClassPoll(judged, counts)
 
-    `counts` (f, k, n) are the votes with its extension at `thresholds` (f,); gains are (f, q, r + 1). Each offered vote
-    changes its own item alone, so that in order of falling similarity the changes add up.
-    """
-    without = counts.take(ranked.rows, axis=2) - ranked.cast(thresholds)
-    change = _judge(judged, without + ranked.vote, ranked.rows) - _judge(judged, without, ranked.rows)
+
+def _sum_gains(change: Float64, weight: Float64, ranked: RankedOffers) -> Float64:
+    """Return what the nearest 0, 1, ..., r offers gain, (f, q, r + 1), each of which changes `change` (f, q, r)."""
     gained = np.zeros((*change.shape[:2], len(ranked.rows) + 1))
     np.cumsum(change * weight.take(ranked.rows, axis=1)[:, None], axis=2, out=gained[:, :, 1:])
-    return without, gained
+    return gained

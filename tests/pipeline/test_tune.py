@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tasks import tune
 from tasks.core import thresholds as thresholds_module
+from tasks.core.offers import ClassPoll, JudgedItems, TopPoll, count_votes, rank_offers
 from tasks.core.thresholds import (
-    JudgedItems,
     choose_thresholds,
     draw_hidden,
     extend,
@@ -152,6 +152,27 @@ RIGHT_ABOVE = evidence_of(
     np.full((40, 1), -1), [[i % 2] for i in range(40)], np.linspace(0.99, 0.01, 40)[:, None],
     [i % 2 if i < 20 else 1 - i % 2 for i in range(40)],
 )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(2, 6), parts=st.integers(1, 3))
+def test_what_an_offer_changes_needs_no_look_at_every_class(seed, k, parts):
+    rng = np.random.default_rng(seed)
+    n, m = 20, 6
+    L, vote = (rng.integers(-1, k, (n, m)).astype(np.int8) for _ in range(2))
+    similarity = np.where(vote < 0, np.nan, rng.integers(0, 9, (n, m)) / 10).astype(np.float32)
+    gold = rng.integers(0, k, n).astype(np.int8)
+    judged = JudgedItems(L=L, vote=vote, similarity=similarity, gold=gold, weight=np.ones(n), k=k, objective="accuracy")
+    thresholds = rng.choice([0.25, 0.45, 0.65, INF], (parts, m))
+    counts = np.stack([count_votes(extend(judged, row), k) for row in thresholds])
+    every, few = ClassPoll(judged, counts.copy()), TopPoll(judged, counts.copy())
+    for lf in rng.integers(0, m, 12):
+        ranked = rank_offers(judged, lf)
+        changes = [poll.try_offers(ranked, thresholds[:, lf]) for poll in (every, few)]
+        np.testing.assert_array_equal(*changes)
+        thresholds[:, lf] = rng.choice([0.25, 0.45, 0.65, INF], parts)
+        for poll in (every, few):
+            poll.take_offers(ranked, thresholds[:, lf])
 
 
 @pytest.mark.parametrize("fit", [fit_per_lf, fit_global])
