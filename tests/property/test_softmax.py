@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from classifier_data import soften, task
 from scipy.optimize import approx_fprime
+from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
+from tasks.core.classifiers.softmax import fit_softmax_regression, normalize_scores, predict_log_proba
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -44,3 +45,15 @@ def test_a_soft_target_costs_what_its_hard_parts_cost():
     hard = np.vstack([np.eye(2)[truth], np.eye(2)[1 - truth]])
     parts = fit_softmax_regression(twice, hard, np.r_[np.full(60, 0.75), np.full(60, 0.25)], 1.0)
     assert predict_log_proba(soft, features) == pytest.approx(predict_log_proba(parts, features), abs=1e-3)
+
+
+@pytest.mark.parametrize("k", [2, 3, 8, 77])
+def test_scores_are_normalized_as_scipy_does_to_the_last_digit(k):
+    rng = np.random.default_rng(k)
+    scores = rng.standard_normal((500, k)) * rng.choice([0.1, 1, 30, 800], (500, 1))
+    scores[::3] = np.round(scores[::3])  # ties
+    scores[7], scores[8, 0], scores[9] = 0, -np.inf, -np.inf
+    with np.errstate(invalid="ignore"):  # a row without any finite score has no probabilities
+        expected = scores - logsumexp(scores, axis=1, keepdims=True)
+        np.testing.assert_array_equal(normalize_scores(scores), expected)
+        np.testing.assert_array_equal(normalize_scores(scores[:7]), expected[:7])
