@@ -53,7 +53,7 @@ def identify_code(*modules: str) -> str:
     """A digest of `find_code(*modules)`, of the versions of the libraries it imports and of theirs, and of Python's.
 
     It stands for the code that this process has loaded: files are read once, and where one of them was edited since the
-    process started, the digest is one that no other process has, so that nothing is reused and nothing left behind.
+    process started, no other process has the digest, so that nothing is reused and nothing is left for others.
     """
     files, libraries = _walk(modules)
     code = {path.relative_to(PROJECT).as_posix(): identify_file(path) for path in files}
@@ -88,7 +88,7 @@ def read_installed() -> dict[str, Path]:
     installed: dict[str, Path] = {}
     for entry in filter(None, sys.path):
         for folder in sorted(Path(entry).glob("*.dist-info")):
-            # The first on the path is the one that is imported.
+            # Of several, the first on the path is imported.
             installed.setdefault(normalize(folder.stem.partition("-")[0]), folder)
     return installed
 
@@ -154,7 +154,7 @@ def find_package(library: str) -> str | None:
 
 
 def _read_requirements(folder: Path) -> list[str]:
-    """The packages that the one with this folder of metadata requires, without those of its extras."""
+    """The packages that the package with this folder of metadata requires, without those of its extras."""
     metadata = folder / "METADATA"
     head = metadata.read_text(encoding="utf-8").partition("\n\n")[0] if metadata.is_file() else ""
     return [normalize(name) for name, condition in _REQUIREMENT.findall(head) if "extra" not in condition]

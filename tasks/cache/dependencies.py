@@ -5,8 +5,8 @@ what it has read, in dvc.lock and in the run cache, and the stage would count as
 compares, and fails if anything has changed, records nothing. (An edit in the moment between that comparison and DVC's
 hashes is found by flows/runner alone; under `dvc repro` it goes unnoticed.)
 
-A file that was written meanwhile counts as changed even where its content is what it was: the stage may have read another
-one in between.
+A file that was written meanwhile counts as changed even where its content is the same again: the stage may have read
+other content in between.
 """
 
 import hashlib

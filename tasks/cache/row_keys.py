@@ -2,7 +2,7 @@
 
 The first word of a key is a hash of the row's id and only says where to look. The other two are the first 128 bits of
 SHA-256 over the row, its id included, in an encoding that no two different rows of one table's columns share. Among
-10^7 rows, two different ones have equal bits with a probability of some 10^-25, and to make up two such rows takes 2^64
+10^7 rows, two different rows have equal bits with a probability of some 10^-25, and to make up two such rows takes 2^64
 attempts.
 """
 
@@ -27,7 +27,7 @@ VERSION = f"1 {pl.__version__}"
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """Where n rows are among some earlier ones, and how many of both are not what they were."""
+    """Where n rows are among earlier rows, and how many rows of both are new, gone or changed."""
 
     earlier: Int64
     """(n,) the earlier row with the same content; -1 where there is none."""
@@ -86,7 +86,7 @@ def match_rows(earlier: Keys, now: Keys) -> Match:
     index = np.searchsorted(earlier[order, 0], now[:, 0])
     found = order[np.minimum(index, len(earlier) - 1)]
     has_id = earlier[found, 0] == now[:, 0]
-    # Of two ids with the same word one is not found here, and counts as changed: it is computed again.
+    # If two ids share a word, the second is not found here and counts as changed: its row is computed again.
     is_same = has_id & (earlier[found, 1:] == now[:, 1:]).all(axis=1)
     return Match(
         earlier=np.where(is_same, found, -1),
@@ -109,7 +109,7 @@ def _fill(column: pl.Series) -> pl.Series:
 
 
 def _to_text(column: pl.Series) -> pl.Series:
-    """The values as text, different for different ones."""
+    """The values as text, different for different values."""
     if column.dtype == pl.String:
         return column
     # Lists, structs, decimals, bytes: rare, and Python writes them so that they could be read back.

@@ -55,7 +55,7 @@ class Cache:
     """The entries of one kind in the project at `root`; leaving its `with` block holds them to `budget` bytes.
 
     What goes is what was not used for the longest time. Any number of processes may use the same cache: an entry appears
-    whole or not at all, and one that vanishes meanwhile is one that was never there. A disk that cannot take an entry
+    whole or not at all, and an entry that vanishes meanwhile counts as never written. A disk that cannot take an entry
     costs that entry only.
     """
 
@@ -72,7 +72,7 @@ class Cache:
         self._trim()
 
     def read(self, key: str) -> bytes | None:
-        """The value of `key`; None where there is none, or a damaged one, which is removed."""
+        """The value of `key`; None where there is no entry, or a damaged entry, which is removed."""
         path = self._folder / key
         try:
             stored = path.read_bytes()
@@ -95,7 +95,7 @@ class Cache:
                 yield value
 
     def find(self, prefix: str) -> list[str]:
-        """The keys that begin with `prefix`, the one written or read last first; some may be of damaged entries."""
+        """The keys that begin with `prefix`, last written or read first; some may be of damaged entries."""
         found: list[tuple[int, str]] = []
         with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:
@@ -155,7 +155,7 @@ def forget_since(root: Path, began_ns: int) -> None:
 
 
 def _check(key: str, value: bytes) -> bytes:
-    """What an entry begins with: of its key, too, so that a renamed one is not believed."""
+    """The head of an entry; it covers the key, too, so that a renamed entry is not believed."""
     digest = hashlib.sha256(key.encode())
     digest.update(value)
     return digest.digest()

@@ -1,10 +1,10 @@
-"""Work on an existing Dask cluster, where the environment names one: shards go out, results come back in their order.
+"""Work on an existing Dask cluster whose address the environment gives: shards go out, results come back in order.
 
 The address is in the environment, since where work is done changes no result and must not change a cache key. Shards
 and results travel through Dask; workers share no folder with the stage, only its code and packages, which is checked.
 
-Dask pickles what travels: scheduler and workers are machines that trust each other, on a network of their own or with
-TLS (an address tls://..., certificates in Dask's own configuration).
+Dask pickles what travels, so that scheduler and workers must trust each other: use a private network, or TLS (an address
+tls://..., with certificates in Dask's configuration).
 """
 
 import contextlib
@@ -34,16 +34,16 @@ CONNECT_SECONDS = 10
 """How long scheduler and first worker may take to answer before a run gives up."""
 
 PATIENCE_SECONDS = 60
-"""How long a run waits for workers once all are gone; a nanny restarts one within seconds, a scheduler of jobs later."""
+"""How long a run waits once all workers are gone: a nanny restarts a worker within seconds, a job scheduler takes longer."""
 
 SLOW_SECONDS = 60
-"""After which a shard is named that others wait for: most take seconds, and one that hangs is otherwise silent."""
+"""After so long the shard that all others wait for is named: most take seconds, and a shard that hangs says nothing."""
 
 _LIVES = 5
-"""How often in a row the cluster may lose what it was sent, without finishing a shard, before it is given up."""
+"""How often in a row the cluster may lose what it was sent, without finishing a shard, before the run gives up."""
 
 _AHEAD = 3
-"""Shards under way per thread: one at work, one waiting beside it, one done and waiting for its turn to be collected."""
+"""Shards in flight per thread: a shard in work, the next in the queue, and a finished shard that waits to be collected."""
 
 _SHOWN = 3
 """How many differences an error names."""
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 
 class ShardLostError(StageError):
-    """A shard ended every worker that tried it."""
+    """A shard killed every worker that tried it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def describe_environment() -> Environment:
     """The environment of this process, as it was when first asked: code once loaded does not follow later edits."""
     folder = Path(__file__).resolve().parents[1]
     parts = {"Python": platform.python_version()}
-    # A package's folder of metadata is called by its name and version; the first on the path is the one imported.
+    # A package's folder of metadata is named by package and version; of several, the first on the path is imported.
     for entry in reversed(sys.path):
         for found in Path(entry).glob("*.dist-info"):
             name, _, version = found.stem.partition("-")
@@ -97,17 +97,17 @@ class Cluster:
     ) -> Iterator[tuple[Shard, Result]]:
         """Each of `shards` with what `function(*shared, shard)` gives on some worker, in the order of `shards`.
 
-        A module-level function that depends on its arguments alone. `shared` is sent to each worker once. Shards are
-        taken as workers can use them, so that only a few per worker are in memory here. Those of a worker that dies are
-        done by others; one that ends every worker that tries it goes to `rescue`, while no other is under way.
+        `function` is defined at the top of a module and depends on its arguments alone. `shared` is sent to each worker
+        once. Shards are taken as workers become free, so that only a few per worker are in memory here. If a worker
+        dies, others do its shards; a shard that kills every worker goes to `rescue`, while no other shard is in flight.
 
         Raises
         ------
         ShardLostError
-            A shard, which has a `name`, ended every worker that tried it (one more than Dask's setting
+            A shard, which has a `name`, killed every worker that tried it (one more than Dask's setting
             distributed.scheduler.allowed-failures, 3 by default), and there is no `rescue`.
         StageError
-            No worker is left, or the connection is.
+            No worker is left, or the connection is lost.
         Exception
             Whatever `function` raises.
         """
@@ -159,7 +159,7 @@ class Cluster:
         while True:
             self._find_workers("to send what all shards need")
             with contextlib.suppress(TimeoutError):  # the last worker went meanwhile
-                # One object in a list: Dask would look into a bare tuple. hash=False: a lost copy is not this one.
+                # A list of a single object: Dask would unpack a bare tuple. hash=False: never taken for a lost copy.
                 return self._ask(lambda: self._client.scatter([tuple(shared)], broadcast=True, hash=False)[0])
 
     def _submit(self, function: Callable[..., Any], held: Any, shard: object) -> Any:
@@ -265,7 +265,9 @@ def _connect(kind: Any, address: str) -> Any:
         client = kind.__new__(kind)  # to have it in hand where __init__ raises
         try:
             client.__init__(address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except Exception as error:  # whatever a stranger's answer leads to, such as one that claims to be an exabyte
+        except (
+            Exception
+        ) as error:  # whatever a strange answer leads to, such as a message that claims to be an exabyte long
             with contextlib.suppress(Exception):  # half-built, it may lack what closing needs
                 client.close()
             answers.put(error)
@@ -317,7 +319,7 @@ def _require_same_environment(client: Any, address: str) -> None:
 
 
 def _find_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """How `theirs` differ from `ours`, one by one; a package that is only theirs does not matter."""
+    """How `theirs` differ from `ours`, item by item; a package that is only theirs does not matter."""
     found = []
     for name, value in ours.items():
         other = theirs.get(name)

@@ -1,7 +1,7 @@
 """Where exact search multiplies: on the processor, or on a GPU that faiss sees.
 
 Chosen by the environment, like where a cluster is: the neighbors are the same bytes, so that a colleague without a GPU,
-or a worker without one, shares the cache.
+or a worker without a GPU, shares the cache.
 """
 
 import functools
@@ -16,7 +16,7 @@ from tasks.core.search.faiss_index import count_gpus, make_gpu_builder
 from tasks.errors import StageError
 
 ENVIRONMENT = "EPOXY_DEVICE"
-"""auto (the default): a GPU where faiss sees one; cpu; gpu: an error where faiss sees none."""
+"""auto (the default): a GPU where faiss sees any; cpu; gpu: an error where faiss sees none."""
 
 _making = threading.Lock()
 _made: "WeakKeyDictionary[SearchTask, CandidateIndexes]" = WeakKeyDictionary()
@@ -29,7 +29,7 @@ def is_gpu_used(device: str) -> bool:
     Raises
     ------
     StageError
-        It is not one of the three, or `gpu` where faiss sees none.
+        It is none of the three words, or `gpu` where faiss sees no GPU.
     """
     if device not in ("auto", "cpu", "gpu"):
         raise StageError(f"{ENVIRONMENT} is {device!r}; expected auto, cpu or gpu.")

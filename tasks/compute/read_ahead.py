@@ -1,4 +1,4 @@
-"""Work on one batch while the next one is made ready."""
+"""Batches made ready in a thread while the batch before them is in use."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def read_ahead(batches: Iterable[T]) -> Iterator[T]:
-    """The `batches` as they are; while one is in use, a thread makes the next one, and no more than that.
+    """The `batches` unchanged; while a batch is in use, a thread makes the next, and no more than that.
 
-    An error in making one comes when its turn has come.
+    An error in making a batch is raised when that batch is asked for.
 
     >>> list(read_ahead(iter("abc")))
     ['a', 'b', 'c']

@@ -19,7 +19,7 @@ from tasks.errors import DataError
 def open_atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block ends well and removed when it does not.
 
-    The move is the last step, after the bytes are on disk, so that a reader sees the old file or the new one, whole.
+    The move is the last step, after the bytes are on disk, so that a reader sees the whole old file or the whole new file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -39,7 +39,7 @@ def open_atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def open_atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which takes its place when the block ends well and goes when it does not.
+    """A temporary folder beside `folder`, which replaces it when the block ends well and is removed when it does not.
 
     Where there was a folder before, a reader may for a moment see none, but never files of both.
     """
@@ -139,7 +139,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
-    """Turns an error of reading an artifact into one that says which file and what to do."""
+    """A context in which an error of reading an artifact becomes a `DataError` that says which file and what to do."""
     try:
         yield
     except FileNotFoundError:

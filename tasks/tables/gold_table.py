@@ -1,4 +1,4 @@
-"""A table of gold that only grows: one JSON object a line, each what somebody decided about an item, and when.
+"""A table of gold that only grows: a JSON object per line, which says what somebody decided about an item, and when.
 
 Nothing is ever rewritten. Who changes their mind adds a decision, which counts instead of the one before; who takes it
 back adds one without a label. A line is written by one call and brought to disk before anybody is told that it is
@@ -39,7 +39,7 @@ class Decision:
 
 
 def append_decision(path: Path, decision: Decision) -> str | None:
-    """As `append_decisions`, for one."""
+    """Append a single decision, as `append_decisions` does several."""
     return append_decisions(path, [decision])
 
 
@@ -56,7 +56,7 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
         The disk is full, or the file may not be written; the table is as it was.
     """
     if path.suffix != ".jsonl":
-        raise DataError(f"{path}: decisions are appended to tables in .jsonl alone. Name one.")
+        raise DataError(f"{path}: decisions are appended to tables in .jsonl alone. Name such a table.")
     if not decisions:
         return None
     lines = "".join(_write_line(decision) for decision in decisions).encode()

@@ -1,4 +1,4 @@
-"""What index.json says about the index beside it, and how a stale or damaged index is told from a good one."""
+"""index.json, which describes the index beside it, and how a stale or damaged index is recognized."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ class IndexDescription(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["flat", "ivf"]
-    """How neighbors are searched; never `auto`, which has chosen one of these."""
+    """How neighbors are searched; never `auto`, which has been resolved."""
     chosen_because: str
     metric: Metric
     n: int = Field(ge=0)

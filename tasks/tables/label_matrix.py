@@ -46,7 +46,7 @@ def read_gold(root: Path, items: pl.DataFrame, k: int) -> Votes:
 
 @dataclass(frozen=True, kw_only=True)
 class AllGold:
-    """Gold of all splits: classes (n,) of items, ABSTAIN where unknown, and splits (n,), where there is gold the one it judges."""
+    """Gold of all splits: classes (n,) of items, ABSTAIN where unknown, and splits (n,): where there is gold, the split that it judges."""
 
     classes: Votes
     splits: npt.NDArray[np.str_]

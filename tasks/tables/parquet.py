@@ -22,7 +22,7 @@ ROW_GROUP = 16_384
 """Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
 
 SHARD = 131_072
-"""Mean rows of a shard (192 MiB at d = 384): what DVC sends to a remote again when one of its rows changes."""
+"""Mean rows of a shard (192 MiB at d = 384): what DVC sends to a remote again when any row of it changes."""
 
 _LARGEST_SHARD = 4
 """A shard has at most this times `SHARD` rows."""
@@ -45,7 +45,7 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSche
     """Write `batches` (at least one, all with the same columns) as one Parquet table, never holding more than two.
 
     The bytes depend on the rows alone, not on how they were cut into batches. `item_id` must ascend across batches
-    wherever the schema asks for it within one.
+    wherever the schema asks for it within a batch.
 
     Raises
     ------
@@ -58,8 +58,8 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSche
 def write_shards(folder: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> None:
     """Write `batches`, as for `write_batches`, as one table of several files below `folder`, its shards.
 
-    A shard, part-00002-of-00007.parquet, ends with a row whose id says so, or with 4 `SHARD` rows. One more row, or one
-    less, therefore changes the shard that it is in, and mostly no other: DVC stores and sends that one alone.
+    A shard, part-00002-of-00007.parquet, ends with a row whose id says so, or with 4 `SHARD` rows. A row more or less
+    therefore changes the shard that it is in, and mostly no other: DVC stores and sends that shard alone.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def write_shards(folder: Path, batches: Iterable[pl.DataFrame], schema: TableSch
 
 
 def _cut_shards(tables: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The `tables` cut where shards end, each piece with the number of its shard; an empty table is one empty piece."""
+    """The `tables` cut where shards end, each piece with the number of its shard; an empty table is an empty piece."""
     shard, rows, largest = 0, 0, _LARGEST_SHARD * SHARD
     for number, table in enumerate(tables):
         ends = {row for row, item in enumerate(table[ITEM_ID].to_list(), start=1) if _ends_shard(item)}
@@ -237,7 +237,7 @@ def _to_arrow(table: pl.DataFrame) -> arrow.Table:
 
 
 def _regroup(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The same rows in batches of a multiple of ROW_GROUP, the last one smaller; always at least one batch."""
+    """The same rows in batches of a multiple of ROW_GROUP, the last smaller; always at least one batch."""
     held: pl.DataFrame | None = None
     wrote = False
     for batch in batches:

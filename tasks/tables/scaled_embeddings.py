@@ -62,7 +62,7 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, metric: Metric, fold
     squares = np.empty(n)
     with Progress("centering embeddings", total=3 * n) as progress:
         for rows in _cut(n):
-            # Row after row whatever the blocks are, so that the last digit is that of one sum over all rows.
+            # Row after row whatever the blocks are, so that the last digit is that of a single sum over all rows.
             total[0] = np.concatenate([total, vectors[rows]]).sum(axis=0)
             progress.advance(rows.stop - rows.start)
         center = (total[0] / n).astype(np.float32)
@@ -140,6 +140,6 @@ def _cut(n: int) -> Iterator[slice]:
 
 
 def _square_norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(n,): added up in float64 in one fixed order."""
+    """(n,): added up in float64 in a fixed order."""
     norms: npt.NDArray[np.float64] = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
     return norms

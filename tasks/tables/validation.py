@@ -26,7 +26,7 @@ def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other:
     Raises
     ------
     DataError
-        An item is in one table only; names how many and the first of them.
+        An item is in only one of the tables; names how many such items there are, and the first.
     """
     ids, other_ids = table[ITEM_ID], other[ITEM_ID]
     if ids.dtype != other_ids.dtype:
@@ -79,7 +79,7 @@ def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.D
         try:
             return schema.validate(table, lazy=True)
         except pl.exceptions.PolarsError:
-            # pandera 0.35 cannot stack failures of different types; then the first one alone is reported.
+            # pandera 0.35 cannot stack failures of different types; then only the first is reported.
             return schema.validate(table)
     except (pandera.errors.SchemaErrors, pandera.errors.SchemaError) as error:
         raise DataError(_describe(path, table, error)) from None
@@ -89,7 +89,7 @@ def _is_valid(table: pl.DataFrame, schema: TableSchema) -> bool:
     """Whether `table` fits `schema`; what breaks it, and where, is found by asking about each column.
 
     pandera takes more than a millisecond for a column, however short, and LFs come by the hundred: columns that are to
-    be alike are laid end to end, and checked as one.
+    be alike are laid end to end and checked as a single column.
     """
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, column in schema.columns.items():

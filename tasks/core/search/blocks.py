@@ -53,7 +53,7 @@ class SamePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class NearbyPlan:
-    """A block is searched in the cells near one of its own."""
+    """A block is searched in the cells near any cell of the block."""
 
     lf_classes: Sequence[LFClass]
     located: MemberCells

@@ -21,11 +21,11 @@ from tasks.core.search.support import LFClass, Queries, Support
 from tasks.core.types import Bool, Float32, Int64
 
 CANDIDATES = 32
-"""Candidates per item and LF class: mostly one or two are within the bound, and faiss is fastest with few."""
+"""Candidates per item and LF class: mostly one or two are within the bound, and faiss is fastest with few of them."""
 
 
 class ProductIndex(Protocol):
-    """Vectors among which the largest inner products are found; a faiss index is one."""
+    """Vectors among which the largest inner products are found, such as a faiss index."""
 
     def search(self, x: Float32, k: int) -> tuple[Float32, Int64]:
         """For each row of `x` (q, d) the `k` largest products, descending, and whose they are; both (q, k)."""
@@ -42,7 +42,7 @@ class Candidates:
     score: Float32
     """(q, k) descending."""
     member: Int64
-    """(q, k) places in the LF class's members."""
+    """(q, k) positions among the LF class's members."""
 
 
 class CandidateIndexes:

@@ -41,7 +41,7 @@ PENDING = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """Per LF class of the support and query: the neighbor and how near it is."""
+    """The neighbor, and how near it is, for each LF class of the support and each query."""
 
     similarity: Float32
     """(lf_classes, q) cosine in [-1, 1] or minus the distance; NaN where the LF votes on the query itself."""

@@ -50,7 +50,7 @@ class FlatIndex:
 
 
 def normalize(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Unit vectors (n, d), each component within half a unit in the last place: divided in float64, then rounded.
+    """Unit vectors (n, d), each component within half a unit of its last digit: divided in float64, then rounded.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def find_centers(
     quantizer = _TYPES[metric](d)
     training = faiss.Clustering(d, cells)
     training.seed, training.spherical = 0, metric == "cosine"
-    # faiss would draw a sample of its own, and warn of small ones.
+    # faiss would otherwise draw a sample itself, and warn if it is small.
     training.max_points_per_centroid, training.min_points_per_centroid = n, 1
     # One iteration goes on from the centers of the last, so that each can be seen to end.
     training.niter = 1

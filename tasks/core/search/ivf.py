@@ -55,7 +55,7 @@ class MemberCells:
 
 
 def group_items(of_item: Int64, index_vectors: Float32, metric: MetricName) -> Cells:
-    """The cells of n items from each one's cell (n,) and the index's vectors (n, d).
+    """The cells of n items from each item's cell (n,) and the index's vectors (n, d).
 
     Cells get new numbers, so that those with near numbers are near: what is looked at together then lies together.
     """
@@ -87,7 +87,7 @@ def _find_centers(of_item: Int64, index_vectors: Float32, metric: MetricName) ->
 
 
 def _walk(centers: Float64, metric: MetricName) -> Int64:
-    """All cells, each followed by the nearest one that had no turn yet."""
+    """All cells, each followed by the nearest cell that had no turn yet."""
     walk = np.empty(len(centers), np.int64)
     is_left = np.ones(len(centers), bool)
     cell = 0
@@ -124,7 +124,7 @@ def locate_members(support: Support, cells: Cells) -> MemberCells:
 
 
 def join_cells(cells: Cells, size: int) -> tuple[range, ...]:
-    """All cells in their order, `TOGETHER` at a time, or as many as have `size` items together, but one at least."""
+    """All cells in their order, `TOGETHER` at a time, or as many as have `size` items together, but at least one cell."""
     joined, first, count = [], 0, len(cells.starts) - 1
     while first < count:
         fitting = int(np.searchsorted(cells.starts, cells.starts[first] + size, side="right")) - 1

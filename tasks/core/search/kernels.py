@@ -10,7 +10,7 @@ margin may be of vectors in either order. For every LF class and query the loops
 less the margin. Vectors whose product is below the floor cannot be the nearest. The others are candidates; their
 similarity is computed again in float64, and the best of them is the neighbor.
 
-An entry is the place of an LF class and a query in the flat (LF classes * queries) array of floors or of neighbors.
+An entry is the position of an LF class and a query in the flat (LF classes * queries) array of floors or of neighbors.
 """
 
 import functools
@@ -173,7 +173,7 @@ def drop_beaten(
     for candidate in range(count):
         entry, product = entry_of[candidate], product_of[candidate]
         row, position = row_of[candidate], position_of[candidate]
-        # Written in any case; the next one overwrites it unless it is kept.
+        # Written in any case; the next candidate overwrites it unless it is kept.
         entry_of[kept], row_of[kept], position_of[kept], product_of[kept] = entry, row, position, product
         kept += product >= floors[entry]
     return kept

@@ -1,4 +1,4 @@
-"""Which support vectors are multiplied with which queries: a search for each LF, or a single search for all of them."""
+"""Plans of searches, which say what support vectors meet what queries: a search per LF, or a single search for all LFs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ TILE = 1024
 """Support vectors per matrix product: with `QUERIES`, 8 MiB of products."""
 
 _MEMBER_COST = 15
-"""Multiply-adds in the time it takes to look at one product of a member (measured at d = 384 on a single core: .2 ns)."""
+"""Multiply-adds in the time that reading a member's product takes (.2 ns, measured on a single core at d = 384)."""
 
 _SEEN = 64
-"""Members after which an LF class's best product is good enough that later ones rarely reach it."""
+"""Members of an LF class after which the best product is so good that later members rarely reach it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +36,17 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A pass of queries over part of the support, which answers a single LF class or many."""
+    """A pass of queries over part of the support that finds the neighbors of one LF class or of many LF classes."""
 
     lf_classes: tuple[int, ...]
     """Indices into `Support.lf_classes`."""
     tiles: tuple[Tile, ...]
     lf: int | None
-    """The LF class_of_member abstaining items are the queries; None: every item is a query."""
+    """The LF whose abstaining items are the queries; None: every item is a query."""
 
 
 def plan_per_lf(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
-    """Return a search for each LF: its support, asked by the items on which it abstains."""
+    """Return a search for each LF: the items on which it abstains are compared with its support."""
     lfs = sorted({lf_class.lf for lf_class in lf_classes if len(lf_class.members)})
     return tuple(
         _plan(lf_classes, tuple(index for index, lf_class in enumerate(lf_classes) if lf_class.lf == lf), lf)
@@ -55,7 +55,7 @@ def plan_per_lf(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
 
 
 def plan_union(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
-    """Return a single search for all LFs: the union of their supports, asked by every item."""
+    """Return a single search for all LFs: every item is compared with the union of their supports."""
     chosen = tuple(index for index, lf_class in enumerate(lf_classes) if len(lf_class.members))
     return (_plan(lf_classes, chosen, None),) if chosen else ()
 
@@ -63,8 +63,8 @@ def plan_union(lf_classes: Sequence[LFClass]) -> tuple[Search, ...]:
 def plan_searches(lf_classes: Sequence[LFClass], abstaining: Int64, n: int, width: int) -> tuple[Search, ...]:
     """Return the cheaper of `plan_per_lf` and `plan_union` by predicted multiply-adds; both give the same result.
 
-    `lf_classes` are those of a support, or the same with fewer members, class_of_member factors have `width` columns; `abstaining`
-    (m,) counts the items on which each LF abstains, among `n`.
+    `lf_classes` are those of a support, or the same with fewer members. The support's factors have `width` columns;
+    `abstaining` (m,) counts the items, among `n`, on which each LF abstains.
     """
     per_lf = sum(abstaining[lf_class.lf] * len(lf_class.members) * (width + _MEMBER_COST) for lf_class in lf_classes)
     rows = _unite([lf_class.members for lf_class in lf_classes])

@@ -1,4 +1,7 @@
-"""Who lends votes, and who asks for them: the distinct embeddings of a support, and the factors that rank them."""
+"""The support of LFs, which are the items that lend votes, and the queries, which are the items that look for them.
+
+Both have factors: vectors whose float32 products rank the support for a query.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ _UNIT = 2.0**-24
 
 @dataclass(frozen=True, kw_only=True)
 class LFClass:
-    """An LF, a class in its support, and who votes so. Neighbors are found per LF class."""
+    """An LF, a class that it votes for, and the items on which it does. Neighbors are found per LF class."""
 
     lf: int
     label: int
@@ -41,13 +44,13 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """The items that lend votes: their distinct embeddings, and which of these vote for what."""
+    """The items that lend votes: their distinct embeddings, and which of them belong to which LF class."""
 
     geometry: Geometry
     embeddings: Float32
-    """(v, d) the distinct ones; v is the number of rows."""
+    """(v, d) distinct embeddings; v is the number of rows."""
     items: Int64
-    """(v,) the first item with each of them."""
+    """(v,) the first item with each embedding."""
     norms: Float64
     """(v,) lengths of the embeddings."""
     factors: Float32
@@ -143,7 +146,7 @@ def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) 
     """Queries from embeddings (q, d) and the index's vectors of the same items (q, d).
 
     The margin is twice the error of a product, plus the gap that rounding a similarity to float32 can close.
-    A product of d float32 lf_classes, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
+    A product of vectors of d float32 numbers, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
     Cosine: the sum is at most 1 (Cauchy-Schwarz, unit vectors). L2: a query z is divided by a power of two a >= |z|, so
     that the sum is at most 1 + 1/2; and d(z, y)^2 = |z|^2 - 2 (z.y - |y|^2 / 2), so that two distances which round to
     the same float32 differ by at most 2^-22 d^2 / (2 a) in the product, with d <= |z| + 1. Each bound is doubled or
@@ -186,7 +189,7 @@ def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
     """For each of `positions` (r,) the index of the first position with the same embedding, bit for bit.
 
     Equal hashes bring equal rows together, which are then compared. Different rows with the same hash could only
-    separate equal ones, and leave them to be searched twice.
+    separate equal rows, which are then searched twice.
     """
     r, d = len(positions), embeddings.shape[1]
     weights = np.bitwise_or(np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64), np.uint64(1))
@@ -206,6 +209,6 @@ def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
 
 
 def cut_slices(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` that cover `count`."""
+    """Slices of `size` positions that cover `count` positions."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
