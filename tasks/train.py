@@ -21,11 +21,13 @@ from tasks.core.classifiers.end_model import (
     END_WORK,
     EXPERTS,
     EndModel,
+    Leader,
+    Student,
     fit_end_model,
     fit_gold_baseline,
 )
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
-from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
 from tasks.core.copies import group_copies
 from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold
@@ -34,13 +36,14 @@ from tasks.core.label_models.nearvote import (
     SOURCES,
     LFColumn,
     NearvoteLabels,
+    PooledVotes,
     choose_bandwidth,
     fit_nearvote,
     pool_votes,
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows
+from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows
 from tasks.errors import DataError
 from tasks.params import Metric, TrainParams
 from tasks.progress import Progress
@@ -129,6 +132,27 @@ class StoredColumns:
             first = end
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What votes and embeddings say; no gold has a part in it."""
+
+    spectral_map: SpectralMap
+    features: Float32
+    head: VoteHead
+    pooled: PooledVotes
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedLabels:
+    """What was fitted to evidence and gold. lookout: the gold rows that items are compared with, None without gold."""
+
+    balance: Float64
+    lookout: GoldRows | None
+    nearvote: NearvoteLabels
+    end: EndModel
+    shipped: Method
+
+
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     """Write labels, predictions and a description of the end model of the project at `root`.
 
@@ -139,40 +163,11 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     """
     k = len(classes)
     inputs = read_inputs(root, k, params)
-    vectors = inputs.points.vectors
-    with Progress("finding features", total=2 * WHOLE) as progress:
-        spectral_map = fit_spectral_map(vectors, progress.advance)
-        shape = len(vectors), spectral_map.projection.shape[1]
-        features = open_scratch((root / END_MODEL_SUMMARY).parent, shape)
-        apply_spectral_map(spectral_map, vectors, features, progress.advance)
-    with Progress("learning from votes", total=HEAD_WORK) as progress:
-        head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
-    balance = _find_balance(head, inputs, k, params)
-    pairs = find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs))
-    columns = StoredColumns(root=root, inputs=inputs, pairs=pairs)
-    with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
-        bandwidth = choose_bandwidth(progress.follow(columns))
-        pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
-    near_gold, lookout = None, None
-    if inputs.gold is not None:
-        lookout = thin_gold(inputs.gold, len(vectors))
-        with Progress("comparing with gold", total=WHOLE) as progress:
-            near_gold = measure_gold_similarity(vectors, lookout, k, progress.advance)
-    with Progress("weighing evidence", total=LABEL_WORK) as progress:
-        nearvote = fit_nearvote(pooled, head, balance, inputs.gold, near_gold, params.seed, progress.advance)
-    with Progress("fitting the end model", total=END_WORK) as progress:
-        end = fit_end_model(
-            features,
-            inputs.votes,
-            nearvote.weak,
-            inputs.gold,
-            None if inputs.gold is None else _log(nearvote.posterior),
-            None if inputs.gold is None else _log(nearvote.held_out),
-            params.seed,
-            progress.advance,
-        )
+    evidence = gather_evidence(root, inputs, k, params)
+    fitted = fit_labels(inputs, evidence, k, params)
+    head, balance, nearvote, end, shipped = evidence.head, fitted.balance, fitted.nearvote, fitted.end, fitted.shipped
+    vectors, bandwidth = inputs.points.vectors, evidence.pooled.bandwidth
     methods = {"nearvote": nearvote.posterior, "end_model": end.posterior}
-    shipped = _pick_shipped(inputs, head)
     if inputs.gold is not None:
         with Progress("fitting gold alone", total=WHOLE) as progress:
             gold_only = fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
@@ -182,9 +177,9 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     predictions = schemas.tabulate_predictions(inputs.items, judged)
     write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(classes))
     write_table(root / END_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
-    description = _describe(inputs, shipped, nearvote, end, balance, bandwidth, classes, params)
+    description = _describe(inputs, shipped, head, nearvote, end, balance, bandwidth, classes, params)
     write_json(root / END_MODEL_SUMMARY, description)
-    gold = lookout if _can_learn_from_gold(inputs) else None
+    gold = fitted.lookout if _can_learn_from_gold(inputs) else None
     model = SavedModel(
         classes=classes,
         lfs=inputs.lfs,
@@ -192,7 +187,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         shipped=shipped,
         center=inputs.points.center,
         scale=inputs.points.scale,
-        spectral_map=spectral_map,
+        spectral_map=evidence.spectral_map,
         head=head.regression,
         reliability=head.reliability,
         bandwidth=bandwidth,
@@ -203,6 +198,66 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     )
     write_model(root / END_MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)
+
+
+def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> Evidence:
+    """Return what the votes and embeddings of `inputs`, and the neighbors of the project at `root`, say.
+
+    Raises
+    ------
+    DataError
+        The neighbors are missing or damaged, or belong to other items.
+    """
+    vectors = inputs.points.vectors
+    with Progress("finding features", total=2 * WHOLE) as progress:
+        spectral_map = fit_spectral_map(vectors, progress.advance)
+        shape = len(vectors), spectral_map.projection.shape[1]
+        features = open_scratch((root / END_MODEL_SUMMARY).parent, shape)
+        apply_spectral_map(spectral_map, vectors, features, progress.advance)
+    with Progress("learning from votes", total=HEAD_WORK) as progress:
+        head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
+    pairs = find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs))
+    columns = StoredColumns(root=root, inputs=inputs, pairs=pairs)
+    with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
+        bandwidth = choose_bandwidth(progress.follow(columns))
+        pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
+    return Evidence(spectral_map=spectral_map, features=features, head=head, pooled=pooled)
+
+
+def fit_labels(
+    inputs: Inputs, evidence: Evidence, k: int, params: TrainParams, student: Student | None = None
+) -> FittedLabels:
+    """Return the labels that evidence and the gold of `inputs` give; with a `student` (of `fit_student`) that fits, faster."""
+    balance = find_balance(evidence.head, inputs, k, params)
+    near_gold, lookout = None, None
+    if inputs.gold is not None:
+        lookout = thin_gold(inputs.gold, len(inputs.points.vectors))
+        with Progress("comparing with gold", total=WHOLE) as progress:
+            near_gold = measure_gold_similarity(inputs.points.vectors, lookout, k, progress.advance)
+    with Progress("weighing evidence", total=LABEL_WORK) as progress:
+        nearvote = fit_nearvote(
+            evidence.pooled, evidence.head, balance, inputs.gold, near_gold, params.seed, progress.advance
+        )
+    with Progress("fitting the end model", total=END_WORK) as progress:
+        end = fit_end_model(
+            evidence.features,
+            inputs.votes,
+            nearvote.weak,
+            inputs.gold,
+            None if inputs.gold is None else _log(nearvote.posterior),
+            None if inputs.gold is None else _log(nearvote.held_out),
+            params.seed,
+            progress.advance,
+            leader=_find_leader(inputs, evidence.head),
+            student=student,
+        )
+    return FittedLabels(
+        balance=balance,
+        lookout=lookout,
+        nearvote=nearvote,
+        end=end,
+        shipped=_pick_shipped(inputs, evidence.head),
+    )
 
 
 def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
@@ -243,8 +298,13 @@ def _pick_shipped(inputs: Inputs, head: VoteHead) -> Method:
 
     With gold the end model weighs embeddings against votes by itself; without, it sees an item's embedding alone.
     """
+    return "nearvote" if _find_leader(inputs, head) != "student" and not _can_learn_from_gold(inputs) else "end_model"
+
+
+def _find_leader(inputs: Inputs, head: VoteHead) -> Leader:
+    """Return whose labels are the best without gold."""
     says_nothing = measure_skill(inputs.votes, head.proba) < LEAST_SKILL  # False for NaN
-    return "nearvote" if says_nothing and not _can_learn_from_gold(inputs) else "end_model"
+    return "label model" if says_nothing else "student"
 
 
 def _hold_out(
@@ -273,7 +333,7 @@ def _hold_out(
     return judged
 
 
-def _find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) -> Float64:
+def find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) -> Float64:
     """Return the class balance that `params` asks for; gold of train and test never enters."""
     if isinstance(params.class_balance, tuple):
         given: Float64 = np.array(params.class_balance, dtype=np.float64)
@@ -298,6 +358,7 @@ def _tabulate_labels(inputs: Inputs, posterior: Float64, balance: Float64, class
 def _describe(
     inputs: Inputs,
     shipped: Method,
+    head: VoteHead,
     nearvote: NearvoteLabels,
     end: EndModel,
     balance: Float64,
@@ -320,6 +381,7 @@ def _describe(
             " WARNING: a classifier on the embeddings does not foretell votes that were held out, so the labels are "
             "nearvote's, not the end model's. Check that embeddings and items belong together, or try another encoder."
         )
+    is_updated = not np.array_equal(balance, estimate_class_balance(head, inputs.votes, None))
     copies = group_copies(inputs.votes, len(classes))
     for group in copies:
         names = [inputs.lfs[lf] for lf in group.lfs]
@@ -333,17 +395,21 @@ def _describe(
         ],
         "gold_rows": gold_rows,
         "class_balance": dict(zip(classes, balance.tolist(), strict=True)),
-        "class_balance_source": _name_balance(params, gold_rows),
+        "class_balance_source": _name_balance(params, gold_rows, is_updated),
         "bandwidth": round(bandwidth, DIGITS),
         "nearvote_weights": _name_numbers(SOURCES, nearvote.weights) if is_used else None,
         "end_model_weights": _name_numbers(EXPERTS, end.pool_weights) if is_used else None,
     }
 
 
-def _name_balance(params: TrainParams, gold_rows: int) -> str:
+def _name_balance(params: TrainParams, gold_rows: int, is_updated: bool) -> str:
     if params.class_balance != "estimated":
         return "uniform, as params.yaml asks" if params.class_balance == "uniform" else "given in params.yaml"
-    return "estimated from the votes" + (f" and {gold_rows:,} gold rows of valid" if gold_rows else " alone")
+    if is_updated:
+        return f"estimated from {gold_rows:,} gold rows of valid, which refute that of the votes"
+    return "estimated from the votes" + (
+        f", with which {gold_rows:,} gold rows of valid accord" if gold_rows else " alone"
+    )
 
 
 def _name_numbers(names: tuple[str, ...], numbers: Float64) -> dict[str, float]:

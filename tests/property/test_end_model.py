@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
-from tasks.core.classifiers.class_balance import BALANCE_STRENGTH, estimate_class_balance, find_default_lfs
+from tasks.core.classifiers.class_balance import estimate_class_balance, find_default_lfs, update_class_balance
 from tasks.core.classifiers.end_model import (
+    EXPERTS,
     POOL_SPREAD,
+    PoolPrior,
     fit_end_model,
     fit_gold_baseline,
     fit_pool_weights,
     predict_end_model,
+    weigh_experts,
 )
-from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
+from tasks.core.classifiers.folds import GOLD_FOLDS, LEAST_GOLD, assign_folds, is_enough_gold
 from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
@@ -28,6 +31,8 @@ from tasks.core.copies import group_copies
 from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
 
 ROOT = Path(__file__).resolve().parents[2]
+
+EQUAL = PoolPrior(mean=np.full(3, 1 / 3), spread=POOL_SPREAD)
 
 
 # The gold baseline.
@@ -51,9 +56,41 @@ def test_the_class_balance_by_hand():
     proba = np.array([[0.9, 0.1], [0.5, 0.5]])
     head = head_of(proba)
     assert estimate_class_balance(head, SILENT, None).tolist() == pytest.approx([0.7, 0.3])
-    prior = 2 * BALANCE_STRENGTH
-    found = estimate_class_balance(head, SILENT, gold_of([0, 1, 2], [1, 1, 1]))
-    assert found == pytest.approx(np.array([0.7 * prior, 3 + 0.3 * prior]) / (3 + prior))
+    # Fewer than 20 rows per class are no proof.
+    assert estimate_class_balance(head, SILENT, gold_of(range(39), [1] * 39)).tolist() == pytest.approx([0.7, 0.3])
+    found = estimate_class_balance(head, SILENT, gold_of(range(40), [1] * 40))
+    assert found == pytest.approx(np.array([2 * 0.7, 40 + 2 * 0.3]) / 42)
+
+
+def test_a_hundred_rows_without_one_of_a_class_say_that_it_is_rare():
+    for balance in ([0.5, 0.5], [0.82, 0.18]):
+        found = update_class_balance(np.array(balance), np.zeros(100, np.int64))
+        assert found[1] < 0.02
+        assert found.sum() == pytest.approx(1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(2, 6), rows=st.integers(0, 200))
+def test_gold_drawn_from_the_balance_of_the_votes_hardly_ever_refutes_it(seed, k, rows):
+    rng = np.random.default_rng(seed)
+    balance = rng.dirichlet(np.full(k, 3.0))
+    refuted = sum(
+        not np.array_equal(update_class_balance(balance, rng.choice(k, rows, p=balance)), balance) for _ in range(40)
+    )
+    # A likelihood ratio of 20 has a chance of at most 1/20 (Ville), four of them of at most 1/5: 8 of 40, and 3 sd.
+    assert refuted <= 15
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(2, 6))
+def test_an_updated_balance_lies_between_the_votes_and_gold(seed, k):
+    rng = np.random.default_rng(seed)
+    balance, classes = rng.dirichlet(np.full(k, 3.0)), rng.choice(k, 120, p=rng.dirichlet(np.full(k, 0.5)))
+    counted = np.bincount(classes, minlength=k) / 120
+    found = update_class_balance(balance, classes)
+    assert (found > 0).all() and found.sum() == pytest.approx(1)
+    assert (found >= np.minimum(balance, counted) - 1e-12).all()
+    assert (found <= np.maximum(balance, counted) + 1e-12).all()
 
 
 def test_a_default_lf_says_what_is_usual():
@@ -84,10 +121,11 @@ def test_every_class_is_spread_over_the_folds(classes, folds, seed):
 
 
 @pytest.mark.parametrize(
-    ("classes", "expected"), [([0, 1] * 5, True), ([0, 1] * 4, False), ([1] * 40, False), ([], False)]
+    ("classes", "expected"),
+    [([0, 1] * 10, True), ([0] * 19, False), ([0, 1] * 9, False), ([1] * 40, False), ([], False)],
 )
-def test_enough_gold_is_two_rows_a_fold_and_two_classes(classes, expected):
-    assert GOLD_FOLDS == 5
+def test_enough_gold_is_twenty_rows_of_two_classes(classes, expected):
+    assert LEAST_GOLD == 20 and GOLD_FOLDS == 5
     assert is_enough_gold(gold_of(range(len(classes)), classes)) is expected
 
 
@@ -96,7 +134,7 @@ def test_pooling_trusts_the_expert_that_foretells_gold():
     classes = rng.integers(0, 3, 300)
     good = np.log(soften(classes, 3, 0.7))
     noise = np.log(rng.dirichlet(np.ones(3), 300))
-    weights = fit_pool_weights(np.stack([good, noise, good], axis=2), classes)
+    weights = fit_pool_weights(np.stack([good, noise, good], axis=2), classes, EQUAL)
     assert weights[0] == pytest.approx(weights[2], rel=1e-3)
     assert (weights >= 0).all() and weights[0] > 5 * weights[1]
 
@@ -111,14 +149,38 @@ def test_the_pools_weights_are_where_the_stated_objective_has_no_slope():
     def objective(w):
         pooled = np.exp(experts @ w)
         pooled /= pooled.sum(axis=1, keepdims=True)
-        return -np.log(pooled[np.arange(50), classes]).sum() + ((w - 1 / 2) ** 2).sum() / (2 * POOL_SPREAD**2)
+        return -np.log(pooled[np.arange(50), classes]).sum() + ((w - [0.2, 0.8]) ** 2).sum() / (2 * 0.3**2)
 
-    assert np.abs(approx_fprime(fit_pool_weights(experts, classes), objective)).max() < 0.01
-    assert np.abs(approx_fprime(np.array([0.5, 0.5]), objective)).max() > 1
+    prior = PoolPrior(mean=np.array([0.2, 0.8]), spread=0.3)
+    assert np.abs(approx_fprime(fit_pool_weights(experts, classes, prior), objective)).max() < 0.01
+    assert np.abs(approx_fprime(prior.mean, objective)).max() > 1
 
 
-def test_without_rows_experts_have_equal_say():
-    assert fit_pool_weights(np.zeros((0, 2, 4)), np.zeros(0, np.int64)) == pytest.approx(np.full(4, 1 / 4))
+def test_without_rows_experts_have_the_say_of_the_prior():
+    prior = PoolPrior(mean=np.array([0.1, 0.2, 0.3, 0.4]), spread=0.4)
+    assert fit_pool_weights(np.zeros((0, 2, 4)), np.zeros(0, np.int64), prior) == pytest.approx(prior.mean)
+
+
+@pytest.mark.parametrize("leader", ["label model", "student"])
+def test_gold_earns_its_say_row_by_row(leader):
+    say = [weigh_experts(rows, 3, leader) for rows in (0, 20, 100, 10**9)]
+    led = [prior.mean[EXPERTS.index(leader)] for prior in say]
+    assert led == sorted(led, reverse=True)
+    assert led[0] == 3 / 4 and led[-1] == pytest.approx(1 / 4)
+    assert [prior.mean.sum() for prior in say] == pytest.approx([1] * 4)
+    assert say[0].spread == 0 and say[-1].spread == pytest.approx(POOL_SPREAD)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_few_gold_rows_hardly_move_what_was_right_without_them(seed):
+    features, votes, truth = task(seed, n=400, d=40)
+    weak = soften(truth, share=0.9)
+    without = end(features, votes, weak).posterior.argmax(axis=1) == truth
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        rows = rng.permutation(400)[:20]
+        found = end(features, votes, weak, gold_of(rows, truth[rows]), weak).posterior.argmax(axis=1) == truth
+        assert found.mean() >= without.mean() - 0.02
 
 
 # The end model.
@@ -140,7 +202,7 @@ def test_confidence_follows_the_votes_and_moves_no_label():
     assert sure.max(axis=1).mean() > unsure.max(axis=1).mean() + 0.1
 
 
-@pytest.mark.parametrize(("rows", "one_class"), [(9, False), (60, True), (0, False)])
+@pytest.mark.parametrize(("rows", "one_class"), [(19, False), (60, True), (0, False)])
 def test_too_little_gold_counts_as_none(rows, one_class):
     features, votes, truth = task()
     gold = gold_of(range(rows), np.zeros(rows, int) if one_class else truth[:rows])
@@ -296,8 +358,8 @@ from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
-from tasks.core.label_models.gold_similarity import measure_gold_similarity
-from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, pool_votes
+from tasks.core.classifiers.folds import GOLD_FOLDS, LEAST_GOLD, assign_folds, is_enough_gold
+from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
 from tasks.core.types import GoldRows
 rng = np.random.default_rng(0)
 n, d, m = 3000, 64, 6

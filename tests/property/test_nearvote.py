@@ -240,7 +240,7 @@ def test_without_gold_neighbors_and_head_have_equal_say():
 
 
 @pytest.mark.parametrize(
-    ("rows", "classes"), [(range(9), [0, 1] * 4 + [0]), (range(40), [1] * 40)], ids=["nine rows", "one class"]
+    ("rows", "classes"), [(range(19), [0, 1] * 9 + [0]), (range(40), [1] * 40)], ids=["nineteen rows", "one class"]
 )
 def test_too_little_gold_counts_as_none(rows, classes):
     evidence, head = random_evidence(0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize
@@ -52,11 +53,15 @@ GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Half decades, chosen by cross-fitted log loss."""
 
 EXPERTS = ("gold alone", "gold on student and votes", "label model", "student")
+Leader = Literal["label model", "student"]
 VOTE_BLOCK_NORM = 0.5
 """Root mean square norm of the block of one-hot votes beside features of norm 1."""
 
 POOL_SPREAD = 0.4
-"""Prior standard deviation of a pooling weight around 1/4."""
+"""Prior standard deviation of a pooling weight, once there is much gold."""
+
+POOL_ROWS = 20.0
+"""Gold rows per class with which the pool is half way from the labels without gold to experts of equal say."""
 
 END_WORK = (1 + STUDENT_FOLDS * len(STUDENT_PENALTIES) + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE
 """Likewise `fit_end_model`."""
@@ -105,6 +110,23 @@ class GoldParameters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Student:
+    """The model trained on weak labels. raw: (n, k) float64, its log probabilities; confidence: their inverse temperature."""
+
+    regression: SoftmaxRegression
+    raw: Float64
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPrior:
+    """What pooling weights are before gold: mean (e,) float64 and standard deviation of each."""
+
+    mean: Float64
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndParameters:
     """All that `predict_end_model` needs. confidence: the student's inverse temperature; gold: None without gold."""
 
@@ -119,7 +141,7 @@ class EndModel:
 
     posterior: (n, k) float64, rows sum to 1. student: (n, k) float64, the model trained on weak labels alone.
     gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
-    posterior of gold rows from folds without them (empty without gold; the four pooling weights saw all rows).
+    posterior of gold rows from folds without them, pooling weights included (empty without gold).
     pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
     parameters: what was fitted.
     """
@@ -154,6 +176,9 @@ def fit_end_model(
     label_held_out: Float64 | None,
     seed: int = 0,
     advance: Advance = ignore_progress,
+    *,
+    leader: Leader = "student",
+    student: Student | None = None,
 ) -> EndModel:
     """Return the end model's posterior for every item.
 
@@ -174,18 +199,19 @@ def fit_end_model(
         Of the fold assignment.
     advance
         Is told of `END_WORK`, without enough gold only of the student's part.
+    leader
+        The expert whose labels are shipped without gold; it leads the pool while gold is scarce (`weigh_experts`).
+    student
+        `fit_student` on the same features, votes and weak labels, where it is at hand.
 
     Notes
     -----
-    Without gold the student is the end model: softmax regression on `weak_labels` of all rows, or of `TRAINING_ROWS`
-    drawn from more. Soft targets and the penalty leave it underconfident, so one temperature is fitted on the votes of the rows that have any (weighted to the
-    weak labels' class balance); it moves no hard label.
-    With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
+    Without gold the student (`fit_student`) is the end model. With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
     gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes scaled to norm
     1/2], which lets gold correct the student along its own axes for little penalty and elsewhere for the full one;
-    the label model; and the student, which carries the pool while gold is scarce. The w_e >= 0 minimize held-out log
-    loss with prior N(1/4, .4^2): near equal with 100 rows, free with thousands. Classes without gold keep the
-    probability that `weak_labels` give them. Fewer than 10 gold rows, or gold of
+    the label model; and the student. The w_e >= 0 minimize held-out log loss with the prior of `weigh_experts`: few rows
+    leave the labels without gold nearly as they are, thousands leave the weights free. Classes without gold keep the
+    probability that `weak_labels` give them. Fewer than 20 gold rows, or gold of
     one class, count as no gold here (not in the class balance).
 
     Raises
@@ -194,22 +220,19 @@ def fit_end_model(
         Gold without the label model's posteriors.
     """
     n, n_classes = weak_labels.shape
+    fitted = fit_student(features, votes, weak_labels, seed, advance) if student is None else student
     with threadpool_limits(limits=1):
-        rows = draw_rows(np.arange(n), TRAINING_ROWS, seed)
-        penalty = choose_student_penalty(features, weak_labels, seed, advance)
-        model = fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), penalty, None, advance)
-        raw = normalize_scores(score_rows(model, features))
-        confidence = _measure_confidence(raw, votes, weak_labels.mean(axis=0))
-        student = normalize_scores(confidence * raw)
+        raw = fitted.raw
+        said = normalize_scores(fitted.confidence * raw)
         if gold is None or not is_enough_gold(gold):
             nothing = np.full((n, n_classes), np.nan)
             return EndModel(
-                posterior=np.exp(student),
-                student=np.exp(student),
+                posterior=np.exp(said),
+                student=np.exp(said),
                 gold_alone=nothing,
                 held_out=np.empty((0, n_classes)),
                 pool_weights=np.full(len(EXPERTS), np.nan),
-                parameters=EndParameters(student=model, confidence=confidence, gold=None),
+                parameters=EndParameters(student=fitted.regression, confidence=fitted.confidence, gold=None),
             )
         if label_log_proba is None or label_held_out is None:
             raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
@@ -221,12 +244,17 @@ def fit_end_model(
         blocks = stack_fused(features, centered, norm, votes, code)
         fused = _fit_gold_expert(blocks, gold, fold, n_classes, advance)
         # the student never saw a gold row's class, so all its rows are held out
-        held_out = [alone.held_out, fused.held_out, label_held_out, student[gold.rows]]
+        held_out = np.stack([alone.held_out, fused.held_out, label_held_out, said[gold.rows]], axis=2)
         has_gold = np.isin(np.arange(n_classes), gold.classes)
-        weights = fit_pool_weights(np.stack(held_out, axis=2), gold.classes)
+        prior = weigh_experts(len(gold.rows), n_classes, leader)
+        weights = fit_pool_weights(held_out, gold.classes, prior)
+        pooled = np.empty((len(gold.rows), n_classes))
+        for f in range(GOLD_FOLDS):
+            rest = fold != f
+            pooled[~rest] = held_out[~rest] @ fit_pool_weights(held_out[rest], gold.classes[rest], prior)
         parameters = EndParameters(
-            student=model,
-            confidence=confidence,
+            student=fitted.regression,
+            confidence=fitted.confidence,
             gold=GoldParameters(
                 alone=alone.regression,
                 fused=fused.regression,
@@ -237,17 +265,50 @@ def fit_end_model(
             ),
         )
         gold_alone = predict_stacked(alone.regression, [features])
-        everywhere = [gold_alone, predict_stacked(fused.regression, blocks), label_log_proba, student]
+        everywhere = [gold_alone, predict_stacked(fused.regression, blocks), label_log_proba, said]
         posterior = _restore_classes(np.stack(everywhere, axis=2) @ weights, weak_labels, has_gold)
-        pooled = _restore_classes(np.stack(held_out, axis=2) @ weights, weak_labels[gold.rows], has_gold)
+        pooled = _restore_classes(pooled, weak_labels[gold.rows], has_gold)
     return EndModel(
         posterior=posterior,
-        student=np.exp(student),
+        student=np.exp(said),
         gold_alone=np.exp(gold_alone),
         held_out=pooled,
         pool_weights=weights,
         parameters=parameters,
     )
+
+
+def fit_student(
+    features: Float32, votes: Votes, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
+) -> Student:
+    """Return softmax regression on `weak_labels` (n, k) of all rows, or of `TRAINING_ROWS` drawn from more.
+
+    Soft targets and the penalty (`choose_student_penalty`) leave it underconfident, so one temperature is fitted on the
+    votes of the rows that have any (weighted to the weak labels' class balance); it moves no hard label. The other
+    parameters are those of `fit_end_model`.
+    """
+    with threadpool_limits(limits=1):
+        rows = draw_rows(np.arange(len(features)), TRAINING_ROWS, seed)
+        penalty = choose_student_penalty(features, weak_labels, seed, advance)
+        model = fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), penalty, None, advance)
+        raw = normalize_scores(score_rows(model, features))
+        return Student(regression=model, raw=raw, confidence=_measure_confidence(raw, votes, weak_labels.mean(axis=0)))
+
+
+def weigh_experts(gold_rows: int, n_classes: int, leader: Leader) -> PoolPrior:
+    """Return the prior of the pooling weights: gold has to earn each departure from the labels without it.
+
+    With t = (g / (g + 20 k))^2, g gold rows and k classes, both experts that learn from gold alone have t / 4, label model
+    and student 1/4, and the `leader` what is left to 1; the standard deviation is .4 sqrt(t). 20 rows of two classes
+    give t = .11, 100 give .51, a thousand .93.
+
+    >>> weigh_experts(40, 2, "student").mean.tolist()
+    [0.0625, 0.0625, 0.25, 0.625]
+    """
+    trust = (gold_rows / (gold_rows + POOL_ROWS * n_classes)) ** 2
+    mean = np.array([trust / 4, trust / 4, 0.25, 0.25])
+    mean[EXPERTS.index(leader)] += 0.5 - trust / 2
+    return PoolPrior(mean=mean, spread=POOL_SPREAD * float(np.sqrt(trust)))
 
 
 def predict_end_model(
@@ -352,7 +413,7 @@ def _restore_classes(scores: Float64, weak_labels: Float64, has_gold: Bool) -> F
     return np.asarray(posterior)
 
 
-def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
+def fit_pool_weights(held_out: Float64, classes: Int64, prior: PoolPrior) -> Float64:
     """Return nonnegative log-linear pooling weights (e,) float64 of e experts.
 
     Parameters
@@ -361,27 +422,28 @@ def fit_pool_weights(held_out: Float64, classes: Int64) -> Float64:
         (g, k, e) float64 log probabilities.
     classes
         (g,) int64 gold.
+    prior
+        Of the weights.
 
     Notes
     -----
-    Minimizes the log loss of softmax(sum_e w_e log p_e) with prior N(1/e, POOL_SPREAD^2) on each weight. Convex. The sum
+    Minimizes the log loss of softmax(sum_e w_e log p_e) with a normal prior on each weight. Convex. The sum
     is free, which also sets the temperature of the pool.
     """
     g, _, e = held_out.shape
     rows = np.arange(g)
-    strength = 1.0 / POOL_SPREAD**2
+    strength = 1.0 / prior.spread**2
 
     def objective(w: Float64) -> tuple[float, Float64]:
         """Return penalized log loss and its gradient."""
         log_p = normalize_scores(held_out @ w)
         residual = np.exp(log_p)
         residual[rows, classes] -= 1.0
-        offset = w - 1.0 / e
+        offset = w - prior.mean
         value = -float(log_p[rows, classes].sum()) + 0.5 * strength * float(offset @ offset)
         return value, np.einsum("gk,gke->e", residual, held_out) + strength * offset
 
-    start = np.full(e, 1.0 / e)
-    fitted = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * e)
+    fitted = minimize(objective, prior.mean, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * e)
     return np.asarray(fitted.x, dtype=np.float64)
 
 

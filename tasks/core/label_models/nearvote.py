@@ -243,7 +243,7 @@ def fit_nearvote(
     class_balance
         (k,) float64, sum 1, given or from `estimate_class_balance`.
     gold, gold_similarity
-        Gold rows and `measure_gold_similarity` of them, or None. Fewer than 10 rows or a single class count as none
+        Gold rows and `measure_gold_similarity` of them, or None. Fewer than 20 rows or a single class count as none
         (`is_enough_gold`).
     seed
         Of the fold assignment, the same folds as the end model's.
