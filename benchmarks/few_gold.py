@@ -19,7 +19,7 @@ import polars as pl
 
 from benchmarks.quality import FILES, lay_out
 from tasks import train
-from tasks.__main__ import run_stage
+from tasks.__main__ import STAGES, run_stage
 from tasks.core.classifiers.end_model import Student
 from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.ties import score_labels
@@ -99,7 +99,8 @@ def open_task(path: Path) -> Iterator[Task]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         lay_out(path, root, gold_rows=None, seed=0)
-        for stage in ("ingest", "index", "apply", "search"):
+        stages = list(STAGES)
+        for stage in stages[: stages.index("search") + 1]:
             run_stage(root, stage)
         params = read_params(root)
         k = len(params.classes)

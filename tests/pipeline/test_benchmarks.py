@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import dask, labels, nights, pipeline, search, votes, watch
+from benchmarks import dask, few_gold, labels, nights, pipeline, search, votes, watch
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,3 +131,28 @@ def test_nights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert result["mistakes"] == []
     assert [one["number"] for one in result["nights"]] == [0, 1]
     assert all("released" in one["what"] for one in result["nights"])
+
+
+def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    task = tmp_path / "tasks" / "clusters"
+    task.mkdir(parents=True)
+    truth = rng.integers(0, 2, 300)
+    split = ["train"] * 100 + ["valid"] * 100 + ["test"] * 100
+    ids = [f"i{row:03d}" for row in range(300)]
+    gold = [None if row < 100 else ["no", "yes"][truth[row]] for row in range(300)]
+    pl.DataFrame({"item_id": ids, "split": split, "gold": gold}).write_parquet(task / "items.parquet")
+    votes = np.where(rng.random((300, 3)) < 0.8, truth[:, None], 1 - truth[:, None]).astype(np.int8)
+    votes[rng.random((300, 3)) < 0.5] = -1
+    pl.DataFrame({"item_id": ids, **{f"lf_{j}": votes[:, j] for j in range(3)}}).write_parquet(task / "votes.parquet")
+    np.save(task / "embeddings.npy", (np.eye(8)[truth] + 0.4 * rng.normal(size=(300, 8))).astype(np.float32))
+    (task / "dataset.json").write_text(json.dumps({"classes": ["no", "yes"]}))
+    command = [str(tmp_path / "tasks"), "--gold", "10", "40", "--draws", "2", "--json", str(tmp_path / "out.json")]
+    assert few_gold.main(command) == 0
+    none, few, more = json.loads((tmp_path / "out.json").read_text())
+    assert [found["gold_rows"] for found in (none, few, more)] == [0, 10, 40]
+    assert few["accuracy"] == none["accuracy"] * 2
+    assert len(more["accuracy"]) == 2 and none["accuracy"][0] > 0.8
+    worse = few_gold.Result(task="clusters", gold_rows=20, accuracy=[none["accuracy"][0], none["accuracy"][0] - 0.03])
+    assert few_gold.find_losses([few_gold.Result(**none), worse]) == [worse]
+    assert "| clusters |" in capsys.readouterr().out

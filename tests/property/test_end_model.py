@@ -28,7 +28,9 @@ from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_p
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
 from tasks.core.copies import group_copies
+from tasks.core.label_models.majority import MajorityVote
 from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
+from tasks.core.ties import score_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -292,15 +294,29 @@ def draw_many_classes(k, n, share, *, seed=0):
     return apply_spectral_map(fit_spectral_map(points), points), votes, truth
 
 
-def label_without_gold(features, votes, k):
-    """The end model's posterior where neighbors say nothing."""
+def label_without_gold(features, votes, k, gold=None):
+    """The end model's posterior where neighbors say nothing; `gold` counts in the class balance alone."""
     head = fit_vote_head(features, votes, k)
     silent = np.full((len(votes), k), np.nan, np.float32)
     columns = [LFColumn(votes=votes[:, lf], similarity=silent) for lf in range(votes.shape[1])]
     labels = fit_nearvote(
-        pool_votes(columns, head.reliability, 5.0), head, estimate_class_balance(head, votes, None), None, None
+        pool_votes(columns, head.reliability, 5.0), head, estimate_class_balance(head, votes, gold), None, None
     )
     return fit_end_model(features, votes, labels.weak, None, None, None).posterior
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_class_of_one_percent_is_found_rare_from_gold_without_it(seed):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(2000) < 0.01).astype(int)
+    points = (np.eye(8)[truth] + 0.25 * rng.normal(size=(2000, 8))).astype(np.float32)
+    right = np.where(rng.random((2000, 4)) < 0.9, truth[:, None], 1 - truth[:, None])
+    votes = np.where(rng.random((2000, 4)) < 0.5, right, -1).astype(np.int8)
+    features = apply_spectral_map(fit_spectral_map(points), points)
+    gold = gold_of(np.flatnonzero(truth == 0)[:100], np.zeros(100, int))
+    majority = score_labels(MajorityVote(class_balance=np.full(2, 0.5), lfs=4).predict_proba(votes), truth).mean()
+    found = label_without_gold(features, votes, 2, gold).argmax(axis=1)
+    assert (found == truth).mean() > majority  # .99 against .90; .50 with the votes' own balance
 
 
 @pytest.mark.parametrize(("k", "n", "share"), [(20, 2000, 1.0), (40, 2500, 0.5)])
@@ -358,8 +374,8 @@ from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
-from tasks.core.classifiers.folds import GOLD_FOLDS, LEAST_GOLD, assign_folds, is_enough_gold
-from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
+from tasks.core.label_models.gold_similarity import measure_gold_similarity
+from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, pool_votes
 from tasks.core.types import GoldRows
 rng = np.random.default_rng(0)
 n, d, m = 3000, 64, 6
