@@ -17,6 +17,7 @@ from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
 from flows.cli.lfs import lfs_command
 from flows.cli.notify import notify_command
+from flows.cli.plan import plan_command
 from flows.cli.release import release_command
 from flows.cli.releases import releases_command
 from flows.cli.rollback import rollback_command
@@ -94,6 +95,7 @@ for command in (
     stage_command,
     watch_command,
     status_command,
+    plan_command,
     show_command,
     types_command,
     items_command,

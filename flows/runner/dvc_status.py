@@ -51,6 +51,34 @@ def find_outdated(root: Path) -> frozenset[Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """A stage that a run would look at: what changed for it, and the stages before it that may change its inputs."""
+
+    name: str
+    changes: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def plan_run(root: Path) -> tuple[PlannedStage, ...]:
+    """The stages that are not up to date, or need one that is not, in the order of a run.
+
+    Raises
+    ------
+    BusyError, ParamsError
+        As for `find_changes`.
+    """
+    with open_repo(root) as repo:
+        status = _compare(repo, root)
+        plan, planned = status.plan, dict[str, PlannedStage]()
+        for name, node in plan.nodes.items():
+            needs = [plan.names[need] for need in plan.graph.successors(node)]
+            after = tuple(need for need in plan.nodes if need in needs and need in planned)
+            if name in status.changes or after:
+                planned[name] = PlannedStage(name=name, changes=status.changes.get(name, ()), after=after)
+        return tuple(planned.values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Status:
     """What a run would look at, and what changed for each stage that is not up to date."""
 

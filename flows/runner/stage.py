@@ -29,6 +29,7 @@ from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutEr
 from flows.runner.report import Report
 from flows.runner.site_cache import ENVIRONMENT as SITE_CACHE
 from flows.runner.site_cache import find_site_cache
+from flows.runner.timings import note_seconds
 from tasks.errors import StageError
 from tasks.progress import ENVIRONMENT, WARNING
 
@@ -120,7 +121,10 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
         outcome = update() if stage.is_to_update else _run_when_free(stage, root, spawn, commands, listener)
     except CommandStoppedError:
         raise StageStoppedError(f"stage {stage.name}: stopped") from None
-    return Report(name=stage.name, outcome=outcome.value, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if outcome is Outcome.COMPLETED:
+        note_seconds(root, stage.name, seconds)
+    return Report(name=stage.name, outcome=outcome.value, seconds=seconds)
 
 
 def run_stages(root: Path, stages: Sequence[Stage]) -> tuple[Report, ...]:

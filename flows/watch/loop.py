@@ -43,7 +43,7 @@ _SETTLE_SECONDS = 0.2
 class Loop:
     """The loop over the project at `root`; `copy` is an empty folder that nothing else uses.
 
-    `prepare` brings ingest and index up to date, at the start and when their params have changed. `result` is the last
+    `prepare` brings ingest, gold and index up to date, at the start and when their params have changed. `result` is the last
     that was computed without an error.
     """
 
@@ -95,10 +95,10 @@ class Loop:
         return True
 
     def _prepare_data(self, params: Params) -> None:
-        """Have ingest and index run if their params have changed since they last ran."""
-        wanted = (params.classes, params.ingest, params.index)
+        """Have ingest, gold and index run if their params have changed since they last ran."""
+        wanted = (params.classes, params.ingest, params.gold, params.index)
         if wanted != self._prepared:
-            self._page.say("bringing ingest and index up to date")
+            self._page.say("bringing ingest, gold and index up to date")
             self._prepare()
             self._prepared = wanted
             self._session.look()
@@ -153,14 +153,16 @@ class Loop:
 
 
 def prepare_data(root: Path) -> None:
-    """Bring the index of the project at `root`, and what it needs, up to date, as `dvc repro index` does.
+    """Bring gold and index of the project at `root`, and what they need, up to date, as `dvc repro gold index` does.
 
     Raises
     ------
     EpoxyError
         A stage failed, or DVC reported an error.
     """
-    run_stages(root, read_stages(root, ["index"]))
+    # A pipeline of before gold had a stage gives it with the items.
+    known = {stage.name for stage in read_stages(root)}
+    run_stages(root, read_stages(root, [stage for stage in ("gold", "index") if stage in known]))
 
 
 def run_loop(*, root: Path, page: Page) -> None:

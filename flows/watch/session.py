@@ -33,11 +33,11 @@ from tasks.tables import schemas
 from tasks.tables.files import read_csv
 from tasks.tables.label_matrix import read_gold, to_matrix
 from tasks.tables.parquet import count_rows, read_table, read_votes
-from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY
+from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
 from tasks.tables.paths import VOTES as VOTES_PATH
 from tasks.tables.validation import require_same_items
 
-_LINKED = (ITEMS.parent, INDEX.parent, FOLDER)
+_LINKED = (ITEMS.parent, VALID_GOLD.parent, INDEX.parent, FOLDER)
 
 _SUMMARY = {
     "lf": pl.String,
@@ -71,7 +71,7 @@ class Step(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """What ingest and index left."""
+    """What ingest, gold and index left."""
 
     items: pl.DataFrame
     """item_id, split."""
@@ -125,7 +125,7 @@ class Session:
             (self.copy / folder).symlink_to((root / folder).resolve())
 
     def look(self) -> bool:
-        """Whether params, LFs or what ingest and index wrote changed since the last look; takes over what did."""
+        """Whether params, LFs or what ingest, gold and index wrote changed since the last look; takes over what did."""
         return self._snapshot.update()
 
     def read_params(self) -> Params:

@@ -13,7 +13,7 @@ from tasks.params import FILE
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, VALID_GOLD
 
 INPUTS = (ITEMS, VALID_GOLD, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, CELLS)
-"""What ingest and index write and a session reads; gold of the test split is not among it."""
+"""What ingest, gold and index write and a session reads; gold of the test split is not among it."""
 
 _SETTLED_NS = 100_000_000
 """A file written less than a tenth of a second ago is read again: times are too coarse to tell two writes apart."""
@@ -35,7 +35,7 @@ class Snapshot:
         self.inputs: tuple[Stamp | None, ...] = ()
 
     def update(self) -> bool:
-        """Whether params, LFs or what ingest and index wrote changed since the last update; takes over what did."""
+        """Whether params, LFs or what ingest, gold and index wrote changed since the last update; takes over what did."""
         stamps, contents = {}, {}
         for path in (self._root / FILE, *find_lf_files(self._root)):
             stamp, name = _stamp(path), path.relative_to(self._root).as_posix()

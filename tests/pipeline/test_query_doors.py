@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from finished_runs import run_small
 from small_project import REPOSITORY
+from snippets import read_snippets
 
 from epoxy_flow import EpoxyError, VoteFilter, apply_lfs, lf_summary, open_project
 from flows.cli.main import main
@@ -316,3 +318,16 @@ def test_frames_of_pandas_are_taken() -> None:
     frame = pandas.DataFrame({"text": ["hello", "hello there"]})
     assert apply_lfs(frame, [short, by_length], ["ham"]).rows() == [("ham", "ham"), (None, None)]
     assert short(frame).to_list() == by_length(frame).to_list() == ["ham", None]
+
+
+GUIDE = REPOSITORY / "docs" / "how-to" / "look-behind-a-number.md"
+
+
+def test_what_the_guide_says_can_be_typed(epoxy) -> None:
+    blocks = [snippet for snippet in read_snippets(GUIDE) if "test_query_doors" in snippet.argument]
+    lines = [line for block in blocks for line in block.text.splitlines()]
+    assert len(blocks) == 4 and len(lines) > 15
+    for line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        found = epoxy(*arguments)
+        assert program == "epoxy" and found.exit_code == 0 and found.stdout, line

@@ -1,0 +1,48 @@
+"""`epoxy plan`: what a run would do, and which labels an edit flips."""
+
+import click
+
+from flows.cli.tables import Column, print_json, print_table
+from flows.runner.project import in_project
+
+
+@click.command("plan")
+@click.option("--flips", is_flag=True, help="Also compute which labels flip, as a table in Markdown.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def plan_command(flips: bool, as_json: bool) -> None:
+    """Tell what a run would do now, and why.
+
+    The stages with the reason and the seconds they took when they last ran here, and the labeling functions that would be
+    asked for votes. With --flips, the labels of the label model that edits of LFs, thresholds or other params would
+    change; nothing is written but the cache of columns.
+    """
+    from flows.plan import plan, preview_flips, write_flips
+
+    with in_project() as root:
+        found = plan(root)
+        changed = preview_flips(root) if flips else None
+        if as_json:
+            more = {} if changed is None else {"flips": changed.flipped, "common": changed.common}
+            print_json(stages=found.stages, lfs=found.lfs, seconds=found.seconds, **more)
+            return
+        if found.stages.is_empty():
+            click.echo("nothing to do: everything is up to date")
+        else:
+            rows = found.stages.to_dicts()
+            seconds = ["" if row["seconds"] is None else f"{row['seconds']:,.0f} s" for row in rows]
+            print_table(
+                [
+                    Column(name="stage", cells=[row["stage"] for row in rows]),
+                    Column(name="reason", cells=[row["reason"] for row in rows], is_wide=True),
+                    Column(name="last took", cells=seconds, is_number=True),
+                ]
+            )
+            known = found.stages["seconds"].is_not_null().sum()
+            click.echo(
+                f"\nabout {found.seconds:,.0f} s, as these took last" if known else "\nno stage has run here yet"
+            )
+        for row in found.lfs.to_dicts():
+            what = "all items" if row["items"] == row["of"] else f"{row['items']:,} of {row['of']:,} items"
+            click.echo(f"{row['lf']} is asked about {what}")
+        if changed is not None:
+            click.echo(f"\n{write_flips(changed)}")

@@ -1,0 +1,41 @@
+"""Which votes `apply` would ask for now: labeling functions that were edited, and items that are new."""
+
+from pathlib import Path
+
+import polars as pl
+
+from tasks.cache.store import Cache
+from tasks.lf.cache import CACHE_KIND, VoteCache
+from tasks.lf.clocks import find_clocks
+from tasks.lf.fingerprint import Fingerprints
+from tasks.lf.loading import load_module, project_lfs
+from tasks.params import Params
+from tasks.tables.parquet import count_rows
+from tasks.tables.paths import ITEMS
+
+
+def find_pending_lfs(root: Path, params: Params) -> pl.DataFrame:
+    """Return a row per LF that would be asked: lf, items (how many it is asked about), of (all there are).
+
+    No row where votes come from a table. An LF that asks a clock is asked about all items each time.
+
+    Raises
+    ------
+    LabelingFunctionError
+        The LF module cannot be loaded.
+    DataError
+        The items are missing or damaged.
+    """
+    rows: list[tuple[str, int, int]] = []
+    if Path(params.apply.source).suffix == ".py":
+        n = count_rows(root / ITEMS)
+        with project_lfs(root), Cache(root, CACHE_KIND) as entries:
+            module = load_module(root, params.apply.source)
+            fingerprints, cache = Fingerprints(root, module), VoteCache(root, entries, params.classes)
+            for lf in module.lfs:
+                digest = None if find_clocks(lf) else fingerprints.identify_lf(lf)
+                recalled = None if digest is None else cache.recall(digest)
+                asked = n if recalled is None else len(recalled.missing)
+                if asked:
+                    rows.append((lf.name, asked, n))
+    return pl.DataFrame(rows, schema={"lf": pl.String, "items": pl.Int64, "of": pl.Int64}, orient="row")
