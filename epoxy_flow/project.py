@@ -15,6 +15,7 @@ from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF
 from tasks.queries.explain import Explanation, explain_item
 from tasks.queries.items import Covered, ItemQuery, VoteFilter, find_items
 from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix
+from tasks.queries.next_items import Strategy, choose_next
 from tasks.queries.project_data import SHIPPED, ProjectData
 from tasks.queries.suggest import suggest_lfs
 from tasks.queries.try_lf import Trial, choose_rows, read_lf, saved_lf, try_lf
@@ -190,6 +191,16 @@ class Project:
             There is no such class, or artifacts are missing or damaged.
         """
         return suggest_lfs(self._data, count=count, least_precision=least_precision, label=label).rows
+
+    def next_items(self, *, count: int = 20, strategy: Strategy = "random", seed: int = 0) -> pl.DataFrame:
+        """Return up to `count` items to label by hand next, with the reason of each; `mixed` takes turns among reasons.
+
+        Raises
+        ------
+        EpoxyError
+            Artifacts are missing or damaged.
+        """
+        return choose_next(self._data, count=count, strategy=strategy, seed=seed).rows
 
     def labels(self, *, release: str | None = None) -> pl.DataFrame:
         """Return the labels of the last run, or of `release`: item_id, label, p_<class>, original_votes.

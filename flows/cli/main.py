@@ -16,6 +16,7 @@ from flows.cli.gold import gold_command
 from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
 from flows.cli.lfs import lfs_command
+from flows.cli.next import next_command
 from flows.cli.notify import notify_command
 from flows.cli.plan import plan_command
 from flows.cli.release import release_command
@@ -103,6 +104,7 @@ for command in (
     explain_command,
     try_command,
     suggest_command,
+    next_command,
     server_command,
     notify_command,
     gold_command,
