@@ -136,7 +136,7 @@ def measure_task(root: Path, task: Task, stages: tuple[str, ...]) -> dict[str, A
             print(said, file=sys.stderr)
             break
     labels = {
-        path.parent.name: hashlib.sha256(pl.read_parquet(root / path)["label"].to_numpy().tobytes()).hexdigest()[:16]
+        path.parent.name: hashlib.sha256("\n".join(pl.read_parquet(root / path)["label"]).encode()).hexdigest()[:16]
         for path in (LABEL_MODEL_LABELS, SHIPPED_LABELS)
         if (root / path).is_file()
     }

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import dask, few_gold, labels, nights, pipeline, search, votes, watch
+from benchmarks import dask, few_gold, labels, many, nights, pipeline, search, votes, watch
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +42,32 @@ def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_folder_without_rules_is_refused(tmp_path: Path) -> None:
     assert votes.main([str(tmp_path)]) == 2
+
+
+def test_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    assert many.main(["--part", "lfs", "--items", "30", "--until", "apply", "--json", str(out)]) == 0
+    (result,) = json.loads(out.read_text())
+    assert (result["k"], result["m"], result["n"], result["d"]) == (2, 1_000, 30, 384)
+    assert list(result["seconds"]) == ["ingest", "gold", "index", "apply"] and min(result["seconds"].values()) > 0
+    assert result["labels"] == {}, "there are labels from fit on"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and {line.count("|") for line in lines} == {10}
+
+
+@pytest.mark.parametrize("has_gold", [False, True])
+def test_drawn_tasks_have_the_coverage_and_precision_that_they_say(tmp_path: Path, has_gold: bool) -> None:
+    many.draw_task(tmp_path, many.Task(k=3, m=6, n=6_000, d=4), has_gold=has_gold)
+    items = pl.read_parquet(tmp_path / "data/raw/items.parquet")
+    votes = pl.read_parquet(tmp_path / "lfs/votes.parquet").drop("item_id").to_numpy()
+    split = items["split"].to_numpy()
+    has_class = items["gold"].is_not_null().to_numpy()
+    assert sorted({str(name) for name in split[has_class]}) == (["test", "valid"] if has_gold else ["test"])
+    classes = items["gold"].to_numpy()[has_class]
+    for lf, of_lf in enumerate(votes[has_class].T):
+        of_class = classes == f"class_{lf % 3:02}"
+        assert (of_lf[of_class] >= 0).mean() == pytest.approx(1 / 3, abs=0.08)
+        assert of_class[of_lf >= 0].mean() == pytest.approx(0.8, abs=0.08)
 
 
 def test_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
