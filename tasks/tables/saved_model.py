@@ -228,7 +228,7 @@ def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
     expected = {**_SHAPES, **(_GOLD_SHAPES if "pool/weights" in arrays else {})}
     if odd := sorted(arrays.keys() ^ expected.keys()):
         raise _wrong(path, f"'{odd[0]}' is {'missing' if odd[0] in expected else 'unknown'}")
-    sizes = {"k": k, "m": m, "d": arrays["points/center"].size, "r": arrays["student/coef"].shape[0]}
+    sizes = {"k": k, "m": m, "d": arrays["points/center"].size, "r": (arrays["student/coef"].shape or (0,))[0]}
     if "pool/weights" in arrays:
         columns = int(np.count_nonzero(arrays["votes/voted"]))
         sizes |= {"f": sizes["r"] + k + columns, "g": arrays["gold/classes"].size}

@@ -31,13 +31,14 @@ CLASSES = ("ham", "spam")
 PATHS = (SHIPPED_LABELS, END_MODEL_PREDICTIONS, END_MODEL_SUMMARY, END_MODEL)
 
 
-def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=40, scale=1.0, votes=None):
+def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=40, scale=1.0, votes=None, d=8):
     """Items in as many clusters as classes, LFs right nine times in ten on a third of them; returns the true class."""
     rng = np.random.default_rng(0)
     k = len(classes)
     truth = rng.integers(0, k, n)
     centers = rng.normal(size=(k, 8))
-    vectors = (scale * (centers[truth] + 0.4 * rng.normal(size=(n, 8)))).astype(np.float32)
+    vectors = np.zeros((n, d), np.float32)
+    vectors[:, :8] = scale * (centers[truth] + 0.4 * rng.normal(size=(n, 8)))
     ids = [f"i{row:04d}" for row in range(n)]
     split = np.where(np.arange(n) < n // 2, "train", np.where(np.arange(n) % 2, "valid", "test"))
     if votes is None:
@@ -54,8 +55,8 @@ def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=
             schemas.gold(k),
         ),
         EMBEDDINGS: (
-            pl.DataFrame({"item_id": ids, "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, 8))}),
-            schemas.embeddings(8),
+            pl.DataFrame({"item_id": ids, "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, d))}),
+            schemas.embeddings(d),
         ),
     }
     table = pl.DataFrame({"item_id": ids, **{f"lf_{j}": votes[:, j].astype(np.int8) for j in range(votes.shape[1])}})
@@ -248,6 +249,20 @@ def test_the_saved_model_is_read_back_as_it_was_and_written_as_the_same_bytes(tm
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / END_MODEL).read_bytes()
 
 
+@pytest.mark.parametrize("gold_rows", [0, 20])
+def test_dimensions_that_are_all_zero_change_no_label_though_they_outnumber_the_items(tmp_path, gold_rows):
+    models, labels = [], []
+    for d in (8, 100):
+        write_project(tmp_path / str(d), n=80, gold_rows=gold_rows, d=d)
+        train.run(tmp_path / str(d), CLASSES, TrainParams())
+        models.append(read_model(tmp_path / str(d) / END_MODEL))
+        labels.append(read_labels(tmp_path / str(d)))
+    assert [model.spectral_map.projection.shape for model in models] == [(8, 8), (100, 8)]
+    assert labels[0]["label"].equals(labels[1]["label"])
+    found, expected = (table.select("^p_.*$").to_numpy() for table in labels)
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
 def spoil(table, of, **values):
     """The table of a model with values of one of its rows replaced."""
     return pl.DataFrame(
@@ -261,6 +276,7 @@ NONSENSE = {
     "not positive": lambda table: spoil(table, "bandwidth", numbers=[0.0]),
     "another shape": lambda table: spoil(table, "student/intercept", shape=[1, 2]),
     "a shape without end": lambda table: spoil(table, "student/intercept", shape=[2**62, 2**62]),
+    "no shape": lambda table: spoil(table, "student/coef", shape=[], numbers=[1.0]),
     "a negative size": lambda table: spoil(table, "student/intercept", shape=[-1, -2]),
     "an unknown metric": lambda table: spoil(table, "metric", texts=["taxicab"]),
     "one class": lambda table: spoil(table, "classes", texts=["ham"]),
