@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import dask, few_gold, labels, many, nights, pipeline, search, votes, watch
+from benchmarks import dask, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
+from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,3 +183,16 @@ def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse = few_gold.Result(task="clusters", gold_rows=20, accuracy=[none["accuracy"][0], none["accuracy"][0] - 0.03])
     assert few_gold.find_losses([few_gold.Result(**none), worse]) == [worse]
     assert "| clusters |" in capsys.readouterr().out
+
+
+def test_queries_are_timed_and_find_what_was_planted(tmp_path: Path) -> None:
+    queries.write_project(tmp_path, 3000)
+    found = {result.question: result for result in queries.measure(tmp_path)}
+    assert set(found) == {*queries.QUERIES, "an LF tried, anew"}
+    assert found["all items"].total == 3000
+    votes = pl.read_parquet(tmp_path / VOTES)["lf03"]
+    extended = pl.read_parquet(tmp_path / EXTENDED_VOTES)["lf03"]
+    assert found["an LF's extended votes"].total == ((votes == -1) & (extended != -1)).sum() > 300
+    texts = pl.read_parquet(tmp_path / ITEMS)["text"]
+    assert found["a word in the texts"].total == texts.str.contains("word17 ").sum() > 10
+    assert all(result.seconds > 0 for result in found.values())
