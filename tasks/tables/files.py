@@ -97,26 +97,7 @@ def read_csv(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a result as JSON: indented, keys in the order given, no NaN (use None for the undefined)."""
-    write_text(path, _encode_indented(value, "\n") + "\n")
-
-
-def _encode_indented(value: Any, line: str) -> str:
-    """Return what `json.dumps` with an indent of 2 makes of `value`; `line` is a line feed and the indent so far.
-
-    Python's own encoder is compiled only without an indent. A label model of many classes has millions of numbers, in
-    lists of numbers alone: these are encoded without, and separated by lines instead of blanks.
-    """
-    inner = line + "  "
-    if isinstance(value, dict) and value:
-        keys = (json.dumps({key: None}, ensure_ascii=False)[1:-5] for key in value)
-        parts = [key + _encode_indented(part, inner) for key, part in zip(keys, value.values(), strict=True)]
-        return f"{{{inner}{f',{inner}'.join(parts)}{line}}}"
-    if isinstance(value, (list, tuple)) and value:
-        if any(isinstance(part, (list, tuple, dict)) for part in value):
-            return f"[{inner}{f',{inner}'.join(_encode_indented(part, inner) for part in value)}{line}]"
-        flat = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=("," + inner, ": "))
-        return f"[{inner}{flat[1:-1]}{line}]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

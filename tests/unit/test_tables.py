@@ -1,7 +1,6 @@
 """Reading and writing: validated both ways, atomic, the same bytes for the same rows."""
 
 import itertools
-import json
 import re
 from pathlib import Path
 
@@ -193,21 +192,6 @@ def test_json_has_no_nan(path):
     path.write_text("{")
     with pytest.raises(DataError):
         read_json(path)
-
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-VALUES = st.recursive(
-    SCALARS,
-    lambda part: st.lists(part) | st.tuples(part, part) | st.dictionaries(st.text() | st.integers(), part),
-)
-
-
-@given(value=VALUES)
-def test_json_is_indented_as_python_does(tmp_path_factory, value):
-    path = tmp_path_factory.getbasetemp() / "indented.json"
-    write_json(path, value)
-    expected = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    assert path.read_bytes().decode() == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what it was advised about memory")
