@@ -19,6 +19,7 @@ from tasks.errors import QueryError
 from tasks.params import FILE as PARAMS
 from tasks.params import Scope, Split
 from tasks.queries.project_data import SHIPPED, LFVotes, ProjectData, add_raw_columns, find_name, to_names
+from tasks.tables.label_matrix import read_all_gold
 from tasks.tables.paths import (
     END_MODEL_PREDICTIONS,
     EXTENDED_VOTES,
@@ -159,11 +160,13 @@ def describe_gold(data: ProjectData, *, withheld: bool) -> str:
     """Return which gold takes part in an answer, as a sentence."""
 
     def describe() -> str:
-        known = data.items()["split"].filter(pl.Series(data.gold(withheld=withheld) != ABSTAIN))
-        counts = [f"{split} {count:,}" for split in Split if (count := int((known == split).sum()))]
-        if not counts:
-            return "no gold of valid"
-        return f"gold of {', '.join(counts)} items" + (", as asked" if withheld else "; none of test or train")
+        if not withheld:
+            known = np.count_nonzero(data.gold() != ABSTAIN)
+            return f"gold of valid {known:,} items; none of test or train" if known else "no gold of valid"
+        found = read_all_gold(data.root, data.splits(), len(data.classes))
+        used = found.splits[found.classes != ABSTAIN]
+        counts = [f"{split} {count:,}" for split in Split if (count := np.count_nonzero(used == str(split)))]
+        return f"gold of {', '.join(counts)} items, as asked" if counts else "no gold at all"
 
     return data.recall(("gold described", withheld), [PARAMS, ITEMS, VALID_GOLD, WITHHELD_GOLD], describe)
 

@@ -338,7 +338,7 @@ def test_the_command_brings_the_index_up_to_date_answers_edits_and_ends_tidily(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "project"
-    for name in ("tasks", "flows"):
+    for name in ("tasks", "flows", "gold"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     write_raw(root)
