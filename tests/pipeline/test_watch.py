@@ -340,7 +340,8 @@ def test_the_command_brings_the_index_up_to_date_answers_edits_and_ends_tidily(
     root = tmp_path / "project"
     for name in ("tasks", "flows", "gold"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
+    for name in ("dvc.yaml", "requirements.lock"):
+        shutil.copyfile(ROOT / name, root / name)
     write_raw(root)
     write_params(root)
     write_lfs(root)
