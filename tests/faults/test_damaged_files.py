@@ -24,11 +24,11 @@ from flows.releases.policy import read_policy
 from flows.runner.dvc_graph import read_stages
 from flows.runner.dvc_status import find_changes
 from flows.runner.leftovers import remove_leftovers
-from tasks import apply, ingest
+from tasks import apply, gold, ingest
 from tasks.__main__ import STAGES
 from tasks.core.search.faiss_index import read_index
 from tasks.errors import DataError, EpoxyError, ParamsError
-from tasks.params import ApplyParams, IngestParams, read_params
+from tasks.params import ApplyParams, GoldParams, IngestParams, read_params
 from tasks.tables import schemas
 from tasks.tables.index_file import read_description
 from tasks.tables.parquet import find_shards, read_batches, read_schema, read_table, read_votes
@@ -168,6 +168,7 @@ def test_raw_data(brought: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["votes.parquet", "votes.csv"])
 def test_votes_from_elsewhere(brought: Path, name: str) -> None:
     ingest.run(brought, CLASSES, IngestParams(source="raw", embedding_ids="ids.txt"))
+    gold.run(brought, CLASSES, GoldParams())
     path = brought / "lfs" / name
 
     @fuzz

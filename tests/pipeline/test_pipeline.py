@@ -21,7 +21,7 @@ from tasks.__main__ import STAGES
 from tasks.gold import is_dealt_to_valid
 from tasks.tables.gold_table import Decision, append_decision
 from tasks.tables.parquet import read_schema
-from tasks.tables.paths import METRICS, NEIGHBORS, VALID_GOLD, VOTES, WITHHELD_GOLD
+from tasks.tables.paths import COLUMN_GOLD, ITEMS, METRICS, NEIGHBORS, VALID_GOLD, VOTES, WITHHELD_GOLD
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "data/demo/dvc.yaml:demo"
@@ -265,11 +265,12 @@ def test_two_flows_at_once_both_end_well(project):
 
 
 def test_added_gold_reruns_only_what_depends_on_gold(project):
-    items = pl.read_parquet(project.root / "data/ingest/items.parquet")
-    train = items.filter(pl.col("split") == "train")["item_id"].to_list()
+    items = pl.read_parquet(project.root / ITEMS).join(pl.read_parquet(project.root / COLUMN_GOLD), on="item_id")
+    train = dict(items.filter(pl.col("split") == "train").select("item_id", "gold").iter_rows())
     dealt = next(item for item in train if is_dealt_to_valid(item, 0.5))
     for item in (dealt, next(item for item in train if not is_dealt_to_valid(item, 0.5))):
-        append_decision(project.root / "gold/decisions.jsonl", Decision(item_id=item, label="3", annotator="ann"))
+        decision = Decision(item_id=item, label=str(train[item]), annotator="ann")
+        append_decision(project.root / "gold/decisions.jsonl", decision)
     ran = project.repro()
     assert "gold" in ran and not ran & {"ingest", "index", "search"}
     assert dealt in pl.read_parquet(project.root / VALID_GOLD)["item_id"]
