@@ -12,25 +12,23 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows.server_access import HOST, NAMES, PROOF_PATH, prove
+from flows.server_access import HOST, PROOF_PATH, find_foreign, prove
 
 
 class OwnPages:
     """An application that serves requests to this machine's names, from pages that it served or from no page at all.
 
-    A page of another origin, which a browser lets send requests to any address, is refused, and so is another host name,
-    under which such a page could pass for ours. WebSockets, to which no browser applies the rules of CORS, too.
+    Others are refused (`find_foreign`), WebSockets, to which no browser applies the rules of CORS, among them.
     """
 
     def __init__(self, app: ASGIApp, *, port: int, password: str) -> None:
         self._app, self._port, self._password = app, port, password
-        self._origins = {f"http://{name}:{port}" for name in NAMES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, prove, or pass on."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif problem := self._find_problem(Headers(scope=scope)):
+        elif problem := find_foreign(Headers(scope=scope), self._port):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": problem})
             else:
@@ -40,16 +38,6 @@ class OwnPages:
             await PlainTextResponse(prove(self._password, nonce, self._port))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
-
-    def _find_problem(self, headers: Headers) -> str | None:
-        """What is wrong with a request; nothing with most."""
-        host = headers.get("host", "")
-        if len(headers.getlist("host")) != 1 or (host.rpartition(":")[0] not in NAMES and host not in NAMES):
-            return f"this server is for {' and '.join(NAMES)} alone"
-        # A tunnel may have another port at the browser's end; then host and origin agree.
-        if any(origin not in {*self._origins, f"http://{host}"} for origin in headers.getlist("origin")):
-            return "this server is for its own pages alone"
-        return None
 
 
 def main(arguments: list[str]) -> None:

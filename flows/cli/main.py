@@ -31,6 +31,7 @@ from flows.cli.suggest import suggest_command
 from flows.cli.try_lf import try_command
 from flows.cli.types import types_command
 from flows.cli.watch import watch_command
+from flows.cli.workbench import workbench_command
 from flows.runner.terminal import Color, paint
 from tasks.errors import EpoxyError, StageError
 
@@ -95,6 +96,7 @@ for command in (
     run_command,
     stage_command,
     watch_command,
+    workbench_command,
     status_command,
     plan_command,
     show_command,

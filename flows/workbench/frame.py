@@ -1,0 +1,280 @@
+"""What every page of the workbench shares: its frame, headings, tables, errors in place, and how data are shown.
+
+Text from data is only ever the text of an element; nothing of it is read as HTML, Markdown or a template.
+"""
+
+import asyncio
+import base64
+import functools
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from nicegui import ui
+from nicegui.element import Element
+
+from flows.workbench.live import Live
+from tasks.errors import EpoxyError
+from tasks.queries.project_data import ProjectData
+from tasks.report.formatting import MINUS
+
+T = TypeVar("T")
+
+PAGES = (
+    ("Overview", "/"),
+    ("LFs", "/lfs"),
+    ("Items", "/items"),
+    ("Label", "/label"),
+    ("Releases", "/releases"),
+)
+"""In the order of the navigation."""
+
+SHORT = 600
+"""Characters of a text in a list; the item's page shows more."""
+
+LONG = 20_000
+"""Characters of a text on the item's page."""
+
+SECONDS = 0.25
+"""Between two looks at what changed."""
+
+STYLE = """
+.nicegui-content { padding: 0; gap: 0; }
+main { max-width: 1400px; margin: 0 auto; padding: 1rem; width: 100%; }
+nav a { padding: .5rem .75rem; text-decoration: none; color: inherit; }
+nav a[aria-current] { border-bottom: 3px solid currentColor; }
+h1 { font-size: 1.6rem; line-height: 1.3; margin: 0 0 .75rem; font-weight: 600; }
+h2 { font-size: 1.2rem; line-height: 1.3; margin: 1.25rem 0 .5rem; font-weight: 600; }
+.data { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
+.code { font-family: monospace; white-space: pre; overflow-x: auto; padding: .75rem; border: 1px solid #8884; }
+.quiet { opacity: .75; }
+p { margin: .25rem 0 .5rem; }
+ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
+.fields { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .25rem .75rem; }
+.lines { gap: .25rem; }
+.picture { image-rendering: pixelated; width: 96px; height: 96px; }
+.right { color: #16703c; } .wrong { color: #b3261e; }
+.body--dark .right { color: #7fd49b; } .body--dark .wrong { color: #ff9a90; }
+a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px solid #5898d4; }
+.q-table th { white-space: normal; }
+a.link { color: #1a5fb4; } .body--dark a.link { color: #8ab8f0; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What the pages work on: the project, its data, and what an edit comes to."""
+
+    root: Path
+    data: ProjectData
+    live: Live
+
+    @property
+    def name(self) -> str:
+        """The project's name, that of its folder."""
+        return self.root.name
+
+
+class Text(Element):
+    """An element of any kind with text in it."""
+
+    def __init__(self, text: str, tag: str = "span", classes: str = "") -> None:
+        super().__init__(tag)
+        self._text = text
+        if classes:
+            self.classes(classes)
+
+
+def heading(text: str, level: int = 2) -> Text:
+    """Return a heading."""
+    return Text(text, f"h{level}")
+
+
+def link(text: str, address: str) -> ui.link:
+    """Return a link to another page."""
+    return ui.link(text, address).classes("link")
+
+
+def address(path: str, **query: object) -> str:
+    """Return the address of a page: those of `query` that are neither None nor empty.
+
+    >>> address("/item", id="a/b &c", release=None)
+    '/item?id=a%2Fb+%26c'
+    """
+    given = [(name, str(value)) for name, value in query.items() if value not in (None, "", ())]
+    return path + (f"?{urlencode(given)}" if given else "")
+
+
+def page(path: str) -> ui.page:
+    """Return the decorator that makes a function the page at `path`; a busy machine may take its time."""
+    return ui.page(path, response_timeout=120)
+
+
+@contextmanager
+def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
+    """The page `title`, which the navigation shows as `path`; what is made in the block is its content."""
+    ui.page_title(f"{title} · {bench.name}")
+    ui.add_css(STYLE)
+    ui.dark_mode(None)  # as the browser prefers
+    ui.html('<a href="#content" class="sr-only">Skip to content</a>', sanitize=False)
+    with ui.element("header").classes("w-full flex flex-wrap items-center").style("border-bottom: 1px solid #8884"):
+        Text(bench.name, "strong").style("padding: .5rem 1rem")
+        with ui.element("nav").props('aria-label="Pages"').classes("flex flex-wrap"):
+            for name, target in PAGES:
+                entry = ui.link(name, target)
+                if target == path:
+                    entry.props('aria-current="page"')
+    with ui.element("main").props('id="content"'):
+        heading(title, 1)
+        yield
+
+
+async def ask(question: Callable[[], T]) -> T:
+    """Return what `question` returns, while other pages are served."""
+    return await asyncio.to_thread(question)
+
+
+def guarded(build: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return the page's function `build` that shows an error of data, params or LFs where its content would be."""
+
+    @functools.wraps(build)
+    async def shown(*arguments: Any, **options: Any) -> None:
+        try:
+            await build(*arguments, **options)
+        except EpoxyError as error:
+            show_error(str(error))
+
+    return shown
+
+
+def show_error(message: str) -> None:
+    """Show an error in place."""
+    with ui.card().classes("w-full").props('role="alert"'):
+        Text("This cannot be shown", "strong", "wrong")
+        Text(message, "div", "data")
+
+
+def follow_changes(bench: Bench, read: Callable[[], object], show: Callable[[], Any]) -> None:
+    """Call `show` each time that what `read` returns is another value than before, from now on."""
+    last = read()
+
+    def look() -> None:
+        nonlocal last
+        now = read()
+        if now != last:
+            last = now
+            show()
+
+    ui.timer(SECONDS, look)
+
+
+def format_share(value: float | None) -> str:
+    """Return a share as percent.
+
+    >>> format_share(0.1234), format_share(None)
+    ('12.3 %', '')
+    """
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def format_change(value: float | None, before: float | None) -> str:
+    """Return the difference of two shares in points with its sign, nothing where it is none or unknown.
+
+    >>> format_change(0.5, 0.45), format_change(0.5, 0.5)
+    ('+5.0', '')
+    """
+    if value is None or before is None or round(1000 * (value - before)) == 0:
+        return ""
+    return f"{100 * (value - before):+.1f}".replace("-", MINUS)
+
+
+POINTS = (
+    "value => value === null || value === undefined ? '' : "
+    "(value < 0 ? '\u2212' : '+') + Math.abs(100 * value).toFixed(1)"
+)
+SHARE = "value => value === null || value === undefined ? '' : (100 * value).toFixed(1) + ' %'"
+NUMBER = "value => value === null || value === undefined ? '' : Number(value).toLocaleString('en')"
+DECIMAL = "value => value === null || value === undefined ? '' : Number(value).toFixed(3)"
+"""How a table's cells are written; sorting takes the value itself."""
+
+
+def column(name: str, label: str, form: str | None = None) -> dict[str, Any]:
+    """Return the description of a table's column; numbers have a `form`."""
+    found: dict[str, Any] = {"name": name, "label": label, "field": name, "sortable": True, "align": "left"}
+    return found if form is None else {**found, "align": "right", ":format": form}
+
+
+def table(
+    columns: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    key: str,
+    links: Mapping[str, str] | None = None,
+    shown: int = 50,
+) -> ui.table:
+    """Return a table that is sorted by a click on a header; links: by column, the field of a row that holds the address."""
+    pagination = {"rowsPerPage": shown if len(rows) > shown else 0}
+    made = ui.table(
+        columns=[dict(c) for c in columns], rows=[dict(r) for r in rows], row_key=key, pagination=pagination
+    )
+    made.classes("w-full").props("dense flat bordered")
+    if len(rows) <= shown:
+        made.props("hide-bottom")
+    for name, field in (links or {}).items():
+        made.add_slot(
+            f"body-cell-{name}",
+            f'<q-td :props="props"><a v-if="props.row.{field}" class="link" :href="props.row.{field}">{{{{ props.value }}}}</a>'
+            "<span v-else>{{ props.value }}</span></q-td>",
+        )
+    return made
+
+
+def item_address(item: object, release: str | None = None) -> str:
+    """Return the address of an item's page."""
+    return address("/item", id=item, release=release)
+
+
+def show_content(row: Mapping[str, Any], columns: Sequence[str], *, most: int = SHORT) -> None:
+    """Show the raw `columns` of an item: texts, pictures, other values."""
+    for name in columns:
+        value = row[name]
+        picture = draw(value)
+        if picture is not None:
+            ui.image(picture).classes("picture").props(f'alt="{quote(name)}" no-transition no-spinner')
+        elif isinstance(value, str):
+            rest = f" … ({len(value):,} characters)" if len(value) > most else ""
+            Text(value[:most] + rest, "div", "data").props('dir="auto"')
+        elif value is not None:
+            text = repr(value)
+            Text(f"{name}: {text[:most]}{' …' if len(text) > most else ''}", "div", "data quiet")
+
+
+_PICTURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+def draw(value: object) -> str | None:
+    """Return the address of a picture of `value`: bytes of an image, or a square of at least 16 numbers; None of others.
+
+    >>> draw("text") is None, draw([0] * 15) is None
+    (True, True)
+    """
+    if isinstance(value, bytes):
+        kind = next((kind for start, kind in _PICTURES.items() if value.startswith(start)), None)
+        return None if kind is None else f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
+    if not isinstance(value, list) or not all(isinstance(number, int | float) for number in value):
+        return None
+    side = math.isqrt(len(value))
+    if side < 4 or side > 64 or side * side != len(value):
+        return None
+    low, high = min(value), max(value)
+    shades = [255 - round(255 * (number - low) / ((high - low) or 1)) for number in value]
+    squares = "".join(
+        f'<rect x="{at % side}" y="{at // side}" width="1" height="1" fill="rgb({shade},{shade},{shade})"/>'
+        for at, shade in enumerate(shades)
+    )
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" shape-rendering="crispEdges">{squares}</svg>'
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

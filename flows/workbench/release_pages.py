@@ -1,0 +1,142 @@
+"""Releases: the list, one release with its gates, and what differs between two."""
+
+from typing import Any
+
+from nicegui import ui
+
+from flows.releases.diff import Difference, compare_releases
+from flows.releases.store import ListedRelease, list_releases
+from flows.workbench.frame import (
+    NUMBER,
+    Bench,
+    Text,
+    address,
+    ask,
+    column,
+    frame,
+    guarded,
+    heading,
+    item_address,
+    link,
+    page,
+    show_content,
+    table,
+)
+from flows.workbench.item_address import write_address
+from tasks.core.types import ITEM_ID
+from tasks.errors import QueryError
+from tasks.queries.items import ItemQuery
+
+_FLIPS = 50
+"""Flipped items that are shown with their content."""
+
+
+def add_pages(bench: Bench) -> None:
+    """Add the pages /releases, /release and /difference."""
+
+    @page("/releases")
+    @guarded
+    async def releases_page() -> None:
+        with frame(bench, "Releases", "/releases"):
+            listed = await ask(lambda: list_releases(bench.root))
+            if not listed:
+                Text("None yet. 'epoxy release' makes one of the last run.", "p")
+                return
+            _show_list(listed)
+
+    @page("/release")
+    @guarded
+    async def release_page(name: str) -> None:
+        with frame(bench, f"Release {name[:40]}", "/releases"):
+            listed = await ask(lambda: list_releases(bench.root))
+            found = next((release for release in listed if release.id.startswith(name)), None)
+            if found is None:
+                raise QueryError(f"no release {name[:40]!r}")
+            _show_release(found)
+
+    @page("/difference")
+    @guarded
+    async def difference_page(before: str, after: str) -> None:
+        with frame(bench, f"From {before[:12]} to {after[:12]}", "/releases"):
+            found = await ask(lambda: compare_releases(bench.root, before, after))
+            _show_difference(bench, found)
+
+
+def _show_list(listed: tuple[ListedRelease, ...]) -> None:
+    rows = []
+    for release in listed:
+        made = release.made
+        previous = None if made is None else made.previous
+        rows.append(
+            {
+                "id": release.id, "link": address("/release", name=release.id),
+                "current": "current" if release.is_current else "" if release.is_here else "not here",
+                "time": "" if made is None else made.time[:16].replace("T", " "),
+                "user": "" if made is None else made.user,
+                "reason": "" if made is None else made.reason,
+                "items": release.items,
+                "difference": "" if previous is None else "difference",
+                "difference_link": None if previous is None else address("/difference", before=previous, after=release.id),
+            }
+        )  # fmt: skip
+    table(
+        [column("id", "Release"), column("current", ""), column("time", "Made"), column("user", "By"),
+         column("reason", "Reason"), column("items", "Items", NUMBER), column("difference", "To the one before")],
+        rows, key="id", links={"id": "link", "difference": "difference_link"},
+    )  # fmt: skip
+
+
+def _show_release(release: ListedRelease) -> None:
+    if release.made is not None:
+        made = release.made
+        Text(f"{made.time[:16].replace('T', ' ')} by {made.user} on {made.host}: {made.reason}", "p")
+        Text(f"commit {made.commit or 'unknown'}{', with edits' if made.dirty else ''}", "p", "quiet")
+        if made.accepted:
+            Text(f"released in spite of failed gates: {made.accepted}", "p", "wrong")
+    with ui.element("p"):
+        link("items that are labeled otherwise now", write_address(ItemQuery(flipped=True), release=release.id))
+    if release.made is not None and release.made.gates:
+        heading("Gates")
+        rows: list[dict[str, Any]] = [
+            {name: _plain(value) for name, value in gate.model_dump().items()} for gate in release.made.gates
+        ]
+        table([column(name, name.replace("_", " ").capitalize()) for name in rows[0]], rows, key="gate")
+
+
+def _plain(value: Any) -> Any:
+    """A value as a table's cell takes it."""
+    return value if value is None or isinstance(value, int | float | str | bool) else str(value)
+
+
+def _show_difference(bench: Bench, found: Difference) -> None:
+    heading("Labels")
+    flips = found.labels
+    Text(
+        f"{flips.flipped.height:,} of {flips.common:,} items flipped; {flips.new:,} are new, {flips.deleted:,} are gone.",
+        "p",
+    )
+    items = bench.data.items()
+    shown = flips.flipped.head(_FLIPS)
+    if shown.height and shown.schema[ITEM_ID] == items.schema[ITEM_ID]:
+        shown = shown.join(items, on=ITEM_ID, how="left", maintain_order="left")
+    raw = [name for name in shown.columns if name not in (ITEM_ID, "before", "after", "split")]
+    for row in shown.iter_rows(named=True):
+        with ui.element("div").classes("w-full").style("border-top: 1px solid #8884; padding: .5rem 0"):
+            link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
+            Text(f" {row['before']} → {row['after']}", "strong")
+            show_content(row, raw)
+    if flips.flipped.height > shown.height:
+        Text(f"... and {flips.flipped.height - shown.height:,} more; 'epoxy releases diff' lists all.", "p")
+    for title, changes in (("Metrics on valid", found.metrics), ("Class balance", found.balance), ("LFs", found.lfs),
+                           ("Params", found.params), ("Learned parameters", found.model)):  # fmt: skip
+        if changes:
+            with ui.expansion(f"{title}: {len(changes):,} differ", value=title == "Metrics on valid").classes("w-full"):
+                table(
+                    [column("name", "Name"), column("before", "Before"), column("after", "After")],
+                    [{"name": c.name, "before": _plain(c.before), "after": _plain(c.after)} for c in changes],
+                    key="name",
+                )
+    if found.inputs:
+        heading("Other inputs")
+        for path in found.inputs:
+            Text(path, "div", "data")
