@@ -5,9 +5,8 @@ Text from data is only ever the text of an element; nothing of it is read as HTM
 
 import asyncio
 import base64
-import functools
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +115,10 @@ def page(path: str) -> ui.page:
 
 @contextmanager
 def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
-    """The page `title`, which the navigation shows as `path`; what is made in the block is its content."""
+    """The page `title`, which the navigation shows as `path`; what is made in the block is its content.
+
+    An error of data, params or LFs is shown where the rest of the content would be.
+    """
     ui.page_title(f"{title} · {bench.name}")
     ui.add_css(STYLE)
     ui.dark_mode(None)  # as the browser prefers
@@ -130,25 +132,15 @@ def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
                     entry.props('aria-current="page"')
     with ui.element("main").props('id="content"'):
         heading(title, 1)
-        yield
+        try:
+            yield
+        except EpoxyError as error:
+            show_error(str(error).replace(f"{bench.root}/", ""))
 
 
 async def ask(question: Callable[[], T]) -> T:
     """Return what `question` returns, while other pages are served."""
     return await asyncio.to_thread(question)
-
-
-def guarded(build: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Return the page's function `build` that shows an error of data, params or LFs where its content would be."""
-
-    @functools.wraps(build)
-    async def shown(*arguments: Any, **options: Any) -> None:
-        try:
-            await build(*arguments, **options)
-        except EpoxyError as error:
-            show_error(str(error))
-
-    return shown
 
 
 def show_error(message: str) -> None:

@@ -20,7 +20,6 @@ from flows.workbench.frame import (
     column,
     format_share,
     frame,
-    guarded,
     heading,
     item_address,
     link,
@@ -62,7 +61,6 @@ def add_pages(bench: Bench) -> None:
     """Add the pages /items and /item."""
 
     @page("/items")
-    @guarded
     async def items_page(request: Request) -> None:
         with frame(bench, "Items", "/items"):
             query, number, release = read_address(request.query_params.multi_items())
@@ -72,7 +70,6 @@ def add_pages(bench: Bench) -> None:
             _show_answer(query, number, release, answer)
 
     @page("/item")
-    @guarded
     async def item_page(id: str, release: str | None = None, test_gold: str = "") -> None:
         with frame(bench, f"Item {id[:60]}", "/items"):
             found = None if release is None else await ask(lambda: _open_release(bench, release))

@@ -20,7 +20,6 @@ from flows.workbench.frame import (
     format_change,
     format_share,
     frame,
-    guarded,
     heading,
     link,
     page,
@@ -38,14 +37,12 @@ def add_pages(bench: Bench) -> None:
     """Add the pages /lfs and /lf."""
 
     @page("/lfs")
-    @guarded
     async def lfs_page() -> None:
         with frame(bench, "Labeling functions", "/lfs"):
             found = await ask(lambda: tabulate_lfs(bench.data))
             _show_table(bench, found)
 
     @page("/lf")
-    @guarded
     async def lf_page(name: str) -> None:
         with frame(bench, f"LF {name[:60]}", "/lfs"):
             found = await ask(lambda: tabulate_lfs(bench.data))

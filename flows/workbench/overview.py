@@ -19,7 +19,6 @@ from flows.workbench.frame import (
     format_change,
     format_share,
     frame,
-    guarded,
     heading,
     link,
     page,
@@ -39,7 +38,6 @@ def add_pages(bench: Bench) -> None:
     """Add the page /."""
 
     @page("/")
-    @guarded
     async def overview() -> None:
         with frame(bench, "Overview", "/"):
             _show_live(bench)

@@ -14,7 +14,6 @@ from flows.workbench.frame import (
     ask,
     column,
     frame,
-    guarded,
     heading,
     item_address,
     link,
@@ -35,7 +34,6 @@ def add_pages(bench: Bench) -> None:
     """Add the pages /releases, /release and /difference."""
 
     @page("/releases")
-    @guarded
     async def releases_page() -> None:
         with frame(bench, "Releases", "/releases"):
             listed = await ask(lambda: list_releases(bench.root))
@@ -45,7 +43,6 @@ def add_pages(bench: Bench) -> None:
             _show_list(listed)
 
     @page("/release")
-    @guarded
     async def release_page(name: str) -> None:
         with frame(bench, f"Release {name[:40]}", "/releases"):
             listed = await ask(lambda: list_releases(bench.root))
@@ -55,7 +52,6 @@ def add_pages(bench: Bench) -> None:
             _show_release(found)
 
     @page("/difference")
-    @guarded
     async def difference_page(before: str, after: str) -> None:
         with frame(bench, f"From {before[:12]} to {after[:12]}", "/releases"):
             found = await ask(lambda: compare_releases(bench.root, before, after))

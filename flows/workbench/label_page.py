@@ -1,0 +1,179 @@
+"""Label: item after item, by keyboard alone; each decision is on disk before the next item is shown."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from nicegui import ui
+from nicegui.events import KeyEventArguments
+
+from flows.workbench.frame import (
+    LONG,
+    Bench,
+    Text,
+    address,
+    ask,
+    frame,
+    item_address,
+    link,
+    page,
+    show_content,
+)
+from tasks.core.types import ITEM_ID
+from tasks.params import Split
+from tasks.queries.items import ItemQuery, find_items
+from tasks.readers.gold_tables import read_decisions
+from tasks.tables.gold_table import DECISIONS, Decision, append_decision
+
+_QUEUE = 200
+"""Items that are ordered at a time."""
+
+
+@dataclass
+class Round:
+    """What one person labels: the queue, where they are in it, and what they have said."""
+
+    annotator: str
+    rows: list[dict[str, Any]]
+    people: str
+    at: int = 0
+    said: dict[object, str | None] = field(default_factory=dict)
+    done: list[object] = field(default_factory=list)
+    """Ids in the order of decisions, for undo."""
+
+
+def add_pages(bench: Bench) -> None:
+    """Add the page /label."""
+
+    @page("/label")
+    async def label_page(annotator: str = "") -> None:
+        with frame(bench, "Label by hand", "/label"):
+            if not annotator.strip():
+                _ask_name()
+                return
+            rows, people = await ask(lambda: (find_queue(bench, annotator), describe_people(_read_table(bench))))
+            _show_round(bench, Round(annotator=annotator, rows=rows, people=people))
+
+
+def _ask_name() -> None:
+    Text("Who labels? Decisions are kept by name, so that several people can label the same items.", "p")
+
+    def go() -> None:
+        if name.value.strip():
+            ui.navigate.to(address("/label", annotator=name.value.strip()))
+
+    name = ui.input("your name").props("autofocus").on("keydown.enter", go)
+    ui.button("Start", on_click=go)
+
+
+def find_queue(bench: Bench, annotator: str) -> list[dict[str, Any]]:
+    """Return the items of train that `annotator` is to decide on next: without a decision of theirs, most uncertain first."""
+    said = _read_table(bench)
+    decided = set(said.filter((pl.col("annotator") == annotator) & pl.col("label").is_not_null())[ITEM_ID])
+    query = ItemQuery(splits=(Split.TRAIN.value,), order="uncertain", limit=_QUEUE + len(decided))
+    rows = find_items(bench.data, query).rows.to_dicts()
+    return [row for row in rows if row[ITEM_ID] not in decided][:_QUEUE]
+
+
+def describe_people(said: pl.DataFrame) -> str:
+    """Return what people have decided so far, and how often they agree, as a sentence.
+
+    >>> said = pl.DataFrame({"item_id": [1, 1, 2], "annotator": ["a", "b", "a"], "label": [0, 1, 0]})
+    >>> describe_people(said)
+    'On disk: a 2, b 1. Of 1 item with several opinions, 0 have one label.'
+    """
+    kept = said.filter(pl.col("label").is_not_null())
+    if kept.is_empty():
+        return "No decisions are on disk yet."
+    people = kept.group_by("annotator").len().sort("annotator")
+    text = f"On disk: {', '.join(f'{row[0]} {row[1]:,}' for row in people.iter_rows())}."
+    shared = kept.group_by(ITEM_ID).agg(pl.len(), pl.col("label").n_unique().alias("labels")).filter(pl.col("len") > 1)
+    if shared.height:
+        agreed = int((shared["labels"] == 1).sum())
+        text += (
+            f" Of {shared.height:,} item{'s' * (shared.height > 1)} with several opinions, {agreed:,} have one label."
+        )
+    return text
+
+
+def _read_table(bench: Bench) -> pl.DataFrame:
+    """The last decision of each person about each item: item_id, annotator, label."""
+    data = bench.data
+    found = read_decisions(bench.root / data.params().gold.source, data.ids(), data.classes)
+    return found.table.select(ITEM_ID, "annotator", "label")
+
+
+def _show_round(bench: Bench, state: Round) -> None:
+    classes = bench.data.classes
+    path = bench.root / bench.data.params().gold.source / DECISIONS
+    raw = [name for name in bench.data.items().columns if name not in (ITEM_ID, "split")]
+
+    def decide(label: str | None) -> None:
+        if state.at >= len(state.rows):
+            return
+        item = state.rows[state.at][ITEM_ID]
+        _append(path, item, label, state.annotator)
+        state.said[item] = label
+        state.done.append(item)
+        state.at += 1
+        show.refresh()
+
+    def undo() -> None:
+        if not state.done:
+            return
+        item = state.done.pop()
+        _append(path, item, None, state.annotator)
+        state.said.pop(item, None)
+        state.at = next(at for at, row in enumerate(state.rows) if row[ITEM_ID] == item)
+        show.refresh()
+
+    def move(step: int) -> None:
+        state.at = int(np.clip(state.at + step, 0, len(state.rows)))
+        show.refresh()
+
+    def press(event: KeyEventArguments) -> None:
+        if not event.action.keydown or event.action.repeat or event.modifiers.ctrl or event.modifiers.meta:
+            return
+        if event.key.number is not None and event.key.number < min(len(classes), 10):
+            decide(classes[event.key.number])
+        elif event.key.arrow_right or event.key.arrow_down:
+            move(1)
+        elif event.key.arrow_left or event.key.arrow_up:
+            move(-1)
+        elif str(event.key) == "u":
+            undo()
+
+    @ui.refreshable
+    def show() -> None:
+        with ui.element("div").props('role="status" aria-live="polite"'):
+            Text(f"{state.annotator}: {len(state.done):,} decided, {len(state.rows) - state.at:,} to go", "p")
+            Text(state.people, "p", "quiet")
+        if state.at >= len(state.rows):
+            Text("Nothing is left in this queue. 'epoxy run' uses the gold; then there is a new one.", "p")
+            return
+        row = state.rows[state.at]
+        with ui.card().classes("w-full"):
+            show_content(row, raw, most=LONG)
+            with ui.element("div").classes("flex flex-wrap gap-x-4"):
+                link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
+                said = state.said.get(row[ITEM_ID])
+                Text("" if said is None else f"you said {said}", "strong")
+        with ui.element("div").classes("flex flex-wrap gap-2").style("margin-top: 1rem"):
+            for number, name in enumerate(classes):
+                text = f"{number}  {name}" if number < 10 else name
+                ui.button(text, on_click=lambda _, name=name: decide(name)).props("outline no-caps")
+        with ui.element("div").classes("flex flex-wrap gap-2").style("margin-top: 1rem"):
+            ui.button("← back", on_click=lambda: move(-1)).props("flat no-caps")
+            ui.button("skip →", on_click=lambda: move(1)).props("flat no-caps")
+            ui.button("undo (u)", on_click=undo).props("flat no-caps")
+        Text("Digits choose, arrows move, u takes the last decision back.", "p", "quiet")
+
+    ui.keyboard(on_key=press)
+    show()
+
+
+def _append(path: Path, item: Any, label: str | None, annotator: str) -> None:
+    if note := append_decision(path, Decision(item_id=item, label=label, annotator=annotator)):
+        ui.notify(note)
