@@ -18,6 +18,8 @@ class Page:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection, self._asked = connection, 0
+        self.events: list[dict[str, Any]] = []
+        """What the browser has told without being asked, of the domains that are enabled."""
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         """What the browser answers to a command of its protocol."""
@@ -27,6 +29,8 @@ class Page:
             answer: dict[str, Any] = json.loads(self._connection.recv(timeout=60))
             if answer.get("id") == self._asked:
                 return dict(answer["result"])
+            if "method" in answer:
+                self.events.append(answer)
 
     def evaluate(self, script: str) -> Any:
         """The value of a line of JavaScript in the page."""

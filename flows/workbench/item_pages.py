@@ -8,8 +8,7 @@ import polars as pl
 from fastapi import Request
 from nicegui import ui
 
-from flows.releases.manifest import FOLDER
-from flows.releases.store import read_labels, read_release
+from flows.releases.opened import open_release
 from flows.workbench.frame import (
     DECIMAL,
     LONG,
@@ -32,7 +31,7 @@ from tasks.core.types import ITEM_ID
 from tasks.params import Split
 from tasks.queries.explain import Explanation, explain_item
 from tasks.queries.items import ItemPage, ItemQuery, VoteFilter, find_items
-from tasks.queries.project_data import SHIPPED, ReleaseData
+from tasks.queries.project_data import SHIPPED
 
 _SHOWN = (
     "label",
@@ -65,21 +64,16 @@ def add_pages(bench: Bench) -> None:
         with frame(bench, "Items", "/items"):
             query, number, release = read_address(request.query_params.multi_items())
             _show_form(bench, query, release)
-            before = None if release is None else await ask(lambda: read_labels(read_release(bench.root, release)))
+            before = None if release is None else await ask(lambda: open_release(bench.root, release).labels())
             answer = await ask(lambda: find_items(bench.data, query, before=before))
             _show_answer(query, number, release, answer)
 
     @page("/item")
     async def item_page(id: str, release: str | None = None, test_gold: str = "") -> None:
         with frame(bench, f"Item {id[:60]}", "/items"):
-            found = None if release is None else await ask(lambda: _open_release(bench, release))
+            found = None if release is None else await ask(lambda: open_release(bench.root, release))
             told = await ask(lambda: explain_item(bench.data, id, release=found, withheld_gold=test_gold == "yes"))
             _show_explanation(bench, told, withheld_gold=test_gold == "yes")
-
-
-def _open_release(bench: Bench, name: str) -> ReleaseData:
-    release = read_release(bench.root, name)
-    return ReleaseData(name=release.id, path=bench.root / FOLDER / release.id, classes=tuple(release.manifest.classes))
 
 
 def _show_form(bench: Bench, query: ItemQuery, release: str | None) -> None:

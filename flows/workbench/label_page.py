@@ -22,13 +22,13 @@ from flows.workbench.frame import (
     show_content,
 )
 from tasks.core.types import ITEM_ID
-from tasks.params import Split
-from tasks.queries.items import ItemQuery, find_items
+from tasks.queries.next_items import choose_next
 from tasks.readers.gold_tables import read_decisions
-from tasks.tables.gold_table import DECISIONS, Decision, append_decision
+from tasks.tables.gold_table import Decision, append_decision
+from tasks.tables.paths import DECISIONS
 
 _QUEUE = 200
-"""Items that are ordered at a time."""
+"""Items that are chosen at a time, as `epoxy next` does."""
 
 
 @dataclass
@@ -69,12 +69,10 @@ def _ask_name() -> None:
 
 
 def find_queue(bench: Bench, annotator: str) -> list[dict[str, Any]]:
-    """Return the items of train that `annotator` is to decide on next: without a decision of theirs, most uncertain first."""
+    """Return the items that `annotator` is to decide on next, those with a decision of theirs left out."""
     said = _read_table(bench)
-    decided = set(said.filter((pl.col("annotator") == annotator) & pl.col("label").is_not_null())[ITEM_ID])
-    query = ItemQuery(splits=(Split.TRAIN.value,), order="uncertain", limit=_QUEUE + len(decided))
-    rows = find_items(bench.data, query).rows.to_dicts()
-    return [row for row in rows if row[ITEM_ID] not in decided][:_QUEUE]
+    decided = said.filter((pl.col("annotator") == annotator) & pl.col("label").is_not_null())[ITEM_ID].cast(pl.String)
+    return choose_next(bench.data, count=_QUEUE, exclude=frozenset(decided)).rows.to_dicts()
 
 
 def describe_people(said: pl.DataFrame) -> str:

@@ -70,7 +70,7 @@ FLOORS = (
     ("lfs",),
     ("flows.runner",),
     ("flows.releases",),
-    ("flows.watch",),
+    ("flows.watch", "flows.workbench"),
     ("flows",),
     ("epoxy_flow",),
 )

@@ -1,0 +1,242 @@
+"""The workbench: who may ask, every page in a real browser, hostile texts, and labels that survive a kill."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+from chromium import Page, open_page
+from finished_runs import run_small
+from small_project import REPOSITORY
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from flows.workbench.frame import draw
+from flows.workbench.item_address import ROWS, read_address, write_address
+from flows.workbench.lf_pages import find_source
+from flows.workbench.live import LiveState, follow
+from tasks.errors import QueryError
+from tasks.queries.items import ItemQuery, VoteFilter
+from tasks.tables import schemas
+from tasks.tables.parquet import read_table, write_table
+from tasks.tables.paths import ITEMS
+
+HOSTILE = "<script>document.title='taken'</script> {{ 7 * 7 }} ${1} **bold** [a](javascript:alert(1)) \u202eback"
+
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's package chromium")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    process: "subprocess.Popen[str]"
+    root: Path
+    address: str
+    token: str
+
+    def open(self, path: str) -> str:
+        """The address that admits a browser to the page at `path`."""
+        return f"{self.address}{path}{'&' if '?' in path else '?'}token={self.token}"
+
+
+def start(root: Path) -> Workbench:
+    command = [sys.executable, "-m", "flows.cli", "workbench", "--no-browser", "--no-watch"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    found = re.search(r"(http://[^/]+)/\?token=(\S+)", process.stdout.readline())
+    assert found is not None
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(found[1], timeout=30)
+            return Workbench(process, root, found[1], found[2])
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = run_small(tmp_path_factory.mktemp("workbench") / "project", n=200)
+    (root / ".dvc").mkdir()
+    (root / "dvc.yaml").write_text((REPOSITORY / "dvc.yaml").read_text())
+    items = read_table(root / ITEMS, schemas.ITEMS)
+    texts = [HOSTILE, "long " * 200_000, *items["text"].to_list()[2:]]
+    write_table(root / ITEMS, items.with_columns(pl.Series("text", texts)), schemas.ITEMS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def workbench(project: Path) -> Iterator[Workbench]:
+    started = start(project)
+    yield started
+    started.process.send_signal(signal.SIGINT)
+    assert started.process.wait(30) in (0, 130, -signal.SIGINT)
+
+
+def test_nobody_is_answered_without_the_token(workbench: Workbench) -> None:
+    address = workbench.address
+    assert httpx.get(address).status_code == 403
+    assert httpx.get(f"{address}/?token=guess").status_code == 403
+    assert httpx.get(workbench.open("/"), headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.get(workbench.open("/"), headers={"Origin": "http://localhost:1"}).status_code == 403
+    for headers in ({}, {"Origin": "https://evil.example"}):
+        with pytest.raises(InvalidStatus):
+            connect(f"{address.replace('http', 'ws')}/_nicegui_ws/socket.io/?EIO=4&transport=websocket",
+                    additional_headers=headers)  # fmt: skip
+
+
+def test_the_token_becomes_a_cookie_and_leaves_the_address(workbench: Workbench) -> None:
+    answer = httpx.get(workbench.open("//evil.example/items?right=no"))
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/evil.example/items?right=no"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert httpx.get(f"{workbench.address}/lfs", headers={"Cookie": cookie.partition(";")[0]}).status_code == 200
+
+
+PAGES = {
+    "/": "How good",
+    "/lfs": "Labeling functions",
+    "/lf?name=offer": "Precision on valid",
+    "/items?right=no": "items; gold of",
+    "/items?split=nowhere": "no split 'nowhere'",
+    "/item?id=i00003": "Why this label",
+    "/item?id=nobody": "no item 'nobody'",
+    "/label?annotator=ann": "0 decided",
+    "/releases": "None yet",
+}
+
+
+@needs_chromium
+def test_every_page_shows_itself_and_asks_nobody_else(workbench: Workbench, tmp_path: Path) -> None:
+    with open_page(workbench.open("/"), tmp_path) as page:
+        for method in ("Network.enable", "Runtime.enable", "Log.enable"):
+            page.ask(method)
+        for path, words in PAGES.items():
+            page.ask("Page.navigate", url=workbench.address + path)
+            page.wait_for(f"document.body && document.body.innerText.includes({json.dumps(words)})")
+        asked = {
+            event["params"]["request"]["url"] for event in page.events if event["method"] == "Network.requestWillBeSent"
+        }
+        assert asked and all(url.startswith((workbench.address, "data:", "blob:")) for url in asked), asked
+        assert not [event for event in page.events if event["method"] == "Runtime.exceptionThrown"]
+        told = [event["params"]["entry"] for event in page.events if event["method"] == "Log.entryAdded"]
+        assert not [entry for entry in told if entry["level"] == "error"]
+
+
+@needs_chromium
+def test_hostile_text_is_text(workbench: Workbench, tmp_path: Path) -> None:
+    first = read_table(workbench.root / ITEMS, schemas.ITEMS)["item_id"][0]
+    with open_page(workbench.open("/items"), tmp_path) as page:
+        for path in ("/items", f"/item?id={first}"):
+            page.ask("Page.navigate", url=workbench.address + path)
+            page.wait_for(f"document.body && document.body.innerText.includes({json.dumps(HOSTILE)})")
+            assert page.evaluate("document.title").endswith("project")
+            assert "49" not in page.evaluate("document.querySelector('.data').innerText")
+        size = page.evaluate("document.body.innerText.length")
+        assert size < 200_000  # of the text of 1 MB only the beginning
+
+
+def press(page: Page, key: str, code: str, number: int) -> None:
+    for kind in ("keyDown", "keyUp"):
+        page.ask("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number)
+
+
+@needs_chromium
+def test_fifty_labels_by_keyboard_survive_a_kill(project: Path, tmp_path: Path) -> None:
+    workbench = start(project)
+    table = project / "gold" / "decisions.jsonl"
+    try:
+        with open_page(workbench.open("/label?annotator=ann"), tmp_path) as page:
+            page.wait_for("document.body && document.body.innerText.includes('ann: 0 decided')")
+            page.wait_for("window.did_handshake !== false && document.querySelectorAll('button').length > 3")
+            press(page, "ArrowRight", "ArrowRight", 39)
+            for done in range(50):
+                number = done % 2
+                before = table.read_text().count("\n") if table.is_file() else 0
+                press(page, str(number), f"Digit{number}", 48 + number)
+                page.wait_for(f"document.body.innerText.includes('ann: {done + 1} decided')")
+                assert table.read_text().count("\n") == before + 1
+            press(page, "u", "KeyU", 85)
+            page.wait_for("document.body.innerText.includes('ann: 49 decided')")
+    finally:
+        workbench.process.send_signal(signal.SIGKILL)
+        workbench.process.wait()
+    lines = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 51
+    assert len({line["item_id"] for line in lines}) == 50
+    assert lines[-1] == {**lines[-1], "item_id": lines[-2]["item_id"], "label": None}
+    assert {line["annotator"] for line in lines} == {"ann"}
+    shutil.rmtree(project / "gold")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        ItemQuery(limit=ROWS),
+        ItemQuery(splits=("valid",), labels=("a b",), gold=("é&=",), right=True, method="epoxy", limit=ROWS),
+        ItemQuery(votes=(VoteFilter(lf="l", vote="0", source="extended"),), wrong_lf="m", limit=ROWS),
+        ItemQuery(
+            conflict=("l", "m"), covered="extension only", near_threshold=0.05, near_threshold_lf="l", limit=ROWS
+        ),
+        ItemQuery(text="<b>", order="-margin", has_gold=False, withheld_gold=True, limit=ROWS, offset=2 * ROWS),
+    ],
+)
+def test_a_question_is_an_address(query: ItemQuery) -> None:
+    address = write_address(query, page=1 + query.offset // ROWS)
+    assert read_address(list(httpx.URL(address).params.multi_items())) == (query, 1 + query.offset // ROWS, None)
+
+
+@pytest.mark.parametrize("pair", [("right", "maybe"), ("page", "0"), ("page", "x"), ("near", "nan"), ("conflict", "l")])
+def test_an_address_that_asks_nonsense_is_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(QueryError, match=f"^{pair[0]}: got"):
+        read_address([pair])
+
+
+def test_an_error_keeps_the_last_good_result() -> None:
+    result = {"event": "result", "lfs": [], "seconds": 0.1}
+    state = follow(follow(LiveState(), result), {"event": "error", "message": "line 3"})
+    assert state.result == result and state.error == "line 3"
+    again = follow(state, {**result, "seconds": 0.2})
+    assert again.error is None and again.before == result
+    assert follow(again, {"event": "ended", "message": "killed"}).doing == "ended: killed"
+
+
+def test_the_source_of_an_lf_is_found_without_running_it(tmp_path: Path) -> None:
+    (tmp_path / "lfs").mkdir()
+    text = (
+        "raise SystemExit\n\n@labeling_function\ndef song(item):\n    return 1\n\nother = keyword_lf(['x'], label=0)\n"
+    )
+    (tmp_path / "lfs" / "mine.py").write_text(text)
+    assert find_source(tmp_path, "lfs", "song") == (
+        "lfs/mine.py",
+        3,
+        "@labeling_function\ndef song(item):\n    return 1",
+    )
+    assert find_source(tmp_path, "lfs", "other") == ("lfs/mine.py", 7, "other = keyword_lf(['x'], label=0)")
+    assert find_source(tmp_path, "lfs", "nobody") is None
+
+
+def test_what_is_drawn() -> None:
+    assert draw([0, 1] * 8).startswith("data:image/svg+xml;base64,")
+    assert draw(b"\x89PNG....").startswith("data:image/png;base64,")
+    assert draw(b"<svg>") is None
+    assert draw([0.0] * 15) is None
+    assert draw([0] * 64).startswith("data:")
