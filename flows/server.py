@@ -15,10 +15,9 @@ from pathlib import Path
 import httpx
 import yaml
 
+from flows.runner.local_pages import HOST, NAMES
 from flows.runner.process import end_guarded, make_environment, start_guarded
 from flows.server_access import (
-    HOST,
-    NAMES,
     Server,
     ServerError,
     find_password,

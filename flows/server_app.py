@@ -12,7 +12,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows.server_access import HOST, PROOF_PATH, find_foreign, prove
+from flows.runner.local_pages import HOST, find_foreign
+from flows.server_access import PROOF_PATH, prove
 
 
 class OwnPages:

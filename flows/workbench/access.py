@@ -9,7 +9,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows.server_access import find_foreign
+from flows.runner.local_pages import find_foreign
 
 PARAMETER = "token"
 """The query parameter by which the address that is printed at the start admits a browser."""

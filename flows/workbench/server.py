@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
-from flows.server_access import HOST
+from flows.runner.local_pages import HOST
 from flows.workbench.access import PARAMETER, Door, Guard
 from flows.workbench.live import Live
 from tasks.errors import StageError
