@@ -51,6 +51,7 @@ from at most; C, the vectors that cells are found on. Text in the items, which i
 FORMULAS: dict[str, dict[str, float]] = {
     "ingest": {"MiB": 180, "n": 150, "G d": 14},
     "index": {"MiB": 140, "n": 60, "G d": 36, "C d": 8},
+    "gold": {"MiB": 165, "n": 220},
     "apply": {"MiB": 130, "n": 60, "n m": 10},
     "search": {"MiB": 400, "n": 280, "n m": 8, "n m k": 8, "G d": 4},
     "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},

@@ -22,7 +22,7 @@ from tasks.__main__ import run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
 from tasks.cache.store import FOLDER, Cache
 from tasks.errors import EpoxyError, ParamsError, StageError
-from tasks.params import ExtendParams, Params, Scope, read_params
+from tasks.params import ExtendParams, Params, Scope, read_stage_params
 
 # What depends on what.
 
@@ -121,17 +121,17 @@ def test_a_key_that_is_edited_before_it_is_read_and_back_is_seen(
     text = (tmp_path / "params.yaml").read_text()
     read = []
 
-    def edit_and_read(root: Path) -> Params:
+    def edit_and_read(root: Path, stage: str) -> Params:
         if not read:
             (root / "params.yaml").write_text(text.replace("scope: cells", "scope: rows"))
-        read.append(read_params(root))
+        read.append(read_stage_params(root, stage))
         return read[-1]
 
     def run_extend(root: Path, _classes: tuple[str, ...], params: ExtendParams) -> None:
         assert params.scope is Scope.ROWS
         (root / "params.yaml").write_text(text)
 
-    monkeypatch.setattr("tasks.params.read_params", edit_and_read)
+    monkeypatch.setattr("tasks.params.read_stage_params", edit_and_read)
     monkeypatch.setattr("tasks.extend.run", run_extend)
     with pytest.raises(StageError, match=r"extend: params\.yaml: classes or extend changed while the stage ran"):
         run_identified_stage(tmp_path, "extend")

@@ -417,7 +417,7 @@ apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
     [
         (rowwise("re.match('(a+)+$', 'a' * 29 + 'b') if item.item_id == 35 else None"), "warning: labeling function 'a' (lfs/mine.py) has been at item_id 35 for more than 1 s"),
         (rowwise("os.kill(os.getpid(), 9) if item.item_id == 35 else None"), "warning: the process ended while labeling function 'a' (lfs/mine.py) was at item_id 35"),
-        (vectorized("os.kill(os.getpid(), 11)"), "the process ended while labeling function 'a' (lfs/mine.py) was at the items from item_id 0 to 39"),
+        (vectorized("os.kill(os.getpid(), 11)"), "labeling function 'a' (lfs/mine.py) ended the Python interpreter at the items from item_id 0 to 39"),
     ],
 )  # fmt: skip
 def test_an_lf_that_hangs_or_dies_is_named(tmp_path: Path, lfs: str, said: str) -> None:

@@ -358,7 +358,8 @@ def test_an_lf_that_hangs_on_a_worker_is_told_here(tmp_path, monkeypatch, one, c
     monkeypatch.setattr(cluster, "SLOW_SECONDS", 1)
     run_apply(tmp_path)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert len(lines) == 1 and "slow on the 20 items from item_id 0 to 19 has taken more than 1 s" in lines[0]
+    # A busy machine may be slow at the other labeling functions, too.
+    assert sum("slow on the 20 items from item_id 0 to 19 has taken more than 1 s" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
