@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
+from tasks.cache.stage_code import require_noted_code
 from tasks.cache.store import forget_since
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError, require_sound_environment
 
@@ -63,6 +64,7 @@ def run_identified_stage(root: Path, stage: str) -> None:
     EpoxyError
         As `run_stage`.
     """
+    require_noted_code(root, stage)
     found = find_dependencies(root, stage)
     if found is None:
         run_stage(root, stage)  # nobody records what comes of it

@@ -15,7 +15,7 @@ from tasks.core.label_models.dawid_skene import fit_dawid_skene
 from tasks.core.ties import find_top
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Int64, Votes
 from tasks.errors import DataError
-from tasks.params import GoldOnTrain, GoldParams, Resolution, Split
+from tasks.params import GoldColumn, GoldOnTrain, GoldParams, Resolution, Split
 from tasks.readers.gold_tables import Decisions, read_decisions
 from tasks.tables import schemas
 from tasks.tables.files import write_json
@@ -75,7 +75,10 @@ def gather_gold(root: Path, classes: Sequence[str], params: GoldParams) -> Gold:
     column = read_table(root / COLUMN_GOLD, schemas.gold(len(classes)))
     decisions = read_decisions(root / params.source, items[ITEM_ID], classes)
     counted = decisions.table.drop_nulls("label")
-    split = _find_splits(items, counted, params)
+    to_deal = [counted.select(ITEM_ID, "split")]
+    if params.column == GoldColumn.DEAL:
+        to_deal.append(column.select(ITEM_ID, split=pl.lit(None, pl.String)))
+    split = _find_splits(items, pl.concat(to_deal), params)
     said = pl.concat(
         [
             counted.select(ITEM_ID, "annotator", "label"),

@@ -136,6 +136,13 @@ class Resolution(StrEnum):
     DAWID_SKENE = "dawid_skene"
 
 
+class GoldColumn(StrEnum):
+    """What gold of train items in the items' gold column means."""
+
+    MEASURE = "measure"
+    DEAL = "deal"
+
+
 class GoldOnTrain(StrEnum):
     """What a decision about an item of the split `train` means."""
 
@@ -155,6 +162,9 @@ class GoldParams(Section):
     train: GoldOnTrain = GoldOnTrain.DEAL
     """What a decision about an item of the split `train` means: its gold goes to `valid` or `test` by a hash of the id
     (`deal`), or is an error (`refuse`)."""
+    column: GoldColumn = GoldColumn.MEASURE
+    """What gold of train items in the gold column means: it judges train (`measure`), or goes to `valid` or `test` as that
+    in tables (`deal`)."""
     valid_share: float = Field(default=0.5, ge=0, le=1)
     """The share of items that the hash deals to `valid`, the others go to `test`. To change it moves gold from one to the
     other."""

@@ -13,6 +13,7 @@ import click
 
 from flows.cli.explain import explain_command
 from flows.cli.gold import gold_command
+from flows.cli.init import init_command
 from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
 from flows.cli.lfs import lfs_command
@@ -30,6 +31,7 @@ from flows.cli.status import status_command
 from flows.cli.suggest import suggest_command
 from flows.cli.try_lf import try_command
 from flows.cli.types import types_command
+from flows.cli.upgrade import upgrade_command
 from flows.cli.watch import watch_command
 from flows.cli.workbench import workbench_command
 from flows.runner.terminal import Color, paint
@@ -93,6 +95,7 @@ def main() -> None:
 
 
 for command in (
+    init_command,
     run_command,
     stage_command,
     watch_command,
@@ -114,5 +117,6 @@ for command in (
     release_command,
     releases_command,
     rollback_command,
+    upgrade_command,
 ):
     main.add_command(command)

@@ -15,6 +15,8 @@ from dvc.stage import Stage as DvcStage
 from flows.runner.dvc_repo import open_repo
 from flows.runner.project import PIPELINE
 from flows.runner.refusal import describe_refusal
+from tasks.__main__ import STAGES
+from tasks.cache.stage_code import require_noted_code
 from tasks.errors import ParamsError
 
 
@@ -55,7 +57,10 @@ def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:
     ------
     ParamsError
         dvc.yaml cannot be read, a target does not exist, or a stage's Prefect options are wrong.
+    StageError
+        The project knows other code of the stages than is installed.
     """
+    require_noted_code(root, *STAGES)
     with open_repo(root) as repo:
         try:
             plan = make_plan(repo, root, targets)

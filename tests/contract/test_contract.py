@@ -70,7 +70,7 @@ FLOORS = (
     ("lfs",),
     ("flows.runner",),
     ("flows.releases",),
-    ("flows.watch", "flows.workbench"),
+    ("flows.watch", "flows.workbench", "flows.thin"),
     ("flows",),
     ("epoxy_flow",),
 )

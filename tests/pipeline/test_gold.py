@@ -332,3 +332,11 @@ def test_agreement_is_what_the_books_say() -> None:
     (pair,) = measure_pairs(left)
     assert (pair.items, pair.kappa) == (4, pytest.approx((3 / 4 - 1 / 2) / (1 - 1 / 2)))
     assert measure_pairs(right)[0].kappa is None
+
+
+def test_gold_of_train_in_the_column_is_dealt_where_params_say_so(tmp_path: Path) -> None:
+    write(tmp_path, "tttv", {"a": 0, "b": 1, "d": 1})
+    dealt = {item: "valid" if gold.is_dealt_to_valid(item, 0.5) else "test" for item in "ab"}
+    assert run(tmp_path, column="deal") == {"a": (dealt["a"], 0), "b": (dealt["b"], 1), "d": ("valid", 1)}
+    with pytest.raises(DataError, match="2 items of the split train have gold"):
+        run(tmp_path, column="deal", train="refuse")

@@ -1,0 +1,72 @@
+"""`epoxy init`: a project of your own, without the tool's code."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from flows.thin.sample import Sample
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--items", type=click.Path(dir_okay=False, path_type=Path), help="CSV, JSONL or Parquet with a text an item."
+)
+@click.option("--id", "item_id", help="The column with ids; without one, ids are made from the texts.")
+@click.option("--text", help="The column of text that is encoded.")
+@click.option("--split", help="The column with train, valid or test, if there is one.")
+@click.option("--gold", help="The column with the class of items that somebody has labeled.")
+@click.option("--classes", help="Names of classes, with commas between them; by default those in the gold column.")
+def init_command(
+    folder: Path,
+    items: Path | None,
+    item_id: str | None,
+    text: str | None,
+    split: str | None,
+    gold: str | None,
+    classes: str | None,
+) -> None:
+    """Make a project in FOLDER, which is new or empty, around a table of items.
+
+    What is not said is guessed from the table, told, and asked for on a terminal. The project holds params, pipeline,
+    labeling functions and data; the tool stays where it is installed, and serves as many projects as you like.
+    """
+    from flows.thin.create import create_project
+    from flows.thin.sample import Columns, read_sample
+
+    if items is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError("name a table of items with --items")
+        items = click.prompt("Table of items (CSV, JSONL or Parquet)", type=click.Path(dir_okay=False, path_type=Path))
+    named = Columns(item_id=item_id, text=text, split=split, gold=gold)
+    given = tuple(name.strip() for name in classes.split(",")) if classes else ()
+    sample = read_sample(items, named, given)
+    if sys.stdin.isatty():
+        sample = ask(items, sample, given)
+    for line in create_project(folder, sample):
+        click.echo(line)
+
+
+def ask(items: Path, sample: "Sample", classes: tuple[str, ...]) -> "Sample":
+    """The sample with what somebody at the terminal says of its columns and classes; Enter takes what was guessed."""
+    from flows.thin.sample import Columns, read_sample
+
+    guessed = sample.columns
+    named = Columns(
+        item_id=_ask_column("ids", guessed.item_id),
+        text=_ask_column("text", guessed.text),
+        split=_ask_column("train, valid or test", guessed.split),
+        gold=_ask_column("gold", guessed.gold),
+    )
+    sample = read_sample(items, named, classes)
+    shown = ",".join(sample.classes)
+    answer = click.prompt("Classes, with commas between them", default=shown or None)
+    return read_sample(items, named, tuple(name.strip() for name in answer.split(",")))
+
+
+def _ask_column(what: str, guessed: str | None) -> str | None:
+    answer = click.prompt(f"Column with {what} (- for none)", default=guessed or "-")
+    return None if answer == "-" else str(answer)

@@ -1,0 +1,216 @@
+"""A new project of a team's own: params, pipeline, labeling functions and data, and nothing of the tool's code."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+
+from flows.thin.pipeline import TEMPLATE, write_pipeline
+from flows.thin.sample import Sample, find_telling_words
+from tasks.__main__ import STAGES
+from tasks.errors import ParamsError
+
+_PARAMS = """\
+# Every key is described in the reference of Epoxy Flow; an unknown key is an error.
+classes: {classes}
+
+ingest:
+  source: data/raw
+  items: {items}
+  item_id: {item_id}
+{columns}  encoder: {{model: tfidf, column: {text}}}   # or embeddings of your own: a file, and embedding_ids
+
+gold:
+  source: gold            # tables of what people decide later: epoxy gold add
+  resolve: majority       # or dawid_skene
+  column: {deal}
+  train: deal             # gold of train items goes to valid or test by a hash of the id, or is refused (refuse)
+  valid_share: 0.5
+
+index: {{kind: auto, metric: cosine}}
+
+apply:
+  source: lfs/first.py
+
+search: {{reference: [train], target_recall: 0.99}}
+
+tune: {{method: per_lf, metric: accuracy, candidates: 20}}
+
+extend: {{scope: cells}}
+
+fit: {{label_model: auto, class_balance: valid}}
+
+train: {{class_balance: estimated, gold: valid, seed: 0}}
+
+evaluate: {{bootstrap: 1000, confidence: 0.95, seed: 0}}
+"""
+
+_LFS = '''\
+"""First labeling functions: each votes where a text has one of its words. Write better ones, then `epoxy run` again."""
+
+from tasks.labeling import keyword_lf
+
+{lfs}'''
+
+_README = """\
+# {name}
+
+Labels for `{items}` by weak supervision with Epoxy Flow; the tool is installed, and nothing of its code is here.
+
+| what | where |
+|---|---|
+| items | `data/raw/` (large ones: `dvc add data/raw`) |
+| what is asked for | `params.yaml` |
+| labeling functions | `lfs/` |
+| gold that comes later | `gold/`, by `epoxy gold add` |
+| what may be released | `release.yaml` |
+| what runs every night | `prefect.yaml`, by `epoxy server` |
+
+    epoxy run        # labels, metrics and a report; what is up to date is not computed again
+    epoxy show       # where they are
+    epoxy release    # the labels for others
+    epoxy upgrade    # after another version of the tool was installed
+"""
+
+_GITIGNORE = """\
+__pycache__/
+data/.cache/
+/releases/?*/
+/releases/.?*
+/dvc_plots/
+{stages}"""
+
+
+def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
+    """What was found and decided, in lines, once the project is in `folder`, which has to be empty or new.
+
+    Raises
+    ------
+    ParamsError
+        There is something in the folder already, or fewer than two classes are known.
+    """
+    if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
+        raise ParamsError(f"{folder} is not empty. Name a new folder; nothing is written over.")
+    if len(sample.classes) < 2:
+        raise ParamsError(
+            f"{sample.path}: fewer than two classes are known ({', '.join(sample.classes) or 'no gold'}). Name them: "
+            "--classes ham,spam"
+        )
+    columns = sample.columns
+    raw = folder / "data" / "raw"
+    raw.mkdir(parents=True)
+    items = raw / f"items{sample.path.suffix.lower()}"
+    if columns.item_id is None:
+        ids = _make_ids(sample)
+        _write_like(items, sample.table.insert_column(0, ids))
+    else:
+        ids = sample.table[columns.item_id]
+        shutil.copyfile(sample.path, items)
+    _write_files(folder, sample, items.name, ids)
+    write_pipeline(folder)
+    if shutil.which("git") and not _is_in_git(folder):
+        subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], check=True)
+    return _describe(sample, folder)
+
+
+def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> None:
+    """Everything but the pipeline and the items."""
+    columns = sample.columns
+    named = {"split": columns.split, "gold": columns.gold}
+    files = {
+        "params.yaml": _PARAMS.format(
+            classes=json.dumps(list(sample.classes), ensure_ascii=False),
+            items=items,
+            item_id=_quote(columns.item_id or "item_id"),
+            columns="".join(f"  {key}: {_quote(name)}\n" for key, name in named.items() if name is not None),
+            text=_quote(columns.text or "text"),
+            deal="measure" if columns.split else "deal      # gold of train items in the gold column is dealt, too",
+        ),
+        "lfs/__init__.py": "",
+        "lfs/first.py": _write_lfs(find_telling_words(sample, ids), columns.text or "text"),
+        "gold/README.md": "Tables of gold: what people decide about items; `epoxy gold --help`.\n",
+        "README.md": _README.format(name=folder.resolve().name, items=sample.path.name),
+        ".gitignore": _GITIGNORE.format(stages="".join(f"/data/{stage}/\n" for stage in STAGES)),
+        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+        "prefect.yaml": _name_deployments(
+            (TEMPLATE / "prefect.yaml").read_text(encoding="utf-8"), folder.resolve().name
+        ),
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    for source, name in (("release.yaml", "release.yaml"), ("dvcignore", ".dvcignore"), ("dvc_config", ".dvc/config")):
+        shutil.copyfile(TEMPLATE / source, folder / name)
+    shutil.copytree(TEMPLATE / "plots", folder / ".dvc" / "plots")
+
+
+def _write_lfs(words: dict[str, list[str]], column: str) -> str:
+    """A module with a labeling function for each class in `words`."""
+    lines = [
+        f'{name} = keyword_lf("{name}", column={json.dumps(column, ensure_ascii=False)}, '
+        f"keywords={json.dumps(found, ensure_ascii=False)}, label={json.dumps(label, ensure_ascii=False)})\n"
+        for name, (label, found) in zip(("first", "second"), words.items(), strict=False)
+    ]
+    return _LFS.format(lfs="".join(lines))
+
+
+def _name_deployments(text: str, project: str) -> str:
+    """prefect.yaml of a project: deployments that a server tells from those of others, and flows of the installed tool."""
+    text = re.sub(r"entrypoint: flows/(\w+)\.py:(\w+)", r"entrypoint: flows.\1.\2", text)
+    return re.sub(
+        r"^  - name: (\S+)$", lambda found: f"  - name: {_quote(f'{project}-{found[1]}')}", text, flags=re.MULTILINE
+    )
+
+
+def _make_ids(sample: Sample) -> pl.Series:
+    """An id for each row from its text; the second of the same text has -2 behind it, and so on."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for text in sample.table[sample.columns.text or "text"]:
+        digest = hashlib.sha256((text or "").encode()).hexdigest()[:16]
+        seen[digest] += 1
+        ids.append(digest if seen[digest] == 1 else f"{digest}-{seen[digest]}")
+    return pl.Series("item_id", ids, dtype=pl.String)
+
+
+def _write_like(path: Path, table: pl.DataFrame) -> None:
+    """Write `table` in the form that the suffix of `path` says."""
+    match path.suffix:
+        case ".parquet":
+            table.write_parquet(path)
+        case ".csv":
+            table.write_csv(path)
+        case _:
+            table.write_ndjson(path)
+
+
+def _is_in_git(folder: Path) -> bool:
+    return any((parent / ".git").exists() for parent in (folder.resolve(), *folder.resolve().parents))
+
+
+def _quote(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _describe(sample: Sample, folder: Path) -> tuple[str, ...]:
+    """What was found and decided."""
+    columns = sample.columns
+    gold = "no gold yet; 'epoxy gold add' adds some"
+    if columns.gold is not None:
+        known = sample.table[columns.gold].drop_nulls()
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(Counter(map(str, known)).items()) if name)
+        gold = f"column {columns.gold!r}: {counts}"
+    return (
+        f"items   {sample.table.height:,} of {sample.path.name}, now in {folder}/data/raw",
+        f"ids     {f'column {columns.item_id!r}' if columns.item_id else 'made from the texts, as item_id'}",
+        f"text    column {columns.text!r}, encoded by tfidf",
+        f"gold    {gold}",
+        f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id'}",
+        f"classes {', '.join(sample.classes)}",
+        f"two labeling functions are in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
+    )

@@ -1,0 +1,108 @@
+"""The pipeline of a project without the tool's code: what of it the tool writes, and writes anew when it is upgraded."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from flows.runner.code_deps import replace_code_deps
+from tasks.__main__ import STAGES
+from tasks.cache.stage_code import NOTES, describe_code, read_note
+from tasks.errors import ParamsError
+from tasks.tables.files import write_text
+from tasks.tables.paths import SHIPPED_LABELS
+
+TEMPLATE = Path(__file__).resolve().parent / "template"
+"""Files of this repository that a project begins with; links here, files where the tool is installed. One called dvc.yaml
+would be a pipeline to DVC."""
+
+_DIGEST = Path(".epoxy/dvc.yaml.sha256")
+"""The digest of dvc.yaml as the tool wrote it: one that was edited since is not written over."""
+
+_HEAD = "# The pipeline, written by Epoxy Flow; 'epoxy upgrade' writes it anew. Settings are in params.yaml.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """What another version of the tool changes: stages whose code did, all that run again for it, files left alone."""
+
+    changed: tuple[str, ...]
+    again: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def may_change_labels(self) -> bool:
+        """Whether the stage that writes the labels runs again."""
+        return SHIPPED_LABELS.parts[1] in self.again
+
+
+def compose_pipeline() -> str:
+    """dvc.yaml of a project without the tool's code."""
+    text = (TEMPLATE / "pipeline.yaml").read_text(encoding="utf-8")
+    body = text[text.index("stages:") :]
+    return _HEAD + replace_code_deps(body, lambda stage: [(NOTES / stage).as_posix()])
+
+
+def write_pipeline(root: Path) -> None:
+    """Write dvc.yaml and the notes on the code of each stage."""
+    text = compose_pipeline()
+    write_text(root / "dvc.yaml", text)
+    write_text(root / _DIGEST, f"{_digest(text)}\n")
+    for stage in STAGES:
+        write_text(root / NOTES / stage, describe_code(stage))
+
+
+def plan_upgrade(root: Path) -> Upgrade:
+    """What `upgrade` would change in the project at `root`.
+
+    Raises
+    ------
+    ParamsError
+        The project has no notes: it holds the tool's code, which Git upgrades.
+    """
+    if not (root / NOTES).is_dir():
+        raise ParamsError(
+            f"{root}: no {NOTES}, so this project holds the tool's code. Upgrade it with Git and 'make env'."
+        )
+    text = compose_pipeline()
+    before = (root / "dvc.yaml").read_text(encoding="utf-8")
+    is_edited = _digest(before) != (root / _DIGEST).read_text(encoding="utf-8").strip()
+    old, new = (yaml.safe_load(content)["stages"] for content in (before, before if is_edited else text))
+    changed = [
+        stage
+        for stage in new
+        if old.get(stage) != new[stage] or (stage in STAGES and read_note(root, stage) != describe_code(stage))
+    ]
+    return Upgrade(
+        changed=tuple(changed),
+        again=tuple(_follow(new, changed)),
+        kept=("dvc.yaml",) if is_edited and before != text else (),
+    )
+
+
+def upgrade(root: Path) -> Upgrade:
+    """What was changed, once the project at `root` is that of the installed tool."""
+    planned = plan_upgrade(root)
+    if planned.kept:
+        write_text(root / "dvc.yaml.new", compose_pipeline())
+        for stage in STAGES:
+            write_text(root / NOTES / stage, describe_code(stage))
+    else:
+        write_pipeline(root)
+    return planned
+
+
+def _follow(stages: dict[str, dict[str, list[object]]], changed: list[str]) -> list[str]:
+    """The stages of `changed` and all that read what they write, in the order of the pipeline."""
+    again: list[str] = []
+    written: set[str] = set()
+    for stage, definition in stages.items():
+        if stage in changed or written & {str(dep) for dep in definition["deps"]}:
+            again.append(stage)
+            written |= {str(out) for kind in ("outs", "metrics") for out in definition.get(kind, [])}
+    return again
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

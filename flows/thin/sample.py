@@ -1,0 +1,162 @@
+"""What a table of items seems to hold: which columns are ids, texts, splits and gold, which classes there are."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import DataError
+from tasks.gold import is_dealt_to_valid
+from tasks.params import Split
+from tasks.readers.raw_tables import read_raw_table
+
+_NAMES = {
+    "item_id": ("item_id", "id", "uuid", "guid", "key", "message_id", "doc_id", "comment_id"),
+    "text": ("text", "body", "content", "message", "comment", "sentence", "review", "title"),
+    "split": ("split", "partition", "subset", "fold"),
+    "gold": ("gold", "label", "class", "category", "target", "y"),
+}
+"""What such columns are mostly called, likeliest first."""
+
+_MOST_CLASSES = 50
+"""A column with more different values is taken for something else than gold, unless it is named."""
+
+_FEWEST_USES = 2
+"""Items that a word occurs in before it is proposed for a labeling function."""
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of columns; None: there is none, or where asked, none is known."""
+
+    item_id: str | None = None
+    text: str | None = None
+    split: str | None = None
+    gold: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The items in the file at `path`, and what its columns are; `classes` are those that gold has, ascending."""
+
+    path: Path
+    table: pl.DataFrame
+    columns: Columns
+    classes: tuple[str, ...]
+
+
+def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Sample:
+    """The items at `path`; columns that are not `named`, and classes that are not given, are guessed.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, has no such column or no text, or its values do not fit.
+    """
+    table = read_raw_table(path.parent, path).table
+    if table.is_empty():
+        raise DataError(f"{path}: no items; expected at least one row.")
+    for name in (named.item_id, named.text, named.split, named.gold):
+        if name is not None and name not in table.columns:
+            raise DataError(f"{path}: no column {name!r}; it has {', '.join(table.columns)}. Name another one.")
+    item_id = named.item_id or _find(table, "item_id", lambda column: _are_ids(column))
+    split = named.split or _find(table, "split", lambda column: _are_splits(column))
+    gold = named.gold or _find(table, "gold", lambda column: column.n_unique() <= _MOST_CLASSES)
+    texts = [name for name in table.columns if table[name].dtype == pl.String and name not in (item_id, split, gold)]
+    text = named.text or _find(table.select(texts), "text", lambda _: True) or _find_longest(table, texts)
+    if text is None or table[text].dtype != pl.String:
+        raise DataError(f"{path}: no column of text; it has {', '.join(table.columns)}. Name one with --text.")
+    found = _list_classes(path, table[gold]) if gold is not None else ()
+    return Sample(
+        path=path,
+        table=table,
+        columns=Columns(item_id=item_id, text=text, split=split, gold=gold),
+        classes=tuple(classes) or found,
+    )
+
+
+def find_telling_words(sample: Sample, ids: pl.Series) -> dict[str, list[str]]:
+    """Up to three words for each of two classes, the likeliest signs of them in valid gold; else frequent words.
+
+    `ids` are those of the rows. Gold that will be of test is not looked at.
+    """
+    table, columns = sample.table, sample.columns
+    assert columns.text is not None, "a sample has a text"
+    words = [{*map(str.casefold, _WORD.findall(text or ""))} for text in table[columns.text]]
+    uses = _count(words)
+    known: list[tuple[set[str], str]] = []
+    if columns.gold is not None:
+        splits = table[columns.split] if columns.split is not None else pl.Series([None] * table.height)
+        known = [
+            (found, str(gold))
+            for found, item, split, gold in zip(words, ids, splits, table[columns.gold], strict=True)
+            if gold not in (None, "") and (split == Split.VALID if columns.split else is_dealt_to_valid(item, 0.5))
+        ]
+    signs: dict[str, list[tuple[float, str]]] = {}
+    for name in sample.classes:
+        inside = _count(found for found, gold in known if gold == name)
+        outside = _count(found for found, gold in known if gold != name)
+        n = max(sum(gold == name for _, gold in known), 1)
+        rest = max(len(known) - n, 1)
+        scores = ((inside[word] / n - outside[word] / rest, word) for word in inside if uses[word] >= _FEWEST_USES)
+        signs[name] = sorted(((score, word) for score, word in scores if score > 0), key=lambda one: (-one[0], one[1]))[
+            :3
+        ]
+    best = sorted(sample.classes, key=lambda name: -max((score for score, _ in signs[name]), default=0.0))[:2]
+    # Of words that occur in a tenth of the items, a reader will know whether they say something.
+    frequent = sorted(uses, key=lambda word: (abs(uses[word] - table.height / 10), word))
+    return {
+        name: [word for _, word in signs[name]] or frequent[place : place + 1]
+        for place, name in enumerate(sorted(best))
+    }
+
+
+def _count(sets: Iterable[set[str]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for words in sets:
+        counts.update(words)
+    return counts
+
+
+def _find(table: pl.DataFrame, kind: str, fits: Callable[[pl.Series], bool]) -> str | None:
+    """The first column that is called like one of this kind, and fits."""
+    lower = {name.casefold(): name for name in reversed(table.columns)}
+    for name in _NAMES[kind]:
+        if name in lower and fits(table[lower[name]]):
+            return lower[name]
+    return None
+
+
+def _are_ids(column: pl.Series) -> bool:
+    return (
+        (column.dtype == pl.String or column.dtype.is_integer()) and not column.has_nulls() and column.is_unique().all()
+    )
+
+
+def _are_splits(column: pl.Series) -> bool:
+    return column.dtype == pl.String and column.is_in([str(split) for split in Split]).all()
+
+
+def _find_longest(table: pl.DataFrame, names: Sequence[str]) -> str | None:
+    """The column with the longest texts."""
+    return max(names, key=lambda name: table[name].str.len_chars().mean() or 0, default=None)
+
+
+def _list_classes(path: Path, gold: pl.Series) -> tuple[str, ...]:
+    """The distinct values of gold, as names of classes."""
+    known = gold.drop_nulls().unique().sort()
+    if known.dtype.is_integer():
+        if known.to_list() != list(range(len(known))):
+            raise DataError(
+                f"{path}: column '{gold.name}' has numbers that are not 0 to k - 1, so they could be names or positions of "
+                "classes. Write them as text, or give --classes."
+            )
+        return tuple(str(position) for position in range(len(known)))
+    if known.dtype != pl.String:
+        raise DataError(f"{path}: column '{gold.name}' is {known.dtype}; expected names of classes. Name another one.")
+    return tuple(name for name in known if name.strip())

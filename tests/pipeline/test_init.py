@@ -1,0 +1,200 @@
+"""`epoxy init`: a project around somebody's table, without the tool's code, that knows which code its results are from."""
+
+import contextlib
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import tasks.__main__ as command
+from flows.cli.main import main
+from flows.runner.dvc_graph import read_stages
+from flows.thin.create import create_project
+from flows.thin.pipeline import compose_pipeline, plan_upgrade, upgrade
+from flows.thin.sample import Columns, find_telling_words, read_sample
+from tasks.__main__ import STAGES, run_stage
+from tasks.cache.stage_code import NOTES
+from tasks.errors import DataError, ParamsError, StageError
+from tasks.gold import is_dealt_to_valid
+from tasks.tables.files import read_json
+from tasks.tables.paths import GOLD_SUMMARY, LF_SUMMARY, METRICS, SHIPPED_LABELS
+
+HAM, SPAM = "dear friend the meeting is tomorrow", "win this offer now for a prize"
+
+
+def write_table(folder: Path, **columns: list[object]) -> Path:
+    pl.DataFrame(columns).write_csv(folder / "messages.csv")
+    return folder / "messages.csv"
+
+
+@pytest.fixture
+def messages(tmp_path: Path) -> Path:
+    """Forty texts of two kinds, half of them with gold, without ids or splits."""
+    texts = [f"{SPAM if row % 2 else HAM} {row % 7}" for row in range(40)]
+    gold = [["ham", "spam"][row % 2] if row < 20 else None for row in range(40)]
+    return write_table(tmp_path, body=texts, label=gold)
+
+
+def test_columns_and_classes_are_guessed(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path,
+        ID=["a", "b", "c"],
+        title=["x", "y", "z"],
+        Category=["no", "yes", None],
+        split=["train", "valid", "test"],
+    )
+    sample = read_sample(path, Columns())
+    assert sample.columns == Columns(item_id="ID", text="title", split="split", gold="Category")
+    assert sample.classes == ("no", "yes")
+    # What is called like an id, a split or gold, and is none, is none.
+    path = write_table(tmp_path, id=["a", "a"], fold=["1", "2"], words=["a longer text", "and one more"], x=["1", "2"])
+    assert read_sample(path, Columns()).columns == Columns(text="words")
+    assert read_sample(path, Columns(item_id="x", gold="fold"), ["1", "2"]).columns.gold == "fold"
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (Columns(text="txt"), "no column 'txt'; it has item_id, text, n"),
+        (Columns(text="n"), "no column of text|its first line"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path: Path, named: Columns, said: str) -> None:
+    pl.DataFrame({"item_id": ["a"], "text": ["b"], "n": [1]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match=said):
+        read_sample(tmp_path / "items.parquet", named)
+
+
+def test_numbers_are_classes_only_if_they_are_positions(tmp_path: Path) -> None:
+    pl.DataFrame({"text": ["a", "b"], "label": [0, 1]}).write_parquet(tmp_path / "items.parquet")
+    assert read_sample(tmp_path / "items.parquet", Columns()).classes == ("0", "1")
+    pl.DataFrame({"text": ["a", "b"], "label": [1, 2]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match="could be names or positions"):
+        read_sample(tmp_path / "items.parquet", Columns())
+
+
+def test_words_come_from_valid_gold_and_not_from_test(tmp_path: Path) -> None:
+    ids = [f"i{row}" for row in range(40)]
+    # What test gold would say is the opposite of what valid gold says.
+    valid = [is_dealt_to_valid(item, 0.5) for item in ids]
+    texts = ["prize" if row % 2 else "dear" for row in range(40)]
+    gold = [("spam" if (text == "prize") == kept else "ham") for text, kept in zip(texts, valid, strict=True)]
+    sample = read_sample(write_table(tmp_path, item_id=ids, text=texts, gold=gold), Columns())
+    assert find_telling_words(sample, sample.table["item_id"]) == {"ham": ["dear"], "spam": ["prize"]}
+
+
+def test_a_table_becomes_labels(messages: Path, tmp_path: Path) -> None:
+    root = tmp_path / "labels"
+    lines = create_project(root, read_sample(messages, Columns()))
+    assert "gold    column 'label': ham 10, spam 10" in lines
+    assert not list(root.rglob("tasks")) and not list(root.rglob("flows"))
+    with contextlib.chdir(root):
+        for stage in STAGES:
+            run_stage(Path(), stage)
+        gold = read_json(GOLD_SUMMARY)["gold"]
+        assert gold["train"] == 0 and gold["valid"] + gold["test"] == 20 and min(gold["valid"], gold["test"]) > 0
+        summary = pl.read_csv(LF_SUMMARY)
+        assert summary.height == 2 and (summary["coverage"] > 0.4).all()
+        labels = pl.read_parquet(SHIPPED_LABELS)
+        assert labels.height == 40 and set(labels["label"]) == {"ham", "spam"}
+        assert read_json(METRICS)["test"]["end_model"]["accuracy"] > 0.9
+    # The same texts have the same ids, so that more rows leave the others in their split.
+    again = tmp_path / "again"
+    create_project(again, read_sample(messages, Columns()))
+    assert (again / "data/raw/items.csv").read_bytes() == (root / "data/raw/items.csv").read_bytes()
+    ids = pl.read_csv(again / "data/raw/items.csv")["item_id"]
+    assert ids.n_unique() == 40
+
+
+def test_columns_that_a_table_has_stay_as_they_are(tmp_path: Path) -> None:
+    path = write_table(tmp_path, key=["a", "b"], text=["one", "two"], partition=["train", "test"], label=["no", "yes"])
+    create_project(tmp_path / "p", read_sample(path, Columns()))
+    params = yaml.safe_load((tmp_path / "p/params.yaml").read_text())
+    assert (tmp_path / "p/data/raw/items.csv").read_bytes() == path.read_bytes()
+    assert params["ingest"] | {"encoder": None} == {
+        "source": "data/raw", "items": "items.csv", "item_id": "key", "split": "partition", "gold": "label", "encoder": None,
+    }  # fmt: skip
+    assert params["gold"]["column"] == "measure"
+
+
+def test_the_command_says_what_it_cannot_do(messages: Path, tmp_path: Path) -> None:
+    def init(*more: str) -> str:
+        result = CliRunner().invoke(main, ["init", str(tmp_path / "p"), "--items", str(messages), *more])
+        return result.output if result.exit_code == 0 else f"{result.exit_code}: {result.output}"
+
+    assert "--classes ham,spam" in init("--gold", "body", "--classes", "one")
+    assert not (tmp_path / "p").exists()
+    assert "classes ham, spam" in init()
+    assert init().startswith("2: ") and "is not empty" in init()
+    result = CliRunner().invoke(main, ["init", str(tmp_path / "q")])
+    assert result.exit_code == 2 and "--items" in result.output
+
+
+@pytest.fixture
+def project(messages: Path, tmp_path: Path) -> Path:
+    create_project(tmp_path / "labels", read_sample(messages, Columns()))
+    return tmp_path / "labels"
+
+
+def test_the_pipeline_is_this_one_with_a_note_for_the_code(project: Path) -> None:
+    ours = yaml.safe_load((Path(__file__).resolve().parents[2] / "dvc.yaml").read_text())
+    thin = yaml.safe_load((project / "dvc.yaml").read_text())
+    for stage, definition in ours["stages"].items():
+        data = [dep for dep in definition["deps"] if not dep.startswith("tasks/")]
+        assert thin["stages"][stage] == definition | {"deps": [*data, f".epoxy/code/{stage}"]}
+        assert (project / NOTES / stage).is_file()
+    assert thin["plots"] == ours["plots"]
+
+
+def test_a_stage_with_other_code_than_noted_stops(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / NOTES / "gold").write_text("of another version\n")
+    with contextlib.chdir(project):
+        assert command.main(["ingest"]) == 0
+        assert command.main(["gold"]) == StageError.exit_code
+        assert "runs other code in gold" in capsys.readouterr().err
+        assert not Path("data/gold").exists()
+    with pytest.raises(StageError, match="epoxy upgrade"):
+        read_stages(project)
+
+
+@pytest.mark.parametrize(
+    ("stage", "again", "may_change"), [("fit", ["fit", "evaluate"], False), ("train", ["train", "evaluate"], True)]
+)
+def test_an_upgrade_shows_what_runs_again(project: Path, stage: str, again: list[str], may_change: bool) -> None:
+    (project / NOTES / stage).write_text("of another version\n")
+    planned = plan_upgrade(project)
+    assert (list(planned.changed), list(planned.again), planned.may_change_labels) == ([stage], again, may_change)
+    assert upgrade(project) == planned
+    assert upgrade(project).changed == ()
+    with contextlib.chdir(project):
+        assert len(read_stages(project)) == len(STAGES)
+
+
+def test_an_upgrade_brings_new_stages_and_leaves_an_edited_pipeline_alone(project: Path) -> None:
+    pipeline = project / "dvc.yaml"
+    older = (
+        compose_pipeline()
+        .replace("      - data/recall.json\n", "")
+        .replace("timeout_seconds: 3600", "timeout_seconds: 60")
+    )
+    pipeline.write_text(older)
+    found = upgrade(project)
+    assert found.kept == ("dvc.yaml",) and pipeline.read_text() == older
+    assert (project / "dvc.yaml.new").read_text() == compose_pipeline()
+    pipeline.write_text(compose_pipeline())
+    assert upgrade(project).kept == ()
+
+
+def test_a_project_with_the_tools_code_is_upgraded_by_git(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="holds the tool's code"):
+        plan_upgrade(tmp_path)
+
+
+def test_deployments_of_two_projects_have_names_of_their_own(project: Path) -> None:
+    deployments = yaml.safe_load((project / "prefect.yaml").read_text())["deployments"]
+    assert all(one["name"].startswith("labels-") for one in deployments)
+    assert {one["entrypoint"] for one in deployments} == {
+        "flows.relabel.relabel", "flows.label_new.label_new", "flows.release_flow.release", "flows.release_flow.rollback",
+    }  # fmt: skip
