@@ -10,6 +10,7 @@ from flows.runner.code_deps import replace_code_deps
 from tasks.__main__ import STAGES
 from tasks.cache.stage_code import NOTES, describe_code, read_note
 from tasks.errors import ParamsError
+from tasks.lf.packages import LOCK
 from tasks.tables.files import write_text
 from tasks.tables.paths import SHIPPED_LABELS
 
@@ -45,10 +46,16 @@ def compose_pipeline() -> str:
 
 
 def write_pipeline(root: Path) -> None:
-    """Write dvc.yaml and the notes on the code of each stage."""
+    """Write dvc.yaml, the lock and the notes on the code of each stage."""
     text = compose_pipeline()
     write_text(root / "dvc.yaml", text)
     write_text(root / _DIGEST, f"{_digest(text)}\n")
+    _write_notes(root)
+
+
+def _write_notes(root: Path) -> None:
+    """Write the notes, and the lock of the packages that the tool is installed with."""
+    write_text(root / LOCK, (TEMPLATE / LOCK).read_text(encoding="utf-8"))
     for stage in STAGES:
         write_text(root / NOTES / stage, describe_code(stage))
 
@@ -72,7 +79,9 @@ def plan_upgrade(root: Path) -> Upgrade:
     changed = [
         stage
         for stage in new
-        if old.get(stage) != new[stage] or (stage in STAGES and read_note(root, stage) != describe_code(stage))
+        if old.get(stage) != new[stage]
+        or (stage in STAGES and read_note(root, stage) != describe_code(stage))
+        or (str(LOCK) in new[stage]["deps"] and not _has_same_lock(root))
     ]
     return Upgrade(
         changed=tuple(changed),
@@ -86,11 +95,18 @@ def upgrade(root: Path) -> Upgrade:
     planned = plan_upgrade(root)
     if planned.kept:
         write_text(root / "dvc.yaml.new", compose_pipeline())
-        for stage in STAGES:
-            write_text(root / NOTES / stage, describe_code(stage))
+        _write_notes(root)
     else:
         write_pipeline(root)
     return planned
+
+
+def _has_same_lock(root: Path) -> bool:
+    """Whether the project's lock is that of the installed tool."""
+    try:
+        return (root / LOCK).read_bytes() == (TEMPLATE / LOCK).read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def _follow(stages: dict[str, dict[str, list[object]]], changed: list[str]) -> list[str]:

@@ -172,6 +172,13 @@ def test_an_upgrade_shows_what_runs_again(project: Path, stage: str, again: list
         assert len(read_stages(project)) == len(STAGES)
 
 
+def test_another_lock_asks_labeling_functions_again(project: Path) -> None:
+    (project / "requirements.lock").write_text("polars==1.0\n")
+    planned = plan_upgrade(project)
+    assert planned.changed == ("apply",) and "train" in planned.again
+    assert upgrade(project) == planned and upgrade(project).changed == ()
+
+
 def test_an_upgrade_brings_new_stages_and_leaves_an_edited_pipeline_alone(project: Path) -> None:
     pipeline = project / "dvc.yaml"
     older = (
