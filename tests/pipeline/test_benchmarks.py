@@ -106,7 +106,7 @@ def test_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["stages"][0] == before["stages"][0], "a stage that is done is not repeated"
     assert all(0 < one["memory_mib"] < 1024 * one["peak_gib"] for one in result["stages"])
     assert result["recall"]["kind"] == result["index"]["kind"] == "flat"
-    assert len(capsys.readouterr().out.splitlines()) == 5 + 9
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 9
 
 
 def test_a_stage_that_needs_more_memory_than_its_limit_says_so(tmp_path: Path) -> None:
