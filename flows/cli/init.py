@@ -29,7 +29,9 @@ def init_command(
     gold: str | None,
     classes: str | None,
 ) -> None:
-    """Make a project in FOLDER, which is new or empty, around a table of items.
+    """Make a project in FOLDER around a table of items.
+
+    FOLDER is new or empty.
 
     What is not said is guessed from the table, told, and asked for on a terminal. The project holds params, pipeline,
     labeling functions and data; the tool stays where it is installed, and serves as many projects as you like.

@@ -8,7 +8,9 @@ from flows.runner.project import in_project
 @click.command("upgrade")
 @click.option("--dry-run", is_flag=True, help="Show what would run again, and change nothing.")
 def upgrade_command(dry_run: bool) -> None:
-    """Bring the project's pipeline to the version of the tool that is installed, and show what runs again for it.
+    """Bring the project to the version of the tool that is installed.
+
+    Shows what runs again for it.
 
     For projects that `epoxy init` made. Stages whose code did not change stay up to date.
     """
