@@ -9,6 +9,7 @@ from nicegui import ui
 
 from flows.releases.store import list_releases
 from flows.workbench.frame import (
+    DECIMAL,
     POINTS,
     SHARE,
     Bench,
@@ -102,8 +103,8 @@ def _show_methods(bench: Bench, metrics: Any) -> None:
             Text(f"{found['gold']:,} items with gold; a method leads to the items that it gets wrong.", "p")
             table(
                 [column("method", "Method"), column("accuracy", "Accuracy", SHARE),
-                 column("against", "Points over majority vote", POINTS), column("macro_f1", "Macro-F1", _THREE),
-                 column("log_loss", "Log loss", _THREE)],
+                 column("against", "Points over majority vote", POINTS), column("macro_f1", "Macro-F1", DECIMAL),
+                 column("log_loss", "Log loss", DECIMAL)],
                 rows, key="method", links={"method": "link"},
             )  # fmt: skip
 
@@ -111,9 +112,6 @@ def _show_methods(bench: Bench, metrics: Any) -> None:
     ui.toggle(splits, value=start, on_change=lambda event: show(event.value)).props('aria-label="split"')
     holder = ui.element("div").classes("w-full")
     show(start)
-
-
-_THREE = "value => value === null || value === undefined ? '' : Number(value).toFixed(3)"
 
 
 def _find_shipped(bench: Bench) -> str:
