@@ -1,4 +1,4 @@
-"""A toy pipeline under DVC and git, in a temporary folder, and one Prefect server for the whole session."""
+"""A toy pipeline under DVC and Git, a project ready to release, and one Prefect server for the whole session."""
 
 import os
 import shutil
@@ -62,6 +62,20 @@ def toy(toy_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(root)
     return Toy(root=root, log=tmp_path / "log")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with run A finished, not under Git; run records are posted nowhere."""
+    from release_project import A, write_run
+
+    from flows.releases.lineage import URL_VARIABLE
+
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write_run(folder, A)
+    return folder
 
 
 @pytest.fixture(scope="session")
