@@ -1,4 +1,4 @@
-"""Asking labeling functions in this process, watched by a monitor."""
+"""Votes of labeling functions asked in this process, under the eye of a monitor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How the LFs of the module `source` in the project at `root` are asked for votes for `classes`."""
+    """What it takes to ask the LFs of the module `source`, in the project at `root`, for votes among `classes`."""
 
     root: Path
     source: str

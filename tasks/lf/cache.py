@@ -1,7 +1,7 @@
-"""The cache of votes, row by row: an LF is asked only about rows that are new or changed since it was last run.
+"""The cache of votes by row: an LF is asked only about rows that are new or changed since its last run.
 
-An entry is one LF's votes on the items of one run (a snapshot); the keys of these items' rows are stored once for all
-LFs (see tasks.cache.row_keys). A vote depends on nothing but the LF's digest (see tasks.lf.fingerprint) and the row.
+An entry holds an LF's votes on the items of one run (a snapshot); the keys of the snapshot's rows are stored once for
+all LFs (see tasks.cache.row_keys). A vote depends only on the LF's digest (see tasks.lf.fingerprint) and the row.
 """
 
 import json
@@ -27,19 +27,19 @@ CACHE_KIND = "votes"
 """The kind of the cache's entries."""
 
 _SNAPSHOTS = 3
-"""Snapshots kept of an LF: the current one, the last one, and one more for who switches between two inputs."""
+"""Snapshots kept per LF: the current one, the last one, and a third for users who switch between two inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recalled:
-    """What the cache knows of an LF's votes on the current items."""
+    """An LF's cached votes on the current items."""
 
     column: ColumnVotes
     """Abstains on rows that are missing."""
     missing: npt.NDArray[np.int64]
-    """The rows that the LF must be asked about, ascending; LFs that miss the same rows share one array."""
+    """Rows the LF has yet to vote on, ascending; LFs with the same missing rows share an array."""
     match: Match | None
-    """Which items are among those of the snapshot that was used; None: they are the same."""
+    """Which current items the snapshot has; None if it has exactly these."""
 
 
 class VoteCache:
@@ -57,7 +57,7 @@ class VoteCache:
         self._missing: dict[str, npt.NDArray[np.int64]] = {self._snapshot: np.empty(0, np.int64)}
 
     def recall(self, lf: str) -> Recalled | None:
-        """The votes of `lf` on the current rows, as many as one snapshot has; None where no snapshot has any."""
+        """The votes of `lf` on those current rows that a single snapshot has; None if no snapshot has any."""
         key = self._identify(lf)
         column = self._read(key, self._snapshot)
         if column is not None:
@@ -69,7 +69,8 @@ class VoteCache:
             if before is not None and not before.is_by_batch:
                 found = Recalled(column=_carry_over(before, match), missing=self._missing[snapshot], match=match)
                 if not len(found.missing):
-                    # Nobody asks the LF, who would then store its votes; the rows of that snapshot are soon forgotten.
+                    # With no row missing, the LF is not asked and nothing else would store its votes for these rows;
+                    # the keys of the older snapshot will soon be dropped.
                     self.keep(lf, found.column)
                 return found
         return None
@@ -83,7 +84,7 @@ class VoteCache:
             self._entries.keep_latest("rows-", _SNAPSHOTS)
 
     def hash_batches(self, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """The `batches` of all current items unchanged; the keys of their rows are computed meanwhile, if needed."""
+        """The `batches` of all current items, unchanged; meanwhile the keys of their rows are computed, if needed."""
         if self._keys is not None or self._entries.find(self._rows):
             yield from batches
             return
@@ -108,7 +109,7 @@ class VoteCache:
         return self._keys
 
     def _match(self, snapshot: str) -> Match | None:
-        """Where the current rows are among those of `snapshot`; None where its keys are no longer stored."""
+        """Where the current rows are in `snapshot`; None if its keys are no longer stored."""
         if snapshot not in self._matches:
             stored = self._entries.read(f"rows-{snapshot}")
             self._matches[snapshot] = None
@@ -119,7 +120,7 @@ class VoteCache:
 
 
 def _carry_over(before: ColumnVotes, match: Match) -> ColumnVotes:
-    """An LF's votes and failures of an earlier run, on those current rows that were in it."""
+    """An LF's votes and failures from an earlier run, on the current rows that were part of it."""
     votes = np.where(match.earlier < 0, np.int8(ABSTAIN), before.votes[match.earlier])
     errors = {failure.row: failure.error for failure in before.failures}
     rows = np.flatnonzero(np.isin(match.earlier, list(errors))).tolist() if errors else []

@@ -1,4 +1,4 @@
-"""What is known of labeling functions before they vote on all items: what a sample shows, and what needs no vote."""
+"""Checks of labeling functions before they vote on all items: their definitions, and their votes on a sample."""
 
 import time
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from tasks.lf.functions import LabelingFunction, PatternLF, RowwiseLF, Vectorize
 from tasks.lf.voting import UnknownVoteError, to_position
 
 SAMPLE = 100
-"""Items that vectorized LFs vote on once more: one that votes at random on one item in twenty is noticed nearly always."""
+"""Items on which vectorized LFs vote twice: an LF that is random on an item in twenty is almost always caught."""
 
 SECONDS = 2.0
-"""For all row-wise LFs together; a slow one votes twice on a single item only."""
+"""Time limit for all row-wise LFs together; a slow LF votes twice on a single item only."""
 
 _ALONE = 64
-"""Items that vectorized LFs vote on one at a time."""
+"""Items on which vectorized LFs vote one at a time."""
 
 
 def require_fitting_patterns(
     lfs: Sequence[LabelingFunction], schema: pl.Schema, classes: Sequence[str], source: str
 ) -> None:
-    """Check that what keyword and regex LFs look in is text, and what they vote is a class.
+    """Check that keyword and regex LFs search a text column and vote for a class.
 
     Raises
     ------
@@ -51,19 +51,19 @@ def require_fitting_patterns(
 
 
 def require_stable_votes(asking: Asking, lfs: Sequence[LabelingFunction], items: pl.DataFrame) -> None:
-    """Check on a sample of `items` that an LF votes on an item by that item alone, and the same every time.
+    """Check on a sample of `items` that each vote depends on its item alone and is the same every time.
 
     Raises
     ------
     LabelingFunctionError
-        It does not; names LF and item.
+        A vote does not; the message names LF and item.
     """
     rows = np.unique(np.linspace(0, items.height - 1, min(SAMPLE, items.height)).astype(np.int64))
     sample = items[rows]
     _require_votes_by_row(
         asking, [lf for lf in lfs if isinstance(lf, VectorizedLF) and not isinstance(lf, PatternLF)], sample
     )
-    # Those that the stage asks itself in any case: an LF may end the process, or take hours, on one that comes later.
+    # The first items, which the stage asks about anyway: on later ones an LF may end the process or take hours.
     first_items = items.head(workers.FIRST_CHUNK)
     until = time.monotonic() + SECONDS
     for lf in (lf for lf in lfs if isinstance(lf, RowwiseLF)):
@@ -77,7 +77,7 @@ def require_stable_votes(asking: Asking, lfs: Sequence[LabelingFunction], items:
 
 
 def _require_votes_by_row(asking: Asking, lfs: Sequence[VectorizedLF], sample: pl.DataFrame) -> None:
-    """Check that votes on every second item, and on single ones, are those on all of `sample`, which are asked twice."""
+    """Check that votes on all of `sample` are the same when repeated, on every second item, and on single items."""
     if not lfs:
         return
     together = asking.ask_vectorized(lfs, sample)
@@ -91,7 +91,7 @@ def _require_votes_by_row(asking: Asking, lfs: Sequence[VectorizedLF], sample: p
         for other, step, reason in ((again, 1, _RANDOM), (half, 2, _BATCH)):
             if not other[lf.name].failures:
                 _require_same(lf, sample[ITEM_ID][::step], votes[::step], other[lf.name].votes, asking.source, reason)
-        # Of a vote and an abstention, one at least is another one where the item is the largest of its batch.
+        # An LF that votes on the largest item of its batch, say, gives a different vote on an item asked alone.
         for found in (np.flatnonzero(votes != ABSTAIN), np.flatnonzero(votes == ABSTAIN)):
             alone |= {int(row) for row in found[:1]}
     for row in sorted(alone)[:_ALONE]:
@@ -120,7 +120,7 @@ def _require_same(
     source: str,
     reason: str,
 ) -> None:
-    """Check that `votes` and `others`, both on the items with these `ids`, are the same."""
+    """Check that `votes` and `others` on the items with these `ids` are equal."""
     differs = np.flatnonzero(votes != others)
     if differs.size:
         raise LabelingFunctionError(

@@ -1,8 +1,8 @@
-"""Clocks and sources of randomness that labeling functions ask, found in their code.
+"""Clocks and sources of randomness that labeling functions use, found in their code.
 
-A vote that depends on the day is the same when an LF is asked twice, and no audit hook hears of a clock: so what an LF's
-code names is followed, through helpers, closures, methods and imports within functions, and compared with what is known
-to differ from one moment to the next. What is reached by `getattr` or through a library's own code is not seen.
+A vote that depends on the date is the same when the LF is asked twice, and reading a clock triggers no audit hook. So
+the names in an LF's code are followed, through helpers, closures, methods and imports within functions, and compared
+with functions known to change between calls. What is reached by `getattr` or inside a library is not seen.
 """
 
 import datetime
@@ -30,13 +30,13 @@ _CHANGING = {
     "uuid": frozenset({"getnode", "uuid1", "uuid4"}),
     "secrets": frozenset({"randbelow", "token_bytes", "token_hex", "token_urlsafe"}),
 }
-"""Functions by the module that has them; `random` and its like are told by the object that they belong to."""
+"""Functions by module; those of `random` and the like are recognized by the object they belong to."""
 
 _TODAY = frozenset({"now", "today", "utcnow"})
-"""Of datetime.date and the classes made of it, those of pandas among them."""
+"""Methods of datetime.date and its subclasses, which include those of pandas."""
 
 _LOADED = frozenset({"time", "datetime", "random", "os", "uuid", "secrets", "numpy"})
-"""What a function may import for its clock."""
+"""Modules that a function may import for their clock or randomness."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -46,7 +46,7 @@ _MISSING = object()
 
 
 def find_clocks(*values: object) -> tuple[str, ...]:
-    """The clocks and sources of randomness that the functions in `values` ask, such as 'time.time', ascending."""
+    """The names of clocks and sources of randomness that the functions in `values` use, such as 'time.time', ascending."""
     search = _Search()
     for value in values:
         search.visit(value)
@@ -54,7 +54,7 @@ def find_clocks(*values: object) -> tuple[str, ...]:
 
 
 def find_clocks_at_import(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that the statements of the module at `path`, which has these `values`, ask while it is imported, ascending."""
+    """The names of those that the module at `path`, whose globals are `values`, uses while it is imported, ascending."""
     code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     search = _Search()
     search.read_code(code, values, is_within=False)
@@ -62,17 +62,17 @@ def find_clocks_at_import(path: Path, values: Mapping[str, Any]) -> tuple[str, .
 
 
 class _Search:
-    """One walk over all that functions can reach by name."""
+    """A walk over everything that functions can reach by name."""
 
     def __init__(self) -> None:
         self.found: set[str] = set()
         self._met: dict[int, object] = {}
 
     def visit(self, value: Any) -> None:
-        """Note the source that `value` is, or follow what it consists of."""
+        """Record `value` if it is a clock or source of randomness, else follow what it consists of."""
         if isinstance(value, _PLAIN) or id(value) in self._met:
             return
-        self._met[id(value)] = value  # held, so that no other object gets its id
+        self._met[id(value)] = value  # kept alive, so that no other object gets its id
         if source := _name_source(value):
             self.found.add(source)
         elif isinstance(value, FunctionType):
@@ -117,7 +117,7 @@ class _Search:
             self.read_code(function.__code__, {**function.__globals__, **cells})
 
     def read_code(self, code: CodeType, values: Mapping[str, Any], *, is_within: bool = True) -> None:
-        """Follow the names in `code`, which have these `values`; `is_within`: and those in the functions it defines."""
+        """Follow the names in `code`, looked up in `values`; if `is_within`, also those in functions it defines."""
         known = dict(values)
         value: Any = _MISSING
         imported: Any = _MISSING
@@ -154,7 +154,7 @@ class _Search:
 
 
 def _name_source(value: Any) -> str | None:
-    """The name of the clock or source of randomness that `value` is, None if it is none."""
+    """The name of `value` if it is a clock or source of randomness, else None."""
     name, owner = getattr(value, "__name__", None), getattr(value, "__self__", None)
     if not isinstance(name, str):
         return None
@@ -173,7 +173,7 @@ def _name_source(value: Any) -> str | None:
 
 
 def _find_module(name: str, *, is_whole: bool) -> Any:
-    """What an import statement binds: the module `name`, or, without a list of names to take from it, its first part."""
+    """The module that an import statement binds: `name` itself if `is_whole`, else its top-level package."""
     bound = name if is_whole else name.partition(".")[0]
     if name.partition(".")[0] in _LOADED:
         return importlib.import_module(bound)
@@ -181,5 +181,5 @@ def _find_module(name: str, *, is_whole: bool) -> Any:
 
 
 def _is_own(module: str | None) -> bool:
-    """Whether the module of this name is one of lfs/."""
+    """Whether this module belongs to lfs/."""
     return (module or "").partition(".")[0] == "lfs"

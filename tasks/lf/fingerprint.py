@@ -1,10 +1,10 @@
-"""What a labeling function is, as a digest: of its code and of everything of the project that the code can see.
+"""The digest of a labeling function: of its code and of everything in the project that the code can see.
 
-Followed are constants, closures, defaults, attributes, and the globals that the code names: functions and their globals
-in turn, numbers, texts, arrays, compiled patterns, and collections of such. What an installed package defines is known
-by its name and by the versions of all that is installed; so are the parts of Python's own library that have no access
-to anything but their arguments. All else (the clock, a loaded model, an object of the project's own classes) makes the
-LF one that is not known, and always runs.
+Constants, closures, defaults, attributes and the globals that the code names are followed: functions with their own
+globals, numbers, texts, arrays, compiled patterns, and collections of these. What an installed package defines is
+identified by its name and the versions of all installed packages; so are those parts of the standard library that
+depend on their arguments alone. Anything else (the clock, a loaded model, an object of one of the project's classes)
+leaves the LF without a digest, so that it always runs.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from tasks.lf.loading import LFModule
 from tasks.lf.observation import PIPELINE, find_lf_files
 
 _REFLECTIVE = frozenset({"__import__", "eval", "exec", "globals", "__globals__", "import_module", "modules"})
-"""Names by which code can reach more of the project than it names."""
+"""Names through which code can reach more of the project than it names."""
 
 _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _CHANGES_GLOBAL = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
@@ -45,29 +45,29 @@ _CLOSED = frozenset(
     re reprlib statistics string stringprep struct textwrap token tokenize types typing unicodedata warnings zlib
     zoneinfo""".split()  # noqa: SIM905  a list of names takes a line each
 )
-"""Modules of Python's library whose results depend on their arguments alone; which files are opened is observed."""
+"""Standard modules whose results depend on their arguments alone; files that they open are observed."""
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, tuple, list, set, frozenset, dict})
-"""Types of values that a library's module is not expected to change by itself."""
+"""Types of values that a library does not change by itself."""
 
 
 class _UnknownError(Exception):
-    """Something whose content cannot be told."""
+    """A value whose content cannot be determined."""
 
 
 class Fingerprints:
-    """Digests of the labeling functions of `module` in the project at `root`, as its files are now."""
+    """Digests of the labeling functions of `module` in the project at `root`, for the present state of its files."""
 
     def __init__(self, root: Path, module: LFModule) -> None:
         contents = {path.relative_to(root).as_posix(): identify_file(path) for path in find_lf_files(root)}
         self._all = identify(contents)
-        # Code may read any table or list of words that lies beside it.
+        # Code may read any table or word list beside it.
         data = identify({name: content for name, content in contents.items() if not name.endswith(".py")})
         is_code_needed = module.has_effects or module.side_inputs.is_source_read
         self._shared = identify(self._all if is_code_needed else data, module.side_inputs.identify())
 
     def identify_lf(self, lf: LabelingFunction) -> str | None:
-        """The digest of everything that determines the votes of `lf`, its name aside; None where that is not known."""
+        """The digest of everything that determines the votes of `lf`, except its name; None if that cannot be determined."""
         try:
             kind = [type(lf).__name__, str(lf.on_error)]
             if isinstance(lf, RowwiseLF):
@@ -80,8 +80,8 @@ class Fingerprints:
 
 @functools.cache
 def _read_versions() -> str:
-    """A digest of the interpreter's version and of those of all installed packages."""
-    # A package's folder of metadata is called by its name and version; to read them all takes a quarter of a second.
+    """A digest of the versions of the interpreter and of all installed packages."""
+    # The name of a package's metadata folder has its version; reading the metadata itself would take a quarter second.
     folders = (folder for entry in sys.path if entry for folder in Path(entry).glob("*.dist-info"))
     packages = {folder.name for folder in folders}
     return identify(sys.version, sorted(packages))
@@ -89,12 +89,12 @@ def _read_versions() -> str:
 
 @functools.cache
 def _list_pipeline() -> frozenset[Path]:
-    """The files whose content is in every digest."""
+    """The pipeline's files, whose content is part of every digest."""
     return frozenset(find_code(*PIPELINE))
 
 
 class _Walk:
-    """One walk over what a function can see; what it meets again, it knows by the place where it met it first."""
+    """A walk over what a function can see; a value met again is identified by the position of its first occurrence."""
 
     def __init__(self, lfs: str) -> None:
         self._lfs = lfs
@@ -112,7 +112,7 @@ class _Walk:
         if id(value) in self._met:
             return ["met", str(self._met[id(value)])]
         self._met[id(value)] = len(self._met)
-        self._kept.append(value)  # an object that is gone could lend its id to another
+        self._kept.append(value)  # kept alive: the id of a deleted object could be reused
         if kind in (tuple, list):
             return [kind.__name__, *map(self, value)]
         if kind in (set, frozenset):
@@ -155,20 +155,20 @@ class _Walk:
         for cell in function.__closure__ or ():
             try:
                 cells.append(cell.cell_contents)
-            except ValueError:  # a name that is bound later
+            except ValueError:  # the name is bound later
                 raise _UnknownError from None
         parts = [function.__defaults__, function.__kwdefaults__, cells, function.__code__, function.__dict__]
         return ["function", *map(self, parts), *self._describe_globals(function.__code__, function.__globals__)]
 
     def _describe_globals(self, code: CodeType, known: dict[str, Any]) -> Iterable[str]:
-        """What the globals are that `code`, or code within it, names."""
+        """Descriptions of the globals that `code`, or code nested in it, names."""
         levels: list[object] = []
         for instruction in dis.get_instructions(code):
             name = instruction.argval
             if instruction.opname in _CHANGES_GLOBAL:
                 raise _UnknownError
             if instruction.opname == "IMPORT_NAME":
-                # The import's level lies below the names to import; only of level 0 is the name that of a module.
+                # The import's level is on the stack below the names; only at level 0 is the name that of a module.
                 is_absolute = len(levels) > 1 and levels[-2] == 0
                 yield self._describe_import(name) if is_absolute else self._lfs
             elif instruction.opname in _GLOBAL and name in known:
@@ -183,7 +183,7 @@ class _Walk:
                 yield from self._describe_globals(constant, known)
 
     def _describe_attributes(self, module: ModuleType, names: Iterable[str]) -> Iterable[str]:
-        """What code may see in a library's module that anybody can have put there: plain values, and functions of ours."""
+        """Descriptions of what others may have assigned in a library's module: plain values, and the project's functions."""
         for name in names:
             value = vars(module).get(name)
             is_function_of_ours = isinstance(value, FunctionType) and not _is_foreign(value)
@@ -192,7 +192,7 @@ class _Walk:
                 yield f"{name}={self(value)}"
 
     def _describe_code(self, code: CodeType) -> list[str]:
-        # Neither name nor lines: a function that is renamed or moved stays what it is.
+        # Neither name nor line numbers: renaming or moving a function changes no vote.
         plain = [code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
         counts = [code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount]
         return ["code", *map(self, [*plain, *counts, code.co_exceptiontable, *code.co_consts])]
@@ -217,25 +217,25 @@ class _Walk:
 
 
 def _is_own(module: str) -> bool:
-    """Whether the module of this name is one of lfs/."""
+    """Whether this module belongs to lfs/."""
     return module.partition(".")[0] == "lfs"
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether a library or the pipeline defines `value`: versions, or the pipeline's code, say what it is."""
+    """Whether `value` is defined by a library or the pipeline, and so is covered by versions or the pipeline's code."""
     name = getattr(value, "__module__", None) or ""
     module = sys.modules.get(name)
     return module is not None and is_library(module) and _is_closed(name)
 
 
 def _is_closed(module: str) -> bool:
-    """Whether what a library's module of this name does depends on nothing but arguments and its version."""
+    """Whether the results of this library module depend only on arguments and its version."""
     top = module.partition(".")[0]
     return top not in sys.stdlib_module_names or top in _CLOSED
 
 
 def _has_name(value: Any) -> bool:
-    """Whether `value` is what its module holds under its name."""
+    """Whether looking up the name of `value` in its module gives `value`."""
     found: Any = sys.modules[value.__module__]
     for part in getattr(value, "__qualname__", "<unnamed>").split("."):
         found = getattr(found, part, None)
@@ -243,7 +243,7 @@ def _has_name(value: Any) -> bool:
 
 
 def is_library(module: Any) -> bool:
-    """Whether a module (or a module's spec) is the interpreter's, an installed package's or the pipeline's."""
+    """Whether a module (or its spec) belongs to the interpreter, an installed package or the pipeline."""
     file = getattr(module, "__file__", None) or getattr(module, "origin", None)
     if file in (None, "built-in", "frozen"):
         name = str(getattr(module, "__name__", None) or getattr(module, "name", ""))

@@ -40,12 +40,12 @@ class Item:
         object.__setattr__(self, "_values", values)
 
     def __getattr__(self, column: str) -> Any:
-        # Python asks for special methods, and copy for `_values`, before there are values.
+        # Python looks up special methods, and copy looks up `_values`, before `_values` is set.
         if column.startswith("__") or column == "_values":
             raise AttributeError(column)
         if column in self._values:
             return self._values[column]
-        if column == "keys":  # by which dict() knows a mapping
+        if column == "keys":  # dict() takes an object with `keys` for a mapping
             return self._values.keys
         raise AttributeError(f"no column '{column}'; items have {', '.join(self._values)}")
 
@@ -131,24 +131,24 @@ def _freeze(value: Any) -> Any:
 
 
 def _freeze_flat(value: list[Any] | None) -> list[Any] | None:
-    """`_freeze` for lists of scalars, much faster."""
+    """`_freeze` for lists of scalars, which is much faster."""
     return None if value is None else _FrozenList(value)
 
 
 class OnError(StrEnum):
-    """The effect of an LF's failure on an item: stop the run, or abstain within the LF's error budget."""
+    """What an LF's failure on an item does: stop the run, or count as an abstain within the LF's error budget."""
 
     RAISE = "raise"
     ABSTAIN = "abstain"
 
 
 DEFAULT_ERROR_BUDGET = 0.01
-"""One item in a hundred: enough for unusual rows, too few for a broken LF."""
+"""A hundredth of the items: enough for unusual rows, too few for a broken LF."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """An LF, and where the module that was being imported defined it."""
+    """An LF, and the file and line that defined it."""
 
     lf: "LabelingFunction"
     file: str
@@ -156,15 +156,15 @@ class Definition:
 
 
 definitions: ContextVar[list[Definition] | None] = ContextVar("definitions", default=None)
-"""Takes every LF that is defined while an LF module is loaded, so that one that is lost can be named."""
+"""Collects every LF that is defined while an LF module is loaded, so that lost ones can be named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Named:
-    """Name and error policy, which all kinds have."""
+    """The name and error policy that all kinds share."""
 
     name: str
-    """Empty for a function without a name of its own, such as a lambda, until it is loaded: then its variable's."""
+    """Empty for a nameless function, such as a lambda, until loading names it after its variable."""
     on_error: OnError = OnError.RAISE
     error_budget: float = DEFAULT_ERROR_BUDGET
 
@@ -199,7 +199,7 @@ class RowwiseLF(_Named):
 
     function: Callable[[Any], Vote] = field(repr=False)
     timeout: float | None = None
-    """Seconds it may take for one item."""
+    """Time limit per item in seconds."""
     on_timeout: OnError = OnError.RAISE
 
     def __post_init__(self) -> None:
@@ -216,7 +216,7 @@ class RowwiseLF(_Named):
     def __call__(self, items: Any) -> Any:
         """The vote on one item: an `Item`, a dictionary, or anything with the attributes that the function reads.
 
-        Of a Polars or pandas frame the votes on its rows, as a Series with null where the LF abstains.
+        Given a Polars or pandas frame, the votes on its rows as a Series, null where the LF abstains.
         """
         if (frame := to_frame(items)) is not None:
             votes = [self.function(item) for item in read_items(frame)]
@@ -232,15 +232,15 @@ class VectorizedLF(_Named):
     function: Callable[[pl.DataFrame], ColumnOfVotes] = field(repr=False)
 
     def __call__(self, items: Any) -> Any:
-        """The votes on the rows of a Polars or pandas frame, as a Series with null where the LF abstains.
+        """The votes on the rows of a Polars or pandas frame as a Series, null where the LF abstains.
 
-        Of one item, an `Item` or a dictionary, its vote, ABSTAIN where there is none.
+        Given a single item (an `Item` or a dictionary), the vote on it, or ABSTAIN.
         """
         frame = to_frame(items)
         rows = pl.DataFrame([dict(items)]) if frame is None else frame
         found = self.function(rows)
         if isinstance(found, pl.Expr):
-            # with_columns, so that an expression without a column, such as a literal, votes on every row.
+            # with_columns, so that an expression without columns, such as a literal, votes on every row.
             found = rows.with_columns(found.alias(_VOTE))[_VOTE]
         votes = to_series(found).alias(self.name)
         if votes.dtype.is_integer():
@@ -260,11 +260,11 @@ class PatternLF(VectorizedLF):
 LabelingFunction = RowwiseLF | VectorizedLF
 
 _VOTE = "vote of the labeling function"
-"""The name of a column that no table of items has."""
+"""A column name that no table of items has."""
 
 
 def to_frame(value: object) -> pl.DataFrame | None:
-    """`value` as a Polars frame if it is one or one of pandas, else None."""
+    """`value` as a Polars frame if it is a frame of Polars or pandas, else None."""
     if isinstance(value, pl.DataFrame):
         return value
     if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns"):

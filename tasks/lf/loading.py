@@ -1,4 +1,4 @@
-"""The labeling functions of a module below lfs/, read anew at every call and from one project only."""
+"""The labeling functions of a module below lfs/, read afresh at every call and from a single project."""
 
 import ast
 import importlib.abc
@@ -21,12 +21,12 @@ from tasks.lf.voting import FAULTS, format_trace, restored_streams
 
 @dataclass(frozen=True, kw_only=True)
 class LFModule:
-    """The LFs of a module by name, and what the module read while it was imported."""
+    """The LFs of a module, ascending by name, and what the module read while it was imported."""
 
     lfs: list[LabelingFunction]
     side_inputs: SideInputs
     has_effects: bool
-    """Whether a module of lfs/ does more at import than to define things, and so may change what LFs see elsewhere."""
+    """Whether a module of lfs/ does more at import than define things, and so may change what other LFs see."""
 
 
 def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
@@ -47,8 +47,8 @@ def load_module(root: Path, source: str) -> LFModule:
     Raises
     ------
     LabelingFunctionError
-        The module is missing, fails on import, reads what no stage depends on, has no LF, has two of the same name, or
-        loses one that it defines.
+        The module is missing, fails on import, reads what no stage depends on, has no LF or two of the same name, or
+        defines an LF whose name is bound again.
     """
     defined: list[Definition] = []
     token = definitions.set(defined)
@@ -77,13 +77,13 @@ def load_module(root: Path, source: str) -> LFModule:
             f"{source}: more than one labeling function is called {', '.join(twice)}. Rename all but one."
         )
     _require_none_lost(root, source, [definition for definition in defined if id(definition.lf) not in found], lfs)
-    # Neither thresholds nor labels may depend on the order of definition, and a name stays what it is when rows come.
+    # By name, so that neither thresholds nor labels depend on the order of definition.
     lfs.sort(key=lambda lf: lf.name)
     return LFModule(lfs=lfs, side_inputs=side_inputs, has_effects=has_effects)
 
 
 def _find_lfs(value: object, order: dict[int, int], seen: set[int]) -> Iterator[LabelingFunction]:
-    """The LFs that `value` is or contains; those of a set by their place in `order`, since sets have none."""
+    """The LFs that `value` is or contains; those in a set, which has no order, sorted by `order`."""
     if isinstance(value, RowwiseLF | VectorizedLF):
         yield value
     elif isinstance(value, list | tuple | set | frozenset | dict) and id(value) not in seen:
@@ -96,7 +96,7 @@ def _find_lfs(value: object, order: dict[int, int], seen: set[int]) -> Iterator[
 
 
 def _name_lf(lf: LabelingFunction, variable: str, source: str) -> LabelingFunction:
-    """`lf`, called like its variable if it has no name of its own."""
+    """`lf`, named after its variable if it has no name of its own."""
     if lf.name:
         return lf
     if not variable:
@@ -108,14 +108,14 @@ def _name_lf(lf: LabelingFunction, variable: str, source: str) -> LabelingFuncti
 
 
 def _require_none_lost(root: Path, source: str, lost: list[Definition], lfs: list[LabelingFunction]) -> None:
-    """Check that no LF's name was bound again, unless the LF that has the name now uses it."""
+    """Check that no LF was lost because its name was bound again, except to an LF that uses it."""
     used = {id(cell.cell_contents) for lf in lfs for cell in getattr(lf.function, "__closure__", None) or ()}
     file = (root / source).resolve()
     statements = ast.parse(file.read_bytes()).body
     for definition in lost:
         if id(definition.lf) in used or Path(definition.file) != file:
             continue
-        # A function begins with its decorators, which a node's own line leaves out.
+        # A function begins at its first decorator; the node's own line is that of `def`.
         here = next((node for node in statements if definition.line <= (node.end_lineno or 0)), None)
         again = [node for node in statements if here is not None and node.lineno > here.lineno]
         name = next((name for name in _bind_one(here) if any(name in _bind_one(node) for node in again)), None)
@@ -127,7 +127,7 @@ def _require_none_lost(root: Path, source: str, lost: list[Definition], lfs: lis
 
 
 def _bind_one(node: ast.stmt | None) -> set[str]:
-    """The names that a statement of a module binds to one function or to what one call gives."""
+    """The names that a module's statement binds to a function or to the result of a call."""
     if isinstance(node, ast.FunctionDef):
         return {node.name}
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
@@ -136,7 +136,7 @@ def _bind_one(node: ast.stmt | None) -> set[str]:
 
 
 def _has_effects(file: Path) -> bool:
-    """Whether the module in `file` does more at import than to import and to bind names: what it does, none sees."""
+    """Whether the module in `file` does more at import than import and bind names, which no digest would cover."""
     for node in ast.parse(file.read_bytes()).body:
         if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
             continue
@@ -151,21 +151,21 @@ def _has_effects(file: Path) -> bool:
 
 
 def _is_plain_target(target: ast.expr) -> bool:
-    """Whether an assignment to `target` does nothing but to bind names."""
+    """Whether an assignment to `target` only binds names."""
     if isinstance(target, ast.Tuple | ast.List):
         return all(map(_is_plain_target, target.elts))
     return isinstance(target, ast.Name)
 
 
 def list_imported(root: Path) -> dict[Path, dict[str, Any]]:
-    """The files of lfs/ that are imported at present, each with its module's values."""
+    """The globals of the modules of lfs/ that are imported at present, by file."""
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "lfs"]
     files = {Path(module.__file__): vars(module) for module in modules if module.__file__ is not None}
     return {file: values for file, values in files.items() if file.is_relative_to(root.resolve())}
 
 
 class _Uncached(importlib.machinery.SourceFileLoader):
-    """Compiles the source every time: cached byte-code is matched by time and size, and could predate an edit."""
+    """Compiles the source every time: cached byte-code is matched by time and size alone, and could be out of date."""
 
     def get_code(self, fullname: str) -> CodeType:
         with unobserved():
@@ -173,7 +173,7 @@ class _Uncached(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the package `lfs` and its modules in one project's folder, and nowhere else."""
+    """Finds the package `lfs` and its modules in one project's folder only."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -200,7 +200,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 @contextmanager
 def project_lfs(root: Path) -> Iterator[None]:
-    """Within the block, `lfs` is the package in `root`, freshly read; afterwards it is what it was before."""
+    """Within the block, `lfs` is the package in `root`, read afresh; afterwards it is what it was before."""
     finder = _Finder(root.resolve())
     others = {*sys.modules}
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "lfs"}
@@ -212,7 +212,7 @@ def project_lfs(root: Path) -> Iterator[None]:
         sys.dont_write_bytecode = writes_byte_code
         sys.meta_path.remove(finder)
         for name, module in list(sys.modules.items()):
-            # A helper that was imported by its plain name is read anew the next time, too.
+            # A helper imported by its plain name must be read afresh, too.
             is_helper = name not in others and is_edited_by_user(root, getattr(module, "__file__", None))
             if name.partition(".")[0] == "lfs" or is_helper:
                 del sys.modules[name]

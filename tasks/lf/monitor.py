@@ -1,7 +1,7 @@
-"""Who says which labeling function is at which item when it takes long, or has ended the process of the stage.
+"""Reports which labeling function is at which item when it takes long or has ended the stage's process.
 
-A second, small process looks at shared memory in which the stage notes how far it is: neither a regular expression that
-holds Python's lock nor a crash keeps it from telling.
+A second, small process reads the stage's position from shared memory, so it can report even while a regular expression
+holds the interpreter lock, or after a crash.
 """
 
 import faulthandler
@@ -23,7 +23,7 @@ from tasks.core.types import ITEM_ID
 from tasks.progress import WARNING
 
 PATIENCE = 10.0
-"""Seconds at one item after which the LF is named."""
+"""Seconds at the same item after which the LF is reported."""
 
 
 class Counter(Protocol):
@@ -35,7 +35,7 @@ class Counter(Protocol):
 
 @dataclass(kw_only=True)
 class Position:
-    """Publishes in shared memory which LF (by number, from 1; 0: none) is at which row; `progress` counts the rows."""
+    """Publishes in shared memory which LF (numbered from 1; 0: none) is at which row; `progress` counts rows."""
 
     words: memoryview
     progress: Counter | None = None
@@ -56,21 +56,21 @@ class Position:
 
 
 def open_position(file: IO[bytes]) -> memoryview:
-    """The memory of `file` in which a position is published."""
+    """The shared memory, backed by `file`, in which a position is published."""
     file.truncate(mmap.PAGESIZE)
     return memoryview(mmap.mmap(file.fileno(), mmap.PAGESIZE)).cast("q")
 
 
 @dataclass(kw_only=True)
 class Patience:
-    """When a position was first seen; says once that it has stayed for too long."""
+    """Since when a position has not changed, and whether that was reported."""
 
     seen: tuple[int, int, int] = (0, 0, 0)
     since: float = field(default_factory=time.monotonic)
     is_told: bool = False
 
     def is_lost(self, position: tuple[int, int, int]) -> bool:
-        """Whether the LF at `position` (chunk, LF, row) is now to be named."""
+        """Whether the LF at `position` (chunk, LF, row) has just run out of patience; True once per position."""
         if position != self.seen:
             self.seen, self.since, self.is_told = position, time.monotonic(), False
         if position[1] == 0 or self.is_told or time.monotonic() - self.since < PATIENCE:
@@ -80,12 +80,12 @@ class Patience:
 
 
 def describe_wait(lf: str, source: str, item: str) -> str:
-    """The line for an LF that is at one item for long."""
+    """The warning about an LF that has been at the same item for long."""
     return f"{WARNING}labeling function '{lf}' ({source}) has been at {item} for more than {PATIENCE:g} s"
 
 
 def name_item(ids: pl.Series, row: int) -> str:
-    """The item in `row`, or the batch as a whole where `row` is beyond it."""
+    """The item in `row`, or the whole batch if `row` is beyond it, as text."""
     if row < len(ids):
         return f"{ITEM_ID} {ids[row]!r}"
     return f"the items from {ITEM_ID} {ids[0]!r} to {ids[-1]!r}" if len(ids) else "no item"
@@ -127,8 +127,8 @@ while True:
         print("%s%s has been at %s for more than %g s" % said, file=sys.stderr, flush=True)
         told = True
 """
-"""Of the second process, which imports nothing of ours: it is there in some 20 ms. It ends with the stage, however that
-ends, and after it: its last line says where the stage was."""
+"""The program of the second process. It imports nothing of the project, and so starts in some 20 ms. It outlives the
+stage, however that ends, just long enough to say where the stage was."""
 
 
 class Monitor:
@@ -142,7 +142,7 @@ class Monitor:
 
     def __enter__(self) -> "Monitor":
         self._chunk, self._trace = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        # What the interpreter writes when it crashes is told after which LF did it; until then it is kept here.
+        # What the interpreter writes when it crashes is kept here, and shown below the name of the LF that crashed it.
         faulthandler.enable(file=self._trace)
         with tempfile.TemporaryFile() as file:
             self._words = open_position(file)
@@ -164,14 +164,14 @@ class Monitor:
             self._process.stdin.write(b".")
             self._process.stdin.close()
         except OSError:
-            pass  # somebody ended it
+            pass  # the monitor's process is already gone
         self._process.wait()
         faulthandler.enable()
         self._chunk.close()
         self._trace.close()
 
     def begin_chunk(self, ids: pl.Series, *, is_rowwise: bool) -> None:
-        """Note that LFs are now asked about the items with these `ids`, one by one or all at once."""
+        """Record that LFs are now asked about the items with these `ids`, one by one or all at once."""
         self._words[0] = 0
         self._items = [f"{ITEM_ID} {item!r}" for item in ids.to_list()] if is_rowwise else []
         self._batch = name_item(ids, len(ids))
@@ -185,7 +185,7 @@ class Monitor:
         os.pwrite(self._chunk.fileno(), text, 0)
 
     def begin_lf(self, lf: str, progress: Counter | None = None) -> Position:
-        """Note that `lf`, or several that are asked together, is now asked; gives what it counts its items with."""
+        """Record that `lf` (or several LFs asked together) is now asked; returns the counter for its items."""
         if lf not in self._number:
             self._number[lf] = len(self._number) + 1
             self._write()
@@ -194,5 +194,5 @@ class Monitor:
         return position
 
     def end_lf(self) -> None:
-        """Note that no LF is asked at present."""
+        """Record that no LF is being asked."""
         self._words[0] = 0

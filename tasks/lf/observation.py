@@ -1,9 +1,9 @@
-"""What labeling functions read besides their items, noticed while they load and vote.
+"""What labeling functions read besides their items, recorded while they load and vote.
 
-Votes may be reused only if all that they depend on is known, and DVC reruns the stage only if one of its dependencies
-changes. So whatever an LF opens is watched by an audit hook (PEP 578), and so are Polars' readers, which Python does
-not audit, and environment variables. Files below lfs/, and those of Python and installed packages, are known; anything
-else is reported. Not seen are files that other compiled code opens, the clock, and the network.
+Votes may be reused only if everything they depend on is known, and DVC reruns the stage only if one of its dependencies
+changes. So an audit hook (PEP 578) records the files that an LF opens; Polars' readers, which Python does not audit,
+and environment variables are recorded too. Files below lfs/ and those of Python and installed packages are accounted
+for; anything else is reported. Files opened by other compiled code, the clock and the network go unnoticed.
 """
 
 import functools
@@ -28,7 +28,7 @@ from tasks.errors import LabelingFunctionError
 from tasks.tables.paths import ITEMS, VALID_GOLD
 
 PIPELINE = ("tasks.apply", "tasks.labeling")
-"""What asks LFs for votes, and what they import."""
+"""The modules that ask LFs for votes and that LFs import."""
 
 _LIBRARIES = tuple(
     {
@@ -41,14 +41,14 @@ _LIBRARIES = tuple(
         )
     }
 )
-"""Folders of Python and of installed packages, whose versions are in every key."""
+"""Folders of Python and installed packages, whose versions are part of every cache key."""
 
 _SYSTEM = ("/dev/", "/proc/", "/sys/")
-"""Not files of anybody's."""
+"""Folders of the operating system's pseudo-files."""
 
 
 def is_editor_file(name: str) -> bool:
-    """Whether Vim or Emacs write files of this name beside a file that is edited: swap, lock, auto-save and backup."""
+    """Whether this is the name of a swap, lock, auto-save or backup file of Vim or Emacs."""
     return (
         name.endswith("~")
         or (name.startswith(".") and name[-4:-1] == ".sw")
@@ -58,13 +58,13 @@ def is_editor_file(name: str) -> bool:
 
 
 def find_lf_files(root: Path) -> list[Path]:
-    """All files below lfs/ that LFs consist of or may read, ascending: no byte-code, and no file of an editor."""
+    """All files below lfs/ except byte-code and editors' temporary files, ascending: LFs consist of them or may read them."""
     found = (path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return sorted(path for path in found if not is_editor_file(path.name))
 
 
 def is_edited_by_user(root: Path, file: str | None) -> bool:
-    """Whether `file` is a file of the project at `root`, and not of the pipeline or an installed package."""
+    """Whether `file` belongs to the project at `root` rather than to the pipeline or an installed package."""
     if file is None:
         return False
     path = Path(file).resolve()
@@ -74,12 +74,12 @@ def is_edited_by_user(root: Path, file: str | None) -> bool:
 
 @dataclass
 class SideInputs:
-    """What was read besides items, each with the line of lfs/ that did."""
+    """What was read besides items, each with the line of lfs/ that read it."""
 
     files: dict[str, str] = field(default_factory=dict)
-    """Files that the stage does not depend on, or whose content is not in the keys of all LFs, by absolute path."""
+    """By absolute path, files that are no dependency of the stage, or whose content is not in every LF's key."""
     variables: dict[str, str] = field(default_factory=dict)
-    """Environment variables that code below lfs/ asked for."""
+    """Environment variables that code below lfs/ read."""
     is_source_read: bool = False
     """Whether Python files below lfs/ were opened other than by importing them as modules of `lfs`."""
 
@@ -87,23 +87,23 @@ class SideInputs:
         return bool(self.files or self.variables or self.is_source_read)
 
     def add(self, other: "SideInputs") -> None:
-        """Take over what `other` has."""
+        """Include everything in `other`."""
         self.files |= {path: where for path, where in other.files.items() if path not in self.files}
         self.variables |= {name: where for name, where in other.variables.items() if name not in self.variables}
         self.is_source_read |= other.is_source_read
 
     def identify(self) -> str:
-        """A digest of the present state of all of them."""
+        """A digest of their present content."""
         files = {path: _identify_state(Path(path)) for path in self.files}
         return identify(files, {name: os.environ.get(name) for name in self.variables})
 
     def require_declared(self, root: Path, subject: str) -> None:
-        """Check that no file of the project at `root` was read that the stage does not depend on.
+        """Check that every file of the project at `root` that was read is a dependency of the stage.
 
         Raises
         ------
         LabelingFunctionError
-            There is one; names it and `subject`, who read it.
+            A file is not; the message names it and its reader, `subject`.
         """
         home = root.resolve()
         for file, where in self.files.items():
@@ -121,14 +121,14 @@ class SideInputs:
             )
 
     def describe(self, root: Path) -> list[str]:
-        """What a change of which reruns nothing, to be told to the user."""
-        # One that is not there was only looked for, as Python does with every entry of its path.
+        """Names, for the user, of everything whose change would rerun nothing."""
+        # A file that does not exist was only looked for, as Python does along its path.
         outside = [path for path in self.files if not Path(path).is_relative_to(root.resolve()) and Path(path).exists()]
         return [*outside, *(f"the environment variable {name}" for name in self.variables)]
 
 
 def _identify_state(path: Path) -> str:
-    """What stands for the content of a file: its hash below data/, else its size and time of change."""
+    """A text that identifies a file's content: its hash below data/, else its size and modification time."""
     try:
         if path.parts[-2:] in (ITEMS.parts[-2:], VALID_GOLD.parts[-2:]):
             return identify_file(path)
@@ -140,7 +140,7 @@ def _identify_state(path: Path) -> str:
 
 @contextmanager
 def observe(root: Path) -> Iterator[SideInputs]:
-    """Collects what this thread reads within the block for the project at `root`; such blocks must not be nested."""
+    """Within the block, record what this thread reads for the project at `root`; blocks must not be nested."""
     _install()
     _thread.observation = observation = _Observation(root)
     try:
@@ -151,7 +151,7 @@ def observe(root: Path) -> Iterator[SideInputs]:
 
 @contextmanager
 def unobserved() -> Iterator[None]:
-    """Within the block, nothing is collected: it is the pipeline itself that reads."""
+    """Within the block, nothing is recorded: the pipeline itself is reading."""
     observation, _thread.observation = _thread.observation, None
     try:
         yield
@@ -160,16 +160,16 @@ def unobserved() -> Iterator[None]:
 
 
 class _Observation:
-    """What is collected for the project at `root`."""
+    """What has been recorded for the project at `root`."""
 
     def __init__(self, root: Path) -> None:
         self.found = SideInputs()
         self._root = root.resolve()
 
     def note_file(self, name: object) -> None:
-        """Note that the file called `name` is read."""
+        """Record that the file called `name` was read."""
         if not isinstance(name, str | bytes | os.PathLike):
-            return  # the number of an open file
+            return  # a file descriptor
         given = Path.cwd() / os.fsdecode(name)
         path = given.resolve()
         if path.suffix == ".pyc":
@@ -177,7 +177,7 @@ class _Observation:
         if str(path).startswith((*_SYSTEM, *_LIBRARIES)) or path.is_dir():
             return
         files = find_lf_files(self._root)
-        # A link below lfs/ is a dependency like any file; what a linked folder holds is none.
+        # A link to a file below lfs/ is a dependency like any file; the content of a linked folder is not.
         known = next((file for file in files if file == given or file.resolve() == path), None)
         if known is not None:
             self.found.is_source_read |= known.suffix == ".py"
@@ -185,7 +185,7 @@ class _Observation:
             self.found.files.setdefault(str(path), self._locate())
 
     def note_variable(self, name: str) -> None:
-        """Note that the environment variable `name` is read, if it is by code below lfs/."""
+        """Record that the environment variable `name` was read, if code below lfs/ read it."""
         frame = sys._getframe(2)
         while frame.f_back is not None and frame.f_code.co_filename in _ENVIRONMENT_CODE:
             frame = frame.f_back
@@ -196,7 +196,7 @@ class _Observation:
         return Path(file).resolve().is_relative_to(self._root / "lfs")
 
     def _locate(self) -> str:
-        """The innermost line of lfs/ that is running."""
+        """The innermost running line of lfs/, as text."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None and not self._is_lf_code(frame.f_code.co_filename):
             frame = frame.f_back
@@ -206,7 +206,7 @@ class _Observation:
 
 
 class _Thread(threading.local):
-    """What each thread observes."""
+    """The observation of each thread."""
 
     observation: _Observation | None = None
 
@@ -218,12 +218,12 @@ _ENVIRONMENT_CODE = frozenset({os.__file__, "<frozen os>", "<frozen _collections
 
 @functools.cache
 def _list_pipeline() -> frozenset[Path]:
-    """The files of the pipeline whose content is in every digest."""
+    """The pipeline's files, whose content is part of every digest."""
     return frozenset(path.resolve() for path in find_code(*PIPELINE))
 
 
 def _find_source(byte_code: Path) -> Path:
-    """The Python file whose byte-code is in this file."""
+    """The Python file from which this byte-code was compiled."""
     try:
         return Path(source_from_cache(str(byte_code)))
     except ValueError:
@@ -231,7 +231,7 @@ def _find_source(byte_code: Path) -> Path:
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook."""
+    """Record what the LF opens, and refuse what it must not do; the audit hook."""
     observation = _thread.observation
     if observation is None:
         return
@@ -246,7 +246,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 @functools.cache
 def _install() -> None:
-    """Watch what this process does, from now on; outside of `observe`, nothing comes of it."""
+    """Install the hooks in this process, for good; outside `observe` they do nothing."""
     sys.addaudithook(_hear)
     for name in [name for name in dir(pl) if name.startswith(("read_", "scan_"))]:
         setattr(pl, name, _audit(getattr(pl, name)))
@@ -275,13 +275,13 @@ _is_exit_allowed = False
 
 
 def allow_exit() -> None:
-    """Let LFs end this process: it is a worker's, and who started it tells which LF did."""
+    """Let LFs end this process: it is a worker, and the process that started it names the LF."""
     global _is_exit_allowed
     _is_exit_allowed = True
 
 
 def _audit(read: Callable[..., Any]) -> Callable[..., Any]:
-    """`read`, a reader of Polars, which tells the audit hook of the file it is given."""
+    """Polars' reader `read`, wrapped so that it tells the audit hook which file it opens."""
 
     @functools.wraps(read)
     def audited(*arguments: Any, **named: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Which versions of packages labeling functions import, held against the files that say which they should be.
+"""The versions of packages that labeling functions import, compared with the files that pin them.
 
-DVC sees files alone: a package that is installed anew changes votes and no dependency of the stage. So the stage depends
-on requirements.lock and on lfs/, and runs only where what LFs import is installed as one of these files says.
+DVC sees files only: another version of a package could change votes without changing any dependency of the stage. So
+the stage depends on requirements.lock and lfs/, and runs only if what LFs import is installed in a version pinned there.
 """
 
 import re
@@ -16,21 +16,21 @@ LOCK = Path("requirements.lock")
 """The versions of the environment."""
 
 PINS = Path("lfs/requirements.txt")
-"""Versions of packages that LFs need besides, or instead; the LFs' author writes it."""
+"""Further or different versions for LFs, written by the LFs' author."""
 
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", flags=re.MULTILINE)
 
 
 def require_pinned(root: Path, files: Iterable[Path]) -> list[str]:
-    """Check the packages that the LFs' `files` import, and what these require; returns those that no file pins.
+    """The packages, among those that the LFs' `files` import and their requirements, that no file pins.
 
     Raises
     ------
     LabelingFunctionError
-        A package is installed in another version than the project at `root` says; names it, who imports it, and the cure.
+        The installed version of a package is not the one that the project at `root` pins.
     """
     if not (root / LOCK).is_file():
-        return []  # no project of DVC's, which would miss the file
+        return []  # not a DVC project, so that nothing depends on the file
     own = _read_pins(root / PINS)
     pins = {**_read_pins(root / LOCK), **own}
     unpinned: dict[str, None] = {}
@@ -45,7 +45,7 @@ def require_pinned(root: Path, files: Iterable[Path]) -> list[str]:
                 if wanted is None:
                     if name == package:
                         unpinned.setdefault(f"{name}=={version}")
-                # What stands behind a plus names a build of the same version.
+                # A plus sign begins the name of a build of the same version.
                 elif version.partition("+")[0] not in {pin.partition("+")[0] for pin in wanted}:
                     where = PINS if name in own else LOCK
                     raise LabelingFunctionError(
@@ -57,12 +57,12 @@ def require_pinned(root: Path, files: Iterable[Path]) -> list[str]:
 
 
 def _is_installed(library: str) -> bool:
-    """Whether a top-level name is that of a module of a package, neither Python's nor the project's."""
+    """Whether a top-level module belongs to an installed package, and not to Python or the project."""
     return bool(library) and library not in {*PACKAGES, *sys.stdlib_module_names}
 
 
 def _read_pins(path: Path) -> dict[str, set[str]]:
-    """The versions that a file of requirements gives to packages, by normalized name; several have conditions."""
+    """The versions in a requirements file, by normalized package name; a package may have several, under conditions."""
     pins: dict[str, set[str]] = {}
     if path.is_file():
         for name, version in _PIN.findall(path.read_text(encoding="utf-8", errors="replace")):

@@ -1,11 +1,11 @@
-"""Columns that LFs give in other forms than Polars', as Polars Series."""
+"""Polars Series from the other kinds of column that LFs may return."""
 
 import numpy as np
 import polars as pl
 
 
 def to_series(value: object) -> pl.Series:
-    """A Polars Series, a 1-d NumPy array or a pandas Series as a Polars Series; its missing values are null.
+    """`value` (a Polars or pandas Series or a 1-d NumPy array) as a Polars Series; missing values become null.
 
     Raises
     ------
@@ -17,7 +17,7 @@ def to_series(value: object) -> pl.Series:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return pl.Series(value.tolist()) if value.dtype == object else pl.Series(value)
     if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "tolist"):
-        # pandas writes missing values as NaN, None or NA, and with them integers as floats.
+        # pandas marks missing values as NaN, None or NA, and then stores integers as floats.
         values = [
             None if found is None or type(found).__name__ == "NAType" or found != found else found
             for found in value.tolist()

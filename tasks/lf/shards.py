@@ -1,6 +1,6 @@
-"""Votes of labeling functions from the workers of a Dask cluster, which receive the folder lfs/ and items in shards.
+"""Votes from the workers of a Dask cluster, which receive the folder lfs/ and shards of items.
 
-Votes and failures on a table of items are the same on a worker as on this machine.
+Workers give the same votes and failures as this machine.
 """
 
 import faulthandler
@@ -35,11 +35,11 @@ ROWS = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """The LF module `source` with all files of lfs/, so that workers do not need the project's folder."""
+    """The LF module `source` together with all files of lfs/, so that workers need no copy of the project."""
 
     source: str
     files: dict[str, bytes]
-    """Content by path below the project's folder."""
+    """Content by path relative to the project's folder."""
     classes: Sequence[str]
     digest: str
 
@@ -53,7 +53,7 @@ class VoteShard:
 
 
 def read_module(root: Path, source: str, classes: Sequence[str]) -> Module:
-    """The module `source` with the folder lfs/ below `root`."""
+    """The module `source` with the files of lfs/ in the project at `root`."""
     paths = sorted(path for path in (root / "lfs").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     digest = identify({name: content.hex() for name, content in files.items()})
@@ -103,7 +103,7 @@ def vote_shard(module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
 
 
 def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
-    """What `vote_shard` returns, computed LF by LF, so that an LF that ends workers is known by name."""
+    """The same as `vote_shard`, LF by LF, so that an error can name an LF that ends workers."""
     columns: dict[str, ColumnVotes] = {}
     for lf in shard.lfs:
         alone = replace(shard, lfs=[lf])
@@ -120,20 +120,20 @@ def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[
 
 
 def _describe(shard: VoteShard) -> str:
-    """The shard as errors and progress name it."""
+    """The shard's name in errors and progress."""
     return f"labeling functions {', '.join(shard.lfs)} on {_name_items(shard)}"
 
 
 def _name_items(shard: VoteShard) -> str:
-    """The shard's items by number, first id and last id."""
+    """The shard's items as text: their number, first id and last id."""
     ids = shard.items[ITEM_ID]
     return f"the {len(ids):,} items from {ITEM_ID} {ids[0]!r} to {ids[-1]!r}"
 
 
 def require_closed(scratch: Path) -> None:
-    """Check that no other user can change what lies in a worker's folder `scratch`, whose code the worker will run.
+    """Check that no other user can change files in a worker's folder `scratch`, whose code the worker will run.
 
-    Dask takes a folder in /tmp that is there already, whosever it is.
+    Dask uses an existing folder in /tmp no matter who owns it.
     """
     for folder in (scratch, scratch.parent):
         found = folder.stat()
@@ -147,7 +147,7 @@ def require_closed(scratch: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
-    """The LFs of a module, and the temporary folder with its files, which lives as long as they are used."""
+    """The LFs of a module, and the temporary folder of its files, which must exist as long as they are used."""
 
     digest: str
     folder: TemporaryDirectory[str]
@@ -159,13 +159,13 @@ _loaded: _Loaded | None = None
 
 
 def _load(module: Module) -> _Loaded:
-    """The LFs of `module`, loaded at the first call; a worker keeps those of one version of lfs/ at a time."""
+    """The LFs of `module`, loaded at the first call; a worker keeps a single version of lfs/ at a time."""
     from distributed import get_worker
 
     global _loaded
     with _loading:
         if _loaded is None or _loaded.digest != module.digest:
-            # In the worker's own folder, which Dask removes even where the worker was killed.
+            # In the worker's own folder, which Dask removes even if the worker was killed.
             scratch = Path(get_worker().local_directory)
             require_closed(scratch)
             folder = TemporaryDirectory(dir=scratch)
@@ -173,9 +173,9 @@ def _load(module: Module) -> _Loaded:
                 path = Path(folder.name, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            faulthandler.enable()  # an LF that ends the interpreter leaves its line in the worker's log
+            faulthandler.enable()  # if an LF crashes the interpreter, the worker's log has its traceback
             lfs = load_lfs(Path(folder.name), module.source)
-            # What an LF imports from lfs/ while it votes comes from the same version.
+            # Imports from lfs/ while an LF votes must come from the same version.
             for name in [name for name in sys.modules if name.partition(".")[0] == "lfs"]:
                 del sys.modules[name]
             if _loaded is not None:

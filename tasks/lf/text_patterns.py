@@ -1,7 +1,7 @@
-"""Which texts match which patterns: many patterns on one column at once, by Polars where it agrees with Python.
+"""Which texts match which patterns: many patterns on a column at once, by Polars where it agrees with Python.
 
-One automaton for all patterns reads every text once, for the words that a pattern requires; each pattern is then tried
-only on the texts that contain its words.
+A single automaton reads every text once, in search of words that the patterns require; each pattern is then tried only
+on texts that contain its words.
 """
 
 import importlib
@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.intp]
 
 
 class Definition(StrEnum):
-    """Whose reading of a pattern counts on texts with characters that Polars and Python read differently."""
+    """Whose reading of a pattern counts, on texts with characters that Polars and Python treat differently."""
 
     PYTHON = "python"
     POLARS = "polars"
@@ -31,10 +31,9 @@ class Definition(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TextPattern:
-    """A pattern for Polars and for Python; both match the same plain texts, and None stands for one that cannot.
+    """A pattern in the syntax of Polars and of Python (None if it has no equivalent); both match the same plain texts.
 
-    `words` is what every match requires: a matching text contains at least one word of each set, in any case. Words
-    are lower-case ASCII.
+    `words`: a matching text contains at least one word of each set, in upper or lower case. Words are lower-case ASCII.
     """
 
     definition: Definition
@@ -54,7 +53,7 @@ def compile_regex(pattern: str, *, case_insensitive: bool) -> TextPattern:
     flags = re.IGNORECASE if case_insensitive else re.NOFLAG
     fast = f"(?i){pattern}" if case_insensitive else pattern
     with warnings.catch_warnings():
-        # Python warns of set operations to come; `_SHARED_SYNTAX` leaves such patterns to Python's present reading.
+        # Python warns about future set operations; `_SHARED_SYNTAX` leaves such patterns to Python's present reading.
         warnings.simplefilter("ignore", FutureWarning)
         return TextPattern(
             definition=Definition.PYTHON,
@@ -68,7 +67,7 @@ def compile_keywords(keywords: Sequence[str], *, case_insensitive: bool, whole_w
     """The pattern that finds any of `keywords` (at least one, none empty)."""
     pattern = "|".join(pl.escape_regex(word) for word in sorted(set(keywords)))
     if whole_words:
-        # Consuming the neighbors instead of looking around is what a finite automaton can do, and enough to find one.
+        # A finite automaton cannot look around, but it can consume the neighboring characters, which is enough here.
         pattern = rf"(?:^|\W)(?:{pattern})(?:\W|$)"
     pieces = [max(re.findall(r"[\x00-\x7F]+", word), key=len, default="").lower() for word in keywords]
     return TextPattern(
@@ -80,7 +79,7 @@ def compile_keywords(keywords: Sequence[str], *, case_insensitive: bool, whole_w
 
 
 def match_patterns(patterns: Sequence[TextPattern], texts: pl.Series) -> list[Found]:
-    """Where each of `patterns` is found in `texts` (text or null), bool of shape (n,) each; False where null."""
+    """For each of `patterns`, where it is found in `texts` (text or null): bool of shape (n,), False for null."""
     threads = _open_threads()
     odd = threads.submit(_find_odd, patterns, texts)
     candidates = _find_candidates([pattern.words for pattern in patterns], texts)
@@ -89,12 +88,12 @@ def match_patterns(patterns: Sequence[TextPattern], texts: pl.Series) -> list[Fo
 
 @cache
 def _open_threads() -> ThreadPoolExecutor:
-    """One thread pool for all batches: Polars caches compiled patterns per thread."""
+    """The thread pool for all batches; a single one, since Polars caches compiled patterns per thread."""
     return ThreadPoolExecutor(pl.thread_pool_size())
 
 
 def _find_odd(patterns: Sequence[TextPattern], texts: pl.Series) -> Found:
-    """Which of `texts` Polars and Python may read differently; none where no pattern is defined by Python's reading."""
+    """Which of `texts` Polars and Python may read differently; all False if no pattern is defined by Python's reading."""
     if all(pattern.definition is Definition.POLARS for pattern in patterns):
         return np.zeros(len(texts), dtype=np.bool_)
     found: Found = ~texts.str.contains(_PLAIN_TEXT).fill_null(True).to_numpy()
@@ -102,7 +101,7 @@ def _find_odd(patterns: Sequence[TextPattern], texts: pl.Series) -> Found:
 
 
 def _match(pattern: TextPattern, texts: pl.Series, rows: Rows | None, odd: Found) -> Found:
-    """Where `pattern` is found, tried on `rows` of `texts` (None: all of them), of which some are `odd`."""
+    """Where `pattern` is found among `rows` of `texts` (None: all); `odd` texts are searched by its definition."""
     found = np.zeros(len(texts), dtype=np.bool_)
     rows = np.arange(len(texts)) if rows is None else rows
     if pattern.polars is not None and not _is_left_to_python(pattern, rows):
@@ -119,34 +118,34 @@ def _match(pattern: TextPattern, texts: pl.Series, rows: Rows | None, odd: Found
 
 
 FEW_TEXTS = 500
-"""Number of texts up to which Python has searched them before Polars has compiled the pattern once more.
+"""Up to this many texts, Python is done before Polars has compiled the pattern.
 
-Measured on two cores with 73 regular expressions of some 40 characters; the best of 0, 500, 1000, 2000 and 4000."""
+The best of 0, 500, 1000, 2000 and 4000, measured on two cores with 73 regular expressions of some 40 characters."""
 
 _LONG = 100
-"""Length of a pattern above which Python's time is taken to grow with the length, as with many alternatives."""
+"""Pattern length above which Python's time is assumed to grow with the length, as with many alternatives."""
 
 
 def _is_left_to_python(pattern: TextPattern, rows: Rows) -> bool:
-    """Whether Python alone searches the texts at `rows`, because they are few."""
+    """Whether the texts at `rows` are so few that Python searches them alone."""
     return pattern.python is not None and len(rows) * max(len(pattern.python.pattern), _LONG) <= FEW_TEXTS * _LONG
 
 
-# Which texts to try.
+# Candidates: the texts on which a pattern is worth trying.
 
 ASCII_LOOKALIKES = {"\u0130": "i", "\u0131": "i", "\u017f": "s", "\u212a": "k"}
-"""Every character beyond ASCII that equals an ASCII letter when case is ignored (in Python's `re`; in Polars the last
-two only), with that letter; a test tries every character there is."""
+"""The characters beyond ASCII that equal an ASCII letter when case is ignored (all in Python's `re`, the last two in
+Polars), with that letter; a test tries every character."""
 
 _SCANNED = 3
-"""Shortest word that the automaton looks for: it lists every occurrence, and shorter words occur everywhere."""
+"""Length of the shortest word that the automaton looks for: it lists every occurrence, and shorter words occur everywhere."""
 
 _SHORTEST = 2
-"""Shortest word that is looked for at all: single letters are in most texts."""
+"""Length of the shortest word that is looked for at all: most texts contain any given letter."""
 
 
 def _find_candidates(words: Sequence[tuple[frozenset[str], ...]], texts: pl.Series) -> list[Rows | None]:
-    """For each of `words`, the ascending rows of `texts` with at least one word of each set; None: any may do."""
+    """For each of `words`, the rows of `texts` with at least one word of each set, ascending; None if any row may match."""
     wanted = sorted({word for sets in words for choice in sets for word in choice})
     if not wanted:
         return [None] * len(words)
@@ -157,7 +156,7 @@ def _find_candidates(words: Sequence[tuple[frozenset[str], ...]], texts: pl.Seri
         if not sets:
             return None
         scratch[:] = 0
-        # Each set raises the rows that all sets before it have raised.
+        # A row counts as having the first i sets only if it had the first i - 1 before.
         for step, choice in enumerate(sets):
             for word in choice:
                 rows = holders[word]
@@ -168,7 +167,7 @@ def _find_candidates(words: Sequence[tuple[frozenset[str], ...]], texts: pl.Seri
 
 
 def _find_words(words: Sequence[str], folded: pl.Series) -> dict[str, Rows]:
-    """The rows of `folded` that contain each word; a row may occur more than once."""
+    """By word, the rows of `folded` that contain it; a row may occur more than once."""
     scanned = [word for word in words if len(word) >= _SCANNED]
     holders = {
         word: folded.str.contains(word, literal=True).fill_null(False).arg_true().to_numpy().astype(np.intp)
@@ -187,16 +186,16 @@ def _find_words(words: Sequence[str], folded: pl.Series) -> dict[str, Rows]:
 
 
 def _fold(texts: pl.Series) -> pl.Series:
-    """`texts` in lower case, with every character that equals an ASCII letter when case is ignored replaced by it."""
+    """`texts` in lower case, with characters that equal an ASCII letter when case is ignored replaced by that letter."""
     if (texts.str.len_bytes() != texts.str.len_chars()).any():
         texts = texts.str.replace_many(ASCII_LOOKALIKES)
     return texts.str.to_lowercase()
 
 
 def _require_words(pattern: str, flags: re.RegexFlag) -> tuple[frozenset[str], ...]:
-    """Sets of words such that every text that matches `pattern` contains one of each; none where that is unclear."""
+    """Sets of words such that every match of `pattern` contains a word of each; empty where that is unclear."""
     try:
-        # Python's parser has no public name; without it the result is the same, only slower.
+        # Python's parser is not public; without it the result would be the same, but slower.
         sets = _walk(importlib.import_module("re._parser").parse(pattern, flags))
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
         return ()
@@ -204,7 +203,7 @@ def _require_words(pattern: str, flags: re.RegexFlag) -> tuple[frozenset[str], .
 
 
 def _walk(sequence: Any) -> list[frozenset[str]]:
-    """Sets of words of which a match of `sequence` (from re's parser) contains at least one each."""
+    """Sets of words such that a match of `sequence` (from re's parser) contains at least one word of each."""
     sets: list[frozenset[str]] = []
     run = ""
     for operation, value in sequence:
@@ -221,37 +220,37 @@ def _walk(sequence: Any) -> list[frozenset[str]]:
         elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and value[0] > 0:
             sets += _walk(value[2])
         elif name == "BRANCH":
-            # A match contains the words of one branch.
+            # A match contains the words of some branch.
             best = [max(_walk(branch), key=_measure_selectivity, default=frozenset([""])) for branch in value[1]]
             sets.append(frozenset().union(*best))
     return [*sets, frozenset([run])]
 
 
 def _measure_selectivity(words: frozenset[str]) -> int:
-    """How much it says that a text contains one of `words`: the length of the shortest."""
+    """The length of the shortest of `words`: the longer, the fewer texts contain one of them."""
     return min(map(len, words))
 
 
 def _keep_selective(sets: Sequence[frozenset[str]]) -> tuple[frozenset[str], ...]:
-    """The `sets` that are worth looking for, in an order that does not depend on hashes."""
+    """The `sets` that are selective enough to look for, in an order that does not depend on hashes."""
     return tuple(sorted({words for words in sets if _measure_selectivity(words) >= _SHORTEST}, key=sorted))
 
 
-# Where Polars reads as Python does.
+# Where Polars and Python agree.
 
 _PLAIN = (
     # ASCII without \x1c-\x1f, which only Python counts as space.
     r"[[\t\n\x0B\x0C\r\x20-\x7E"
-    # Letters, digits, punctuation, symbols and spaces on whose nature both agree: not marks and joiners (letters to
-    # Polars alone), not numbers like a superscript two (to Python alone), nothing that Python 3.11 is too old to know.
+    # Letters, digits, punctuation, symbols and spaces that both classify alike: no marks and joiners (letters in Polars
+    # only), no numerals like a superscript two (word characters in Python only), nothing newer than Python 3.11.
     r"[\p{Age=13.0}&&[\p{L}\p{Nd}[[\p{P}\p{S}\p{Z}]--[\p{Alphabetic}\p{Pc}]]]]"
-    # Dotted I, dotless i, long s and the Kelvin sign fold onto ASCII letters, in Polars not all of them.
+    # Dotted I, dotless i, long s and the Kelvin sign fold onto ASCII letters; Polars folds only some of them.
     r"]--[\x{130}\x{131}\x{17F}\x{212A}]]"
 )
-"""Characters on which Polars reads patterns of `_SHARED_SYNTAX` as Python does; a test tries every character."""
+"""Characters on which Polars and Python agree, for patterns of `_SHARED_SYNTAX`; a test tries every character."""
 
 _PLAIN_TEXT = rf"\A{_PLAIN}*[{_PLAIN}--\n]\z"
-r"""Texts in which both find the same: not empty (\B differs), no newline at the end (Python's $ matches before it)."""
+r"""Texts on which both agree: not empty (\B differs), and no newline at the end (Python's $ matches before it)."""
 
 _SHARED_SYNTAX = re.compile(
     r"""(?:
@@ -267,11 +266,11 @@ _SHARED_SYNTAX = re.compile(
     )*""",
     re.VERBOSE | re.ASCII,
 )
-"""Patterns, known to be valid in Python, that Polars reads in the same way."""
+"""Patterns that Polars reads as Python does, among those valid in Python."""
 
 
 def _is_compiled_by_polars(pattern: str) -> bool:
-    """Whether Polars accepts the pattern, which may be too large or use syntax of Python only."""
+    """Whether Polars accepts the pattern; it may be too large, or use syntax that only Python has."""
     try:
         pl.Series([""]).str.contains(pattern)
     except pl.exceptions.ComputeError:

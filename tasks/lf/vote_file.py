@@ -1,4 +1,4 @@
-"""The votes of a run while they come in: in a temporary file, LF by LF, with the failures of each LF."""
+"""The votes of a run as they arrive: in a temporary file, LF by LF, with the failures of each LF."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,13 @@ from tasks.tables.parquet import read_batches, read_schema
 from tasks.tables.paths import ITEMS
 
 BATCH_BYTES = 8 * 2**20
-"""Bytes of votes that are checked and written at a time, and of items with their votes that patterns are looked for in."""
+"""Bytes of votes that are checked and written at a time, and bytes of items (with votes) searched for patterns at a time."""
 
 
 class VoteFile:
-    """Votes of the LFs called `lfs` on `n` items, and what each LF failed on; the file is removed with the block.
+    """Votes of the LFs named `lfs` on `n` items, and the items on which each failed; leaving the block removes the file.
 
-    An LF's votes come in pieces and leave as a column, the table of votes is read item by item: on disk, neither
-    order needs all votes in memory.
+    Votes arrive in pieces and are read by LF or by item; on disk, neither order needs all of them in memory.
     """
 
     def __init__(self, lfs: Sequence[str], n: int, folder: Path) -> None:
@@ -46,9 +45,9 @@ class VoteFile:
         self._file.close()
 
     def write(self, lf: str, rows: npt.NDArray[np.int64], column: ColumnVotes) -> None:
-        """Add the votes of `lf` on the items at `rows` (ascending), and its failures, whose rows index `rows`.
+        """Write the votes of `lf` on the items at `rows` (ascending), and its failures, whose rows index `rows`.
 
-        Where `rows` has gaps, votes on all items before its last one must have been written before.
+        If `rows` has gaps, votes on all items up to its last must already have been written.
         """
         votes = column.votes
         if len(rows) and rows[-1] - rows[0] + 1 > len(rows):
@@ -62,16 +61,16 @@ class VoteFile:
         self.side_inputs[lf].add(column.side_inputs)
 
     def clear_failures(self, lf: str) -> None:
-        """Forget what `lf` failed on, before its votes are written anew."""
+        """Forget the failures of `lf`, before its votes are written again."""
         self.failures[lf] = []
 
     def read(self, lf: str, start: int, count: int) -> npt.NDArray[np.int8]:
-        """The votes of `lf` on `count` items from `start` on."""
+        """The votes of `lf` on `count` items, beginning at item `start`."""
         self._file.seek(self._offset[lf] + start)
         return np.frombuffer(self._file.read(count), dtype=np.int8)
 
     def is_reusable(self, lf: str) -> bool:
-        """Whether the votes of `lf` would be the same another time: it read nothing but items, and never was late."""
+        """Whether `lf` would vote the same again: it read nothing but items, and never timed out."""
         return not self.side_inputs[lf] and not self._is_late[lf]
 
     def read_column(self, lf: str) -> ColumnVotes:
@@ -81,7 +80,7 @@ class VoteFile:
         )
 
     def read_batches(self, root: Path) -> Iterator[pl.DataFrame]:
-        """The table of votes (item_id and an int8 column per LF), some row groups at a time."""
+        """The table of votes (item_id and an int8 column per LF), a few row groups at a time."""
         start = 0
         ids = read_batches(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID], size=BATCH_BYTES, beside=len(self.lfs))
         for items in ids:
@@ -106,5 +105,5 @@ class VoteFile:
 
 
 def make_no_failures(id_type: pl.DataType) -> pl.DataFrame:
-    """A table of failures without rows, for items whose ids are of `id_type`."""
+    """An empty table of failures, for items whose ids are of `id_type`."""
     return pl.DataFrame(schema={ITEM_ID: id_type, "lf": pl.String, "error": pl.String})

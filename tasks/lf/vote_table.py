@@ -1,4 +1,4 @@
-"""Votes that come as a table below lfs/, from labeling functions that ran elsewhere."""
+"""Votes from a table below lfs/, for labeling functions that ran elsewhere."""
 
 import re
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from tasks.tables import schemas
 from tasks.tables.validation import SHOWN, name_first
 
 _NO_LFS = {"gold", "label", "split"}
-"""Columns that stand beside votes in exports of other tools; taken for an LF, gold would decide labels."""
+"""Columns that other tools export beside votes; if one were read as an LF, gold would decide labels."""
 
 
 def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Sequence[str]) -> pl.DataFrame:
-    """The votes in `source`, checked, in ascending order of item ids: item_id and one int8 column per LF, by name.
+    """The checked votes in `source`, in ascending order of item ids: item_id, then an int8 column per LF, by name.
 
     Parameters
     ----------
     source
-        A Parquet or CSV file below lfs/ with the column item_id and one column per LF.
+        A Parquet or CSV file below lfs/ with item_id and a column per LF.
     item_ids
-        The ids of all items; the table must have each of them once, and no other.
+        The ids of all items; the table must have each of them exactly once, and no others.
     classes
-        Their names; a vote is a position among them.
+        Class names; a vote is a position in this list.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Seque
     """
     file = _read_file(root, source)
     raw = file.table
-    # By name, as the LFs of a module are: labels must not depend on the order of columns.
+    # By name, as for the LFs of a module: labels must not depend on the order of columns.
     lfs = sorted(name for name in raw.columns if name != ITEM_ID)
     if ITEM_ID not in raw.columns or not lfs:
         raise DataError(
@@ -71,7 +71,7 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Seque
 
 
 def _read_file(root: Path, source: str) -> RawTable:
-    """The table as it is in the file."""
+    """The unchanged table in the file."""
     path = root / source
     if not path.resolve().is_relative_to((root / "lfs").resolve()):
         raise DataError(f"{source} leads out of lfs/, the folder that the apply stage depends on. Put a copy there.")
@@ -81,7 +81,7 @@ def _read_file(root: Path, source: str) -> RawTable:
 
 
 def _adapt_ids(ids: pl.Series, wanted: pl.DataType, *, is_typeless: bool) -> pl.Series:
-    """The same ids in the type that those of the items have, where no id would become another."""
+    """The same ids in the type of the items' ids, if that changes no id."""
     if ids.dtype in (pl.Categorical, pl.Enum):
         return ids.cast(pl.String)
     if ids.dtype.is_integer() and wanted == pl.Int64:
@@ -92,7 +92,7 @@ def _adapt_ids(ids: pl.Series, wanted: pl.DataType, *, is_typeless: bool) -> pl.
 
 
 def _parse_votes(column: pl.Series, is_typeless: bool) -> pl.Series:
-    """The votes of a CSV as numbers, if all of them are some."""
+    """The votes of a CSV file as numbers, if all of them are numbers."""
     for kind in (pl.Int64, pl.Float64) if is_typeless else ():
         numbers = column.cast(kind, strict=False)
         if numbers.null_count() == column.null_count():
@@ -101,7 +101,7 @@ def _parse_votes(column: pl.Series, is_typeless: bool) -> pl.Series:
 
 
 def _require_ids(source: str, given: pl.Series, expected: pl.Series) -> None:
-    """Check that a table of votes has each item once and nothing else."""
+    """Check that a table of votes has each item exactly once, and no other row."""
     if given.dtype != expected.dtype:
         raise DataError(f"{source}: {ITEM_ID} is {given.dtype}, but {expected.dtype} in the items. Write both alike.")
     findings = {
@@ -122,7 +122,7 @@ def _require_ids(source: str, given: pl.Series, expected: pl.Series) -> None:
 
 
 def _check_votes(source: str, column: pl.Series, ids: pl.Series, k: int) -> pl.Series:
-    """The column as int8, every value checked before it is cast."""
+    """The column as int8, with every value checked."""
     if not column.dtype.is_numeric():
         text = column if column.dtype == pl.String else column.head(0)
         odd = text.filter(text.is_not_null() & text.cast(pl.Float64, strict=False).is_null())
@@ -130,7 +130,7 @@ def _check_votes(source: str, column: pl.Series, ids: pl.Series, k: int) -> pl.S
             f"{source}: column '{column.name}' is {column.dtype}{f', such as {odd[0]!r}' if len(odd) else ''}; expected whole "
             f"numbers, -1 (abstain) or 0..{k - 1}."
         )
-    # Beyond int64 is beyond every class, too; unsigned types do not compare with -1.
+    # What int64 cannot hold is no class either; unsigned types do not compare with -1.
     whole = column.cast(pl.Int64, strict=False)
     wrong = ~(whole.is_between(ABSTAIN, k - 1) & (whole == column)).fill_null(False)
     if wrong.any():

@@ -27,37 +27,37 @@ from tasks.lf.series import to_series
 from tasks.lf.text_patterns import match_patterns
 
 _SHOWN = 5
-"""How many classes an error names."""
+"""The number of classes that an error lists."""
 
 _LONGEST = 1000
-"""Characters of an error's message that are kept."""
+"""The number of characters of an error's message that are kept."""
 
 _PIPELINE = Path(__file__).resolve().parents[1]
-"""The pipeline's folder; its frames are left out of tracebacks shown to authors of LFs."""
+"""The pipeline's folder; tracebacks for authors of LFs leave out its frames."""
 
 FAULTS = (Exception, SystemExit, pl.exceptions.PanicException)
-"""What an LF's code may raise: SystemExit and Polars' panics are no Exceptions."""
+"""What an LF's code may raise; SystemExit and Polars' panics are not subclasses of Exception."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One item on which an LF failed: its row in the batch, the error, and for an LF's first failure the traceback."""
+    """A failure of an LF on an item: the item's row in the batch, the error, and the traceback of the LF's first failure."""
 
     row: int
     error: str
     trace: str = ""
     is_late: bool = False
-    """Whether the LF took too long, which another time it may not."""
+    """Whether the LF timed out, which it may not do another time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnVotes:
-    """One LF's votes on a batch, int8 of shape (n,), abstain where it failed, and its failures in row order."""
+    """An LF's votes on a batch, int8 of shape (n,) with abstains where it failed, and its failures in row order."""
 
     votes: npt.NDArray[np.int8]
     failures: Sequence[Failure] = ()
     is_by_batch: bool = False
-    """Whether the LF failed on a batch as a whole, so that which items failed depends on the batch."""
+    """Whether the LF failed on whole batches, so that the failed items depend on how items were batched."""
     side_inputs: SideInputs = field(default_factory=SideInputs)
     """What the LF read besides the items."""
 
@@ -65,7 +65,7 @@ class ColumnVotes:
 def apply_rowwise(
     root: Path, lf: RowwiseLF, items: Sequence[Item], classes: Sequence[str], progress: Counter
 ) -> ColumnVotes:
-    """The votes of one row-wise LF on `items`; under on_error 'raise', no item after the first failure is asked."""
+    """The votes of a row-wise LF on `items`; with on_error 'raise', it is asked about none after its first failure."""
     votes = np.full(len(items), ABSTAIN, dtype=np.int8)
     failures: list[Failure] = []
     with (
@@ -100,11 +100,11 @@ def apply_rowwise(
 
 
 class TimeOutError(BaseException):
-    """An LF took longer for an item than its timeout; not an Exception, so that no LF takes it for one of its own."""
+    """An LF exceeded its timeout on an item; not an Exception, so that the LF's own `except` does not catch it."""
 
 
 class _Alarm:
-    """Interrupts an LF that takes longer for one item than its timeout; on the main thread only, as signals are."""
+    """Interrupts an LF that exceeds its timeout on an item; on the main thread only, since it uses signals."""
 
     def __init__(self, lf: RowwiseLF) -> None:
         self._seconds = lf.timeout if threading.current_thread() is threading.main_thread() else None
@@ -121,12 +121,12 @@ class _Alarm:
             signal.signal(signal.SIGALRM, self._previous)
 
     def set(self) -> None:
-        """From now on the time counts."""
+        """Start the clock."""
         if self._seconds is not None:
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
     def stop(self) -> None:
-        """The time counts no more."""
+        """Stop the clock."""
         if self._seconds is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -136,7 +136,7 @@ class _Alarm:
 
 @contextmanager
 def restored_streams() -> Iterator[Callable[[], None]]:
-    """Gives a function that undoes what was assigned to sys.stdout and sys.stderr since; it is called at the end, too."""
+    """A function that restores sys.stdout and sys.stderr as they were; leaving the block calls it, too."""
     out, err = sys.stdout, sys.stderr
 
     def restore() -> None:
@@ -151,7 +151,7 @@ def restored_streams() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed, rather than KeyboardInterrupt raised by an LF."""
+    """A function that tells whether Ctrl-C was pressed, as opposed to an LF raising KeyboardInterrupt."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: True
@@ -178,9 +178,9 @@ def apply_vectorized(
     *,
     begin: Callable[[str], object] | None = None,
 ) -> dict[str, ColumnVotes]:
-    """The votes of vectorized LFs on `items`, by LF; patterns on one column run together, as do expressions.
+    """The votes of vectorized LFs on `items`, by LF; patterns on the same column run together, and so do expressions.
 
-    `begin` is told the name of each LF before it is asked.
+    `begin` is called with the name of each LF before it is asked.
     """
     results = _match_together(lfs, items, classes)
     columns: dict[str, pl.Series] = {}
@@ -194,7 +194,7 @@ def apply_vectorized(
                 begin(lf.name)
             with observe(root) as read[lf.name]:
                 try:
-                    # Each LF has a table of its own, so that none can change what another one sees.
+                    # Each LF gets its own table, so that it cannot change what others see.
                     value = lf.function(items.clone())
                     if isinstance(value, pl.Expr):
                         expressions[lf.name] = value
@@ -210,7 +210,7 @@ def apply_vectorized(
             try:
                 columns.update(_evaluate(items, expressions))
             except FAULTS:
-                # Evaluated one by one, to find out which of them is at fault.
+                # Evaluated one by one, to find out which is at fault.
                 for name, expression in expressions.items():
                     try:
                         columns.update(_evaluate(items, {name: expression}))
@@ -227,7 +227,7 @@ def apply_vectorized(
 
 
 def _match_together(lfs: Sequence[VectorizedLF], items: pl.DataFrame, classes: Sequence[str]) -> dict[str, ColumnVotes]:
-    """The votes of the LFs that look for a pattern in a text column; LFs with an error are left to the caller."""
+    """The votes of the LFs that search a text column for a pattern; LFs with an error are left to the caller."""
     by_column: dict[str, list[tuple[PatternLF, int]]] = defaultdict(list)
     for lf in lfs:
         if isinstance(lf, PatternLF) and items.schema.get(lf.column) == pl.String:
@@ -261,17 +261,17 @@ class UnknownVoteError(Exception):
 
 
 _BRIEFLY = reprlib.Repr()
-"""Writes any value in little space, sets in one order."""
+"""Writes any value briefly, and sets in a fixed order."""
 _BRIEFLY.maxstring = _BRIEFLY.maxother = 80
 
 
 def to_position(vote: Vote, classes: Sequence[str]) -> int:
-    """The class position that an LF's vote on one item means.
+    """The class position that an LF's vote on an item stands for, ABSTAIN for None.
 
     Raises
     ------
     UnknownVoteError
-        It is no class, or a number that may be read as a name or as a position.
+        The vote is no class, or is a number that could be a name or a position.
     """
     if vote is None:
         return ABSTAIN
@@ -286,7 +286,7 @@ def to_position(vote: Vote, classes: Sequence[str]) -> int:
 
 
 def _to_positions(column: pl.Series, classes: Sequence[str]) -> ColumnVotes:
-    """The class positions that a vectorized LF's column means.
+    """The class positions that a vectorized LF's column stands for, and failures where a value is no class.
 
     Raises
     ------
@@ -300,7 +300,7 @@ def _to_positions(column: pl.Series, classes: Sequence[str]) -> ColumnVotes:
         positions = names.replace_strict(classes, range(len(classes)), default=None, return_dtype=pl.Int8)
         unknown = names.is_not_null() & positions.is_null()
     elif column.dtype.is_integer():
-        # Beyond int64 is beyond every class, too; unsigned types do not compare with -1.
+        # What int64 cannot hold is no class either; unsigned types do not compare with -1.
         wide = column.cast(pl.Int64, strict=False)
         highest = len(classes) - 1 if find_misread_class(classes) is None else ABSTAIN
         positions = wide.set(~wide.is_between(ABSTAIN, highest), None).cast(pl.Int8)
@@ -327,13 +327,13 @@ def _to_votes(value: object, height: int) -> pl.Series:
 
 def _evaluate(items: pl.DataFrame, expressions: dict[str, pl.Expr]) -> dict[str, pl.Series]:
     named = [expression.alias(name) for name, expression in expressions.items()]
-    # with_columns, so that an expression without a column, such as a literal, still votes on every item.
+    # with_columns, so that an expression without columns, such as a literal, votes on every item.
     table = items.lazy().with_columns(named).select(list(expressions)).collect()
     return {column.name: column for column in table}
 
 
 def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> ColumnVotes:
-    """The result of a vectorized LF that failed on the whole batch."""
+    """The result of a vectorized LF that failed on a whole batch: abstains, and a failure per item."""
     return ColumnVotes(
         votes=np.full(items.height, ABSTAIN, dtype=np.int8),
         failures=[Failure(row=row, error=error, trace="" if row else trace) for row in range(items.height)],
@@ -342,7 +342,7 @@ def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> Column
 
 
 def _in_one_line(error: BaseException, items: pl.DataFrame | None = None) -> str:
-    """Type and message of `error`, not too long, without memory addresses; a column that is missing with those of `items`."""
+    """Type and message of `error`, shortened, without memory addresses; a missing column is told with those of `items`."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines() or [type(error).__name__]
     text = _remove_addresses(lines[0])
     if items is not None and isinstance(error, pl.exceptions.ColumnNotFoundError):
@@ -356,8 +356,8 @@ def _remove_addresses(text: str) -> str:
 
 
 def format_trace(error: BaseException) -> str:
-    """The traceback of `error` without the frames of this pipeline and of Python's import machinery."""
-    with unobserved():  # what is shown of the code is read from its files
+    """The traceback of `error` without the frames of the pipeline and of Python's import machinery."""
+    with unobserved():  # formatting reads the lines of code from their files
         kept = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)

@@ -1,8 +1,8 @@
 """Votes of row-wise labeling functions, in this process or, where that saves time, in worker processes.
 
-A worker is a new interpreter that imports the LF module itself: a fork of a process with Polars' threads may hang, and
-an LF need not be picklable. It receives chunks of items and returns votes and failures, which do not depend on the
-process that computed them. It ends when the process that started it ends, however that ends.
+A worker is a new interpreter that imports the LF module itself, since a fork of a process with Polars' threads may hang
+and an LF may not be picklable. It receives chunks of items and returns votes and failures, the same as this process
+would compute. It ends when the process that started it ends, in whatever way.
 """
 
 import io
@@ -37,20 +37,20 @@ from tasks.lf.voting import ColumnVotes, apply_rowwise
 from tasks.progress import Progress
 
 PAYS = 8.0
-"""Seconds of remaining work above which workers are started; each needs about two to import Polars and the LFs."""
+"""Seconds of remaining work above which workers are started; a worker takes about two to import Polars and the LFs."""
 
 FIRST_CHUNK = 32
-"""Size of the first chunk, which is timed to estimate the rest; each further chunk has twice as many items."""
+"""Items in the first chunk, which is timed to estimate the rest; each further chunk is twice as large."""
 
 LARGEST_CHUNK = 2048
-"""Largest chunk: large enough to make sending it cheap, small enough to keep all workers busy until the end."""
+"""Most items in a chunk: enough to make sending it cheap, few enough to keep all workers busy until the end."""
 
 _START = "from tasks.lf.workers import serve; serve()"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowwiseJob:
-    """A request to ask the row-wise LFs `lfs` about `n` items; `asking` says how."""
+    """A request for the votes of the row-wise LFs `lfs` on `n` items; `asking` says how to ask."""
 
     asking: Asking
     lfs: Sequence[RowwiseLF]
@@ -59,7 +59,7 @@ class RowwiseJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkVotes:
-    """The votes on a chunk of items, by LF."""
+    """Votes on a chunk of items, by LF."""
 
     ids: pl.Series
     columns: dict[str, ColumnVotes]
@@ -73,7 +73,7 @@ def vote_rowwise(job: RowwiseJob, batches: Iterable[pl.DataFrame], progress: Pro
     LabelingFunctionError
         An LF ended a worker's interpreter.
     StageError
-        A worker ended for another reason, such as lack of memory.
+        A worker ended for another reason, such as a lack of memory.
     """
     with ExitStack() as stack:
         workers: _Workers | None = None
@@ -100,7 +100,7 @@ def count_cores() -> int:
 
 
 def _cut(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The rows of `batches` in chunks of growing size: the first ones show what an LF costs."""
+    """The rows of `batches` in chunks of growing size, since the first chunks show what an LF costs."""
     size = FIRST_CHUNK
     for batch in batches:
         start = 0
@@ -109,12 +109,12 @@ def _cut(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
             start, size = start + size, min(2 * size, LARGEST_CHUNK)
 
 
-# In the process of the stage.
+# In the stage's process.
 
 
 @dataclass(kw_only=True)
 class _Worker:
-    """A worker process, the connection to it, its current position in shared memory, and the chunk it works on."""
+    """A worker process: its connection, its position in shared memory, and the number of its current chunk."""
 
     process: "subprocess.Popen[bytes]"
     connection: Connection
@@ -125,7 +125,7 @@ class _Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup:
-    """What a worker needs to know before its first chunk."""
+    """What a worker receives before its first chunk."""
 
     path: Sequence[str]
     root: Path
@@ -136,7 +136,7 @@ class _Setup:
 
 
 class _Workers:
-    """`count` worker processes; results come back in the order of submission. Leaving the block ends the workers."""
+    """`count` worker processes; results come in the order of submission. Leaving the block ends the workers."""
 
     def __init__(self, job: RowwiseJob, count: int) -> None:
         self._job = job
@@ -150,7 +150,7 @@ class _Workers:
 
     def __enter__(self) -> "_Workers":
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            # The default action of SIGTERM would end this process without ending its workers.
+            # By default, SIGTERM would end this process but not its workers.
             self._previous = signal.signal(signal.SIGTERM, _exit)
         try:
             for _ in range(self._count):
@@ -167,7 +167,7 @@ class _Workers:
 
     @property
     def are_supplied(self) -> bool:
-        """Whether every worker has a chunk and another one is waiting for each."""
+        """Whether every worker has a chunk and another is queued for it."""
         return len(self._chunks) >= 2 * len(self._workers)
 
     @property
@@ -183,7 +183,7 @@ class _Workers:
         self._supply()
 
     def collect(self, progress: Progress) -> ChunkVotes:
-        """The votes on the oldest chunk that was not collected yet."""
+        """The votes on the oldest uncollected chunk."""
         while self._collected not in self._results:
             busy = {worker.connection: worker for worker in self._workers if worker.chunk is not None}
             for ready in wait(list(busy), timeout=1):
@@ -202,7 +202,7 @@ class _Workers:
         return ChunkVotes(ids=ids, columns=columns)
 
     def _report_slow(self) -> None:
-        """Name the LFs that have been at one item for long."""
+        """Warn about LFs that have been at the same item for long."""
         for worker in self._workers:
             lf, row = _read_position(worker.position)
             if worker.chunk is not None and worker.patience.is_lost((worker.chunk, lf, row)):
@@ -224,7 +224,7 @@ class _Workers:
                 [sys.executable, "-c", _START, str(theirs.fileno()), str(file.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno(), file.fileno()],
-                # A worker uses one thread; Polars only unpacks items there.
+                # A worker is single-threaded: all that Polars does there is to unpack items.
                 env=os.environ | {"PYTHONPATH": package, "POLARS_MAX_THREADS": "1"},
             )
         setup = _Setup(
@@ -265,7 +265,7 @@ class _Workers:
         return columns
 
     def _explain_end(self, worker: _Worker) -> EpoxyError:
-        """The error that explains why a worker ended, from its exit status and the LF and item it was at."""
+        """The error that says why a worker ended, from its exit status and the LF and item it was at."""
         code = worker.process.wait()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         lf, row = _read_position(worker.position)
@@ -302,16 +302,16 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def _read_position(position: mmap.mmap) -> tuple[int, int]:
-    """The number of the LF (from 1; 0: none yet) and the row that a worker is at."""
+    """A worker's position: the number of the LF (from 1; 0: none yet) and the row."""
     return int.from_bytes(position[:8], sys.byteorder), int.from_bytes(position[8:16], sys.byteorder)
 
 
-# In the process of a worker.
+# In a worker's process.
 
 
 def serve() -> None:
-    """Vote on the chunks that come through the connection that the command line names, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its workers
+    """Vote on chunks from the connection that the command line names, until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the stage ends its workers
     threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
     position = Position(words=memoryview(mmap.mmap(int(sys.argv[2]), mmap.PAGESIZE)).cast("q"))
@@ -340,6 +340,6 @@ def serve() -> None:
 
 
 def _end_with(stage: IO[bytes]) -> None:
-    """End this process, whatever it is doing, once the stage has closed its end of `stage`."""
+    """End this process, whatever it is doing, as soon as the stage closes its end of `stage`."""
     stage.read()
     os._exit(1)

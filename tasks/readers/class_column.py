@@ -1,4 +1,4 @@
-"""A column of classes, by name or by position, as positions."""
+"""Class positions from a column that holds class names or class positions."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,21 @@ from tasks.tables.validation import SHOWN, name_first_where
 
 
 def to_classes(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: str, *, is_typeless: bool) -> pl.Series:
-    """Gold as int8 class positions, null where it is unknown.
+    """Return gold as int8 class positions, null where it is unknown.
 
-    Text is class names, whole numbers are class positions. Where everything is text (CSV), whole numbers are positions
-    if no class is called by any of them.
+    Text holds class names, and integers are class positions. In a file without types (CSV), integers count as positions
+    only if no class has one of them as its name.
+
+    Raises
+    ------
+    DataError
+        A value is no class, could be a name or a position, or the column holds neither text nor integers.
     """
     subject = f"{where}: column '{gold.name}'"
     if gold.dtype in (pl.Categorical, pl.Enum):
         gold = gold.cast(pl.String)
     if gold.dtype.is_float():
-        gold = gold.fill_nan(None)  # what pandas makes of integers with gaps
+        gold = gold.fill_nan(None)  # pandas turns integers with missing values into floats with NaN
     misread = find_misread_class(classes)
     if is_typeless and gold.dtype == pl.String and misread is None and not gold.is_in(list(classes)).any():
         numbers = parse_integers(gold)
@@ -50,5 +55,5 @@ def to_classes(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: s
 
 
 def show_distinct(values: pl.Series) -> pl.Series:
-    """The lowest of the distinct `values`, which do not depend on the order of rows."""
+    """The lowest few of the distinct `values`, the same whatever the order of the rows."""
     return values.unique().sort().head(SHOWN)

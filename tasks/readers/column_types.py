@@ -1,6 +1,6 @@
-"""Types of columns that come without one: text, unless `ingest.types` in params.yaml says otherwise.
+"""Types of columns from files without types: text, unless `ingest.types` in params.yaml says otherwise.
 
-A type that were guessed from the values would change with them: a zip code is a number until the first K1A.
+A type guessed from the values would change with them: a column of zip codes looks numeric until the first K1A.
 """
 
 import json
@@ -15,13 +15,13 @@ from tasks.params import ColumnType
 from tasks.tables.validation import SHOWN
 
 _SAMPLE = 10_000
-"""Values of a column that are looked at to propose a type for it."""
+"""The number of values from which a column's type is proposed."""
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that would come back as it was: '7', not '007', a code, nor '+7'."""
+"""Text that an integer reproduces exactly: '7', but neither '007' (a code) nor '+7'."""
 
 _PADDED = r"^[-+]?0[0-9]"
-"""A number with zeros in front."""
+"""A number with leading zeros."""
 
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 
@@ -29,12 +29,12 @@ _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": 
 
 
 def convert_column(column: pl.Series, kind: ColumnType, where: str) -> pl.Series:
-    """The `column` as what `ingest.types` says that it is.
+    """The `column` converted to the type that `ingest.types` gives it.
 
     Raises
     ------
     DataError
-        A value is not of that type; names how many and the first of them.
+        Some values are not of that type; the message has their number and the first few.
     """
     try:
         text = column.cast(pl.String)
@@ -62,7 +62,7 @@ def convert_column(column: pl.Series, kind: ColumnType, where: str) -> pl.Series
 
 
 def describe_losses(columns: Iterable[pl.Series], types: Mapping[str, ColumnType], where: str) -> list[str]:
-    """What `convert_column` makes of texts that tell more than their number, such as 00501: by column, how many and one."""
+    """One sentence per column in which `convert_column` drops leading zeros, as of 00501: how many values, and an example."""
     lines = []
     for column in columns:
         if types[column.name] in (ColumnType.INTEGER, ColumnType.NUMBER) and column.dtype == pl.String:
@@ -79,7 +79,7 @@ def describe_losses(columns: Iterable[pl.Series], types: Mapping[str, ColumnType
 def propose_types(
     table: pl.DataFrame, names: Collection[str], types: Mapping[str, ColumnType], where: str
 ) -> str | None:
-    """What to add to params.yaml if columns `names` of text were meant as numbers; None where none looks like that."""
+    """What to add to params.yaml if the text columns `names` are meant as numbers; None if none looks numeric."""
     found = guess_types(table, names)
     if not found:
         return None
@@ -91,18 +91,18 @@ def propose_types(
 
 
 def guess_types(table: pl.DataFrame, names: Collection[str]) -> dict[str, ColumnType]:
-    """The types other than text that a sample of the values looks like, by column, of the columns `names` of `table`."""
+    """By column, the type that a sample of its values suggests; of the columns `names` of `table`, without those of text."""
     return {name: kind for name in table.columns if name in names and (kind := _guess(table[name]))}
 
 
 def write_key(name: str) -> str:
-    """The `name` of a column as a key in YAML."""
+    """A column's `name` as a YAML key, quoted where YAML needs it."""
     is_plain = re.fullmatch(r"[A-Za-z_]([A-Za-z0-9_ ]*[A-Za-z0-9_])?", name) and yaml.safe_load(name) == name
     return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def _guess(column: pl.Series) -> ColumnType | None:
-    """The type that a sample of the values looks like, None for text."""
+    """The type that a sample of the values suggests, None for text."""
     sample = column.drop_nulls().head(_SAMPLE)
     if sample.is_empty():
         return None

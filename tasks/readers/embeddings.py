@@ -32,7 +32,7 @@ from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import name_first, name_first_where
 
 _DEFLATE = 1032
-"""The highest compression ratio that DEFLATE can reach."""
+"""DEFLATE's highest possible compression ratio."""
 
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -41,8 +41,8 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 class Embeddings:
     """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk.
 
-    `files`: those that the rows are from, in their order; none if they were computed. `encoder`: the one that was fitted
-    or read to compute them, None for other encoders and for files.
+    `files`: where the rows are from, in their order; empty if they were computed. `encoder`: the TF-IDF encoder that
+    computed them, None for other encoders and for files.
     """
 
     ids: pl.Series
@@ -55,7 +55,13 @@ class Embeddings:
 def encode_items(
     root: Path, source: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder
 ) -> Embeddings:
-    """Embeddings of a text column of the items."""
+    """Embeddings of a text column of the items.
+
+    Raises
+    ------
+    DataError
+        The column is missing, is not text, or lacks a text.
+    """
     if params.column not in items.columns or items[params.column].dtype != pl.String:
         others = [name for name, dtype in items.schema.items() if dtype == pl.String and name not in (ITEM_ID, "split")]
         raise DataError(
@@ -77,7 +83,7 @@ def encode_items(
 
 
 def _fit_or_read(source: Path, items: pl.DataFrame, params: EncoderParams) -> TfidfEncoder:
-    """The encoder that the texts of train teach, or the one that `params` names."""
+    """The encoder fitted on the texts of train, or read from the file that `params` names."""
     if params.model != TFIDF:
         (file,) = find_files(source, params.model, "encoder.model")[:1]
         return read_encoder(file)
@@ -88,7 +94,7 @@ def _fit_or_read(source: Path, items: pl.DataFrame, params: EncoderParams) -> Tf
 
 
 def _encode_in_blocks(root: Path, texts: pl.Series, encode: TfidfEncoder) -> npt.NDArray[np.float32]:
-    """The vectors of `texts`, row by row, on disk."""
+    """The vectors of `texts`, a row each, in a memory-mapped file."""
     matrix = open_scratch((root / EMBEDDINGS).parent, (len(texts), len(encode.fallback)))
     with Progress("encode", total=len(texts)) as progress:
         for start in range(0, len(texts), ROW_GROUP):
@@ -101,14 +107,14 @@ def _encode_in_blocks(root: Path, texts: pl.Series, encode: TfidfEncoder) -> npt
 def read_embeddings(
     root: Path, source: Path, id_type: pl.DataType, params: IngestParams, known: Mapping[Path, pl.Series]
 ) -> Embeddings:
-    """Embeddings from files below `source`; of .npy and .parquet, never more than a block in memory.
+    """Embeddings from files below `source`; .npy and .parquet are read a block at a time.
 
     Parameters
     ----------
     id_type
-        Of the items' ids.
+        The type of the items' ids.
     known
-        The ids of files that have been read as items.
+        Ids by file, for files that were already read as items.
 
     Raises
     ------
@@ -117,7 +123,7 @@ def read_embeddings(
     DataError
         A file is missing, damaged or does not hold embeddings.
     """
-    assert params.embeddings is not None, "IngestParams wants a file or an encoder"
+    assert params.embeddings is not None, "IngestParams requires a file or an encoder"
     files = find_files(source, params.embeddings, "embeddings")
     where = f"{params.source}/{params.embeddings}"
     suffix = require_one_suffix(files)
@@ -137,7 +143,7 @@ def read_embeddings(
             matrix = _stack(root, [part.matrix for part in with_ids], where)
         case ".parquet":
             with ExitStack() as opened:
-                # Ids and vectors from one open file: opened twice, it might be another one.
+                # Ids and vectors from the same open file: between two openings it could be replaced.
                 stored = {file: opened.enter_context(_open_parquet(file)) for file in files}
                 ids = concatenate_ids(
                     [_read_id_column(file, table, params, where) for file, table in stored.items()], where
@@ -175,7 +181,7 @@ def _read_npz(path: Path) -> Embeddings:
 
 
 def _require_plausible(path: Path) -> None:
-    """Check, before anything is unpacked, that a .npz holds as much as it declares, and no more than fits memory."""
+    """Check, before unpacking, that a .npz holds as many bytes as it declares, and no more than fit in memory."""
     total = 0
     with ZipFile(path) as archive:
         for member in archive.infolist():
@@ -196,7 +202,7 @@ def _require_plausible(path: Path) -> None:
 
 
 def _measure_array(file: IO[bytes]) -> int:
-    """The size in bytes of an array in NumPy's format, its header included, as that header declares it."""
+    """The size in bytes that the header of an array in NumPy's format declares, the header included."""
     version = np.lib.format.read_magic(file)
     if version not in _READ_HEADER:
         raise ValueError(f"version {version} of NumPy's format is neither for numbers nor for text")
@@ -207,7 +213,7 @@ def _measure_array(file: IO[bytes]) -> int:
 
 
 def _require_matrix(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-    """The same `array`, if it is a matrix of floats."""
+    """`array` itself, once checked to be a matrix of floats."""
     if array.ndim != 2 or array.shape[1] == 0 or not np.issubdtype(array.dtype, np.floating):
         raise DataError(
             f"{path}: embeddings are {array.dtype} of shape {array.shape}; expected float16, float32 or float64 of shape "
@@ -217,7 +223,7 @@ def _require_matrix(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.float
 
 
 def _stack(root: Path, arrays: Sequence[npt.NDArray[np.floating]], where: str) -> npt.NDArray[np.floating]:
-    """One matrix of the rows of all `arrays`, without holding them in memory together."""
+    """The rows of all `arrays` as one matrix, never all in memory at once."""
     widths = sorted({array.shape[1] for array in arrays})
     if len(widths) > 1:
         raise DataError(f"{where}: files have embeddings of different dimensions: {', '.join(map(str, widths))}.")
@@ -236,15 +242,15 @@ def _stack(root: Path, arrays: Sequence[npt.NDArray[np.floating]], where: str) -
 
 
 def to_float32(block: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """The `block` in float32; what is too large becomes infinite, which is reported where embeddings are written."""
+    """`block` as float32; values beyond its range become infinite, which is reported when embeddings are written."""
     with np.errstate(over="ignore"):
         return np.asarray(block, dtype=np.float32)
 
 
 def _open_parquet(path: Path) -> parquet.ParquetFile:
-    """The Parquet file at `path`; its embeddings are read row group by row group."""
+    """The Parquet file at `path`, open for reading one row group at a time."""
     with explain_foreign_errors(path):
-        # Buffering ahead would read every row group at once.
+        # Pre-buffering would read all row groups at once.
         return parquet.ParquetFile(path, pre_buffer=False)
 
 
@@ -260,7 +266,7 @@ def _read_id_column(path: Path, stored: parquet.ParquetFile, params: IngestParam
 def _read_vectors(
     root: Path, stored: Mapping[Path, parquet.ParquetFile], ids: pl.Series, where: str
 ) -> npt.NDArray[np.floating]:
-    """The matrix in a column of lists of open Parquet files, on disk, row for row of `ids`."""
+    """The vectors in the list columns of open Parquet files as a matrix on disk, with a row for each of `ids`."""
     matrix: npt.NDArray[np.float32] | None = None
     wrong: list[int] = []
     at = 0
@@ -272,7 +278,7 @@ def _read_vectors(
             fits = lengths == matrix.shape[1]
             wrong.extend((at + np.flatnonzero(~fits)).tolist())
             if fits.all():
-                # A missing number becomes NaN here, and is reported as that.
+                # A missing number becomes NaN here, and is reported as NaN.
                 flat = column.flatten().to_numpy(zero_copy_only=False)
                 matrix[at : at + len(column)] = to_float32(flat.reshape(len(column), -1))
             at += len(column)
@@ -287,7 +293,7 @@ def _read_vectors(
 
 
 def _read_lists(path: Path, stored: parquet.ParquetFile, where: str) -> Iterator[arrow.Array]:
-    """The column of lists of an open Parquet file, in pieces that are not empty."""
+    """The list column of an open Parquet file, in non-empty pieces."""
     with explain_foreign_errors(path):
         name = _find_vectors(stored.schema_arrow, where)
         batches = stored.iter_batches(batch_size=ROW_GROUP, columns=[name])
@@ -295,7 +301,7 @@ def _read_lists(path: Path, stored: parquet.ParquetFile, where: str) -> Iterator
         with explain_foreign_errors(path):
             batch = next(batches, None)
             if batch is not None:
-                batch.validate(full=True)  # or a damaged length would reach beyond the memory of the column
+                batch.validate(full=True)  # a damaged length would otherwise read beyond the column's memory
         if batch is None:
             return
         if len(batch):
@@ -304,7 +310,7 @@ def _read_lists(path: Path, stored: parquet.ParquetFile, where: str) -> Iterator
 
 
 def _find_vectors(schema: arrow.Schema, where: str) -> str:
-    """The column of a Parquet table that holds lists of floats: `embedding` if several do."""
+    """The name of the column that holds lists of floats: `embedding` if several columns do."""
     found: list[str] = [field.name for field in schema if _is_list_of_floats(field.type)]
     if "embedding" in found:
         return "embedding"
@@ -331,7 +337,7 @@ def _is_list_of_floats(kind: arrow.DataType) -> bool:
 
 
 def _find_width(lengths: npt.NDArray[np.number], where: str) -> int:
-    """The dimension that most of the first embeddings have; `lengths` has NaN for one that is missing."""
+    """The most frequent of the first embeddings' dimensions; `lengths` is NaN where an embedding is missing."""
     widths, counts = np.unique(lengths[lengths > 0], return_counts=True)
     if not widths.size:
         raise DataError(f"{where}: the first {len(lengths):,} embeddings are missing or empty.")
@@ -339,7 +345,13 @@ def _find_width(lengths: npt.NDArray[np.number], where: str) -> int:
 
 
 def match_rows(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.NDArray[np.int64]:
-    """The row of `found.matrix` of each of `ids`, which must be the same ids."""
+    """For each of `ids`, its row in `found.matrix`, int64 of shape (n,).
+
+    Raises
+    ------
+    DataError
+        The ids are not the same as those of the embeddings.
+    """
     where = f"{params.source}/{params.embeddings}"
     if found.ids.dtype != ids.dtype:
         cure = (

@@ -1,6 +1,6 @@
-"""Embeddings from a text column, by an optional sentence-transformers model; every text is encoded once, ever.
+"""Embeddings of texts by a sentence-transformers model (an optional dependency); a text is never encoded twice.
 
-What has been encoded is kept in the cache (see tasks.cache.store), by model and text, in entries of many texts each.
+Vectors are cached by model and text (see tasks.cache.store), many texts to an entry.
 """
 
 import hashlib
@@ -29,36 +29,36 @@ from tasks.tables.scratch import open_scratch
 CACHE_KIND = "encode"
 
 BUDGET = 32 * 2**30
-"""Bytes of the cache: vectors are dearer than anything else in it; these are twenty million of 384 floats."""
+"""The cache's limit in bytes, some twenty million vectors of 384 floats: nothing else in the cache costs as much to compute."""
 
 CHUNK = 4096
 """Texts per entry of the cache: a stopped run loses at most this many, and a million texts make some 250 entries."""
 
 
 class ModelChoice(Protocol):
-    """What encoding has to know, as `EncoderParams` has it.
+    """The fields of `EncoderParams` that encoding needs.
 
-    Not imported from tasks.params: the key of the cache is made of this module's imports, and an edit of any other
-    stage's params must not encode all texts again.
+    Not imported from tasks.params: the cache key covers this module's imports, and an edit to another stage's params
+    must not re-encode every text.
     """
 
     @property
     def model(self) -> str:
-        """A name, or a folder inside the project."""
+        """The model's public name, or a folder inside the project."""
 
     @property
     def batch_size(self) -> int:
-        """Texts that the model is given at once."""
+        """The number of texts per call of the model."""
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors, each by itself: the vector of a text must not depend on the others of its batch.
+    """Turns texts into vectors; a text's vector must not depend on the rest of its batch.
 
-    (Up to rounding: real models pad a batch to its longest text, which moves the last bits.)
+    (Except for rounding: models pad a batch to its longest text, which changes the last bits.)
     """
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.floating]:
-        """One row of floats per text, of shape (len(texts), d)."""
+        """The vectors of `texts`, of shape (len(texts), d)."""
 
 
 LoadEncoder = Callable[[Path, ModelChoice], Encoder]
@@ -73,7 +73,7 @@ class EncodedTexts:
 
 
 def load_encoder(root: Path, params: ModelChoice) -> Encoder:
-    """The sentence-transformers model `params.model`; runs no code of the model's and reads safetensors weights only.
+    """The sentence-transformers model `params.model`, from safetensors weights alone; code shipped with it is not run.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def load_encoder(root: Path, params: ModelChoice) -> Encoder:
 
 
 def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEncoder = load_encoder) -> EncodedTexts:
-    """The vectors of `texts` (no null, at least one), from the cache where it has them and else from the encoder.
+    """The vectors of `texts` (at least one, no nulls), from the cache where possible, else from the encoder.
 
     `load` is called only when a text is not in the cache.
 
@@ -117,9 +117,9 @@ def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEn
     ParamsError
         `params.model` leads out of the project.
     DataError
-        The encoder gives something else than one vector of one length per text.
+        The encoder does not return one vector per text, all of the same length.
     """
-    # Shortest first, so that a batch pads little, and its content does not depend on the order of the items.
+    # Sorted by length: batches need little padding, and do not depend on the order of the items.
     distinct = texts.unique().sort()
     distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
     keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
@@ -153,11 +153,11 @@ def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEn
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What texts are encoded with."""
+    """The encoder's part of a request to a worker."""
 
     params: ModelChoice
     identity: str
-    """Of the model, as `_identify_model` gives it."""
+    """The model's identity, from `_identify_model`."""
     load: LoadEncoder
 
 
@@ -175,7 +175,7 @@ def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: P
 
 
 def encode_shard(job: _Job, texts: pl.Series) -> Float32:
-    """The vectors of `texts`; runs on a worker, which loads a model once and has its files in the folder it runs in."""
+    """The vectors of `texts`; runs on a worker, which loads a model once, from a copy of the project's folder."""
     with _loading:
         if job.identity not in _encoders:
             if _identify_model(Path(), job.params.model) != job.identity:
@@ -192,7 +192,7 @@ def encode_shard(job: _Job, texts: pl.Series) -> Float32:
 
 _loading = threading.Lock()
 _encoders: dict[str, Encoder] = {}
-"""The model that a worker has loaded."""
+"""The model that this worker has loaded, by identity."""
 
 
 def _describe(texts: pl.Series) -> str:
@@ -200,7 +200,7 @@ def _describe(texts: pl.Series) -> str:
 
 
 def _encode(encoder: Encoder, texts: pl.Series, params: ModelChoice, progress: Progress) -> Float32:
-    """Vectors of `texts`, encoded in batches."""
+    """The vectors of `texts`, encoded in batches."""
     batches: list[Float32] = []
     for start in range(0, len(texts), params.batch_size):
         batch = texts[start : start + params.batch_size].to_list()
@@ -216,7 +216,7 @@ def _encode(encoder: Encoder, texts: pl.Series, params: ModelChoice, progress: P
 
 
 def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: str) -> Float32:
-    """`matrix`, made with n rows if there is none yet, once `vectors` are seen to be as wide."""
+    """`matrix`, or a new matrix of n rows if it is None, once `vectors` are checked to have its width."""
     if matrix is None:
         return open_scratch(root / store.FOLDER, (n, vectors.shape[1]))
     if matrix.shape[1] != vectors.shape[1]:
@@ -228,7 +228,7 @@ def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: st
 
 
 def _identify_model(root: Path, model: str) -> str:
-    """A name for the model's folder in the cache: of its files' content, or of its public name."""
+    """The name of the model's folder in the cache: a digest of its files, or of its public name."""
     if Path(model).is_absolute() or ".." in Path(model).parts:
         raise ParamsError(f"params.yaml: 'ingest.encoder.model': {model!r} leads out of the project.")
     digest = hashlib.sha256(model.encode())
@@ -242,14 +242,14 @@ def _identify_model(root: Path, model: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """Vectors, float32 of shape (len(keys), d), of the texts with these SHA-256 digests."""
+    """Vectors, float32 of shape (len(keys), d), and the SHA-256 digests of their texts."""
 
     keys: list[bytes]
     vectors: Float32
 
 
 def _pack(chunk: _Chunk) -> bytes:
-    """A chunk as an entry of the cache."""
+    """A chunk as the bytes of a cache entry."""
     packed = io.BytesIO()
     keys = np.frombuffer(b"".join(chunk.keys), dtype=np.uint8).reshape(-1, hashlib.sha256().digest_size)
     np.savez(packed, keys=keys, vectors=chunk.vectors)
@@ -257,6 +257,6 @@ def _pack(chunk: _Chunk) -> bytes:
 
 
 def _unpack(entry: bytes) -> _Chunk:
-    """The chunk in an entry of the cache."""
+    """The chunk in the bytes of a cache entry."""
     with np.load(io.BytesIO(entry), allow_pickle=False) as stored:
         return _Chunk(keys=[key.tobytes() for key in stored["keys"]], vectors=stored["vectors"])

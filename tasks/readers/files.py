@@ -1,4 +1,4 @@
-"""The raw files that params name, in their order, and errors for those that cannot be read."""
+"""The raw files that params.yaml names, in their order, and errors for unreadable ones."""
 
 import os
 import re
@@ -14,19 +14,19 @@ from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.tables.validation import SHOWN
 
 UNTYPED = {".csv", ".txt"}
-"""Suffixes of files in which everything is text."""
+"""Suffixes of formats without types: every value is text."""
 
 _MAY_BE_EMPTY = {".csv", ".jsonl", ".ndjson"}
-"""Suffixes of files that Spark leaves without a byte where a partition has no row."""
+"""Suffixes of files that Spark writes with zero bytes for a partition without rows."""
 
 _WRITERS_OWN = re.compile(r"\..*|_SUCCESS|_metadata|_common_metadata|_(started|committed)_.*")
-"""Files that are not data: hidden ones, and those that Spark, Dask and Arrow leave beside the data."""
+"""Files that are not data: hidden files, and what Spark, Dask and Arrow write beside the data."""
 
 _WRITERS_FOLDERS = re.compile(r"\..*|_temporary|_delta_log|_spark_metadata")
-"""Folders of the same kind."""
+"""Folders that hold no data, likewise."""
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-"""What Hive and Spark write for null in the name of a folder."""
+"""What Hive and Spark write for null in a folder's name."""
 
 
 def find_files(source: Path, pattern: str, key: str) -> list[Path]:
@@ -37,7 +37,7 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
     ParamsError
         `pattern` leads out of `source` or cannot be a path.
     DataError
-        There is no such file, or a file or folder cannot be read or is a link that is not followed.
+        No file matches, or a file or folder is unreadable or is a link that is not followed.
     """
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise ParamsError(
@@ -68,7 +68,7 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The data files below `folder`; refuses what would silently hide some of them."""
+    """The data files below `folder`; an error for whatever would silently hide some of them."""
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -92,7 +92,7 @@ def _glob(source: Path, pattern: str, key: str) -> list[Path]:
     parts = Path(pattern).parts
     fixed = list(takewhile(lambda part: not re.search(r"[*?[]", part), parts))
     if len(parts) - len(fixed) > 1 and source.joinpath(*fixed).is_dir():
-        for _ in _walk(source.joinpath(*fixed)):  # a link or an unreadable folder would hide files from the glob, too
+        for _ in _walk(source.joinpath(*fixed)):  # the glob, too, passes over links and unreadable folders in silence
             pass
     try:
         found = sorted(source.glob(pattern))
@@ -109,18 +109,18 @@ def _glob(source: Path, pattern: str, key: str) -> list[Path]:
 
 
 def name_in_pattern(source: Path, pattern: str, file: Path) -> str:
-    """What tells `file` from the others that `pattern` names, without its suffix."""
+    """The part of the path of `file` that sets it apart from the other matches of `pattern`, without its suffix."""
     folder = source / pattern
     return str(file.relative_to(folder).with_suffix("")) if folder.is_dir() else file.stem
 
 
 def require_one_order(files: Sequence[Path], why: str) -> None:
-    """Check that the order of the paths is that of the numbers in them, where `why` the order decides.
+    """Check that sorting the paths as text also sorts the numbers in them; `why` tells the user why order matters.
 
     Raises
     ------
     DataError
-        part-10 comes before part-2: a program would read them in one order, and its writer may have meant the other.
+        The orders differ, as for part-10 and part-2: the files' writer may have meant the other order.
     """
 
     def number(file: Path) -> list[tuple[int, str]]:
@@ -135,7 +135,7 @@ def require_one_order(files: Sequence[Path], why: str) -> None:
 
 
 def require_one_suffix(files: Sequence[Path]) -> str:
-    """The one suffix of `files`, in lower case."""
+    """The suffix that all `files` have, in lower case."""
     suffixes = sorted({file.suffix.lower() for file in files})
     if len(suffixes) > 1:
         raise DataError(
@@ -145,13 +145,13 @@ def require_one_suffix(files: Sequence[Path]) -> str:
 
 
 def drop_empty(files: Sequence[Path]) -> list[Path]:
-    """The `files` with something in them, of those that may be empty; all of them where none has."""
+    """The `files` without those that are legitimately empty; all of them if nothing would be left."""
     kept = [file for file in files if file.suffix.lower() not in _MAY_BE_EMPTY or file.stat().st_size]
     return kept or list(files)
 
 
 def read_hive_columns(source: Path, file: Path) -> dict[str, str | None]:
-    """Name and value of the columns that are in the names of folders, as in split=valid/part-0.parquet.
+    """The columns in the names of folders, value by column name, as in split=valid/part-0.parquet.
 
     >>> read_hive_columns(Path("raw"), Path("raw/items/split=valid/day=2026-11-28/part-0.parquet"))
     {'split': 'valid', 'day': '2026-11-28'}
@@ -166,9 +166,10 @@ def read_hive_columns(source: Path, file: Path) -> dict[str, str | None]:
 
 @contextmanager
 def explain_foreign_errors(path: Path) -> Iterator[None]:
-    """Turns whatever a library raises at the user's bytes into an error that names the file.
+    """Within the block, turn whatever a library raises while reading the user's file into an error that names it.
 
-    No library lists what it may raise: NumPy from zlib.error to TokenError, and Polars panics, which are no Exception.
+    No library documents everything it may raise: NumPy raises anything from zlib.error to TokenError, and a panic of
+    Polars is not even an Exception.
     """
     try:
         yield

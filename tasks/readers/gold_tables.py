@@ -1,8 +1,8 @@
-"""Tables of gold: what people decided about items, in files that only grow.
+"""Tables of gold: people's decisions about items, in append-only files.
 
-A table has the columns `item_id` and `label`, and may have `annotator` (else its file counts as one person), `time` and
-`split`. Of the decisions of one person about one item the last one counts: by time where there is one, else by the order
-of files and rows. A decision without a label takes back the ones before.
+A table has the columns `item_id` and `label`, and may have `annotator` (without it, a file counts as one person), `time`
+and `split`. A person's last decision about an item counts: the last by time where times are given, else by the order of
+files and rows. A decision without a label retracts those before it.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from tasks.tables.validation import name_first
 _SUFFIXES = {".parquet", ".csv", ".jsonl", ".ndjson"}
 
 _PASSED_OVER = {".md", ".txt", ".dvc"}
-"""Suffixes of what may lie beside tables: words, and DVC's pointers to them."""
+"""Suffixes of other files that are allowed beside the tables: notes, and DVC's pointer files."""
 
 _TIME = pl.Datetime("us", "UTC")
 
@@ -35,9 +35,9 @@ _SCHEMA = {ITEM_ID: pl.String(), "annotator": pl.String(), "time": _TIME, "label
 class Decisions:
     """The last decision of each person about each item.
 
-    table: item_id, annotator, time (null where it is not said), label (int8 class position, null where it is taken back)
-    and split (null where it is not said), by item, then annotator; of items that there are.
-    rows: how many rows each file has. unknown: ids in the tables that no item has. remarks: what the user should know.
+    table: item_id, annotator, time (null if not given), label (int8 class position, null if retracted) and split (null
+    if not given), sorted by item and annotator, for existing items only.
+    rows: the number of rows by file. unknown: ids that belong to no item. remarks: what the user should know.
     """
 
     table: pl.DataFrame
@@ -47,12 +47,12 @@ class Decisions:
 
 
 def find_gold_tables(folder: Path) -> list[Path]:
-    """The tables in `folder`, by name; none where there is no folder.
+    """The paths of the tables in `folder`, ascending; empty if the folder does not exist.
 
     Raises
     ------
     DataError
-        Something in it is neither a table nor passed over: gold there would be idle without a word.
+        A file is neither a table nor one of the allowed others: gold in it would be ignored in silence.
     """
     if not folder.is_dir():
         return []
@@ -71,12 +71,12 @@ def find_gold_tables(folder: Path) -> list[Path]:
 
 
 def read_decisions(folder: Path, ids: pl.Series, classes: Sequence[str]) -> Decisions:
-    """The decisions in the tables in `folder` about the items with these `ids`.
+    """The decisions about the items with these `ids`, from the tables in `folder`.
 
     Raises
     ------
     DataError
-        A table cannot be read, lacks a column, or what counts of it names an unknown class, split or time.
+        A table is unreadable or lacks a column, or a decision that counts names an unknown class, split or time.
     """
     remarks: list[str] = []
     parts = []
@@ -89,7 +89,7 @@ def read_decisions(folder: Path, ids: pl.Series, classes: Sequence[str]) -> Deci
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The rows of the file at `path`: item_id, label as it came, annotator, time, split; `name`: what it is called."""
+    """The rows of the file at `path`, whose file name is `name`: item_id, label as written, annotator, time and split."""
 
     path: Path
     name: str
@@ -97,12 +97,12 @@ class Part:
 
 
 def make_part(path: Path, raw: pl.DataFrame, *, by: str, id_type: pl.DataType) -> Part:
-    """The rows in `raw`, which was read at `path`; `by` decided where no column `annotator` says who.
+    """The rows of `raw`, which was read from `path`; `by` is their annotator if there is no such column.
 
     Raises
     ------
     DataError
-        A column is missing, or ids, times or splits are none.
+        A column is missing, or an id, time or split is invalid.
     """
     if missing := [name for name in (ITEM_ID, "label") if name not in raw.columns]:
         raise DataError(
@@ -125,12 +125,12 @@ def make_part(path: Path, raw: pl.DataFrame, *, by: str, id_type: pl.DataType) -
 
 
 def combine_parts(parts: Sequence[Part], ids: pl.Series, classes: Sequence[str], remarks: Sequence[str]) -> Decisions:
-    """The decisions in `parts`, of which the last one counts, about the items with these `ids`.
+    """The decisions in `parts` about the items with these `ids`: the last of each person about each item.
 
     Raises
     ------
     DataError
-        What counts names an unknown class or split.
+        A decision that counts names an unknown class or split.
     """
     tables = [pl.DataFrame(schema=_SCHEMA | {ITEM_ID: ids.dtype})]
     said = [
@@ -156,7 +156,7 @@ def combine_parts(parts: Sequence[Part], ids: pl.Series, classes: Sequence[str],
 
 
 def _read_table(folder: Path, path: Path, remarks: list[str]) -> pl.DataFrame | None:
-    """The rows of the file at `path` as they are; None where it has none."""
+    """The unchanged rows of the file at `path`; None if it has none."""
     if path.stat().st_size == 0:
         return None
     if path.suffix.lower() not in (".jsonl", ".ndjson"):
@@ -173,7 +173,7 @@ def _read_table(folder: Path, path: Path, remarks: list[str]) -> pl.DataFrame | 
 
 
 def _convert_ids(ids: pl.Series, id_type: pl.DataType, path: Path) -> pl.Series:
-    """The same ids in the type of those of the items."""
+    """The same ids, in the type of the items' ids."""
     if id_type == pl.String:
         return ids.cast(pl.String)
     if ids.dtype == id_type:
@@ -194,7 +194,7 @@ def _read_text(raw: pl.DataFrame, name: str, path: Path) -> pl.Series:
 
 
 def _read_times(raw: pl.DataFrame, path: Path) -> pl.Series:
-    """When each row was decided, in UTC, null where that is not said; a time without a zone is taken for UTC."""
+    """The time of each decision, null if not given; a time without a zone counts as UTC."""
     kind = raw.schema.get("time")
     if isinstance(kind, pl.Datetime):
         return raw["time"].cast(_TIME) if kind.time_zone else raw["time"].dt.replace_time_zone("UTC").cast(_TIME)
@@ -212,7 +212,7 @@ def _read_times(raw: pl.DataFrame, path: Path) -> pl.Series:
 
 
 def _require_splits(table: pl.DataFrame, path: Path) -> None:
-    """Check that what is said about splits names some."""
+    """Check that every split that is given exists."""
     known = [str(split) for split in Split]
     wrong = ~table["split"].is_in(known).fill_null(True)
     if wrong.any():

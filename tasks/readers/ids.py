@@ -1,4 +1,4 @@
-"""Item ids: text or 64-bit integers, none missing, each once or the last of several."""
+"""Item ids: text or 64-bit integers, never missing, and unique once duplicates are resolved."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from tasks.tables.validation import SHOWN, name_first
 
 
 def normalize_ids(ids: pl.Series, where: str) -> pl.Series:
-    """Ids as text or int64, none missing.
+    """The ids as text or int64, without nulls.
 
     Raises
     ------
@@ -50,20 +50,20 @@ def normalize_ids(ids: pl.Series, where: str) -> pl.Series:
 
 
 def parse_integers(text: pl.Series) -> pl.Series | None:
-    """The `text` as int64, None unless each value is how a 64-bit integer is written: '7', not '007' or '+7'."""
+    """`text` as int64; None unless every value is an integer as Python prints it: '7', not '007' or '+7'."""
     numbers = text.cast(pl.Int64, strict=False)
     return numbers if text.equals(numbers.cast(pl.String).alias(text.name)) else None
 
 
 def mark_last(ids: pl.Series, where: str, params: IngestParams, files: Sequence[Path]) -> pl.Series:
-    """(n,) whether each row is kept: all, or with `duplicates: last` the last of those with the same id.
+    """Whether each row is kept, bool of shape (n,): all, or with `duplicates: last` the last of those with the same id.
 
-    `files`: those that the rows are from, in their order.
+    `files`: the files of the rows, in their order.
 
     Raises
     ------
     DataError
-        An id occurs more than once where it must not, or the order of files leaves open which row is the last.
+        An id occurs more than once though it may not, or the order of files does not say which row is last.
     """
     last = ids.is_last_distinct()
     if last.all():
@@ -90,18 +90,18 @@ def read_embedding_ids(
     Parameters
     ----------
     id_type
-        Of the items' ids; ids in files without types are of the same.
+        The type of the items' ids, and so of ids from files without types.
     lengths
-        The .npy files in their order, and how many rows each has.
+        The number of rows of each .npy file, in the files' order.
     known
-        Ids that were read with the items, by file: read again, the file might be another one.
+        Ids by file, for files that were already read as items: read again, they could have changed.
 
     Raises
     ------
     ParamsError
         `params.embedding_ids` is missing or leads out of the source.
     DataError
-        A file is missing or damaged, or it is not certain which ids belong to which rows.
+        A file is missing or damaged, or which ids belong to which rows is ambiguous.
     """
     if params.embedding_ids is None:
         raise ParamsError(
@@ -134,7 +134,7 @@ def read_embedding_ids(
 def _pair(
     source: Path, matrices: Sequence[Path], parts: Mapping[Path, pl.Series], params: IngestParams
 ) -> dict[Path, pl.Series]:
-    """The ids of each of the `matrices`, in their order: of the file with the same name."""
+    """The ids of each of the `matrices`, in their order, from the file with the same name."""
     assert params.embeddings is not None and params.embedding_ids is not None, "there are matrices and ids"
     matrix_names = [name_in_pattern(source, params.embeddings, file) for file in matrices]
     id_files = {name_in_pattern(source, params.embedding_ids, file): file for file in parts}
@@ -149,11 +149,11 @@ def _pair(
 
 
 def _read_ids(source: Path, path: Path, params: IngestParams, where: str) -> pl.Series:
-    """The ids in a .npy, a text file with one a line, or a table."""
+    """The ids in a .npy file, in a text file (an id per line) or in a table."""
     match path.suffix.lower():
         case ".npy":
             with explain_foreign_errors(path):
-                # Mapped, so that a size that is declared but not there costs nothing.
+                # Memory-mapped, so that a header which declares too large a size allocates nothing.
                 return ids_from_array(path, np.lib.format.open_memmap(path, mode="r"))
         case ".txt":
             with explain_foreign_errors(path):
@@ -164,14 +164,14 @@ def _read_ids(source: Path, path: Path, params: IngestParams, where: str) -> pl.
 
 
 def _normalize(ids: pl.Series, where: str, id_type: pl.DataType, is_typed: bool) -> pl.Series:
-    """Normal ids; those in a file without types are integers where the items' are."""
+    """The ids, normalized; in a file without types they are integers if the items' ids are."""
     normalized = normalize_ids(ids, where)
     numbers = parse_integers(normalized) if not is_typed and id_type == pl.Int64 else None
     return normalized if numbers is None else numbers
 
 
 def read_id_column(source: Path, path: Path, name: str, where: str) -> pl.Series:
-    """The column `name` of the table at `path`, as it is there."""
+    """The column `name` of the table at `path`, unchanged."""
     column = read_column(source, path, name)
     if column is None:
         raise DataError(f"{where}: no column '{name}' (ingest.item_id in params.yaml) in {path.name}.")
@@ -184,13 +184,13 @@ def ids_from_array(path: Path, array: npt.NDArray[np.generic]) -> pl.Series:
         raise DataError(f"{path}: ids are {array.dtype} of shape {array.shape}; expected a row of text or integers.")
     if array.dtype.kind == "U" and array.size:
         codes = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
-        if codes.max() > sys.maxunicode:  # Polars would take it, and panic later
+        if codes.max() > sys.maxunicode:  # Polars would accept it, and panic later
             raise DataError(f"{path}: ids are no text: a character has the number {codes.max():#x}. Write them again.")
     return pl.Series("ids", array)
 
 
 def concatenate_ids(parts: Sequence[pl.Series], where: str) -> pl.Series:
-    """The ids of several files, which are text in all of them or integers in all."""
+    """The ids of several files, joined; they must be text in all files or integers in all."""
     filled = [part.alias("ids") for part in parts if len(part)] or [part.alias("ids") for part in parts[:1]]
     if len({part.dtype for part in filled}) > 1:
         raise DataError(f"{where}: ids are text in one file and integers in another. Write all alike.")

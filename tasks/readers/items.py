@@ -1,4 +1,4 @@
-"""Raw items: one table of all files, with split and gold checked."""
+"""Raw items: all files as one table, with split and gold checked."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,15 @@ from tasks.readers.raw_tables import RawTable, read_raw_table
 from tasks.tables.validation import name_first_where
 
 FEWEST_ROWS = 10_000
-"""Rows that types are proposed from, if there are as many."""
+"""The number of rows from which types are proposed, if there are as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
     """Items as `table` with item_id, split and every other raw column; `gold` of each row: int8 class position or null.
 
-    `remarks`: what the user should know about how they were read. `losses`: what their types made of values. `ids_by_file`: the ids of each file in its own order.
+    `remarks`: what the user should know about how they were read. `losses`: what type conversion dropped from values.
+    `ids_by_file`: the ids of each file in the file's order.
     """
 
     table: pl.DataFrame
@@ -37,14 +38,14 @@ class Items:
 
 
 def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> Items:
-    """The raw items below `source`, checked, with their gold apart, sorted by item_id.
+    """The raw items below `source`, checked and sorted by item_id, with gold in a column of its own.
 
     Raises
     ------
     ParamsError
         `params.items` leads out of `source`.
     DataError
-        No file, no row, or a column that breaks its rule.
+        There is no file or no row, or a column is invalid.
     """
     where = f"{params.source}/{params.items}"
     found = find_files(source, params.items, "items")
@@ -99,16 +100,16 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
 
 
 def describe_types(source: Path, params: IngestParams) -> str:
-    """The lines of `ingest.types` for params.yaml that fit the first raw items below `source`, or why there are none.
+    """Lines for `ingest.types` in params.yaml that suit the first raw items below `source`, or why none are needed.
 
-    Files are read until there are `FEWEST_ROWS` rows. Types that `params` have are kept.
+    Files are read until there are `FEWEST_ROWS` rows. Types that `params` already has are kept.
 
     Raises
     ------
     ParamsError
         `params.items` leads out of `source`.
     DataError
-        There is no file, or one that cannot be read.
+        There is no file, or a file is unreadable.
     """
     where = f"{params.source}/{params.items}"
     parts: list[pl.DataFrame] = []
@@ -135,7 +136,7 @@ def describe_types(source: Path, params: IngestParams) -> str:
 
 
 def _concatenate(parts: Sequence[RawTable], where: str, params: IngestParams) -> pl.DataFrame:
-    """The rows of all `parts`, which must have the same columns, with an id among them."""
+    """The rows of all `parts`, which must have the same columns, the id among them."""
     columns = parts[0].table.columns
     for part in parts:
         if params.item_id not in part.table.columns:
@@ -150,7 +151,7 @@ def _concatenate(parts: Sequence[RawTable], where: str, params: IngestParams) ->
             )
     filled = [part.table.select(columns) for part in parts if part.table.height] or [parts[0].table]
     for name in (params.item_id, params.gold):
-        # Together they would become text, and 1 the class that is called 1 instead of the second one.
+        # Joined, they would become text, and 1 would mean the class named "1" rather than the second class.
         kinds = {table.schema[name].is_numeric() for table in filled if table.schema.get(name, pl.Null()) != pl.Null}
         if len(kinds) > 1:
             raise DataError(
@@ -163,7 +164,7 @@ def _concatenate(parts: Sequence[RawTable], where: str, params: IngestParams) ->
 
 
 def _name_numbers(tables: Sequence[pl.DataFrame], name: str) -> str:
-    """What the numbers of column `name` are, for an error."""
+    """The kind of number in column `name`, for an error."""
     return "integers" if any(table.schema[name].is_integer() for table in tables) else "numbers"
 
 
@@ -171,7 +172,7 @@ def _name_numbers(tables: Sequence[pl.DataFrame], name: str) -> str:
 
 
 def _require_headers(columns: Sequence[str], where: str, params: IngestParams) -> None:
-    """Check that no column is all but called like one of those with a meaning: a split or gold would be passed over."""
+    """Check that no column's name is a near miss of one with a meaning: its split or gold would be ignored."""
     for key, name in ((ITEM_ID, params.item_id), ("split", params.split), ("gold", params.gold)):
         if name != key and key in columns:
             raise DataError(
@@ -188,7 +189,7 @@ def _require_headers(columns: Sequence[str], where: str, params: IngestParams) -
 
 
 def _is_near_miss(column: str, name: str) -> bool:
-    """Whether the names differ in case, blanks, punctuation, a plural s or the order of two letters alone.
+    """Whether the names differ only in case, blanks, punctuation, a plural s or two swapped letters.
 
     >>> [_is_near_miss(column, "split") for column in (" split", "Split", "splits", "spilt", "spit", "split_date")]
     [True, True, True, True, False, False]
@@ -200,7 +201,7 @@ def _is_near_miss(column: str, name: str) -> bool:
 def _require_known_types(
     columns: Sequence[str], convertible: Sequence[str] | frozenset[str], where: str, params: IngestParams
 ) -> None:
-    """Check that `ingest.types` names columns that there are, and none that has a type in the file."""
+    """Check that `ingest.types` names existing columns only, and none whose file gives it a type."""
     for name in params.types:
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1, cutoff=0)
@@ -215,9 +216,9 @@ def _require_known_types(
 
 
 def _make_storable(column: pl.Series, where: str) -> pl.Series:
-    """The same values in a type that can be stored, and in the same bytes whatever the order of the rows."""
+    """The same values in a type that can be stored, and whose bytes do not depend on the order of the rows."""
     if column.dtype in (pl.Int128, pl.UInt128):
-        # What becomes of uint64 in one file and int64 in another, and of long numbers in JSON.
+        # Polars makes this of uint64 in one file with int64 in another, and of long numbers in JSON.
         try:
             return column.cast(pl.Int64)
         except pl.exceptions.PolarsError:
@@ -234,12 +235,12 @@ def _make_storable(column: pl.Series, where: str) -> pl.Series:
 
 
 def _find_storable(kind: pl.DataType | DataTypeClass) -> pl.DataType | DataTypeClass:
-    """The type that values of this type are stored in.
+    """The type in which values of type `kind` are stored.
 
     Raises
     ------
     ValueError
-        There is none; says why, and what to do.
+        They cannot be stored; the message says why, and what to do.
     """
     if isinstance(kind, pl.Categorical | pl.Enum):
         return pl.String()  # the codes of a categorical depend on the order of the rows, and text says the same
@@ -257,7 +258,7 @@ def _find_storable(kind: pl.DataType | DataTypeClass) -> pl.DataType | DataTypeC
 
 
 def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
-    """The split of each row as text, checked."""
+    """The checked split of each row, as text."""
     known = [str(name) for name in Split]
     if split.dtype.is_nested():
         raise DataError(f"{where}: column '{split.name}' is {split.dtype}; expected text, one of {', '.join(known)}.")
@@ -273,5 +274,5 @@ def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
 
 
 def _all_train(ids: pl.Series) -> pl.Series:
-    """The split of each row where there is no such column."""
+    """The split of each row if there is no such column: train."""
     return pl.repeat(str(Split.TRAIN), len(ids), eager=True).alias("split")

@@ -1,4 +1,4 @@
-"""Raw tables: one file of Parquet, CSV or JSONL as it is, with the columns that the names of its folders add."""
+"""Raw tables: a Parquet, CSV or JSONL file as it is, plus the columns in the names of its folders."""
 
 import codecs
 import csv
@@ -20,17 +20,17 @@ from tasks.readers.files import explain_foreign_errors, read_hive_columns
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..)"
 )
-"""Half a character in JSON; Polars' reader would take it for another one."""
+"""Half a surrogate pair in JSON, which Polars would read as a different character."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _OTHER_SEPARATORS = ";\t|"
-"""What separates columns where it is not a comma: in exports of European spreadsheets, of databases, of Unix programs."""
+"""Separators other than a comma, as exported by European spreadsheets, databases and Unix programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawTable:
-    """The rows of a file; `typeless`: the columns that are text for want of types, of CSV and of folders' names."""
+    """The rows of a file; `typeless`: columns that are text only because CSV and names of folders have no types."""
 
     path: Path
     table: pl.DataFrame
@@ -43,7 +43,7 @@ def read_raw_table(source: Path, path: Path) -> RawTable:
     Raises
     ------
     DataError
-        The file cannot be read as what its suffix says, or names a column twice.
+        The file is not what its suffix says, or has two columns of the same name.
     """
     match path.suffix.lower():
         case ".parquet":
@@ -67,7 +67,7 @@ def read_raw_table(source: Path, path: Path) -> RawTable:
 
 
 def read_column(source: Path, path: Path, name: str) -> pl.Series | None:
-    """The column `name` of the table at `path`, None where it has no such column; of Parquet, no other is read."""
+    """The column `name` of the table at `path`, None if there is none; from Parquet, only this column is read."""
     if path.suffix.lower() != ".parquet":
         table = read_raw_table(source, path).table
         return table[name] if name in table.columns else None
@@ -76,7 +76,7 @@ def read_column(source: Path, path: Path, name: str) -> pl.Series | None:
 
 
 def read_stored_column(stored: parquet.ParquetFile, name: str) -> pl.Series | None:
-    """The column `name` of an open Parquet file, None where it has no such column."""
+    """The column `name` of an open Parquet file, None if there is none."""
     if name not in stored.schema_arrow.names:
         return None
     column = stored.read(columns=[name])
@@ -86,7 +86,7 @@ def read_stored_column(stored: parquet.ParquetFile, name: str) -> pl.Series | No
     return table[name]
 
 
-# Every reader opens the file itself: given a path, Polars would take [, * and ? in it for a pattern of others.
+# Every reader opens the file itself: Polars would treat [, * and ? in a path as a glob.
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -106,7 +106,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _adapt_type(path: Path, name: str, kind: arrow.DataType) -> arrow.DataType:
-    """The type that Polars takes a column in; times in a zone that it does not know, such as +05:30, become UTC."""
+    """A type that Polars accepts for the column; times in a zone unknown to it, such as +05:30, become UTC."""
     types = arrow.types
     if types.is_decimal256(kind):
         raise DataError(f"{path}: column '{name}' is {kind}, wider than 38 digits. Write it as text or as float64.")
@@ -128,7 +128,7 @@ def _adapt_type(path: Path, name: str, kind: arrow.DataType) -> arrow.DataType:
 
 @cache
 def _is_known_zone(zone: str) -> bool:
-    """Whether Polars knows this time zone, by a list of its own."""
+    """Whether Polars knows this time zone; it has its own list."""
     try:
         pl.Series([], dtype=pl.Datetime("us", zone))
     except pl.exceptions.PolarsError:
@@ -153,7 +153,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             table = pl.read_csv(file, infer_schema=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise DataError(f"{path} cannot be read: {_find_bad_row(path) or str(error).splitlines()[0]}") from None
-    # Where a row ends too early, Polars takes what is missing for empty.
+    # Polars fills a row that ends too early with empty values.
     if table.width > 1 and table[:, -1].null_count() and (problem := _find_bad_row(path)):
         raise DataError(f"{path} cannot be read: {problem}")
     with explain_foreign_errors(path), path.open(encoding="utf-8-sig", newline="") as text:
@@ -173,7 +173,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
 
 
 def _find_bad_row(path: Path) -> str | None:
-    """What is wrong with the first row that is no UTF-8, or has more or fewer columns than the header; else None."""
+    """What is wrong with the first row that is not UTF-8 or has more or fewer columns than the header, else None."""
     usual = csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
@@ -189,7 +189,7 @@ def _find_bad_row(path: Path) -> str | None:
             except UnicodeDecodeError as error:
                 return f"line {number:,} is not UTF-8 ({line[error.start : error.end]!r}). Save the file as UTF-8."
     except csv.Error:
-        pass  # Polars has an opinion of its own
+        pass  # Python's reader refuses more than Polars does, and Polars decides
     finally:
         csv.field_size_limit(usual)
     return None
@@ -202,12 +202,12 @@ def _read_jsonl(path: Path) -> pl.DataFrame:
 
 
 def parse_jsonl(path: Path, content: bytes) -> pl.DataFrame:
-    """The table in the `content` of a JSONL file, which is at `path`.
+    """The table in `content`, the bytes of the JSONL file at `path`.
 
     Raises
     ------
     DataError
-        It is no JSONL; names the line.
+        It is not JSONL; the message names the line.
     """
     content = content.removeprefix(codecs.BOM_UTF8)
     with explain_foreign_errors(path):
@@ -228,13 +228,13 @@ def parse_jsonl(path: Path, content: bytes) -> pl.DataFrame:
 
 
 class _DoubledKeyError(Exception):
-    """An object of JSON has the key `args[0]` more than once."""
+    """A JSON object has the key `args[0]` more than once."""
 
 
 def _find_doubled_key(content: bytes) -> str | None:
-    """What is wrong with the first line in which an object has a key twice, one of which Polars would pass over; else None.
+    """What is wrong with the first line in which an object has a key twice (Polars would ignore one of them), else None.
 
-    Takes one and a half times as long as Polars takes to read the lines.
+    This takes one and a half times as long as Polars takes to read the lines.
     """
 
     def refuse(pairs: list[tuple[str, Any]]) -> None:
@@ -249,12 +249,12 @@ def _find_doubled_key(content: bytes) -> str | None:
         except _DoubledKeyError as error:
             return f"line {number:,} has the key {error.args[0]!r} more than once. Remove or rename the others."
         except (ValueError, RecursionError):
-            continue  # blank, or of a form that Polars reads in its own way
+            continue  # blank, or left to Polars to accept or refuse
     return None
 
 
 def _find_bad_line(content: bytes) -> str | None:
-    """What is wrong with the first line that is no JSON object; None where each is one."""
+    """What is wrong with the first line that is not a JSON object, else None."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"has {constant}, which is not JSON; write null instead")

@@ -1,4 +1,4 @@
-"""Charts of the report page, drawn by Vega-Lite as inline SVG."""
+"""Charts of the report page as inline SVG, drawn by Vega-Lite."""
 
 import re
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from tasks.report.evaluation import Evaluation, MethodResult, SplitResult, name_
 from tasks.report.formatting import format_number
 
 _CURVES = 12
-"""The most threshold curves on the page: those of the LFs that gained most votes."""
+"""Most threshold curves on the page: those of the LFs that gained the most votes."""
 
 _FINE = 0.05
-"""An axis that spans less than this shows tenths of a percent, or its ticks would repeat."""
+"""An axis with a span below this shows tenths of a percent; with whole percents its ticks would repeat."""
 
 _COLORS = {"ink": "#23272e", "muted": "#6b7280", "grid": "#e3e5e8", "accent": "#1f6feb", "second": "#b4690e"}
-"""Colors of plots on white; the page's style sheet maps each to its dark counterpart, so no other may be used."""
+"""Colors of plots on white. The page's style sheet maps each to its dark counterpart, so use no others."""
 
 _FONT = "sans-serif"
-"""Of the texts in plots."""
+"""The font of texts in plots."""
 
 _PADDING = {"left": 42, "top": 8, "right": 16, "bottom": 38}
-"""Fixed, since automatic margins depend on the fonts of the machine."""
+"""Margins in pixels; fixed, since automatic ones depend on the machine's fonts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The range of accuracies that a table's interval bars span."""
+    """The range of accuracies that the interval bars of a table cover."""
 
     low: float
     high: float
@@ -47,7 +47,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A plot of the page: a title and a note of plain text, and an SVG."""
+    """A plot of the page: title and note as plain text, and the SVG."""
 
     title: str
     note: str
@@ -55,14 +55,14 @@ class Figure:
 
 
 def choose_scale(result: SplitResult) -> Scale:
-    """A range of whole steps of five points that holds every accuracy and interval of the table."""
+    """The range, in whole steps of five points, that holds every accuracy and interval of the table."""
     ends = np.array([[row.accuracy.value, row.accuracy.low, row.accuracy.high] for row in result.methods])
     low, high = np.floor(np.nanmin(ends) * 20) / 20, np.ceil(np.nanmax(ends) * 20) / 20
     return Scale(low=float(low), high=float(max(high, low + 0.05)))
 
 
 def draw_reliability(row: MethodResult) -> Figure:
-    """Confidence against accuracy of one method; the area of a point is its bin's share of the items."""
+    """A plot of confidence against accuracy for a method; a point's area is its bin's share of the items."""
     bins = [
         {"confidence": round(x, 6), "accuracy": round(y, 6), "items": n}
         for x, y, n in zip(
@@ -107,7 +107,7 @@ def draw_reliability(row: MethodResult) -> Figure:
 
 
 def _percent_axis(title: str | None) -> dict[str, Any]:
-    """The Vega-Lite axis of a share."""
+    """A Vega-Lite axis for shares, in percent."""
     return {"title": title, "format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]}
 
 
@@ -133,12 +133,12 @@ def _draw(spec: dict[str, Any]) -> Markup:
         "config": {"axis": axis, "view": {"stroke": None}, "font": _FONT},
     }
     svg = vl_convert.vegalite_to_svg({**style, **spec})
-    # HTML needs no namespaces; without them the page holds no address at all.
+    # HTML needs no namespaces; without them the page contains no URL at all.
     return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2))  # noqa: S704, Vega has escaped the texts
 
 
 def draw_curves(evaluation: Evaluation) -> list[Figure]:
-    """The tuning metric and coverage against the threshold, for the LFs that gained most votes."""
+    """Plots of the tuning metric and coverage against the threshold, for the LFs that gained the most votes."""
     drawable = evaluation.curves.drop_nulls("threshold").sort("lf", "threshold", maintain_order=True)
     by_lf = {lf: rows for (lf,), rows in drawable.group_by("lf", maintain_order=True) if rows.height > 1}
     gained = evaluation.lfs.sort("votes_added", descending=True, maintain_order=True).select("lf", "threshold")
@@ -148,7 +148,7 @@ def draw_curves(evaluation: Evaluation) -> list[Figure]:
         Figure(
             title=lf,
             note="not extended" if threshold is None else f"threshold {format_number(threshold)}",
-            # One scale for all LFs, or a curve of tiny changes would look like the one that matters.
+            # The same scale for all LFs, or tiny changes would look as large as those that matter.
             svg=(_draw_curve(by_lf[lf], "metric", threshold, [min(ends), max(ends)], 80) if ends else Markup())
             + _draw_curve(by_lf[lf], "coverage", threshold, [0, 1], 50),
         )
@@ -157,7 +157,7 @@ def draw_curves(evaluation: Evaluation) -> list[Figure]:
 
 
 def _draw_curve(rows: pl.DataFrame, field: str, chosen: float | None, domain: list[Any], height: int) -> Markup:
-    """One curve over thresholds, with a rule at the `chosen` one."""
+    """A curve over thresholds as SVG, with a vertical rule at the `chosen` threshold."""
     points = [
         {"threshold": round(threshold, 6), field: None if value is None else round(value, 6)}
         for threshold, value in rows.select("threshold", field).iter_rows()

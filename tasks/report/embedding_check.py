@@ -1,4 +1,4 @@
-"""embedding_fitness.json: whether neighbors in this embedding share votes and gold, checked before thresholds are tuned."""
+"""embedding_fitness.json: whether neighbors in the embedding share votes and gold, checked before thresholds are tuned."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +27,21 @@ from tasks.tables.paths import EMBEDDING_FITNESS, EMBEDDING_FITNESS_CURVES
 from tasks.tables.scaled_embeddings import read_vectors
 
 DIGITS = 6
-"""Decimals of the numbers in the file; a sample of four thousand items is exact to two or three."""
+"""Decimals in the file; a sample of four thousand items is accurate to two or three."""
 
 VOTES, GOLD = "majority vote", "valid gold"
 
 _SEED = 0
-"""Seed of the sample; samples of this size agree within a percentage point or two."""
+"""Seed of the sample; samples of this size agree to within a percentage point or two."""
 
 _CURVES = {"labels": pl.String, "threshold": pl.Float64, "agreement": pl.Float64, "chance": pl.Float64}
-"""Columns of embedding_fitness.csv: how often neighbors agree that are at least as near as `threshold` and farther than
-that of the row before, and how often any two items do."""
+"""Columns of embedding_fitness.csv: how often neighbors agree whose similarity lies between this row's `threshold` and
+that of the row before, and how often two random items do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The fitness of the embedding for one kind of labels."""
+    """The fitness of the embedding for a kind of labels."""
 
     labels: str
     fitness: Fitness
@@ -50,16 +50,16 @@ class Check:
 def check_embedding(
     root: Path, items: pl.DataFrame, L: npt.NDArray[np.int8], gold: npt.NDArray[np.int8], k: int, metric: Metric
 ) -> list[str]:
-    """Sentences on the embeddings below `root` for a person to read; writes the check and its curves.
+    """Sentences for the user about the embeddings below `root`; also writes the check and its curves.
 
     Parameters
     ----------
     items
-        In the order of all arrays.
+        The items, in the order of the rows of all arrays.
     L
-        (n, m) votes.
+        Votes of shape (n, m).
     gold
-        (n,) of valid items, ABSTAIN elsewhere.
+        Gold of valid items, of shape (n,); ABSTAIN elsewhere.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def check_embedding(
             sample = vectors[np.searchsorted(rows, sampled)]
             fitness = measure_fitness(sample, labels[sampled], metric.value, progress.advance)
             checks.append(Check(labels=name, fitness=fitness))
-    # Gold is what counts, but only many rows of it show a range: few valid items are rarely near each other.
+    # Gold is the better evidence, but it takes many rows to show a range: a few valid items are rarely near each other.
     span = suggest_range(checks[0].fitness)
     sentences = [_judge(check) for check in checks] + ([_suggest(span, metric)] if span else [])
     found = {
@@ -97,7 +97,7 @@ def check_embedding(
 
 
 def _judge(check: Check) -> str:
-    """One sentence on whether neighbors share these labels."""
+    """A sentence on whether neighbors share these labels."""
     fitness, of = check.fitness, check.labels
     verdict = judge_fitness(fitness)
     if verdict is Carries.UNKNOWN:
@@ -117,14 +117,14 @@ def _judge(check: Check) -> str:
 
 
 def _suggest(span: ThresholdRange, metric: Metric) -> str:
-    """One sentence on where thresholds are worth trying."""
+    """A sentence on which thresholds are worth trying."""
     low, high = sorted(_to_user(end, metric) for end in (span.low, span.high))
     what = "a similarity" if metric is Metric.COSINE else "a distance"
     return f"A threshold is worth looking for between {what} of {low:.2f} and {high:.2f}."
 
 
 def _describe(check: Check, metric: Metric) -> dict[str, Any]:
-    """A check as embedding_fitness.json has it."""
+    """A check in the form of embedding_fitness.json."""
     fitness = check.fitness
     return {
         "labels": check.labels,
@@ -155,5 +155,5 @@ def _tabulate(checks: list[Check], metric: Metric) -> pl.DataFrame:
 
 
 def _to_user(similarity: float, metric: Metric) -> float:
-    """A similarity in the unit of thresholds: a cosine, or a distance."""
+    """A similarity in the unit of thresholds: cosine similarity, or a distance."""
     return round(float(similarity if metric is Metric.COSINE else -similarity), DIGITS)

@@ -1,4 +1,4 @@
-"""The results of evaluate, from which the page, the summary and the files of metrics and plots are made."""
+"""The results of evaluate, from which page, summary, metrics and plots are made."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tasks.core.metrics import Reliability, Scores
 from tasks.params import Split
 
 BASELINE = "majority_vote"
-"""The method every other one is compared with."""
+"""The method with which all others are compared."""
 
 METHODS = {
     BASELINE: "Majority vote",
@@ -24,10 +24,10 @@ METHODS = {
     "end_model": "End model on nearvote",
     "gold_only": "Logistic regression on valid gold alone",
 }
-"""Names of methods in reports, in the order of their rows; a method that is not listed here comes last, under its key."""
+"""Names of methods in reports, in the order of their rows; a method that is not listed comes last, under its key."""
 
 SHIPPED = "shipped"
-"""The name of the shipped labels as a method, where no method of `predictions` has exactly their probabilities."""
+"""The method key of the shipped labels if no method in predictions.parquet has exactly their probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """One method on the gold of one split.
+    """A method's results on the gold of a split.
 
-    to_baseline and to_shipped are paired differences in accuracy, this method minus majority vote or the shipped
-    labels, over the same resamples.
+    to_baseline, to_shipped: paired differences in accuracy over the same resamples, this method minus majority vote or
+    minus the shipped labels.
     """
 
     method: str
@@ -60,7 +60,7 @@ class MethodResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Stratum:
-    """Items with gold that got their votes in one way: how many, and each method's accuracy (NaN without items)."""
+    """Items with gold whose votes are of one kind: their number, and each method's accuracy (NaN without items)."""
 
     covered_by: str
     n: int
@@ -69,7 +69,7 @@ class Stratum:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """All methods, in the same order everywhere, on the `n` items of `split` that have gold."""
+    """The results of all methods, in the same order everywhere, on the `n` items of `split` with gold."""
 
     split: Split
     n: int
@@ -83,7 +83,7 @@ class SplitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How many of n items have an original vote, an extended one only, or none."""
+    """How many of n items have an original vote, only extended votes, or no vote."""
 
     name: str
     n: int
@@ -92,13 +92,13 @@ class Coverage:
 
     @property
     def uncovered(self) -> int:
-        """How many items have no vote."""
+        """The number of items without a vote."""
         return self.n - self.original - self.extended_only
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborAgreement:
-    """How often an item shares a label with its neighbor, by the neighbor's rank from 1, and with a random item (chance)."""
+    """How often an item shares its label with its neighbor, by the neighbor's rank (from 1), and with a random item."""
 
     labels: str
     n: int
@@ -108,7 +108,7 @@ class NeighborAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingFitness:
-    """Whether the embedding can carry votes: sentences, and the figures behind them."""
+    """Whether the embedding can carry votes: sentences, and their figures."""
 
     sentences: tuple[str, ...]
     rows: tuple[NeighborAgreement, ...]
@@ -116,7 +116,7 @@ class EmbeddingFitness:
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A line of "How it was made"."""
+    """A line in the report's section "How it was made"."""
 
     name: str
     value: str
@@ -124,12 +124,12 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All results that a report shows.
+    """Everything that a report shows.
 
-    splits: those with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
-    the method whose labels are shipped. confusion: int64 (k, k), shipped labels (columns) against the gold (rows) of
-    the first split. lfs: one row per LF, the table of lf_report.csv. curves: the table of threshold_curves.csv, and
-    curve_metric the name of its metric. fitness: the check of the embedding. findings: remarks of the label model.
+    splits: splits with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
+    the method whose labels are shipped. confusion: int64 (k, k), gold (rows) of the first split against shipped labels
+    (columns). lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
+    the name of its metric. fitness: the check of the embedding. findings: the label model's remarks.
     """
 
     classes: tuple[str, ...]
@@ -156,6 +156,6 @@ def name_method(method: str) -> str:
 
 
 def order_methods(methods: list[str]) -> list[str]:
-    """The methods in the order of METHODS, the others after them as they came."""
+    """The methods in the order of METHODS, followed by the others in their given order."""
     known = [method for method in METHODS if method in methods]
     return known + [method for method in methods if method not in METHODS]

@@ -1,4 +1,4 @@
-"""What the JSON files of other stages say, in the words of the report."""
+"""Sentences for the report from the JSON files of other stages."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from tasks.report.evaluation import EmbeddingFitness, NeighborAgreement
 from tasks.report.formatting import format_share
 
 PAIRS_SHOWN = 3
-"""Pairs of annotators whose agreement is spelled out, those with most items."""
+"""Most pairs of annotators whose agreement is spelled out: the pairs with the most items."""
 
 CLASSES_SHOWN = 12
-"""How many classes a class balance is spelled out for."""
+"""Most classes whose share is spelled out in a class balance."""
 
 
 def describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
-    """The embedding's fitness, as embedding_fitness.json has it."""
+    """The embedding's fitness, from embedding_fitness.json."""
     return EmbeddingFitness(
         sentences=tuple(map(str, found["sentences"])),
         rows=tuple(
@@ -29,7 +29,7 @@ def describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
 
 
 def describe_thresholds(found: dict[str, Any]) -> str:
-    """How many LFs are extended and how thresholds were chosen, from thresholds.json."""
+    """A sentence on how many LFs are extended and how thresholds were chosen, from thresholds.json."""
     extended = sum(value is not None for value in found["thresholds"].values())
     objective = f", for the {found['objective']}" if found["objective"] else ""
     return (
@@ -39,7 +39,7 @@ def describe_thresholds(found: dict[str, Any]) -> str:
 
 
 def describe_end_model(found: dict[str, Any]) -> str:
-    """How the shipped labels were made, from end_model.json."""
+    """A sentence on how the shipped labels were made, from end_model.json."""
     weights = found["end_model_weights"]
     if weights is None:
         return str(found["summary"])
@@ -48,7 +48,7 @@ def describe_end_model(found: dict[str, Any]) -> str:
 
 
 def describe_label_model(found: dict[str, Any]) -> str:
-    """Which label model was fitted and who chose it, from label_model.json."""
+    """A sentence on which label model was fitted and how it was chosen, from label_model.json."""
     accuracy = found["held_out_accuracy"]
     if accuracy is None:
         return f"{found['label_model']}, named by {found['chosen_by']}"
@@ -57,20 +57,20 @@ def describe_label_model(found: dict[str, Any]) -> str:
 
 
 def describe_fit(found: dict[str, Any]) -> str:
-    """How many items the label model was fitted on, from label_model.json."""
+    """The number of items on which the label model was fitted, as text, from label_model.json."""
     gold = found["gold_rows"]
     return f"{found['fitted_rows']:,} items" + (f", {gold:,} of them with valid gold" if gold else ", no gold")
 
 
 def describe_balance(found: dict[str, Any]) -> str:
-    """The class balance, largest class first, and where it comes from, from label_model.json or end_model.json."""
+    """The class balance as text, largest class first, and its source, from label_model.json or end_model.json."""
     balance = sorted(found["class_balance"].items(), key=lambda entry: -entry[1])
     shown = ", ".join(f"{name}: {format_share(share)}" for name, share in balance[:CLASSES_SHOWN])
     return f"{shown}{', …' if len(balance) > CLASSES_SHOWN else ''} ({found['class_balance_source']})"
 
 
 def describe_agreement(found: dict[str, Any]) -> list[str]:
-    """How far people agree who labeled the same items, from the summary of gold; empty where nobody did."""
+    """Sentences on how far annotators of the same items agree, from the summary of gold; empty if no items are shared."""
     agreement = found["agreement"]
     alpha = agreement["krippendorff_alpha"]
     if alpha is None:

@@ -1,4 +1,4 @@
-"""The table of labeling functions: lf_report.csv, and the report's."""
+"""The table of labeling functions, for lf_report.csv and the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,19 +21,19 @@ def tabulate_lfs(
     summary: pl.DataFrame,
     confidence: float,
 ) -> pl.DataFrame:
-    """One row per LF: what it votes, its threshold and reach, and on each split with gold its precision.
+    """A table with a row per LF: its votes, its threshold and reach, and its precision on each split with gold.
 
-    `<split>_<votes>_precision`, `_n`, `_low`, `_high`: precision of its `original`, `added` or `all` votes on items
-    with gold, how many these are, and the Wilson interval; null without such votes.
+    `<split>_<votes>_precision`, `_n`, `_low`, `_high`: the precision of its `original`, `added` or `all` votes on items
+    with gold, the number of these votes, and the Wilson interval; null without such votes.
 
     Parameters
     ----------
     original, extended
         Votes (n, m).
     gold
-        By split, the gold of its items (n,); -1 on the items of other splits and where it is unknown.
+        By split, gold of shape (n,); -1 where unknown and on items of other splits.
     summary
-        The table of apply, a row per LF, by its name in `lf`.
+        The table lf_summary.csv of apply, a row per LF.
     """
     added = np.where(original == ABSTAIN, extended, ABSTAIN)
     columns: dict[str, Any] = {

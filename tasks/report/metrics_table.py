@@ -7,9 +7,9 @@ from tasks.report.rounding import round_number
 
 
 def tabulate_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """Nested scores for `dvc metrics`: split, then method, then metric; None where undefined.
+    """Scores for `dvc metrics`, nested by split, method and metric; None where undefined.
 
-    Intervals are in plots/scores.csv: here they would double what `dvc metrics diff` shows.
+    Intervals are in plots/scores.csv: here they would double the output of `dvc metrics diff`.
     """
     table: dict[str, Any] = {}
     for coverage in evaluation.coverage:

@@ -15,10 +15,10 @@ from tasks.report.summary import describe_coverage
 from tasks.report.verdict import judge
 
 _CONFUSION_CLASSES = 25
-"""The most classes for which the confusion matrix is drawn; of more, the worst pairs are listed, which can be read."""
+"""Most classes for which the confusion matrix is drawn; a larger one is unreadable, so the worst pairs are listed."""
 
 _WORST_PAIRS = 20
-"""How many confusions are listed where the matrix is not drawn."""
+"""The number of confusions listed instead of a matrix."""
 
 _SPLIT_NOTES = {
     Split.TEST: "Gold that no other stage reads.",
@@ -29,7 +29,7 @@ _SPLIT_NOTES = {
 
 
 def render_page(evaluation: Evaluation) -> str:
-    """The report as an HTML page that needs nothing else: no network, script, font or image file."""
+    """The report as a self-contained HTML page, which needs no network, script, font or image file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -80,7 +80,7 @@ def _shade(confusion: npt.NDArray[np.int64]) -> list[list[Entry]]:
 
 
 def _list_worst_pairs(evaluation: Evaluation) -> list[tuple[str, str, int]]:
-    """Gold class, label and count of the most frequent confusions."""
+    """Gold class, label and count of the most frequent confusions, most frequent first."""
     if evaluation.confusion is None:
         return []
     errors = evaluation.confusion.copy()

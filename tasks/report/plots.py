@@ -11,11 +11,11 @@ from tasks.report.evaluation import Evaluation
 from tasks.report.rounding import round_table
 
 _VEGALITE = "5.21"
-"""The Vega-Lite series that DVC's own plot templates are written for."""
+"""The series of Vega-Lite for which DVC's own plot templates are written."""
 
 
 def tabulate_plots(evaluation: Evaluation) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Name and rows of each file for `dvc plots`; all are tidy, one row per thing drawn."""
+    """Name and table of each file for `dvc plots`; tables are tidy, with a row per thing drawn."""
     splits = evaluation.splits
     scores = [
         (str(result.split), row.method, metric, estimate.value, estimate.low, estimate.high)
@@ -90,9 +90,9 @@ def tabulate_plots(evaluation: Evaluation) -> Iterator[tuple[str, pl.DataFrame]]
 
 @cache
 def render_plots_template() -> str:
-    """The HTML template for `dvc plots show`, with vega inside: DVC's own loads it from the internet.
+    """The HTML template for `dvc plots show`, with Vega inlined; DVC's own template loads it from the internet.
 
-    DVC replaces `{plot_divs}`; without `{scripts}` it adds no script of its own.
+    DVC fills in `{plot_divs}`, and adds no script of its own if there is no `{scripts}`.
     """
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGALITE)
     assert "</script" not in script and "{plot_divs}" not in script
@@ -104,6 +104,6 @@ def render_plots_template() -> str:
 
 
 def _frame(columns: dict[str, type], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    """The rows as a table with these columns, rounded."""
+    """The rows as a table with these columns, its numbers rounded."""
     types = {str: pl.String, int: pl.Int64, float: pl.Float64}
     return round_table(pl.DataFrame(rows, schema={name: types[kind] for name, kind in columns.items()}, orient="row"))

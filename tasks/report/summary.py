@@ -1,4 +1,4 @@
-"""The summary of a report in Markdown."""
+"""The report's summary in Markdown."""
 
 import html
 import math
@@ -10,7 +10,7 @@ from tasks.report.verdict import judge
 
 
 def render_summary(evaluation: Evaluation) -> str:
-    """The verdict, the methods side by side and the effect on coverage, as Markdown."""
+    """The verdict, a comparison of the methods and the effect on coverage, as Markdown."""
     verdict = judge(evaluation)
     lines = [f"## {escape_markdown(verdict.headline)}", "", escape_markdown(" ".join(verdict.sentences)), ""]
     for result in evaluation.splits[:1]:
@@ -49,7 +49,7 @@ def describe_coverage(coverage: Coverage) -> str:
 
 
 def _difference(row: MethodResult) -> str:
-    """The difference from majority vote with its interval; nothing for majority vote itself."""
+    """The difference from majority vote with its interval; empty for majority vote itself."""
     if row.method == BASELINE:
         return ""
     if math.isnan(row.to_baseline.low):
@@ -61,5 +61,5 @@ def _difference(row: MethodResult) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """`text` with Markdown's table and HTML characters made harmless."""
+    """`text` with the characters escaped that mean something in Markdown tables or HTML."""
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(text, quote=False))

@@ -26,9 +26,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the shipped labels are better than the methods that cost nothing, in words with figures.
+    """Whether the shipped labels beat majority vote and the other methods, in words with figures.
 
-    beaten_by: the best other method, where its accuracy is clearly above that of the shipped labels.
+    beaten_by: the best other method, if its accuracy is clearly above that of the shipped labels, else None.
     """
 
     outcome: Outcome
@@ -38,10 +38,10 @@ class Verdict:
 
 
 def judge(evaluation: Evaluation) -> Verdict:
-    """The verdict on the best evidence there is: the shipped labels against majority vote, then against every row.
+    """The verdict on the best evidence available: the shipped labels against majority vote, then against all methods.
 
-    "Better" and "worse" need an interval of the paired difference that leaves zero out; without intervals the answer
-    stays open.
+    "Better" and "worse" require that the interval of the paired difference excludes zero; without intervals the outcome
+    is unclear.
     """
     if not evaluation.splits:
         return Verdict(
@@ -93,14 +93,14 @@ def judge(evaluation: Evaluation) -> Verdict:
 
 
 def _compare(difference: Estimate) -> Outcome:
-    """The outcome that the interval of a difference in accuracy allows."""
+    """The outcome that the interval of a difference in accuracy supports."""
     if difference.low > 0:
         return Outcome.BETTER
     return Outcome.WORSE if difference.high < 0 else Outcome.UNCLEAR
 
 
 def _describe_shipped(evaluation: Evaluation) -> str:
-    """The shipped labels as the subject of a sentence."""
+    """The shipped labels, as the subject of a sentence."""
     if evaluation.shipped == SHIPPED:
         return "the shipped labels"
     name = name_method(evaluation.shipped)
@@ -108,7 +108,7 @@ def _describe_shipped(evaluation: Evaluation) -> str:
 
 
 def _describe_interval(difference: Estimate, evaluation: Evaluation) -> str:
-    """The interval of a difference, to end a clause with."""
+    """The interval of a difference, as the end of a clause."""
     if math.isnan(difference.low):
         return "; without bootstrap intervals (evaluate.bootstrap: 0) this may be chance"
     return (
