@@ -1,4 +1,4 @@
-"""The class balance, estimated from votes and, where there are any, from gold rows."""
+"""The class balance, estimated from votes and from gold rows, if there are any."""
 
 import numpy as np
 from scipy.special import gammaln, xlogy
@@ -8,26 +8,26 @@ from tasks.core.copies import weigh_copies
 from tasks.core.types import ABSTAIN, Float64, GoldRows, Int64, Votes
 
 BALANCE_STRENGTHS = (30.0, 10.0, 3.0, 1.0)
-"""For how many gold rows per class the balance from votes counts, once gold has refuted it; see `update_class_balance`."""
+"""Weights, in gold rows per class, that the votes' balance may keep once gold has refuted it; see `update_class_balance`."""
 
 BALANCE_ROWS = 20
-"""Gold rows per class from which they may refute the balance of the votes: 20 rows of nine classes make some classes look
-rare by chance, which cost one draw of a task 21 points."""
+"""Fewest gold rows per class that may refute the votes' balance: with 20 rows of nine classes, some classes look rare by
+chance, which cost one draw of a task 21 points."""
 
 REFUTATION = 20.0
-"""How much likelier gold must be under another balance than under that of the votes before it counts: what is called
-strong evidence. 100 rows of ten classes estimate a class's share within 30 %, and raking to such noise cost the
-student 1.4 points on 23 tasks."""
+"""Likelihood ratio from which gold refutes the votes' balance, conventionally called strong evidence. 100 rows of ten
+classes estimate a class's share only within 30 %, and adjusting to such noise cost the student 1.4 points on 23 tasks."""
 
 DEFAULT_COVERAGE = 0.5
-"""Share of the items beyond which an LF that votes one class alone may be a default."""
+"""Coverage above which an LF that votes for a single class may be a default."""
 
 DEFAULT_CONFLICTS = 0.05
-"""Share of a default's votes that others contradict at most: it was written to speak where nothing else does."""
+"""Largest share of a default's votes that others may contradict: it was written to vote where no other LF does."""
 
 
 def find_default_lfs(votes: Votes) -> Int64:
-    """Return the LFs that say "otherwise this class": of one class, on over half of the items, hardly ever contradicted.
+    """Return the default LFs ("otherwise this class"), which vote for a single class on over half of the items and are
+    hardly ever contradicted: their positions, ascending.
 
     >>> find_default_lfs(np.array([[0, -1], [0, -1], [0, -1], [-1, 1]], dtype=np.int8)).tolist()
     [0]
@@ -44,7 +44,7 @@ def find_default_lfs(votes: Votes) -> Int64:
 
 
 def estimate_class_balance(head: VoteHead, votes: Votes, gold: GoldRows | None) -> Float64:
-    """Return the class balance (k,), positive, sum 1: what the votes say, unless gold refutes it.
+    """Return the class balance (k,), positive, sum 1: the votes' balance, unless gold refutes it.
 
     Parameters
     ----------
@@ -57,10 +57,10 @@ def estimate_class_balance(head: VoteHead, votes: Votes, gold: GoldRows | None) 
 
     Notes
     -----
-    The votes say the mean of the vote head over all rows, one EM step from uniform. Where there is a default LF
-    (`find_default_lfs`) they say the mean over rows of their own shares, since whoever wrote a default believes that its
-    class is the usual one, which a head under a uniform class balance cannot tell. Every class keeps at least .1 / k of
-    that; then `update_class_balance`.
+    The votes' balance is the mean of the vote head over all rows, one EM step from uniform. If there is a default LF
+    (`find_default_lfs`), it is the mean over rows of each row's shares of votes instead: whoever wrote a default believes
+    that its class is the usual one, which a head with a uniform class balance cannot know. Every class gets at least
+    .1 / k; then `update_class_balance` applies.
     """
     n_classes = head.proba.shape[1]
     balance = head.proba.mean(axis=0)
@@ -74,16 +74,16 @@ def estimate_class_balance(head: VoteHead, votes: Votes, gold: GoldRows | None) 
 
 
 def update_class_balance(balance: Float64, classes: Int64) -> Float64:
-    """Return the `balance` (k,), positive, sum 1, as it is, or where gold of `classes` (g,) refutes it, as gold updates it.
+    """Return `balance` (k,), positive, sum 1, updated by gold of `classes` (g,) if that refutes it, else unchanged.
 
     Notes
     -----
-    The prior is a Dirichlet of mean `balance` that counts for so many gold rows per class as make the gold likeliest,
-    out of `BALANCE_STRENGTHS`. It replaces the balance only with `BALANCE_ROWS` per class and if gold is `REFUTATION` times as likely under it. Gold that
-    accords with the votes then changes nothing, and a hundred rows without a single one of a class say that it is rare,
-    how many ever the votes give it.
+    The prior is a Dirichlet with mean `balance`; its weight is that of `BALANCE_STRENGTHS` under which the gold is most
+    likely. The posterior mean replaces the balance only if there are `BALANCE_ROWS` gold rows per class and the gold is
+    `REFUTATION` times as likely as under `balance`. So gold that agrees with the votes changes nothing, and a hundred
+    rows without a single row of some class show that it is rare, however often LFs vote for it.
 
-    Source: the Dirichlet-multinomial; H. Jeffreys, "Theory of Probability", 1961, on such ratios.
+    Source: the Dirichlet-multinomial distribution; for likelihood ratios H. Jeffreys, "Theory of Probability", 1961.
 
     >>> update_class_balance(np.array([0.5, 0.5]), np.array([0, 1, 0, 0])).tolist()
     [0.5, 0.5]

@@ -1,12 +1,11 @@
-"""The end model: a student of the weak labels and, where there is gold, a pool of four experts with it.
+"""The end model: a student of the weak labels and, given gold, a pool of four experts.
 
 `fit_end_model` trains a student on the weak labels of every row and, given gold rows, pools four cross-fitted experts
-log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student. Beside it stands
-what a user with gold would do without weak supervision (`fit_gold_baseline`).
+log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student.
+`fit_gold_baseline` is the alternative without weak supervision.
 
-Everything is transductive and says so: embeddings and votes of every split are inputs, gold comes from the rows the
-caller passes (valid) and from nowhere else. What was fitted can be applied to rows that came later
-(`predict_end_model`): then nothing is learned from them.
+Fitting is transductive: embeddings and votes of every split are inputs, while gold comes only from the rows that the
+caller passes (valid). `predict_end_model` applies what was fitted to later rows, and learns nothing from them.
 """
 
 from __future__ import annotations
@@ -46,25 +45,25 @@ region, held-out ones too, so that the best fit is too close. Judged on the test
 
 STUDENT_FOLDS = 3
 PENALTY_ROWS = 5_000
-"""Rows that the student's penalty is chosen on at most; with 10,000 it was the same on five of six tasks, half a decade
-stronger on the sixth."""
+"""Most rows on which the student's penalty is chosen; 10,000 rows chose the same penalty on five of six tasks, and one
+half a decade stronger on the sixth."""
 
 GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-"""Half decades, chosen by cross-fitted log loss."""
+"""Inverse penalties of the experts that learn from gold, half decades; cross-fitted log loss chooses."""
 
 EXPERTS = ("gold alone", "gold on student and votes", "label model", "student")
 Leader = Literal["label model", "student"]
 VOTE_BLOCK_NORM = 0.5
-"""Root mean square norm of the block of one-hot votes beside features of norm 1."""
+"""Root mean square norm of the block of one-hot votes, beside features of norm 1."""
 
 POOL_SPREAD = 0.4
-"""Prior standard deviation of a pooling weight, once there is much gold."""
+"""Prior standard deviation of a pooling weight, given plenty of gold."""
 
 POOL_ROWS = 20.0
-"""Gold rows per class with which the pool is half way from the labels without gold to experts of equal say."""
+"""Gold rows per class at which the prior's standard deviation reaches half its final value; see `weigh_experts`."""
 
 END_WORK = (1 + STUDENT_FOLDS * len(STUDENT_PENALTIES) + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE
-"""Likewise `fit_end_model`."""
+"""The work that `fit_end_model` reports to its `advance` in all, with enough gold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +82,10 @@ class GoldExpert:
 
 @dataclass(frozen=True, kw_only=True)
 class VoteCode:
-    """How votes are features.
+    """The encoding of votes as features.
 
-    heights: (m, k) float64, positive where LF j's vote for class c has a column; the root of its share among near-copies,
-    so that exact copies are together one column. scale: by which heights are multiplied.
+    heights: (m, k) float64, positive where LF j's vote for class c has a column: the root of its share among near-copies,
+    so that exact copies together act as a single column. scale: the factor of all heights.
     """
 
     heights: Float64
@@ -95,10 +94,10 @@ class VoteCode:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldParameters:
-    """What gold rows taught the end model.
+    """The end model's parameters that were learned from gold rows.
 
     alone: the expert on features. fused: the expert on features, the student's centered scores over `student_norm`, and
-    votes. pool_weights: (4,) float64, in the order of `EXPERTS`. has_gold: (k,) bool, the classes that gold rows are of.
+    votes. pool_weights: (4,) float64, in the order of `EXPERTS`. has_gold: (k,) bool, which classes have gold rows.
     """
 
     alone: SoftmaxRegression
@@ -111,7 +110,9 @@ class GoldParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The model trained on weak labels. raw: (n, k) float64, its log probabilities; confidence: their inverse temperature."""
+    """The model trained on weak labels. raw: (n, k) float64, its log probabilities. confidence: the inverse temperature
+    by which they are multiplied.
+    """
 
     regression: SoftmaxRegression
     raw: Float64
@@ -120,7 +121,7 @@ class Student:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolPrior:
-    """What pooling weights are before gold: mean (e,) float64 and standard deviation of each."""
+    """The normal prior of the pooling weights: mean (e,) float64, and the standard deviation of each."""
 
     mean: Float64
     spread: float
@@ -128,7 +129,7 @@ class PoolPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class EndParameters:
-    """All that `predict_end_model` needs. confidence: the student's inverse temperature; gold: None without gold."""
+    """What `predict_end_model` needs. confidence: the student's inverse temperature; gold: None without gold."""
 
     student: SoftmaxRegression
     confidence: float
@@ -137,7 +138,7 @@ class EndParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class EndModel:
-    """The end model's answer for every item.
+    """The end model's result for every item.
 
     posterior: (n, k) float64, rows sum to 1. student: (n, k) float64, the model trained on weak labels alone.
     gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
@@ -159,8 +160,8 @@ def fit_gold_baseline(
 ) -> Float64:
     """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
 
-    What a user with gold would do instead of weak supervision; default penalty C = 10.
-    A class without gold gets a probability near 0.
+    This is the alternative to weak supervision for a user with gold. The default penalty is C = 10; a class without gold
+    gets a probability near 0.
     """
     targets = np.eye(n_classes)[gold.classes]
     model = fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty, advance)
@@ -185,34 +186,34 @@ def fit_end_model(
     Parameters
     ----------
     features
-        (n, d) float32 from the spectral map, every item of every split.
+        (n, d) float32 from the spectral map, all items of all splits.
     votes
         (n, m) int8, -1 abstains.
     weak_labels
-        (n, k) float64, rows sum to 1, made without any gold row's own class (`NearvoteLabels.weak`).
+        (n, k) float64, rows sum to 1, made without using any row's gold class (`NearvoteLabels.weak`).
     gold
         Gold rows that may be used, or None.
     label_log_proba, label_held_out
         The label model's log posterior (n, k), and that of the gold rows from folds without them (g, k). Both needed
         with gold; ignored without.
     seed
-        Of the fold assignment.
+        Seed of the fold assignment.
     advance
-        Is told of `END_WORK`, without enough gold only of the student's part.
+        Receives `END_WORK` in all; without enough gold, only the student's part.
     leader
         The expert whose labels are shipped without gold; it leads the pool while gold is scarce (`weigh_experts`).
     student
-        `fit_student` on the same features, votes and weak labels, where it is at hand.
+        The result of `fit_student` on the same features, votes and weak labels, if the caller has it.
 
     Notes
     -----
-    Without gold the student (`fit_student`) is the end model. With gold four experts are pooled, log p = sum_e w_e log p_e, normalized:
-    gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes scaled to norm
-    1/2], which lets gold correct the student along its own axes for little penalty and elsewhere for the full one;
-    the label model; and the student. The w_e >= 0 minimize held-out log loss with the prior of `weigh_experts`: few rows
-    leave the labels without gold nearly as they are, thousands leave the weights free. Classes without gold keep the
-    probability that `weak_labels` give them. Fewer than 20 gold rows, or gold of
-    one class, count as no gold here (not in the class balance).
+    Without gold the student (`fit_student`) is the end model. With gold four experts are pooled, log p = sum_e w_e log
+    p_e, normalized: gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes
+    scaled to norm 1/2], in which corrections of the student along its own axes cost little penalty and all others the
+    full one; the label model; and the student. The w_e >= 0 minimize held-out log loss under the prior of
+    `weigh_experts`: with few gold rows the labels stay close to those without gold, and with thousands the weights are
+    free. Classes without gold keep the probability that `weak_labels` give them. Fewer than 20 gold rows, or gold of a
+    single class, count as no gold here (but not in the class balance).
 
     Raises
     ------
@@ -281,10 +282,10 @@ def fit_end_model(
 def fit_student(
     features: Float32, votes: Votes, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
 ) -> Student:
-    """Return softmax regression on `weak_labels` (n, k) of all rows, or of `TRAINING_ROWS` drawn from more.
+    """Return softmax regression on the `weak_labels` (n, k) of all rows, or of a random `TRAINING_ROWS` of them.
 
-    Soft targets and the penalty (`choose_student_penalty`) leave it underconfident, so one temperature is fitted on the
-    votes of the rows that have any (weighted to the weak labels' class balance); it moves no hard label. The other
+    Soft targets and the penalty (`choose_student_penalty`) leave it underconfident, so a temperature is fitted on the
+    votes of all rows with votes, weighted to the weak labels' class balance; it changes no hard label. The other
     parameters are those of `fit_end_model`.
     """
     with threadpool_limits(limits=1):
@@ -296,11 +297,11 @@ def fit_student(
 
 
 def weigh_experts(gold_rows: int, n_classes: int, leader: Leader) -> PoolPrior:
-    """Return the prior of the pooling weights: gold has to earn each departure from the labels without it.
+    """Return the prior of the pooling weights, under which the labels without gold change only as gold accumulates.
 
-    With t = (g / (g + 20 k))^2, g gold rows and k classes, both experts that learn from gold alone have t / 4, label model
-    and student 1/4, and the `leader` what is left to 1; the standard deviation is .4 sqrt(t). 20 rows of two classes
-    give t = .11, 100 give .51, a thousand .93.
+    With t = (g / (g + 20 k))^2 for g gold rows and k classes, the means are t / 4 for both experts that learn from gold,
+    1/4 for label model and student, plus what is left to 1 for the `leader`; the standard deviation is .4 sqrt(t). For two
+    classes, 20 rows give t = .11, 100 give .51, a thousand .93.
 
     >>> weigh_experts(40, 2, "student").mean.tolist()
     [0.0625, 0.0625, 0.25, 0.625]
@@ -318,7 +319,7 @@ def predict_end_model(
     label_log_proba: Float64 | None,
     weak_labels: Float64 | None,
 ) -> Float64:
-    """Return the end model's posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
+    """Return the end model's posterior (q, k) float64 of any rows, fitted on or not, each by itself.
 
     Parameters
     ----------
@@ -333,8 +334,8 @@ def predict_end_model(
 
     Notes
     -----
-    On the rows of `fit_end_model` this is its posterior, up to rounding in the float32 products: their sums depend on
-    how many rows are multiplied at once.
+    On the rows of `fit_end_model` this equals its posterior up to the rounding of float32 products, which depends on how
+    many rows are multiplied at once.
 
     Raises
     ------
@@ -358,7 +359,7 @@ def predict_end_model(
 def choose_student_penalty(
     features: Float32, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
 ) -> float:
-    """Return the least of `STUDENT_PENALTIES` that explains `STUDENT_SHARE` of what the best explains of weak labels.
+    """Return the smallest of `STUDENT_PENALTIES` that explains `STUDENT_SHARE` of what the best of them explains.
 
     Parameters
     ----------
@@ -367,14 +368,15 @@ def choose_student_penalty(
     weak_labels
         (n, k) float64, rows sum to 1.
     seed
-        Of rows and folds.
+        Seed for drawing rows and folds.
     advance
-        Is told of `STUDENT_FOLDS` times as many fits as there are penalties.
+        Receives a fit per penalty and fold.
 
     Notes
     -----
-    Explained is how far the cross-entropy on weak labels of left-out rows is below the entropy of their mean. Of more
-    than `PENALTY_ROWS` rows so many are drawn. With fewer rows than folds nothing can be left out: the strongest penalty.
+    A penalty explains as much as the cross-entropy on the weak labels of left-out rows lies below the entropy of their
+    mean. At most `PENALTY_ROWS` random rows are used. With fewer rows than folds the answer is the strongest penalty,
+    since nothing can be left out.
     """
     rows = draw_rows(np.arange(len(features)), PENALTY_ROWS, seed)
     if len(rows) < STUDENT_FOLDS:
@@ -388,21 +390,21 @@ def choose_student_penalty(
             kept, out = rows[fold != held], rows[fold == held]
             model: SoftmaxRegression | None = None
             for number, penalty in enumerate(STUDENT_PENALTIES):
-                # Fewer rows under the same penalty for each.
+                # A fold has fewer rows than the whole: the same penalty per row.
                 strength = penalty * drawn / len(kept)
                 model = fit_softmax(features[kept], weak_labels[kept], np.ones(len(kept)), strength, model, advance)
                 losses[number] -= (weak_labels[out] * normalize_scores(score_rows(model, features[out]))).sum()
     mean = weak_labels[rows].mean(axis=0)
     explained = entr(mean).sum() - losses / len(rows)
-    # Nothing explained by any of them: the strongest penalty.
+    # If none explains anything, the strongest penalty.
     return STUDENT_PENALTIES[int(np.argmax(explained >= STUDENT_SHARE * max(explained.max(), 0.0)))]
 
 
 def _restore_classes(scores: Float64, weak_labels: Float64, has_gold: Bool) -> Float64:
-    """Return the posterior (q, k) of pooled `scores` (q, k), where classes without gold have their weak probability.
+    """Return the posterior (q, k) of pooled `scores` (q, k), in which classes without gold have their weak probability.
 
-    Experts that learn from gold take a class that gold lacks for impossible, whatever the votes say. What the weak
-    labels leave goes to the other classes in proportion.
+    To experts that learn from gold, a class without gold is impossible, whatever the votes say. The other classes share
+    the rest of the probability in proportion to the pool.
     """
     posterior = np.exp(normalize_scores(scores))
     if has_gold.all():
@@ -427,8 +429,8 @@ def fit_pool_weights(held_out: Float64, classes: Int64, prior: PoolPrior) -> Flo
 
     Notes
     -----
-    Minimizes the log loss of softmax(sum_e w_e log p_e) with a normal prior on each weight. Convex. The sum
-    is free, which also sets the temperature of the pool.
+    They minimize the log loss of softmax(sum_e w_e log p_e) with a normal prior on each weight, a convex problem. Their
+    sum is free, and so sets the temperature of the pool.
     """
     g, _, e = held_out.shape
     rows = np.arange(g)
@@ -448,7 +450,7 @@ def fit_pool_weights(held_out: Float64, classes: Int64, prior: PoolPrior) -> Flo
 
 
 def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64) -> float:
-    """Return the temperature's inverse in [1/e, e^3] at which the student best predicts the votes; 1 without votes."""
+    """Return the inverse temperature, in [1/e, e^3], at which the student best predicts the votes; 1 without votes."""
     counts = sum_votes(votes, weigh_copies(votes, len(class_balance)))
     covered = counts.sum(axis=1) > 0
     if not covered.any():
@@ -478,7 +480,7 @@ def _fit_gold_expert(
         loss = -float(held_out[rows, gold.classes].mean())
         if best is None or loss < best[0]:
             best = (loss, penalty, held_out)
-        elif loss > 1.1 * best[0]:  # past the minimum of a smooth curve: the rest would only cost time
+        elif loss > 1.1 * best[0]:  # well past the minimum of a smooth curve
             advance((len(GOLD_PENALTIES) - number) * GOLD_FOLDS * WHOLE)
             break
     assert best is not None
@@ -487,7 +489,7 @@ def _fit_gold_expert(
 
 
 def predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:
-    """Return log class probabilities (n, k) float64 of features that lie side by side in blocks."""
+    """Return log class probabilities (n, k) float64 for features given as blocks of columns."""
     scores = np.tile(model.intercept, (len(blocks[0]), 1))
     at = 0
     for block in blocks:
@@ -498,25 +500,25 @@ def predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Floa
 
 
 def stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[Float32]:
-    """Return the blocks of features of the expert that sees the student and the votes as well."""
+    """Return the blocks of features for the expert that also sees the student and the votes."""
     return [features, (centered / norm).astype(np.float32), _encode_votes(votes, code)]
 
 
 def center_scores(log_proba: Float64) -> Float64:
-    """Return log probabilities, none below the floor, about their mean over classes."""
+    """Return log probabilities, floored at `LOG_FLOOR`, minus their mean over classes."""
     kept = np.maximum(log_proba, np.log(LOG_FLOOR))
     return np.asarray(kept - kept.mean(axis=1, keepdims=True))
 
 
 def _fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:
-    """Return a code in which a row's root mean square norm is the constant: one column per LF and class it votes for."""
+    """Return the code with a column per LF and class it votes for, and rows of root mean square norm `VOTE_BLOCK_NORM`."""
     heights = np.where(has_votes(votes, n_classes), np.sqrt(weigh_copies(votes, n_classes)), 0.0)
     mean = sum_votes(votes, heights**2).sum(axis=1).mean()
     return VoteCode(heights=heights, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if heights.any() else 0.0)
 
 
 def _encode_votes(votes: Votes, code: VoteCode) -> Float32:
-    """Return the columns of `code`, (n, V) float32; a vote that has none there counts for nothing."""
+    """Return the votes as the columns of `code`, (n, V) float32; votes without a column are ignored."""
     columns = [
         (votes[:, j] == c).astype(np.float32) * np.float32(code.scale * code.heights[j, c])
         for j, c in np.argwhere(code.heights > 0)

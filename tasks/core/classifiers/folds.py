@@ -8,33 +8,33 @@ from tasks.core.types import GoldRows, Int64
 
 GOLD_FOLDS = 5
 LEAST_GOLD = 20
-"""Gold rows from which a classifier may learn. From 10 rows one that fits all of them is no rarity, however wrong: on two
-of six tasks single draws of 10 then cost 7 to 16 points, and of 20 one point at most."""
+"""Fewest gold rows from which a classifier may learn. With 10, a classifier that fits them all is often wrong: on two of
+six tasks single draws of 10 cost 7 to 16 points, and single draws of 20 at most one point."""
 
 TRAINING_ROWS = 100_000
-"""That the vote head and the student learn from at most: over a hundred per coefficient of 384 dimensions and two
-classes, over ten of 768 and ten; time and memory of both stay those of so many rows."""
+"""Most rows from which the vote head and the student learn, which bounds their time and memory: over a hundred rows per
+coefficient for 384 dimensions and two classes, over ten for 768 dimensions and ten classes."""
 
 
 def draw_rows(rows: Int64, most: int, seed: int) -> Int64:
-    """Return `rows`, or a random `most` of them if they are more, ascending if `rows` are."""
+    """Return `rows`, or a random `most` of them if there are more, in the order of `rows`."""
     if len(rows) <= most:
         return rows
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
 
 
 def is_enough_gold(gold: GoldRows) -> bool:
-    """Return whether gold can be cross-fitted: at least `LEAST_GOLD` rows, of two classes."""
+    """Return whether there is enough gold for cross-fitting: at least `LEAST_GOLD` rows, of at least two classes."""
     return len(gold.rows) >= LEAST_GOLD and len(np.unique(gold.classes)) >= 2
 
 
 def assign_folds(classes: Int64, n_folds: int, seed: int) -> Int64:
-    """Return a fold 0..n_folds-1 for each row (g,) int64: a seeded shuffle, then dealt class by class.
+    """Return a fold 0..n_folds-1 for each row, (g,) int64; every class is spread over the folds as evenly as possible.
 
-    Every class is spread over the folds as evenly as it can be.
+    Rows are shuffled by `seed`, then dealt class by class.
     """
-    # scikit-learn's StratifiedKFold deals alike, but warns of rare classes, refuses where all of them are rare, and
-    # gives other folds for the same seed, so that all labels with gold would change.
+    # scikit-learn's StratifiedKFold does the same, but warns about rare classes, fails if all are rare, and gives other
+    # folds for the same seed, which would change every label made with gold.
     order = np.random.default_rng(seed).permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
     fold = np.empty(len(classes), dtype=np.int64)

@@ -1,7 +1,7 @@
 """Multinomial logistic regression (softmax) with L-BFGS, on soft targets.
 
-Features are float32, the objective is float64. BLAS runs on one thread inside the fits, so that the thread count of
-the process cannot change a result on one machine.
+Features are float32, the objective is float64. Fits run BLAS on a single thread, so that a result does not depend on
+the number of threads.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
 LOG_FLOOR = 1e-4
-"""Smallest class probability a log feature may carry."""
+"""Smallest class probability in a feature that is a log probability."""
 
 MOST_STEPS = 200
-"""Of L-BFGS in a fit; these and a relative change of 1e-7 leave accuracies unchanged against 1e-9."""
+"""Most L-BFGS steps in a fit; with them and a tolerance of 1e-7, accuracies are the same as with 1e-9."""
 
 BLOCK = 4096
-"""Rows per block of a float64 reduction: a fixed order whatever n."""
+"""Rows per block of a float64 reduction, so that the order of summation is fixed for every n."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,11 @@ def fit_softmax_regression(
     penalty
         Inverse penalty, scikit-learn's C. The intercept is not penalized.
     advance
-        Is told of one piece of work, step by step.
+        Receives a single piece of work, step by step.
 
     Notes
     -----
-    A soft target costs the same as a hard one: no replicated rows. 13,000 x 384 x 4 takes about half a second.
+    Soft targets cost no more than hard ones, since rows are not replicated. 13,000 x 384 x 4 takes about half a second.
     """
     with threadpool_limits(limits=1):
         return fit_softmax(features, targets, weights, penalty, None, advance)
@@ -70,10 +70,10 @@ def predict_log_proba(model: SoftmaxRegression, features: Float32) -> Float64:
 
 
 def fit_temperature(scores: Float64, targets: Float64) -> Float64:
-    """Return an inverse temperature and k offsets, (1 + k,) float64, that minimize the log loss on weighted targets.
+    """Return the inverse temperature and k offsets, (1 + k,) float64, that minimize the log loss on weighted targets.
 
-    scores, targets: (n, k) float64; a row of targets sums to its weight. The inverse temperature stays in [1/e, e^3]:
-    separable votes would send it to infinity.
+    scores, targets: (n, k) float64; a row of targets sums to its weight. The inverse temperature is kept in [1/e, e^3],
+    since separable votes would send it to infinity.
     """
     weights = targets.sum(axis=1, keepdims=True)
     total = weights.sum()
@@ -98,7 +98,7 @@ def fit_softmax(
     start: SoftmaxRegression | None,
     advance: Advance,
 ) -> SoftmaxRegression:
-    """Return the regression of `fit_softmax_regression`, from a warm start if given."""
+    """Return the result of `fit_softmax_regression`, computed from a warm start if given."""
     d = features.shape[1]
     k = targets.shape[1]
     weighted = targets * weights[:, None]
@@ -148,10 +148,10 @@ def normalize_scores(scores: Float64) -> Float64:
 
 
 def _sum_exponentials(scores: Float64) -> Float64:
-    """Return the log of the sum of exponentials over classes, (n, 1), to the last digit that of scipy's `logsumexp`.
+    """Return the log of the sum of exponentials over classes, (n, 1), identical to scipy's `logsumexp` to the last digit.
 
-    Most of the time of a fit with many classes is spent here, and with fewer copies it is half as much. (scipy's
-    `log_softmax` rounds otherwise in the last digit, which would change the bytes of labels.)
+    A fit with many classes spends most of its time here, and fewer copies halve it. (scipy's `log_softmax` rounds the
+    last digit differently, which would change the bytes of labels.)
     """
     top = scores.max(axis=1, keepdims=True)
     if not np.isfinite(top).all():
@@ -159,7 +159,7 @@ def _sum_exponentials(scores: Float64) -> Float64:
     below = scores - top
     is_top = below == 0
     np.exp(below, out=below)
-    # What ties for the top is counted and stays out of the sum, for precision.
+    # Entries equal to the maximum are counted rather than summed, for precision.
     below[is_top] = 0.0
     ties = is_top.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(np.log1p(below.sum(axis=1, keepdims=True) / ties) + np.log(ties) + top)

@@ -1,4 +1,4 @@
-"""Features whose ridge penalty knows how the embeddings vary.
+"""Features on which a ridge penalty accounts for how the embeddings vary.
 
 With C the covariance of all embeddings (no labels), a linear model with weight prior N(0, C^t) prefers directions along
 which items actually vary; t = 0 is plain ridge, t = 1 is the two-step random-walk kernel x'Cx'' of semi-supervised
@@ -20,15 +20,15 @@ from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
 SPECTRAL_POWERS = (0.0, 0.5, 1.0)
-"""Plain ridge, half and full step of the random walk; averaged, not chosen."""
+"""Plain ridge, and a half and a full step of the random walk; averaged, not chosen among."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralMap:
     """A linear map from embeddings to features of unit mean squared norm.
 
-    mean: (d,) float64. projection: (d, r) float64. Of at least as many items as dimensions it is symmetric with r = d, so
-    that eigenvector signs cannot matter; of fewer it has a column for each of the r < n directions along which they vary.
+    mean: (d,) float64. projection: (d, r) float64. If there are at least as many items as dimensions, it is symmetric with
+    r = d, so that eigenvector signs cannot matter; else it has a column for each of the r < n directions in which they vary.
     """
 
     mean: Float64
@@ -41,9 +41,9 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
     Parameters
     ----------
     embeddings
-        (n, d) float32, all items of all splits, no labels. Finite.
+        (n, d) float32, finite, of all items of all splits.
     advance
-        Is told of one piece of work.
+        Receives a single piece of work.
 
     Notes
     -----

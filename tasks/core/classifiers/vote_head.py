@@ -1,4 +1,4 @@
-"""The vote head: how votes generalize over the embeddings, and how reliable each LF is.
+"""The vote head, which generalizes votes over the embeddings and estimates the reliability of each LF.
 
 A class-balanced, temperature-calibrated classifier of "which class would an LF vote here", cross-fitted over the rows
 with votes. Each LF's reliability on a class is how far above chance the head's held-out probability of that class lies
@@ -34,27 +34,27 @@ HEAD_PENALTY = 0.3
 
 HEAD_FOLDS = 4
 RELIABILITY_VOTES = 2.0
-"""An LF's reliability starts from chance, worth this many votes."""
+"""An LF's reliability is smoothed by this many votes at chance."""
 
 RELIABILITY_FLOOR = 0.02
-"""A vote at or below chance keeps this much weight: the head may be wrong about an LF."""
+"""The weight that votes at or below chance keep, since the head may be wrong about an LF."""
 
 LEAST_SKILL = 0.1
-"""`measure_skill` below which embeddings do not carry votes: 0 of random ones, .21 to .84 on 21 tasks."""
+"""A `measure_skill` below this means that embeddings do not carry votes: 0 for random ones, .21 to .84 on 21 tasks."""
 
 
 HEAD_WORK = 2 * HEAD_FOLDS * WHOLE
-"""What `fit_vote_head` tells its `advance` in all, each fit being whole."""
+"""The work that `fit_vote_head` reports to its `advance` in all, a whole piece per fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VoteHead:
-    """How the votes generalize over the embeddings.
+    """A fitted vote head.
 
-    proba: (n, k) float64, rows sum to 1, the class an LF would vote under a uniform class balance; held out on rows
+    proba: (n, k) float64, rows sum to 1: the class an LF would vote for under a uniform class balance, held out on rows
     with votes. reliability: (m, k) float64 in [0, 1], the weight of LF j's vote for class c: precision above chance (1 is
-    always right, 0 is chance) times its share among near-copies; NaN where LF j never votes c. regression: what says `proba` on rows without votes,
-    and on rows that were not there.
+    always right, 0 is chance) times its share among near-copies; NaN where LF j never votes c. regression: the classifier
+    behind `proba` for rows without votes and for later rows.
     """
 
     proba: Float64
@@ -74,18 +74,19 @@ def fit_vote_head(
     votes
         (n, m) int8, -1 abstains.
     seed
-        Of the fold assignment; the only randomness.
+        Seed of the fold assignment, the only randomness.
     advance
-        Is told of `HEAD_WORK`.
+        Receives `HEAD_WORK` in all.
 
     Notes
     -----
-    Two rounds: votes weigh what `weigh_copies` gives them, then that times their reliability (`measure_reliability`)
+    There are two rounds: votes are weighted by `weigh_copies`, then also by their reliability (`measure_reliability`)
     under the first round's head.
-    Targets: an item's votes, averaged. Weights: each class's votes sum to the same. Of more than `TRAINING_ROWS` rows
-    with votes, so many are drawn. Each is predicted by folds without it; then one temperature and k offsets are fitted
-    on those held-out rows. The other rows, from which no fold learned, get the mean of the folds' scores. Fewer than 8 rows with votes, or votes of one class only: uniform over the classes
-    voted for (over all without votes). A class without votes: probability 0.
+    Targets are an item's averaged votes; weights give the votes of each class the same sum. At most `TRAINING_ROWS` random
+    rows with votes are used. Each is predicted by folds without it, and a temperature and k offsets are fitted on these
+    held-out rows. All other rows, from which no fold learned, get the mean of the folds' scores. With fewer than 8 rows
+    with votes, or votes for a single class, the result is uniform over the classes with votes (over all classes if there
+    are no votes). A class without votes has probability 0.
     """
     shares = weigh_copies(votes, n_classes)
     first = _fit_votes(features, sum_votes(votes, shares), seed, advance)
@@ -106,8 +107,8 @@ def measure_reliability(votes: Votes, proba: Float64) -> Float64:
 
     Notes
     -----
-    (mean of proba_c where LF j votes c, with two votes at chance, - 1/k) / (1 - 1/k), at least .02 / (1 - 1/k).
-    No gold: relative to what the LFs together generalize to.
+    (mean of proba_c where LF j votes c, with two votes at chance, - 1/k) / (1 - 1/k), at least .02 / (1 - 1/k). It uses
+    no gold, and so is relative to what the LFs together generalize to.
     """
     n_classes = proba.shape[1]
     chance = 1.0 / n_classes
@@ -123,7 +124,7 @@ def measure_reliability(votes: Votes, proba: Float64) -> Float64:
 
 
 def measure_skill(votes: Votes, proba: Float64) -> float:
-    """Return how well the vote head foretells held-out votes, at most 1: 0 is guessing, 1 is being sure and right.
+    """Return how well the vote head predicts held-out votes, at most 1: 0 is guessing, 1 is always certain and right.
 
     Parameters
     ----------
@@ -134,8 +135,8 @@ def measure_skill(votes: Votes, proba: Float64) -> float:
 
     Notes
     -----
-    One minus the log loss over that of guessing among the classes voted for, all of which weigh the same. LFs whose
-    votes are all the same count once. NaN where votes are of fewer than two classes.
+    One minus the ratio of its log loss to that of guessing among the classes with votes, all weighted equally. LFs with
+    identical votes count once. NaN if fewer than two classes have votes.
     """
     votes = votes[:, np.unique(find_originals(votes))]
     gains = [
@@ -155,7 +156,7 @@ class _FittedVotes:
 
 
 def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) -> _FittedVotes:
-    """Return the head for weighted vote counts (n, k) float64; see `fit_vote_head`."""
+    """Return the head fitted on weighted vote counts (n, k) float64; see `fit_vote_head`."""
     n, n_classes = counts.shape
     covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
     voted = counts.sum(axis=0) > 0
@@ -183,7 +184,7 @@ def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) 
             models.append(model)
         calibrated = fit_temperature(held_out, targets * weights[:, None])
         coef, intercept = np.zeros((features.shape[1], n_classes)), np.full(n_classes, -np.inf)
-        # The mean of the folds' scores is the score of their mean.
+        # Scores are linear, so the mean of the folds' scores is the score of their mean model.
         coef[:, voted] = calibrated[0] * np.mean([model.coef for model in models], axis=0)
         mean_intercept = np.mean([model.intercept for model in models], axis=0)
         intercept[voted] = calibrated[0] * mean_intercept + calibrated[1:]
@@ -194,12 +195,12 @@ def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) 
 
 
 def has_votes(votes: Votes, n_classes: int) -> npt.NDArray[np.bool_]:
-    """Return whether LF j votes class c anywhere, (m, k)."""
+    """Return whether LF j votes for class c anywhere, bool of shape (m, k)."""
     return np.stack([(votes == c).any(axis=0) for c in range(n_classes)], axis=1)
 
 
 def sum_votes(votes: Votes, weights: Float64) -> Float64:
-    """Return the summed weights (m, k) of the votes per item and class, (n, k) float64, added in LF order."""
+    """Return the sum of the `weights` (m, k) of an item's votes for each class, (n, k) float64, added in LF order."""
     counts = np.zeros((len(votes), weights.shape[1]))
     for j in range(votes.shape[1]):
         rows = np.flatnonzero(votes[:, j] >= 0)

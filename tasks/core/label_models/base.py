@@ -1,10 +1,10 @@
-"""What every label model shares: gold anchors, findings, the two kinds of fitted model, majority vote with weights.
+"""What the label models share: their interface, findings, tables of scores per vote, and counts of votes.
 
 A label model is a function `fit_x(votes, class_balance, ..., gold)` that returns a frozen object with
 `predict_proba(votes)`, `precision`, `findings` and `to_json()`; `choice.from_json` reads it back. There is no base
-class. Everywhere: votes are int8 of shape (n, m), -1 abstains, 0..k-1 is a class; class_balance is float64 of shape
-(k,), positive, summing to one. Results depend neither on the order of rows nor on the number of threads: what is summed
-over rows are whole numbers, and everything else is summed in a fixed order.
+class. Everywhere, votes are int8 of shape (n, m), -1 abstains and 0..k-1 is a class; class_balance is float64 of shape
+(k,), positive, with sum 1. Results depend neither on the order of rows nor on the number of threads: only integers are
+summed over rows, and everything else is summed in a fixed order.
 """
 
 from collections.abc import Callable
@@ -19,32 +19,33 @@ from tasks.core.patterns import Patterns, find_patterns
 from tasks.core.types import ABSTAIN, Float64, Votes
 
 PRIOR_VOTES = 10.0
-"""What is believed of an LF before any evidence counts like so many votes: a tenth of what settles a precision to .05."""
+"""The weight, in votes, of the prior belief about an LF: a tenth of the votes that settle a precision to .05."""
 
 FEWEST_TO_JUDGE = 10
-"""Votes, or overlaps, below which a finding about an LF would be noise."""
+"""Fewest votes, or overlaps, for a finding about an LF; with fewer it would be noise."""
 
 NEAR_COPY = 0.98
-"""Share of the items on which either LF votes where both cast the same vote. A finding only: two excellent LFs may get there honestly."""
+"""Two LFs are near-copies if they cast the same vote on this share of the items on which either votes. It is a finding
+only, since two excellent LFs may agree as often."""
 
 _ENTRIES = 1 << 22
-"""Entries of an indicator matrix held at once: 16 MiB in float32."""
+"""Most entries of an indicator matrix in memory: 16 MiB in float32."""
 
 _SPARSE_COST = 500
-"""What a pair of votes costs when only votes cast are multiplied, in multiply-adds of a dense product.
+"""The cost of a pair of votes in a sparse product, in multiply-adds of a dense one.
 
-Measured at 290 to 1,390 on one core, for 100 and 300 LFs of coverage .05 to .3; it decides speed alone, not results.
+Measured as 290 to 1,390 on one core, for 100 and 300 LFs of coverage .05 to .3; it affects speed only, not results.
 """
 
 _EXACT = 1 << 24
-"""Whole numbers up to here are exact in float32, and so is every sum of them in any order that stays below."""
+"""Integers up to this are exact in float32, and so are their sums, in any order, that stay below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something about the votes that a user should know.
+    """Something about the votes that the user should know.
 
-    Core has no names: LFs are positions, and `{2}` in the message stands for the name of class 2.
+    Core knows no names: LFs are positions, and `{2}` in the message stands for the name of class 2.
     """
 
     message: str
@@ -52,41 +53,41 @@ class Finding:
 
 
 class LabelModel(Protocol):
-    """What a fitted label model offers."""
+    """The interface of a fitted label model."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What fitting noticed."""
+        """Return what the user should know about the votes or the fit."""
         ...
 
     @property
     def precision(self) -> Float64:
-        """Return P(Y = c | the LF votes c) as the model sees it, (m, k); NaN where it has no notion of it."""
+        """Return the model's estimate of P(Y = c | the LF votes c), (m, k); NaN where it has none."""
         ...
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """Return the probability of each class, (n, k); rows sum to one."""
+        """Return the probability of each class, (n, k); rows sum to 1."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `choice.from_json` turns back into an equal model."""
+        """Return plain values from which `choice.from_json` makes an equal model."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VoteTable:
-    """A score per LF, vote and class; the posterior is the exponential of their sum, normalized."""
+    """A label model with a score per LF, vote and class; the posterior is the exponential of their sum, normalized."""
 
     bias: Float64
     """(k,): the score of each class before any vote; for most models the log of the class balance."""
     scores: Float64
-    """(m, k + 1, k): what LF j's vote v (0 is abstain, 1 + c is class c) adds to the log posterior of each class."""
+    """(m, k + 1, k): what vote v of LF j (0 is abstain, 1 + c is class c) adds to the log posterior of each class."""
     precision: Float64
-    """(m, k): P(Y = c | the LF votes c); NaN where it never votes c or the model has no notion of it."""
+    """(m, k): P(Y = c | the LF votes c); NaN where the LF never votes c or the model has no estimate."""
     findings: tuple[Finding, ...] = ()
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """Return the posterior, (n, k); uniform where every class is impossible.
+        """Return the posterior, (n, k); uniform for rows on which every class is impossible.
 
         Raises
         ------
@@ -121,33 +122,33 @@ class VoteTable:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JointVotes:
-    """How often LFs vote, alone and together: all that fitting needs to know of the rows. Whole numbers as float64."""
+    """How often LFs vote, alone and together, which is all that fitting needs of the rows. Integers, as float64."""
 
     patterns: Patterns
     rows: int
     lf: npt.NDArray[np.intp]
-    """(r,): an LF class is an LF and a class that it votes; the LF of each, ascending."""
+    """(r,): the LF of each LF class (an LF and a class that it votes for), ascending."""
     vote: npt.NDArray[np.intp]
-    """(r,): the class of each."""
+    """(r,): the class of each LF class."""
     together: Float64
-    """(r, r): rows on which both LF classes vote; the diagonal is how often each does."""
+    """(r, r): the number of rows on which both LF classes vote; on the diagonal, on which each votes."""
     seen: npt.NDArray[np.bool_]
-    """(m, k): whether the LF votes the class anywhere."""
+    """(m, k): whether the LF votes for the class anywhere."""
     first: npt.NDArray[np.intp]
-    """(m,): for each LF the first one with exactly its votes; itself, if there is none before it."""
+    """(m,): for each LF, the first LF with exactly the same votes, which may be itself."""
 
     @property
     def share(self) -> Float64:
-        """Return one over the number of LFs with exactly these votes, so that copies count once together, (m,)."""
+        """Return one over the number of LFs with the same votes, (m,), so that copies together count once."""
         share: Float64 = 1.0 / np.bincount(self.first, minlength=len(self.first))[self.first]
         return share
 
 
 def count_joint_votes(votes: Votes, k: int) -> JointVotes:
-    """Return how often each LF votes each class, and each two of them on the same row.
+    """Return how often each LF votes for each class, and how often each pair of LF classes votes on the same row.
 
-    The counts are exact, hence the same for every order of rows and number of threads. Cost: what is less of the pairs
-    of votes cast on the same row, and r^2 for each distinct row.
+    The counts are exact, and so do not depend on the order of rows or the number of threads. The cost is the smaller of
+    the number of pairs of votes on the same row, and r^2 per distinct row.
     """
     patterns = find_patterns(votes)
     seen = np.array([np.bincount(cast + 1, minlength=k + 1)[1:] > 0 for cast in patterns.votes]).reshape(-1, k)
@@ -183,15 +184,15 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
         block = slice(start, start + step)
         entries = (patterns.votes[lf, block] == vote[:, None]).astype(dtype)
         weights = patterns.counts[block].astype(dtype)
-        # A matrix times its own transpose takes half the work.
+        # A matrix times its own transpose takes half the work of a general product.
         together += entries @ entries.T if (weights == 1).all() else (entries * weights) @ entries.T
     return together
 
 
 def inspect_votes(counts: JointVotes, *, of_copies: str = "so they count as one") -> tuple[Finding, ...]:
-    """Return what is odd about the votes, whatever the model: silent LFs, copies, near copies, classes without any vote.
+    """Return findings that do not depend on the model: silent LFs, copies, near-copies, and classes without votes.
 
-    `of_copies` is what the model makes of identical votes.
+    `of_copies` says how the model treats identical votes.
     """
     findings = []
     silent = np.flatnonzero(~counts.seen.any(axis=1))
@@ -232,7 +233,13 @@ def _positions(lfs: npt.NDArray[np.intp]) -> tuple[int, ...]:
 
 
 def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float64]) -> Float64:
-    """Return `score`, (u, k), worked out once per distinct row of `votes` and handed to every row that shows it, (n, k)."""
+    """Return `score` for every row of `votes`, (n, k), computed once per distinct row, (u, k).
+
+    Raises
+    ------
+    ValueError
+        `votes` has a number of LFs other than `m`.
+    """
     if votes.shape[1] != m:
         raise ValueError(f"votes of {votes.shape[1]} labeling functions for a label model of {m}")
     patterns = find_patterns(votes)
@@ -240,7 +247,7 @@ def predict_patterns(votes: Votes, m: int, score: Callable[[Patterns], Float64])
 
 
 def add_scores(bias: Float64, scores: Float64, patterns: Patterns) -> Float64:
-    """Return `bias` plus, LF by LF, the score of its vote in each pattern, (u, k)."""
+    """Return `bias` plus the scores of the votes in each pattern, (u, k), added in LF order."""
     total = np.tile(bias, (len(patterns.counts), 1))
     for votes, table in zip(patterns.votes, scores, strict=True):
         total += np.take(table, votes + 1, axis=0)
@@ -256,7 +263,7 @@ def normalize_logs(logs: Float64) -> Float64:
 
 
 def encode_array(values: Float64) -> Any:
-    """Return nested lists, None for what is not finite; floats come back exactly."""
+    """Return nested lists, with None for what is not finite; `decode_array` restores floats exactly."""
     boxed = values.astype(object)
     boxed[~np.isfinite(values)] = None
     return boxed.tolist()
@@ -264,7 +271,7 @@ def encode_array(values: Float64) -> Any:
 
 def decode_array(values: Any, *, missing: float) -> Float64:
     """Return the array that `encode_array` wrote, `missing` where it has None."""
-    # NumPy reads None as NaN.
+    # NumPy converts None to NaN.
     numbers = np.array(values, dtype=np.float64)
     return np.where(np.isnan(numbers), missing, numbers)
 

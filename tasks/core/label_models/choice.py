@@ -1,4 +1,4 @@
-"""Which label model: the one that was asked for, or the best on held-out gold with majority vote as the floor."""
+"""The choice of a label model: the requested kind, or the best on held-out gold, with majority vote as the floor."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,31 +19,31 @@ from tasks.core.types import Float64, GoldRows, Votes
 Kind = Literal["majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"]
 
 CANDIDATES: tuple[Kind, ...] = ("majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene")
-"""What `choose_kind` tries; of equals the first is taken, so majority vote is the floor."""
+"""The kinds that `choose_kind` tries; on a tie the first wins, so majority vote is the floor."""
 
 DEFAULT: Kind = "flyingsquid"
-"""Where there is too little gold to choose with: it needs none, and a lone vote decides as in majority vote."""
+"""The kind if there is too little gold to choose: it needs none, and a lone vote decides, as in majority vote."""
 
 FOLDS = 5
-"""Parts of the gold rows, each held out once: four fifths to learn from, at five fits a candidate."""
+"""Folds of the gold rows, each held out once: four fifths are left to learn from, at five fits per candidate."""
 
 TRIALS = FOLDS * len(CANDIDATES)
-"""Fits of which a choice consists."""
+"""The number of fits in a choice."""
 
 FEWEST_GOLD = 20
-"""Gold rows below which one item more or less moves an accuracy by over five points, too much to choose by."""
+"""Fewest gold rows for a choice: with fewer, a single item changes an accuracy by over five points."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What FlyingSquid needs to know besides votes."""
+    """FlyingSquid's settings."""
 
     mode: Mode = "corrected"
     estimate: Estimate = "mean"
     dependencies: tuple[tuple[int, int], ...] = ()
-    """Pairs of LFs (positions) that depend on each other given the class."""
+    """Pairs of LFs (as positions) that depend on each other, given the class."""
     length: int = 1
-    """Items in a sequence."""
+    """The number of items in a sequence."""
     sequence_balance: Float64 | None = None
     """(2^T,): see `fit_sequence_model`."""
 
@@ -54,11 +54,11 @@ class Choice:
 
     kind: Kind
     accuracy: dict[Kind, float] | None
-    """On held-out gold rows, ties split evenly; None where there was too little gold to check."""
+    """Accuracy on held-out gold rows, ties split evenly; None if there was too little gold."""
 
 
 def count_class_balance(classes: npt.NDArray[np.int64], k: int) -> Float64:
-    """Return the share of each class among `classes`, one item of each added so that none is impossible, (k,)."""
+    """Return the share of each class among `classes`, (k,), with an item of each added so that none is impossible."""
     counts = np.bincount(classes, minlength=k) + 1.0
     balance: Float64 = counts / counts.sum()
     return balance
@@ -79,9 +79,9 @@ def fit_label_model(
     options: Options | None = None,
     advance: Advance = ignore_progress,
 ) -> LabelModel:
-    """Return the label model of this kind fitted on `votes`; one that learns nothing from gold leaves the gold rows out.
+    """Return the label model of this kind, fitted on `votes`; kinds that learn nothing from gold ignore the gold rows.
 
-    `advance` is told of one piece of work by kinds that may take long: all but majority votes.
+    `advance` receives a single piece of work from kinds that may take long: all but majority votes.
 
     Raises
     ------
@@ -122,11 +122,11 @@ def choose_kind(
     options: Options,
     advance: Advance = ignore_progress,
 ) -> Choice:
-    """Return the kind of label model that labels held-out gold rows best, majority vote unless another is strictly better.
+    """Return the kind that labels held-out gold rows best: majority vote, unless another is strictly better.
 
-    Each fold of the gold rows is left out of `votes`, of the anchors and, where `class_balance` is None, of the class
-    balance that is counted on gold. Folds take turns along the gold rows of each class, in the order of `gold`. Each of
-    the `TRIALS` is a piece of work.
+    Each fold of the gold rows is left out of `votes`, of the gold to learn from and, if `class_balance` is None, of the
+    class balance counted on gold. The gold rows of each class are dealt to the folds in turn, in the order of `gold`.
+    Each of the `TRIALS` is a piece of work.
     """
     if len(gold.rows) < FEWEST_GOLD:
         return Choice(kind=DEFAULT, accuracy=None)
@@ -148,7 +148,7 @@ def choose_kind(
 
 
 def from_json(value: dict[str, Any]) -> LabelModel:
-    """Return the label model that `to_json` of any of them described.
+    """Return the label model from the `to_json` of any kind.
 
     Raises
     ------

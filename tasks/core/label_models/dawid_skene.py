@@ -22,22 +22,23 @@ from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float64, GoldRows, Votes
 
 TOLERANCE = 1e-6
-"""EM has converged when no posterior moves by more: far below what turns a label, far above rounding."""
+"""EM has converged when no posterior changes by more than this: too little to change a label, far more than rounding."""
 
 MOST_ROUNDS = 500
-"""On 73 sparse LFs (sms) EM has not settled by then, but no label differs from those after 5,000 rounds; at 100, 30 do."""
+"""Most rounds of EM. On 73 sparse LFs (sms) it has not converged by then, but no label differs from those after 5,000
+rounds; after 100 rounds, 30 do."""
 
 
 def fit_dawid_skene(
     votes: Votes, class_balance: Float64, gold: GoldRows | None = None, *, advance: Advance = ignore_progress
 ) -> VoteTable:
-    """Return Dawid-Skene with the class balance given: P(vote of LF j | Y) by EM from majority vote, gold rows held at gold.
+    """Return Dawid-Skene with a given class balance: P(vote of LF j | Y) by EM from majority vote, with gold rows fixed.
 
-    An abstain is one more vote of an LF that does not vote all classes: it says as much by silence as by voting. For an
-    LF that votes all of them, silence is taken to be independent of the class, so that EM cannot explain coverage
-    instead of classes. Each confusion column is smoothed by `PRIOR_VOTES` rows of the LF's own rates, so that an LF is
-    uninformative until rows say otherwise. Identical LFs share one vote. Cost: O(distinct rows x m x k) a round, of which
-    `advance` is told.
+    For an LF that does not vote for all classes, an abstain is a vote like any other, since its silence is informative.
+    For an LF that votes for all of them, abstaining is assumed to be independent of the class, so that EM does not model
+    coverage instead of classes. Each confusion column is smoothed by `PRIOR_VOTES` rows at the LF's overall rates, so that
+    an LF is uninformative until rows say otherwise. Identical LFs share a vote. The cost is O(distinct rows x m x k) per
+    round; `advance` receives the rounds.
     """
     k, m = len(class_balance), votes.shape[1]
     counts = count_joint_votes(votes, k)
@@ -70,7 +71,7 @@ def fit_dawid_skene(
 
 
 def _count_known(patterns: Patterns, gold: GoldRows | None, k: int) -> Float64:
-    """Return rows of each pattern whose class is known, (u, k)."""
+    """Return the number of rows of each pattern with gold of each class, (u, k)."""
     known = np.zeros((len(patterns.counts), k))
     if gold is not None:
         np.add.at(known, (patterns.inverse[gold.rows], gold.classes), 1.0)
@@ -78,7 +79,7 @@ def _count_known(patterns: Patterns, gold: GoldRows | None, k: int) -> Float64:
 
 
 def _count_confusion(patterns: Patterns, weights: Float64) -> Float64:
-    """Return the `weights` (u, k) of the patterns in which LF j casts vote v (0 is abstain), by class, (m, k + 1, k)."""
+    """Return by LF, vote (0 is abstain) and class the sum of the `weights` (u, k) of patterns with that vote, (m, k + 1, k)."""
     m, k = len(patterns.votes), weights.shape[1]
     confusion = np.empty((m, k + 1, k))
     columns = np.ascontiguousarray(weights.T)
@@ -90,7 +91,7 @@ def _count_confusion(patterns: Patterns, weights: Float64) -> Float64:
 
 
 def _smooth(confusion: Float64, rates: Float64, silence_speaks: npt.NDArray[np.bool_]) -> Float64:
-    """Return log P(vote | Y), relative to the LF's rate of that vote, (m, k + 1, k); 0 where it says nothing."""
+    """Return log P(vote | Y) relative to the LF's rate of that vote, (m, k + 1, k); 0 where the vote is uninformative."""
     base = rates.copy()
     counts = confusion.copy()
     base[~silence_speaks, 0] = counts[~silence_speaks, 0] = 0.0

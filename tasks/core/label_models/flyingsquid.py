@@ -1,7 +1,7 @@
 """FlyingSquid through its package: LFs that depend on each other, and sequences of items. The only module to import it.
 
 Source: Fu et al., "Fast and Three-rious", PMLR v119, 2020. The package estimates the marginals of the graph's cliques; the
-posterior is worked out here, in log space and once per distinct sequence of votes.
+posterior is computed here, in log space and once per distinct sequence of votes.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from tasks.core.types import ABSTAIN, Float64, Votes
 Mode = Literal["corrected", "reference"]
 
 LONGEST = 10
-"""Items in a sequence: the package and the posterior both enumerate the 2^T label sequences."""
+"""Most items in a sequence: the package and the posterior both enumerate the 2^T label sequences."""
 
 _PACKAGE_VOTES = (1, 0, 2)
-"""Where abstain, 0 and 1 are on an axis of the package, which is in the order -1, 0 (abstain), +1."""
+"""Positions of abstain, 0 and 1 on the package's axes, whose order is -1, 0 (abstain), +1."""
 
 _LEAST = 1e-9
-"""Stands for an estimated probability of zero where it must be divided by."""
+"""Replaces an estimated probability of zero in a divisor."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,11 +47,11 @@ class Factor:
     """The log marginal of a clique, or of a separator with a negative power."""
 
     lfs: tuple[int, ...]
-    """LFs of a whole sequence: item t's LF j is t * m + j."""
+    """The LFs it depends on, numbered over the whole sequence: LF j of item t is t * m + j."""
     items: tuple[int, ...]
-    """Positions in the sequence whose class it depends on."""
+    """The positions in the sequence whose class it depends on."""
     logs: Float64
-    """(3,) * lfs + (2,) * items: the votes abstain, 0, 1 of each LF, then the class of each item; times the power."""
+    """(3,) * lfs + (2,) * items: an axis per LF (abstain, 0, 1), then an axis per item's class; times the power."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,9 +59,9 @@ class SequenceModel:
     """The posterior of two classes over sequences of items, from the marginals of a junction tree."""
 
     lfs: int
-    """m, the LFs that vote on each item."""
+    """m, the number of LFs per item."""
     length: int
-    """T, items in a sequence."""
+    """T, the number of items in a sequence."""
     factors: tuple[Factor, ...]
     precision: Float64
     """(m, 2): P(Y = c | the LF votes c) on the first item of a sequence; NaN where it never votes c."""
@@ -70,7 +70,7 @@ class SequenceModel:
     def predict_proba(self, votes: Votes) -> Float64:
         """Return the posterior of each item, given the votes on its sequence, (n, 2).
 
-        Rows are in the order of time; every T of them are a sequence, and the last one is filled up with abstains.
+        Rows are in the order of time; every T of them form a sequence, and the last sequence is padded with abstains.
 
         Raises
         ------
@@ -136,9 +136,9 @@ class SequenceModel:
 
 
 def count_sequences(gold: npt.NDArray[np.int64], length: int) -> Float64 | None:
-    """Return how often each sequence of classes occurs, as shares, (2^T,); None without a single sequence that is all known.
+    """Return the share of each sequence of classes, (2^T,); None if gold is incomplete in every sequence.
 
-    `gold` is 0, 1 or -1 (unknown), in the order of time; every `length` rows are a sequence. One sequence, spread evenly,
+    `gold` is 0, 1 or -1 (unknown), in the order of time; every `length` rows form a sequence. One sequence, spread evenly,
     is added to the counts, so that none is impossible.
     """
     whole = gold[: len(gold) // length * length].reshape(-1, length)
@@ -164,18 +164,18 @@ def fit_sequence_model(
 ) -> SequenceModel:
     """Return FlyingSquid for two classes with edges between LFs and a chain over `length` items.
 
-    Rows are in the order of time. Each item's class is tied to the next item's, each LF's vote to the class of its own
-    item, and each pair of `dependencies` to each other on the same item. P(Y_1 .. Y_T) is `sequence_balance`, in
-    lexicographic order; without it the items of a sequence are independent, each with the class balance. `reference` is
-    what the package answers, with one power of P(Y) too many and without separators that hold LFs; `corrected` divides
-    by every separator once per edge of the junction tree. An incomplete last sequence is not fitted on. `advance` is told
-    of the moments that the package asks for, which take most of the time.
+    Rows are in the order of time. The graph joins each item's class with the next item's, each LF's vote with the class
+    of its item, and each pair of `dependencies` on the same item. P(Y_1 .. Y_T) is `sequence_balance`, in lexicographic
+    order; without it the items of a sequence are independent, each with the class balance. `reference` computes what the
+    package does, with one power of P(Y) too many and without separators that contain LFs; `corrected` divides by every
+    separator once per edge of the junction tree. An incomplete last sequence is not used for fitting. `advance` receives
+    the moments that the package asks for, which take most of the time.
 
     Raises
     ------
     ValueError
-        Not two classes; a length of none or more than `LONGEST`, or longer than the votes; a dependency of an LF on
-        itself or on none; fewer than three groups of LFs that do not depend on each other.
+        There are not two classes; the length is below 1, above `LONGEST` or longer than the votes; a dependency is not
+        between two different LFs; or there are fewer than three groups of LFs that do not depend on each other.
     """
     n, m = votes.shape
     _check_graph(n, m, len(class_balance), length, dependencies)
@@ -251,14 +251,14 @@ def _fit_package(
 
 
 def _load_package() -> Any:
-    """Return the package's label model, counting distinct rows at once instead of row after row.
+    """Return the package's label model, changed to count distinct rows rather than row by row.
 
-    Imported here since pgmpy takes seconds, which no run without dependencies and sequences should pay.
+    Imported here since pgmpy takes seconds to import, which only runs with dependencies or sequences should pay.
     """
     import pgmpy.models
 
     if not hasattr(pgmpy.models, "MarkovModel"):
-        # The package asks for the name that pgmpy gave this class before version 1.
+        # The package imports this class by its name before pgmpy 1.
         pgmpy.models.MarkovModel = pgmpy.models.DiscreteMarkovNetwork
     from flyingsquid.label_model import LabelModel
     from pgmpy.factors.discrete import JointProbabilityDistribution
@@ -277,7 +277,7 @@ def _load_package() -> Any:
             abstention_probabilities: Any,
             verbose: bool = False,
         ) -> Any:
-            """Return what the original counts, row by row, from distinct rows and their counts."""
+            """Return what the original method counts row by row, computed from distinct rows and their counts."""
             rows = self.row_counts.sum()
 
             def share(flags: Any, among: Any = None) -> float:

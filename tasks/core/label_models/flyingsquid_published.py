@@ -1,4 +1,4 @@
-"""FlyingSquid in closed form as published and as the flyingsquid package computes it, more classes as each against the rest.
+"""FlyingSquid in closed form as the flyingsquid package computes it; for more than two classes, one against the rest.
 
 Source: Fu et al., "Fast and Three-rious: Speeding Up Weak Supervision with Triplet Methods", PMLR v119, 2020, sections 3
 and 4. `triplets` has the corrected form.
@@ -26,10 +26,10 @@ from tasks.core.types import ABSTAIN, Float64, Votes
 def fit_flyingsquid_reference(
     votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = ignore_progress
 ) -> "VoteTable | OneVsRest":
-    """Return FlyingSquid as the package computes it, doubled prior and all.
+    """Return FlyingSquid as the package computes it, including its doubled prior.
 
-    The package knows two classes. For more, each class is set against the rest, and the k posteriors are divided by
-    their sum. With fewer than three LFs, which the package refuses, this is `fit_flyingsquid` with a finding.
+    The package handles two classes. For more, each class is fitted against the rest, and the k posteriors are divided by
+    their sum. With fewer than three LFs, which the package refuses, the result is that of `fit_flyingsquid` with a finding.
     """
     k = len(class_balance)
     if votes.shape[1] < FEWEST_LFS:
@@ -47,14 +47,14 @@ def fit_flyingsquid_reference(
 
 @dataclass(frozen=True, kw_only=True)
 class OneVsRest:
-    """One table of two classes per class, itself against the rest; their posteriors are divided by their sum."""
+    """A two-class table for each class against the rest; their posteriors are divided by their sum."""
 
     tables: tuple[VoteTable, ...]
     findings: tuple[Finding, ...] = ()
 
     @property
     def precision(self) -> Float64:
-        """Return what the table of class c says of votes for c, (m, k)."""
+        """Return, for each class c, the precision of votes for c by the table of c, (m, k)."""
         return np.stack([table.precision[:, 1] for table in self.tables], axis=1)
 
     def predict_proba(self, votes: Votes) -> Float64:
@@ -92,13 +92,13 @@ def _against_rest(votes: Votes, c: int) -> Votes:
 
 
 def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
-    """Return the package's closed form for votes 0 and 1, where `balance` is P(Y = 1); each LF may be a step."""
+    """Return the package's closed form for votes 0 and 1, where `balance` is P(Y = 1); `step` is called for each LF."""
     n, m = votes.shape
     counts = count_joint_votes(votes, 2)
     sign = np.where(counts.vote == 1, 1.0, -1.0)
     moments = np.zeros((m, m))
     np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together)
-    # Divided last: whole numbers cancel to exactly zero, which fractions of n need not.
+    # Division comes last: integers cancel to exactly zero, which fractions may not.
     accuracy = _average_triplets(moments / n, estimate, step)
     rates = np.zeros((m, 2))
     rates[counts.lf, counts.vote] = np.diag(counts.together) / n
@@ -116,7 +116,7 @@ def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advan
         scores = np.log(joint)
         precision = joint[:, [1, 2], [0, 1]] / joint[:, 1:].sum(axis=2)
     return VoteTable(
-        # The package divides by P(Y)^(m - 2), one power too few, so that the class balance counts twice.
+        # The package divides by P(Y)^(m - 2), one power too few, so the class balance counts twice.
         bias=-(m - 2) * np.log(np.array([1 - balance, balance])),
         scores=scores,
         precision=np.where(counts.seen, precision, np.nan),
@@ -130,7 +130,7 @@ def _average_triplets(moments: Float64, estimate: Estimate, step: Advance) -> Fl
     np.fill_diagonal(root, 0.0)
     inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
     if estimate == "mean":
-        # Not a matrix product: BLAS may add in another order on another number of threads.
+        # Not a matrix product: BLAS may sum in a different order on a different number of threads.
         through = np.einsum("ij,jk->ik", root, inverse)
         means: Float64 = (through * root).sum(axis=1) / ((m - 1) * (m - 2))
         return means

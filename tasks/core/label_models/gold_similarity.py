@@ -1,4 +1,4 @@
-"""How near each item is to the nearest gold row of each class."""
+"""The similarity of each item to the nearest gold row of each class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, GoldRows
 
 GOLD_PAIRS = 1 << 32
-"""Items times gold rows compared at most: a minute of one core at d = 384."""
+"""Most comparisons of an item with a gold row: a minute on one core at d = 384."""
 
 
 def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
-    """Return the gold rows that n items are compared with: all, or a random part where that would take too long."""
+    """Return the gold rows with which n items are compared: all, or a random part if that would take too long."""
     kept = draw_rows(np.arange(len(gold.rows)), max(GOLD_PAIRS // max(n, 1), FEWEST_NEIGHBORS), seed)
     return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
 
@@ -32,7 +32,7 @@ def measure_gold_similarity(
         (n, d) float32, scaled so that 1 - |x - y|^2 / 2 is their similarity: the cosine for unit vectors. O(n g d), in
         blocks of rows.
     advance
-        Is told of one piece of work, block by block.
+        Receives a single piece of work, block by block.
     """
     position = np.full(len(embeddings), -1, dtype=np.int64)
     position[gold.rows] = np.arange(len(gold.rows))
@@ -57,7 +57,8 @@ def measure_similarity_to_gold(
     classes
         (g,) of the gold rows.
     itself
-        (q,) the gold row that an item is itself and is not compared with, -1 where it is none; None: no item is one.
+        (q,) positions of items among the gold rows, so that an item is not compared with itself; -1 for items that are
+        not gold rows. None if no item is a gold row.
     """
     position = np.full(len(embeddings), -1, dtype=np.int64) if itself is None else itself
     return _measure_nearest(embeddings, gold_embeddings, classes, position, k, ignore_progress)
@@ -76,7 +77,7 @@ def _measure_nearest(
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
     gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
     starts = range(0, len(embeddings), BLOCK)
-    # The thread count must not change a result.
+    # A single thread, since the number of threads must not change a result.
     with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
         for at in starts:
             # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors

@@ -1,7 +1,7 @@
-"""Liger: one FlyingSquid and one class balance per part of the embedding space, after a global extension.
+"""Liger: a FlyingSquid and a class balance for each part of the embedding space, after a global extension.
 
-An LF may be right on one kind of item and wrong on another. Where a part has too few items to estimate anything, the
-model of the whole space speaks for it, and its class balance is drawn towards the global one.
+An LF may be right on some kinds of item and wrong on others. A part with too few items for an estimate uses the model
+of the whole space, and class balances of parts are shrunk towards the global one.
 
 Source: Chen et al., "Shoring Up the Foundations: Fusing Model Embeddings and Weak Supervision", UAI 2022,
 arXiv 2203.13270. The number of parts is chosen on valid gold by cross-fitting, never on test.
@@ -21,22 +21,22 @@ from tasks.core.ties import score_labels
 from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 
 PARTS = (1, 2, 4, 8, 16)
-"""Numbers of parts that are tried; one part is Epoxy."""
+"""The numbers of parts to try; with a single part, Liger is Epoxy."""
 
 FEWEST_OVERLAPS = 100
-"""Items with two votes or more that a part needs: a moment of fewer has a standard error above a tenth."""
+"""Fewest items with two or more votes in a part with its own model: with fewer, moments have standard errors above .1."""
 
 BALANCE_ROWS = 20.0
-"""The global class balance counts like so many gold rows of a part."""
+"""The weight of the global class balance, in gold rows of a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Liger:
-    """Liger's answer for every item.
+    """Liger's result for every item.
 
-    posterior: (n, k) float64, rows sum to one. parts: how many parts were chosen; own_model: how many of them had
-    items enough for a model of their own. accuracy: by number of parts, on held-out gold rows, ties split evenly; None
-    where there was too little gold to choose with, and then there is one part.
+    posterior: (n, k) float64, rows sum to 1. parts: the chosen number of parts; own_model: the number of parts with
+    enough items for their own model. accuracy: by number of parts, on held-out gold rows, ties split evenly; None if
+    there was too little gold to choose, in which case there is a single part.
     """
 
     posterior: Float64
@@ -47,12 +47,12 @@ class Liger:
 
 @dataclass(frozen=True, kw_only=True)
 class _Space:
-    """The space in parts, and what the reference rows of each part voted."""
+    """The parts of the space, and the votes on the reference rows of each."""
 
     home: npt.NDArray[np.int64]
     """(n,): the part of each row."""
     counts: tuple[JointVotes | None, ...]
-    """By part; None where there is too little to estimate a model from."""
+    """By part; None if there are too few votes for a model."""
 
 
 def fit_liger(
@@ -67,23 +67,23 @@ def fit_liger(
 ) -> Liger:
     """Return Liger's posterior for every row of the extended `votes`.
 
-    Votes are counted once per part, whatever the folds: gold changes class balances alone.
+    Votes are counted once per part for all folds, since gold changes class balances only.
 
     Parameters
     ----------
     votes
         (n, m) int8, extended, -1 abstains.
     embeddings
-        (n, d) float32, may be a mapped file; parts are found on `thin_rows` of the `reference` rows and every item
-        belongs to the nearest centroid.
+        (n, d) float32, possibly memory-mapped; parts are found on `thin_rows` of the `reference` rows, and every item
+        belongs to its nearest centroid.
     reference
-        Rows whose votes the models are fitted on.
+        Rows on whose votes the models are fitted.
     class_balance
-        (k,) float64, the same for every part, or None: counted on gold, drawn towards the global count within a part.
+        (k,) float64, the same for every part; or None: counted on gold and, within a part, shrunk towards the global count.
     gold
         Gold rows (positions in `votes`) that may choose the number of parts and count class balances; may be empty.
     advance
-        Is told of each of `PARTS`, a piece of work: its partition, the counts of its parts, and the folds.
+        Receives a piece of work for each of `PARTS`: its partition, the counts of its parts, and the folds.
     """
     overall = count_joint_votes(votes[reference], k)
     everyone = np.arange(len(votes))
@@ -104,7 +104,7 @@ def fit_liger(
                     right += score_labels(posterior, gold.classes[fold == held]).sum()
                     step(1)
             accuracy[parts] = float(right / len(gold.rows))
-            # Of equals the first: the fewest parts.
+            # On a tie the fewest parts win.
             if accuracy[parts] > max((other for count, other in accuracy.items() if count != parts), default=-1.0):
                 best = space
     return Liger(
@@ -125,7 +125,7 @@ def _divide(
     k: int,
     step: Advance,
 ) -> _Space:
-    """Return the space in `parts` parts, found on a `sample` of it, and the votes of each that has enough overlaps."""
+    """Return a partition into `parts` parts, found on `sample`, with the votes of each part that has enough overlaps."""
     originals = np.unique(overall.first)  # an LF and its copy do not overlap
     home = fit_partition(sample, parts).assign(embeddings)
     step(1)
@@ -165,7 +165,7 @@ def _answer(
 def _draw_balance(
     whole: Float64, home: npt.NDArray[np.int64], part: int, k: int, gold: GoldRows, class_balance: Float64 | None
 ) -> Float64:
-    """Return the class balance of a part, counted on its gold rows and drawn towards the whole, (k,); or the given one."""
+    """Return the class balance of a part, (k,): `class_balance` if given, else its count on gold shrunk towards `whole`."""
     if class_balance is not None:
         return class_balance
     counts = np.bincount(gold.classes[home[gold.rows] == part], minlength=k)

@@ -1,4 +1,4 @@
-"""Majority vote, plain and weighted by how often an LF is right on gold."""
+"""Majority vote, plain and weighted by the LFs' precision."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -20,7 +20,7 @@ from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 
 @dataclass(frozen=True, kw_only=True)
 class MajorityVote:
-    """The class with most votes; classes that tie share evenly; a row without votes gets the class balance."""
+    """Majority vote: tied classes share the probability evenly, and a row without votes gets the class balance."""
 
     class_balance: Float64
     lfs: int
@@ -28,11 +28,11 @@ class MajorityVote:
 
     @property
     def precision(self) -> Float64:
-        """Return NaN, since majority vote learns nothing, (m, k)."""
+        """Return NaN of shape (m, k), since majority vote learns nothing."""
         return np.full((self.lfs, len(self.class_balance)), np.nan)
 
     def predict_proba(self, votes: Votes) -> Float64:
-        """Return one for the class with most votes, 1 / t each where t classes tie, the class balance without votes, (n, k).
+        """Return 1 for the class with the most votes, 1 / t for each of t tied classes, or the class balance, (n, k).
 
         Raises
         ------
@@ -61,15 +61,15 @@ class MajorityVote:
 
 
 def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
-    """Return majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected."""
+    """Return majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected for findings."""
     counts = count_joint_votes(votes, len(class_balance))
     findings = inspect_votes(counts, of_copies="and majority vote counts each of them")
     return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
 
 
 def share_majority(votes: Votes, class_balance: Float64) -> Float64:
-    """Return for each pattern of `votes` (m, u) one over the number of classes with most votes, or the class balance
-    without votes, (u, k).
+    """Return the posterior of each pattern in `votes` (m, u), (u, k): shared evenly by the classes with the most votes, or
+    the class balance without votes.
     """
     counts = np.stack([(votes == c).sum(axis=0) for c in range(len(class_balance))], axis=1)
     most = counts == counts.max(axis=1, keepdims=True)
@@ -78,11 +78,11 @@ def share_majority(votes: Votes, class_balance: Float64) -> Float64:
 
 
 def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: GoldRows | None = None) -> VoteTable:
-    """Return a vote by LFs that weigh as much as the log odds of their precision, which is never below a guess.
+    """Return majority vote in which an LF's weight is the log odds of its precision, which is never below chance.
 
-    The precision of an LF is its share of correct votes on gold rows where there are any, otherwise the share of its
-    votes that agree with another (not identical) LF's vote on the same row; both are smoothed by `PRIOR_VOTES` at halfway between chance
-    and certainty. Identical LFs share one vote. A row without votes gets the class balance.
+    The precision of an LF is its share of correct votes on gold rows if there are any, otherwise the share of its votes
+    that agree with another (not identical) LF's vote on the same row; both are smoothed by `PRIOR_VOTES` votes halfway
+    between chance and certainty. Identical LFs share a vote. A row without votes gets the class balance.
     """
     k, m = len(class_balance), votes.shape[1]
     counts = count_joint_votes(votes, k)
@@ -98,9 +98,9 @@ def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: GoldR
         same = np.where(counts.vote[:, None] == counts.vote[None, :], pairs, 0.0)
         hits = np.bincount(counts.lf, same.sum(axis=1), minlength=m)
         trials = np.bincount(counts.lf, pairs.sum(axis=1), minlength=m)
-    # No LF is taken to be worse than a guess, so that a lone vote decides.
+    # No LF counts as worse than chance, so that a lone vote decides.
     precision = (np.maximum(hits, trials / k) + PRIOR_VOTES * prior) / (trials + PRIOR_VOTES)
-    # The log odds against one given wrong class, which is what a vote must outweigh.
+    # The log odds against any particular wrong class, since that is what a vote must outweigh.
     weight = np.log(precision * (k - 1) / (1 - precision)) * counts.share
     scores = np.zeros((m, k + 1, k))
     for c in range(k):

@@ -5,33 +5,33 @@ every neighbor's vote and lets its weight fall with distance, so there is no thr
 
 *Local evidence.* An LF's votes mark a region of the embedding space for a class. The density of that region at an item
 is estimated by the kernel of its nearest point, exp(b (s - 1)), with s the cosine to the nearest support item of LF j
-with class c; for unit vectors this is the Gaussian exp(-b ||x - x'||^2 / 2). An LF's own vote is distance 0, weight 1,
-and keeps its LF from speaking twice. LFs are pooled by adding, as a linear opinion pool does (Stone, "The Opinion Pool",
-1961): own_ic = sum over {j: L_ij = c} of r_jc, near_ic = sum_j r_jc exp(b (s_ijc - 1)). Adding instead of multiplying
-bounds what correlated LFs can do, and does not undo it: c copies of an LF multiply its share in the pool by c, which is
-less than multiplying its log odds, but enough to outvote the others. So copies, and near-copies in part, share their
-weight (`weigh_copies`), which is within r_jc.
+with class c; for unit vectors this is the Gaussian exp(-b ||x - x'||^2 / 2). An LF's own vote has distance 0 and weight
+1, and then the LF's neighbors are ignored. LFs are pooled by adding, as in a linear opinion pool (Stone, "The Opinion
+Pool", 1961): own_ic = sum over {j: L_ij = c} of r_jc, near_ic = sum_j r_jc exp(b (s_ijc - 1)). Adding rather than
+multiplying limits the effect of correlated LFs, but does not remove it: c copies of an LF multiply its share of the pool
+by c, which is less than multiplying its log odds, but enough to outvote the others. So copies, and in part near-copies,
+share their weight (`weigh_copies`), which is included in r_jc.
 
 *Class balance.* The posterior proportional to w_c (own_ic + near_ic), with w chosen so that its mean over items is the
 class balance, is the pool's closest distribution in relative entropy with those margins (Deming and Stephan, 1940;
 iterative proportional fitting).
 
-*Bandwidth.* b is the median heuristic: an item at the median distance to its nearest support item counts exp(-5). It
-depends on the embeddings and votes only. Accuracy after the end model is flat in the constant: 3, 5 and 8 gave means
-of .840, .841 and .840 over 23 tasks without gold.
+*Bandwidth.* b follows the median heuristic: an item at the median distance to its nearest support item has weight
+exp(-5). It depends on the embeddings and votes only. Accuracy after the end model hardly depends on the constant: 3, 5
+and 8 gave means of .840, .841 and .840 over 23 tasks without gold.
 
-*Global evidence.* The nearest neighbor is local; the vote head is the global counterpart, a calibrated linear classifier
-of votes, which also gives each LF's reliability r_jc, the weight of its votes and neighbors in the pool. Without gold
-the two get equal say, a geometric mean: `NearvoteLabels.weak`.
+*Global evidence.* The nearest neighbor is local; its global counterpart is the vote head, a calibrated linear classifier
+of votes, which also estimates each LF's reliability r_jc, the weight of its votes and neighbors in the pool. Without
+gold the two are combined as a geometric mean: `NearvoteLabels.weak`.
 
 *Gold.* With gold rows the weights of own votes, neighbors, head and nearest gold row are learned: a conditional logit
 p(c | i) proportional to exp(a_c + sum_f w_f log e_icf), one weight per source shared by all classes (McFadden, 1974).
-w says how reliability falls with distance: near^w is again a kernel of b, now with the slope that gold supports. The
+w says how reliability falls with distance: near^w is again an exponential kernel, with the slope that gold supports. The
 priors are the weights used without gold, so a few gold rows change little and many decide. With four weights and k
-offsets it cannot overfit 100 rows. Gold enters a gold row only through its *other* gold rows.
+offsets it cannot overfit 100 rows. A gold row is influenced only by *other* gold rows.
 
-Cost: one pass over the LF columns for b, one for the pool, of each LF the classes that it votes; memory n k. No n x n
-matrix anywhere.
+Cost: a pass over the LF columns for b and another for the pool, each over the classes that an LF votes for; memory n k.
+There is no n x n matrix.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
 
 MEDIAN_EXPONENT = 5.0
-"""An item at the median distance weighs exp(-5); see the derivation."""
+"""An item at the median distance has weight exp(-5); see the module's docstring."""
 
 SMALLEST_DISTANCE = 0.01
-"""When most items are copies of support items: b at most 500."""
+"""A lower bound of the median distance, for data in which most items are copies of support items: b is at most 500."""
 
 SOURCES = ("own votes", "neighbors", "vote head", "nearest gold")
 PRIOR_WEIGHTS = (0.25, 0.25, 0.5, 0.3)
@@ -69,29 +69,29 @@ OFFSET_SPREAD = np.sqrt(10.0)
 """Prior standard deviation of a class offset: nearly free."""
 
 OWN_FLOOR = 0.1
-"""Added to counts relative to their mean before the log: no vote is weak evidence against a class."""
+"""Added to counts, relative to their mean, before the log: the absence of votes is weak evidence against a class."""
 
 NEAR_FLOOR = 1e-3
-"""Likewise for kernels."""
+"""Likewise for kernel sums."""
 
 FEWEST_NEIGHBORS = 1000
-"""Gold rows to be near to however many the items."""
+"""Gold rows that are kept for comparison however many items there are."""
 
 BLOCK = 1024
 """Rows per block of the similarities to gold rows."""
 
 LABEL_WORK = 2 * WHOLE
-"""What `fit_nearvote` tells its `advance` in all."""
+"""The work that `fit_nearvote` reports to its `advance` in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LFColumn:
-    """One LF's votes and neighbors.
+    """An LF's votes and neighbors.
 
-    votes: (n,) int8, -1 abstains. similarity: (n, c) float32, cosine (or 1 - distance^2 / 2) to the nearest reference item on which this LF
-    votes that class; NaN where there is none and, by convention, where the LF itself votes on the item (such entries are
-    ignored whatever they hold). A tie between classes needs no rule: both count. classes: (c,) which classes the columns
-    of similarity are of, each once, None: all of them in order. An LF of many mostly votes for a few.
+    votes: (n,) int8, -1 abstains. similarity: (n, c) float32, the cosine (or 1 - distance^2 / 2) to the nearest reference
+    item on which this LF votes for a class; NaN if there is none and, by convention, where the LF itself votes on the item
+    (such entries are ignored). Ties between classes need no rule, since both count. classes: (c,) the distinct classes of
+    the columns of similarity, or None for all classes in order; with many classes, an LF mostly votes for a few.
     """
 
     votes: Votes
@@ -101,7 +101,9 @@ class LFColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class PooledVotes:
-    """Pooled evidence. own, near: (n, k) float64, nonnegative; bandwidth: b, per unit of cosine."""
+    """Evidence pooled over LFs, from votes on an item itself (own) and from neighbors (near): (n, k) float64, nonnegative;
+    bandwidth: b, per unit of cosine.
+    """
 
     own: Float64
     near: Float64
@@ -110,7 +112,7 @@ class PooledVotes:
 
 @dataclass(frozen=True, kw_only=True)
 class NearvoteParameters:
-    """All that `predict_nearvote` needs, beside what `pool_votes` takes.
+    """What `predict_nearvote` needs beside the arguments of `pool_votes`.
 
     class_balance: (k,) float64. local, both: (k,) float64, the w of `fit_balance` for neighbors alone and together with
     the vote head. means: (3,) float64, of own votes, neighbors and nearest gold over all items and classes (the last NaN
@@ -127,11 +129,11 @@ class NearvoteParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class NearvoteLabels:
-    """Nearvote's answer for every item.
+    """Nearvote's result for every item.
 
-    posterior: (n, k) float64, rows sum to 1; learned weights with enough gold, else `weak`.
-    weak: (n, k) float64, rows sum to 1; neighbors and vote head with equal say. Gold reaches it through the class
-    balance only, so it may be a feature of gold rows.
+    posterior: (n, k) float64, rows sum to 1; with learned weights if there is enough gold, else `weak`.
+    weak: (n, k) float64, rows sum to 1; neighbors and vote head in equal parts. Gold affects it through the class balance
+    only, so it may be a feature of gold rows.
     neighbors_only: (n, k) float64, own votes and neighbors alone, balanced.
     held_out: (g, k) float64, posterior of gold rows from weights fitted without their fold (empty without enough gold).
     weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise.
@@ -148,9 +150,9 @@ class NearvoteLabels:
 
 
 def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
-    """Return b = 5 / median distance, distance 1 - s of each item to its nearest support item of an abstaining LF.
+    """Return b = 5 / median distance; an item's distance is 1 - s to the nearest support item of an LF that abstains on it.
 
-    Items without any neighbor are left out. If no item has one, b does not matter and is 5.
+    Items without neighbors are left out. If no item has neighbors, b does not matter and is 5.
     """
     nearest: Float32 | None = None
     for column in columns:
@@ -174,22 +176,22 @@ def weigh_similarity(similarity: Float32, bandwidth: float) -> Float64:
 
 
 def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: float) -> PooledVotes:
-    """Return the sums over LFs of own votes and of weighted neighbors, each times r_jc, added in LF order.
+    """Return the sums over LFs of votes and of weighted neighbors, both times r_jc, added in LF order.
 
     Parameters
     ----------
     columns
-        One per LF.
+        A column per LF.
     reliability
-        (m, k) float64 from `fit_vote_head`, or ones; NaN (no such votes) counts as 0.
+        (m, k) float64 from `fit_vote_head`, or ones; NaN (the LF never votes for the class) counts as 0.
     bandwidth
         b, positive.
 
     Raises
     ------
     ValueError
-        No columns; not one row of reliabilities per LF; a vote outside -1..k-1; a similarity of the wrong shape; b not
-        positive.
+        There are no columns, or not as many as rows of reliabilities; a vote is outside -1..k-1; a similarity has the
+        wrong shape; or b is not positive.
     """
     n_classes = reliability.shape[1]
     r = np.nan_to_num(reliability)
@@ -232,7 +234,7 @@ def fit_nearvote(
     seed: int = 0,
     advance: Advance = ignore_progress,
 ) -> NearvoteLabels:
-    """Return soft labels of every item from votes, neighbors, the vote head and, where there are any, gold rows.
+    """Return soft labels of every item from votes, neighbors, the vote head and, if given, gold rows.
 
     Parameters
     ----------
@@ -241,14 +243,14 @@ def fit_nearvote(
     head
         From `fit_vote_head`.
     class_balance
-        (k,) float64, sum 1, given or from `estimate_class_balance`.
+        (k,) float64, sum 1, given by the user or from `estimate_class_balance`.
     gold, gold_similarity
-        Gold rows and `measure_gold_similarity` of them, or None. Fewer than 20 rows or a single class count as none
-        (`is_enough_gold`).
+        Gold rows and the result of `measure_gold_similarity` for them, or None. Fewer than 20 rows or a single class
+        count as no gold (`is_enough_gold`).
     seed
-        Of the fold assignment, the same folds as the end model's.
+        Seed of the fold assignment; the folds are the same as the end model's.
     advance
-        Is told of `LABEL_WORK`.
+        Receives `LABEL_WORK` in all.
 
     Raises
     ------
@@ -305,21 +307,21 @@ def fit_nearvote(
 def predict_nearvote(
     parameters: NearvoteParameters, evidence: PooledVotes, head_proba: Float64, gold_similarity: Float32 | None
 ) -> Float64:
-    """Return the posterior (q, k) float64 of rows that were not there, or were: the mathematics is row by row.
+    """Return the posterior (q, k) float64 of any rows, fitted on or not, each by itself.
 
     Parameters
     ----------
     evidence
         From `pool_votes`, with the reliability and bandwidth that were fitted.
     head_proba
-        (q, k) float64, the vote head's.
+        (q, k) float64 from the vote head.
     gold_similarity
-        (q, k) float32; needed where weights were learned, ignored elsewhere.
+        (q, k) float32; needed if weights were learned, else ignored.
 
     Notes
     -----
-    `fit_nearvote` gives the head of a row with votes held out of it, and leaves a gold row out of its own
-    nearest gold; with these two as arguments this is its posterior, bit by bit but for BLAS.
+    `fit_nearvote` uses held-out predictions of the head for rows with votes, and compares a gold row with other gold rows
+    only. With the same two arguments, this function returns its posterior, up to BLAS's rounding.
 
     Raises
     ------
@@ -337,9 +339,9 @@ def predict_nearvote(
 
 
 def predict_weak_labels(parameters: NearvoteParameters, evidence: PooledVotes, head_proba: Float64) -> Float64:
-    """Return the weak labels (q, k) of rows that were not there, or were: neighbors and vote head with equal say.
+    """Return the weak labels (q, k) of any rows, fitted on or not: neighbors and vote head in equal parts.
 
-    Parameters are those of `predict_nearvote`.
+    The parameters are those of `predict_nearvote`.
     """
     balance = parameters.class_balance
     neighbors_only = apply_balance(evidence.own + evidence.near, parameters.local, balance)
@@ -360,7 +362,7 @@ def stack_evidence(evidence: PooledVotes, head_proba: Float64, near_gold: Float6
 
 
 def _log_relative(values: Float64, mean: float, floor: float) -> Float64:
-    """Return log(values / mean + floor); zeros if the mean is 0."""
+    """Return log(values / mean + floor), or zeros if the mean is 0."""
     if not mean > 0:
         return np.zeros_like(values)
     return np.asarray(np.log(values / mean + floor))

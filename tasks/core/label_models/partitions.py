@@ -1,7 +1,7 @@
-"""Partitions of the embedding space, so that an LF may be trusted here and not there.
+"""Partitions of the embedding space, so that an LF can be trusted in some regions and not in others.
 
 Source: Chen et al., "Shoring Up the Foundations: Fusing Model Embeddings and Weak Supervision" (Liger), UAI 2022,
-arXiv 2203.13270, section 4: partition the space, then estimate one label model on each part.
+arXiv 2203.13270, section 4: partition the space, then estimate a label model on each part.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from threadpoolctl import threadpool_limits
 
 _SEED = 0
 _STARTS = 4
-"""Runs of k-means from different seeds; the tightest one counts."""
+"""Runs of k-means from different seeds, of which the tightest is used."""
 
 KMEANS_ROWS = 20_000
-"""Rows that are enough for k-means: over a thousand for each of sixteen parts settle their centroids."""
+"""Most rows for k-means: over a thousand for each of sixteen parts, enough to settle their centroids."""
 
 _BLOCK = 8192
-"""Rows assigned at once: bounded memory, any number of items."""
+"""Rows assigned at a time, which bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Centroids, float64 of shape (t, d); an item belongs to the nearest one, among equals to the first."""
+    """Centroids, float64 of shape (t, d); an item belongs to the nearest, and on a tie to the first of them."""
 
     centroids: npt.NDArray[np.float64]
 
     def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Return the part, 0..t-1, of each row of `vectors` (n, d); int64 of shape (n,)."""
         squares = np.einsum("td,td->t", self.centroids, self.centroids) / 2
-        # Of two centroids equally near, rounding decides, and BLAS rounds as the number of threads has it.
+        # Rounding could decide between equally near centroids, and BLAS's rounding depends on the number of threads.
         with threadpool_limits(limits=1):
             parts = [
                 np.argmax(vectors[start : start + _BLOCK].astype(np.float64) @ self.centroids.T - squares, axis=1)
@@ -41,25 +41,25 @@ class Partition:
 
 
 def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Return at most `KMEANS_ROWS` of `rows`, evenly spaced, so that time and memory of k-means stay bounded; all, if not more."""
+    """Return `rows`, or an evenly spaced `KMEANS_ROWS` of them if there are more, to bound the time and memory of k-means."""
     return rows[:: max(1, -(-len(rows) // KMEANS_ROWS))]
 
 
 def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
-    """Return `parts` centroids by k-means on `vectors` (n, d), or as many as there are distinct rows.
+    """Return `parts` centroids by k-means on `vectors` (n, d), or fewer if there are fewer distinct rows.
 
-    Runs on one thread: k-means adds up its centroids per thread, so that more threads give other last digits.
+    It runs on a single thread: k-means sums centroids per thread, so the last digits depend on the number of threads.
 
     Raises
     ------
     ValueError
-        There is no row, or `parts` is below one.
+        There are no rows, or `parts` is below 1.
     """
     if parts < 1 or len(vectors) == 0:
         raise ValueError(f"cannot make {parts} parts of {len(vectors)} rows")
     parts = min(parts, len(np.unique(vectors, axis=0)))
     with threadpool_limits(limits=1):
         found = KMeans(n_clusters=parts, n_init=_STARTS, random_state=_SEED).fit(vectors.astype(np.float64))
-    # In a fixed order, so that a part's number says nothing about the start that found it.
+    # Sorted, so that a part's number does not depend on which start found it.
     order = np.lexsort(found.cluster_centers_.T[::-1])
     return Partition(centroids=found.cluster_centers_[order])

@@ -1,10 +1,9 @@
-"""A shipped posterior taken apart: the log-odds of its class against another as a sum over sources of evidence.
+"""The decomposition of a shipped posterior: the log-odds of its class against another, as a sum over sources of evidence.
 
-The end model pools experts by adding their weighted log probabilities, and Nearvote its sources likewise, so that the
-log-odds of two classes are a sum: over experts, of the label model over its sources, and of the expert that gold taught
-with student and votes, which is linear, over the embedding, the student and each LF's vote. What the votes of a row
-itself hold back cannot be computed again from what is stored: the vote head is asked without them. Its part is what the
-others leave of the log-odds, and the parts add up to the last bit but for one rounding.
+The end model adds the weighted log probabilities of its experts, and Nearvote those of its sources, so the log-odds of
+two classes are a sum over experts; the label model's part is a sum over its sources, and that of the linear expert on
+student and votes a sum over the embedding, the student and each LF's vote. The vote head's held-out predictions cannot be
+computed from what is stored, so its part is the remainder of the log-odds; the parts add up except for one rounding.
 """
 
 from collections.abc import Sequence
@@ -19,12 +18,12 @@ from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters, Pooled
 from tasks.core.types import Float32, Float64, Int64, Votes
 
 REST = "vote head"
-"""The source of the part that is what the others leave of the log-odds of a pool or of weak labels."""
+"""The source whose part is the remainder of the log-odds of a pool or of weak labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What `source`, as part of `of` (an expert of the pool, or a model), adds to the log-odds; lf: whose vote it is."""
+    """What `source`, within `of` (an expert of the pool, or a model), adds to the log-odds; lf: the LF if it is a vote."""
 
     of: str
     source: str
@@ -34,14 +33,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Which classes are compared on each of q items: label and other, (q,) positions, and log_odds (q,) of the first."""
+    """The classes compared on each of q items: label and other, (q,) positions; log_odds: (q,) of label against other."""
 
     label: Int64
     other: Int64
     log_odds: Float64
 
     def subtract(self, scores: Float64) -> Float64:
-        """Return by how much the scores (q, k) of the labels are above those of the others, (q,)."""
+        """Return the scores (q, k) of the labels minus those of the other classes, (q,)."""
         rows = np.arange(len(self.label))
         return np.asarray(scores[rows, self.label] - scores[rows, self.other])
 
@@ -58,17 +57,17 @@ def take_apart_pool(
     knows_neighbors: bool,
     gold_similarity: Float32,
 ) -> list[tuple[Part, ...]]:
-    """Return the parts of each item's log-odds, for parameters that gold taught and classes that have gold.
+    """Return the parts of each item's log-odds, for parameters learned from gold and classes with gold.
 
     Parameters
     ----------
     features, votes
         (q, d) float32 and (q, m) int8 of the items.
     evidence
-        From `pool_votes`; where `knows_neighbors` is false its `near` is not looked at, and neighbors and vote head are
-        one part.
+        From `pool_votes`; if `knows_neighbors` is false, its `near` is ignored, and neighbors and vote head are a single
+        part.
     gold_similarity
-        (q, k) float32, to the nearest other gold row of each class.
+        (q, k) float32, the similarity to the nearest other gold row of each class.
     """
     learned, weights, offsets = parameters.gold, nearvote.weights, nearvote.offsets
     assert learned is not None and weights is not None and offsets is not None
@@ -114,7 +113,7 @@ def take_apart_pool(
 
 
 def take_apart_student(parameters: EndParameters, contest: Contest) -> list[tuple[Part, ...]]:
-    """Return the parts where the student alone speaks: its offset, and what it sees in the embedding."""
+    """Return the parts for labels by the student alone: its offset, and the embedding."""
     name, shift = EXPERTS[3], parameters.confidence * parameters.student.intercept
     offsets = contest.subtract(np.broadcast_to(shift, (len(contest.label), len(shift))))
     return [
@@ -126,9 +125,9 @@ def take_apart_student(parameters: EndParameters, contest: Contest) -> list[tupl
 def take_apart_weak_labels(
     nearvote: NearvoteParameters, evidence: PooledVotes | None, contest: Contest
 ) -> list[tuple[Part, ...]]:
-    """Return the parts of Nearvote without gold: votes and neighbors have half a say, the vote head has the other.
+    """Return the parts of Nearvote without gold: votes and neighbors together count one half, the vote head the other.
 
-    Without `evidence`, where neighbors are not known, there is one part.
+    Without `evidence` (neighbors are not known) there is a single part.
     """
     name, whole = "nearvote", contest.log_odds
     if evidence is None:
@@ -158,5 +157,5 @@ def take_apart_weak_labels(
 
 
 def _complete(parts: list[Part], of: str, source: str, log_odds: float) -> tuple[Part, ...]:
-    """`parts`, and `source` as what they leave of `log_odds`."""
+    """Return `parts` plus a part of `source`, the remainder of `log_odds`."""
     return (*parts, Part(of=of, source=source, log_odds=log_odds - sum(part.log_odds for part in parts)))

@@ -25,19 +25,19 @@ from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
 Estimate = Literal["mean", "median"]
 
 FEWEST_LFS = 3
-"""A triplet is three LFs that vote, no two of them identical."""
+"""A triplet is three LFs with votes, no two of them identical."""
 
 CEILING = 0.98
-"""No precision is believed beyond this, and none below one minus it: one vote moves the odds at most about 50 to 1."""
+"""Estimated precisions are kept between one minus this and this: a vote moves the odds by at most about 50 to 1."""
 
 ANCHORED_VOTES = 20.0
-"""Moments count at most like so many gold votes, however many rows they come from: LFs are never quite independent."""
+"""The most gold votes that moments count for, from however many rows, since LFs are never quite independent."""
 
 SURE = 2.0
-"""Standard errors below chance from which an LF is called worse than random: about one false alarm in 40."""
+"""An LF this many standard errors below chance is reported as worse than random: about one false alarm in 40."""
 
 PACKAGE_ON_COPIES = "and the flyingsquid package counts each of them"
-"""What is said of identical votes where its results are followed."""
+"""The remark on identical votes where the package's results are reproduced."""
 
 _LEAST = 1e-9
 """Keeps a logarithm finite where a bound makes a probability zero."""
@@ -61,16 +61,16 @@ def fit_flyingsquid(
     - Triplets are weighted by what two LF classes of their coverage would show if they were halfway between chance and
       certainty, and averaged before the division (mean), or are weighed so in a median: one that is all noise, as
       between LFs that hardly ever meet, weighs next to nothing.
-    - Correlations rather than uncentered moments: an LF that votes one class only still shows its worth by whom it
-      meets.
-    - Like the original, moments are read on the assumption that no LF is worse than a coin: alone, a vote decides. A
-      LF class whose moments say otherwise is reported, and only gold can make its votes count against their class.
-    - An estimate counts like votes(a) * sum_b e_b^2 / (1 - rate(a)) observed votes, next to `PRIOR_VOTES` at halfway
-      between chance and certainty; gold votes are added to these, moments then counting `ANCHORED_VOTES` at most.
-    - The precision stays within what the LF class's rate and P(Y = c) allow, and within `CEILING`.
-    - The errors of an LF class fall on the other classes as the class balance and its gold votes say.
-    - Identical LFs are one LF, whose vote they share. Abstaining says nothing. A vote never seen in fitting counts as
-      halfway between chance and certainty. With fewer than three different LFs that is what every vote counts,
+    - Correlations are used rather than uncentered moments, so that the LFs with which it overlaps also show the precision
+      of an LF that votes for a single class.
+    - Like the original, this assumes that no LF is worse than chance, so that a lone vote decides. An LF class whose
+      moments say otherwise is reported, and only gold can make its votes count against their class.
+    - An estimate counts as votes(a) * sum_b e_b^2 / (1 - rate(a)) observed votes, beside `PRIOR_VOTES` halfway between
+      chance and certainty; gold votes are added to these, and moments then count as `ANCHORED_VOTES` at most.
+    - The precision stays within the bounds given by the LF class's rate and P(Y = c), and within `CEILING`.
+    - The errors of an LF class are spread over the other classes according to the class balance and its gold votes.
+    - Identical LFs count as a single LF, whose vote they share. Abstaining says nothing. A vote never seen in fitting
+      counts as halfway between chance and certainty; so does every vote if there are fewer than three different LFs,
       unless gold says more.
 
     Cost: one exact count of co-votes, then O(r^2) for r LF classes (mean), or O(r^3 log r) (median), LF class by LF class, of which
@@ -91,9 +91,9 @@ def solve_flyingsquid(
     known: Float64 | None = None,
     advance: Advance = ignore_progress,
 ) -> VoteTable:
-    """Return `fit_flyingsquid` from counted votes, so that other class balances need no other count.
+    """Return the result of `fit_flyingsquid` from counted votes, which can be reused with other class balances.
 
-    `known` (m, k, k) counts gold rows by LF, its vote and the class.
+    `known` (m, k, k) has the number of gold rows by LF, its vote and the class.
     """
     k, m = len(class_balance), len(counts.first)
     findings = list(inspect_votes(counts))
@@ -150,16 +150,16 @@ def solve_flyingsquid(
 
 @dataclass(frozen=True, kw_only=True)
 class _LFClassEstimates:
-    """What moments say of each LF class, all of shape (r,)."""
+    """Estimates for each LF class, all of shape (r,)."""
 
     raw: Float64
     """P(Y = c | the LF class votes) from moments alone."""
     support: Float64
-    """How many observed votes `raw` counts like."""
+    """The weight of `raw`, in observed votes."""
     precision: Float64
-    """`raw` next to what is believed of any LF, each by its weight."""
+    """The weighted mean of `raw` and the prior belief about any LF."""
     worth: Float64
-    """How many observed votes `precision` counts like."""
+    """The weight of `precision`, in observed votes."""
 
 
 def _estimate_lf_classes(
@@ -171,12 +171,12 @@ def _estimate_lf_classes(
     estimate: Estimate,
     advance: Advance,
 ) -> _LFClassEstimates:
-    """Return what moments say of each LF class, given the share of the rows on which each two of them vote."""
+    """Return the estimates from moments, given the share of the rows on which each pair of them votes `together`."""
     k, r = len(class_balance), len(lf)
     rate = np.diag(together)
     spread = np.sqrt(rate * (1 - rate))
     scale = np.outer(spread, spread)
-    # An LF class that votes on every row has no spread: it can tell no row from another.
+    # An LF class that votes on every row has no variance: it distinguishes no rows.
     correlation = np.divide(together - np.outer(rate, rate), scale, out=np.zeros((r, r)), where=scale > 0)
     correlation[lf[:, None] == lf[None, :]] = 0.0
     ratio = np.divide(rate, 1 - rate, out=np.zeros(r), where=rate < 1)
@@ -216,19 +216,19 @@ def _estimate_lf_classes(
 
 @dataclass(frozen=True, kw_only=True)
 class _Triplets:
-    """All triplets of LF classes for one class: a target LF class and a pair, of three different LFs."""
+    """All triplets of LF classes for a class: a target LF class and a pair, from three different LFs."""
 
     correlation: Float64
-    """(r, r): 0 between LF classes of one LF."""
+    """(r, r): 0 between LF classes of the same LF."""
     lf: npt.NDArray[np.intp]
     """(r,): ascending."""
     expected: Float64
-    """(r,): signed correlation with the class that an LF class of this coverage would have; the weight of an LF class."""
+    """(r,): the weight of an LF class: the signed correlation with the class expected at its coverage."""
     partner: npt.NDArray[np.bool_]
-    """(r,): a pair counts if at least one of its LF classes is such a partner."""
+    """(r,): a pair counts only if at least one of its LF classes is a partner."""
 
     def outside(self, values: Float64) -> Float64:
-        """Return for each LF class the sum of `values` over the LF classes of other LFs, (r,)."""
+        """Return, for each LF class, the sum of `values` over the LF classes of other LFs, (r,)."""
         sums: Float64 = values.sum() - np.bincount(self.lf, values)[self.lf]
         return sums
 
@@ -271,9 +271,9 @@ class _Triplets:
 
 
 def _find_floor(class_balance: Float64) -> Float64:
-    """Return the precision at which a lone vote for a class is level with the class balance's favorite among the others, (k,).
+    """Return the precision at which a lone vote for a class ties with the most frequent other class, (k,).
 
-    With two classes it is one half.
+    For two classes it is one half.
     """
     k = len(class_balance)
     others = np.where(np.eye(k, dtype=bool), 0.0, class_balance).max(axis=1)
@@ -282,7 +282,7 @@ def _find_floor(class_balance: Float64) -> Float64:
 
 
 def _spread_errors(precision: Float64, class_balance: Float64) -> Float64:
-    """Return P(Y | vote), `precision` on the diagonal, the rest in proportion to the class balance, (m, k, k)."""
+    """Return P(Y | vote), (m, k, k): `precision` on the diagonal, and the rest in proportion to the class balance."""
     k = len(class_balance)
     given: Float64 = (1 - precision)[:, :, None] * class_balance / (1 - class_balance)[:, None]
     given[:, np.arange(k), np.arange(k)] = precision
@@ -290,7 +290,7 @@ def _spread_errors(precision: Float64, class_balance: Float64) -> Float64:
 
 
 def _count_gold(votes: Votes, gold: GoldRows, k: int) -> Float64:
-    """Return gold rows by LF, its vote and the class, (m, k, k)."""
+    """Return the number of gold rows by LF, its vote and the class, (m, k, k)."""
     known = votes[gold.rows]
     counts = np.zeros((votes.shape[1], k, k))
     row, lf = np.nonzero(known != ABSTAIN)
