@@ -16,13 +16,18 @@ def plan_command(flips: bool, as_json: bool) -> None:
     asked for votes. With --flips, the labels of the label model that edits of LFs, thresholds or other params would
     change; nothing is written but the cache of columns.
     """
-    from flows.plan import plan, preview_flips, write_flips
+    from flows.plan import plan
 
     with in_project() as root:
         found = plan(root)
-        changed = preview_flips(root) if flips else None
+        changed, text = None, ""
+        if flips:
+            from flows.flip_preview import preview_flips, write_flips
+
+            changed = preview_flips(root)
+            text = write_flips(changed)
         if as_json:
-            more = {} if changed is None else {"flips": changed.flipped, "common": changed.common}
+            more = {} if changed is None else {"flips": changed.flipped, "common": changed.common, "table": text}
             print_json(stages=found.stages, lfs=found.lfs, seconds=found.seconds, **more)
             return
         if found.stages.is_empty():
@@ -45,4 +50,4 @@ def plan_command(flips: bool, as_json: bool) -> None:
             what = "all items" if row["items"] == row["of"] else f"{row['items']:,} of {row['of']:,} items"
             click.echo(f"{row['lf']} is asked about {what}")
         if changed is not None:
-            click.echo(f"\n{write_flips(changed)}")
+            click.echo(f"\n{text}")

@@ -28,6 +28,8 @@ PAGES = (
     ("LFs", "/lfs"),
     ("Items", "/items"),
     ("Label", "/label"),
+    ("Suggest", "/suggest"),
+    ("Plan", "/plan"),
     ("Releases", "/releases"),
 )
 """In the order of the navigation."""
@@ -48,8 +50,12 @@ nav a { padding: .5rem .75rem; text-decoration: none; color: inherit; }
 nav a[aria-current] { border-bottom: 3px solid currentColor; }
 h1 { font-size: 1.6rem; line-height: 1.3; margin: 0 0 .75rem; font-weight: 600; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 1.25rem 0 .5rem; font-weight: 600; }
+h3 { font-size: 1rem; line-height: 1.3; margin: 1rem 0 .25rem; font-weight: 600; }
 .data { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
 .code { font-family: monospace; white-space: pre; overflow-x: auto; padding: .75rem; border: 1px solid #8884; }
+@media (max-width: 600px) { .code { white-space: pre-wrap; overflow-wrap: anywhere; } }
+.q-btn--outline.text-primary, .q-btn--flat.text-primary { color: #1a5fb4 !important; }
+.body--dark .q-btn--outline.text-primary, .body--dark .q-btn--flat.text-primary { color: #8ab8f0 !important; }
 .quiet { opacity: .75; }
 p { margin: .25rem 0 .5rem; }
 ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }

@@ -59,7 +59,15 @@ def make_application(root: Path, live: Live) -> FastAPI:
     """Return the application: all pages, and the report."""
     from nicegui import ui
 
-    from flows.workbench import item_pages, label_page, lf_pages, overview, release_pages
+    from flows.workbench import (
+        item_pages,
+        label_page,
+        lf_pages,
+        overview,
+        plan_page,
+        release_pages,
+        suggest_page,
+    )
     from flows.workbench.frame import Bench
 
     application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -72,7 +80,7 @@ def make_application(root: Path, live: Live) -> FastAPI:
             return PlainTextResponse("no report yet; 'epoxy run' makes it\n", status_code=404)
         return FileResponse(path, media_type="text/html", headers={"Cache-Control": "no-store"})
 
-    for module in (overview, lf_pages, item_pages, label_page, release_pages):
+    for module in (overview, lf_pages, item_pages, label_page, suggest_page, plan_page, release_pages):
         module.add_pages(bench)
     ui.run_with(application, title="Epoxy Flow", language="en-US", show_welcome_message=False)
     return application

@@ -18,8 +18,9 @@ import polars as pl
 from scipy import sparse
 
 from tasks.core.lf_analysis import GoldCounts, measure_precision, wilson_interval
-from tasks.core.types import ABSTAIN, Bool, Int64
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Int64
 from tasks.errors import LabelingFunctionError
+from tasks.params import Split
 from tasks.queries.items import measure_items
 from tasks.queries.project_data import ProjectData, find_name
 from tasks.tables.files import write_text
@@ -41,6 +42,9 @@ LEAST_GOLD = 8
 
 UNCERTAIN = 0.5
 """Margin of a label below which an item needs an LF as one without votes does."""
+
+EXAMPLES = 3
+"""New items that are named for each suggestion."""
 
 QUANTILES = 20
 """Thresholds that are tried for a column of numbers."""
@@ -65,8 +69,8 @@ class Suggestions:
     """What could be written next.
 
     rows: rule (in words), label, new_items (in need of an LF, not covered by the suggestions above), items (all that
-    fit), judged_on (`gold` or `labels`), n, precision, low (lower 95 % bound), name, needs, source. Counts are of the
-    `sampled` of all `items`.
+    fit), judged_on (`gold` or `labels`), n, precision, low (lower 95 % bound), examples (ids of the
+    first new items outside test, which LFs are judged on), name, needs, source. Counts are of the `sampled` of all `items`.
     """
 
     rows: pl.DataFrame
@@ -112,11 +116,12 @@ def suggest_lfs(
                 )
                 members = fits.indices[fits.indptr[number] : fits.indptr[number + 1]].astype(np.int64)
                 found.append((rules[number], members, c, counts, bool(is_judged[number])))
-    chosen = _choose(found, in_need, classes, count, taken)
+    may_be_read = (items["split"] != Split.TEST).to_numpy()
+    chosen = _choose(found, items[ITEM_ID], in_need, may_be_read, classes, count, taken)
     kinds: dict[str, Any] = {
         "rule": pl.String, "label": pl.String, "new_items": pl.Int64, "items": pl.Int64, "judged_on": pl.String,
-        "n": pl.Int64, "precision": pl.Float64, "low": pl.Float64, "name": pl.String, "needs": pl.List(pl.String),
-        "source": pl.String,
+        "n": pl.Int64, "precision": pl.Float64, "low": pl.Float64, "examples": pl.List(data.ids().dtype),
+        "name": pl.String, "needs": pl.List(pl.String), "source": pl.String,
     }  # fmt: skip
     return Suggestions(
         rows=pl.DataFrame(chosen, schema=kinds, orient="row"),
@@ -319,7 +324,9 @@ def _count(fits: sparse.csr_array, truth: np.ndarray[tuple[int], np.dtype[np.int
 
 def _choose(
     found: list[tuple[Rule, Int64, int, GoldCounts, bool]],
+    ids: pl.Series,
     in_need: Bool,
+    may_be_read: Bool,
     classes: tuple[str, ...],
     count: int,
     taken: set[str],
@@ -344,7 +351,7 @@ def _choose(
         judged_on = "gold" if is_gold else "labels"
         chosen.append(
             (rule.text, classes[c], gain, len(members), judged_on, int(counts.votes[0]), float(precision), float(low),
-             name, list(rule.needs), source)
+             ids.gather(members[(left & may_be_read)[members]][:EXAMPLES]).to_list(), name, list(rule.needs), source)
         )  # fmt: skip
         left[members] = False
         gains[best] = 0

@@ -13,7 +13,8 @@ from small_project import write_params
 from toy_project import Toy
 
 from flows.cli.main import main
-from flows.plan import plan, preview_flips, write_flips
+from flows.flip_preview import preview_flips, write_flips
+from flows.plan import plan
 from flows.releases.figures import compare_labels
 from tasks.__main__ import run_stage
 from tasks.params import read_params

@@ -19,7 +19,7 @@ from tasks.core.types import ABSTAIN
 from tasks.errors import LabelingFunctionError
 from tasks.lf.loading import load_lfs
 from tasks.queries.project_data import ProjectData
-from tasks.queries.suggest import append_lf, suggest_lfs
+from tasks.queries.suggest import EXAMPLES, append_lf, suggest_lfs
 from tasks.queries.try_lf import choose_rows, try_lf
 
 pytestmark = pytest.mark.slow
@@ -82,6 +82,9 @@ def test_what_is_planted_is_found_and_is_as_precise_as_it_says(project: Path) ->
     assert found.in_need >= (~covered).sum() > 400
     gains = found.rows["new_items"]
     assert gains.is_sorted(descending=True) and gains.sum() <= found.in_need
+    examples = found.rows["examples"].explode()  # new ones: no item is named twice
+    assert examples.is_unique().all() and found.rows["examples"].list.len().is_between(1, EXAMPLES).all()
+    assert not data.items().filter(pl.col("item_id").is_in(examples.implode()) & (pl.col("split") == "test")).height
     for row in found.rows.to_dicts():
         right = round(row["precision"] * row["n"])
         low, _ = wilson_interval(GoldCounts(votes=np.array([row["n"]]), correct=np.array([right])))
@@ -115,7 +118,8 @@ def test_source_votes_as_it_was_judged(project: Path, tmp_path: Path) -> None:
     for row in rows:
         tried = try_lf(data, lfs[row["name"]], choose_rows(data))
         assert (tried.votes, tried.failures.height) == (row["items"], 0), row["rule"]
-        assert set(tried.rows["vote"].drop_nulls()) == {row["label"]}
+        voted = tried.rows.filter(pl.col("vote").is_not_null())
+        assert set(voted["vote"]) == {row["label"]} and set(row["examples"]) <= set(voted["item_id"])
         if row["judged_on"] == "gold":
             assert (tried.with_gold, tried.right) == (row["n"], round(row["precision"] * row["n"]))
     with pytest.raises(LabelingFunctionError, match="already"):

@@ -75,6 +75,7 @@ def start(root: Path) -> Workbench:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = run_small(tmp_path_factory.mktemp("workbench") / "project", n=200)
     (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     (root / "dvc.yaml").write_text((REPOSITORY / "dvc.yaml").read_text())
     items = read_table(root / ITEMS, schemas.ITEMS)
     texts = [HOSTILE, "long " * 200_000, *items["text"].to_list()[2:]]
@@ -120,6 +121,9 @@ PAGES = {
     "/item?id=i00003": "Why this label",
     "/item?id=nobody": "no item 'nobody'",
     "/label?annotator=ann": "0 decided",
+    "/suggest?least=0.5": "text has 'now' → spam",
+    "/suggest?least=much": "expected a share from 0 to 1",
+    "/plan": "No label of the label model flips, of 200.",
     "/releases": "None yet",
 }
 
@@ -152,6 +156,38 @@ def test_hostile_text_is_text(workbench: Workbench, tmp_path: Path) -> None:
             assert "49" not in page.evaluate("document.querySelector('.data').innerText")
         size = page.evaluate("document.body.innerText.length")
         assert size < 200_000  # of the text of 1 MB only the beginning
+
+
+@needs_chromium
+def test_a_click_appends_a_suggestion_and_the_plan_tells_of_it(workbench: Workbench, tmp_path: Path) -> None:
+    module = workbench.root / "lfs" / "small.py"
+    before = module.read_text()
+    try:
+        with open_page(workbench.open("/suggest?least=0.5"), tmp_path) as page:
+            page.wait_for("window.did_handshake !== false && document.querySelectorAll('.q-btn--outline').length")
+            assert "i00066" in page.evaluate("document.body.innerText")  # an example
+            page.evaluate("document.querySelector('.q-btn--outline').click()")
+            page.wait_for("document.body.innerText.includes('in lfs/small.py, line')")
+            line = next(line for line in module.read_text().splitlines() if line.startswith("says_now = "))
+            assert page.evaluate("document.querySelector('pre').innerText") == line
+            page.ask("Page.navigate", url=f"{workbench.address}/suggest?least=0.5")
+            page.wait_for("document.body && document.body.innerText.includes('in lfs/small.py, line')")
+            assert page.evaluate("document.querySelectorAll('.q-btn--outline').length") == 0  # it cannot be added again
+
+            page.ask("Page.navigate", url=f"{workbench.address}/plan")
+            page.wait_for("document.body && document.body.innerText.includes('says_now: all items')")
+            page.wait_for(
+                "document.querySelector('pre') && document.querySelector('pre').innerText.includes('| from | to |')"
+            )
+            table = page.evaluate("document.querySelector('pre').innerText")
+            count, first = re.search(r"\| (\d+) \| (i\d+)", table).groups()
+            assert int(count) >= 1 and first in page.evaluate("document.body.innerText.split('Copy')[1]")
+            module.write_text(before + "def broken(:\n")
+            page.ask("Page.reload")
+            page.wait_for("document.querySelectorAll('[role=alert]').length == 2")
+            assert "lfs/small.py" in page.evaluate("document.querySelector('[role=alert]').innerText")
+    finally:
+        module.write_text(before)
 
 
 def press(page: Page, key: str, code: str, number: int) -> None:
