@@ -16,10 +16,10 @@ from tasks.queries.project_data import to_names, to_positions
 
 
 class _NobodyWaits:
-    """Takes the place of a counter of progress."""
+    """A progress counter that counts nothing."""
 
     def advance(self, steps: int = 1) -> None:
-        """Nothing to tell."""
+        """Do nothing."""
 
 
 def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str]) -> pl.DataFrame:
@@ -35,7 +35,7 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
     Raises
     ------
     LabelingFunctionError
-        An LF raises, or votes for something else than a class; names the row.
+        An LF raises, or votes for something that is not a class; the message names the row.
 
     >>> from tasks.labeling import keyword_lf
     >>> texts = pl.DataFrame({"text": ["an offer", "hello"]})
@@ -57,9 +57,9 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
 
 
 def lf_summary(votes: pl.DataFrame, classes: Sequence[str], gold: pl.Series | None = None) -> pl.DataFrame:
-    """Return a row per column of `votes`, which are as `apply_lfs` gives them: what each LF votes and how well.
+    """Return coverage and precision of each LF, a row per column of `votes` (from `apply_lfs`).
 
-    lf, polarity (the classes it votes, joined by a comma); coverage, overlaps and conflicts as shares of all rows; and
+    lf, polarity (the classes it votes for, joined by a comma); coverage, overlaps and conflicts as shares of all rows; and
     with `gold` (class names, null where unknown) n, the votes on rows with gold, precision, and its 95 % interval low, high.
 
     >>> votes = pl.DataFrame({"offer": ["spam", None], "hello": ["ham", "ham"]})
@@ -88,7 +88,7 @@ def lf_summary(votes: pl.DataFrame, classes: Sequence[str], gold: pl.Series | No
 
 
 def _ask(lf: LabelingFunction, items: pl.DataFrame, classes: Sequence[str]) -> ColumnVotes:
-    """The votes of one LF on all rows."""
+    """The votes of an LF on all rows."""
     if isinstance(lf, RowwiseLF):
         return apply_rowwise(Path.cwd(), lf, read_items(items), classes, _NobodyWaits())
     return apply_vectorized(Path.cwd(), [lf], items, classes)[lf.name]

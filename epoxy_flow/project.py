@@ -1,4 +1,4 @@
-"""A project that is open: its items, labeling functions, labels and releases as Polars frames."""
+"""An open project: its items, labeling functions, labels and releases as Polars frames."""
 
 import subprocess
 import sys
@@ -22,18 +22,18 @@ from tasks.queries.try_lf import Trial, choose_rows, read_lf, saved_lf, try_lf
 
 
 def open_project(path: str | Path = ".") -> "Project":
-    """Return the project that the folder `path` lies in.
+    """Return the project that contains the folder `path`.
 
     Raises
     ------
     EpoxyError
-        There is none.
+        The folder is not in a project.
     """
     return Project(find_root(Path(path)))
 
 
 class Project:
-    """The project at `root`, as its last run left it; files that change are read again."""
+    """The results of the last run of the project at `root`; files that change are read again."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,33 +70,33 @@ class Project:
         offset: int = 0,
         test_gold: bool = False,
     ) -> pl.DataFrame:
-        """Return the items that fit all conditions, each with label, probabilities, gold, votes and raw columns.
+        """Return the items that fit all conditions, with label, probabilities, gold, votes and raw columns.
 
         Parameters
         ----------
         labels, gold
-            Classes; shipped with, or having, one of them.
+            Classes: the shipped label, or gold, is one of them.
         right
-            Whether `method` (`shipped`, or one of the report) gives the gold class.
+            Whether `method` (`shipped`, or a method of the report) gives the gold class.
         votes
-            Labeling functions that vote on the item; a `VoteFilter` also says what, and whether by extension.
+            Labeling functions that all vote on the item; a `VoteFilter` also says for which class, and whether by extension.
         covered
             "labeling functions", "extension only" or "nothing".
         near_threshold
-            Whose nearest vote is so near to the threshold of any LF, or of `near_threshold_lf`.
+            The largest gap between the nearest vote of any LF, or of `near_threshold_lf`, and its threshold.
         flipped_since
-            A release in which the label was another.
+            A release in which the label was different.
         order
             A column of the answer, with `-` before it for descending; `uncertain` for the least certain first.
         limit
-            At most so many; None: all.
+            The largest number of items; None: all.
         test_gold
-            Gold of test and train takes part, too; by default that of valid alone does.
+            Whether gold of test and train takes part, too, beside that of valid.
 
         Raises
         ------
         EpoxyError
-            Something named is not there, or artifacts are missing or damaged.
+            A name is unknown, or artifacts are missing or damaged.
         """
         query = ItemQuery(
             ids=tuple(ids),
@@ -125,7 +125,7 @@ class Project:
     def lfs(self, *, since: str | None = None) -> pl.DataFrame:
         """Return a row per labeling function: coverage, conflicts and precision before and after extension.
 
-        With a release `since` (`current`, an id, or its first characters), also what each was there and why it moved.
+        With a release `since` (`current`, an id, or its first characters), also the figures in it and why votes changed.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class Project:
         return tabulate_matrix(self._data, what)
 
     def explain(self, item: str | int, *, release: str | None = None, test_gold: bool = False) -> Explanation:
-        """Return why `item` has its label, in the last run or in `release`: votes, neighbors, and parts that add up.
+        """Return why `item` has its label, in the last run or in `release`: votes, neighbors, and parts of the log-odds.
 
         Raises
         ------
@@ -162,12 +162,12 @@ class Project:
         seed: int | None = None,
         test_gold: bool = False,
     ) -> Trial:
-        """Return what one labeling function says of items: the first `count`, with a `seed` as many at random, or `ids`.
+        """Return the votes of a labeling function on `ids`, the first `count` items, or with a `seed` on `count` random items.
 
         Parameters
         ----------
         lf
-            A labeling function, the name of one in the project's module as it is on disk, or Python that makes one.
+            A labeling function, the name of a saved one in the project's module, or Python code that makes one.
 
         Raises
         ------
@@ -183,7 +183,7 @@ class Project:
             return try_lf(self._data, saved, rows, withheld_gold=test_gold)
 
     def suggest(self, *, label: str | None = None, least_precision: float = 0.8, count: int = 10) -> pl.DataFrame:
-        """Return up to `count` labeling functions that could be written, for class `label` or any, the most useful first.
+        """Return up to `count` suggested labeling functions, for class `label` or any class, the most useful first.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Project:
         return suggest_lfs(self._data, count=count, least_precision=least_precision, label=label).rows
 
     def next_items(self, *, count: int = 20, strategy: Strategy = "random", seed: int = 0) -> pl.DataFrame:
-        """Return up to `count` items to label by hand next, with the reason of each; `mixed` takes turns among reasons.
+        """Return up to `count` items to label by hand next, each with a reason; `mixed` takes turns among reasons.
 
         Raises
         ------
@@ -239,7 +239,7 @@ class Project:
             A stage failed; the exit code is that of the command.
         """
         command = [sys.executable, "-m", "flows.cli", "run", *stages]
-        # A process of its own: a notebook has an event loop, which Prefect's flow needs for itself.
+        # A separate process: a notebook already runs an event loop, and Prefect's flow needs its own.
         with subprocess.Popen(
             command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as run:

@@ -1,4 +1,4 @@
-"""What the labels of some items were made from, in the last run or in a release, and their log-odds taken apart."""
+"""The evidence behind the labels of some items, in the last run or a release, and the decomposition of their log-odds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from tasks.tables.validation import validate_table
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the labels of q items were made from.
+    """The evidence behind the labels of q items.
 
     labels: (q,) positions. probabilities: (q, k). own: (q, m) original votes. lent: a row per extended vote, as in
-    provenance. near: their rows of neighbors, None where those are not kept. vectors: (q, d) embeddings, None where they
-    are no longer those that were labeled. gold: (q,) of valid, -1 without. lacks: what is not known, as sentences.
+    provenance. near: the items' rows of neighbors, None if neighbors are not kept. vectors: (q, d) embeddings, None if the
+    embedding has changed since. gold: (q,) of valid, -1 if unknown. lacks: sentences on what is not known.
     """
 
     model: SavedModel
@@ -55,7 +55,7 @@ class Evidence:
         return Contest(label=label, other=other, log_odds=logs[rows, label] - logs[rows, other])
 
     def list_columns(self) -> list[LFColumn] | None:
-        """Return what each LF votes on the items and how near its support is, None where neighbors are not kept."""
+        """Return each LF's votes on the items and the similarity to its support, None if neighbors are not kept."""
         if self.near is None:
             return None
         columns = []
@@ -72,14 +72,14 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class TakenApart:
-    """The parts of one item's log-odds, and what cannot be told about them, as sentences."""
+    """The parts of an item's log-odds, and sentences on what is not known about them."""
 
     parts: tuple[Part, ...]
     lacks: tuple[str, ...] = ()
 
 
 def read_run(data: ProjectData, rows: Int64) -> Evidence:
-    """Return what the last run labeled the items in these `rows` (q,) from.
+    """Return the evidence in the last run for the items in these `rows` (q,).
 
     Raises
     ------
@@ -104,9 +104,9 @@ def read_run(data: ProjectData, rows: Int64) -> Evidence:
 
 
 def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: int | None) -> Evidence:
-    """Return what `release` labeled `item` from, which the project has in this `row` (None: no longer).
+    """Return the evidence in `release` for `item`, whose row in the project is `row` (None: it is no longer there).
 
-    The embedding is the project's, if it is still the one that was labeled.
+    The embedding is the project's, if it has not changed since the release.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: 
 
 
 def take_apart(evidence: Evidence) -> list[TakenApart]:
-    """Return for each item the parts of its label's log-odds against the next class; they add up to it."""
+    """Return for each item the parts of the log-odds of its label against the next class, which add up to the whole."""
     model, contest = evidence.model, evidence.rank()
     rows = np.arange(len(contest.label))
     learned = model.end.gold
@@ -169,7 +169,7 @@ def take_apart(evidence: Evidence) -> list[TakenApart]:
 
 
 def _leave_whole(model: SavedModel, log_odds: float, names: Sequence[str], is_possible: bool) -> TakenApart:
-    """One part, and why it is not taken apart."""
+    """A single part for the whole log-odds, and why it is not taken apart."""
     learned = model.end.gold
     if not is_possible:
         note, of = f"nothing at all speaks for {names[1]!r}: its probability is 0", str(model.shipped)
@@ -211,17 +211,17 @@ def _take_apart_all(evidence: Evidence, contest: Contest, rows: Bool) -> list[tu
 
 
 def _pool_own_votes(model: SavedModel, own: Votes) -> PooledVotes:
-    """What is pooled of the items' own votes (q, m) alone."""
+    """The pool of the items' original votes (q, m), without neighbors."""
     nothing = np.full((len(own), len(model.classes)), np.nan, dtype=np.float32)
     columns = (LFColumn(votes=np.ascontiguousarray(column), similarity=nothing) for column in own.T)
     return pool_votes(columns, model.reliability, model.bandwidth)
 
 
 def _measure_gold_similarity(model: SavedModel, points: Float32, gold: Votes) -> Float32:
-    """The similarity (q, k) to the nearest gold row of each class, an item itself left out where it is one."""
+    """The similarity (q, k) to the nearest gold row of each class, except the item itself."""
     itself = np.full(len(points), -1, dtype=np.int64)
     for row in np.flatnonzero(gold != ABSTAIN):
-        # A copy of the item is as near as the item itself, so that any of those alike may be left out.
+        # A copy of the item is as near as the item itself, so leaving out either gives the same result.
         same = (model.gold_vectors == points[row]).all(axis=1) & (model.gold_classes == gold[row])
         itself[row] = same.argmax() if same.any() else -1
     return measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, len(model.classes), itself)

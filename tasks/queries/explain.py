@@ -1,4 +1,4 @@
-"""explain: why an item has its label: every LF's vote and where it is from, and the shipped posterior taken apart."""
+"""explain: why an item has its label: every LF's vote and its source, and the parts of the shipped posterior."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from tasks.tables.schemas import neighbor_column, similarity_column
 class Explanation:
     """Why an item has its label.
 
-    item: its raw columns (empty where the project no longer has it). runner_up: the next class. log_odds: of the label
-    against the runner-up, natural logarithm. gold: its class where it takes part, else None.
+    item: its raw columns (empty if the project no longer has it). runner_up: the second most probable class. log_odds:
+    natural log-odds of the label against the runner-up. gold: its gold class if that takes part, else None.
     votes: a row per LF: lf, vote (null: abstains), from (`itself`, `neighbor`, null), neighbor and similarity (the
-    nearest item that the LF votes on, extended or not), threshold, next_vote and next_similarity (the nearest item on
-    which it votes another class), reliability, and how much the LF says for the label and for the runner-up in the pool
-    of votes (for_label, for_runner_up; null where neighbors are not known).
-    parts: of, source, lf, log_odds: they add up to `log_odds`.
-    neighbors: the items that lent a vote or would be the next to, with their labels and raw columns.
-    methods: what each method of the report says: method, label (null where classes tie), p_label, p_runner_up.
-    lacks: what cannot be told, and why, as sentences.
+    nearest item on which the LF votes, extended or not), threshold, next_vote and next_similarity (the nearest item on
+    which it votes for another class), reliability, and the weight that the LF adds to the label and to the runner-up in
+    the pool of votes (for_label, for_runner_up; null if neighbors are not known).
+    parts: of, source, lf, log_odds, which add up to `log_odds`.
+    neighbors: the items that lent a vote, or would be next to lend one, with their labels and raw columns.
+    methods: a row per method of the report: method, label (null where classes tie), p_label, p_runner_up.
+    lacks: sentences on what is not known, and why.
     """
 
     item_id: str | int
@@ -87,8 +87,8 @@ def explain_item(
 
 
 def take_apart_items(data: ProjectData, rows: Int64) -> pl.DataFrame:
-    """Return the parts of the log-odds of many items' labels, those in these `rows`: item_id, label, runner_up, and as
-    in `Explanation.parts`.
+    """Return the parts of the log-odds of the labels of the items in these `rows`: item_id, label, runner_up, and the
+    columns of `Explanation.parts`.
 
     Raises
     ------
@@ -123,7 +123,7 @@ _NO_METHODS = pl.DataFrame(
 
 
 def _find_row(data: ProjectData, item: str | int) -> int | None:
-    """The row of `item`, None where the project does not have it."""
+    """The row of `item`, None if the project does not have it."""
     try:
         return int(data.find_rows([item])[0])
     except QueryError:
@@ -131,7 +131,7 @@ def _find_row(data: ProjectData, item: str | int) -> int | None:
 
 
 def _tabulate_votes(evidence: Evidence, classes: tuple[int, int]) -> pl.DataFrame:
-    """The table of votes of an explanation, of one item."""
+    """The table of votes in the explanation of an item."""
     model, columns = evidence.model, evidence.list_columns()
     near = None if evidence.near is None else evidence.near.row(0, named=True)
     lent = {row["lf"]: row for row in evidence.lent.to_dicts()}
@@ -185,14 +185,14 @@ def _name(classes: Sequence[str], position: int | None) -> str | None:
 
 
 def _find_reliability(model: SavedModel, lf: int, position: int | None) -> float | None:
-    """How reliable the model holds the LF's votes for a class to be, None where it never voted it."""
+    """The model's estimate of the reliability of the LF's votes for a class, None if it has no such votes."""
     if position is None or np.isnan(model.reliability[lf, position]):
         return None
     return float(model.reliability[lf, position])
 
 
 def _find_neighbors(data: ProjectData, votes: pl.DataFrame) -> pl.DataFrame:
-    """The neighbors of `votes` that the project has, with labels and raw columns, those of extended votes first."""
+    """The neighbors in `votes` that the project has, with labels and raw columns; those that lent a vote come first."""
     order = votes.filter(pl.col("neighbor").is_not_null()).sort(
         (pl.col("from") == "neighbor").fill_null(False), "similarity", descending=True, maintain_order=True
     )
@@ -204,7 +204,7 @@ def _find_neighbors(data: ProjectData, votes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tabulate_methods(data: ProjectData, row: int | None, classes: tuple[int, int]) -> pl.DataFrame:
-    """What each method says of the item in this `row`."""
+    """The label and probabilities of each method for the item in this `row`."""
     assert row is not None
     rows = []
     for method in data.methods():

@@ -1,7 +1,7 @@
-"""items: which items fit a question, a page of them, with labels, probabilities and votes.
+"""items: a page of the items that fit a question, with labels, probabilities and votes.
 
-A question is a set of conditions that all have to hold. Gold of valid takes part; gold of train and test only where the
-question asks for it (`withheld_gold`), and the answer says which took part.
+A question is a set of conditions, all of which must hold. Gold of valid takes part; gold of train and test only if the
+question asks for it (`withheld_gold`), and the answer says which gold took part.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,12 +38,12 @@ VoteSource = Literal["either", "original", "extended"]
 Covered = Literal["labeling functions", "extension only", "nothing"]
 
 MEASURES = ("confidence", "margin", "threshold_gap", "original_votes", "extended_votes")
-"""Columns that are computed, by which items can be ordered as by any other."""
+"""Computed columns, by which items can be ordered like by any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VoteFilter:
-    """Items on which `lf` votes: for class `vote` (None: any), itself (`original`), by a neighbor's vote, or either."""
+    """Items on which `lf` votes for class `vote` (None: any), itself (`original`), by extension (`extended`), or either."""
 
     lf: str
     vote: str | None = None
@@ -52,17 +52,16 @@ class VoteFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemQuery:
-    """A question for items. What is empty or None asks for nothing.
+    """A question for items. Fields that are empty or None set no condition.
 
-    ids: only these, text or numbers. splits, labels (shipped), gold (classes): one of these. has_gold: whether gold is
-    known. right: whether `method` (as in the report, or `shipped`) gives the gold class; a tie is not right. votes: all
-    of them. wrong_lf: an LF whose vote, original or extended, is not the gold class. conflict: two LFs that vote
-    different classes. covered: by what. near_threshold: an LF (or `near_threshold_lf`) whose nearest vote is so near to
-    its threshold, in similarity or distance. flipped: labeled otherwise in the labels that the question is asked with.
-    text: some column of text holds this, whatever the case.
-    order: a column of the answer, `-` first for descending; `uncertain` is `margin`, `-uncertain` the reverse. By id
-    otherwise.
-    withheld_gold: gold of test and train, too, takes part in `gold`, `has_gold`, `right` and `wrong_lf`.
+    ids: item ids, as text or numbers. splits, labels (shipped), gold (classes): any of these. has_gold: whether gold is
+    known. right: whether `method` (of the report, or `shipped`) gives the gold class; a tie is not right. votes: all of
+    these votes. wrong_lf: an LF whose vote, original or extended, is not the gold class. conflict: two LFs that vote for
+    different classes. covered: what covers the item. near_threshold: the largest gap between the nearest vote of any LF
+    (or of `near_threshold_lf`) and its threshold, in similarity or distance. flipped: the label differs from that in the
+    labels to compare with. text: a part of some text column, in upper or lower case.
+    order: a column of the answer, with `-` before it for descending order; `uncertain` is `margin`. By id otherwise.
+    withheld_gold: gold of test and train also takes part in `gold`, `has_gold`, `right` and `wrong_lf`.
     """
 
     ids: tuple[str | int, ...] = ()
@@ -92,8 +91,8 @@ class ItemPage:
 
     rows: item_id, split, label, p_<class>, confidence (the label's probability), margin (to the next class), gold and
     right (by the method asked about; null without gold), original_votes, extended_votes, votes (lf, vote, is_extended),
-    threshold_gap where it was asked for, label_before with labels to compare with, and every raw column.
-    total: how many items fit. items: how many there are. gold: which gold took part, as a sentence.
+    threshold_gap if asked for, label_before if there are labels to compare with, and every raw column.
+    total: the number of items that fit. items: the number of all items. gold: a sentence on which gold took part.
     """
 
     rows: pl.DataFrame
@@ -103,12 +102,12 @@ class ItemPage:
 
 
 def find_items(data: ProjectData, query: ItemQuery, *, before: pl.DataFrame | None = None) -> ItemPage:
-    """Return the page of items that `query` asks for; `before` are labels (item_id, label) to compare with.
+    """Return the page of items that `query` asks for; `before`: labels (item_id, label) to compare with.
 
     Raises
     ------
     QueryError
-        The question names a class, LF, method, column or item that is not there.
+        The question names an unknown class, LF, method, column or item.
     DataError
         An artifact is missing or damaged, or they are of different runs.
     """
@@ -157,7 +156,7 @@ def tabulate_items(
 
 
 def describe_gold(data: ProjectData, *, withheld: bool) -> str:
-    """Return which gold takes part in an answer, as a sentence."""
+    """Return a sentence on which gold takes part in an answer."""
 
     def describe() -> str:
         if not withheld:
@@ -204,10 +203,10 @@ def pick_sure(probabilities: Float64) -> Votes:
 
 
 def find_margins(data: ProjectData) -> Float32:
-    """Return how much each LF's nearest vote on an item is above its threshold, (n, m) float32, in similarity.
+    """Return how far each LF's nearest vote is above its threshold, (n, m) float32, in similarity.
 
-    Negative: not extended. NaN where the LF votes itself, has no nearest vote, or is not extended at all, and where the
-    scope of extension leaves the item out. For L2 this is in distance: positive is nearer than the threshold.
+    A negative value means that the vote is not extended. NaN where the LF votes itself, has no nearest vote or is not
+    extended, and where the item is outside the scope of extension. For L2 the unit is distance; positive is nearer.
     """
 
     def measure() -> Float32:
@@ -285,13 +284,13 @@ def _find_classes(names: Sequence[str], classes: Sequence[str]) -> list[int]:
 
 
 def _pick_all(data: ProjectData, method: str) -> Votes:
-    """What `method` says of every item, -1 where classes tie."""
+    """The class that `method` gives every item, -1 where classes tie."""
     paths = [ITEMS, SHIPPED_LABELS, LABEL_MODEL_PREDICTIONS, END_MODEL_PREDICTIONS]
     return data.recall(("picked", method), paths, lambda: pick_sure(data.predict(method)))
 
 
 def _find_gap(data: ProjectData, query: ItemQuery) -> Float32:
-    """How near each item is to the threshold of any LF, or of the one asked about, (n,) float32; NaN where to none."""
+    """The gap between each item and the nearest threshold, of any LF or the LF asked about, (n,) float32; NaN if none."""
     lf = query.near_threshold_lf
     margins = find_margins(data)
     if lf is not None:
@@ -305,7 +304,7 @@ def _find_gap(data: ProjectData, query: ItemQuery) -> Float32:
 
 
 def _find_before(data: ProjectData, before: pl.DataFrame) -> pl.Series:
-    """The label of each item in `before`, null where it was not there."""
+    """The label of each item in `before`, null for items that were not there."""
     ids = data.ids()
     if before.schema[ITEM_ID] != ids.dtype:
         return pl.Series("label", [None] * len(ids), dtype=pl.String)
@@ -314,7 +313,7 @@ def _find_before(data: ProjectData, before: pl.DataFrame) -> pl.Series:
 
 
 def _search_text(items: pl.DataFrame, text: str) -> Bool:
-    """Which items hold `text` in some column, whatever the case, (n,)."""
+    """Whether each item contains `text` in some column, in upper or lower case, bool of shape (n,)."""
     columns = [name for name, dtype in items.schema.items() if dtype == pl.String and name != "split"]
     if not columns:
         return np.zeros(items.height, dtype=np.bool_)
@@ -330,11 +329,11 @@ def _column_of(order: str | None) -> str | None:
 
 
 _SELECTED = 10_000
-"""Pages that end before so many items are selected, later ones are sorted out."""
+"""Up to this many items, a page is found by selection, which is faster than a full sort; later pages are sorted."""
 
 
 def _order(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None, rows: Int64) -> Int64:
-    """The `rows` in the order asked for, as far as the page goes; of equals the first, and nulls last."""
+    """The `rows` in the order asked for, up to the end of the page; ties keep their order, and nulls come last."""
     name = _column_of(query.order)
     if name is None:
         return rows
@@ -345,7 +344,7 @@ def _order(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None, row
     descending = (query.order or "").startswith("-")
     last = query.offset + query.limit
     if last < _SELECTED:
-        # To find the first few is several times as fast as to sort a million texts.
+        # Selecting the first few is several times as fast as sorting a million texts.
         pick = table.top_k if descending else table.bottom_k
         table = pick(last, by=["key", "row"], reverse=[False, descending])
     return table.sort(["key", "row"], descending=[descending, False], nulls_last=True)["row"].to_numpy()
@@ -376,7 +375,7 @@ def _find_key(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None, 
 
 
 def _list_votes(votes: LFVotes, rows: npt.NDArray[np.int64], classes: Sequence[str]) -> pl.Series:
-    """The votes on these items: a list of lf, vote and is_extended each, in the order of LFs."""
+    """The votes on each of these items, a list of lf, vote and is_extended in the order of LFs."""
     original, extended = votes.original[rows], votes.extended[rows]
     cast = [
         [

@@ -1,4 +1,4 @@
-"""lfs: what each LF votes and how well, before and after extension, against a release, and LFs against each other."""
+"""lfs: coverage and precision of each LF, before and after extension, compared with a release and with other LFs."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ from tasks.tables.paths import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LF_FAILURES, 
 _STATE = (PARAMS, ITEMS, VALID_GOLD, VOTES, EXTENDED_VOTES, THRESHOLDS, LABEL_MODEL, LF_FAILURES)
 
 KINDS = ("original", "added", "all")
-"""Votes that an LF casts itself, those that extension adds, and both."""
+"""Kinds of votes: an LF's own, those that extension adds, and both."""
 
 
 def tabulate_lfs(data: ProjectData, *, before: ReleaseData | None = None) -> pl.DataFrame:
-    """Return a row per LF, in the order of votes; with `before`, also what it was in that release and why it moved.
+    """Return a row per LF, in the order of votes; with `before`, also its figures in that release and why votes changed.
 
-    lf; polarity (classes it votes, joined by a comma); votes, votes_added; of all items the shares `coverage`,
+    lf; polarity (the classes it votes for, joined by a comma); votes, votes_added; as shares of all items `coverage`,
     `overlaps`, `conflicts` (original votes) and the same with `_extended` (all votes); `only` and `only_extended`: items
-    that no other LF votes on, by original and by all votes, which is what coverage would lose without it; threshold
+    on which no other LF votes, by original and by all votes, which is what coverage would lose without it; threshold
     (null: not extended); on valid gold `<original, added, all>_n`, `_precision`, `_low`, `_high` (95 % Wilson interval);
-    believed (the precision that the label model estimates, its votes' mean); failures (cells); near_copies (LFs that say
-    much the same).
+    believed (the label model's estimate of the precision, averaged over its votes); failures (number of items);
+    near_copies (LFs that vote much the same).
 
     With `before`: was_there; `<coverage, coverage_extended, conflicts, threshold, original_precision, all_precision>_before`
-    (precision on today's valid gold); votes_changed (original votes that differ, on items that both have); moved: why
-    its votes are others, as a phrase.
+    (precision on today's valid gold); votes_changed (original votes that differ, on items in both); moved: why its votes
+    differ, as a phrase.
 
     Raises
     ------
@@ -43,10 +43,10 @@ def tabulate_lfs(data: ProjectData, *, before: ReleaseData | None = None) -> pl.
 
 
 def compare_lfs(data: ProjectData) -> pl.DataFrame:
-    """Return a row per pair of LFs that vote on a common item: lf, other, and of all votes, extended ones included:
+    """Return a row per pair of LFs that vote on a common item, counting original and extended votes.
 
-    both (items on which both vote), same and conflicts (of these), agreement (same / both), overlap (both / items on
-    which either votes), near_copy (they are in one group of near-copies, by original votes).
+    lf, other, both (items on which both vote), same and conflicts (of these), agreement (same / both), overlap (both /
+    items on which either votes), near_copy (whether they are in the same group of near-copies, by original votes).
     """
 
     def compare() -> pl.DataFrame:
@@ -79,7 +79,7 @@ def compare_lfs(data: ProjectData) -> pl.DataFrame:
 
 
 def tabulate_matrix(data: ProjectData, what: str = "agreement") -> pl.DataFrame:
-    """Return one of the columns of `compare_lfs` as a square table: lf, and a column per LF; null where LFs do not meet.
+    """Return a column of `compare_lfs` as a square table: lf, and a column per LF; null for LFs without common items.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def tabulate_matrix(data: ProjectData, what: str = "agreement") -> pl.DataFrame:
 
 
 def summarize_votes(ids: pl.Series, votes: Votes, lfs: tuple[str, ...], gold: Votes, k: int) -> dict[str, Any]:
-    """Return per LF what `votes` (n, m) come to: coverage, overlaps, conflicts, only (counts), and on `gold` (n,) precision."""
+    """Return per LF the coverage, overlaps, conflicts and `only` (counts) of `votes` (n, m), and precision on `gold` (n,)."""
     counts = lf_analysis.count_all(np.ascontiguousarray(votes), gold, k)
     low, high = lf_analysis.wilson_interval(counts.gold)
     return {
@@ -114,7 +114,7 @@ def summarize_votes(ids: pl.Series, votes: Votes, lfs: tuple[str, ...], gold: Vo
 
 
 def count_pairs(votes: Votes, k: int) -> tuple[Int64, Int64]:
-    """Return for each pair of LFs the items on which both vote, and on which they vote the same, (m, m) int64 each.
+    """Return for each pair of LFs the number of items on which both vote, and on which they agree, (m, m) int64 each.
 
     >>> both, same = count_pairs(np.array([[0, 0], [0, 1], [-1, 1]], dtype=np.int8), 2)
     >>> both.tolist(), same.tolist()
@@ -133,11 +133,11 @@ def count_pairs(votes: Votes, k: int) -> tuple[Int64, Int64]:
 
 
 _BLOCK = 1 << 16
-"""Rows whose products are added up in float32, in which whole numbers are exact up to 2^24."""
+"""Rows whose products are summed in float32, in which integers are exact up to 2^24."""
 
 
 def _tabulate_run(data: ProjectData) -> pl.DataFrame:
-    """The table of LFs of the last run alone."""
+    """The table of LFs for the last run, without a comparison."""
     votes, classes, gold = data.votes(), data.classes, data.gold()
     k = len(classes)
     parts = {
@@ -168,7 +168,7 @@ def _tabulate_run(data: ProjectData) -> pl.DataFrame:
 
 
 def _find_believed(data: ProjectData, votes: LFVotes) -> list[float | None]:
-    """The precision that the label model estimates of each LF, by class weighted with the LF's votes; None if unknown."""
+    """The label model's estimate of each LF's precision, averaged over the LF's votes; None if unknown."""
     by_lf = data.label_model().get("precision") or {}
     believed: list[float | None] = []
     for j, lf in enumerate(votes.lfs):
@@ -182,7 +182,7 @@ def _find_believed(data: ProjectData, votes: LFVotes) -> list[float | None]:
 
 
 def _group_near_copies(votes: LFVotes, k: int) -> dict[str, list[str]]:
-    """The LFs that say much the same as each LF, without those that have none."""
+    """The near-copies of each LF that has any."""
     found: dict[str, list[str]] = {}
     for group in group_copies(votes.original, k):
         names = [votes.lfs[lf] for lf in group.lfs]
@@ -191,7 +191,7 @@ def _group_near_copies(votes: LFVotes, k: int) -> dict[str, list[str]]:
 
 
 def _compare_release(data: ProjectData, table: pl.DataFrame, before: ReleaseData) -> pl.DataFrame:
-    """What the LFs of `table` were in release `before`, a row each."""
+    """The figures in release `before` of the LFs of `table`, a row each."""
     was, votes, k = before.votes(), data.votes(), len(data.classes)
     gold = _read_gold_of(data, was.ids)
     original = summarize_votes(was.ids, was.original, was.lfs, gold, k)
@@ -228,7 +228,7 @@ def _compare_release(data: ProjectData, table: pl.DataFrame, before: ReleaseData
 
 
 def _say_why(changed: int, moved: Bool, now: float | None, was: float | None) -> str:
-    """Why an LF's votes, on items that were there before, are others."""
+    """Why an LF's votes on items of the release differ from those in it, as a phrase."""
     if changed:
         return f"{changed:,} of its own votes changed"
     if now != was:
@@ -244,7 +244,7 @@ def _say_threshold(value: float | None) -> str:
 
 
 def _match_rows(ids: pl.Series, others: pl.Series) -> tuple[Int64, Int64]:
-    """The rows of the items that are in both, in each."""
+    """The rows, in `ids` and in `others`, of the items that are in both."""
     if ids.dtype != others.dtype:
         nothing = np.empty(0, np.int64)
         return nothing, nothing
@@ -254,7 +254,7 @@ def _match_rows(ids: pl.Series, others: pl.Series) -> tuple[Int64, Int64]:
 
 
 def _read_gold_of(data: ProjectData, ids: pl.Series) -> Votes:
-    """Today's valid gold (n,) of the items with these `ids`, -1 where there is none."""
+    """Today's valid gold (n,) of the items with these `ids`, -1 if unknown."""
     labels = data.gold()
     known = pl.DataFrame({ITEM_ID: data.ids(), "gold": labels}).filter(pl.col("gold") != ABSTAIN)
     if known.schema[ITEM_ID] != ids.dtype:

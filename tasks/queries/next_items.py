@@ -1,8 +1,8 @@
-"""next: which items to label by hand, and why each.
+"""next: which items to label by hand, and why.
 
-Items are drawn at random by default, which no rule was shown to beat here; `mixed` takes turns among reasons, with a share
-at random beside them as a control. No two of the chosen are near copies. Items of test are never proposed, and gold of
-test is not looked at.
+Items are drawn at random by default, since no rule has been shown to do better here; `mixed` takes turns among reasons and
+draws a share at random as a control. No two of the chosen items are near copies. Items of test are never proposed, and
+gold of test is not read.
 """
 
 from collections.abc import Iterator
@@ -22,21 +22,23 @@ from tasks.tables.scaled_embeddings import read_vectors
 Strategy = Literal["random", "mixed"]
 
 POOL = 5000
-"""Items that are considered at most, drawn at random: their embeddings are compared with each other."""
+"""Most items to consider, drawn at random, since their embeddings are compared with each other."""
 
 NEAR_COPY = 0.97
-"""Cosine from which two items are near copies, of which one is enough."""
+"""Cosine from which two items are near copies; a second copy is not worth labeling."""
 
 RANDOM_SHARE = 0.25
-"""Of the items that `mixed` proposes, as a control."""
+"""Share of items that `mixed` draws at random, as a control."""
 
 _CROWD = 10
-"""Neighbors in the pool by whose mean similarity an item lies in a dense part."""
+"""The number of nearest neighbors in the pool whose mean similarity is an item's density."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextItems:
-    """Items to label, in the order proposed. rows: as of `find_items`, with `reason` after the id; pool: items considered."""
+    """Items to label, in the proposed order. rows: as in `find_items`, with `reason` after the id; pool: the number of
+    items considered.
+    """
 
     rows: pl.DataFrame
     pool: int
@@ -50,7 +52,7 @@ def choose_next(
     seed: int = 0,
     exclude: frozenset[str] = frozenset(),
 ) -> NextItems:
-    """Return up to `count` items without gold to label next; `exclude` are ids, as text, that somebody labels already.
+    """Return up to `count` items without gold to label next; `exclude`: ids, as text, that somebody is already labeling.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def choose_next(
 
 
 def _draw_pool(data: ProjectData, seed: int, exclude: frozenset[str]) -> Int64:
-    """The rows of items that may be proposed."""
+    """The rows of a random pool of items that may be proposed."""
     possible = (data.gold() == ABSTAIN) & (data.splits()["split"] != Split.TEST).to_numpy()
     if exclude:
         possible &= ~data.ids().cast(pl.String).is_in(sorted(exclude)).to_numpy()
@@ -87,7 +89,7 @@ def _draw_pool(data: ProjectData, seed: int, exclude: frozenset[str]) -> Int64:
 
 
 def _rank(data: ProjectData, pool: Int64, units: Float32) -> dict[str, Iterator[int]]:
-    """By reason the positions in the pool, those to which it applies most first."""
+    """By reason, the positions in the pool to which it applies, the strongest first."""
     votes, measures = data.votes(), measure_items(data)[pool]
     extended = votes.extended[pool]
     highest = extended.max(axis=1, initial=ABSTAIN)
@@ -119,7 +121,9 @@ def _rank(data: ProjectData, pool: Int64, units: Float32) -> dict[str, Iterator[
 
 
 def _take_turns(queues: dict[str, Iterator[int]], units: Float32, count: int) -> tuple[list[int], list[str]]:
-    """The positions that reasons choose in turn, `RANDOM_SHARE` of them at random where there are others; no near copies."""
+    """The positions that the reasons choose in turn, and their reasons, without near copies; `RANDOM_SHARE` of them are
+    random if there are other reasons.
+    """
     names = list(queues)
     turns = [names[0]] if len(names) == 1 else []
     if not turns:
@@ -148,7 +152,7 @@ def _take_turns(queues: dict[str, Iterator[int]], units: Float32, count: int) ->
 
 
 def _is_new(row: int, taken: set[int], chosen: list[int], units: Float32) -> bool:
-    """Whether the item is neither chosen already nor a near copy of one that is."""
+    """Whether the item is neither chosen yet nor a near copy of a chosen item."""
     if row in taken:
         return False
     return not chosen or float((units[chosen] @ units[row]).max()) < NEAR_COPY

@@ -1,4 +1,4 @@
-"""Which votes `apply` would ask for now: labeling functions that were edited, and items that are new."""
+"""The votes that `apply` would ask for now, because labeling functions were edited or items are new."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from tasks.tables.paths import ITEMS
 
 
 def find_pending_lfs(root: Path, params: Params) -> pl.DataFrame:
-    """Return a row per LF that would be asked: lf, items (how many it is asked about), of (all there are).
+    """Return a row per LF that would be asked: lf, items (the number to ask about), of (the number of all items).
 
-    No row where votes come from a table. An LF that asks a clock is asked about all items each time.
+    There are no rows if votes come from a table. An LF that reads a clock is asked about all items each time.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The artifacts of a project's last run, or of a release, for questions about them: read and checked when they are asked for.
+"""The artifacts of a project's last run or of a release, read and checked when a question needs them.
 
-What was read is kept, and read again when its file has changed, so that a server may hold one `ProjectData` for as long
-as it lives and a command pays for what it asks.
+They stay in memory until their files change, so that a server can keep a `ProjectData` for as long as it runs, and a
+command reads only what it needs.
 """
 
 import difflib
@@ -48,15 +48,12 @@ from tasks.tables.validation import require_same_items, validate_table
 T = TypeVar("T")
 
 SHIPPED = "shipped"
-"""The name of the shipped labels among methods."""
+"""The method key of the shipped labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LFVotes:
-    """Votes of all LFs on items: what labels, neighbors and comparisons are made of.
-
-    original, extended: (n, m) int8, -1 abstains; `extended` holds the original votes too.
-    """
+    """The votes of all LFs on items, (n, m) int8, -1 abstains; `extended` includes the original votes."""
 
     ids: pl.Series
     lfs: tuple[str, ...]
@@ -76,7 +73,7 @@ class LFVotes:
 
 
 class ProjectData:
-    """What the last run of the project at `root` left; every method reads what it returns, once per state of the files."""
+    """The results of the last run of the project at `root`; a method reads its files when first called, and when they change."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -84,7 +81,7 @@ class ProjectData:
         self._lock = threading.RLock()
 
     def recall(self, key: object, paths: Iterable[str | Path], make: Callable[[], T]) -> T:
-        """Return what `make` returns, from memory while the artifacts at `paths` below the root are the same files."""
+        """Return the result of `make`, from memory as long as the artifacts at `paths` below the root are unchanged."""
         with self._lock:
             state = tuple(_identify(self.root / path) for path in paths)
             kept = self._kept.get(key)
@@ -99,7 +96,7 @@ class ProjectData:
         Raises
         ------
         ParamsError
-            It is not what the program expects.
+            The file is not valid.
         """
         return self.recall("params", [PARAMS], lambda: read_params(self.root))
 
@@ -113,7 +110,7 @@ class ProjectData:
         return self.recall("items", [ITEMS], lambda: read_table(self.root / ITEMS, schemas.ITEMS))
 
     def splits(self) -> pl.DataFrame:
-        """Return item_id and split of all items, by ascending id; much less to read than all of `items`."""
+        """Return item_id and split of all items, by ascending id; much faster to read than `items`."""
         columns = [ITEM_ID, "split"]
         return self.recall("splits", [ITEMS], lambda: read_table(self.root / ITEMS, schemas.ITEMS, columns))
 
@@ -122,7 +119,7 @@ class ProjectData:
         return self.splits()[ITEM_ID]
 
     def find_rows(self, ids: Iterable[str | int]) -> Int64:
-        """Return the rows of the items with these `ids` (r,), text or numbers alike, in the order asked for.
+        """Return the rows (r,) of the items with these `ids`, given as text or numbers, in the given order.
 
         Raises
         ------
@@ -141,7 +138,7 @@ class ProjectData:
         return rows.cast(pl.Int64).to_numpy()
 
     def gold(self, *, withheld: bool = False) -> Votes:
-        """Return the gold class (n,) of each item, -1 where unknown: that of valid, and with `withheld` all there is."""
+        """Return the gold class (n,) of each item of valid, with `withheld` of every item; -1 if unknown."""
         paths = (VALID_GOLD, WITHHELD_GOLD) if withheld else (VALID_GOLD,)
 
         def read() -> Votes:
@@ -157,7 +154,7 @@ class ProjectData:
         return self.recall("labels", [PARAMS, ITEMS, SHIPPED_LABELS], lambda: self._read_rows(SHIPPED_LABELS, schema))
 
     def label_positions(self) -> Votes:
-        """Return the position (n,) of the class of each item's shipped label."""
+        """Return the class position (n,) of each item's shipped label."""
 
         def find() -> Votes:
             return to_positions(self.labels()["label"], self.classes)
@@ -178,7 +175,7 @@ class ProjectData:
         return (SHIPPED, *self._find_methods())
 
     def predict(self, method: str) -> Float64:
-        """Return the probabilities (n, k) of `method`; held out on valid gold where the method learned from it.
+        """Return the probabilities (n, k) of `method`, held out on valid gold if the method learned from it.
 
         Raises
         ------
@@ -222,13 +219,13 @@ class ProjectData:
         return self.recall("thresholds", [VOTES, THRESHOLDS], lambda: read_thresholds(self.root / THRESHOLDS, lfs))
 
     def neighbor_columns(self) -> NeighborColumnNames:
-        """Return the columns of neighbors: an LF and a class in its support each."""
+        """Return the names of the columns of neighbors, one per LF and class in its support."""
         lfs = list(self.votes().lfs)
         path = self.root / NEIGHBORS
         return self.recall("neighbor columns", [VOTES, NEIGHBORS], lambda: find_neighbor_columns(path, lfs))
 
     def nearest_votes(self) -> NearestVotes:
-        """Return for each item and LF the vote of the nearest support item, whatever the threshold."""
+        """Return the vote of the nearest support item for each item and LF, regardless of thresholds."""
 
         def read() -> NearestVotes:
             columns = self.neighbor_columns()
@@ -239,7 +236,7 @@ class ProjectData:
         return self.recall("nearest votes", [PARAMS, ITEMS, VOTES, NEIGHBORS], read)
 
     def neighbors_of(self, rows: Int64) -> pl.DataFrame:
-        """Return every column of the neighbors of the items in these `rows` (r,): `<LF>/<class position>/similarity` and so on."""
+        """Return all columns of neighbors, such as `<LF>/<class position>/similarity`, for the items in these `rows` (r,)."""
         schema = schemas.neighbors(read_schema(self.root / NEIGHBORS), self.ids().dtype)
         return self.gather(NEIGHBORS, schema, rows)
 
@@ -252,7 +249,7 @@ class ProjectData:
         return found.to_numpy().reshape(len(rows), width.size).copy()
 
     def gather(self, path: Path, schema: schemas.TableSchema, rows: Int64) -> pl.DataFrame:
-        """Return these `rows` (r,) of the table at `path`, which has a row per item; what lies between them is read, too."""
+        """Return these `rows` (r,) of the table at `path`, which has a row per item; rows between them are read, too."""
         kept, place = np.unique(rows, return_inverse=True)
         start, stop = (int(kept[0]), int(kept[-1]) + 1) if len(kept) else (0, 0)
         with explain_read_errors(self.root / path):
@@ -263,7 +260,7 @@ class ProjectData:
         return validate_table(path, found[kept - start], schema)[place]
 
     def failures(self) -> pl.DataFrame:
-        """Return the cells on which an LF failed and abstained therefore: item_id, lf, error."""
+        """Return a row per item on which an LF failed, and so abstained: item_id, lf, error."""
         return self.recall("failures", [LF_FAILURES], lambda: read_table(self.root / LF_FAILURES, schemas.FAILURES))
 
     def label_model(self) -> dict[str, Any]:
@@ -275,7 +272,7 @@ class ProjectData:
         return self.recall("model", [END_MODEL], lambda: read_model(self.root / END_MODEL))
 
     def _find_methods(self) -> dict[str, Path]:
-        """The table of predictions that each method is in."""
+        """The table of predictions of each method."""
 
         def find() -> dict[str, Path]:
             return {
@@ -298,7 +295,7 @@ class ProjectData:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseData:
-    """The files of a release in folder `path`, whose bytes whoever found the folder has checked; read as they are asked for."""
+    """The files of a release in the folder `path`, whose bytes the caller has checked; read when needed."""
 
     name: str
     path: Path
@@ -309,7 +306,7 @@ class ReleaseData:
         return read_table(self.path / "labels.parquet", schemas.end_labels(self.classes))
 
     def votes(self) -> LFVotes:
-        """Return the votes of all LFs, extended ones as provenance tells them."""
+        """Return the votes of all LFs; extended votes are restored from provenance."""
         original = read_votes(self.path / "votes.parquet", len(self.classes))
         lfs, ids = tuple(original.columns[1:]), original[ITEM_ID]
         L = to_matrix(original)
@@ -333,7 +330,7 @@ class ReleaseData:
         return read_table(self.path / "provenance.parquet", schemas.provenance(len(self.classes), votes[ITEM_ID]))
 
     def rows(self) -> pl.DataFrame:
-        """Return the content by which each row was labeled, see tasks/tables/release_rows.py."""
+        """Return what each row was labeled from, see tasks/tables/release_rows.py."""
         return read_table(self.path / "rows.parquet", schemas.ROWS)
 
     def model(self) -> SavedModel:
@@ -362,19 +359,19 @@ def to_names(positions: Votes, classes: Sequence[str]) -> pl.Series:
 
 
 def add_raw_columns(answer: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Return `answer` with the raw columns of `items`, whose rows are the same; `(raw)` follows a name that is taken."""
+    """Return `answer` with the raw columns of `items`, whose rows are the same; names that are taken get ` (raw)`."""
     raw = [name for name in items.columns if name not in (ITEM_ID, "split")]
     taken = set(answer.columns)
     return answer.with_columns(items[name].alias(f"{name} (raw)" if name in taken else name) for name in raw)
 
 
 def find_name(asked: str, known: Sequence[str], what: str) -> str:
-    """Return `asked` if it is `known`.
+    """Return `asked` if it is a `known` name.
 
     Raises
     ------
     QueryError
-        It is not; the nearest known names are in the message.
+        It is not; the message suggests the most similar names.
     """
     if asked in known:
         return asked
@@ -384,7 +381,7 @@ def find_name(asked: str, known: Sequence[str], what: str) -> str:
 
 
 def _identify(path: Path) -> object:
-    """What changes when the artifact at `path` is written again; None where there is none."""
+    """A value that changes whenever the artifact at `path` is written; None if it does not exist."""
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file.name, file.stat()) for file in files]

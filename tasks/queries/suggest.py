@@ -1,8 +1,8 @@
-"""suggest: labeling functions to write next: words, pairs of words and rules on one column that would vote precisely.
+"""suggest: labeling functions to write next: words, pairs of words and rules on a column that would vote precisely.
 
-A rule is worth suggesting for a class if a lower bound of its precision is high: on valid gold where enough items with
-gold fit the rule, else of its agreement with the shipped labels. The first is the rule that covers most items which no
-LF votes on or whose label is uncertain; each further one is judged by what it adds to those before.
+A rule is suggested for a class if a lower bound of its precision is high, on valid gold if enough items with gold fit
+the rule, else in agreement with the shipped labels. The first suggestion covers the most items that have no vote or an
+uncertain label; each further suggestion adds the most to those before.
 """
 
 import ast
@@ -26,51 +26,51 @@ from tasks.queries.project_data import ProjectData, find_name
 from tasks.tables.files import write_text
 
 SAMPLE = 50_000
-"""Items that rules are found on at most, those with valid gold among them."""
+"""Most items on which rules are looked for; they include those with valid gold."""
 
 VOCABULARY = 3000
-"""Words that are tried, the most frequent where LFs are needed."""
+"""The number of words to try, those most frequent where LFs are needed."""
 
 PAIRED = 200
-"""Of them those whose pairs are tried."""
+"""The number of words whose pairs are tried."""
 
 LEAST_ITEMS = 5
-"""Items in need that a rule has to fit, in the sample."""
+"""Fewest items of the sample in need of an LF that a rule must fit."""
 
 LEAST_GOLD = 8
-"""Items with gold by which a rule is judged; with fewer, an interval says nothing, and it is judged by shipped labels."""
+"""Fewest items with gold to judge a rule by; with fewer, an interval says nothing, and shipped labels are used."""
 
 UNCERTAIN = 0.5
-"""Margin of a label below which an item needs an LF as one without votes does."""
+"""Margin below which a label is uncertain, and its item in need of an LF."""
 
 EXAMPLES = 3
-"""New items that are named for each suggestion."""
+"""The number of new items listed for each suggestion."""
 
 QUANTILES = 20
-"""Thresholds that are tried for a column of numbers."""
+"""The number of thresholds to try for a column of numbers."""
 
 MANY_VALUES = 50
-"""A column of text with more values than these is free text; one with fewer is compared with its values as well."""
+"""A text column with more distinct values is free text; with fewer, rules compare it with its values, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule in words and as source: name of the LF, the names it takes from tasks.labeling, and its definition."""
+    """A rule in words and as source code: the LF's name, the names it needs from tasks.labeling, and its definition."""
 
     text: str
     name: str
     needs: tuple[str, ...]
     source: str
-    """With {name} and {label} to be filled in."""
+    """With the fields {name} and {label}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestions:
-    """What could be written next.
+    """Suggested LFs.
 
-    rows: rule (in words), label, new_items (in need of an LF, not covered by the suggestions above), items (all that
-    fit), judged_on (`gold` or `labels`), n, precision, low (lower 95 % bound), examples (ids of the
-    first new items outside test, which LFs are judged on), name, needs, source. Counts are of the `sampled` of all `items`.
+    rows: rule (in words), label, new_items (in need of an LF, not covered by earlier suggestions), items (all that fit),
+    judged_on (`gold` or `labels`), n, precision, low (lower 95 % bound), examples (ids of the first new items outside
+    test, on which LFs are judged), name, needs, source. Counts refer to the `sampled` of all `items`.
     """
 
     rows: pl.DataFrame
@@ -82,7 +82,7 @@ class Suggestions:
 def suggest_lfs(
     data: ProjectData, *, count: int = 10, least_precision: float = 0.8, label: str | None = None, seed: int = 0
 ) -> Suggestions:
-    """Return up to `count` LFs that could be written, for class `label` or any, the most useful first.
+    """Return up to `count` suggested LFs, for class `label` or any class, the most useful first.
 
     Raises
     ------
@@ -106,9 +106,9 @@ def suggest_lfs(
             by_gold, by_labels = (_count(fits, truth, c) for truth in (gold, labels))
             is_judged = by_gold.votes >= LEAST_GOLD
             low = np.where(is_judged, wilson_interval(by_gold)[0], wilson_interval(by_labels)[0])
-            # What gold cannot judge must at least not be against it.
+            # Rules judged by shipped labels must at least not contradict gold.
             good = (low >= least_precision) & (is_judged | (2 * by_gold.correct >= by_gold.votes))
-            good &= np.diff(fits.indptr) < len(rows)  # a rule that every item fits says nothing
+            good &= np.diff(fits.indptr) < len(rows)  # a rule that fits every item says nothing
             for number in np.flatnonzero(good):
                 judged = by_gold if is_judged[number] else by_labels
                 counts = GoldCounts(
@@ -137,7 +137,7 @@ def append_lf(root: Path, source: str, suggestion: dict[str, object]) -> str:
     Raises
     ------
     LabelingFunctionError
-        The module cannot be read as Python, or has that name already.
+        The module is not valid Python, or already defines that name.
     """
     path = root / source
     try:
@@ -158,7 +158,7 @@ def append_lf(root: Path, source: str, suggestion: dict[str, object]) -> str:
 
 
 def _add_imports(lines: list[str], body: list[ast.stmt], needs: list[str], *, needs_polars: bool) -> list[str]:
-    """The `lines` of a module with what it imports of tasks.labeling made to hold `needs`, and polars as pl."""
+    """The `lines` of a module, changed to import `needs` from tasks.labeling and, if needed, polars as pl."""
     added = ["import polars as pl"] if needs_polars and "pl" not in _list_imports(body, "polars") else []
     missing = [need for need in needs if need not in _list_imports(body, "tasks.labeling")]
     places = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "tasks.labeling"]
@@ -182,11 +182,11 @@ def _add_imports(lines: list[str], body: list[ast.stmt], needs: list[str], *, ne
 
 
 _WIDTH = 120
-"""Characters of a line of source."""
+"""Most characters in a line of source code."""
 
 
 def _draw(data: ProjectData, seed: int) -> Int64:
-    """The rows that rules are found on."""
+    """The rows of the sample."""
     n, known = len(data.ids()), np.flatnonzero(data.gold() != ABSTAIN)
     if n <= SAMPLE:
         return np.arange(n)
@@ -196,7 +196,7 @@ def _draw(data: ProjectData, seed: int) -> Int64:
 
 
 def _list_rules(items: pl.DataFrame, in_need: Bool) -> Iterator[tuple[list[Rule], sparse.csr_array]]:
-    """Rules, and which items each fits, (rules, n)."""
+    """Rules, with a matrix of which items each fits, (rules, n)."""
     for name, kind in items.schema.items():
         if name in ("item_id", "split"):
             continue
@@ -213,7 +213,7 @@ def _list_rules(items: pl.DataFrame, in_need: Bool) -> Iterator[tuple[list[Rule]
 
 
 def _list_words(texts: pl.Series, in_need: Bool) -> Iterator[tuple[list[Rule], sparse.csr_array]]:
-    """Words of a column of free text, then pairs of them."""
+    """Rules for words in a column of free text, then for pairs of words."""
     tokens = (
         pl.DataFrame({"row": np.arange(len(texts)), "word": texts.str.to_lowercase().str.extract_all(r"\w+")})
         .explode("word")
@@ -276,7 +276,7 @@ def _write_pattern(word: str) -> str:
 
 
 def _list_values(column: pl.Series) -> tuple[list[Rule], sparse.csr_array]:
-    """Equality with each value of a column that has few."""
+    """Rules for equality with each value of a column."""
     rules, fits = [], []
     for value in column.drop_nulls().unique().sort():
         written = repr_text(value) if isinstance(value, str) else repr(value)
@@ -287,13 +287,13 @@ def _list_values(column: pl.Series) -> tuple[list[Rule], sparse.csr_array]:
 
 
 def _list_thresholds(column: pl.Series) -> tuple[list[Rule], sparse.csr_array]:
-    """A column of numbers at or above, and at or below, its quantiles."""
+    """Rules for numbers at or above, and at or below, each quantile of their column."""
     numbers = column.cast(pl.Float64).fill_nan(None)
     quantiles = (numbers.quantile(q / QUANTILES, "nearest") for q in range(QUANTILES + 1))
     cuts = sorted({cut for cut in quantiles if cut is not None})
     rules, fits = [], []
     for cut in cuts:
-        # As it is shown, so that the source votes as the rule was judged.
+        # Rounded as in the source, so that the LF votes as the rule was judged.
         shown = float(f"{cut:.4g}")
         written = f"{shown:.0f}" if shown.is_integer() and abs(shown) < 1e15 else repr(shown)
         for sign, word in ((">=", "at_least"), ("<=", "at_most")):
@@ -312,12 +312,12 @@ def _write_condition(condition: str, text: str, name: str) -> Rule:
 
 
 def repr_text(text: str) -> str:
-    """Return `text` as a Python literal in double quotes, as the formatter writes it."""
+    """Return `text` as a Python literal in double quotes, as the code formatter would write it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def _count(fits: sparse.csr_array, truth: np.ndarray[tuple[int], np.dtype[np.int8]], label: int) -> GoldCounts:
-    """How many items with a known class fit each rule, and of how many `label` is the class."""
+    """For each rule, the number of items with a known class that fit it, and how many of them have class `label`."""
     known = fits @ (truth != ABSTAIN).astype(np.int64)
     return GoldCounts(votes=known, correct=fits @ (truth == label).astype(np.int64))
 
@@ -331,7 +331,7 @@ def _choose(
     count: int,
     taken: set[str],
 ) -> list[tuple[object, ...]]:
-    """The rules that add most, one after the other, as rows of the answer."""
+    """The rules chosen greedily by what each adds, as rows of the answer."""
     left = in_need.copy()
     chosen: list[tuple[object, ...]] = []
     gains = np.array([np.count_nonzero(left[members]) for _, members, *_ in found], dtype=np.int64)
@@ -359,7 +359,7 @@ def _choose(
 
 
 def _make_name(wanted: str, taken: set[str]) -> str:
-    """A name for a function of Python that no LF has."""
+    """A valid Python name like `wanted` that is not `taken`."""
     plain = re.sub(r"\W+|[^\x00-\x7f]+", "_", wanted.replace(".", "_").replace("-", "minus_")).strip("_") or "suggested"
     if plain[0].isdigit() or keyword.iskeyword(plain):
         plain = f"lf_{plain}"
@@ -370,7 +370,7 @@ def _make_name(wanted: str, taken: set[str]) -> str:
 
 
 def _list_imports(body: Sequence[ast.stmt], module: str) -> set[str]:
-    """The names under which a module's source imports `module`, or things from it."""
+    """The names that a module's statements bind by importing `module` or things from it."""
     names: set[str] = set()
     for node in body:
         if isinstance(node, ast.Import):

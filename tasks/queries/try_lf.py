@@ -1,4 +1,4 @@
-"""try: one LF, in its module or not yet, asked about some items: its votes, what it matched, gold, and its failures."""
+"""try: the votes, matches, precision and failures of an LF, saved or not, on some items."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,15 @@ from tasks.tables.parquet import read_schema, read_table
 from tasks.tables.paths import ITEMS, VOTES
 
 CODE = "<code>"
-"""The file that code which is in no file yet is said to be in."""
+"""The file name for code that is not in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What an LF says of the items that it was asked about.
+    """The result of asking an LF about some items.
 
-    rows: item_id, split, vote (null: abstains), before (its vote in the last run; where it had one), matched (the text
-    that a keyword or pattern was found as), gold (null where it does not take part), right, and raw columns; in the order
+    rows: item_id, split, vote (null: abstains), before (its vote in the last run, if it was part of it), matched (the text
+    in which a keyword or pattern was found), gold (null if it does not take part), right, and raw columns; in the order
     asked. failures: item_id, error, trace (of the first). votes, with_gold, right: counts; low, high: 95 % interval of
     the precision, None without gold.
     """
@@ -55,14 +55,14 @@ class _NobodyWaits:
 
 @contextmanager
 def saved_lf(root: Path, source: str, name: str) -> Iterator[LabelingFunction]:
-    """Gives the LF `name` of the module `source` (lfs/NAME.py below `root`), as it is now on disk.
+    """Within the block, the LF `name` of the module `source` (lfs/NAME.py below `root`), as it is now on disk.
 
     Raises
     ------
     LabelingFunctionError
         The module cannot be loaded.
     QueryError
-        It has no such LF.
+        The module has no such LF.
     """
     with project_lfs(root):
         lfs = {lf.name: lf for lf in load_module(root, source).lfs}
@@ -70,21 +70,21 @@ def saved_lf(root: Path, source: str, name: str) -> Iterator[LabelingFunction]:
 
 
 def read_lf(code: str, *, name: str = "", file: str = CODE) -> LabelingFunction:
-    """Return the LF that Python `code` makes: an expression, or the statements of a module, in which `name` may choose one.
+    """Return the LF that Python `code` makes: an expression, or a module's statements, among whose LFs `name` chooses.
 
     An expression is a call such as keyword_lf(...), a lambda of an item, or votes of Polars such as
-    vote_where(pl.col("text") == "", "spam"). Names of `tasks.labeling`, `pl`, `np` and `re` are known. The code is run
-    as it is, with the rights of whoever calls.
+    vote_where(pl.col("text") == "", "spam"). The names of `tasks.labeling`, `pl`, `np` and `re` are defined. The code
+    runs with the caller's permissions.
 
     Raises
     ------
     LabelingFunctionError
-        It is no Python, raises, or makes no LF, or several and `name` does not choose.
+        The code is not valid Python, raises, or makes no LF, or makes several among which `name` does not choose.
     """
     known = {name: getattr(tasks.labeling, name) for name in tasks.labeling.__all__}
     space: dict[str, Any] = {**known, "pl": pl, "np": np, "re": re, "__name__": "code"}
     try:
-        # The user's own code, as that of an LF module is.
+        # This is the user's own code, like that of an LF module.
         try:
             found: list[Any] = [eval(compile(code.strip(), file, "eval"), space)]  # noqa: S307
         except SyntaxError:
@@ -102,7 +102,7 @@ def read_lf(code: str, *, name: str = "", file: str = CODE) -> LabelingFunction:
 
 
 def _to_lf(value: object) -> LabelingFunction | None:
-    """The LF that the value of an expression is or stands for."""
+    """The LF that an expression's value is or can be made into, else None."""
     if isinstance(value, RowwiseLF | VectorizedLF):
         return value
     if isinstance(value, pl.Expr):
@@ -113,7 +113,7 @@ def _to_lf(value: object) -> LabelingFunction | None:
 def choose_rows(
     data: ProjectData, *, ids: Sequence[str | int] = (), count: int = 1000, seed: int | None = None
 ) -> Int64:
-    """Return the rows of these `ids`, else of the first `count` items, or with a `seed` of so many at random.
+    """Return the rows of these `ids`, else of the first `count` items, or of `count` random items if there is a `seed`.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def choose_rows(
 
 
 def try_lf(data: ProjectData, lf: LabelingFunction, rows: Int64, *, withheld_gold: bool = False) -> Trial:
-    """Return what `lf` says of the items in these `rows`; no failure ends it.
+    """Return the result of asking `lf` about the items in these `rows`, whether or not it fails on some.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def try_lf(data: ProjectData, lf: LabelingFunction, rows: Int64, *, withheld_gol
 
 
 def _find_before(data: ProjectData, lf: str, rows: Int64) -> list[pl.Series]:
-    """The LF's votes in the last run, if it was in it."""
+    """The LF's votes in the last run as a column, if it was part of it."""
     path = data.root / VOTES
     if not path.is_file() or lf not in read_schema(path):
         return []
@@ -179,12 +179,12 @@ def _find_before(data: ProjectData, lf: str, rows: Int64) -> list[pl.Series]:
     columns = [ITEM_ID, lf]
     votes = read_table(path, schemas.votes(len(data.classes), columns), columns)
     if not votes[ITEM_ID].equals(data.ids()):
-        return []  # of earlier items: nothing to compare with
+        return []  # the last run had other items, so there is nothing to compare with
     return [to_names(votes[lf].gather(rows).to_numpy(), data.classes).alias("before")]
 
 
 def _find_matches(lf: LabelingFunction, items: pl.DataFrame, voted: np.ndarray[Any, np.dtype[np.bool_]]) -> pl.Series:
-    """The text that a pattern was found as in each item that it votes on; null elsewhere and for other LFs."""
+    """The matched text in each item on which a pattern LF votes; null elsewhere and for other LFs."""
     nothing = pl.Series("matched", [None] * items.height, dtype=pl.String)
     if not isinstance(lf, PatternLF) or items.schema.get(lf.column) != pl.String:
         return nothing
@@ -195,7 +195,7 @@ def _find_matches(lf: LabelingFunction, items: pl.DataFrame, voted: np.ndarray[A
         return pl.Series("matched", [None if match is None else match.group() for match in matches], dtype=pl.String)
     if pattern.polars is None:
         return nothing
-    # Keywords are found with the signs beside them, which the automaton has to consume.
+    # A match of keywords includes the characters beside them, which the automaton has to consume.
     matched = texts.str.extract(
         f"({pattern.polars})" if "(?i)" not in pattern.polars else f"(?i)({pattern.polars[4:]})"
     )
