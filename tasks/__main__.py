@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
-from tasks.cache.stage_code import require_noted_code
+from tasks.cache.stage_code import CHECK, require_noted_code
 from tasks.cache.store import forget_since
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError, require_sound_environment
 
@@ -88,12 +88,15 @@ def run_identified_stage(root: Path, stage: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """The exit code of running the stage that `arguments` names."""
-    if len(arguments) != 1 or arguments[0] not in (*STAGES, "demo"):
-        print(f"usage: python -m tasks {{{','.join(STAGES)},demo}}", file=sys.stderr)
+    if len(arguments) != 1 or arguments[0] not in (*STAGES, "demo", CHECK):
+        print(f"usage: python -m tasks {{{','.join(STAGES)},demo,{CHECK}}}", file=sys.stderr)
         return 2
     try:
         require_sound_environment()
-        run_identified_stage(Path(), arguments[0])
+        if arguments[0] == CHECK:
+            require_noted_code(Path(), *STAGES)
+        else:
+            run_identified_stage(Path(), arguments[0])
     except EpoxyError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

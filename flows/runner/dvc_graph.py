@@ -16,7 +16,7 @@ from flows.runner.dvc_repo import open_repo
 from flows.runner.project import PIPELINE
 from flows.runner.refusal import describe_refusal
 from tasks.__main__ import STAGES
-from tasks.cache.stage_code import require_noted_code
+from tasks.cache.stage_code import CHECK, require_noted_code
 from tasks.errors import ParamsError
 
 
@@ -60,13 +60,16 @@ def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:
     StageError
         The project knows other code of the stages than is installed.
     """
-    require_noted_code(root, *STAGES)
     with open_repo(root) as repo:
         try:
             plan = make_plan(repo, root, targets)
             return tuple(_describe(name, node, plan) for name, node in plan.nodes.items())
         except DvcException as error:
             raise ParamsError(describe_refusal(root, error)) from error
+
+
+CODE_STAGE = f".epoxy/dvc.yaml:{CHECK}"
+"""The stage of a project without the tool's code that stops `dvc repro` where other code is installed than it knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +82,23 @@ class Plan:
 
 
 def make_plan(repo: Repo, root: Path, targets: Sequence[str]) -> Plan:
-    """What a run of `targets`, as for `read_stages`, would look at.
+    """What a run of `targets`, as for `read_stages`, would look at; the code that is installed is compared here.
 
     Raises
     ------
     ParamsError
         A target does not exist, or a stage depends on files outside of the project.
+    StageError
+        The project knows other code of the stages than is installed.
     DvcException
         dvc.yaml cannot be read.
     """
+    require_noted_code(root, *STAGES)
     graph = get_active_graph(repo.index.graph)
     names = {node: _name(node, root) for node in graph}
+    for node in [node for node, name in names.items() if name == CODE_STAGE]:
+        graph.remove_node(node)  # what it would do is done
+        del names[node]
     wanted = [node for node in graph if _is_wanted(node, root, targets, names[node])]
     if unknown := sorted({*targets} - {PIPELINE} - {names[node] for node in wanted}):
         raise ParamsError(_describe_unknown(unknown[0], list(names.values())))

@@ -8,7 +8,7 @@ import yaml
 
 from flows.runner.code_deps import replace_code_deps
 from tasks.__main__ import STAGES
-from tasks.cache.stage_code import NOTES, describe_code, read_note
+from tasks.cache.stage_code import CHECK, NOTES, describe_code, read_note
 from tasks.errors import ParamsError
 from tasks.lf.packages import LOCK
 from tasks.tables.files import write_text
@@ -20,6 +20,9 @@ would be a pipeline to DVC."""
 
 _DIGEST = Path(".epoxy/dvc.yaml.sha256")
 """The digest of dvc.yaml as the tool wrote it: one that was edited since is not written over."""
+
+_CODE_PIPELINE = Path(".epoxy/dvc.yaml")
+"""Where the stage is that compares the notes with the code."""
 
 _HEAD = "# The pipeline, written by Epoxy Flow; 'epoxy upgrade' writes it anew. Settings are in params.yaml.\n"
 
@@ -45,6 +48,18 @@ def compose_pipeline() -> str:
     return _HEAD + replace_code_deps(body, lambda stage: [(NOTES / stage).as_posix()])
 
 
+def compose_code_pipeline() -> str:
+    """.epoxy/dvc.yaml: a stage that DVC runs every time, and that fails where the code is another than the notes say.
+
+    The notes are its outputs, so that every other stage comes after it. It leaves them as they are: nothing runs again
+    because of it.
+    """
+    head = "# Fails where other code is installed than the project knows; 'epoxy upgrade' writes it anew.\n"
+    outs = "".join(f"      - {NOTES}/{stage}: {{cache: false, persist: true}}\n" for stage in STAGES)
+    stage = f"    cmd: python -m tasks {CHECK}\n    wdir: ..\n    always_changed: true\n    outs:\n{outs}"
+    return f"{head}stages:\n  {CHECK}:\n{stage}"
+
+
 def write_pipeline(root: Path) -> None:
     """Write dvc.yaml, the lock and the notes on the code of each stage."""
     text = compose_pipeline()
@@ -54,7 +69,8 @@ def write_pipeline(root: Path) -> None:
 
 
 def _write_notes(root: Path) -> None:
-    """Write the notes, and the lock of the packages that the tool is installed with."""
+    """Write the notes, the stage that compares them, and the lock of the packages that the tool is installed with."""
+    write_text(root / _CODE_PIPELINE, compose_code_pipeline())
     write_text(root / LOCK, (TEMPLATE / LOCK).read_text(encoding="utf-8"))
     for stage in STAGES:
         write_text(root / NOTES / stage, describe_code(stage))

@@ -2,7 +2,8 @@
 
 Such a project has `.epoxy/code/STAGE`, a dependency of the stage, so that DVC runs it again when the note changes.
 `epoxy upgrade` writes the notes. A stage that finds other code than its note says stops: DVC would record its results as
-those of the code before.
+those of the code before. Under `dvc repro`, which asks only the stages that it runs, a stage `code` has the notes as its
+outputs: it runs every time, writes nothing, and fails where a note is another, so that no stage after it is passed over.
 """
 
 import hashlib
@@ -13,6 +14,9 @@ from tasks.errors import StageError
 
 NOTES = Path(".epoxy/code")
 """Where the notes are, below the project's root."""
+
+CHECK = "code"
+"""What `python -m tasks` calls the comparison of all notes with the code that is installed."""
 
 _BESIDE = {"apply": ("tasks.labeling",)}
 """What a stage runs without importing it: LF modules do."""

@@ -1,16 +1,21 @@
 """`epoxy init`: a project around somebody's table, without the tool's code, that knows which code its results are from."""
 
 import contextlib
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner
+from small_project import make_environment
 
 import tasks.__main__ as command
 from flows.cli.main import main
 from flows.runner.dvc_graph import read_stages
+from flows.runner.dvc_status import find_changes
 from flows.thin.create import create_project
 from flows.thin.pipeline import compose_pipeline, plan_upgrade, upgrade
 from flows.thin.sample import Columns, find_telling_words, read_sample
@@ -21,6 +26,7 @@ from tasks.gold import is_dealt_to_valid
 from tasks.tables.files import read_json
 from tasks.tables.paths import GOLD_SUMMARY, LF_SUMMARY, METRICS, SHIPPED_LABELS
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 HAM, SPAM = "dear friend the meeting is tomorrow", "win this offer now for a prize"
 
 
@@ -139,7 +145,7 @@ def project(messages: Path, tmp_path: Path) -> Path:
 
 
 def test_the_pipeline_is_this_one_with_a_note_for_the_code(project: Path) -> None:
-    ours = yaml.safe_load((Path(__file__).resolve().parents[2] / "dvc.yaml").read_text())
+    ours = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
     thin = yaml.safe_load((project / "dvc.yaml").read_text())
     for stage, definition in ours["stages"].items():
         data = [dep for dep in definition["deps"] if not dep.startswith("tasks/")]
@@ -155,8 +161,37 @@ def test_a_stage_with_other_code_than_noted_stops(project: Path, capsys: pytest.
         assert command.main(["gold"]) == StageError.exit_code
         assert "runs other code in gold" in capsys.readouterr().err
         assert not Path("data/gold").exists()
-    with pytest.raises(StageError, match="epoxy upgrade"):
-        read_stages(project)
+        for ask in (read_stages, find_changes):
+            with pytest.raises(StageError, match="epoxy upgrade"):
+                ask(project)
+
+
+@pytest.mark.slow
+def test_dvc_by_hand_serves_nothing_that_other_code_made(project: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    shutil.copytree(REPOSITORY / "tasks", installed / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def repro() -> tuple[int, str]:
+        environment = make_environment(project, PYTHONPATH=str(installed))
+        command = [sys.executable, "-m", "dvc", "repro", "ingest"]
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = repro()
+    assert code == 0 and "Running stage 'ingest'" in said, said
+    lock = (project / "dvc.lock").read_bytes()
+    code, said = repro()
+    assert code == 0 and "Stage 'ingest' didn't change, skipping" in said, said
+    # The tool is upgraded in place: by another file of the same stage.
+    with (installed / "tasks/readers/ids.py").open("a") as file:
+        file.write("# Another version.\n")
+    code, said = repro()
+    assert code != 0 and "runs other code in ingest" in said and "epoxy upgrade" in said, said
+    assert "skipping" not in said and (project / "dvc.lock").read_bytes() == lock
+    # The stage that compares is for DVC alone.
+    with contextlib.chdir(project):
+        assert {stage.name for stage in read_stages(project)} == {*STAGES}
+        assert {*find_changes(project)} == {*STAGES} - {"ingest"}
 
 
 @pytest.mark.parametrize(
