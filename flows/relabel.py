@@ -8,9 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -29,23 +28,21 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Completed, Failed
 
 from flows.run_form import Reason
-from flows.runner.dvc_graph import Stage, read_stages
-from flows.runner.dvc_run import Outcome
+from flows.runner.dvc_graph import Stage
 from flows.runner.dvc_status import find_outdated
 from flows.runner.failure import StageFailedError, StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
+from flows.runner.pipeline import read_pipeline
 from flows.runner.process import Commands
 from flows.runner.project import describe_results, find_results, in_project
-from flows.runner.report import Report, describe_reports
+from flows.runner.report import Report, Summary
 from flows.runner.stage import ask_for_updates, execute_stage
 from flows.runner.terminal import Color, paint
 from flows.server import find_server, start_temporary_server
 from flows.server_access import ServerError, hide_passwords
 from flows.server_health import check_server, limit_patience
-from tasks.__main__ import STAGES
 from tasks.errors import EpoxyError, ParamsError, StageError
-from tasks.params import read_params, read_stage_params
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
 LONGEST_SECONDS = 24 * 3600
@@ -59,24 +56,6 @@ _STAGES: ContextVar[tuple[Stage, ...] | None] = ContextVar("_STAGES", default=No
 
 _COMMANDS: ContextVar[Commands] = ContextVar("_COMMANDS")
 """The running flow's commands; Prefect copies the context into the threads of its tasks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a run did: the stages that ended, in that order, those that were not started, and the first error."""
-
-    reports: tuple[Report, ...]
-    skipped: tuple[str, ...]
-    error: Exception | None
-
-    def describe(self, stream: TextIO | None = None) -> str:
-        """The text that ends a run, for `stream`, which may have colors."""
-        lines = [describe_reports(self.reports, stream)]
-        if self.skipped:
-            lines.append(f"not run: {', '.join(self.skipped)}")
-        if all(report.outcome == Outcome.CACHED for report in self.reports) and not self.error:
-            lines.append("nothing to do: everything is up to date")
-        return "\n".join(lines)
 
 
 class RunListener(TerminalListener):
@@ -162,7 +141,7 @@ def relabel(
     if release and targets:
         raise ParamsError("a release needs the whole pipeline up to date; leave out targets, or do not release")
     root = Path.cwd()
-    stages = _STAGES.get() or _read_pipeline(root, targets or ())
+    stages = _STAGES.get() or read_pipeline(root, targets or ())
     if update:
         stages = ask_for_updates(stages)
     summary = bring_up_to_date(root, stages)
@@ -274,7 +253,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     """
     with in_project() as root:
         # An error in dvc.yaml or params.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
-        _STAGES.set(_read_pipeline(root, targets))
+        _STAGES.set(read_pipeline(root, targets))
         show_stages_in_terminal(least=logging.WARNING if quiet else logging.INFO)
         _hush_prefect()
         server = find_server()
@@ -302,24 +281,6 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     if isinstance(result, Summary):
         return result
     raise result if isinstance(result, EpoxyError) else StageError(f"the flow ended as {state.name}: {state.message}")
-
-
-def _read_pipeline(root: Path, targets: Sequence[str]) -> tuple[Stage, ...]:
-    """The stages of `targets` and all that they need, whose params are valid; without targets all of params.yaml is.
-
-    Raises
-    ------
-    ParamsError
-        dvc.yaml or params.yaml is wrong, or a target unknown. A stage would find the mistake only after those before it.
-    """
-    stages = read_stages(root, targets)
-    if not (root / "tasks" / "params.py").is_file():
-        return stages  # another pipeline, with params of its own
-    if not targets:
-        read_params(root)
-    for name in {stage.name for stage in stages}.intersection(STAGES):
-        read_stage_params(root, name)
-    return stages
 
 
 def _hush_prefect() -> None:

@@ -20,7 +20,8 @@ def run_command(stages: tuple[str, ...], update: bool, quiet: bool) -> None:
     """Bring the pipeline up to date, through Prefect.
 
     With STAGEs, only those and all that they need. The run appears in the Prefect server that PREFECT_API_URL or your
-    Prefect profile names, or that `epoxy server` started; without one, a temporary server is used.
+    Prefect profile names, or that `epoxy server` started; without one, a temporary server is used, or none if there
+    is nothing to do.
 
     The exit code is that of the first stage that failed, 130 after Ctrl-C.
     """
@@ -34,6 +35,10 @@ def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False
         TERMINAL.info("reading the pipeline")  # with Prefect and DVC imported; a second where the machine is idle
     gc.disable()  # collecting garbage while Prefect is imported finds none and takes .3 s
     try:
+        # Without a server, nobody would read the record of a run that does nothing; to start a server for it takes 8 s.
+        if not update and (summary := _find_nothing_to_do(stages)):
+            click.echo(summary)
+            return 0
         from flows import relabel
     except ValidationError as error:
         # Without the values: an address may hold a password.
@@ -46,3 +51,22 @@ def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False
     gc.freeze()
     gc.enable()
     return relabel.main(stages, update=update, quiet=quiet)
+
+
+def _find_nothing_to_do(stages: Sequence[str]) -> str | None:
+    """What a run of `stages` that finds all of them up to date prints; None if it would not, or a Prefect server runs."""
+    from flows.runner.dvc_status import find_outdated
+    from flows.runner.pipeline import find_nothing_to_do
+    from flows.runner.project import describe_results, in_project
+
+    with in_project() as root:
+        summary = find_nothing_to_do(root, stages)
+        if summary is None:
+            return None
+        from flows.server import find_server
+
+        if find_server():
+            return None
+        # Of some stages alone: results may need others.
+        results = describe_results(root, find_outdated(root) if stages else ())
+        return f"{summary.describe(sys.stdout)}\n\n{results}"

@@ -1,7 +1,6 @@
 """One stage, run exactly as `dvc repro --single-item` does, and refused if what it depends on was edited meanwhile."""
 
 import contextlib
-from enum import StrEnum
 from pathlib import Path
 
 from dvc.exceptions import DvcException, ReproductionError
@@ -12,16 +11,9 @@ from flows.runner.dvc_graph import refuse_outsiders
 from flows.runner.dvc_locks import BusyError, find_holder, name_blockers
 from flows.runner.dvc_patches import RUNNING, RunningStage, Spawn, identify_dependencies
 from flows.runner.dvc_repo import explain_error, open_repo
+from flows.runner.report import Outcome
 from tasks.cache.dependencies import describe_changes, list_changes
 from tasks.errors import EpoxyError, StageError
-
-
-class Outcome(StrEnum):
-    """What happened to a stage that ended well."""
-
-    CACHED = "Cached"  # its outputs were there and up to date
-    RESTORED = "Restored"  # its outputs came out of DVC's cache
-    COMPLETED = "Completed"  # its command ran, or changed data was taken over
 
 
 class EditedError(StageError):

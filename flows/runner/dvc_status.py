@@ -1,6 +1,6 @@
 """Which stages are not up to date, and what changed for each, as DVC sees it now."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -59,8 +59,10 @@ class PlannedStage:
     after: tuple[str, ...]
 
 
-def plan_run(root: Path) -> tuple[PlannedStage, ...]:
-    """The stages that are not up to date, or need one that is not, in the order of a run.
+def plan_run(root: Path, targets: Sequence[str] = ()) -> tuple[PlannedStage, ...]:
+    """The stages that are not up to date, or need one that is not, in the order of a run of `targets`, or of all.
+
+    As in a run, sources of imports are not asked what is new.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def plan_run(root: Path) -> tuple[PlannedStage, ...]:
         As for `find_changes`.
     """
     with open_repo(root) as repo:
-        status = _compare(repo, root)
+        status = _compare(repo, root, targets, asks_sources=False)
         plan, planned = status.plan, dict[str, PlannedStage]()
         for name, node in plan.nodes.items():
             needs = [plan.names[need] for need in plan.graph.successors(node)]
@@ -86,11 +88,11 @@ class _Status:
     changes: dict[str, tuple[str, ...]]
 
 
-def _compare(repo: Repo, root: Path) -> _Status:
+def _compare(repo: Repo, root: Path, targets: Sequence[str] = (), *, asks_sources: bool = True) -> _Status:
     try:
         with lock_repo(repo):
-            plan = make_plan(repo, root, ())
-            found = {name: node.status(check_updates=True) for name, node in plan.nodes.items()}
+            plan = make_plan(repo, root, targets)
+            found = {name: node.status(check_updates=asks_sources) for name, node in plan.nodes.items()}
     except LockError as error:
         raise BusyError(f"{name_blockers(error)}; last used by {find_holder(root)}") from error
     except DvcException as error:

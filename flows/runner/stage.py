@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.runner.dvc_graph import Options, Stage
 from flows.runner.dvc_locks import BusyError
 from flows.runner.dvc_patches import Command, Spawn
-from flows.runner.dvc_run import EditedError, Outcome
+from flows.runner.dvc_run import EditedError
 from flows.runner.dvc_run import run_stage as run_in_dvc
 from flows.runner.failure import (
     TAIL,
@@ -26,7 +26,7 @@ from flows.runner.failure import (
 from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import Listener, TerminalListener, read_progress, show_stages_in_terminal
 from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
-from flows.runner.report import Report
+from flows.runner.report import Outcome, Report
 from flows.runner.site_cache import ENVIRONMENT as SITE_CACHE
 from flows.runner.site_cache import find_site_cache
 from flows.runner.timings import note_seconds

@@ -9,7 +9,8 @@ from finished_project import spawn
 from small_project import hash_outputs
 
 from flows.runner.dvc_graph import read_stages
-from flows.runner.dvc_run import Outcome, run_stage
+from flows.runner.dvc_run import run_stage
+from flows.runner.report import Outcome
 from tasks.tables.paths import VOTES
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ from small_project import REPOSITORY, hash_outputs, make_environment, make_proje
 from toy_project import Toy
 
 from flows.runner.dvc_patches import Command
-from flows.runner.dvc_run import EditedError, Outcome, run_stage
+from flows.runner.dvc_run import EditedError, run_stage
+from flows.runner.report import Outcome
 from tasks.__main__ import run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
 from tasks.cache.store import FOLDER, Cache

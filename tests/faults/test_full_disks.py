@@ -14,7 +14,8 @@ from finished_project import LONG, remove_outputs, require_whole, spawn
 from small_project import hash_outputs, write_params
 from stage_processes import finish_stage
 
-from flows.runner.dvc_run import Outcome, run_stage
+from flows.runner.dvc_run import run_stage
+from flows.runner.report import Outcome
 from tasks.__main__ import STAGES
 from tasks.errors import StageError
 

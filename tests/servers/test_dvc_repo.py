@@ -15,12 +15,13 @@ from flows.cli.show import describe_last_run
 from flows.runner.dvc_graph import Options, read_stages
 from flows.runner.dvc_locks import BusyError
 from flows.runner.dvc_patches import Command
-from flows.runner.dvc_run import Outcome, run_stage
+from flows.runner.dvc_run import run_stage
 from flows.runner.dvc_status import find_changes, find_outdated
 from flows.runner.failure import StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import StageProgress
 from flows.runner.process import Commands
+from flows.runner.report import Outcome
 from flows.runner.stage import execute_stage
 from tasks.errors import ParamsError, StageError
 

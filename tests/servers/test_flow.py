@@ -315,3 +315,31 @@ def test_epoxy_run_ends_with_where_the_results_are(toy: Toy) -> None:
     assert (
         result.stdout.splitlines()[-1] == "metrics  data/evaluate/metrics.json  not up to date: 'epoxy run' renews it"
     )
+
+
+def test_a_run_that_finds_nothing_to_do_starts_no_server(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from flows import relabel
+    from flows.cli.main import main
+    from flows.server_access import ServerError
+
+    def refuse() -> None:
+        raise ServerError("a server is started")
+
+    run()
+    for module in ("flows.server", "flows.relabel"):
+        monkeypatch.setattr(f"{module}.find_server", lambda: None)
+    monkeypatch.setattr(relabel, "start_temporary_server", refuse)
+    result = CliRunner().invoke(main, ["run"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    cached = {line.split()[0] for line in lines if line.split()[1:2] == ["Cached"]}
+    assert cached == {*ALL_CACHED, *FIRST_RUN}
+    assert lines[-3:] == ["nothing to do: everything is up to date", "", "metrics  data/evaluate/metrics.json"]
+    assert CliRunner().invoke(main, ["run", "fit"]).stdout.count("Cached") == 6
+    # What a run would do, restore or be asked for does need one.
+    assert CliRunner().invoke(main, ["run", "--update"]).exit_code == ServerError.exit_code
+    (toy.root / "data/fit/labels.txt").unlink()
+    assert CliRunner().invoke(main, ["run", "index"]).exit_code == 0
+    assert CliRunner().invoke(main, ["run"]).exit_code == ServerError.exit_code
