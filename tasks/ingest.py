@@ -27,7 +27,7 @@ def run(
     root: Path,
     classes: tuple[str, ...],
     params: IngestParams,
-    load_encoder: encoder.LoadEncoder = encoder.load_encoder,
+    load_encoder: encoder.LoadEncoder | None = None,
 ) -> None:
     """Write items, gold and embeddings of the project at `root`, each sorted by item_id.
 

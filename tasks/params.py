@@ -50,8 +50,9 @@ class EncoderParams(Section):
 
     model: str
     """`tfidf` (n-grams of words and letters, then an SVD, fitted on the texts of train); a `.parquet` below `source` that is
-    a copy of `data/ingest/encoder.parquet`, so that the fit stays as it is; or a sentence-transformers model (needs the
-    extra `text`): a name, or a folder inside the project."""
+    a copy of `data/ingest/encoder.parquet`, so that the fit stays as it is; a `.onnx` file inside the project with its
+    `tokenizer.json` beside it (needs the extra `onnx`: a processor is enough); or a sentence-transformers model (needs the
+    extra `text`, which brings torch): a name, or a folder inside the project."""
     dimensions: int = Field(default=128, ge=1, le=1000)
     """Of the vectors that `tfidf` gives; fewer where there are fewer texts."""
     column: str = "text"

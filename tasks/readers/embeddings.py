@@ -21,7 +21,7 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, ParamsError
 from tasks.params import TFIDF, EncoderParams, IngestParams, Split
 from tasks.progress import Progress
-from tasks.readers import encoder
+from tasks.readers import encoder, onnx_encoder, sentence_encoder
 from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
 from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, normalize_ids, read_embedding_ids
 from tasks.readers.raw_tables import read_stored_column
@@ -53,9 +53,9 @@ class Embeddings:
 
 
 def encode_items(
-    root: Path, source: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder
+    root: Path, source: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder | None = None
 ) -> Embeddings:
-    """Embeddings of a text column of the items.
+    """Embeddings of a text column of the items, by what `load` loads, else by the extra that the model needs.
 
     Raises
     ------
@@ -78,8 +78,13 @@ def encode_items(
         fitted = _fit_or_read(source, items, params)
         matrix = _encode_in_blocks(root, texts, fitted)
         return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)), encoder=fitted)
-    encoded = encoder.encode_texts(root, texts, params, load)
+    encoded = encoder.encode_texts(root, texts, params, load or choose_loader(params.model))
     return Embeddings(ids=ids, matrix=encoded.matrix, rows=encoded.rows)
+
+
+def choose_loader(model: str) -> encoder.LoadEncoder:
+    """What loads the encoder `model`: ONNX Runtime a file that ends in .onnx, sentence-transformers all else."""
+    return onnx_encoder.load_encoder if model.endswith(onnx_encoder.SUFFIX) else sentence_encoder.load_encoder
 
 
 def _fit_or_read(source: Path, items: pl.DataFrame, params: EncoderParams) -> TfidfEncoder:

@@ -1,4 +1,4 @@
-"""Embeddings of texts by a sentence-transformers model (an optional dependency); a text is never encoded twice.
+"""Embeddings of texts by a model of one of the extras; a text is never encoded twice.
 
 Vectors are cached by model and text (see tasks.cache.store), many texts to an entry.
 """
@@ -18,11 +18,11 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.cache import store
-from tasks.cache.code import identify_code
+from tasks.cache.code import find_file, identify_code
 from tasks.cache.store import Cache, identify
 from tasks.compute.cluster import open_cluster
 from tasks.core.types import Float32
-from tasks.errors import DataError, EpoxyError, ParamsError, StageError
+from tasks.errors import DataError, ParamsError, StageError
 from tasks.progress import Progress
 from tasks.tables.scratch import open_scratch
 
@@ -44,7 +44,7 @@ class ModelChoice(Protocol):
 
     @property
     def model(self) -> str:
-        """The model's public name, or a folder inside the project."""
+        """The model's public name, or a folder or a file inside the project."""
 
     @property
     def batch_size(self) -> int:
@@ -72,40 +72,7 @@ class EncodedTexts:
     rows: npt.NDArray[np.int64]
 
 
-def load_encoder(root: Path, params: ModelChoice) -> Encoder:
-    """The sentence-transformers model `params.model`, from safetensors weights alone; code shipped with it is not run.
-
-    Raises
-    ------
-    EpoxyError
-        sentence-transformers is not installed, or the model cannot be loaded.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise EpoxyError(
-            f"ingest.encoder: '{params.model}' needs sentence-transformers. Install it: pip install 'epoxy-flow[text]'"
-        ) from None
-    folder = root / params.model
-    try:
-        model = SentenceTransformer(
-            str(folder) if folder.is_dir() else params.model,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except (OSError, ValueError) as error:
-        raise EpoxyError(f"ingest.encoder: '{params.model}' cannot be loaded: {error}") from None
-
-    def encode(texts: Sequence[str]) -> npt.NDArray[np.floating]:
-        vectors: npt.NDArray[np.floating] = model.encode(
-            list(texts), batch_size=params.batch_size, show_progress_bar=False, convert_to_numpy=True
-        )
-        return vectors
-
-    return encode
-
-
-def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEncoder = load_encoder) -> EncodedTexts:
+def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEncoder) -> EncodedTexts:
     """The vectors of `texts` (at least one, no nulls), from the cache where possible, else from the encoder.
 
     `load` is called only when a text is not in the cache.
@@ -124,7 +91,7 @@ def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEn
     distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
     keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
     model = _identify_model(root, params.model)
-    prefix = identify(model, identify_code("tasks.readers.encoder"))[:32]
+    prefix = identify(model, _identify_loader(load))[:32]
     matrix: Float32 | None = None
     missing = dict(zip(keys, range(len(keys)), strict=True))
     with Cache(root, CACHE_KIND, budget=BUDGET) as kept:
@@ -227,14 +194,30 @@ def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: st
     return matrix
 
 
+def _identify_loader(load: LoadEncoder) -> str:
+    """The digest of the code that encodes: this module, and that of the loader with the libraries it imports.
+
+    Of the other loaders nothing, or a library that is not installed would make it depend on all that is.
+    """
+    module = getattr(load, "__module__", "")
+    loader = module if find_file(module) is not None else "tasks.readers.sentence_encoder"
+    return identify_code("tasks.readers.encoder", loader)
+
+
 def _identify_model(root: Path, model: str) -> str:
     """The name of the model's folder in the cache: a digest of its files, or of its public name."""
     if Path(model).is_absolute() or ".." in Path(model).parts:
         raise ParamsError(f"params.yaml: 'ingest.encoder.model': {model!r} leads out of the project.")
     digest = hashlib.sha256(model.encode())
-    for file in sorted((root / model).rglob("*")) if (root / model).is_dir() else []:
+    path = root / model
+    if path.is_file():  # what it says lies beside it, or one folder above
+        folder = path.parent.parent if path.parent.name == "onnx" else path.parent
+        found = [path, *path.parent.glob(f"{path.name}?*"), *folder.glob("*.json"), *folder.glob("1_Pooling/*.json")]
+    else:
+        folder, found = path, [*path.rglob("*")] if path.is_dir() else []
+    for file in sorted(found):
         if file.is_file():
-            digest.update(str(file.relative_to(root / model)).encode())
+            digest.update(str(file.relative_to(folder)).encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:32]

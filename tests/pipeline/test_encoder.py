@@ -15,7 +15,7 @@ from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams
-from tasks.readers import encoder
+from tasks.readers import encoder, sentence_encoder
 
 PARAMS = EncoderParams(model="fake", batch_size=2)
 
@@ -157,4 +157,4 @@ def test_a_model_outside_the_project_is_refused(tmp_path: Path, model: str) -> N
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(EpoxyError, match=r"pip install 'epoxy-flow\[text\]'"):
-        encoder.encode_texts(tmp_path, pl.Series(["a"]), PARAMS)
+        encoder.encode_texts(tmp_path, pl.Series(["a"]), PARAMS, sentence_encoder.load_encoder)

@@ -16,7 +16,8 @@ from tasks.cache.code import PROJECT, find_code, find_imports, find_libraries, f
 KEYS = {
     "votes": ("tasks.apply", "tasks.labeling"),
     "search": ("tasks.neighbors.run",),
-    "encode": ("tasks.readers.encoder",),
+    "encode": ("tasks.readers.encoder", "tasks.readers.sentence_encoder"),
+    "onnx": ("tasks.readers.encoder", "tasks.readers.onnx_encoder"),
 }
 """What the key of each kind of entry is made of, as `identify_code` wants it."""
 
@@ -26,8 +27,9 @@ CODE = {
     "tasks/tables/parquet.py": {"votes", "search"},
     "tasks/lf/functions.py": {"votes"},
     "tasks/lf/fingerprint.py": {"votes"},
-    "tasks/readers/encoder.py": {"encode"},
-    "tasks/cache/store.py": {"votes", "search", "encode"},
+    "tasks/readers/encoder.py": {"encode", "onnx"},
+    "tasks/readers/onnx_encoder.py": {"onnx"},
+    "tasks/cache/store.py": {"votes", "search", "encode", "onnx"},
     "tasks/params.py": {"votes", "search"},
     "tasks/evaluate.py": set(),
 }
@@ -37,10 +39,11 @@ PACKAGES = {
     "numba": {"search"},
     "llvmlite": {"search"},
     "faiss_cpu": {"search"},
-    "numpy": {"votes", "search", "encode"},
-    "PyYAML": {"votes", "search", "encode"},
+    "numpy": {"votes", "search", "encode", "onnx"},
+    "PyYAML": {"votes", "search", "encode", "onnx"},
     "pydantic": {"votes", "search"},
     "sentence_transformers": {"encode"},
+    "onnxruntime": {"onnx"},
     "ruff": set(),
 }
 """What another version of a package makes stale."""

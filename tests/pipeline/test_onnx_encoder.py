@@ -1,0 +1,117 @@
+"""encoder: a file that ends in .onnx; the real runtime and tokenizer with a model of ten words."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from onnx_models import WORDS, write_model
+
+from tasks.cache.store import FOLDER
+from tasks.errors import EpoxyError, ParamsError
+from tasks.ingest import run
+from tasks.params import EncoderParams, IngestParams
+from tasks.readers.encoder import CACHE_KIND, EncodedTexts, encode_texts
+from tasks.readers.onnx_encoder import OnnxEncoder, load_encoder
+from tasks.tables.parquet import read_table
+from tasks.tables.paths import EMBEDDINGS
+from tasks.tables.schemas import embeddings
+
+MODEL = "models/words/model.onnx"
+VECTORS = np.random.default_rng(0).normal(size=(len(WORDS), 16)).astype(np.float32)
+TEXTS = ["war", "the war vote", "goal team the the the", "phone", "code phone", "nothing known"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_model(tmp_path / "models" / "words", VECTORS)
+    return tmp_path
+
+
+def load(root: Path) -> OnnxEncoder:
+    return load_encoder(root, EncoderParams(model=MODEL))
+
+
+def encode(root: Path, texts: list[str], batch_size: int = 64) -> EncodedTexts:
+    return encode_texts(root, pl.Series(texts), EncoderParams(model=MODEL, batch_size=batch_size), load_encoder)
+
+
+def test_a_text_is_the_mean_of_its_tokens_at_length_one(root: Path) -> None:
+    (found,) = load(root)(["the war vote"])
+    mean = VECTORS[[WORDS.index(word) for word in ("the", "war", "vote")]].mean(axis=0)
+    assert found == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+
+
+def test_the_models_own_files_choose_pooling_and_length(root: Path) -> None:
+    folder = root / "models" / "words"
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (folder / "modules.json").write_text('[{"type": "st.models.Transformer"}, {"type": "st.models.Pooling"}]')
+    assert load(root)(["war vote"])[0].tolist() == VECTORS[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("1_Pooling/config.json", '{"pooling_mode_max_tokens": true}', "asks for pooling_mode_max_tokens; known are"),
+        ("modules.json", '[{"type": "st.models.Dense"}]', "asks for Dense, which is not in the ONNX file"),
+        ("tokenizer.json", "{", "cannot be loaded"),
+        ("model.onnx", "nothing", "cannot be loaded"),
+    ],
+)
+def test_a_model_that_is_not_understood_is_refused(root: Path, file: str, content: str, message: str) -> None:
+    path = root / "models" / "words" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(EpoxyError, match=message):
+        load(root)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "tokenizer.json"])
+def test_a_missing_file_is_named(root: Path, file: str) -> None:
+    (root / "models" / "words" / file).unlink()
+    with pytest.raises(EpoxyError, match=f"needs models/words/{file}, which is missing"):
+        load(root)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "tokenizers"])
+def test_the_missing_extra_is_named(root: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(EpoxyError, match=rf"needs {package}\. Install it: pip install 'epoxy-flow\[onnx\]'"):
+        load(root)
+
+
+def test_no_bit_of_a_vector_depends_on_the_batch(root: Path, tmp_path: Path) -> None:
+    together = encode(root, TEXTS).matrix.tolist()
+    for entry in (root / FOLDER / CACHE_KIND).iterdir():
+        entry.unlink()
+    assert encode(root, TEXTS, batch_size=1).matrix.tolist() == together
+    assert load(root)(["code phone"])[0].tolist() in together
+
+
+def test_another_tokenizer_encodes_again(root: Path) -> None:
+    before = encode(root, ["war"]).matrix.tolist()
+    tokenizer = root / "models" / "words" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"war"', '"peace"'))
+    assert encode(root, ["war"]).matrix.tolist() != before
+
+
+def test_a_file_outside_the_project_is_refused(root: Path) -> None:
+    with pytest.raises(ParamsError, match="leads out of the project"):
+        encode_texts(root, pl.Series(["a"]), EncoderParams(model="../model.onnx"), load_encoder)
+
+
+def test_tokens_beyond_the_longest_do_not_count(root: Path) -> None:
+    encoder = load(root)
+    assert (encoder.longest, encoder.count_tokens("war " * 9)) == (8, 9)
+    assert encoder(["war " * 8 + "code"]).tolist() == encoder(["war " * 8]).tolist()
+
+
+def test_ingest_encodes_a_column_with_it(root: Path) -> None:
+    (root / "data" / "raw").mkdir(parents=True)
+    items = pl.DataFrame({"item_id": [1, 2], "text": ["war", "goal"]})
+    items.write_parquet(root / "data" / "raw" / "items.parquet")
+    run(root, ("a", "b"), IngestParams.model_validate({"source": "data/raw", "encoder": {"model": MODEL}}))
+    written = read_table(root / EMBEDDINGS, embeddings(16))["embedding"].to_numpy()
+    assert written.tolist() == load(root)(["war", "goal"]).tolist()
