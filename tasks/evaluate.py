@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.cache.store import hash_as_dvc
 from tasks.core import metrics
 from tasks.core.progress_callback import WHOLE, Advance
 from tasks.core.ties import TIE
@@ -20,6 +21,7 @@ from tasks.progress import Progress
 from tasks.report.evaluation import (
     BASELINE,
     SHIPPED,
+    Balance,
     Coverage,
     EmbeddingFitness,
     Estimate,
@@ -30,16 +32,18 @@ from tasks.report.evaluation import (
     Stratum,
     order_methods,
 )
+from tasks.report.examples import Labeled, find_examples
 from tasks.report.facts import (
     describe_agreement,
-    describe_balance,
     describe_end_model,
     describe_fit,
     describe_fitness,
     describe_label_model,
     describe_thresholds,
+    read_balance,
 )
 from tasks.report.formatting import format_share
+from tasks.report.lf_pairs import compare_pairs
 from tasks.report.lf_table import tabulate_lfs
 from tasks.report.metrics_table import tabulate_metrics
 from tasks.report.page import render_page
@@ -84,6 +88,7 @@ _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float
 class Inputs:
     """What is evaluated, rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
 
+    ids: pl.Series
     split: npt.NDArray[np.str_]
     gold: npt.NDArray[np.int8]
     lfs: tuple[str, ...]
@@ -99,6 +104,8 @@ class Inputs:
     fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
+    balances: tuple[Balance, ...]
+    labels_id: str
 
 
 def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
@@ -109,7 +116,9 @@ def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
     DataError
         An input is missing or damaged, or tables do not hold the same items.
     """
-    evaluation = evaluate(read_inputs(root, classes), classes, params)
+    inputs = read_inputs(root, classes)
+    found = find_examples(root, choose_labeled(inputs), inputs.lfs, classes, params.examples)
+    evaluation = replace(evaluate(inputs, classes, params), examples=found)
     with Progress("writing the report", total=4) as progress:
         write_json(root / METRICS, tabulate_metrics(evaluation))
         for name, table in tabulate_plots(evaluation):
@@ -162,12 +171,12 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         probabilities[SHIPPED] = shipped
     with _open_summary(root / END_MODEL_SUMMARY) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
-        facts += [Fact(name="Class balance of the shipped labels", value=describe_balance(found))]
+        balances = [read_balance("Model of the shipped labels", found, classes)]
     with _open_summary(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
         facts += [Fact(name="Label model on votes", value=describe_label_model(found))]
         facts += [Fact(name="Label model fitted on", value=describe_fit(found))]
-        facts += [Fact(name="Class balance of the label model", value=describe_balance(found))]
+        balances += [read_balance("Label model", found, classes)]
     with _open_summary(root / THRESHOLDS) as found:
         thresholds = {lf: None if value is None else float(value) for lf, value in found["thresholds"].items()}
         curve_metric = str(found["curve_metric"])
@@ -181,6 +190,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
     position = {name: index for index, name in enumerate(classes)}
     return Inputs(
+        ids=items[ITEM_ID],
         split=split,
         gold=gold,
         lfs=lfs,
@@ -197,6 +207,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         fitness=fitness,
         facts=tuple(facts),
         findings=findings,
+        balances=tuple(balances),
+        labels_id=hash_as_dvc(root / SHIPPED_LABELS),
     )
 
 
@@ -233,6 +245,10 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         ),
         curves=inputs.curves,
         curve_metric=inputs.curve_metric,
+        pairs=compare_pairs(inputs.lfs, inputs.original, k),
+        balances=(*_measure_balances(inputs, k), *inputs.balances),
+        examples=(),
+        labels_id=inputs.labels_id,
         fitness=inputs.fitness,
         facts=(
             *inputs.facts,
@@ -244,6 +260,31 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         resamples=params.bootstrap,
         confidence=params.confidence,
     )
+
+
+def choose_labeled(inputs: Inputs) -> Labeled:
+    """Return what examples are chosen from."""
+    return Labeled(
+        ids=inputs.ids,
+        split=inputs.split,
+        gold=inputs.gold,
+        original=inputs.original,
+        extended=inputs.extended,
+        P=inputs.probabilities[inputs.shipped],
+    )
+
+
+def _measure_balances(inputs: Inputs, k: int) -> list[Balance]:
+    """How often each class is the label, and the gold of each split that has some."""
+    counted = [("Shipped labels", "all items", inputs.labels)]
+    for split in EVIDENCE:
+        known = inputs.gold[(inputs.split == split) & (inputs.gold != ABSTAIN)]
+        if len(known):
+            counted.append((f"Gold of {split}", f"{len(known):,} items", known.astype(np.int64)))
+    return [
+        Balance(name=name, source=source, shares=tuple((np.bincount(found, minlength=k) / len(found)).tolist()))
+        for name, source, found in counted
+    ]
 
 
 @contextmanager

@@ -354,6 +354,8 @@ class EvaluateParams(Section):
     """Of each interval."""
     seed: int = Field(0, ge=0)
     """Of the resamples."""
+    examples: int = Field(4, ge=0, le=100)
+    """Items of each kind (wrong, in conflict, uncovered, wrong by extension) that the report shows with their text; 0: none."""
 
 
 class Params(Section):

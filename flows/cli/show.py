@@ -45,5 +45,9 @@ def describe_last_run(*, root: Path) -> str:
         results = describe_results(root, find_outdated(root))
     except EpoxyError as error:
         results = f"{describe_results(root)}\nwhether they are up to date is not known: {error}"
+    # Imported here because it loads Polars, which nobody waits for who has no results.
+    from flows.releases.last_run import describe_origin
+
+    results += f"\nof       {describe_origin(root)}"
     summary = root / REPORT_SUMMARY
     return f"{results}\n\n{summary.read_text(encoding='utf-8').strip()}" if summary.is_file() else results

@@ -1,10 +1,7 @@
 """dvc.lock: which content the last run read and wrote."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +10,6 @@ import yaml
 from flows.releases.files import describe_error, read_small_file
 from tasks.errors import DataError
 from tasks.params import FILE
-
-
-def hash_as_dvc(path: Path) -> str:
-    """What dvc.lock says of the file or folder at `path` where DVC wrote it."""
-    if path.is_dir():
-        files = [{"md5": hash_as_dvc(file), "relpath": file.name} for file in sorted(path.iterdir())]
-        return hashlib.md5(json.dumps(files, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-    with path.open("rb") as stored:
-        return hashlib.file_digest(stored, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.releases.dvc_lock import Pipeline, hash_as_dvc, read_pipeline, require_same_params
+from flows.releases.dvc_lock import Pipeline, read_pipeline, require_same_params
 from flows.releases.files import digest_file
 from flows.releases.store import Release, read_release, verify_release
+from tasks.cache.store import hash_as_dvc
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
 from tasks.params import FILE, read_params

@@ -20,6 +20,7 @@ from flows.workbench.live import Live
 from tasks.errors import EpoxyError
 from tasks.queries.project_data import ProjectData
 from tasks.report.formatting import MINUS
+from tasks.report.pictures import draw_square
 
 T = TypeVar("T")
 
@@ -54,8 +55,7 @@ h3 { font-size: 1rem; line-height: 1.3; margin: 1rem 0 .25rem; font-weight: 600;
 .data { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
 .code { font-family: monospace; white-space: pre; overflow-x: auto; padding: .75rem; border: 1px solid #8884; }
 @media (max-width: 600px) { .code { white-space: pre-wrap; overflow-wrap: anywhere; } }
-.q-btn--outline.text-primary, .q-btn--flat.text-primary { color: #1a5fb4 !important; }
-.body--dark .q-btn--outline.text-primary, .body--dark .q-btn--flat.text-primary { color: #8ab8f0 !important; }
+body { --q-primary: #1a5fb4; } body.body--dark { --q-primary: #8ab8f0; }
 .quiet { opacity: .75; }
 p { margin: .25rem 0 .5rem; }
 ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
@@ -263,16 +263,8 @@ def draw(value: object) -> str | None:
     if isinstance(value, bytes):
         kind = next((kind for start, kind in _PICTURES.items() if value.startswith(start)), None)
         return None if kind is None else f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
-    if not isinstance(value, list) or not all(isinstance(number, int | float) for number in value):
+    square = draw_square(value)
+    if square is None:
         return None
-    side = math.isqrt(len(value))
-    if side < 4 or side > 64 or side * side != len(value):
-        return None
-    low, high = min(value), max(value)
-    shades = [255 - round(255 * (number - low) / ((high - low) or 1)) for number in value]
-    squares = "".join(
-        f'<rect x="{at % side}" y="{at // side}" width="1" height="1" fill="rgb({shade},{shade},{shade})"/>'
-        for at, shade in enumerate(shades)
-    )
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" shape-rendering="crispEdges">{squares}</svg>'
+    svg = square.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -65,7 +65,7 @@ def _ask_name() -> None:
             ui.navigate.to(address("/label", annotator=name.value.strip()))
 
     name = ui.input("your name").props("autofocus").on("keydown.enter", go)
-    ui.button("Start", on_click=go)
+    ui.button("Start", on_click=go).props("outline no-caps")
 
 
 def find_queue(bench: Bench, annotator: str) -> list[dict[str, Any]]:

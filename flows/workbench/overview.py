@@ -1,12 +1,11 @@
 """Overview: what ships and how good it is, what an edit comes to, and the current release."""
 
-import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 from nicegui import ui
 
+from flows.releases.last_run import describe_origin
 from flows.releases.store import list_releases
 from flows.workbench.frame import (
     DECIMAL,
@@ -46,29 +45,16 @@ def add_pages(bench: Bench) -> None:
                 Text("No run is complete yet. 'epoxy run' makes labels, metrics and a report.", "p")
                 return
             metrics = await ask(lambda: read_json(bench.root / METRICS))
-            _show_run(bench)
+            _show_run(await ask(lambda: describe_origin(bench.root)))
             _show_methods(bench, metrics)
             await _show_coverage(bench)
             _show_release(bench)
             follow_changes(bench, lambda: (bench.root / METRICS).stat().st_mtime_ns, ui.navigate.reload)
 
 
-def _show_run(bench: Bench) -> None:
-    made = datetime.fromtimestamp((bench.root / METRICS).stat().st_mtime, UTC)
-    Text(f"Evaluated {made:%Y-%m-%d %H:%M} UTC, {_describe_commit(bench)}.", "p", "quiet")
+def _show_run(origin: str) -> None:
+    Text(f"{origin[0].upper()}{origin[1:]}.", "p", "quiet")
     link("The whole report", "/report")
-
-
-def _describe_commit(bench: Bench) -> str:
-    """The commit that is checked out, as a phrase."""
-    try:
-        ended = subprocess.run(
-            ["git", "-C", str(bench.root), "describe", "--always", "--dirty=, with edits"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return "no Git here"
-    return f"now at commit {ended.stdout.strip()}" if ended.returncode == 0 else "no commit yet"
 
 
 def _show_methods(bench: Bench, metrics: Any) -> None:

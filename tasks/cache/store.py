@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -49,6 +50,15 @@ def identify_file(path: Path) -> str:
     """SHA-256 of the file's content, 64 hexadecimal digits."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def hash_as_dvc(path: Path) -> str:
+    """What dvc.lock says of the file or folder at `path` where DVC wrote it."""
+    if path.is_dir():
+        files = [{"md5": hash_as_dvc(file), "relpath": file.name} for file in sorted(path.iterdir())]
+        return hashlib.md5(json.dumps(files, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    with path.open("rb") as stored:
+        return hashlib.file_digest(stored, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 class Cache:

@@ -7,6 +7,7 @@ import polars as pl
 
 from tasks.core import lf_analysis
 from tasks.core.copies import group_copies
+from tasks.core.lf_pairs import count_pairs
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
 from tasks.params import FILE as PARAMS
 from tasks.queries.project_data import LFVotes, ProjectData, ReleaseData, find_name
@@ -111,29 +112,6 @@ def summarize_votes(ids: pl.Series, votes: Votes, lfs: tuple[str, ...], gold: Vo
         "low": low,
         "high": high,
     }
-
-
-def count_pairs(votes: Votes, k: int) -> tuple[Int64, Int64]:
-    """Return for each pair of LFs the number of items on which both vote, and on which they agree, (m, m) int64 each.
-
-    >>> both, same = count_pairs(np.array([[0, 0], [0, 1], [-1, 1]], dtype=np.int8), 2)
-    >>> both.tolist(), same.tolist()
-    ([[2, 2], [2, 3]], [[2, 1], [1, 3]])
-    """
-    m = votes.shape[1]
-    both, same = np.zeros((m, m)), np.zeros((m, m))
-    for start in range(0, len(votes), _BLOCK):
-        block = votes[start : start + _BLOCK]
-        voted = (block != ABSTAIN).astype(np.float32)
-        both += voted.T @ voted
-        for c in range(k):
-            cast = (block == c).astype(np.float32)
-            same += cast.T @ cast
-    return both.astype(np.int64), same.astype(np.int64)
-
-
-_BLOCK = 1 << 16
-"""Rows whose products are summed in float32, in which integers are exact up to 2^24."""
 
 
 def _tabulate_run(data: ProjectData) -> pl.DataFrame:

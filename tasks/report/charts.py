@@ -1,19 +1,27 @@
 """Charts of the report page as inline SVG, drawn by Vega-Lite."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from tasks.report.evaluation import Evaluation, MethodResult, SplitResult, name_method
+from tasks.report.evaluation import Evaluation, LFPairs, MethodResult, SplitResult, name_method
 from tasks.report.formatting import format_number
 
 _CURVES = 12
 """Most threshold curves on the page: those of the LFs that gained the most votes."""
+
+_CELL = 17
+"""Pixels of a cell of a heat map."""
+
+_NAME = 22
+"""Characters of an LF's name beside a heat map."""
 
 _FINE = 0.05
 """An axis with a span below this shows tenths of a percent; with whole percents its ticks would repeat."""
@@ -75,7 +83,7 @@ def draw_reliability(row: MethodResult) -> Figure:
         "scale": {"domain": [0, 1]},
         "axis": _percent_axis("confidence"),
     }
-    y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _percent_axis(None)}
+    y = {"field": "accuracy", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _percent_axis("accuracy")}
     size = {
         "field": "items",
         "type": "quantitative",
@@ -102,7 +110,7 @@ def draw_reliability(row: MethodResult) -> Figure:
     return Figure(
         title=name_method(row.method),
         note=f"calibration error {format_number(row.scores.calibration_error)}",
-        svg=_draw({"width": 180, "height": 180, "layer": layers}),
+        svg=_draw({"width": 180, "height": 180, "padding": {**_PADDING, "left": 56}, "layer": layers}),
     )
 
 
@@ -137,17 +145,67 @@ def _draw(spec: dict[str, Any]) -> Markup:
     return Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2))  # noqa: S704, Vega has escaped the texts
 
 
+def draw_pairs(pairs: LFPairs) -> list[Figure]:
+    """The correlation of each two LFs' votes, and how often they contradict each other, as heat maps."""
+    conflict = np.where(np.eye(len(pairs.lfs), dtype=bool), np.nan, pairs.conflicts)
+    return [
+        Figure(
+            title="Correlation of votes",
+            note="blue: the same votes on the same items, near-copies where it is full; orange: votes that avoid or "
+            "contradict each other",
+            svg=_draw_heat(pairs.lfs, pairs.correlation),
+        ),
+        Figure(
+            title="Conflicts",
+            note="orange: the share of an LF's votes, of the one with fewer, that the other contradicts; empty: they never "
+            "meet",
+            svg=_draw_heat(pairs.lfs, -conflict),
+        ),
+    ]
+
+
+def _draw_heat(names: tuple[str, ...], values: npt.NDArray[np.float64]) -> Markup:
+    """A square of `values` (m, m) from -1 to 1; the color is that of the sign, as strong as the value."""
+    shown = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names]
+    cells = [
+        {"x": j, "y": i, "value": abs(round(float(values[i, j]), 3)), "sign": "same" if values[i, j] >= 0 else "other"}
+        for i, j in np.argwhere(np.isfinite(values)).tolist()
+    ]
+    label = f"{json.dumps(shown)}[datum.value]"
+    axis = {"title": None, "grid": False, "ticks": False, "domain": False, "labelExpr": label, "labelLimit": 200}
+    scale = {"domain": list(range(len(names))), "paddingInner": 0.04}
+    color = {"domain": ["same", "other"], "range": [_COLORS["accent"], _COLORS["second"]]}
+    side = _CELL * len(names)
+    return _draw(
+        {
+            "width": side,
+            "height": side,
+            "padding": {"left": 8 + 6.5 * max(map(len, shown)), "top": 4, "right": 8, "bottom": 8 + 6.5 * max(map(len, shown))},
+            "data": {"values": cells},
+            "mark": {"type": "rect"},
+            "encoding": {
+                "x": {"field": "x", "type": "ordinal", "scale": scale, "axis": {**axis, "labelAngle": -90}},
+                "y": {"field": "y", "type": "ordinal", "scale": scale, "axis": axis},
+                "color": {"field": "sign", "type": "nominal", "scale": color, "legend": None},
+                "opacity": {"field": "value", "type": "quantitative", "legend": None,
+                            "scale": {"domain": [0, 1], "range": [0.04, 1]}},
+            },
+        }
+    )  # fmt: skip
+
+
 def draw_curves(evaluation: Evaluation) -> list[Figure]:
     """Plots of the tuning metric and coverage against the threshold, for the LFs that gained the most votes."""
     drawable = evaluation.curves.drop_nulls("threshold").sort("lf", "threshold", maintain_order=True)
     by_lf = {lf: rows for (lf,), rows in drawable.group_by("lf", maintain_order=True) if rows.height > 1}
-    gained = evaluation.lfs.sort("votes_added", descending=True, maintain_order=True).select("lf", "threshold")
+    extended = evaluation.lfs.filter(pl.col("threshold").is_not_null())
+    gained = extended.sort("votes_added", descending=True, maintain_order=True).select("lf", "threshold")
     chosen = [(lf, threshold) for lf, threshold in gained.iter_rows() if lf in by_lf][:_CURVES]
     ends = [value for lf, _ in chosen for value in by_lf[lf]["metric"].drop_nulls().to_list()]
     return [
         Figure(
             title=lf,
-            note="not extended" if threshold is None else f"threshold {format_number(threshold)}",
+            note=f"threshold {format_number(threshold)}",
             # The same scale for all LFs, or tiny changes would look as large as those that matter.
             svg=(_draw_curve(by_lf[lf], "metric", threshold, [min(ends), max(ends)], 80) if ends else Markup())
             + _draw_curve(by_lf[lf], "coverage", threshold, [0, 1], 50),

@@ -123,13 +123,57 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balance:
+    """A class balance: what it is of or from, and the share of each class, in the order of classes."""
+
+    name: str
+    source: str
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LFPairs:
+    """Pairs among some LFs: correlation (m, m) of their votes, conflicts (m, m) as shares of the votes of that with fewer.
+
+    NaN where two have no common item (conflicts) or one has no vote (correlation).
+    """
+
+    lfs: tuple[str, ...]
+    correlation: npt.NDArray[np.float64]
+    conflicts: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An item of the report: its content by column, its shipped label, gold (None where unknown), and votes as phrases."""
+
+    item: str
+    content: tuple[tuple[str, object], ...]
+    label: str
+    confidence: float
+    gold: str | None
+    votes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleGroup:
+    """Examples of one kind, of `count` items of that kind."""
+
+    title: str
+    note: str
+    count: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Everything that a report shows.
 
     splits: splits with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
     the method whose labels are shipped. confusion: int64 (k, k), gold (rows) of the first split against shipped labels
     (columns). lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
-    the name of its metric. fitness: the check of the embedding. findings: the label model's remarks.
+    the name of its metric. pairs: LFs against each other, None with fewer than two. labels_id: the MD5 by which dvc.lock
+    knows the shipped labels. fitness: the check of the embedding. findings: the label model's remarks.
     """
 
     classes: tuple[str, ...]
@@ -141,6 +185,10 @@ class Evaluation:
     lfs: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
+    pairs: LFPairs | None
+    balances: tuple[Balance, ...]
+    examples: tuple[ExampleGroup, ...]
+    labels_id: str
     fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]

@@ -2,14 +2,11 @@
 
 from typing import Any
 
-from tasks.report.evaluation import EmbeddingFitness, NeighborAgreement
+from tasks.report.evaluation import Balance, EmbeddingFitness, NeighborAgreement
 from tasks.report.formatting import format_share
 
 PAIRS_SHOWN = 3
 """Most pairs of annotators whose agreement is spelled out: the pairs with the most items."""
-
-CLASSES_SHOWN = 12
-"""Most classes whose share is spelled out in a class balance."""
 
 
 def describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
@@ -62,11 +59,10 @@ def describe_fit(found: dict[str, Any]) -> str:
     return f"{found['fitted_rows']:,} items" + (f", {gold:,} of them with valid gold" if gold else ", no gold")
 
 
-def describe_balance(found: dict[str, Any]) -> str:
-    """The class balance as text, largest class first, and its source, from label_model.json or end_model.json."""
-    balance = sorted(found["class_balance"].items(), key=lambda entry: -entry[1])
-    shown = ", ".join(f"{name}: {format_share(share)}" for name, share in balance[:CLASSES_SHOWN])
-    return f"{shown}{', …' if len(balance) > CLASSES_SHOWN else ''} ({found['class_balance_source']})"
+def read_balance(name: str, found: dict[str, Any], classes: tuple[str, ...]) -> Balance:
+    """The class balance that label_model.json or end_model.json has, as a column of the report's table."""
+    shares = {str(label): float(share) for label, share in found["class_balance"].items()}
+    return Balance(name=name, source=str(found["class_balance_source"]), shares=tuple(shares[c] for c in classes))
 
 
 def describe_agreement(found: dict[str, Any]) -> list[str]:

@@ -158,6 +158,20 @@ def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = 
     return validate_table(path, tables[0] if len(tables) == 1 else pl.concat(tables), schema)
 
 
+def read_rows(path: Path, schema: TableSchema, ids: pl.Series) -> pl.DataFrame:
+    """The rows of a few items, with every column, of the table at `path`, by ascending id and checked against `schema`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or these rows break its schema.
+    """
+    with explain_read_errors(path):
+        files = list(find_shards(path))
+        found = pl.scan_parquet(files).filter(pl.col(ITEM_ID).is_in(ids.implode())).collect()
+    return validate_table(path, found, schema)
+
+
 def read_batches(
     path: Path, schema: TableSchema, columns: Sequence[str] | None = None, *, size: int = 0, beside: int = 0
 ) -> Iterator[pl.DataFrame]:

@@ -244,6 +244,32 @@ def test_the_page_says_what_neighbors_tell(tmp_path):
     assert re.findall(r"<td>(.*?)</td>", cells) == ["", "", "\N{EN DASH}"]
 
 
+def test_items_to_look_at_counted_by_hand(tmp_path):
+    """Of valid, item 4 is labeled ham and is spam, and lf_a lends it a vote for ham."""
+    SMALL.write(tmp_path)
+    items = pl.read_parquet(tmp_path / ITEMS)
+    texts = pl.Series("text", [f"text of {item} <b>" for item in SMALL.ids])
+    write_table(tmp_path / ITEMS, items.with_columns(texts), schemas.ITEMS)
+    evaluate.run(tmp_path, SMALL.classes, PARAMS)
+    page = (tmp_path / REPORT).read_text()
+    found = page[page.index('<h2 id="examples">') : page.index('<h2 id="origins">')]
+    assert re.findall(r"<h3>(.*?)</h3>", found) == ["Wrong · 1 item", "Wrong by extension · 1 item"]
+    assert re.findall(r"<p dir=.auto.>(.*?)</p>", found) == ["text of 4 &lt;b&gt;"] * 2
+    assert found.count("<small>lf_a: ham (extended), lf_b: spam</small>") == 2
+    evaluate.run(tmp_path, SMALL.classes, PARAMS.model_copy(update={"examples": 0}))
+    assert "Wrong by extension" not in (tmp_path / REPORT).read_text()
+
+
+def test_no_item_of_test_is_shown_and_no_gold_but_that_of_valid(tmp_path):
+    project = random_project(k=3, ids=[f"item-{i:03}" for i in range(240)])
+    page = (run(project, tmp_path, PARAMS.model_copy(update={"examples": 100})) / REPORT).read_text()
+    found = page[page.index('<h2 id="examples">') : page.index('<h2 id="origins">')]
+    shown = re.findall(r"(gold .*?</span>)? <small>item-(\d+)</small>", found)
+    assert len(shown) > 30
+    assert {project.split[int(item)] for _, item in shown} == {"train", "valid"}
+    assert {project.split[int(item)] for gold, item in shown if gold} == {"valid"}
+
+
 def test_labeling_functions_counted_by_hand(tmp_path):
     table = pl.read_csv(run(SMALL, tmp_path) / LF_REPORT)
     a = table.row(0, named=True)
@@ -272,7 +298,7 @@ def test_shipped_labels_of_no_method_get_a_row(tmp_path):
 
 
 @pytest.mark.parametrize("k", [2, 10])
-@pytest.mark.parametrize("ids", [list(range(90)), [f"{i:03} é" for i in range(90)]], ids=["integer", "text"])
+@pytest.mark.parametrize("ids", [list(range(90)), [f"{i:03} é" for i in range(240)]], ids=["integer", "text"])
 def test_equal_input_gives_equal_bytes(tmp_path, k, ids):
     project = random_project(k=k, ids=ids)
     one, two = (run(project, tmp_path / name) for name in ("one", "two"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import polars as pl
 import pytest
@@ -17,6 +18,7 @@ from release_project import (
 from flows.releases import lineage
 from flows.releases.create import RefusedError, create_release
 from flows.releases.diff import compare_releases, describe_difference, describe_trace, tabulate_difference, trace_label
+from flows.releases.last_run import describe_origin
 from flows.releases.lineage import read_log
 from flows.releases.new_rows import label_new_rows
 from flows.releases.rollback import roll_back
@@ -29,6 +31,20 @@ from tasks.tables.paths import SHIPPED_LABELS
 from tasks.tables.release_rows import RowChanges, compare_rows
 
 # Comparing and tracing
+
+
+def test_who_shows_a_run_says_what_equal_runs_differ_in(root):
+    write_run(root, DEFAULT)
+    said = describe_origin(root)
+    assert re.fullmatch(
+        rf"{root.name}, evaluated \d{{4}}-\d\d-\d\d \d\d:\d\d UTC, .*, labels [0-9a-f]{{12}}, not released", said
+    )
+    made = release(root)
+    assert describe_origin(root) == said.replace("not released", f"those of the current release {made}")
+    write_run(root, Run(labels=(1, 1, 1, 1)))
+    assert describe_origin(root).endswith(f", others than of the current release {made}")
+    digest = hashlib.md5((root / SHIPPED_LABELS).read_bytes()).hexdigest()
+    assert f"labels {digest[:12]}," in describe_origin(root)
 
 
 def test_the_difference_of_two_releases(root):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_project import Toy
 
-from flows.releases.dvc_lock import hash_as_dvc
+from tasks.cache.store import hash_as_dvc
 from tasks.errors import DataError
 from tasks.tables import schemas
 from tasks.tables.parquet import count_rows, find_shards, read_batches, read_schema, read_table, write_shards

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -442,13 +443,17 @@ def test_dvc_draws_no_bar_on_a_terminal() -> None:
 def test_results_of_stages_that_a_partial_run_left_behind_are_named(toy: Toy) -> None:
     run_all(toy)
     metrics = "metrics  data/evaluate/metrics.json"
-    assert describe_last_run(root=toy.root) == metrics + "\n\n" + (toy.root / "data/evaluate/summary.md").read_text()
+    shown, summary = (toy.root / "data/evaluate/summary.md").read_text(), describe_last_run(root=toy.root)
+    assert re.fullmatch(
+        re.escape(metrics) + r"\nof       \S+, evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC, [^\n]+\n\n" + re.escape(shown),
+        summary,
+    )
     toy.set_params(index="i2")
     outdated = {path.relative_to(toy.root).parts[1] for path in find_outdated(toy.root)}
     assert outdated == {"index", "fit", "evaluate"}  # DVC itself says it of index alone
     assert set(find_changes(toy.root)) == {"index"}
     run_stage(toy.root, "index", spawn)
-    assert describe_last_run(root=toy.root).startswith(f"{metrics}  not up to date: 'epoxy run' renews it\n\n")
+    assert describe_last_run(root=toy.root).startswith(f"{metrics}  not up to date: 'epoxy run' renews it\nof  ")
     run_all(toy)
     assert find_outdated(toy.root) == frozenset()
 

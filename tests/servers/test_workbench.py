@@ -22,6 +22,7 @@ from small_project import REPOSITORY
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from flows.releases.last_run import describe_origin
 from flows.workbench.frame import draw
 from flows.workbench.item_address import ROWS, read_address, write_address
 from flows.workbench.lf_pages import find_source
@@ -30,7 +31,7 @@ from tasks.errors import QueryError
 from tasks.queries.items import ItemQuery, VoteFilter
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table, write_table
-from tasks.tables.paths import ITEMS
+from tasks.tables.paths import ITEMS, REPORT
 
 HOSTILE = "<script>document.title='taken'</script> {{ 7 * 7 }} ${1} **bold** [a](javascript:alert(1)) \u202eback"
 
@@ -112,6 +113,15 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(workbench: Workbench)
     assert httpx.get(f"{workbench.address}/lfs", headers={"Cookie": cookie.partition(";")[0]}).status_code == 200
 
 
+def test_the_report_is_served_with_what_its_file_leaves_out(workbench: Workbench) -> None:
+    kept = (workbench.root / REPORT).read_text(encoding="utf-8")
+    cookie = httpx.get(workbench.open("/")).headers["set-cookie"].partition(";")[0]
+    served = httpx.get(f"{workbench.address}/report", headers={"Cookie": cookie}).text
+    line = f'<p class="overline">{describe_origin(workbench.root)}</p>'
+    assert "project, evaluated" in line and line not in kept
+    assert served == kept.replace("<!-- where it is shown -->", line)
+
+
 PAGES = {
     "/": "How good",
     "/lfs": "Labeling functions",
@@ -188,6 +198,28 @@ def test_a_click_appends_a_suggestion_and_the_plan_tells_of_it(workbench: Workbe
             assert "lfs/small.py" in page.evaluate("document.querySelector('[role=alert]').innerText")
     finally:
         module.write_text(before)
+
+
+@needs_chromium
+def test_the_report_sorts_filters_and_switches_splits(workbench: Workbench, tmp_path: Path) -> None:
+    def read_rows(page: Page) -> list[str]:
+        shown = "[...document.querySelectorAll('.sortable tbody tr')].filter(row => !row.hidden)"
+        return list(page.evaluate(f"{shown}.map(row => row.cells[0].innerText)"))
+
+    with open_page(workbench.open("/report"), tmp_path) as page:
+        page.wait_for("document.querySelector('.sortable thead button')")
+        names = read_rows(page)
+        assert names == sorted(names) and len(names) == 4
+        page.evaluate("document.querySelectorAll('.sortable thead button')[3].click()")
+        values = page.evaluate("[...document.querySelectorAll('.sortable tbody tr')].map(r => +r.cells[3].dataset.value)")
+        assert values == sorted(values, reverse=True) and len(set(values)) > 1
+        page.evaluate("document.querySelector('.filter input').focus()")
+        page.ask("Input.insertText", text="offer")
+        assert read_rows(page) == ["offer"]
+        assert page.evaluate("document.querySelector('#methods-valid').offsetHeight") == 0
+        page.evaluate("document.querySelector('#split-valid').click()")
+        assert page.evaluate("document.querySelector('#methods-valid').offsetHeight") > 100
+        assert page.evaluate("document.querySelector('#methods-test').offsetHeight") == 0
 
 
 def press(page: Page, key: str, code: str, number: int) -> None:

@@ -11,11 +11,15 @@ import pytest
 from tasks.core import metrics
 from tasks.params import Split
 from tasks.report.evaluation import (
+    Balance,
     Coverage,
     EmbeddingFitness,
     Estimate,
     Evaluation,
+    Example,
+    ExampleGroup,
     Fact,
+    LFPairs,
     MethodResult,
     NeighborAgreement,
     SplitResult,
@@ -93,6 +97,30 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
         lfs=lfs if methods else lfs.select(pl.exclude("^test.*$")),
         curves=curves,
         curve_metric="accuracy",
+        pairs=LFPairs(
+            lfs=("keyword", "regex"),
+            correlation=np.array([[1, -0.25], [-0.25, 1]]),
+            conflicts=np.array([[0, 0.5], [0.5, 0]]),
+        ),
+        balances=(Balance(name="Label model", source="uniform", shares=(0.5, 0.5)),),
+        examples=(
+            ExampleGroup(
+                title="Wrong",
+                note="On valid.",
+                count=7,
+                examples=(
+                    Example(
+                        item="m1",
+                        content=(("text", "Good evening"), ("pixels", [0, 1] * 8), ("length", 12)),
+                        label="spam",
+                        confidence=0.875,
+                        gold="ham",
+                        votes=("keyword: ham",),
+                    ),
+                ),
+            ),
+        ),
+        labels_id="0123456789abcdef0123456789abcdef",
         fitness=EmbeddingFitness(
             sentences=("Neighbors share the majority vote.",),
             rows=(NeighborAgreement(labels="majority vote", n=100, chance=0.5, by_rank=((1, 0.9), (2, 0.8))),),
@@ -178,7 +206,7 @@ def test_without_gold_there_is_no_verdict():
 class Page(HTMLParser):
     """Collects what a page holds, and refuses tags that do not close."""
 
-    VOID = frozenset({"meta", "br", "link", "img"})
+    VOID = frozenset({"meta", "br", "link", "img", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -206,9 +234,13 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_else():
     text = render_page(evaluation(BASELINE, BETTER))
     page = Page(text)
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags) and not page.links
+    assert not {"link", "img", "iframe", "object"} & set(page.tags)
+    assert page.links and all(link.startswith("#") for link in page.links)
+    assert {link[1:] for link in page.links} <= set(re.findall(r' id="([^"]+)"', text))
+    assert page.tags.count("script") == 1 and "<script>\n// Sorting" in text
     assert "://" not in text and "@import" not in text and not re.search(r"url\((?!#)", text)
-    assert page.tags.count("svg") == 2 + 2  # reliability of two methods; metric and coverage of the one LF with a curve
+    # Reliability of two methods, metric and coverage of the one extended LF, two heat maps, the picture of an item.
+    assert page.tags.count("svg") == 2 + 2 + 2 + 1
 
 
 def test_the_page_without_gold_is_whole():
@@ -223,11 +255,25 @@ def test_text_of_users_never_becomes_markup():
         facts=(Fact(name=EVIL, value=EVIL),),
         findings=(EVIL,),
         curve_metric=EVIL,
+        balances=(Balance(name=EVIL, source=EVIL, shares=(0.5, 0.5)),),
+        examples=(
+            ExampleGroup(
+                title="Wrong",
+                note="",
+                count=1,
+                examples=(
+                    Example(item=EVIL, content=(("text", EVIL),), label=EVIL, confidence=1.0, gold=EVIL, votes=(EVIL,)),
+                ),
+            ),
+        ),
+        pairs=replace(evaluation(BASELINE).pairs, lfs=(EVIL, "regex")),
     )
     evil = replace(evil, lfs=evil.lfs.with_columns(polarity=pl.lit(EVIL)))
     page = Page(render_page(evil))
-    assert "script" not in page.tags
-    assert page.words.count(EVIL) == 7  # class table, matrix twice, the curves, a fact's name and value, a finding
+    assert page.tags.count("script") == 1
+    # Class table, matrix twice, class balance, the curves, a fact's name and value, a finding; a balance's name and
+    # source; an item's label, text and votes.
+    assert sum(words.strip() == EVIL for words in page.words) == 8 + 2 + 4
     assert page.words.count(EVIL.replace("|", ", ")) == 2  # what the two LFs vote for
     summary = render_summary(evil)
     assert "<script" not in summary
@@ -261,7 +307,7 @@ def test_many_labeling_functions_stay_a_page():
     text = render_page(replace(base, lfs=lfs, curves=curves))
     assert len(text.encode()) < 2_000_000
     assert all(f"lf_{i:03}" in text for i in range(100))
-    assert text.count("<svg") == 2 + 2 * 12
+    assert text.count("<svg") == 2 + 2 * 12 + 3
 
 
 def test_with_too_many_classes_for_a_matrix_the_worst_pairs_are_listed():
@@ -273,12 +319,62 @@ def test_with_too_many_classes_for_a_matrix_the_worst_pairs_are_listed():
         classes=tuple(f"class {c}" for c in range(k)),
         confusion=confusion,
         label_counts=(1,) * k,
+        balances=(Balance(name="Label model", source="uniform", shares=(1 / k,) * k),),
     )
     P = np.eye(k)
     scores = metrics.score(P, np.arange(k))
     methods = tuple(replace(row, scores=scores) for row in wide.splits[0].methods)
     text = render_page(replace(wide, splits=(replace(wide.splits[0], methods=methods),)))
     assert "4,321" in text and 'class="matrix"' not in text
+
+
+def test_the_methods_stand_in_a_table_per_split_of_which_one_is_shown():
+    base = evaluation(BASELINE, BETTER)
+    valid = replace(base.splits[0], split=Split.VALID)
+    lfs = base.lfs.with_columns(pl.col("^test_.*$").name.map(lambda name: name.replace("test", "valid")))
+    text = render_page(replace(base, splits=(base.splits[0], valid), lfs=lfs))
+    assert re.findall(r'<input type="radio" name="split" id="split-(\w+)"( checked)?>', text) == [
+        ("test", " checked"),
+        ("valid", ""),
+    ]
+    for split in ("test", "valid"):
+        assert f'id="methods-{split}"' in text
+        assert f"#split-{split}:checked ~ #methods-{split} {{ display: block }}" in text
+
+
+def test_only_extended_functions_have_a_threshold_chart():
+    base = evaluation(BASELINE, BETTER)
+    curves = pl.concat([base.curves, base.curves.with_columns(lf=pl.lit("regex"))])
+    figures = re.findall(r"<figcaption>(\w+)<br><small>threshold", render_page(replace(base, curves=curves)))
+    assert figures == ["keyword"]
+
+
+def test_calibration_shows_what_ships_and_majority_vote_and_folds_the_rest():
+    third = method("gold_only", 0.85)
+    text = render_page(evaluation(BASELINE, BETTER, third))
+    before, _, folded = text.partition("<details><summary>The other method</summary>")
+    assert "Label model, extended votes<br><small>calibration error" in before
+    assert "Logistic regression on valid gold alone<br><small>calibration error" in folded
+    assert before.count(">accuracy</text>") == 2 == before.count(">confidence</text>")
+
+
+def test_many_classes_of_a_function_are_counted():
+    base = evaluation(BASELINE, BETTER)
+    wide = base.lfs.with_columns(polarity=pl.lit("|".join(f"class {c}" for c in range(77))))
+    text = render_page(replace(base, lfs=wide))
+    assert "class 0, class 1, class 2, class 3, class 4 and 72 more" in text
+
+
+def test_an_item_is_shown_with_its_text_label_gold_and_votes():
+    page = Page(render_page(evaluation(BASELINE, BETTER)))
+    words = " ".join(words.strip() for words in page.words if words.strip())
+    assert "Wrong · 7 items" in words and "Good evening" in words and "length: 12" in words
+    assert "gold ham" in words and "keyword: ham" in words and "m1" in words
+
+
+def test_the_page_names_the_labels_by_their_content():
+    text = render_page(evaluation(BASELINE, BETTER))
+    assert ">0123456789ab</span>" in text and text.count("<!-- where it is shown -->") == 1
 
 
 def test_equal_evaluations_give_equal_pages():
@@ -316,4 +412,4 @@ def test_undefined_is_a_dash():
 def test_a_curve_without_gold_shows_coverage_alone():
     base = evaluation(BASELINE, BETTER)
     text = render_page(replace(base, curves=base.curves.with_columns(metric=pl.lit(None, pl.Float64))))
-    assert "NaN" not in text and text.count("<svg") == 2 + 1
+    assert "NaN" not in text.partition("<script>")[0] and text.count("<svg") == 2 + 1 + 3
