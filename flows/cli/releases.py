@@ -52,20 +52,22 @@ def show_command(release: str) -> None:
 @releases_command.command("diff")
 @click.argument("before")
 @click.argument("after", default="current")
+@click.option("--all", "is_whole", is_flag=True, help="The figures of other methods, LFs and models as well.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, with each flipped label, as JSON.")
-def diff_command(before: str, after: str, as_json: bool) -> None:
+def diff_command(before: str, after: str, is_whole: bool, as_json: bool) -> None:
     """Show what differs between two releases.
 
-    From release BEFORE to release AFTER, by default the current one.
+    From release BEFORE to release AFTER, by default the current one: the metrics of the shipped labels, flipped items with
+    their text where the last run has them, class balance and params.
     """
-    from flows.releases.diff import compare_releases, describe_difference, tabulate_difference
+    from flows.releases.diff import compare_releases, describe_difference, read_texts, tabulate_difference
 
     with in_project() as root:
         difference = compare_releases(root, before, after)
         if as_json:
             click.echo(json.dumps(tabulate_difference(difference), indent=2, ensure_ascii=False))
         else:
-            click.echo(describe_difference(difference))
+            click.echo(describe_difference(difference, is_whole=is_whole, texts=read_texts(root, difference)))
 
 
 @releases_command.command("trace")

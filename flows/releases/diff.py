@@ -1,6 +1,6 @@
 """What differs between two releases, and how a label came about: as data and as text to read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from flows.releases.store import (
 )
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import DataError
+from tasks.report.evaluation import SHIPPED, name_method
+from tasks.tables import schemas
+from tasks.tables.parquet import read_rows, read_schema
+from tasks.tables.paths import ITEMS
 from tasks.tables.release_rows import RowChanges, compare_rows
 
 Scalar = float | int | str | bool | None
@@ -40,20 +44,27 @@ class Change:
 class Difference:
     """All that differs from release `before` to release `after`; what is equal is left out.
 
-    lfs: `<lf>.<votes, coverage, coverage_extended, agreement, threshold>`. model: learned parameters, by their path
-    in label_model.json and end_model.json. balance: share of each class among labels. inputs: paths of data and code that differ.
+    shipped: the method that `after` ships. lfs: `<lf>.<votes, coverage, coverage_extended, agreement,
+    threshold>`. model: learned parameters, by their path in label_model.json and end_model.json. balance: share of each
+    class among labels. inputs: paths of data and code that differ.
     """
 
     before: str
     after: str
     rows: RowChanges
     labels: Flips
+    shipped: str
     metrics: tuple[Change, ...]
     lfs: tuple[Change, ...]
     model: tuple[Change, ...]
     balance: tuple[Change, ...]
     params: tuple[Change, ...]
     inputs: tuple[str, ...]
+
+    @property
+    def shipped_metrics(self) -> tuple[Change, ...]:
+        """Those of `metrics` that are of the shipped labels."""
+        return tuple(change for change in self.metrics if change.name.split(".")[1:2] == [self.shipped])
 
 
 def compare_releases(root: Path, before: str, after: str) -> Difference:
@@ -72,6 +83,7 @@ def compare_releases(root: Path, before: str, after: str) -> Difference:
         after=new.id,
         rows=compare_rows(read_released_rows(old), read_released_rows(new)),
         labels=compare_labels(read_labels(old), read_labels(new)),
+        shipped=str(read_document(new, "end_model.json").get("shipped", SHIPPED)),
         metrics=_compare_documents(old, new, "metrics.json"),
         lfs=_compare(_flatten_lfs(old_figures.lfs), _flatten_lfs(new_figures.lfs)),
         model=(
@@ -111,35 +123,83 @@ def tabulate_difference(difference: Difference) -> dict[str, Any]:
     }
 
 
-def describe_difference(difference: Difference, *, shown: int = 20) -> str:
-    """`difference` for a reader; of each part the first `shown` lines and how many more there are."""
-    return "\n".join(_lines(difference, shown))
+def describe_difference(
+    difference: Difference, *, shown: int = 20, is_whole: bool = False, texts: Mapping[object, str] | None = None
+) -> str:
+    """Return `difference` for a reader: what it means for the shipped labels first, the other figures counted.
+
+    shown: lines of each part. is_whole: the other figures as well. texts: of flipped items, by id.
+    """
+    return "\n".join(_lines(difference, shown, is_whole, texts or {}))
 
 
-def _lines(difference: Difference, shown: int) -> Iterator[str]:
+def read_texts(root: Path, difference: Difference, count: int = 20) -> dict[object, str]:
+    """Return the text of the first `count` flipped items, by id: those that the last run of the project at `root` has.
+
+    Raises
+    ------
+    DataError
+        Its items are damaged.
+    """
+    ids = difference.labels.flipped[ITEM_ID].head(count)
+    if not len(ids) or not (root / ITEMS).exists() or read_schema(root / ITEMS)[ITEM_ID] != ids.dtype:
+        return {}
+    rows = read_rows(root / ITEMS, schemas.ITEMS, ids)
+    columns = [name for name, kind in rows.schema.items() if kind == pl.String and name not in (ITEM_ID, "split")]
+    return {row[ITEM_ID]: " ".join(row[columns[0]].split()) for row in rows.to_dicts() if columns and row[columns[0]]}
+
+
+def _lines(difference: Difference, shown: int, is_whole: bool, texts: Mapping[object, str]) -> Iterator[str]:
     labels = difference.labels
     yield f"{difference.before} -> {difference.after}"
+    yield f"shipped labels ({name_method(difference.shipped)}): {_count(difference.shipped_metrics, ' metric')}"
+    yield from _changes(difference.shipped_metrics, shown, skip=1)
     share = "" if labels.share is None else f" ({labels.share:.2%})"
     yield f"rows: {difference.rows.describe()}"
     yield f"labels: {labels.flipped.height:,} of {labels.common:,} common items flipped{share}"
     for item, old, new in labels.flipped.head(shown).iter_rows():
-        yield f"  {item}: {old} -> {new}"
+        text = texts.get(item, "")
+        yield f"  {item}: {old} -> {new}" + (f"  {text[:_TEXT]}{'…' if len(text) > _TEXT else ''}" if text else "")
     yield from _rest(labels.flipped.height, shown)
-    for title, changes in (
-        ("class balance", difference.balance),
-        ("metrics", difference.metrics),
-        ("labeling functions", difference.lfs),
-        ("label model", difference.model),
-        ("params", difference.params),
-    ):
-        yield f"{title}: {f'{len(changes):,} changed' if changes else 'no change'}"
-        for change in changes[:shown]:
-            yield f"  {change.name}: {_show(change.before)} -> {_show(change.after)}"
-        yield from _rest(len(changes), shown)
-    yield f"data and code: {f'{len(difference.inputs):,} changed' if difference.inputs else 'no change'}"
-    for path in difference.inputs[:shown]:
-        yield f"  {path}"
-    yield from _rest(len(difference.inputs), shown)
+    yield f"class balance: {_count(difference.balance)}"
+    yield from _changes(difference.balance, shown)
+    yield f"params: {_count(difference.params)}"
+    yield from _changes(difference.params, shown)
+    others = [change for change in difference.metrics if change not in difference.shipped_metrics]
+    rest = (("other metrics", others), ("labeling functions", difference.lfs), ("label model", difference.model))
+    if is_whole:
+        for title, changes in rest:
+            yield f"{title}: {_count(changes)}"
+            yield from _changes(changes, shown)
+        yield f"data and code: {_count(difference.inputs)}"
+        for path in difference.inputs[:shown]:
+            yield f"  {path}"
+        yield from _rest(len(difference.inputs), shown)
+        return
+    counted = [(title, len(changes)) for title, changes in (*rest, ("data and code", difference.inputs)) if changes]
+    if counted:
+        yield f"also changed: {', '.join(f'{title} {count:,}' for title, count in counted)}; --all lists them"
+
+
+_TEXT = 100
+"""Characters of a flipped item's text that are shown."""
+
+
+def _count(changes: Sequence[object], what: str = "") -> str:
+    plural = "s" if what and len(changes) > 1 else ""
+    return f"{len(changes):,}{what}{plural} changed" if changes else "no change"
+
+
+def _changes(changes: Sequence[Change], shown: int, *, skip: int = 0) -> Iterator[str]:
+    """A line each, with the difference of numbers."""
+    for change in changes[:shown]:
+        parts = change.name.split(".")
+        name = change.name if not skip else " ".join([*parts[:skip], *parts[skip + 1 :]])
+        gap = ""
+        if isinstance(change.before, float) and isinstance(change.after, float):
+            gap = f" ({change.after - change.before:+.4g})"
+        yield f"  {name}: {_show(change.before)} -> {_show(change.after)}{gap}"
+    yield from _rest(len(changes), shown)
 
 
 def _rest(count: int, shown: int) -> Iterator[str]:

@@ -12,11 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.watch.session import Score
-from flows.watch.view import FlipGroup, StageView, View
+from flows.watch.view import FlipGroup, LFRow, StageView, View
 from tasks.report.evaluation import name_method, order_methods
 
-_PAIRS = 8
+_PAIRS = 5
 """How many of the most frequent pairs of labels the page shows; JSON has all."""
+
+_LEAST = 3
+"""LFs that are shown however low the terminal is."""
+
+_NARROW = 24
+"""Characters that names of LFs and what they vote for are given at least."""
+
+_SPARE = ("overlaps", "on", "conflicts", "extended")
+"""Columns that go, in this order, where the terminal is too narrow for all."""
 
 _WIDTH = 120
 """Page width when standard output is not a terminal."""
@@ -71,10 +80,14 @@ def _without_nan(value: Any) -> Any:
 
 
 class TerminalPage:
-    """A page on a terminal, which each result replaces; anywhere else plain lines, each result below the last."""
+    """A page on a terminal, which each result replaces; anywhere else plain lines, each result below the last.
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    What changed since the last result is bold, with the difference, in green where more is better and in red where less
+    is worse. A page that is longer than the terminal leaves out LFs that did not change, and says how many.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
         self._last: View | None = None
         self._scores: dict[str, Score] = {}
 
@@ -93,20 +106,24 @@ class TerminalPage:
         if self._console.is_terminal:
             self._console.clear()
         steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in view.steps.items()) or "nothing to compute"
-        lines = [
-            Text(f"{time.strftime('%H:%M:%S')}  {view.seconds:.2f} s ({steps})", style="bold"),
-            self._tabulate_lfs(view),
-            Text(self._describe_coverage(view)),
+        below = [
+            self._describe_coverage(view),
             *self._tabulate_scores(view.scores, view.valid_gold),
-            *_describe_flips("labels", view.flipped, view.flips),
+            *_describe_flips("labels of the label model", "since the last result", view.flipped, view.flips),
             *(Text(f"note: {note}", style="yellow") for note in view.notes),
         ]
         if view.failures:
-            lines.append(Text(f"note: {view.failures:,} failures of LFs counted as abstains", style="yellow"))
+            below.append(Text(f"note: {view.failures:,} failures of LFs counted as abstains", style="yellow"))
         if view.follows:
-            lines.append(Text(f"follows, unless there is an edit first: {', '.join(view.follows)}", style="dim"))
-        self._console.print(Group(*lines))
+            below.append(Text(f"follows, unless there is an edit first: {', '.join(view.follows)}", style="dim"))
+        title = Text(f"{time.strftime('%H:%M:%S')}  {view.seconds:.2f} s ({steps})", style="bold")
+        # A line for the title, one for the table's head, one for LFs left out, one for the cursor.
+        room = self._console.height - self._count_lines(below) - 4 if self._console.is_terminal else len(view.lfs)
+        self._console.print(Group(title, *self._tabulate_lfs(view, max(room, _LEAST)), *below))
         self._last = view
+
+    def _count_lines(self, parts: list[Table | Text]) -> int:
+        return len(self._console.render_lines(Group(*parts), pad=False))
 
     def show_stage(self, view: StageView) -> None:
         """A few lines below the page."""
@@ -116,38 +133,56 @@ class TerminalPage:
             self._console.print(
                 Group(
                     *self._tabulate_scores(view.scores, gold),
-                    *_describe_flips("shipped labels", view.flipped, view.flips),
+                    *_describe_flips(
+                        "shipped labels", "since those of the last result that got so far", view.flipped, view.flips
+                    ),
                 )
             )
 
-    def _tabulate_lfs(self, view: View) -> Table:
+    def _tabulate_lfs(self, view: View, room: int) -> list[Table | Text]:
+        """The LFs in at most `room` lines, those that changed first."""
         before = {row.lf: row for row in self._last.lfs} if self._last else {}
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("LF", "votes for"):
-            table.add_column(name, overflow="ellipsis", no_wrap=True)
-        for name in ("coverage", "overlaps", "conflicts", "precision", "on", "threshold", "extended"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in view.lfs:
-            old = before.get(row.lf)
-            table.add_row(
-                row.lf,
-                row.polarity,
-                _share(row.coverage, None if old is None else old.coverage),
-                _share(row.overlaps),
-                _share(row.conflicts),
-                "-" if row.precision is None else f"{row.precision:.3f}",
-                f"{row.n_valid:,}",
-                "-" if row.threshold is None else f"{row.threshold:.4g}",
-                _share(row.extended, None if old is None else old.extended),
-                style=None if old == row or not before else "bold",
-            )
+        changed = {row.lf for row in view.lfs if before and before.get(row.lf) != row}
+        by_need = sorted(view.lfs, key=lambda row: row.lf not in changed)
+        count = min(len(view.lfs), room)
+        while True:
+            kept = {row.lf for row in by_need[:count]}
+            table = self._lay_out([row for row in view.lfs if row.lf in kept], before)
+            if count <= _LEAST or not self._console.is_terminal or self._count_lines([table]) <= room + 1:
+                break
+            count -= 1
+        found: list[Table | Text] = [table]
+        if rest := len(view.lfs) - count:
+            found.append(Text(f"{rest:,} other LFs{', not changed' if changed <= kept else ''}", style="dim"))
+        if gone := sorted(set(before) - {row.lf for row in view.lfs}):
+            found.append(Text(f"gone: {', '.join(gone)}", style="bold"))
+        return found
+
+    def _lay_out(self, shown: list[LFRow], before: dict[str, LFRow]) -> Table:
+        """The table of these LFs, without columns that the terminal is too narrow for; long names are wrapped, not cut."""
+        names = ["LF", "votes for", "coverage", "overlaps", "conflicts", "precision", "on", "threshold", "extended"]
+        rows = [_list_cells(row, before.get(row.lf), is_new=row.lf not in before and bool(before)) for row in shown]
+        for spare in _SPARE:
+            widths = [max([len(name), *(len(row[at]) for row in rows)]) for at, name in enumerate(names)]
+            if sum(widths[2:]) + 2 * len(names) + _NARROW <= self._console.width:
+                break
+            at = names.index(spare)
+            names, rows = names[:at] + names[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in names:
+            is_text = name in names[:2]
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
         return table
 
-    def _describe_coverage(self, view: View) -> str:
+    def _describe_coverage(self, view: View) -> Text:
         last = self._last
-        return (
-            f"of {view.items:,} items have a vote {_share(view.coverage, None if last is None else last.coverage)}, with extended votes "
-            f"{_share(view.coverage_extended, None if last is None else last.coverage_extended)}"
+        return Text.assemble(
+            f"of {view.items:,} items have a vote ",
+            _share(view.coverage, None if last is None else last.coverage),
+            ", with extended votes ",
+            _share(view.coverage_extended, None if last is None else last.coverage_extended),
         )
 
     def _tabulate_scores(self, scores: tuple[Score, ...], gold: int) -> list[Table | Text]:
@@ -171,10 +206,32 @@ class TerminalPage:
         return [table]
 
 
-def _describe_flips(what: str, flipped: int | None, flips: tuple[FlipGroup, ...]) -> list[Text]:
+def _list_cells(row: LFRow, old: LFRow | None, *, is_new: bool) -> list[Text]:
+    """The cells of an LF; what differs from `old` is bold."""
+
+    def plain(text: str, before: str | None) -> Text:
+        return Text(text, style="bold" if is_new or before not in (None, text) else "")
+
+    def threshold(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4g}"
+
+    return [
+        plain(row.lf, None),
+        plain(row.polarity.replace("|", ", "), None if old is None else old.polarity.replace("|", ", ")),
+        _share(row.coverage, None if old is None else old.coverage),
+        _share(row.overlaps, None if old is None else old.overlaps, is_good=None),
+        _share(row.conflicts, None if old is None else old.conflicts, is_good=False),
+        Text("-") if row.precision is None else _number(row.precision, None if old is None else old.precision),
+        plain(f"{row.n_valid:,}", None if old is None else f"{old.n_valid:,}"),
+        plain(threshold(row.threshold), None if old is None else threshold(old.threshold)),
+        _share(row.extended, None if old is None else old.extended),
+    ]
+
+
+def _describe_flips(what: str, against: str, flipped: int | None, flips: tuple[FlipGroup, ...]) -> list[Text]:
     if flipped is None:
         return []
-    lines = [Text(f"{flipped:,} {what} flipped", style="bold")]
+    lines = [Text(f"{flipped:,} {what} flipped {against}", style="bold" if flipped else "")]
     for group in flips[:_PAIRS]:
         first = ", ".join(str(item) for item in group.first) + (", ..." if group.count > len(group.first) else "")
         lines.append(Text(f"  {group.before} -> {group.after}: {group.count:,} ({first})"))
@@ -184,11 +241,21 @@ def _describe_flips(what: str, flipped: int | None, flips: tuple[FlipGroup, ...]
     return lines
 
 
-def _share(value: float, old: float | None = None) -> str:
-    change = "" if old is None or f"{value:.1%}" == f"{old:.1%}" else f" ({value - old:+.1%})"
-    return f"{value:.1%}{change}"
+def _share(value: float, old: float | None = None, *, is_good: bool | None = True) -> Text:
+    """A share in percent, and how many points it moved."""
+    change = "" if old is None or f"{value:.1%}" == f"{old:.1%}" else f"{100 * (value - old):+.1f}"
+    return _join(f"{value:.1%}", change, is_good)
 
 
-def _number(value: float, old: float | None = None) -> str:
-    change = "" if old is None or f"{value:.3f}" == f"{old:.3f}" else f" ({value - old:+.3f})"
-    return f"{value:.3f}{change}"
+def _number(value: float, old: float | None = None) -> Text:
+    """A number, and by how much it moved; more is better."""
+    change = "" if old is None or f"{value:.3f}" == f"{old:.3f}" else f"{value - old:+.3f}"
+    return _join(f"{value:.3f}", change, True)
+
+
+def _join(value: str, change: str, is_good: bool | None) -> Text:
+    """`value`, and the `change` in color; is_good: whether more is better, None where neither is."""
+    if not change:
+        return Text(value)
+    color = "" if is_good is None else "green" if change.startswith("+") == is_good else "red"
+    return Text.assemble((value, "bold"), " ", (change, f"bold {color}".strip()))

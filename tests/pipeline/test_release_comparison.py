@@ -12,12 +12,20 @@ from release_project import (
     Run,
     add_rows,
     release,
+    write_lock,
     write_run,
 )
 
 from flows.releases import lineage
 from flows.releases.create import RefusedError, create_release
-from flows.releases.diff import compare_releases, describe_difference, describe_trace, tabulate_difference, trace_label
+from flows.releases.diff import (
+    compare_releases,
+    describe_difference,
+    describe_trace,
+    read_texts,
+    tabulate_difference,
+    trace_label,
+)
 from flows.releases.last_run import describe_origin
 from flows.releases.lineage import read_log
 from flows.releases.new_rows import label_new_rows
@@ -27,14 +35,17 @@ from flows.releases.store import (
     list_releases,
 )
 from tasks.errors import DataError
-from tasks.tables.paths import SHIPPED_LABELS
+from tasks.tables import schemas
+from tasks.tables.files import write_json
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import END_MODEL_SUMMARY, ITEMS, METRICS, SHIPPED_LABELS
 from tasks.tables.release_rows import RowChanges, compare_rows
 
 # Comparing and tracing
 
 
 def test_who_shows_a_run_says_what_equal_runs_differ_in(root):
-    write_run(root, DEFAULT)
+    write_run(root, Run())
     said = describe_origin(root)
     assert re.fullmatch(
         rf"{root.name}, evaluated \d{{4}}-\d\d-\d\d \d\d:\d\d UTC, .*, labels [0-9a-f]{{12}}, not released", said
@@ -77,10 +88,40 @@ def test_the_difference_of_two_releases(root):
     assert difference.rows == RowChanges(kept=4, new=1, changed=0, deleted=0)
     assert table["rows"] == {"kept": 4, "new": 1, "changed": 0, "deleted": 0}
     assert "rows: 1 new, 0 changed, 0 deleted, 4 kept" in text
+    assert "hello.threshold" not in text and "; --all lists them" in text.splitlines()[-1]
+    whole = describe_difference(difference, is_whole=True)
+    assert "  hello.threshold: 0.5 -> 0.75 (+0.25)" in whole and "--all" not in whole
     back = compare_releases(root, after, before)
     assert (back.labels.new, back.labels.deleted, back.rows.deleted) == (0, 1, 1)
     same = compare_releases(root, before, before)
     assert same.labels.flipped.is_empty() and (same.lfs, same.inputs) == ((), ())
+
+
+def test_the_shipped_labels_come_first_and_flipped_items_have_their_text(root):
+    def measure(accuracy: float) -> None:
+        write_json(root / METRICS, {"valid": {name: {"accuracy": accuracy} for name in ("majority_vote", "end_model")}})
+        write_json(root / END_MODEL_SUMMARY, {"bandwidth": 0.5, "shipped": "end_model"})
+        write_lock(root)
+
+    write_run(root, Run())
+    measure(0.75)
+    before = release(root)
+    write_run(root, Run(labels=(0, 1, 1, 1)))
+    measure(0.5)
+    items = pl.read_parquet(root / ITEMS)
+    write_table(root / ITEMS, items.with_columns(text=pl.lit("a  text\n") + pl.col("item_id")), schemas.ITEMS)
+    write_lock(root)
+    difference = compare_releases(root, before, release(root, accept="test"))
+    lines = describe_difference(difference, texts=read_texts(root, difference)).splitlines()
+    assert lines[1:3] == [
+        "shipped labels (End model on nearvote): 1 metric changed",
+        "  valid accuracy: 0.75 -> 0.5 (-0.25)",
+    ]
+    assert "  c: ham -> spam  a text c" in lines
+    assert "valid.majority_vote.accuracy" not in "\n".join(lines)
+    assert "  valid.majority_vote.accuracy: 0.75 -> 0.5 (-0.25)" in describe_difference(difference, is_whole=True)
+    (root / ITEMS).unlink()
+    assert read_texts(root, difference) == {}
 
 
 def test_each_release_counts_its_rows_against_the_one_before(root):
