@@ -8,6 +8,8 @@ import polars as pl
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
+from tasks.exchange.contents import require_decisions
+from tasks.exchange.formats import ANNOTATIONS
 from tasks.params import read_params
 from tasks.readers.gold_tables import combine_parts, make_part, read_decisions
 from tasks.readers.raw_tables import read_raw_table
@@ -28,8 +30,10 @@ class Columns:
     by: str
 
 
-def import_decisions(root: Path, file: Path, columns: Columns, name: str) -> Iterator[str]:
+def import_decisions(root: Path, file: Path, columns: Columns, name: str, form: str | None = None) -> Iterator[str]:
     """Lines on what was done, once the decisions in `file` that are new stand in the table `name` of the project at `root`.
+
+    form: the tool whose export the file is; None: a table with these `columns`.
 
     Raises
     ------
@@ -39,8 +43,13 @@ def import_decisions(root: Path, file: Path, columns: Columns, name: str) -> Ite
     params = read_params(root)
     ids = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])[ITEM_ID]
     folder = root / params.gold.source
-    raw = read_raw_table(file.parent, file).table
-    part = make_part(file, _name_columns(file, raw, columns), by=columns.by, id_type=ids.dtype)
+    if form is None:
+        raw = _name_columns(file, read_raw_table(file.parent, file).table, columns)
+    else:
+        brought_in = ANNOTATIONS[form](file)
+        raw = require_decisions(file, brought_in)
+        yield from (f"note: {remark}" for remark in brought_in.remarks)
+    part = make_part(file, raw, by=columns.by, id_type=ids.dtype)
     brought = combine_parts([part], ids, params.classes, ())
     known = read_decisions(folder, ids, params.classes).table.with_columns(is_known=True)
     joined = brought.table.join(known, on=[ITEM_ID, "annotator"], how="left", suffix="_known", maintain_order="left")

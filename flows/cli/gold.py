@@ -41,16 +41,17 @@ def add_command(item: str, label: str | None, annotator: str, split: str | None,
 
 
 @gold_command.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--format", "form", type=click.Choice(["label-studio", "argilla", "prodigy"]), help="The tool whose export FILE is.")  # fmt: skip
 @click.option("--to", "name", help=f"The table in gold/ to add to; by default {DECISIONS}.")
 @click.option("--item-id", default="item_id", show_default=True, help="The column with the ids.")
 @click.option("--label", default="label", show_default=True, help="The column with class names or positions.")
 @click.option("--annotator", help="The column with names of annotators; by default annotator, if there is one.")
 @click.option("--by", help="Who decided all of it, where no column says so; by default the name of FILE.")
 def import_command(
-    file: Path, name: str | None, item_id: str, label: str, annotator: str | None, by: str | None
+    file: Path, form: str | None, name: str | None, item_id: str, label: str, annotator: str | None, by: str | None
 ) -> None:
-    """Add the decisions in FILE: Parquet, CSV or JSONL.
+    """Add the decisions in FILE: Parquet, CSV, JSONL, or with --format an export of another tool.
 
     What is known already is not added again, so that the same export can be brought in each time it has grown.
     """
@@ -59,7 +60,7 @@ def import_command(
     columns = Columns(item_id=item_id, label=label, annotator=annotator, by=by or file.name)
     file = file.resolve()
     with in_project() as root:
-        for line in import_decisions(root, file, columns, name or DECISIONS):
+        for line in import_decisions(root, file, columns, name or DECISIONS, form):
             click.echo(line)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from flows.cli.explain import explain_command
+from flows.cli.export import export_command
 from flows.cli.gold import gold_command
+from flows.cli.import_data import import_command
 from flows.cli.init import init_command
 from flows.cli.items import items_command
 from flows.cli.label_new import label_new_command
@@ -113,6 +115,8 @@ for command in (
     server_command,
     notify_command,
     gold_command,
+    import_command,
+    export_command,
     label_new_command,
     release_command,
     releases_command,

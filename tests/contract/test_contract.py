@@ -64,7 +64,7 @@ FLOORS = (
     ("tasks.cache", "tasks.compute"),
     ("tasks.tables",),
     ("tasks.readers",),
-    ("tasks.lf", "tasks.neighbors", "tasks.report"),
+    ("tasks.lf", "tasks.neighbors", "tasks.report", "tasks.exchange"),
     ("tasks",),
     ("tasks.queries",),
     ("lfs",),

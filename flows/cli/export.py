@@ -1,0 +1,62 @@
+"""`epoxy export`: labels in a form that another tool reads."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.runner.project import in_project
+
+if TYPE_CHECKING:
+    from tasks.queries.next_items import Strategy
+
+FORMS = ("parquet", "csv", "jsonl", "hugging-face", "wrench", "label-studio", "argilla")
+
+
+@click.command("export")
+@click.argument("form", metavar="FORMAT", type=click.Choice(FORMS))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--release", help="Labels of this release (current, or an id) instead of the last run.")
+@click.option(
+    "--next", "next_count", type=click.IntRange(min=1), help="Only so many items, as epoxy next proposes them."
+)
+@click.option("--by", "strategy", type=click.Choice(["random", "mixed"]), default="random", show_default=True, help="With --next: how they are chosen.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="With --next: of what is drawn.")
+@click.option("--text", help="The column that people read; by default the one that is encoded, or text.")
+@click.option("--test-gold", is_flag=True, help="Write gold of train and test, too.")
+@click.option(
+    "--spreadsheet", is_flag=True, help="In CSV, put an apostrophe before what a spreadsheet takes for a formula."
+)
+@click.option("--replace", is_flag=True, help="Replace what is at PATH.")
+def export_command(
+    form: str,
+    path: Path,
+    release: str | None,
+    next_count: int | None,
+    strategy: "Strategy",
+    seed: int,
+    text: str | None,
+    test_gold: bool,
+    spreadsheet: bool,
+    replace: bool,
+) -> None:
+    """Write labels, joined with the items' columns, to PATH as FORMAT.
+
+    parquet, csv and jsonl are files with a row per item. hugging-face, wrench, label-studio (tasks with predictions) and
+    argilla (records with suggestions) are folders. Gold of valid is written where it is known.
+    """
+    from flows.export import Choice, export_labels
+
+    choice = Choice(
+        release=release,
+        text=text,
+        next_count=next_count,
+        strategy=strategy,
+        seed=seed,
+        withheld_gold=test_gold,
+        is_for_spreadsheet=spreadsheet,
+    )
+    path = path.absolute()
+    with in_project() as root:
+        for line in export_labels(root, form, path, choice, replace=replace):
+            click.echo(line)

@@ -1,0 +1,153 @@
+"""Argilla's data sets on disk (2.x): records with the shipped label as a suggestion out, records with responses in.
+
+Out, a folder that `rg.Dataset.from_disk` takes: `records.json`, `.argilla/settings.json` and `.argilla/dataset.json`. In, such
+a folder as `dataset.to_disk` writes it, or the file that `dataset.records(with_responses=True).to_json` writes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.core.types import ITEM_ID
+from tasks.exchange.contents import (
+    DECISIONS,
+    Brought,
+    Field,
+    Labeled,
+    read_json_file,
+    refuse,
+    require_object,
+    tabulate,
+    to_plain,
+)
+from tasks.tables.files import write_json
+
+QUESTION = "label"
+"""What the question for the class is called."""
+
+_REMEDY = "Export it with dataset.to_disk(folder), or dataset.records(with_responses=True).to_json(file)."
+
+
+def write_records(folder: Path, labeled: Labeled) -> None:
+    """Write a record per item, whose id is the item's, and settings with a question for the class."""
+    records = []
+    for row in labeled.table.iter_rows(named=True):
+        suggestion = {
+            "value": row["label"],
+            "score": row[labeled.probabilities[labeled.classes.index(row["label"])]],
+            "agent": f"epoxy-flow {labeled.source}",
+        }
+        metadata = {name: row[name] for name in labeled.columns if name != labeled.text and row[name] is not None}
+        record: dict[str, Any] = {
+            "id": str(row[ITEM_ID]),
+            "fields": {"text": str(row[labeled.text] or "")},
+            "metadata": to_plain(metadata),
+        }
+        record |= {
+            "suggestions": {QUESTION: suggestion},
+            "responses": {},
+            "vectors": {},
+            "status": "pending",
+            "_server_id": None,
+        }
+        records.append(record)
+    write_json(folder / "records.json", records)
+    options = [{"text": name, "value": name} for name in labeled.classes]
+    field = {"name": "text", "title": "text", "required": True, "settings": {"type": "text", "use_markdown": False}}
+    asked: dict[str, Any] = {"name": QUESTION, "title": QUESTION, "required": True}
+    asked |= {"settings": {"type": "label_selection", "options": options, "visible_options": None}}
+    settings: dict[str, Any] = {
+        "guidelines": None,
+        "fields": [field],
+        "questions": [asked],
+        "vectors": [],
+        "metadata": [],
+    }
+    settings |= {
+        "allow_extra_metadata": True,
+        "distribution": {"strategy": "overlap", "min_submitted": 1},
+        "mapping": None,
+    }
+    write_json(folder / ".argilla" / "settings.json", settings)
+    write_json(folder / ".argilla" / "dataset.json", {"name": labeled.name, "allow_extra_metadata": True})
+
+
+def read_records(path: Path, *, question: str | None = None) -> Brought:
+    """Items, whose ids are those of the records, and what each user answered to `question`, by default the only one.
+
+    Raises
+    ------
+    DataError
+        The file holds no records, or answers are no single classes.
+    """
+    path = path / "records.json" if path.is_dir() else path
+    records = read_json_file(path, _REMEDY)
+    if not isinstance(records, list) or not records:
+        raise refuse(path, "the file", "records", got=records, expected="a list of records", remedy=_REMEDY)
+    found = [require_object(path, f"record {number}", "record", one, _REMEDY) for number, one in enumerate(records)]
+    asked = _find_question(path, found, question)
+    rows, decisions = [], []
+    for number, record in enumerate(found):
+        item = record.get("id")
+        where = f"record {number if item is None else item}"
+        if not isinstance(item, str | int):
+            raise refuse(path, where, "id", got=item, expected="the item's id", remedy="Give each record an id.")
+        parts = {
+            kind: require_object(path, where, kind, record.get(kind) or {}, _REMEDY)
+            for kind in ("fields", "metadata", "responses")
+        }
+        data = parts["metadata"] | parts["fields"]
+        rows.append({ITEM_ID: str(item)} | {name: value for name, value in data.items() if name != ITEM_ID})
+        answers = parts["responses"].get(asked) or []
+        if not isinstance(answers, list):
+            raise refuse(path, where, f"responses.{asked}", got=answers, expected="a list of answers", remedy=_REMEDY)
+        for answer in answers:
+            said = require_object(path, where, f"responses.{asked}", answer, _REMEDY)
+            if said.get("status") in ("draft", "discarded") or said.get("value") is None:
+                continue
+            if not isinstance(said["value"], str):
+                raise refuse(
+                    path, where, f"responses.{asked}.value", got=said["value"], expected="the name of a class",
+                    remedy="Ask with a LabelQuestion, or name another question with --label.",
+                )  # fmt: skip
+            user = said.get("user_id")
+            decisions.append(
+                {ITEM_ID: str(item), "label": said["value"], "annotator": None if user is None else str(user)}
+            )
+    table, mixed = tabulate(rows)
+    return Brought(
+        items=table,
+        decisions=pl.DataFrame([decision | {"time": None} for decision in decisions], schema=DECISIONS),
+        fields=(
+            Field(name="id", became=ITEM_ID),
+            *(
+                Field(
+                    name=f"fields or metadata, {name}",
+                    became=f"column {name}" + (" (JSON in text)" if name in mixed else ""),
+                )
+                for name in table.columns
+                if name != ITEM_ID
+            ),
+            Field(name=f"responses.{asked}", became=f"{len(decisions):,} decisions; user_id is the annotator"),
+            Field(name="suggestions, vectors, status", became="left out"),
+        ),
+    )
+
+
+def _find_question(path: Path, records: list[dict[str, Any]], question: str | None) -> str:
+    """The question whose answers count."""
+    names = sorted(
+        {
+            name
+            for record in records
+            for name in (record.get("responses") or {})
+            if isinstance(record.get("responses"), dict)
+        }
+    )
+    chosen = question or (QUESTION if QUESTION in names or not names else names[0])
+    if (names and chosen not in names) or (question is None and chosen != QUESTION and len(names) > 1):
+        raise refuse(
+            path, "the file", "responses", got=names, expected="answers to a question", remedy="Name it with --label."
+        )
+    return chosen
