@@ -65,7 +65,7 @@ def test_folders_hold_all_items(project: Path) -> None:
     epoxy("export", "hugging-face", "set")
     found = read_data_set(Path("set")).items
     assert found is not None and found.height == 100
-    assert "the last run" in Path("set/README.md").read_text()
+    assert "the last run" in Path("set/README.md").read_text(encoding="utf-8")
     epoxy("export", "wrench", "bench", "--test-gold")
     brought = read_wrench(Path("bench"))
     assert brought.items is not None and brought.votes is not None
@@ -79,21 +79,21 @@ def test_annotations_come_back_as_gold(tool: str, project: Path) -> None:
     epoxy("export", tool, "asked", "--next", "5")
     proposed = json.loads(epoxy("next", "--limit", "5", "--json"))["items"]
     if tool == "label-studio":
-        tasks = json.loads(Path("asked/tasks.json").read_text())
+        tasks = json.loads(Path("asked/tasks.json").read_text(encoding="utf-8"))
         for number, task in enumerate(tasks):
             result = [{"type": "choices", "from_name": "label", "to_name": "text", "value": {"choices": ["spam"]}}]
             task |= {"id": number, "annotations": [{"completed_by": {"email": "ann"}, "result": result}]}
-        Path("back.json").write_text(json.dumps(tasks))
+        Path("back.json").write_text(json.dumps(tasks), encoding="utf-8")
         back, by = "back.json", "ann"
     else:
-        records = json.loads(Path("asked/records.json").read_text())
+        records = json.loads(Path("asked/records.json").read_text(encoding="utf-8"))
         for record in records:
             record["responses"] = {"label": [{"value": "spam", "user_id": "u1"}]}
-        Path("asked/records.json").write_text(json.dumps(records))
+        Path("asked/records.json").write_text(json.dumps(records), encoding="utf-8")
         back, by = "asked", "u1"
     assert "5 decisions added" in epoxy("gold", "import", back, "--format", tool)
     assert "0 decisions added to gold/decisions.jsonl, 5 were known" in epoxy("gold", "import", back, "--format", tool)
-    lines = [json.loads(line) for line in Path("gold/decisions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("gold/decisions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(line["item_id"], line["label"], line["annotator"]) for line in lines} == {
         (item["item_id"], "spam", by) for item in proposed
     }
@@ -111,7 +111,7 @@ def test_what_comes_in_is_a_project(project: Path) -> None:
     assert "there already" in refused("import", "hugging-face", "set")
     epoxy("init", "new", "--items", "imported/items.parquet")
     assert Path("new/data/raw/items.parquet").is_file()
-    Path("L.csv").write_text("offer,hello\n" + "-1,0\n" * 100)
+    Path("L.csv").write_text("offer,hello\n" + "-1,0\n" * 100, encoding="utf-8")
     said = epoxy(
         "import", "snorkel", "L.csv", "--classes", "ham,spam", "--ids", "imported/items.parquet", "--to", "more"
     )
