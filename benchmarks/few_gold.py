@@ -23,7 +23,7 @@ from tasks.__main__ import STAGES, run_stage
 from tasks.core.classifiers.end_model import Student
 from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.ties import score_labels
-from tasks.core.types import ITEM_ID, Float64, GoldRows, Int64
+from tasks.core.types import ITEM_ID, GoldRows, Int64
 from tasks.params import TrainParams, read_params
 from tasks.tables.files import write_json
 from tasks.tables.paths import END_MODEL_SUMMARY, WITHHELD_GOLD
@@ -144,8 +144,7 @@ def fit_draw(task: Task, gold: GoldRows | None, students: dict[bytes, Student]) 
 
 
 def _judge(task: Task, fitted: train.FittedLabels) -> float:
-    posterior: Float64 = (fitted.end if fitted.shipped == "end_model" else fitted.nearvote).posterior
-    return float(score_labels(posterior[task.tests], task.test_gold).mean())
+    return float(score_labels(fitted.posterior[task.tests], task.test_gold).mean())
 
 
 def find_losses(results: list[Result]) -> list[Result]:

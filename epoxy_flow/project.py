@@ -203,7 +203,7 @@ class Project:
         return choose_next(self._data, count=count, strategy=strategy, seed=seed).rows
 
     def labels(self, *, release: str | None = None) -> pl.DataFrame:
-        """Return the labels of the last run, or of `release`: item_id, label, p_<class>, original_votes.
+        """Return the labels of the last run, or of `release`: item_id, label, p_<class>, original_votes, is_certified.
 
         Raises
         ------

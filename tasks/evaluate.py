@@ -22,6 +22,7 @@ from tasks.report.evaluation import (
     BASELINE,
     SHIPPED,
     Balance,
+    Certified,
     Coverage,
     EmbeddingFitness,
     Estimate,
@@ -35,6 +36,7 @@ from tasks.report.evaluation import (
 from tasks.report.examples import Labeled, find_examples
 from tasks.report.facts import (
     describe_agreement,
+    describe_certified,
     describe_end_model,
     describe_fit,
     describe_fitness,
@@ -101,6 +103,7 @@ class Inputs:
     summary: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
+    certified: Certified
     fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
@@ -172,6 +175,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     with _open_summary(root / END_MODEL_SUMMARY) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
         balances = [read_balance("Model of the shipped labels", found, classes)]
+        certified = describe_certified(found)
     with _open_summary(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
         facts += [Fact(name="Label model on votes", value=describe_label_model(found))]
@@ -204,6 +208,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         summary=summary,
         curves=read_csv(root / THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=curve_metric,
+        certified=certified,
         fitness=fitness,
         facts=tuple(facts),
         findings=findings,
@@ -234,6 +239,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         shipped=inputs.shipped,
         confusion=confusion,
         label_counts=tuple(np.bincount(inputs.labels, minlength=k).tolist()),
+        certified=inputs.certified,
         lfs=tabulate_lfs(
             inputs.lfs,
             original=inputs.original,

@@ -5,6 +5,7 @@ before: only rows that the run itself labeled lend votes. What differs from a re
 
 - the run's estimates stay: features, vote head, reliabilities, bandwidth, class balance, weights, thresholds;
 - a row on which LFs vote asks the vote head as it is, where the fit had asked one that had not seen the row's votes;
+- a row is certified from the run's least probability on, which was found for rows like the run's;
 - neighbors are found by exact search, whatever the index, among the support that is still there as it was;
 - extended votes and their provenance follow from the neighbors and the release's thresholds.
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.certificate import find_certified
 from tasks.core.classifiers.end_model import predict_end_model
 from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map
@@ -100,7 +102,10 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
         old = read_table(release / name, schema)
         if kept.schema[ITEM_ID] != old.schema[ITEM_ID]:
             return fresh
-        return pl.concat([old.join(kept, on=ITEM_ID, how="semi", maintain_order="left"), fresh]).sort(ITEM_ID, *by)
+        old = old.join(kept, on=ITEM_ID, how="semi", maintain_order="left")
+        if "is_certified" in fresh.columns and "is_certified" not in old.columns:
+            old = old.with_columns(is_certified=False)  # a release of before there were certificates
+        return pl.concat([old, fresh]).sort(ITEM_ID, *by)
 
     id_type = rows.schema[ITEM_ID]
     position = {lf: number for number, lf in enumerate(model.lfs)}
@@ -170,6 +175,7 @@ def _label(
             for c, name in enumerate(model.classes)
         ),
         pl.Series("original_votes", (L[new] != ABSTAIN).sum(axis=1, dtype=np.int32)),
+        pl.Series("is_certified", find_certified(posterior, model.certified_from)),
     )
     lenders = rows[ITEM_ID].gather(needed)
     found = nearest.similarity

@@ -329,13 +329,23 @@ class FitParams(Section):
         return self
 
 
+class CertifyParams(Section):
+    """Which labels are certified, on gold of valid."""
+
+    error_rate: float = Field(default=0.05, gt=0, lt=1)
+    """What share of the certified labels may be wrong."""
+    confidence: float = Field(default=0.9, gt=0, lt=1)
+    """How sure that is."""
+
+
 class TrainParams(Section):
     """The shipped labels: nearvote, then a classifier on the embeddings."""
 
     class_balance: Literal["estimated", "uniform"] | tuple[Annotated[float, Field(gt=0, lt=1)], ...] = "estimated"
     """P(class): estimated from the votes and valid gold, uniform, or given in the order of `classes`."""
     gold: Literal["valid", "none"] = "valid"
-    """Whether the model may learn from gold of valid items."""
+    """Whether the model may learn from gold of valid items; either way it judges which labels are certified."""
+    certify: CertifyParams = CertifyParams()
     seed: int = Field(0, ge=0)
     """Seed of the folds in which gold and votes are held out."""
 

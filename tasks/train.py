@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.certificate import Certificate, certify, find_certified
 from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import (
     END_WORK,
@@ -45,8 +46,9 @@ from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows
 from tasks.errors import DataError
-from tasks.params import Metric, TrainParams
+from tasks.params import CertifyParams, Metric, TrainParams
 from tasks.progress import Progress
+from tasks.report.certificate import tabulate_certificate
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
@@ -90,6 +92,8 @@ class Inputs:
     metric: Metric
     gold: GoldRows | None
     """Gold of valid items, None where there is none or params forbid it."""
+    judges: GoldRows | None
+    """Gold of valid items, None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +156,11 @@ class FittedLabels:
     end: EndModel
     shipped: Method
 
+    @property
+    def posterior(self) -> Float64:
+        """That of the shipped labels, (n, k)."""
+        return self.end.posterior if self.shipped == "end_model" else self.nearvote.posterior
+
 
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     """Write labels, predictions and a description of the end model of the project at `root`.
@@ -172,12 +181,21 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         with Progress("fitting gold alone", total=WHOLE) as progress:
             gold_only = fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
         methods["gold_only"] = np.exp(gold_only)
-    labels = _tabulate_labels(inputs, methods[shipped], balance, classes)
+    certificate = certify_labels(fitted, inputs.judges, params.certify)
+    labels = _tabulate_labels(inputs, fitted, certificate, classes)
     judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
     predictions = schemas.tabulate_predictions(inputs.items, judged)
     write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(classes))
     write_table(root / END_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = _describe(inputs, shipped, head, nearvote, end, balance, bandwidth, classes, params)
+    description["certificate"] = tabulate_certificate(
+        certificate,
+        params.certify,
+        is_certified=labels["is_certified"].to_numpy(),
+        labels=pick_labels(fitted.posterior, balance),
+        gold_rows=0 if inputs.judges is None else len(inputs.judges.rows),
+        classes=classes,
+    )
     write_json(root / END_MODEL_SUMMARY, description)
     gold = fitted.lookout if _can_learn_from_gold(inputs) else None
     model = SavedModel(
@@ -195,9 +213,11 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         end=end.parameters,
         gold_vectors=vectors[gold.rows] if gold else vectors[:0],
         gold_classes=gold.classes if gold else np.empty(0, np.int64),
+        certified_from=certificate.threshold,
     )
     write_model(root / END_MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)
+    print(f"train: {description['certificate']['summary']}", file=sys.stderr)
 
 
 def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> Evidence:
@@ -278,14 +298,31 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
             "items, so there is nothing to learn from. Check the labeling functions, then run 'dvc repro apply'."
         )
     metric = read_description(root).metric
-    gold = find_gold_rows(read_gold(root, items, k)) if params.gold == "valid" else None
+    known = find_gold_rows(read_gold(root, items, k))
+    judges = known if len(known.rows) else None
     return Inputs(
         items=items,
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
         votes=votes,
         points=read_scaled_embeddings(root, items, metric, (root / END_MODEL_SUMMARY).parent),
         metric=metric,
-        gold=gold if gold is not None and len(gold.rows) else None,
+        gold=judges if params.gold == "valid" else None,
+        judges=judges,
+    )
+
+
+def certify_labels(fitted: FittedLabels, judges: GoldRows | None, params: CertifyParams) -> Certificate:
+    """Return which of the labels `fitted` are certified by the gold rows `judges`, held out where they taught anything."""
+    posterior = fitted.posterior
+    rows, classes = (judges.rows, judges.classes) if judges is not None else (np.empty(0, np.int64),) * 2
+    learned = fitted.shipped == "end_model" and len(fitted.end.held_out) > 0
+    judged = fitted.end.held_out if learned else posterior[rows]
+    return certify(
+        judged.max(axis=1),
+        pick_labels(judged, fitted.balance) != classes,
+        posterior.max(axis=1),
+        params.error_rate,
+        params.confidence,
     )
 
 
@@ -348,10 +385,14 @@ def _log(probabilities: Float64) -> Float64:
     return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
-def _tabulate_labels(inputs: Inputs, posterior: Float64, balance: Float64, classes: tuple[str, ...]) -> pl.DataFrame:
-    columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(posterior, balance)]}
+def _tabulate_labels(
+    inputs: Inputs, fitted: FittedLabels, certificate: Certificate, classes: tuple[str, ...]
+) -> pl.DataFrame:
+    posterior = fitted.posterior
+    columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(posterior, fitted.balance)]}
     columns |= {probability_column(name): np.ascontiguousarray(posterior[:, c]) for c, name in enumerate(classes)}
     columns["original_votes"] = (inputs.votes != ABSTAIN).sum(axis=1, dtype=np.int32)
+    columns["is_certified"] = find_certified(posterior, certificate.threshold)
     return inputs.items.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 

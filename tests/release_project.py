@@ -99,6 +99,7 @@ def write_run(root: Path, run: Run) -> None:
             "p_ham": [1 - p for p in P],
             "p_spam": P,
             "original_votes": pl.Series(original, dtype=pl.Int32),
+            "is_certified": [label == 0 for label in run.labels],
         }
     )
     write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(CLASSES))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--label", "labels", multiple=True, metavar="CLASS", help="Shipped with this label. May be repeated.")
 @click.option("--gold", multiple=True, metavar="CLASS", help="Whose gold is this class. May be repeated.")
 @click.option("--with-gold/--without-gold", "has_gold", default=None, help="Whose gold is known, or is not.")
+@click.option("--certified/--uncertified", "certified", default=None, help="Whose label is certified, or is not.")
 @click.option("--right/--wrong", default=None, help="Labeled right, or wrong, by --method, where gold is known.")
 @click.option("--method", default="shipped", show_default=True, help="Whose labels --right and --wrong are about.")
 @click.option("--vote", "votes", multiple=True, metavar="LF[=CLASS]", help="On which LF votes, itself or by extension.")

@@ -17,6 +17,7 @@ from flows.releases.manifest import (
     MANIFEST,
     ROWS,
     TABLES,
+    CertifiedLabels,
     Manifest,
     compute_checksum,
     compute_id,
@@ -27,10 +28,10 @@ from flows.releases.records import next_sequence, read_commit
 from flows.releases.store import LOG, Release, check_file, read_release, validate_contents
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.params import FILE, read_params
+from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import sync_folder
-from tasks.tables.parquet import write_table
+from tasks.tables.parquet import read_table, write_table
 from tasks.tables.release_rows import read_rows
 
 _PACKAGES = ("epoxy-flow", "numpy", "polars", "pyarrow", "faiss-cpu", "flyingsquid", "pgmpy", "scikit-learn", "dvc")
@@ -78,6 +79,7 @@ def assemble_candidate(root: Path, part: Path, new_rows: NewRows | None) -> Mani
         classes=checked.classes,
         items=figures.items,
         labels=figures.labels,
+        certified=_count_certified(part, checked),
         files=dict(sorted(files.items())),
         inputs=dict(sorted(inputs.items())),
         lf_sources=lf_sources,
@@ -116,6 +118,21 @@ def _copy_base(part: Path, base: Release) -> dict[str, FileEntry]:
         if name.removesuffix(".parquet") not in TABLES:
             files[name] = copy_file(check_file(base, name), part / name).entry
     return files
+
+
+def _count_certified(part: Path, params: Params) -> CertifiedLabels | None:
+    """Which labels in folder `part` are certified; None where they are of a version that had no certificates."""
+    labels = read_table(part / "labels.parquet", schemas.end_labels(params.classes))
+    if "is_certified" not in labels.columns:
+        return None
+    certified = labels.filter("is_certified")
+    counts = dict(certified["label"].value_counts().iter_rows())
+    return CertifiedLabels(
+        error_rate=params.train.certify.error_rate,
+        confidence=params.train.certify.confidence,
+        items=certified.height,
+        labels={name: counts.get(name, 0) for name in params.classes},
+    )
 
 
 def _schemas(classes: Sequence[str], votes: pl.DataFrame) -> dict[str, schemas.TableSchema]:

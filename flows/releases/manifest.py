@@ -48,13 +48,25 @@ TABLES = ("labels", "votes", "provenance", "rows")
 """The tables that a release of new rows has anew; all its other files are those of its base."""
 
 
+class CertifiedLabels(Frozen):
+    """Which labels of a release are certified: with `confidence` at most a share `error_rate` of them are wrong.
+
+    labels: their number by class; none where gold could not tell.
+    """
+
+    error_rate: float
+    confidence: float
+    items: int
+    labels: dict[str, int]
+
+
 class Manifest(Frozen):
     """manifest.json: what a release is made of and from.
 
     mode: `run`, the pipeline ran on all rows; `label-new`, rows that release `base` did not know were labeled with its
     model, and `rows` counts them. files: by name. inputs: DVC's hash of everything the pipeline read and wrote, by
     path, code included (label-new: the base's, and what tells the new rows). lf_sources: SHA-256 of each file below
-    lfs/. sequence: when it was first made, counted, not timed. checksum: of the rest.
+    lfs/. certified: None in releases of earlier versions. sequence: when it was first made, counted, not timed. checksum: of the rest.
     """
 
     format: Literal[2]
@@ -66,6 +78,7 @@ class Manifest(Frozen):
     classes: tuple[str, ...]
     items: int
     labels: dict[str, int]
+    certified: CertifiedLabels | None = None
     files: dict[str, FileEntry]
     inputs: dict[str, str]
     lf_sources: dict[str, str]
@@ -85,7 +98,9 @@ def compute_id(files: Mapping[str, FileEntry], inputs: Mapping[str, str]) -> str
 
 def compute_checksum(manifest: Manifest) -> str:
     """The hash of `manifest` without its checksum."""
-    return _hash(json.loads(manifest.model_dump_json(exclude={"checksum"})))
+    # A release of before there were certificates has a checksum without them.
+    unknown = {"certified"} if manifest.certified is None else set()
+    return _hash(json.loads(manifest.model_dump_json(exclude={"checksum"} | unknown)))
 
 
 def encode_json(value: Frozen) -> bytes:

@@ -27,6 +27,8 @@ def write_address(query: ItemQuery, *, page: int = 1, release: str | None = None
     ]
     if query.has_gold is not None:
         pairs.append(("has_gold", _write_bool(query.has_gold)))
+    if query.certified is not None:
+        pairs.append(("certified", _write_bool(query.certified)))
     if query.right is not None:
         pairs.append(("right", _write_bool(query.right)))
     if query.method != SHIPPED:
@@ -73,6 +75,7 @@ def read_address(pairs: Sequence[tuple[str, str]]) -> tuple[ItemQuery, int, str 
         labels=tuple(values.get("label", ())),
         gold=tuple(values.get("gold", ())),
         has_gold=_read_bool(first, "has_gold"),
+        certified=_read_bool(first, "certified"),
         right=_read_bool(first, "right"),
         method=first.get("method", SHIPPED),
         votes=(VoteFilter(lf=first["lf"], vote=first.get("vote"), source=source),) if "lf" in first else (),

@@ -55,7 +55,7 @@ class ItemQuery:
     """A question for items. Fields that are empty or None set no condition.
 
     ids: item ids, as text or numbers. splits, labels (shipped), gold (classes): any of these. has_gold: whether gold is
-    known. right: whether `method` (of the report, or `shipped`) gives the gold class; a tie is not right. votes: all of
+    known. certified: whether the label may be used unseen. right: whether `method` (of the report, or `shipped`) gives the gold class; a tie is not right. votes: all of
     these votes. wrong_lf: an LF whose vote, original or extended, is not the gold class. conflict: two LFs that vote for
     different classes. covered: what covers the item. near_threshold: the largest gap between the nearest vote of any LF
     (or of `near_threshold_lf`) and its threshold, in similarity or distance. flipped: the label differs from that in the
@@ -69,6 +69,7 @@ class ItemQuery:
     labels: tuple[str, ...] = ()
     gold: tuple[str, ...] = ()
     has_gold: bool | None = None
+    certified: bool | None = None
     right: bool | None = None
     method: str = SHIPPED
     votes: tuple[VoteFilter, ...] = ()
@@ -238,6 +239,8 @@ def _list_conditions(data: ProjectData, query: ItemQuery, before: pl.DataFrame |
         yield np.isin(gold, _find_classes(query.gold, classes))
     if query.has_gold is not None:
         yield (gold != ABSTAIN) == query.has_gold
+    if query.certified is not None:
+        yield data.certified() == query.certified
     if query.right is not None:
         yield (gold != ABSTAIN) & ((_pick_all(data, query.method) == gold) == query.right)
     yield from _list_vote_conditions(data.votes(), query, gold, classes)

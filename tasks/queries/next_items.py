@@ -69,7 +69,7 @@ def choose_next(
     order = np.random.default_rng(seed).permutation(len(pool))
     queues = {"drawn at random": iter(order)}
     if strategy == "mixed":
-        queues |= _rank(data, pool, units)
+        queues |= _rank(data, pool, units, np.random.default_rng(seed + 1).permutation(len(pool)))
     chosen, reasons = _take_turns(queues, units, count)
     rows = tabulate_items(data, pool[np.array(chosen, dtype=np.int64)])
     columns = rows.columns
@@ -88,8 +88,8 @@ def _draw_pool(data: ProjectData, seed: int, exclude: frozenset[str]) -> Int64:
     return np.sort(np.random.default_rng(seed).choice(rows, POOL, replace=False))
 
 
-def _rank(data: ProjectData, pool: Int64, units: Float32) -> dict[str, Iterator[int]]:
-    """By reason, the positions in the pool to which it applies, the strongest first."""
+def _rank(data: ProjectData, pool: Int64, units: Float32, shuffled: Int64) -> dict[str, Iterator[int]]:
+    """By reason, the positions in the pool to which it applies, the strongest first, or as `shuffled` (p,) says."""
     votes, measures = data.votes(), measure_items(data)[pool]
     extended = votes.extended[pool]
     highest = extended.max(axis=1, initial=ABSTAIN)
@@ -111,8 +111,12 @@ def _rank(data: ProjectData, pool: Int64, units: Float32) -> dict[str, Iterator[
         return iter(rows[np.argsort(key[rows], kind="stable")])
 
     everywhere = np.ones(len(pool), dtype=np.bool_)
+    certified = data.certified()
+    # Where none is certified, that says nothing of an item.
+    in_doubt = ~certified[pool] if certified.any() else ~everywhere
     return {
         "labeling functions disagree": rank(covered & (lowest != highest), margin),
+        "the label is not certified": rank(in_doubt, shuffled.astype(np.float64)),
         "the label is uncertain": rank(everywhere, margin),
         "no vote, among many alike": rank(~covered, -density),
         "near a threshold": rank(everywhere, gap.astype(np.float64)),

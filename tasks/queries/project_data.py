@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.extension import NearestVotes, find_nearest_votes
-from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import DataError, QueryError
 from tasks.params import FILE as PARAMS
 from tasks.params import Params, read_params
@@ -160,6 +160,12 @@ class ProjectData:
             return to_positions(self.labels()["label"], self.classes)
 
         return self.recall("positions", [PARAMS, ITEMS, SHIPPED_LABELS], find)
+
+    def certified(self) -> Bool:
+        """Return whether the label of each item (n,) is certified."""
+        labels = self.labels()
+        found = labels.get_column("is_certified", default=pl.repeat(False, labels.height, eager=True))
+        return found.to_numpy()
 
     def probabilities(self) -> Float64:
         """Return the probabilities (n, k) of the shipped labels."""

@@ -115,6 +115,14 @@ class EmbeddingFitness:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Certified:
+    """Which labels are certified, as a sentence, and by label what share of them (NaN for a class that none is of)."""
+
+    sentence: str
+    share_by_class: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fact:
     """A line in the report's section "How it was made"."""
 
@@ -171,7 +179,7 @@ class Evaluation:
 
     splits: splits with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
     the method whose labels are shipped. confusion: int64 (k, k), gold (rows) of the first split against shipped labels
-    (columns). lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
+    (columns). certified: which labels may be used unseen. lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
     the name of its metric. pairs: LFs against each other, None with fewer than two. labels_id: the MD5 by which dvc.lock
     knows the shipped labels. fitness: the check of the embedding. findings: the label model's remarks.
     """
@@ -182,6 +190,7 @@ class Evaluation:
     shipped: str
     confusion: npt.NDArray[np.int64] | None
     label_counts: tuple[int, ...]
+    certified: Certified
     lfs: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.report.evaluation import Balance, EmbeddingFitness, NeighborAgreement
+from tasks.report.evaluation import Balance, Certified, EmbeddingFitness, NeighborAgreement
 from tasks.report.formatting import format_share
 
 PAIRS_SHOWN = 3
@@ -22,6 +22,15 @@ def describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
             )
             for row in found["agreement"]
         ),
+    )
+
+
+def describe_certified(found: dict[str, Any]) -> Certified:
+    """Which labels are certified, from end_model.json."""
+    shares = found["certificate"]["share_by_class"]
+    return Certified(
+        sentence=str(found["certificate"]["summary"]),
+        share_by_class=tuple(float("nan") if share is None else float(share) for share in shares.values()),
     )
 
 

@@ -62,7 +62,7 @@ def render_page(evaluation: Evaluation) -> str:
     curves = draw_curves(evaluation)
     pairs = draw_pairs(evaluation.pairs) if evaluation.pairs else []
     contents = [
-        ("methods", "Methods", first), ("coverage", "Coverage", True), ("lfs", "Labeling functions", True),
+        ("methods", "Methods", first), ("certified", "Certified labels", True), ("coverage", "Coverage", True), ("lfs", "Labeling functions", True),
         ("pairs", "Against each other", pairs), ("thresholds", "Thresholds", curves),
         ("examples", "Items to look at", evaluation.examples), ("origins", "Where votes came from", first),
         ("calibration", "Calibration", first), ("classes", "Classes", first), ("balance", "Class balance", True),

@@ -33,6 +33,8 @@ def render_summary(evaluation: Evaluation) -> str:
     lines += [
         f"{describe_coverage(whole)} {whole.uncovered:,} items have no vote at all.",
         "",
+        escape_markdown(evaluation.certified.sentence),
+        "",
     ]
     return "\n".join(lines)
 

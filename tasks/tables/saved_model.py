@@ -33,7 +33,7 @@ class SavedModel:
     shipped: whose labels are shipped. center, scale: of the points (`tasks.tables.scaled_embeddings`). head: the vote head where nothing
     is held out. reliability: (m, k) float64, NaN where an LF never votes a class. gold_vectors, gold_classes: the points
     (g, d) float32 and classes (g,) int64 of the gold rows that Nearvote looks for near an item; none where gold taught
-    nothing.
+    nothing. certified_from: the least probability of its label with which an item is certified, None where none is.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +50,7 @@ class SavedModel:
     end: EndParameters
     gold_vectors: npt.NDArray[np.float32]
     gold_classes: npt.NDArray[np.int64]
+    certified_from: float | None = None
 
 
 _TEXTS = ("classes", "lfs", "metric", "shipped")
@@ -89,6 +90,9 @@ _GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "gold/has_class": ("k",),
 }
 """Those that are there where gold taught the model; f: r + k + the columns of votes, g: gold rows."""
+
+_CERTIFIED_FROM = "certified_from"
+"""A number that is there where labels are certified."""
 
 _MAY_LACK = {"reliability", "evidence/means"}
 """Arrays in which NaN says that there is no such thing."""
@@ -178,6 +182,8 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
             "gold/classes": model.gold_classes,
             "gold/has_class": learned.has_gold,
         }
+    if model.certified_from is not None:
+        values[_CERTIFIED_FROM] = model.certified_from
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
 
@@ -220,12 +226,15 @@ def _build(
         end=EndParameters(student=regression("student"), confidence=float(arrays["student/confidence"]), gold=gold),
         gold_vectors=arrays.get("gold/vectors", np.empty((0, len(center)))).astype(np.float32),
         gold_classes=arrays.get("gold/classes", np.empty(0)).astype(np.int64),
+        certified_from=float(arrays[_CERTIFIED_FROM]) if _CERTIFIED_FROM in arrays else None,
     )
 
 
 def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
     """Check names, shapes and numbers of all arrays."""
     expected = {**_SHAPES, **(_GOLD_SHAPES if "pool/weights" in arrays else {})}
+    if _CERTIFIED_FROM in arrays:
+        expected[_CERTIFIED_FROM] = ()
     if odd := sorted(arrays.keys() ^ expected.keys()):
         raise _wrong(path, f"'{odd[0]}' is {'missing' if odd[0] in expected else 'unknown'}")
     sizes = {"k": k, "m": m, "d": arrays["points/center"].size, "r": (arrays["student/coef"].shape or (0,))[0]}

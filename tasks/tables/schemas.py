@@ -186,8 +186,13 @@ def labels(classes: Sequence[str], counts: Sequence[str] = ("original_votes", "e
 
 
 def end_labels(classes: Sequence[str]) -> TableSchema:
-    """As `labels`, but only with the number of original votes: the end model reads similarities, not extended votes."""
-    return labels(classes, counts=("original_votes",))
+    """As `labels`, with the number of original votes alone, since similarities are read, and with `is_certified`.
+
+    Releases of earlier versions have no `is_certified`.
+    """
+    return labels(classes, counts=("original_votes",)).add_columns(
+        {"is_certified": pa.Column(pl.Boolean, required=False)}
+    )
 
 
 def predictions(k: int, columns: Iterable[str]) -> TableSchema:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import dask, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
+from benchmarks import certify, dask, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
 from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
 
 
@@ -160,9 +160,9 @@ def test_nights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert all("released" in one["what"] for one in result["nights"])
 
 
-def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def write_clusters(task: Path) -> None:
+    """Write a task of 300 items in two clusters, a hundred of each split, with three LFs right four times in five."""
     rng = np.random.default_rng(0)
-    task = tmp_path / "tasks" / "clusters"
     task.mkdir(parents=True)
     truth = rng.integers(0, 2, 300)
     split = ["train"] * 100 + ["valid"] * 100 + ["test"] * 100
@@ -174,6 +174,10 @@ def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pl.DataFrame({"item_id": ids, **{f"lf_{j}": votes[:, j] for j in range(3)}}).write_parquet(task / "votes.parquet")
     np.save(task / "embeddings.npy", (np.eye(8)[truth] + 0.4 * rng.normal(size=(300, 8))).astype(np.float32))
     (task / "dataset.json").write_text(json.dumps({"classes": ["no", "yes"]}))
+
+
+def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clusters(tmp_path / "tasks" / "clusters")
     command = [str(tmp_path / "tasks"), "--gold", "10", "40", "--draws", "2", "--json", str(tmp_path / "out.json")]
     assert few_gold.main(command) == 0
     none, few, more = json.loads((tmp_path / "out.json").read_text())
@@ -183,6 +187,32 @@ def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse = few_gold.Result(task="clusters", gold_rows=20, accuracy=[none["accuracy"][0], none["accuracy"][0] - 0.03])
     assert few_gold.find_losses([few_gold.Result(**none), worse]) == [worse]
     assert "| clusters |" in capsys.readouterr().out
+
+
+def test_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clusters(tmp_path / "tasks" / "clusters")
+    out = tmp_path / "out.json"
+    command = [
+        str(tmp_path / "tasks"),
+        "--gold",
+        "30",
+        "60",
+        "500",
+        "--draws",
+        "2",
+        "--error-rate",
+        "0.1",
+        "--json",
+        str(out),
+    ]
+    assert certify.main(command) == 0
+    few, some, every = json.loads(out.read_text())
+    assert [found["gold_rows"] for found in (few, some, every)] == [30, 60, 100]
+    assert max(every["share"]) > 0.5 and max(every["certified_error"]) <= 0.1
+    for found in (few, some, every):
+        pairs = zip(found["share"], found["certified_error"], strict=True)
+        assert all(error == 0 for share, error in pairs if share == 0) and len(found["error"]) == 2
+    assert "| clusters | 100 | 2 |" in capsys.readouterr().out
 
 
 def test_queries_are_timed_and_find_what_was_planted(tmp_path: Path) -> None:

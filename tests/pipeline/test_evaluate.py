@@ -135,6 +135,10 @@ class Project:
             "class_balance": dict.fromkeys(self.classes, 1 / len(self.classes)),
             "class_balance_source": "uniform",
             "end_model_weights": None,
+            "certificate": {
+                "summary": "2 items are certified.",
+                "share_by_class": {name: None if c else 0.5 for c, name in enumerate(self.classes)},
+            },
         }
 
     def describe_label_model(self) -> dict:
@@ -224,6 +228,16 @@ def test_a_loss_against_majority_vote_is_told_with_its_figures(tmp_path):
     assert "25.0 points below majority vote: 50.0 % against 75.0 % of 4 items right" in summary
     page = (tmp_path / REPORT).read_text()
     assert "25.0 points below majority vote" in page
+
+
+def test_certified_labels_are_told_in_all_and_by_class(tmp_path):
+    run(SMALL, tmp_path)
+    assert "2 items are certified." in (tmp_path / REPORT_SUMMARY).read_text()
+    page = (tmp_path / REPORT).read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "2 items are certified." in page
+    section = page[page.index('id="certified"') : page.index('id="coverage"')]
+    shown = re.findall(r'<th scope="row"[^>]*>(.*?)</th>.*?</div></td><td>(.*?)</td>', section)
+    assert shown == [("ham", "50.0 %"), ("spam", "\N{EN DASH}")]
 
 
 def test_strata_counted_by_hand(tmp_path):

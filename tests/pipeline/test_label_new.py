@@ -11,7 +11,7 @@ from test_train import CLASSES, ROOT, write_project
 from tasks import extend, train, tune
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
-from tasks.params import Metric, Params
+from tasks.params import CertifyParams, Metric, Params
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import EMBEDDINGS, END_MODEL, ITEMS, PROVENANCE, SHIPPED_LABELS, THRESHOLDS, VALID_GOLD, VOTES
@@ -32,10 +32,12 @@ def make_params(classes=CLASSES, metric=Metric.COSINE):
     return Params.model_validate(shipped)
 
 
-def run_to_the_end(root, classes=CLASSES, metric=Metric.COSINE, **options):
+def run_to_the_end(root, classes=CLASSES, metric=Metric.COSINE, error_rate=0.05, **options):
     """A project on which the stages have run; the folder of a release of it, and params."""
     write_project(root, classes=classes, metric=metric, **options)
     params = make_params(classes, metric)
+    certify = CertifyParams(error_rate=error_rate)
+    params = params.model_copy(update={"train": params.train.model_copy(update={"certify": certify})})
     tune.run(root, classes, params.tune)
     extend.run(root, classes, params.extend)
     train.run(root, classes, params.train)
@@ -174,3 +176,21 @@ def test_other_labeling_functions_or_embeddings_are_refused(tmp_path):
     embeddings.with_columns(narrow).write_parquet(tmp_path / EMBEDDINGS)
     with pytest.raises(DataError, match="5 dimensions; the release's model knows 8"):
         label_rows(tmp_path, release, "0" * 12, params)
+
+
+def test_new_rows_are_certified_as_the_run_certified_them(tmp_path):
+    release, params = run_to_the_end(tmp_path, n=480, gold_rows=100, error_rate=0.1)
+    run = pl.read_parquet(release / "labels.parquet")
+    gold = pl.read_parquet(tmp_path / VALID_GOLD)["item_id"].to_list()
+    gone = [item for item in held_back(tmp_path) if item not in gold]
+    forget(release, gone)
+    found = label_rows(tmp_path, release, "0" * 12, params).labels
+    again, before = (table.filter(pl.col("item_id").is_in(gone))["is_certified"] for table in (found, run))
+    assert again.sum() > 10 and (again == before).mean() > 0.9
+    assert found.filter(~pl.col("item_id").is_in(gone))["is_certified"].equals(
+        run.filter(~pl.col("item_id").is_in(gone))["is_certified"]
+    )
+    # A release of before there were certificates: nothing is certified, and that is said of every row.
+    pl.read_parquet(release / "labels.parquet").drop("is_certified").write_parquet(release / "labels.parquet")
+    older = label_rows(tmp_path, release, "0" * 12, params).labels
+    assert not older.filter(~pl.col("item_id").is_in(gone))["is_certified"].any()

@@ -11,7 +11,7 @@ from release_project import CLASSES, DEFAULT, A, B, hash_tree, release, write_lo
 
 from flows.releases.create import create_release
 from flows.releases.lineage import Action, read_log
-from flows.releases.manifest import CONTENTS
+from flows.releases.manifest import CONTENTS, Manifest, compute_checksum
 from flows.releases.store import (
     find_release,
     list_releases,
@@ -33,6 +33,8 @@ def test_a_release_holds_what_the_run_made(root):
         assert (made.path / name).read_bytes() == (root / source).read_bytes()
     manifest = verify_release(root, made.id).manifest
     assert manifest.classes == CLASSES and manifest.items == 4 and manifest.labels == {"ham": 2, "spam": 2}
+    assert manifest.certified is not None and manifest.certified.labels == {"ham": 2, "spam": 0}
+    assert (manifest.certified.items, manifest.certified.error_rate, manifest.certified.confidence) == (2, 0.05, 0.9)
     assert manifest.inputs["raw"] == "0" * 32 + ".dir"
     labels = (root / SHIPPED_LABELS).read_bytes()
     assert manifest.inputs[str(SHIPPED_LABELS)] == hashlib.md5(labels).hexdigest()
@@ -178,3 +180,19 @@ def test_an_id_its_start_and_current_name_a_release(root):
     for name in ("", made[:3], "../../etc", "/etc", "current/..", "f" * 12 if made != "f" * 12 else "0" * 12):
         with pytest.raises(DataError):
             find_release(root, name)
+
+
+def test_the_manifest_of_a_release_from_before_certificates_is_still_whole(root):
+    made = create_release(root, DEFAULT)
+    path = made.path / "manifest.json"
+    old = json.loads(path.read_text()) | {"certified": None, "checksum": ""}
+    del old["certified"]
+    known = Manifest.model_validate_json(json.dumps(old))
+    # What the checksum was over, when the key was not there.
+    plain = {
+        name: value
+        for name, value in json.loads(known.model_dump_json()).items()
+        if name not in ("certified", "checksum")
+    }
+    expected = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    assert compute_checksum(known) == expected

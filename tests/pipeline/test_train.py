@@ -9,7 +9,7 @@ import yaml
 
 from tasks import index, search, train
 from tasks.errors import DataError, ParamsError
-from tasks.params import IndexParams, Metric, SearchParams, TrainParams, read_params
+from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, TrainParams, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.parquet import read_table, write_table
@@ -297,3 +297,35 @@ def test_a_model_that_says_nonsense_is_refused(tmp_path, name):
     NONSENSE[name](pl.read_parquet(path)).write_parquet(path)
     with pytest.raises(DataError, match=r"model\.parquet"):
         read_model(path)
+
+
+def test_certified_labels_are_marked_told_and_certified_again_by_the_saved_model(tmp_path, capsys):
+    truth = write_project(tmp_path, n=600, gold_rows=140)
+    train.run(tmp_path, CLASSES, TrainParams(certify=CertifyParams(error_rate=0.1)))
+    labels, entry = read_labels(tmp_path), read_json(tmp_path / END_MODEL_SUMMARY)["certificate"]
+    certified = labels["is_certified"].to_numpy()
+    assert entry["items"] == certified.sum() > 300 and entry["share"] == pytest.approx(certified.mean(), abs=1e-6)
+    assert (labels["label"].to_numpy() == np.array(CLASSES)[truth])[certified].mean() > 0.9
+    top = labels.select(pl.max_horizontal("^p_.*$")).to_series().to_numpy()
+    assert top[certified].min() == entry["least_probability"] == read_model(tmp_path / END_MODEL).certified_from
+    for name in CLASSES:
+        of_class = certified[(labels["label"] == name).to_numpy()]
+        assert entry["share_by_class"][name] == pytest.approx(of_class.mean(), abs=1e-6)
+    assert entry["summary"] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gold_rows", "missing"), [(0, 45), (40, 5)])
+def test_without_enough_gold_no_label_is_certified_and_how_much_is_missing_is_told(tmp_path, gold_rows, missing):
+    write_project(tmp_path, gold_rows=gold_rows)
+    train.run(tmp_path, CLASSES, TrainParams())
+    entry = read_json(tmp_path / END_MODEL_SUMMARY)["certificate"]
+    assert not read_labels(tmp_path)["is_certified"].any() and entry["gold_rows_missing"] == missing
+    assert f"at least {missing} more gold rows are needed" in entry["summary"]
+    assert read_model(tmp_path / END_MODEL).certified_from is None
+
+
+def test_gold_that_may_not_teach_certifies_all_the_same(tmp_path):
+    write_project(tmp_path, gold_rows=60)
+    train.run(tmp_path, CLASSES, TrainParams(gold="none", certify=CertifyParams(error_rate=0.2)))
+    assert read_json(tmp_path / END_MODEL_SUMMARY)["certificate"]["gold_rows"] == 60
+    assert read_labels(tmp_path)["is_certified"].any()

@@ -12,6 +12,7 @@ from tasks.core import metrics
 from tasks.params import Split
 from tasks.report.evaluation import (
     Balance,
+    Certified,
     Coverage,
     EmbeddingFitness,
     Estimate,
@@ -94,6 +95,7 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
         shipped=shipped,
         confusion=np.array([[90, 10], [0, 0]]) if methods else None,
         label_counts=(150, 50),
+        certified=Certified(sentence="20 items are certified.", share_by_class=(0.1, 0.1)),
         lfs=lfs if methods else lfs.select(pl.exclude("^test.*$")),
         curves=curves,
         curve_metric="accuracy",
@@ -271,9 +273,9 @@ def test_text_of_users_never_becomes_markup():
     evil = replace(evil, lfs=evil.lfs.with_columns(polarity=pl.lit(EVIL)))
     page = Page(render_page(evil))
     assert page.tags.count("script") == 1
-    # Class table, matrix twice, class balance, the curves, a fact's name and value, a finding; a balance's name and
+    # Tables of certified labels and of classes, matrix twice, class balance, the curves, a fact's name and value, a finding; a balance's name and
     # source; an item's label, text and votes.
-    assert sum(words.strip() == EVIL for words in page.words) == 8 + 2 + 4
+    assert sum(words.strip() == EVIL for words in page.words) == 9 + 2 + 4
     assert page.words.count(EVIL.replace("|", ", ")) == 2  # what the two LFs vote for
     summary = render_summary(evil)
     assert "<script" not in summary
@@ -320,6 +322,7 @@ def test_with_too_many_classes_for_a_matrix_the_worst_pairs_are_listed():
         confusion=confusion,
         label_counts=(1,) * k,
         balances=(Balance(name="Label model", source="uniform", shares=(1 / k,) * k),),
+        certified=Certified(sentence="", share_by_class=(0.5,) * k),
     )
     P = np.eye(k)
     scores = metrics.score(P, np.arange(k))
