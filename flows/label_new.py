@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from flows.relabel import LONGEST_SECONDS, bring_up_to_date
-from flows.release_flow import show_release
+from flows.release_flow import explain_start, show_release
 from flows.releases.create import ReleaseResult
 from flows.releases.new_rows import read_base
 from flows.releases.publish import publish_new_rows
@@ -18,7 +18,7 @@ from flows.runner.stage import ask_for_updates
 
 
 @flow(name="label-new", persist_result=False, timeout_seconds=LONGEST_SECONDS)
-def label_new(update: bool = False, reason: Reason = "scheduled", accept: Accept = None) -> State[ReleaseResult | None]:
+def label_new(update: bool = False, reason: Reason = "", accept: Accept = None) -> State[ReleaseResult | None]:
     """Label rows that the current release does not know with its model and support, and release them with the rest.
 
     Nothing is fitted; rows that the release knows keep their labels. Ingest and apply are brought up to date first.
@@ -35,5 +35,6 @@ def label_new(update: bool = False, reason: Reason = "scheduled", accept: Accept
     if summary.error:
         return Failed(message=str(summary.error), data=None)
     return show_release(
-        root, lambda: publish_new_rows(root, reason=reason, accept=accept or None, run_id=flow_run.get_id())
+        root,
+        lambda: publish_new_rows(root, reason=explain_start(reason), accept=accept or None, run_id=flow_run.get_id()),
     )

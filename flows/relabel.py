@@ -6,7 +6,7 @@ import queue
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
 
+from flows.report_links import name_artifact, write_link
 from flows.run_form import Reason
 from flows.runner.dvc_graph import Stage
 from flows.runner.dvc_status import find_outdated
@@ -43,7 +44,7 @@ from flows.server import find_server, start_temporary_server
 from flows.server_access import ServerError, hide_passwords
 from flows.server_health import check_server, limit_patience
 from tasks.errors import EpoxyError, ParamsError, StageError
-from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
+from tasks.tables.paths import LF_REPORT, REPORT, REPORT_SUMMARY
 
 LONGEST_SECONDS = 24 * 3600
 """A run of more than a day is stuck, as on a remote that never answers; each stage has its limit as well."""
@@ -63,10 +64,10 @@ class RunListener(TerminalListener):
 
     _UPDATE_SECONDS = 1.0  # an update is a request to the server
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, root: Path, name: str) -> None:
         super().__init__(name)
         self._logger = get_run_logger()
-        self._key = "progress-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        self._key = name_artifact(root, "progress-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
         self._artifact: UUID | None = None
         self._updated = float("-inf")
         self._last: StageProgress | None = None
@@ -108,7 +109,7 @@ def _is_transient(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_transient)
 def run_stage(stage: Stage, root: Path) -> State[Report]:
     """A state that is named after the outcome of `stage`."""
-    report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=RunListener(stage.name))
+    report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=RunListener(root, stage.name))
     return Completed(name=report.outcome, message=f"{report.seconds:.1f} s", data=report)
 
 
@@ -128,7 +129,7 @@ def _submit(stage: Stage, root: Path, needs: "Sequence[PrefectFuture[Any]]") -> 
 
 @flow(name="relabel", persist_result=False, timeout_seconds=LONGEST_SECONDS)
 def relabel(
-    targets: list[str] | None = None, update: bool = False, release: bool = False, reason: Reason = "scheduled"
+    targets: list[str] | None = None, update: bool = False, release: bool = False, reason: Reason = ""
 ) -> State[Summary]:
     """Bring the pipeline whose root is the working directory, or `targets` and all they need, up to date.
 
@@ -217,19 +218,51 @@ def _count(reports: Sequence[Report]) -> str:
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
 
 
+_LF_COLUMNS = {
+    "lf": "lf",
+    "polarity": "votes for",
+    "coverage": "coverage",
+    "coverage_extended": "extended",
+    "conflicts": "conflicts",
+    "threshold": "threshold",
+    "valid_all_precision": "precision",
+    "valid_all_n": "on",
+}
+"""Of the table of LFs those columns that fit Prefect's page, and their heads; precision is on valid gold."""
+
+
 def _create_artifacts(root: Path, summary: Summary) -> None:
+    def name(what: str) -> str:
+        return name_artifact(root, what)
+
     if (root / REPORT_SUMMARY).is_file():
         text = (root / REPORT_SUMMARY).read_text(encoding="utf-8")
-        create_markdown_artifact(text, key="report-summary", description="How good the labels are")
+        create_markdown_artifact(text, key=name("report-summary"), description="How good the labels are")
     if (root / LF_REPORT).is_file():
         with (root / LF_REPORT).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        create_table_artifact(rows, key="labeling-functions", description="Each labeling function")
-    results = [f"- {what}: [`{path}`]({(root / path).as_uri()})" for what, path in find_results(root).items()]
+            rows = [shorten_lf_row(row) for row in csv.DictReader(file)]
+        create_table_artifact(rows, key=name("labeling-functions"), description="Each labeling function")
+    results = [
+        f"- {what}: {write_link(root, root / path) if path == REPORT else f'`{path}`'}"
+        for what, path in find_results(root).items()
+    ]
     ran = [f"| {report.name} | {report.outcome} | {report.seconds:.1f} s |" for report in summary.reports]
     table = ["| stage | outcome | time |", "|---|---|---|", *ran]
     text = "\n".join([*table, "", *results])
-    create_markdown_artifact(text, key="results", description="What the run did and where the results are")
+    create_markdown_artifact(text, key=name("results"), description="What the run did and where the results are")
+
+
+def shorten_lf_row(row: Mapping[str, str]) -> dict[str, str]:
+    """Return a row of lf_report.csv as Prefect's page shows it: eight columns at most, numbers with three decimals.
+
+    >>> shorten_lf_row({"lf": "song", "coverage": "0.123456", "valid_all_n": "12", "votes": "7"})
+    {'lf': 'song', 'coverage': '0.123', 'on': '12'}
+    """
+    found = {head: row[column] for column, head in _LF_COLUMNS.items() if column in row}
+    return {
+        head: f"{float(text):.3f}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", text) else text
+        for head, text in found.items()
+    }
 
 
 def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False) -> Summary:

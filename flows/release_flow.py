@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
@@ -14,6 +15,7 @@ from flows.releases.diff import compare_releases, describe_difference
 from flows.releases.gates import GateResult, describe_gates
 from flows.releases.publish import publish_release, publish_rollback
 from flows.releases.store import find_release
+from flows.report_links import name_artifact, write_link
 from flows.run_form import Accept, Reason, Target
 
 REFUSED = "Refused"
@@ -24,11 +26,11 @@ NOTHING_NEW = "NothingNew"
 
 
 @flow(name="release", persist_result=False)
-def release(reason: Reason = "scheduled", accept: Accept = None) -> State[ReleaseResult | None]:
+def release(reason: Reason = "", accept: Accept = None) -> State[ReleaseResult | None]:
     """Release what the pipeline in the working directory made, if the gates of release.yaml let it pass.
 
     Args:
-        reason: Why; it is kept in the run record of the release.
+        reason: Why; it is kept in the run record of the release, with how the run was started if it is not scheduled.
         accept: Why to release even if gates fail. Leave it empty unless you looked at the figures.
     """
     return release_run(Path.cwd(), reason=reason, accept=accept or None)
@@ -36,7 +38,9 @@ def release(reason: Reason = "scheduled", accept: Accept = None) -> State[Releas
 
 def release_run(root: Path, *, reason: str, accept: str | None = None) -> State[ReleaseResult | None]:
     """The state of releasing what the last run made, inside a flow; named `REFUSED` where gates failed."""
-    return show_release(root, lambda: publish_release(root, reason=reason, accept=accept, run_id=flow_run.get_id()))
+    return show_release(
+        root, lambda: publish_release(root, reason=explain_start(reason), accept=accept, run_id=flow_run.get_id())
+    )
 
 
 def show_release(root: Path, publish: Callable[[], ReleaseResult | None]) -> State[ReleaseResult | None]:
@@ -48,11 +52,11 @@ def show_release(root: Path, publish: Callable[[], ReleaseResult | None]) -> Sta
     try:
         made = publish()
     except RefusedError as error:
-        _show_gates(error.results)
+        _show_gates(root, error.results)
         return Failed(name=REFUSED, message=str(error))
     if made is None:
         return Completed(name=NOTHING_NEW, message="no new, changed or deleted rows", data=None)
-    _show_gates(made.gates)
+    _show_gates(root, made.gates)
     for line in describe_gates(made.gates).splitlines():
         logger.info("%s", line)
     for note in made.notes:
@@ -80,7 +84,22 @@ def rollback(to: Target = None, reason: Reason = "") -> State[ReleaseResult]:
     return Completed(message=f"release {made.id} is current again, not {made.previous}", data=made)
 
 
-def _show_gates(results: tuple[GateResult, ...]) -> None:
+def explain_start(reason: str) -> str:
+    """Return why the running flow runs, for the record: `reason`, which a deployment has ready, and whether a person started it."""
+    context = FlowRunContext.get()
+    run = None if context is None else context.flow_run
+    if run is None or run.auto_scheduled:
+        return reason or "scheduled"
+    if run.deployment_id is None:
+        return reason
+    return f"{reason}, started by hand" if reason and reason != _BY_HAND else _BY_HAND
+
+
+_BY_HAND = "by hand"
+"""The reason of a run that somebody started and said no more."""
+
+
+def _show_gates(root: Path, results: tuple[GateResult, ...]) -> None:
     rows = [
         {
             "gate": result.gate,
@@ -91,7 +110,7 @@ def _show_gates(results: tuple[GateResult, ...]) -> None:
         }
         for result in results
     ]
-    create_table_artifact(rows, key="gates", description="Gates that a release has to pass")
+    create_table_artifact(rows, key=name_artifact(root, "gates"), description="Gates that a release has to pass")
 
 
 def _show_changes(root: Path, made: ReleaseResult) -> None:
@@ -101,5 +120,5 @@ def _show_changes(root: Path, made: ReleaseResult) -> None:
         text = describe_difference(compare_releases(root, made.previous, made.id))
     rows = f": {made.rows.describe()}" if made.rows else ""
     report = made.path / "report.html"
-    text = f"```\n{text}\n```\n\nReport: [`{report.relative_to(root)}`]({report.as_uri()})"
-    create_markdown_artifact(text, key="release-changes", description=f"Release {made.id}{rows}")
+    text = f"```\n{text}\n```\n\nReport: {write_link(root, report)}"
+    create_markdown_artifact(text, key=name_artifact(root, "release-changes"), description=f"Release {made.id}{rows}")

@@ -9,11 +9,15 @@ from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flows.releases.last_run import describe_origin
+from flows.report_links import HEADERS, PATH, find_report
 from flows.runner.local_pages import HOST, find_foreign
 from flows.server_access import PROOF_PATH, prove
+from tasks.report.origin import add_origin
+from tasks.tables.paths import REPORT
 
 
 class OwnPages:
@@ -37,8 +41,24 @@ class OwnPages:
         elif scope["type"] == "http" and scope["path"] == PROOF_PATH:
             nonce = parse_qs(scope["query_string"].decode("latin-1")).get("nonce", [""])[0]
             await PlainTextResponse(prove(self._password, nonce, self._port))(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == PATH:
+            await self._show_report(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _show_report(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the report that a signed address names."""
+        path = find_report(self._password, scope["query_string"].decode("latin-1"))
+        answer: Response = PlainTextResponse("this address is not signed by this server\n", status_code=403)
+        if path is not None:
+            answer = PlainTextResponse(f"{path} is not here any more\n", status_code=404)
+            if path.is_file():
+                text = path.read_text(encoding="utf-8")
+                root = path.parents[len(REPORT.parts) - 1]
+                if path == root / REPORT:  # and not the copy in a release, whose record says when it was made
+                    text = add_origin(text, describe_origin(root))
+                answer = HTMLResponse(text, headers=HEADERS)
+        await answer(scope, receive, send)
 
 
 def main(arguments: list[str]) -> None:

@@ -5,7 +5,6 @@ and pages are written in Python. (Streamlit and marimo run a page's code anew at
 their own for an answer; Panel and htmx would have needed scripts of ours.)
 """
 
-import html
 import os
 import socket
 import tempfile
@@ -22,7 +21,7 @@ from flows.workbench.access import PARAMETER, Door, Guard
 from flows.workbench.live import Live
 from tasks.errors import StageError
 from tasks.queries.project_data import ProjectData
-from tasks.report.page import WHERE_SHOWN
+from tasks.report.origin import add_origin
 from tasks.tables.paths import REPORT
 
 PORT = 4300
@@ -81,19 +80,13 @@ def make_application(root: Path, live: Live) -> FastAPI:
         path = bench.root / REPORT
         if not path.is_file():
             return PlainTextResponse("no report yet; 'epoxy run' makes it\n", status_code=404)
-        return HTMLResponse(
-            add_origin(path.read_text(encoding="utf-8"), bench.root), headers={"Cache-Control": "no-store"}
-        )
+        shown = add_origin(path.read_text(encoding="utf-8"), describe_origin(bench.root))
+        return HTMLResponse(shown, headers={"Cache-Control": "no-store"})
 
     for module in (overview, lf_pages, item_pages, label_page, suggest_page, plan_page, release_pages):
         module.add_pages(bench)
     ui.run_with(application, title="Epoxy Flow", language="en-US", show_welcome_message=False)
     return application
-
-
-def add_origin(report: str, root: Path) -> str:
-    """Return the report with a line on project, time, commit and release, which the file, equal for equal runs, leaves out."""
-    return report.replace(WHERE_SHOWN, f'<p class="overline">{html.escape(describe_origin(root))}</p>', 1)
 
 
 def _listen(port: int | None) -> socket.socket:

@@ -12,6 +12,7 @@ from tasks.params import Split
 from tasks.report.charts import choose_scale, draw_curves, draw_pairs, draw_reliability
 from tasks.report.evaluation import BASELINE, Evaluation, name_method
 from tasks.report.formatting import format_number, format_points, format_share
+from tasks.report.origin import WHERE_SHOWN
 from tasks.report.pictures import draw_square
 from tasks.report.summary import describe_coverage
 from tasks.report.verdict import judge
@@ -21,9 +22,6 @@ _CONFUSION_CLASSES = 25
 
 _WORST_PAIRS = 20
 """The number of confusions listed instead of a matrix."""
-
-WHERE_SHOWN = "<!-- where it is shown -->"
-"""Where who shows the page adds what equal runs differ in: project, time, commit, release."""
 
 _POLARITY = 5
 """Classes of an LF that are named."""
