@@ -36,7 +36,7 @@ from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
 from flows.runner.pipeline import read_pipeline
 from flows.runner.process import Commands
-from flows.runner.project import describe_results, find_results, in_project
+from flows.runner.project import describe_end, find_results, in_project
 from flows.runner.report import Report, Summary
 from flows.runner.stage import ask_for_updates, execute_stage
 from flows.runner.terminal import Color, paint
@@ -343,7 +343,7 @@ def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -
         return getattr(summary.error, "exit_code", EpoxyError.exit_code)
     with in_project() as root:
         # A run of some stages may leave results behind that need others.
-        print(f"\n{describe_results(root, find_outdated(root) if targets else ())}")
+        print(f"\n{describe_end(root, find_outdated(root) if targets else ())}")
     return 0
 
 

@@ -104,6 +104,7 @@ class Inputs:
     curves: pl.DataFrame
     curve_metric: str
     certified: Certified
+    alternative: str | None
     fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
@@ -176,6 +177,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
         balances = [read_balance("Model of the shipped labels", found, classes)]
         certified = describe_certified(found)
+        alternative = None if found["alternative"] is None else str(found["alternative"]["summary"])
     with _open_summary(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
         facts += [Fact(name="Label model on votes", value=describe_label_model(found))]
@@ -209,6 +211,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         curves=read_csv(root / THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=curve_metric,
         certified=certified,
+        alternative=alternative,
         fitness=fitness,
         facts=tuple(facts),
         findings=findings,
@@ -240,6 +243,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         confusion=confusion,
         label_counts=tuple(np.bincount(inputs.labels, minlength=k).tolist()),
         certified=inputs.certified,
+        alternative=inputs.alternative,
         lfs=tabulate_lfs(
             inputs.lfs,
             original=inputs.original,

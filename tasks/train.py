@@ -49,6 +49,7 @@ from tasks.errors import DataError
 from tasks.params import CertifyParams, Metric, TrainParams
 from tasks.progress import Progress
 from tasks.report.certificate import tabulate_certificate
+from tasks.report.formatting import format_share
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
@@ -196,6 +197,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         gold_rows=0 if inputs.judges is None else len(inputs.judges.rows),
         classes=classes,
     )
+    description["alternative"] = None if _can_learn_from_gold(inputs) else _compare_answers(inputs, evidence, fitted)
     write_json(root / END_MODEL_SUMMARY, description)
     gold = fitted.lookout if _can_learn_from_gold(inputs) else None
     model = SavedModel(
@@ -440,6 +442,25 @@ def _describe(
         "bandwidth": round(bandwidth, DIGITS),
         "nearvote_weights": _name_numbers(SOURCES, nearvote.weights) if is_used else None,
         "end_model_weights": _name_numbers(EXPERTS, end.pool_weights) if is_used else None,
+    }
+
+
+def _compare_answers(inputs: Inputs, evidence: Evidence, fitted: FittedLabels) -> dict[str, Any]:
+    """Return what end_model.json says of the labels that are not shipped, where no gold tells which are better."""
+    names: dict[Method, str] = {"end_model": "the end model", "nearvote": "nearvote"}
+    other: Method = "nearvote" if fitted.shipped == "end_model" else "end_model"
+    posterior = fitted.nearvote.posterior if other == "nearvote" else fitted.end.posterior
+    shipped = pick_labels(fitted.posterior, fitted.balance)
+    differ = int((pick_labels(posterior, fitted.balance) != shipped).sum())
+    skill = measure_skill(inputs.votes, evidence.head.proba)
+    why = "how well embeddings foretell held-out votes could not be measured"
+    if not np.isnan(skill):
+        why = f"embeddings foretell held-out votes with a skill of {skill:.2f}, and from {LEAST_SKILL:.2f} on it is the end model"
+    return {
+        "method": other,
+        "labels_that_differ": differ,
+        "summary": f"Gold cannot tell which of two answers is better. Shipped are the labels of {names[fitted.shipped]}: {why}. "
+        f"Those of {names[other]} would differ on {differ:,} of {len(shipped):,} items ({format_share(differ / len(shipped))}).",
     }
 
 

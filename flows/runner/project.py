@@ -1,11 +1,12 @@
 """Where a project and its results are; imports nothing slow."""
 
 import contextlib
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tasks.errors import ParamsError, require_sound_environment
-from tasks.tables.paths import METRICS, REPORT, SHIPPED_LABELS
+from tasks.tables.paths import END_MODEL_SUMMARY, METRICS, REPORT, SHIPPED_LABELS
 
 PIPELINE = "dvc.yaml"
 """The pipeline's definition, in the project's root."""
@@ -44,6 +45,21 @@ def in_project() -> Iterator[Path]:
     root = find_root(here)
     with contextlib.chdir(root):
         yield root
+
+
+def describe_end(root: Path, outdated: Collection[Path] = ()) -> str:
+    """How a run ends: where the results are, and by how many labels the other answer would differ if gold could not tell."""
+    other = _find_alternative(root)
+    return describe_results(root, outdated) + (f"\n\n{other}" if other else "")
+
+
+def _find_alternative(root: Path) -> str | None:
+    """The sentence of `train` on the labels that could be shipped as well, None where gold decided."""
+    try:
+        found = json.loads((root / END_MODEL_SUMMARY).read_text(encoding="utf-8"))["alternative"]
+        return None if found is None else str(found["summary"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # of an earlier version, or damaged, which the next stage that needs it tells
 
 
 def find_results(root: Path) -> dict[str, Path]:

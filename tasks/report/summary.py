@@ -35,6 +35,7 @@ def render_summary(evaluation: Evaluation) -> str:
         "",
         escape_markdown(evaluation.certified.sentence),
         "",
+        *([escape_markdown(evaluation.alternative), ""] if evaluation.alternative else []),
     ]
     return "\n".join(lines)
 

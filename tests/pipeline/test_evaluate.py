@@ -135,6 +135,7 @@ class Project:
             "class_balance": dict.fromkeys(self.classes, 1 / len(self.classes)),
             "class_balance_source": "uniform",
             "end_model_weights": None,
+            "alternative": {"summary": "Those of nearvote would differ on 3 of 8 items."},
             "certificate": {
                 "summary": "2 items are certified.",
                 "share_by_class": {name: None if c else 0.5 for c, name in enumerate(self.classes)},
@@ -233,6 +234,10 @@ def test_a_loss_against_majority_vote_is_told_with_its_figures(tmp_path):
 def test_certified_labels_are_told_in_all_and_by_class(tmp_path):
     run(SMALL, tmp_path)
     assert "2 items are certified." in (tmp_path / REPORT_SUMMARY).read_text()
+    for path in (REPORT_SUMMARY, REPORT):
+        assert "would differ on 3 of 8 items" in (tmp_path / path).read_text(), (
+            "the other answer, where gold cannot tell"
+        )
     page = (tmp_path / REPORT).read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "2 items are certified." in page
     section = page[page.index('id="certified"') : page.index('id="coverage"')]

@@ -7,11 +7,12 @@ import polars as pl
 import pytest
 import yaml
 
+from flows.runner.project import describe_end
 from tasks import index, search, train
 from tasks.errors import DataError, ParamsError
 from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, TrainParams, read_params
 from tasks.tables import schemas
-from tasks.tables.files import read_json
+from tasks.tables.files import read_json, write_json
 from tasks.tables.parquet import read_table, write_table
 from tasks.tables.paths import (
     EMBEDDINGS,
@@ -19,6 +20,7 @@ from tasks.tables.paths import (
     END_MODEL_PREDICTIONS,
     END_MODEL_SUMMARY,
     ITEMS,
+    METRICS,
     SHIPPED_LABELS,
     VALID_GOLD,
     VOTES,
@@ -329,3 +331,26 @@ def test_gold_that_may_not_teach_certifies_all_the_same(tmp_path):
     train.run(tmp_path, CLASSES, TrainParams(gold="none", certify=CertifyParams(error_rate=0.2)))
     assert read_json(tmp_path / END_MODEL_SUMMARY)["certificate"]["gold_rows"] == 60
     assert read_labels(tmp_path)["is_certified"].any()
+
+
+@pytest.mark.parametrize(("gold_rows", "is_told"), [(0, True), (3, True), (40, False)])
+def test_where_gold_cannot_tell_the_other_answer_is_told(tmp_path, gold_rows, is_told):
+    write_project(tmp_path, classes=tuple("abcde"), gold_rows=gold_rows)
+    train.run(tmp_path, tuple("abcde"), TrainParams())
+    found = read_json(tmp_path / END_MODEL_SUMMARY)["alternative"]
+    assert (found is not None) == is_told
+    if found is not None:
+        predictions = pl.read_parquet(tmp_path / END_MODEL_PREDICTIONS)
+        labels = [predictions.select(f"^{name}/.*$").to_numpy().argmax(axis=1) for name in ("nearvote", "end_model")]
+        assert found["method"] == "nearvote" and found["labels_that_differ"] == (labels[0] != labels[1]).sum() > 0
+        assert f"would differ on {found['labels_that_differ']} of 240 items" in found["summary"]
+
+
+def test_a_run_ends_with_the_other_answer(tmp_path):
+    write_json(tmp_path / END_MODEL_SUMMARY, {"alternative": {"summary": "Gold cannot tell."}})
+    (tmp_path / METRICS).parent.mkdir(parents=True)
+    (tmp_path / METRICS).write_text("{}")
+    assert describe_end(tmp_path).splitlines() == [f"metrics  {METRICS}", "", "Gold cannot tell."]
+    for value in ({"alternative": None}, {}, []):
+        write_json(tmp_path / END_MODEL_SUMMARY, value)
+        assert describe_end(tmp_path) == f"metrics  {METRICS}"
