@@ -6,7 +6,7 @@ import queue
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from prefect.states import Completed, Failed
 from flows.report_links import name_artifact, write_link
 from flows.run_form import Reason
 from flows.runner.dvc_graph import Stage
+from flows.runner.dvc_locks import BusyError
 from flows.runner.dvc_status import find_outdated
 from flows.runner.failure import StageFailedError, StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
@@ -148,7 +149,7 @@ def relabel(
     summary = bring_up_to_date(root, stages)
     if summary.error:
         return Failed(message=str(summary.error), data=summary)
-    _create_artifacts(root, summary)
+    _create_artifacts(root, summary, _find_outdated(root) if targets else frozenset())
     if release:
         # Imported here because it loads Polars, .9 s that a run with nothing to do would wait for.
         from flows.release_flow import release_run
@@ -231,21 +232,35 @@ _LF_COLUMNS = {
 """Of the table of LFs those columns that fit Prefect's page, and their heads; precision is on valid gold."""
 
 
-def _create_artifacts(root: Path, summary: Summary) -> None:
+def _find_outdated(root: Path) -> frozenset[Path]:
+    """The outputs that a run of some stages left behind, which stages that it left out would renew."""
+    try:
+        return find_outdated(root)
+    except BusyError as error:
+        # The stages have run: that another process is at work is no reason to fail.
+        get_run_logger().warning("results may be out of date: %s", error)
+        return frozenset(root / path for path in (*find_results(root).values(), REPORT_SUMMARY, LF_REPORT))
+
+
+def _create_artifacts(root: Path, summary: Summary, outdated: Collection[Path]) -> None:
+    """Show in the UI what the run did and its results; of those in `outdated`, only that they are not up to date."""
+
     def name(what: str) -> str:
         return name_artifact(root, what)
 
-    if (root / REPORT_SUMMARY).is_file():
+    def describe(path: Path) -> str:
+        if root / path in outdated:
+            return f"`{path}`, not up to date: 'epoxy run' renews it"
+        return write_link(root, root / path) if path == REPORT else f"`{path}`"
+
+    if (root / REPORT_SUMMARY).is_file() and root / REPORT_SUMMARY not in outdated:
         text = (root / REPORT_SUMMARY).read_text(encoding="utf-8")
         create_markdown_artifact(text, key=name("report-summary"), description="How good the labels are")
-    if (root / LF_REPORT).is_file():
+    if (root / LF_REPORT).is_file() and root / LF_REPORT not in outdated:
         with (root / LF_REPORT).open(newline="", encoding="utf-8") as file:
             rows = [shorten_lf_row(row) for row in csv.DictReader(file)]
         create_table_artifact(rows, key=name("labeling-functions"), description="Each labeling function")
-    results = [
-        f"- {what}: {write_link(root, root / path) if path == REPORT else f'`{path}`'}"
-        for what, path in find_results(root).items()
-    ]
+    results = [f"- {what}: {describe(path)}" for what, path in find_results(root).items()]
     ran = [f"| {report.name} | {report.outcome} | {report.seconds:.1f} s |" for report in summary.reports]
     table = ["| stage | outcome | time |", "|---|---|---|", *ran]
     text = "\n".join([*table, "", *results])

@@ -13,10 +13,10 @@ from tasks.cache.stage_code import CHECK, require_noted_code
 from tasks.cache.store import forget_since
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError, require_sound_environment
 
-# Everything else is imported by `run_stage`: code is read after it was identified.
+# Everything else is imported by `run_stage`, so that code is read only after its digest was taken.
 
 STAGES = ("ingest", "gold", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
-"""In the order of the pipeline; each is a module here, a DVC stage, a params section and a folder under data/."""
+"""The stages in the order of the pipeline; each is a module here, a DVC stage, a section of params and a folder in data/."""
 
 _PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h: a signal to this process when the one that started it dies."""
@@ -32,7 +32,7 @@ def run_stage(root: Path, stage: str) -> None:
     Raises
     ------
     EpoxyError
-        Bad params or data, or params that changed meanwhile; nothing half-written is left.
+        Params or data are invalid, or params changed during the run; nothing half-written is left.
     """
     if stage == "demo":
         importlib.import_module("tasks.demo").run(root)
@@ -42,12 +42,12 @@ def run_stage(root: Path, stage: str) -> None:
 
     params = read_stage_params(root, stage)
     module = importlib.import_module(f"tasks.{stage}")
-    # Polars, once imported, makes system calls resume after Ctrl-C (pola-rs/polars#21739), so that a wait for workers
-    # would not end.
+    # Once imported, Polars makes system calls resume after Ctrl-C (pola-rs/polars#21739), so that waiting for workers
+    # would never end.
     signal.siginterrupt(signal.SIGINT, True)
     Progress.begin_stage()
     module.run(root, params.classes, getattr(params, stage))
-    # A key that was edited before it was read, and back since, is at the end what it was when the stage began.
+    # A key may have been edited before it was read, and edited back since: compare with what the stage has read.
     with contextlib.suppress(ParamsError):
         now = read_stage_params(root, stage)
         if (now.classes, getattr(now, stage)) != (params.classes, getattr(params, stage)):
@@ -60,14 +60,14 @@ def run_identified_stage(root: Path, stage: str) -> None:
     Raises
     ------
     StageError
-        A file or a key of params changed. What the stage has written is not to be recorded.
+        A file or a key of params changed during the run, so what the stage has written must not be recorded.
     EpoxyError
         As `run_stage`.
     """
     require_noted_code(root, stage)
     found = find_dependencies(root, stage)
     if found is None:
-        run_stage(root, stage)  # nobody records what comes of it
+        run_stage(root, stage)  # nothing records its outputs
         return
     began, before = time.time_ns(), identify(*found)
     changes: tuple[str, ...] = ()
@@ -75,11 +75,11 @@ def run_identified_stage(root: Path, stage: str) -> None:
     try:
         run_stage(root, stage)
     except _ParamsChangedError as error:
-        edited = error  # the comparison below says which key it was, unless it was edited back
+        edited = error  # the comparison below names the key, unless it was edited back
     finally:
         changes = list_changes(before, identify(*found), root=root)
         if changes or edited:
-            forget_since(root, began)  # a key may be of other content than what was read
+            forget_since(root, began)  # cache keys may belong to content other than what was read
     if changes:
         raise StageError(describe_changes(stage, changes))
     if edited:
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
         print(f"{arguments[0]}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BaseException as error:
-        # A panic of Polars, which is no Exception: data that it cannot take, past all readers that look for such.
+        # A panic of Polars, which is not an Exception: data that Polars cannot handle and no reader has refused.
         if type(error).__name__ != "PanicException":
             raise
         reason = (str(error).strip() or "no reason given").splitlines()[0]

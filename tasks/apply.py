@@ -1,8 +1,8 @@
-"""apply: run the labeling functions on every item, or take a table of votes; write votes and a summary per LF.
+"""apply: run the labeling functions on every item, or read a table of votes; write votes and a summary per LF.
 
-An LF is asked about a row once: its votes on rows of the same content come from the cache (see tasks.lf.cache), and the
-outputs are those of a run without a cache. Peak memory beyond that of the imports, for n items of b bytes and m LFs,
-with W workers for row-wise LFs:
+An LF votes on a row only once: later votes on rows with the same content come from the cache (see tasks.lf.cache), and
+the outputs are those of a run without a cache. Peak memory beyond the imports, for n items of b bytes and m LFs, with W
+workers for row-wise LFs:
 
     128 MiB + 8 G (b + m) + 16 V + 34 n + 4 W c b
 
@@ -83,7 +83,7 @@ def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
 
 
 class LFSummary:
-    """What votes say about their LFs, counted batch by batch; precision is measured on `gold` (item_id, gold)."""
+    """The statistics of lf_summary.csv, counted batch by batch; precision is measured on `gold` (item_id, gold)."""
 
     def __init__(self, gold: pl.DataFrame, classes: Sequence[str]) -> None:
         self._gold, self._classes = gold, classes
@@ -91,7 +91,7 @@ class LFSummary:
         self._counts: lf_analysis.VoteCounts | None = None
 
     def count(self, batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """The `batches` (item_id and one int8 column per LF) unchanged; each is counted on its way."""
+        """The `batches` (item_id and an int8 column per LF), unchanged; each is counted as it passes."""
         for votes in batches:
             self._lfs = votes.columns[1:]
             part = lf_analysis.count_all(to_matrix(votes), join_gold(votes, self._gold), len(self._classes))
@@ -99,10 +99,10 @@ class LFSummary:
             yield votes
 
     def tabulate(self) -> pl.DataFrame:
-        """One row per LF: polarity, coverage, overlaps, conflicts, and its precision on the items with gold.
+        """A table with a row per LF: polarity, coverage, overlaps, conflicts, and precision on the items with gold.
 
-        Columns lf; polarity (the class names it votes, joined by '|'); coverage, overlaps, conflicts (shares of all
-        items); n_valid (its votes on items with gold); precision, precision_low, precision_high (Wilson's 95 %
+        Columns lf; polarity (the names of the classes it votes for, joined by '|'); coverage, overlaps, conflicts (shares
+        of all items); n_valid (its votes on items with gold); precision, precision_low, precision_high (Wilson's 95 %
         interval), null where n_valid is 0.
         """
         counts = self._counts
@@ -124,7 +124,7 @@ class LFSummary:
 
 
 def _write_given_votes(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
-    """An empty table of failures, once the votes in the table `source` are written in the order of the items."""
+    """Write the votes of the table `source` in the order of the items; an empty table of failures."""
     ids = read_table(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID])[ITEM_ID]
     votes = read_vote_table(root, source, ids, classes)
     batches = votes.iter_slices(ROW_GROUP) if len(votes) else [votes]
@@ -133,8 +133,8 @@ def _write_given_votes(root: Path, classes: Sequence[str], source: str, summary:
 
 
 def _write_computed_votes(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
-    """The failures of the LFs in `source`, once their votes are written."""
-    # If an LF crashes the interpreter, or somebody ends it, standard error shows the line it had reached.
+    """Write the votes of the LFs in `source`; their failures."""
+    # If an LF crashes the interpreter, or the process is killed, standard error shows the line it had reached.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
     with project_lfs(root):
@@ -144,7 +144,7 @@ def _write_computed_votes(root: Path, classes: Sequence[str], source: str, summa
 def _vote_and_write(
     root: Path, classes: Sequence[str], source: str, module: LFModule, summary: LFSummary
 ) -> pl.DataFrame:
-    """The failures of the LFs of `module`, once their votes are written; those that are known are not asked for."""
+    """Write the votes of the LFs of `module`, asking only for those that are not cached; their failures."""
     lfs = module.lfs
     if unpinned := require_pinned(root, list_imported(root)):
         print(
@@ -161,13 +161,13 @@ def _vote_and_write(
         cache = VoteCache(root, entries, classes)
         all_rows = np.arange(n)
         changes: str | None = None
-        # LFs that miss the same rows (the same array) are asked together.
+        # LFs with the same missing rows (the same array) are asked together.
         questions: dict[int, _Question] = {}
         for lf in lfs:
             digest = digests[lf.name]
             recalled = None if digest is None else cache.recall(digest)
             rows = all_rows
-            # If the error budget was lowered meanwhile, the LF is asked again, so that the error has its traceback.
+            # If the error budget has been lowered, the LF is asked again, so that the error shows its traceback.
             if recalled is not None and len(recalled.column.failures) <= lf.error_budget * n:
                 votes.write(lf.name, all_rows, recalled.column)
                 rows = recalled.missing
@@ -175,7 +175,7 @@ def _vote_and_write(
             if len(rows):
                 questions.setdefault(id(rows), _Question(lfs=[], rows=rows)).lfs.append(lf)
         _report_work(questions.values(), n * len(lfs), changes)
-        # An LF that fails on some rows as a whole is asked about all rows, which is what it had failed on uncached.
+        # An LF that failed on a whole batch is asked about all rows, as it would be without a cache.
         asked = [lf for question in questions.values() for lf in question.lfs]
         if asked:
             with Monitor(source, [lf.name for lf in asked]) as monitor:
@@ -197,7 +197,7 @@ def _vote_and_write(
 def _write_votes(
     root: Path, batches: Iterable[pl.DataFrame], n: int, classes: Sequence[str], lfs: Sequence[str], summary: LFSummary
 ) -> None:
-    """Write the votes in `batches`, on `n` items in total."""
+    """Write the votes in `batches`, which are on `n` items in total."""
     with Progress("writing votes", total=n) as progress:
 
         def counted() -> Iterator[pl.DataFrame]:
@@ -210,14 +210,14 @@ def _write_votes(
 
 @dataclass(frozen=True, kw_only=True)
 class _Question:
-    """LFs that are asked about the same rows, in ascending order."""
+    """LFs to ask about the same rows, which are in ascending order."""
 
     lfs: list[LabelingFunction]
     rows: npt.NDArray[np.int64]
 
 
 def _report_work(questions: Iterable[_Question], total: int, changes: str | None) -> None:
-    """Print how many of `total` votes are computed, and `changes`, how items differ from those of an earlier run."""
+    """Print how many of `total` votes are computed, and `changes`, how the items differ from those of an earlier run."""
     if changes:
         print(f"apply: items since they were last voted on: {changes}", file=sys.stderr)
     asked = sum(len(question.rows) * len(question.lfs) for question in questions)
@@ -227,7 +227,7 @@ def _report_work(questions: Iterable[_Question], total: int, changes: str | None
 def _report_side_inputs(
     root: Path, source: str, module: LFModule, lfs: Sequence[LabelingFunction], votes: VoteFile
 ) -> None:
-    """Print what LFs read that may change without a rerun."""
+    """Print what LFs read that can change without causing a rerun."""
     readers = {source: module.side_inputs}
     readers |= {f"labeling function '{lf.name}' ({source})": votes.side_inputs[lf.name] for lf in lfs}
     for reader, side_inputs in readers.items():
@@ -240,7 +240,7 @@ def _report_side_inputs(
 
 
 def _report_clocks(root: Path, source: str, clocks: Mapping[str, tuple[str, ...]]) -> None:
-    """Print which LFs, and which modules while they are imported, ask what changes from one moment to the next."""
+    """Print which LFs, and which modules at import, use clocks or randomness."""
     askers = {
         str(path.relative_to(root.resolve())): find_clocks_at_import(path, values)
         for path, values in list_imported(root).items()
@@ -257,8 +257,8 @@ def _report_clocks(root: Path, source: str, clocks: Mapping[str, tuple[str, ...]
 
 
 def _ask(asking: Asking, question: _Question, votes: VoteFile, cache: VoteCache) -> list[LabelingFunction]:
-    """The LFs that failed on some rows as a whole, while not all rows were asked about; the votes of the others are
-    written, batch by batch.
+    """Write the votes of the LFs, batch by batch; the LFs that failed on a whole batch of some of the rows, whose votes are
+    not written.
     """
     again: list[LabelingFunction] = []
     if not question.lfs:
@@ -274,14 +274,14 @@ def _ask(asking: Asking, question: _Question, votes: VoteFile, cache: VoteCache)
     with Progress("apply", total=len(rows) * len(question.lfs)) as progress, open_cluster() as cluster:
         kinds: list[list[LabelingFunction]] = [[*patterns], [*others], [*rowwise]]
         if cluster is not None and timed:
-            # Only the main thread of a process can be interrupted, and Dask's workers ask LFs in others.
+            # Only the main thread of a process can be interrupted, and Dask's workers use other threads.
             names = ", ".join(lf.name for lf in timed)
             print(f"apply: asked on this machine, since they have a timeout: {names}", file=sys.stderr)
             kinds = [[*patterns], [*others], [*untimed], [*timed]]
         for lfs in filter(None, kinds):
             start = 0
-            # Polars compiles most patterns anew for every table, so their tables are large. Other LFs may fail on a
-            # table as a whole: their tables must not depend on what else is asked.
+            # Polars recompiles most patterns for every table, so tables for patterns are large. Other LFs may fail on a
+            # whole table, so their tables must not depend on what else is asked.
             size = BATCH_BYTES if isinstance(lfs[0], PatternLF) and cluster is None else 0
             batches = read_ahead(_read_rows(root, rows, size=size, beside=len(lfs)))
             if len(rows) == votes.n:
@@ -308,9 +308,9 @@ def _vote(
     cluster: Cluster | None,
     progress: Progress,
 ) -> Iterator[ChunkVotes]:
-    """The votes of `lfs`, all vectorized or all row-wise, on the `n` items in `batches`, in their order.
+    """The votes of `lfs`, either all vectorized or all row-wise, on the `n` items of `batches`, in their order.
 
-    Vectorized LFs that the caller removes from `lfs` meanwhile are not asked any more.
+    The caller may remove vectorized LFs from `lfs` during iteration; they are then no longer asked.
     """
     rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
     if cluster is not None and all(lf.timeout is None for lf in rowwise):
@@ -326,7 +326,7 @@ def _vote(
 
 
 def _read_rows(root: Path, rows: npt.NDArray[np.int64], *, size: int = 0, beside: int = 0) -> Iterator[pl.DataFrame]:
-    """The items at `rows` (ascending) in tables of at most a row group; all items as `read_batches` has them."""
+    """The items at `rows` (ascending) in tables of at most a row group; if these are all items, as `read_batches` reads them."""
     start, waiting = 0, 0
     parts: list[pl.DataFrame] = []
     for items in read_batches(root / ITEMS, schemas.ITEMS, size=size, beside=beside):
@@ -344,14 +344,14 @@ def _read_rows(root: Path, rows: npt.NDArray[np.int64], *, size: int = 0, beside
 
 
 def _find_policy(lf: LabelingFunction, failure: Failure) -> OnError:
-    """What `failure` of `lf` does."""
+    """The policy of `lf` for `failure`."""
     return lf.on_timeout if failure.is_late and isinstance(lf, RowwiseLF) else lf.on_error
 
 
 def _require_within_budget(
     lf: LabelingFunction, failed: Sequence[Failure], ids: pl.Series, votes: VoteFile, source: str
 ) -> None:
-    """Check that the failures of `lf`, those on the batch with these `ids` and all so far, are allowed."""
+    """Check that the failures of `lf`, on the batch with these `ids` and in total so far, are within its policy."""
     if not failed:
         return
     stops = [failure for failure in failed if _find_policy(lf, failure) is OnError.RAISE]

@@ -1,4 +1,4 @@
-"""demo: real data without a download, from scikit-learn's own copy of the handwritten digits, as raw input for ingest.
+"""demo: raw data for ingest without a download, from scikit-learn's copy of the handwritten digits.
 
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998);
 scikit-learn ships its test part, 1,797 images of 8 by 8 pixels.
@@ -20,22 +20,22 @@ from tasks.tables.parquet import write_table
 RAW = Path("data/demo/raw")
 
 VALID = 200
-"""Items with gold that tune and fit may look at: as many as a patient person labels in an hour."""
+"""Items with gold for tune and fit: as many as a patient person labels in an hour."""
 
 TEST = 300
-"""Enough that an accuracy is known to about two points."""
+"""Items with gold for evaluate, enough to measure an accuracy to about two points."""
 
 SEED = 0
 
 INK = 16
-"""Pixels count the dark ones in 4 by 4 points of the scan: 0 is paper, 16 is ink."""
+"""The largest pixel value: a pixel counts the dark points in 4 by 4 points of the scan, from 0 (paper) to 16 (ink)."""
 
 
 def run(root: Path) -> None:
     """Write data/demo/raw: items.parquet (item_id, split, image, gold) and embeddings.npy, its rows in the same order.
 
-    `image` is 64 uint8, 0 (paper) to 16 (ink), row by row from the top left. Every item has its gold here; it is ingest
-    that withholds it.
+    `image` is 64 uint8, 0 (paper) to 16 (ink), row by row from the top left. Every item has gold here; the stage gold
+    withholds it.
     """
     digits = load_digits()
     images = digits.data.astype(np.uint8)
@@ -55,19 +55,19 @@ def run(root: Path) -> None:
 
 
 def embed_images(images: npt.NDArray[np.uint8], is_train: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Return how each image differs from the mean train image, in shares of full ink: float32 of shape (n, 64), -1 to 1.
+    """Return each image minus the mean train image, in shares of full ink: float32 of shape (n, 64), -1 to 1.
 
-    A function of pixels alone. Without the mean taken off, every image would be near every other (all are ink in the
-    middle of paper), and their cosines would say little.
+    Gold plays no part. If the mean were not subtracted, all images would be near each other (ink in the middle of paper),
+    and their cosines would say little.
     """
     shares = images / INK
     return np.asarray(shares - shares[is_train].mean(axis=0), dtype=np.float32)
 
 
 def _draw_splits(gold: npt.NDArray[np.int8]) -> npt.NDArray[np.str_]:
-    """Return a split for each item, in every one about the same share of each class.
+    """Return a split for each item; each split has about the same share of every class.
 
-    Items in random order within their class, classes one after the other, every so manieth is drawn.
+    Items are shuffled within their class, classes follow one another, and a split takes items at regular intervals.
     """
     split = np.full(len(gold), str(Split.TRAIN))
     shuffled = np.random.default_rng(SEED).permutation(len(gold))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class EpoxyError(Exception):
-    """A mistake in input, params or set-up; shown without a traceback.
+    """A mistake in input, params or set-up, shown without a traceback.
 
     The message says what is wrong, where, what was found against what was expected, and what to do.
     """
@@ -14,13 +14,13 @@ class EpoxyError(Exception):
 
 
 class ParamsError(EpoxyError):
-    """params.yaml (or a file it names) is not what the program expects."""
+    """params.yaml, or a file that it names, is not valid."""
 
     exit_code = 2
 
 
 class DataError(EpoxyError):
-    """A table, array or index is missing, damaged or breaks its schema."""
+    """A table, array or index is missing, damaged or violates its schema."""
 
     exit_code = 3
 
@@ -32,7 +32,7 @@ class LabelingFunctionError(EpoxyError):
 
 
 class StageError(EpoxyError):
-    """A stage ended badly, ran out of time, or the repository is in use."""
+    """A stage failed or timed out, or the repository is in use."""
 
     exit_code = 5
 
@@ -44,18 +44,18 @@ class GateError(EpoxyError):
 
 
 class QueryError(EpoxyError):
-    """A question names an item, labeling function, class, method or column that is not there."""
+    """A question names an unknown item, labeling function, class, method or column."""
 
     exit_code = 2
 
 
 def require_sound_environment() -> None:
-    """Check what libraries would fail on with words of their own: the working directory's name, and a count of threads.
+    """Check settings on which libraries would fail with obscure messages: the locale, and Numba's number of threads.
 
     Raises
     ------
     ParamsError
-        A variable of the environment, or the locale, has to be corrected; says which.
+        An environment variable or the locale must be corrected; the message says which.
     """
     threads = os.environ.get("NUMBA_NUM_THREADS")
     if threads is not None and not (threads.isascii() and threads.isdecimal() and int(threads)):

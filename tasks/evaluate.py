@@ -80,7 +80,7 @@ from tasks.tables.paths import (
 from tasks.tables.validation import require_same_items
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
-"""Splits from the best evidence to the weakest: valid gold chose params; train items lend votes to each other."""
+"""Splits from the best evidence to the weakest: valid gold may have chosen params, and train items lend votes to others."""
 
 _SUMMARY_COLUMNS = {"lf": pl.String, "polarity": pl.String, "overlaps": pl.Float64, "conflicts": pl.Float64}
 _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float64, "metric": pl.Float64}
@@ -88,7 +88,7 @@ _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is evaluated, rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
+    """The inputs of the evaluation, with rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
 
     ids: pl.Series
     split: npt.NDArray[np.str_]
@@ -133,7 +133,7 @@ def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
         progress.advance()
         write_text(root / REPORT, render_page(evaluation))
         progress.advance()
-        write_text(root / PLOTS_TEMPLATE, render_plots_template())
+        write_text(root / PLOTS_TEMPLATE, render_plots_template(root))
         progress.advance()
 
 
@@ -168,7 +168,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
     known = read_all_gold(root, items, k)
     gold, split = known.classes, known.splits
-    # Predictions of valid items with gold are held out: those that made the shipped labels had learned from them.
+    # For valid items with gold, use the held-out predictions: the shipped labels learned from their gold.
     alike = ~((split == Split.VALID) & (gold != ABSTAIN))
     same = [name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=TIE)]
     if not same:
@@ -204,7 +204,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         extended=to_matrix(extended.select(ITEM_ID, *lfs)),
         labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
         probabilities=probabilities,
-        # Methods may agree on every item; then the most elaborate one, which comes last, is what was meant.
+        # If several methods have exactly the shipped probabilities, the most elaborate, which comes last, is meant.
         shipped=trained if trained in same else [SHIPPED, *same][-1],
         thresholds=thresholds,
         summary=summary,
@@ -299,7 +299,7 @@ def _measure_balances(inputs: Inputs, k: int) -> list[Balance]:
 
 @contextmanager
 def _open_summary(path: Path) -> Iterator[Any]:
-    """The JSON summary at `path`; whatever the block does not find in it becomes an error that names the file."""
+    """The JSON summary at `path`; whatever is missing from it becomes an error that names the file."""
     found = read_json(path)
     try:
         yield found
@@ -329,7 +329,7 @@ def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str
 
 
 def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advance: Advance) -> SplitResult:
-    """Scores and intervals of every method on the gold of `split`."""
+    """The scores and intervals of every method on the gold of `split`."""
     judged = (inputs.split == split) & (inputs.gold != ABSTAIN)
     gold = inputs.gold[judged]
     names = list(inputs.probabilities)
@@ -376,7 +376,7 @@ def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advanc
 
 
 def _count_coverage(inputs: Inputs, name: str, rows: npt.NDArray[np.bool_]) -> Coverage:
-    """How many of these `rows` (n,) have a vote, by where it comes from."""
+    """How many of these `rows` (bool, (n,)) have an original vote, an extended vote only, or none."""
     covered, reached = _covered(inputs.original[rows]), _covered(inputs.extended[rows])
     return Coverage(
         name=name, n=int(rows.sum()), original=int(covered.sum()), extended_only=int((reached & ~covered).sum())
@@ -390,7 +390,7 @@ def _covered(L: Votes) -> npt.NDArray[np.bool_]:
 
 
 def _describe_gold(inputs: Inputs) -> str:
-    """How many items of each split have gold."""
+    """The number of items with gold in each split, as text."""
     parts = [
         f"{split} {count:,}"
         for split in EVIDENCE
@@ -400,7 +400,7 @@ def _describe_gold(inputs: Inputs) -> str:
 
 
 def _describe_intervals(params: EvaluateParams) -> str:
-    """How intervals were made."""
+    """How the intervals were computed, as text."""
     if params.bootstrap == 0:
         return "none (evaluate.bootstrap: 0)"
     return (

@@ -1,4 +1,4 @@
-"""The extend stage: neighbors and thresholds to extended votes, each with its provenance."""
+"""extend: give abstaining LFs the votes of near neighbors, and record where each extended vote comes from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ _SCOPES = {Scope.CELLS: find_abstaining_entries, Scope.ROWS: find_abstaining_row
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """What extension does to some items."""
+    """The extension of some items' votes."""
 
     nearest_votes: NearestVotes
     extended: npt.NDArray[np.bool_]
-    """(n, m) the entries that take the offered vote."""
+    """(n, m): the entries that take the vote of their nearest neighbor."""
     votes: pl.DataFrame
-    """The items' votes with these entries filled."""
+    """The items' votes, with these entries filled in."""
 
 
 def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
@@ -63,7 +63,7 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
             for votes, neighbors in zip(
                 read_batches(root / VOTES, schemas.votes(k, columns)),
                 read_batches(root / NEIGHBORS, schema, needed),
-                strict=False,  # tables that differ in length differ in items, which is said below
+                strict=False,  # tables of different lengths have different items, which is reported below
             ):
                 require_same_items(root / VOTES, votes, root / NEIGHBORS, neighbors)
                 yield extend_items(votes, to_neighbors(neighbors, names), found, params), neighbors
@@ -76,7 +76,7 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
 
 
 def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, params: ExtendParams) -> Extension:
-    """Return what thresholds `found` for the LFs of `votes` (item_id and one column per LF) do to these items."""
+    """Return the extension of `votes` (item_id and a column per LF) under the thresholds `found`."""
     L = to_matrix(votes)
     given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
     nearest_votes = find_nearest_votes(neighbors, L.shape[1])
@@ -89,7 +89,7 @@ def extend_items(votes: pl.DataFrame, neighbors: Neighbors, found: Thresholds, p
 def _explain(
     extension: Extension, neighbors: pl.DataFrame, lfs: list[str], neighbor_columns: tuple[str, ...]
 ) -> pl.DataFrame:
-    """Return one row per extended entry: whose vote it is, and how near."""
+    """Return a row per extended vote: item, LF, vote, and the neighbor that lent it, with its similarity."""
     item, lf = np.nonzero(extension.extended)
     ids, nearest_votes = neighbors[ITEM_ID], extension.nearest_votes
     lenders = pl.concat([ids[:0], *(neighbors[name].alias(ITEM_ID) for name in neighbor_columns)])

@@ -1,4 +1,4 @@
-"""fit: turn votes into labels with a label model; write the model, the labels, and what other methods would say."""
+"""fit: turn votes into labels with a label model; write the model, its labels, and the predictions of other methods."""
 
 import sys
 from dataclasses import dataclass
@@ -47,17 +47,17 @@ from tasks.tables.schemas import probability_column
 from tasks.tables.validation import require_same_items
 
 DIGITS = 6
-"""Of a precision in label_model.json's summary; the model itself keeps every digit."""
+"""Digits of the precisions in label_model.json's summary; the model itself keeps every digit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads; all rows are those of items, by ascending id."""
+    """The inputs of the stage; rows are those of items, by ascending id."""
 
     items: pl.DataFrame
     split: npt.NDArray[np.str_]
     gold: Votes
-    """Classes of valid items that have gold, -1 elsewhere."""
+    """The classes of valid items with gold, -1 elsewhere."""
     lfs: tuple[str, ...]
     raw: Votes
     extended: Votes
@@ -65,7 +65,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Balance:
-    """The class balance, where it is from, and the value that params fix (None where it is counted)."""
+    """The class balance, its source, and the value that params fix (None if it is counted)."""
 
     values: Float64
     source: str
@@ -74,7 +74,7 @@ class Balance:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A label model and what it says of every item."""
+    """A fitted label model and its probabilities for every item."""
 
     kind: Kind
     model: LabelModel
@@ -83,12 +83,12 @@ class Fitted:
     gold_rows: int
     choice: Choice | None
     notes: tuple[str, ...]
-    """Findings as sentences, with names."""
+    """Findings as sentences, with the names of LFs and classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """The same kind of label model on original votes and on extended ones."""
+    """The same kind of label model on original and on extended votes."""
 
     balance: Balance
     raw: Fitted
@@ -125,7 +125,7 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
 
 
 def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
-    """Return items, gold of valid, original and extended votes of the project at `root`, rows joined by id.
+    """Return items, valid gold, and original and extended votes of the project at `root`, with rows joined by id.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
 
 
 def join_inputs(items: pl.DataFrame, gold: Votes, raw: pl.DataFrame, extended: pl.DataFrame) -> Inputs:
-    """Return what the tables of items (item_id, split), of votes and of extended votes say, joined by id, beside valid gold (n,).
+    """Return the inputs from tables of items (item_id, split), votes and extended votes, joined by id, and valid gold (n,).
 
     Raises
     ------
@@ -171,9 +171,9 @@ def join_inputs(items: pl.DataFrame, gold: Votes, raw: pl.DataFrame, extended: p
 
 
 def find_balance(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> Balance:
-    """Return the class balance that `params` asks for: given, uniform, or counted on valid gold with one added per class.
+    """Return the class balance that `params` asks for: given, uniform, or counted on valid gold plus one item per class.
 
-    Without any valid gold it is uniform. Gold of train and test never enters.
+    Without valid gold it is uniform. Gold of train and test is never used.
     """
     k = len(classes)
     if isinstance(params.class_balance, tuple):
@@ -197,7 +197,7 @@ def find_balance(inputs: Inputs, classes: tuple[str, ...], params: FitParams) ->
 
 
 def label_items(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> Labeled:
-    """Return the label model that `params` ask for, on original and on extended votes.
+    """Return the label model that `params` asks for, on original and on extended votes.
 
     Raises
     ------
@@ -212,9 +212,9 @@ def label_items(inputs: Inputs, classes: tuple[str, ...], params: FitParams) -> 
 
 
 def collect_methods(inputs: Inputs, labeled: Labeled) -> dict[str, Float64]:
-    """Return what majority votes and the label models say of every item: (n, k) by method."""
+    """Return the probabilities of majority votes and the label models for every item: (n, k) by method."""
     k = len(labeled.balance.values)
-    # Plain majority vote knows no class balance: a row without votes is a tie of all classes.
+    # Plain majority vote uses no class balance, so a row without votes is a tie of all classes.
     plain = MajorityVote(class_balance=np.full(k, 1 / k), lfs=len(inputs.lfs))
     balanced = MajorityVote(class_balance=labeled.balance.values, lfs=len(inputs.lfs))
     extended = "epoxy" if labeled.extended.kind == "flyingsquid" else "label_model_extended"
@@ -250,7 +250,7 @@ def _make_options(inputs: Inputs, balance: Balance, params: FitParams) -> Option
 def _fit(
     votes: Votes, inputs: Inputs, balance: Balance, options: Options, classes: tuple[str, ...], params: FitParams
 ) -> Fitted:
-    """Return the label model that `params` asks for, fitted on train (and anchored on valid gold where it can be)."""
+    """Return the label model that `params` asks for, fitted on train and, if it can learn from gold, on valid gold."""
     notes = []
     train = inputs.split == Split.TRAIN
     known = inputs.gold != ABSTAIN
@@ -324,7 +324,7 @@ def _describe_liger(liger: Liger) -> dict[str, Any]:
 
 
 def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float64:
-    """Return the model's posterior, (n, k); a sequence never runs from one split into another."""
+    """Return the model's posterior, (n, k); sequences do not cross from one split into another."""
     if not isinstance(model, SequenceModel):
         return model.predict_proba(votes)
     probabilities = np.empty((len(votes), 2))
@@ -335,7 +335,7 @@ def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Fl
 
 
 def tabulate_labels(inputs: Inputs, labeled: Labeled, classes: tuple[str, ...]) -> pl.DataFrame:
-    """Return the table of labels: what the label model says of the extended votes."""
+    """Return the table of labels that the label model gives for the extended votes."""
     probabilities = labeled.extended.probabilities
     columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(probabilities, labeled.balance.values)]}
     columns |= {probability_column(name): probabilities[:, c] for c, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""gold: bring the gold of the items' column and of people's tables together, and keep that of test apart."""
+"""gold: merge gold from the items' column with people's tables of gold, and set the gold of test and train apart."""
 
 import hashlib
 import sys
@@ -24,15 +24,16 @@ from tasks.tables.paths import COLUMN_GOLD, GOLD_CONFLICTS, GOLD_SUMMARY, ITEMS,
 from tasks.tables.validation import name_first
 
 COLUMN = "gold column of the items"
-"""What the gold column is called where annotators are named."""
+"""The name of the gold column among annotators."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gold:
     """All gold of a project, rows by item.
 
-    table: item_id, split, gold (int8 class position, null where people tie) of each item that somebody decided on.
-    conflicts: see `schemas.gold_conflicts`. summary: counts and agreement, for people. remarks: what the user should know.
+    table: item_id, split, gold (int8 class position, null where annotators tie) of each item with a decision.
+    conflicts: see `schemas.gold_conflicts`. summary: counts and agreement, for summary.json. remarks: what the user should
+    know.
     """
 
     table: pl.DataFrame
@@ -47,7 +48,7 @@ def run(root: Path, classes: tuple[str, ...], params: GoldParams) -> None:
     Raises
     ------
     DataError
-        A table cannot be read, names an unknown class or moves an item from one split to another.
+        A table is unreadable, names an unknown class or moves an item from one split to another.
     """
     gold = gather_gold(root, classes, params)
     known = gold.table.drop_nulls("gold")
@@ -100,7 +101,7 @@ def gather_gold(root: Path, classes: Sequence[str], params: GoldParams) -> Gold:
 
 
 def is_dealt_to_valid(item: str | int, valid_share: float) -> bool:
-    """Whether gold of a train item goes to valid: by the id alone, so that more gold moves none that there is.
+    """Whether gold of a train item goes to valid; it depends on the id alone, so that new gold never moves old gold.
 
     >>> [is_dealt_to_valid(item, 0.5) for item in ("a", "b", "c", 1, "1")]
     [False, True, True, True, True]
@@ -109,8 +110,8 @@ def is_dealt_to_valid(item: str | int, valid_share: float) -> bool:
 
 
 def _find_splits(items: pl.DataFrame, said: pl.DataFrame, params: GoldParams) -> pl.DataFrame:
-    """item_id and the split that gold of the item is of: of valid and test items their own, of train items as dealt."""
-    order = pl.Enum([str(Split.TEST), str(Split.VALID), str(Split.TRAIN)])  # who says test is heard first
+    """item_id and the split of the item's gold: for valid and test items their own split, for train items as dealt."""
+    order = pl.Enum([str(Split.TEST), str(Split.VALID), str(Split.TRAIN)])  # test takes precedence
     asked = said.group_by(ITEM_ID).agg(asked=pl.col("split").cast(order).min().cast(pl.String))
     joined = items.join(asked.with_columns(is_asked=True), on=ITEM_ID, how="left", maintain_order="left")
     is_train = pl.col("split") == Split.TRAIN
@@ -135,7 +136,7 @@ def _find_splits(items: pl.DataFrame, said: pl.DataFrame, params: GoldParams) ->
 
 
 def _positions(values: pl.Series, among: pl.Series) -> Int64:
-    """Where each of `values` is in `among`, which ascends and has all of them."""
+    """The position of each of `values` in `among`, which is ascending and contains all of them."""
     positions: Int64 = among.search_sorted(values).to_numpy().astype(np.int64)
     return positions
 
@@ -145,7 +146,7 @@ def _resolve(D: Votes, split: pl.Series, k: int, how: Resolution) -> Votes:
     chosen = np.full(len(D), ABSTAIN, np.int8)
     if how == Resolution.MAJORITY:
         return _pick(count_decisions(D, k).astype(np.float64), chosen, np.arange(len(D)))
-    # Apart, or what people said of test items would tell whom to believe about valid ones.
+    # Each split by itself, or decisions about test items would influence whom to believe about valid items.
     for rows in (np.flatnonzero(split == Split.VALID), np.flatnonzero(split != Split.VALID)):
         if len(rows):
             balance = (count_decisions(D[rows], k).sum(axis=0) + 1.0) / (np.count_nonzero(D[rows] != ABSTAIN) + k)
@@ -155,7 +156,7 @@ def _resolve(D: Votes, split: pl.Series, k: int, how: Resolution) -> Votes:
 
 
 def _pick(weights: Float64, chosen: Votes, rows: Int64) -> Votes:
-    """`chosen`, with the class of most weight at `rows`, where there is one alone."""
+    """`chosen`, with the class of the largest weight filled in at `rows`, unless classes tie."""
     top = find_top(weights)
     alone = top.sum(axis=1) == 1
     chosen[rows[alone]] = top[alone].argmax(axis=1)
@@ -179,7 +180,7 @@ def _list_conflicts(disputed: pl.DataFrame, said: pl.DataFrame, classes: Sequenc
 def _summarize(
     decisions: Decisions, table: pl.DataFrame, conflicts: pl.DataFrame, D: Votes, counts: Int64, annotators: list[str]
 ) -> dict[str, Any]:
-    """Counts and agreement, as summary.json has them."""
+    """Counts and agreement, in the form of summary.json."""
     known = table.drop_nulls("gold")
     alpha = measure_alpha(counts)
     return {

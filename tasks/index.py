@@ -1,6 +1,6 @@
-"""The index stage: embeddings to a FAISS index and its description. It sees no vote, so an LF edit never reruns it.
+"""index: build a FAISS index of the embeddings, and its description. It reads no votes, so an LF edit never reruns it.
 
-Embeddings pass row group by row group into the file of the index, which is mapped to find cells.
+Embeddings are copied to the index file one row group at a time; the file is memory-mapped to find cells.
 """
 
 import sys
@@ -85,7 +85,7 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
 
 
 def _find_cells(index: FlatIndex, cells: int) -> npt.NDArray[np.int32]:
-    """The cell (n,) of each vector of `index`; there is nothing to find in a flat one, which has one cell."""
+    """The cell (n,) of each vector of `index`; a flat index has a single cell."""
     n = len(index.vectors)
     if cells == 1:
         return np.zeros(n, np.int32)
@@ -98,13 +98,13 @@ def _find_cells(index: FlatIndex, cells: int) -> npt.NDArray[np.int32]:
 
 
 def _choose(kind: IndexKind, n: int) -> Literal["flat", "ivf"]:
-    """`kind`, decided where it is `auto`: by n alone, so that every machine decides alike."""
+    """`kind`, or for `auto` the kind chosen by n alone, so that every machine chooses the same."""
     is_approximate = kind is IndexKind.IVF or (kind is IndexKind.AUTO and is_approximate_worth_it(n))
     return "ivf" if is_approximate else "flat"
 
 
 def _explain(kind: IndexKind, n: int) -> str:
-    """Why the index is of its kind."""
+    """Why the index is of this kind, as text."""
     if kind is not IndexKind.AUTO:
         return "as params.yaml asks"
     return (

@@ -1,4 +1,4 @@
-"""ingest: join raw items and embeddings by id, check them, and write them in one form, sorted by id."""
+"""ingest: join raw items and embeddings by id, check them, and write them in a uniform form, sorted by id."""
 
 import sys
 from collections.abc import Iterator
@@ -36,7 +36,8 @@ def run(
     ParamsError
         A file named in `params` leads out of `params.source`.
     DataError
-        A file is missing or unreadable, or items and embeddings break a rule; names how many and the first of them.
+        A file is missing or unreadable, or some items or embeddings are invalid; the message has their number and the
+        first few.
     """
     source = root / params.source
     with Progress("reading items", total=1) as progress:
@@ -64,7 +65,7 @@ def run(
 def _cut_embeddings(
     ids: pl.Series, matrix: npt.NDArray[np.floating], rows: npt.NDArray[np.int64]
 ) -> Iterator[pl.DataFrame]:
-    """The table of embeddings in blocks; goes on after a bad row, so that all of them are counted.
+    """The table of embeddings in blocks; invalid rows do not stop it, so that all of them are counted.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def _cut_embeddings(
 
 
 def _summarize(items: Items, d: int) -> str:
-    """The summary of the stage: a line of counts, then the remarks."""
+    """The stage's summary: a line of counts, then the remarks."""
     splits = items.table["split"]
     parts = []
     for split in Split:

@@ -1,18 +1,18 @@
-"""Label the rows that a release does not know, with its model and support; nothing is fitted.
+"""Labels for rows that a release does not have, from its model and support; nothing is fitted.
 
-A new row's label depends on the release's run and on the row alone, not on what else came that night or the night
-before: only rows that the run itself labeled lend votes. What differs from a refit:
+A new row's label depends only on the release's run and on the row, not on other new rows: only rows labeled by the run
+itself lend votes. Differences from a refit:
 
-- the run's estimates stay: features, vote head, reliabilities, bandwidth, class balance, weights, thresholds;
-- a row on which LFs vote asks the vote head as it is, where the fit had asked one that had not seen the row's votes;
-- a row is certified from the run's least probability on, which was found for rows like the run's;
-- neighbors are found by exact search, whatever the index, among the support that is still there as it was;
-- extended votes and their provenance follow from the neighbors and the release's thresholds.
+- the run's estimates are kept: features, vote head, reliabilities, bandwidth, class balance, weights, thresholds;
+- for a row with votes, the vote head predicts as fitted, where the fit used predictions held out from the row's votes;
+- a row is certified from the run's lowest certified probability on, which was determined for rows like the run's;
+- neighbors are found by exact search, whatever the index, among support items that are unchanged since the run;
+- extended votes and their provenance follow from these neighbors and the release's thresholds.
 
-Without gold the end model sees an item's embedding alone, and says of a row what the run would have said.
+Without gold the end model sees an item's embedding alone, and gives a row the same label as the run would have.
 
-Work: reading and hashing all n rows, and the mathematics of the q new ones, q s d for a support of s rows. Memory: the
-votes and labels of all rows, and 4 (s + q) d bytes of embeddings.
+Cost: reading and hashing all n rows, and q s d operations for q new rows and a support of s rows. Memory: the votes and
+labels of all rows, and 4 (s + q) d bytes of embeddings.
 """
 
 from collections.abc import Iterator
@@ -59,10 +59,10 @@ from tasks.tables.validation import require_same_items
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledRows:
-    """The tables of the next release: those of release `base`, without deleted rows, with new and changed ones labeled.
+    """The tables of the next release: those of release `base` without deleted rows, and with new and changed rows labeled.
 
-    centroid: (d,) float64, the mean embedding (unit vectors for cosine) of the rows that were labeled now.
-    similarity: (q,) float32, of those of them that have any, to their nearest support item.
+    centroid: (d,) float64, the mean embedding (unit vectors for cosine) of the newly labeled rows.
+    similarity: (q,) float32, the similarity of newly labeled rows to their nearest support item, of rows that have neighbors.
     """
 
     base: str
@@ -78,12 +78,12 @@ class LabeledRows:
 def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledRows:
     """Return the rows below `root` with the labels that the release in folder `release`, whose id is `base`, gives them.
 
-    `params` are the release's. Ingest and apply have to be up to date.
+    `params` are those of the release. Ingest and apply must be up to date.
 
     Raises
     ------
     DataError
-        A table is missing or damaged, or the votes or embeddings are not of the kind that the model knows.
+        A table is missing or damaged, or the votes or embeddings do not fit the model.
     """
     classes = params.classes
     model = read_model(release / "model.parquet")
@@ -130,7 +130,7 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
 
 @dataclass(frozen=True, kw_only=True)
 class _Labeled:
-    """The new rows' part of `LabeledRows`; similarity: (q,) float32, NaN where a row has no neighbor."""
+    """The part of `LabeledRows` for new rows; similarity: (q,) float32, NaN for rows without neighbors."""
 
     labels: pl.DataFrame
     provenance: pl.DataFrame
@@ -190,7 +190,7 @@ def _label(
 
 
 def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], votes: Int8) -> Float64:
-    """Return the posterior (q, k) of `points` (q, d), given what each LF votes there and how near its support is."""
+    """Return the posterior (q, k) of `points` (q, d), given the votes on them and the similarity to each LF's support."""
     features = apply_spectral_map(model.spectral_map, points)
     head = np.exp(predict_log_proba(model.head, features))
     pooled = pool_votes(columns, model.reliability, model.bandwidth)
@@ -207,7 +207,7 @@ def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], 
 
 
 def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> npt.NDArray[np.bool_]:
-    """Return whether a row is of a reference split and was labeled by the run that made the model, (n,)."""
+    """Return whether each row may lend votes, (n,): it is in a reference split and was labeled by the model's run."""
     if rows.schema[ITEM_ID] != before.schema[ITEM_ID]:
         return np.zeros(rows.height, bool)
     of_run = before.filter(pl.col("base").is_null()).select(ITEM_ID, of_run=pl.lit(True))
@@ -228,7 +228,7 @@ def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> Non
 
 
 def _propose(vectors: Float32, metric: Metric) -> Float32:
-    """Return what search multiplies: unit vectors for cosine, the embeddings for L2."""
+    """Return the vectors to search with: unit vectors for cosine, the embeddings for L2."""
     if metric is Metric.L2:
         return vectors
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
@@ -237,7 +237,7 @@ def _propose(vectors: Float32, metric: Metric) -> Float32:
 
 
 def _search(support: Support, vectors: Float32, index_vectors: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
-    """Return the neighbors of all queries, a block at a time."""
+    """Return the neighbors of all new rows, searched a block at a time."""
     q = len(vectors)
     similarity = np.full((len(support.lf_classes), q), np.nan, np.float32)
     position = np.full((len(support.lf_classes), q), NOBODY, np.int64)
@@ -253,7 +253,7 @@ def _search(support: Support, vectors: Float32, index_vectors: Float32, abstains
 
 
 def _cut_columns(model: SavedModel, L: Int8, support: Support, nearest: Nearest) -> Iterator[LFColumn]:
-    """Return what each LF says of the new rows."""
+    """Return each LF's votes on the new rows and the similarity to its support."""
     for lf in range(len(model.lfs)):
         similarity = np.full((len(L), len(model.classes)), np.nan, np.float32)
         for row, lf_class in enumerate(support.lf_classes):
@@ -272,7 +272,7 @@ def _extend(
     release: Path,
     params: Params,
 ) -> pl.DataFrame:
-    """Return one row per extended vote on the new rows, as the extend stage has them."""
+    """Return a row per extended vote on the new rows, in the form of the extend stage's provenance."""
     found = read_thresholds(release / "thresholds.json", list(model.lfs))
     given = np.array([np.nan if value is None else value for value in found.thresholds.values()], np.float64)
     neighbors = Neighbors(

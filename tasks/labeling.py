@@ -1,7 +1,7 @@
-"""What a module below lfs/ imports to define labeling functions (LFs).
+"""What modules below lfs/ import to define labeling functions (LFs).
 
 Every LF that such a module binds to a name, or keeps in a list, tuple, set or dictionary bound to a name, votes in the
-pipeline, in the order of these names. A vote is a class name of params.yaml, the position of one, or ABSTAIN (None means the same).
+pipeline, in the order of the LFs' names. A vote is the name of a class in params.yaml, its position, or ABSTAIN (or None).
 
     from tasks.labeling import ABSTAIN, keyword_lf, labeling_function
 
@@ -83,13 +83,13 @@ def labeling_function(
     function
         Takes an `Item`, returns a class name, a class position, or ABSTAIN.
     name
-        The name of the LF; by default that of the function, or of the variable if the function has none (a lambda).
+        The LF's name; by default that of the function, or of its variable if the function is nameless (a lambda).
     on_error
         'raise' stops the run when the function raises or returns an unknown class; 'abstain' records the failure in
         data/apply/lf_failures.parquet and goes on, until failures exceed `error_budget`, a share of all items.
     timeout, on_timeout
-        Seconds that one item may take, and what happens when it takes longer: 'raise' or 'abstain', as for `on_error`.
-        Python code and regular expressions are interrupted; a library's compiled code is not, until it returns.
+        Time limit per item in seconds, and what happens beyond it: 'raise' or 'abstain', as for `on_error`. Python code
+        and regular expressions are interrupted; a library's compiled code is not, until it returns.
 
     Raises
     ------
@@ -152,14 +152,14 @@ def vectorized_labeling_function(
 
 
 def vote_where(condition: Condition, label: str | int) -> pl.Expr:
-    """The votes of a vectorized LF that votes `label` where `condition` holds, and abstains elsewhere and on null.
+    """The expression that votes `label` where `condition` holds, and abstains elsewhere and on null.
 
-    `condition` is a Polars expression, or one Boolean per item: a Polars or pandas Series, an array, or a list.
+    `condition` is a Polars expression, or a Boolean per item: a Polars or pandas Series, an array, or a list.
 
     Raises
     ------
     TypeError
-        `condition` is neither.
+        `condition` is none of these.
 
     >>> items = pl.DataFrame({"length": [3, 30, None]})
     >>> items.select(vote_where(pl.col("length") < 10, "HAM")).to_series().to_list()
@@ -182,7 +182,7 @@ def keyword_lf(
     case_insensitive: bool = True,
     whole_words: bool = True,
 ) -> PatternLF:
-    """An LF that votes `label` where the text in `column` holds one of `keywords`, and abstains elsewhere.
+    """An LF that votes `label` where the text in `column` contains one of `keywords`, and abstains elsewhere.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def keyword_lf(
     Raises
     ------
     LabelingFunctionError
-        There is no keyword, one is empty, or `keywords` is one string rather than a list.
+        There is no keyword, a keyword is empty, or `keywords` is a string rather than a list.
     """
     if isinstance(keywords, str) or not keywords or not all(keywords):
         raise LabelingFunctionError(
@@ -205,8 +205,8 @@ def keyword_lf(
 def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_insensitive: bool = False) -> PatternLF:
     r"""An LF that votes `label` where Python's `re.search(pattern, text)` finds a match, and abstains elsewhere.
 
-    Polars' regular expressions (a finite automaton, much faster) are used wherever they are certain to agree with
-    Python's: for patterns of common syntax, on texts without the rare characters on which `\w`, `\s`, `$` or case
+    Polars' regular expressions (finite automata, which are much faster) are used wherever they are certain to agree with
+    Python's: for patterns in the common syntax, on texts without the rare characters on which `\w`, `\s`, `$` or case
     differ. Everything else, such as look-around and back-references, runs in Python, row by row.
 
     Raises
@@ -233,11 +233,11 @@ def _pattern_lf(name: str, column: str, pattern: TextPattern, label: str | int) 
 
 
 def _name_function(function: Callable[..., object]) -> str:
-    """The name of `function`; empty for a lambda, a partial or an object, which have none."""
+    """The name of `function`; empty for lambdas, partials and callable objects, which have none."""
     name = getattr(function, "__name__", "")
     return "" if name == "<lambda>" else name
 
 
 def _policy(on_error: OnError | str) -> OnError:
-    """`on_error` as the enum if it names a policy; otherwise unchanged, for the LF to refuse with its name."""
+    """`on_error` as the enum if it names a policy; otherwise unchanged, so that the LF's own check can name the LF."""
     return OnError(on_error) if on_error in tuple(OnError) else on_error  # type: ignore[return-value]

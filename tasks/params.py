@@ -1,4 +1,4 @@
-"""params.yaml as typed, frozen models: every key known, every value checked, nothing read that is not declared."""
+"""params.yaml as typed, frozen models: unknown keys are errors, and every value is checked."""
 
 import contextlib
 import difflib
@@ -18,7 +18,7 @@ FILE = "params.yaml"
 M = TypeVar("M", bound=BaseModel)
 
 REFERENCE = "docs/reference/params.md"
-"""The page that lists every key."""
+"""The page of the documentation that lists every key."""
 
 
 class Split(StrEnum):
@@ -54,22 +54,22 @@ class EncoderParams(Section):
     `tokenizer.json` beside it (needs the extra `onnx`: a processor is enough); or a sentence-transformers model (needs the
     extra `text`, which brings torch): a name, or a folder inside the project."""
     dimensions: int = Field(default=128, ge=1, le=1000)
-    """Of the vectors that `tfidf` gives; fewer where there are fewer texts."""
+    """The dimension of `tfidf`'s vectors; lower if there are fewer texts."""
     column: str = "text"
-    """The column of the items that is encoded."""
+    """The items' column to encode."""
     batch_size: int = Field(64, ge=1)
-    """Texts that the model is given at once; no result depends on it."""
+    """The number of texts per call of the model; no result depends on it."""
 
 
 class Duplicates(StrEnum):
-    """What an item id that occurs more than once means."""
+    """How to treat an item id that occurs more than once."""
 
     ERROR = "error"
     LAST = "last"
 
 
 class ColumnType(StrEnum):
-    """What the values of a column are."""
+    """The type of a column's values."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -89,18 +89,18 @@ class IngestParams(Section):
     embedding_ids: str | None = None
     """For .npy: a table below `source` whose item id column gives the order of the rows, or a .npy or .txt of ids."""
     duplicates: Duplicates = Duplicates.ERROR
-    """What an id that occurs more than once means: `error`, or that its last row (last file, last line) is kept."""
+    """An id that occurs more than once is an error (`error`), or its last row (last file, last line) is kept (`last`)."""
     item_id: str = "item_id"
     """The column with the ids, in items and embeddings."""
     split: str = "split"
-    """The column with `train`, `valid` or `test`; where it is missing, every item is `train`."""
+    """The column with `train`, `valid` or `test`; without it, every item is in `train`."""
     gold: str = "gold"
-    """The column with a class name or its position, empty where unknown; it may be missing."""
+    """The column with gold as a class name or position, empty where unknown; it may be missing."""
     types: dict[str, ColumnType] = Field(default_factory=dict)
-    """What the values of columns in CSV and JSONL are, by column: `text`, `integer`, `number` or `boolean`. A column of
-    CSV that is not named is text. `split` and `gold` need none."""
+    """Types of columns in CSV and JSONL, by column: `text`, `integer`, `number` or `boolean`. Other columns of CSV are text;
+    `split` and `gold` need no type."""
     encoder: EncoderParams | None = None
-    """Given instead of `embeddings`."""
+    """Computes embeddings from a text column, instead of `embeddings`."""
 
     @field_validator("source")
     @classmethod
@@ -138,37 +138,36 @@ class Resolution(StrEnum):
 
 
 class GoldColumn(StrEnum):
-    """What gold of train items in the items' gold column means."""
+    """How to treat gold of train items in the items' gold column."""
 
     MEASURE = "measure"
     DEAL = "deal"
 
 
 class GoldOnTrain(StrEnum):
-    """What a decision about an item of the split `train` means."""
+    """How to treat a decision about an item of the split `train`."""
 
     DEAL = "deal"
     REFUSE = "refuse"
 
 
 class GoldParams(Section):
-    """Gold beside the column of the items: tables of what people decided, which only grow."""
+    """Gold beside the items' gold column: append-only tables of people's decisions."""
 
     source: str = "gold"
     """A folder inside the project with tables (Parquet, CSV, JSONL) of item_id, label and, if there are, annotator, time
     and split; the stage depends on the whole folder."""
     resolve: Resolution = Resolution.MAJORITY
-    """Of several decisions about an item, those of the gold column among them: `majority`, or `dawid_skene`, which learns
-    whom to believe. Items on which they tie have no gold until somebody decides."""
+    """How several decisions about an item (the gold column counts as one of them) become its gold: `majority`, or
+    `dawid_skene`, which learns whom to believe. Tied items have no gold until somebody breaks the tie."""
     train: GoldOnTrain = GoldOnTrain.DEAL
-    """What a decision about an item of the split `train` means: its gold goes to `valid` or `test` by a hash of the id
-    (`deal`), or is an error (`refuse`)."""
+    """Gold of an item of the split `train` goes to `valid` or `test` by a hash of the id (`deal`), or is an error
+    (`refuse`)."""
     column: GoldColumn = GoldColumn.MEASURE
-    """What gold of train items in the gold column means: it judges train (`measure`), or goes to `valid` or `test` as that
-    in tables (`deal`)."""
+    """Gold of train items in the gold column is used to judge train (`measure`), or goes to `valid` or `test` like that in
+    tables (`deal`)."""
     valid_share: float = Field(default=0.5, ge=0, le=1)
-    """The share of items that the hash deals to `valid`, the others go to `test`. To change it moves gold from one to the
-    other."""
+    """The share of items that the hash assigns to `valid`; the others go to `test`. Changing it moves gold between them."""
 
     @field_validator("source")
     @classmethod
@@ -199,7 +198,7 @@ class IndexParams(Section):
 
 
 class ApplyParams(Section):
-    """Where votes come from."""
+    """The source of votes."""
 
     source: str
     """A Python module below lfs/ with labeling functions, or a Parquet or CSV table of votes below lfs/."""
@@ -221,7 +220,7 @@ class SearchParams(Section):
     reference: tuple[Split, ...] = Field((Split.TRAIN,), min_length=1)
     """Splits whose votes may be extended to their neighbors."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
-    """For an approximate index: the share of neighbors that exact search would find too, measured on samples."""
+    """For an approximate index: the smallest share of true nearest neighbors that must be found, measured on samples."""
 
 
 class TuneMethod(StrEnum):
@@ -234,7 +233,7 @@ class TuneMethod(StrEnum):
 
 
 class TuneMetric(StrEnum):
-    """What a threshold is chosen for, on valid gold or, for want of it, on held-out votes."""
+    """The metric that thresholds maximize, on valid gold or, without it, on held-out votes."""
 
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
@@ -253,10 +252,10 @@ class TuneParams(Section):
     """`agreement`: per LF as well, but without gold, by how well the other LFs predict the extended votes."""
     metric: TuneMetric = TuneMetric.ACCURACY
     candidates: int = Field(20, ge=1, le=1000)
-    """How many quantiles of the observed similarities are tried, in addition to "do not extend"."""
+    """The number of quantiles of the observed similarities to try, in addition to "do not extend"."""
     default: Threshold | None = None
-    """The threshold of LFs that `thresholds` does not name, with `fixed` or where there is no valid gold. null: with
-    `fixed` do not extend, with the other methods choose by agreement."""
+    """The threshold of LFs that `thresholds` does not name, with `fixed` or without valid gold. null: do not extend (with
+    `fixed`), or choose by agreement (with the other methods)."""
     thresholds: dict[str, Threshold | None] = Field(default_factory=dict)
     """Thresholds by LF, which override the method."""
 
@@ -285,7 +284,7 @@ class LabelModelKind(StrEnum):
 
 
 class FlyingSquidParams(Section):
-    """How FlyingSquid estimates."""
+    """Settings of FlyingSquid."""
 
     mode: Literal["corrected", "reference"] = "corrected"
     """`reference` gives the results of the flyingsquid package, its errors included."""
@@ -294,7 +293,7 @@ class FlyingSquidParams(Section):
     dependencies: tuple[tuple[str, str], ...] = ()
     """Pairs of LFs that depend on each other given the class; two classes only."""
     sequence_length: int = Field(default=1, ge=1, le=10)
-    """Items in a sequence, in the order of item ids within a split; 1: none. Two classes only."""
+    """The length of sequences of items, in the order of item ids within a split; 1: no sequences. Two classes only."""
 
     @property
     def is_graph(self) -> bool:
@@ -309,7 +308,7 @@ def _check_balance(value: object) -> object:
 
 
 class FitParams(Section):
-    """The label model."""
+    """How votes become labels."""
 
     label_model: LabelModelKind = LabelModelKind.FLYINGSQUID
     """`auto`: the best on held-out valid gold, with majority vote as the floor."""
@@ -361,15 +360,15 @@ class EvaluateParams(Section):
     bootstrap: int = Field(1000, ge=0)
     """Bootstrap resamples for each interval; 0: no intervals."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of each interval."""
+    """The confidence level of each interval."""
     seed: int = Field(0, ge=0)
-    """Of the resamples."""
+    """Seed of the resamples."""
     examples: int = Field(4, ge=0, le=100)
     """Items of each kind (wrong, in conflict, uncovered, wrong by extension) that the report shows with their text; 0: none."""
 
 
 class Params(Section):
-    """All of params.yaml. Each stage gets `classes` and its own section, nothing else."""
+    """All of params.yaml. A stage receives `classes` and its own section only."""
 
     classes: tuple[str, ...] = Field(min_length=2, max_length=127)
     """Class names; a vote is a position in this list. At most 127, so that a vote fits int8."""
@@ -429,22 +428,22 @@ def read_params(root: Path) -> Params:
 
 
 def read_stage_params(root: Path, stage: str) -> Params:
-    """`classes` and the section of `stage` in `root`/params.yaml, checked; what else stands there does not count.
+    """`classes` and the section of `stage` in `root`/params.yaml, checked; other sections are ignored.
 
-    A mistake in another section is that stage's matter, and `read_params` tells of all: the other sections returned are
-    not those of the file.
+    Mistakes in other sections concern other stages, and `read_params` reports all of them; the other sections of the result
+    are not those of the file.
 
     Raises
     ------
     ParamsError
-        As for `read_params`, of `classes` and that section alone.
+        As for `read_params`, for `classes` and that section only.
     """
     raw = read_sections(root)
     own = {key: raw[key] for key in ("classes", stage) if key in raw}
     others: dict[str, Any] = {name: {} for name in Params.model_fields if name not in ("classes", stage)}
-    # The sections of which a key has no default; nobody reads these values.
+    # Placeholders for required keys of other sections; nothing reads them.
     others |= {name: {"source": "lfs/none.py"} for name in ("ingest", "apply") if name != stage}
-    if stage == "tune":  # whose thresholds are of the index's metric, if that is one
+    if stage == "tune":  # its thresholds are checked against the index's metric, if that is valid
         with contextlib.suppress(ValidationError):
             others["index"] = check_strictly(IndexParams, raw.get("index")).model_dump(mode="json")
     return _check(others | own)
@@ -456,7 +455,7 @@ def read_sections(root: Path) -> dict[str, Any]:
     Raises
     ------
     ParamsError
-        The file is missing, or is no mapping in YAML.
+        The file is missing, or is not a YAML mapping.
     """
     try:
         content = (root / FILE).read_bytes()
@@ -485,19 +484,19 @@ def _check(raw: dict[str, Any]) -> Params:
 
 
 def check_strictly(model: type[M], raw: Any) -> M:
-    """`raw`, the value of a YAML document, as `model`, of exactly the types that it names: "20" is no number.
+    """`raw`, the value of a YAML document, as a `model`, without conversion of types: "20" is not a number.
 
     Raises
     ------
     pydantic.ValidationError
-        It is not.
+        A value does not fit.
     """
-    # As JSON, since that has lists for tuples and text for enums even where types are strict.
+    # Via JSON, in which pydantic accepts lists as tuples and text as enums even if types are strict.
     return model.model_validate_json(json.dumps(raw, default=lambda other: [[str(other)]]), strict=True)
 
 
 def _describe(found: object) -> str:
-    """One finding of pydantic as a line that says what to do."""
+    """An error of pydantic as a line that says what to do."""
     assert isinstance(found, dict)
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
@@ -514,7 +513,7 @@ def _describe(found: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Whether `text` is how a number is written."""
+    """Whether `text` is a number in decimal notation."""
     try:
         float(text)
     except ValueError:

@@ -12,13 +12,13 @@ from typing import ClassVar, TypeVar
 T = TypeVar("T")
 
 MARK = "@progress "
-"""Begins a line for the flow, which turns it into a progress artifact in the Prefect UI."""
+"""The prefix of a line for the flow, which turns it into a progress artifact in the Prefect UI."""
 
 WARNING = "warning: "
-"""Begins a line of a stage that is shown even by `epoxy run --quiet`."""
+"""The prefix of a stage's line that even `epoxy run --quiet` shows."""
 
 ENVIRONMENT = "EPOXY_PROGRESS"
-"""Set to `marked` by the flow; an environment variable, since it must never be part of a cache key."""
+"""The flow sets this environment variable to `marked`; not a param, since it must not be part of a cache key."""
 
 
 class Progress:
@@ -30,7 +30,7 @@ class Progress:
     """
 
     last_line_at: ClassVar[float | None] = None
-    """When this stage last showed a line, or began; None outside a stage, where each `Progress` has a clock of its own."""
+    """When this stage last showed a line, or began; None outside a stage, where each `Progress` has its own clock."""
 
     def __init__(self, what: str, *, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
@@ -41,7 +41,7 @@ class Progress:
 
     @classmethod
     def begin_stage(cls) -> None:
-        """Share one clock from now on: the two seconds run from the last line of any `Progress` of this process."""
+        """From now on, share a clock: the two seconds count from the last line of any `Progress` of this process."""
         cls.last_line_at = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -84,14 +84,14 @@ class Progress:
         sys.stderr.flush()
 
     def _estimate_seconds_left(self) -> float | None:
-        """The seconds that are left if work goes on as fast as until now; None before any is done and when all is."""
+        """The seconds left at the average speed so far; None before any work is done, and when all of it is."""
         if not 0 < self._done < self._total:
             return None
         return (self._shown - self._began) / self._done * (self._total - self._done)
 
 
 def describe_progress(what: str, done: int, total: int, seconds_left: float | None) -> str:
-    """A line that tells how much of `what` is done, and about how long the rest takes where that is known.
+    """A line on how much of `what` is done and, if known, how long the rest will take.
 
     >>> describe_progress("voting", 400, 1000, 90)
     'voting:  40% (400 of 1,000), about 2 min left'

@@ -1,7 +1,7 @@
-"""The search stage: for every item and LF that abstains on it, the nearest item of each class in that LF's support.
+"""search: for every item and LF that abstains on it, find the nearest item of each class in the LF's support.
 
-The bytes written are those of a search of everything, whatever was in the cache (see tasks/neighbors/run.py). A run
-whose recall is below the target fails.
+The bytes written are those of a full search, whatever was in the cache (see tasks/neighbors/run.py). A run whose recall
+is below the target fails.
 
 Peak memory for n items of d dimensions, m LFs, p LF classes, and v distinct vectors in the support: 8 n p bytes for
 neighbors, 8 n m for votes and who asks, 24 n (200 n for a moment) to compare items with those of an earlier run, and per
@@ -69,7 +69,7 @@ def write_result(root: Path, inputs: SearchInputs, result: SearchResult) -> None
 
 
 def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
-    """Items, votes of `k` classes, embeddings and index below `root`, rows joined by id.
+    """Items, votes for `k` classes, embeddings and index below `root`, with rows joined by id.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def _open_index(root: Path, description: IndexDescription) -> FlatIndex:
 
 
 def _read_embeddings(root: Path, items: pl.DataFrame, index: FlatIndex, description: IndexDescription) -> Float32:
-    """The embeddings (n, d), mapped, read in one pass that also proves the index fresh.
+    """The embeddings (n, d), memory-mapped, from a pass that also verifies that the index is up to date.
 
     For L2 the index itself holds them; for cosine they are copied to a scratch file.
     """

@@ -1,4 +1,4 @@
-"""YAML of which nothing is guessed: keys are text and occur once, numbers are decimal, aliases end."""
+"""A strict subset of YAML, without guesses: keys are text and unique, numbers are decimal, aliases are finite."""
 
 import re
 from typing import Any
@@ -7,18 +7,18 @@ import yaml
 
 
 def parse_yaml(text: str, name: str = "text") -> Any:
-    """The value of the YAML document in file `name`, in its safe form; a key that occurs twice is an error.
+    """The value of the YAML document `text` from the file `name`, in plain types; a duplicate key is an error.
 
     Raises
     ------
     yaml.YAMLError
-        `text` is not YAML, a mapping has a key twice, or one that is not text (`yes` and `1` are not), a number is not
-        decimal, or aliases make it endless.
+        `text` is not YAML, a key is duplicate or not text (such as `yes` and `1`), a number is not decimal, or aliases are
+        endless.
     ValueError
-        A date or number that Python does not have.
+        Python cannot represent a date or number.
     """
     loader = _Loader(text)
-    loader.name = name  # what errors call it
+    loader.name = name  # for error messages
     try:
         node = loader.get_single_node()
         if node is None:
@@ -32,13 +32,13 @@ def parse_yaml(text: str, name: str = "text") -> Any:
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 _MOST_NODES = 100_000
-"""Values in a document, those that aliases repeat counted each time: a few lines of aliases can stand for billions."""
+"""Most values in a document, with repetitions by aliases counted: a few lines of aliases can stand for billions."""
 
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)|[-+]?[0-9]*\.[0-9]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 def _measure(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """The number of values below `node`; `sizes` has those of other nodes, and None for the ones that `node` is in."""
+    """The number of values below `node`; `sizes` has those of other nodes, and None for nodes that contain `node`."""
     if id(node) not in sizes:
         sizes[id(node)] = None
         children: list[yaml.Node] = []
@@ -55,7 +55,7 @@ def _measure(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes no key twice, and numbers in decimal alone: 020 is not 16, and 1:30 not 90."""
+    """PyYAML's safe loader without duplicate keys and with decimal numbers only: 020 is not 16, and 1:30 is not 90."""
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """The number at `node`."""
@@ -88,7 +88,7 @@ for _kind in ("int", "float"):
 
 
 def describe_yaml_error(name: str, content: bytes, error: BaseException) -> str:
-    """The line of file `name` at which a parser of YAML gave up on its `content`, why, and what to do; `error` is its own.
+    """The line of file `name` at which a YAML parser failed on `content` with `error`, the reason, and what to do.
 
     >>> import yaml
     >>> try:

@@ -1,9 +1,10 @@
-"""train: turn votes, similarities and embeddings into the labels that are shipped, with a classifier for the last word.
+"""train: turn votes, similarities and embeddings into the shipped labels, with a classifier as the last step.
 
-Two steps. Nearvote (tasks/core/label_models/nearvote.py) reads every neighbor's vote as evidence that fades with distance, so that
-no threshold is needed. The end model (tasks/core/classifiers/end_model.py) then learns from these soft labels of all items, and
+There are two steps. Nearvote (tasks/core/label_models/nearvote.py) counts every neighbor's vote as evidence that fades with
+distance, so that no threshold is needed. The end model (tasks/core/classifiers/end_model.py) then learns from these soft
+labels of all items, and
 from gold of valid where there is any, what the embeddings say beyond votes. Where there is no gold to learn from and
-the embeddings do not foretell votes, the end model cannot know anything, and Nearvote's own labels are shipped.
+the embeddings do not predict votes, the end model cannot learn anything, and Nearvote's labels are shipped.
 """
 
 import sys
@@ -72,19 +73,19 @@ from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
 
 _SHOWN = 5
-"""Near-copies that are named in a sentence."""
+"""Most near-copies that a sentence names."""
 
 BYTES_AT_ONCE = 1 << 24
-"""Of neighbors' similarities that are read at once, but those of an LF at least. To open the file takes time for each
-of its columns, so that to open it for each LF would take time in proportion to their square."""
+"""Most bytes of neighbors' similarities to read at a time, but at least those of a single LF. Opening the file takes time
+per column, so opening it for each LF would take time quadratic in the number of LFs."""
 
 DIGITS = 6
-"""Of the numbers in end_model.json, which explain the labels and are not read again."""
+"""Digits of the numbers in end_model.json, which explain the labels and are not read back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the stage reads; all rows are those of items, by ascending id."""
+    """The inputs of the stage; rows are those of items, by ascending id."""
 
     items: pl.DataFrame
     lfs: tuple[str, ...]
@@ -92,21 +93,21 @@ class Inputs:
     points: ScaledEmbeddings
     metric: Metric
     gold: GoldRows | None
-    """Gold of valid items, None where there is none or params forbid it."""
+    """Gold of valid items, None if there is none or params forbid it."""
     judges: GoldRows | None
     """Gold of valid items, None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredColumns:
-    """The LFs' votes and similarities, read from disk some LFs at a time, as often as they are iterated over."""
+    """The LFs' votes and similarities, read from disk a few LFs at a time in each iteration."""
 
     root: Path
     inputs: Inputs
     pairs: NeighborColumnNames
 
     def __iter__(self) -> Iterator[LFColumn]:
-        """One column per LF.
+        """Yield a column per LF.
 
         Raises
         ------
@@ -139,7 +140,7 @@ class StoredColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What votes and embeddings say; no gold has a part in it."""
+    """The evidence of votes and embeddings, without gold."""
 
     spectral_map: SpectralMap
     features: Float32
@@ -149,7 +150,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedLabels:
-    """What was fitted to evidence and gold. lookout: the gold rows that items are compared with, None without gold."""
+    """The models fitted to evidence and gold. lookout: the gold rows with which items are compared, None without gold."""
 
     balance: Float64
     lookout: GoldRows | None
@@ -223,7 +224,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
 
 
 def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> Evidence:
-    """Return what the votes and embeddings of `inputs`, and the neighbors of the project at `root`, say.
+    """Return the evidence of the votes and embeddings of `inputs` and of the neighbors in the project at `root`.
 
     Raises
     ------
@@ -249,7 +250,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
 def fit_labels(
     inputs: Inputs, evidence: Evidence, k: int, params: TrainParams, student: Student | None = None
 ) -> FittedLabels:
-    """Return the labels that evidence and the gold of `inputs` give; with a `student` (of `fit_student`) that fits, faster."""
+    """Return the labels from `evidence` and the gold of `inputs`; faster with a `student` that `fit_student` has fitted."""
     balance = find_balance(evidence.head, inputs, k, params)
     near_gold, lookout = None, None
     if inputs.gold is not None:
@@ -283,7 +284,7 @@ def fit_labels(
 
 
 def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
-    """Return items, votes, points and gold of valid, rows joined by id.
+    """Return items, votes, scaled embeddings and valid gold, with rows joined by id.
 
     Raises
     ------
@@ -333,15 +334,15 @@ def _can_learn_from_gold(inputs: Inputs) -> bool:
 
 
 def _pick_shipped(inputs: Inputs, head: VoteHead) -> Method:
-    """Return the method whose labels are shipped: the end model, unless it has nothing but embeddings that say nothing.
+    """Return the method whose labels are shipped: the end model, unless there is no gold and embeddings do not carry votes.
 
-    With gold the end model weighs embeddings against votes by itself; without, it sees an item's embedding alone.
+    With gold the end model weighs embeddings against votes by itself; without gold it sees an item's embedding alone.
     """
     return "nearvote" if _find_leader(inputs, head) != "student" and not _can_learn_from_gold(inputs) else "end_model"
 
 
 def _find_leader(inputs: Inputs, head: VoteHead) -> Leader:
-    """Return whose labels are the best without gold."""
+    """Return the expert with the best labels without gold."""
     says_nothing = measure_skill(inputs.votes, head.proba) < LEAST_SKILL  # False for NaN
     return "label model" if says_nothing else "student"
 
@@ -354,7 +355,7 @@ def _hold_out(
     k: int,
     seed: int,
 ) -> dict[str, Float64]:
-    """Return the methods with what each says of gold rows when it has not learned from them, so that valid can judge them."""
+    """Return the methods with held-out predictions for gold rows, so that valid gold can judge them."""
     if inputs.gold is None or not _can_learn_from_gold(inputs):
         return methods
     gold, vectors = inputs.gold, inputs.points.vectors[inputs.gold.rows]
@@ -373,7 +374,7 @@ def _hold_out(
 
 
 def find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) -> Float64:
-    """Return the class balance that `params` asks for; gold of train and test never enters."""
+    """Return the class balance that `params` asks for; gold of train and test is never used."""
     if isinstance(params.class_balance, tuple):
         given: Float64 = np.array(params.class_balance, dtype=np.float64)
         return given / np.float64(given.sum())
@@ -383,7 +384,7 @@ def find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) ->
 
 
 def _log(probabilities: Float64) -> Float64:
-    """Return the log of probabilities, those of 0 taken for the smallest number there is."""
+    """Return the log of probabilities, with 0 replaced by the smallest positive number."""
     return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
@@ -409,7 +410,7 @@ def _describe(
     classes: tuple[str, ...],
     params: TrainParams,
 ) -> dict[str, Any]:
-    """Return end_model.json: what taught the model, and how much each source of evidence counted."""
+    """Return the content of end_model.json: what the model learned from, and the weight of each source of evidence."""
     gold_rows = 0 if inputs.gold is None else len(inputs.gold.rows)
     is_used = _can_learn_from_gold(inputs)
     if is_used:

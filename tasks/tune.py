@@ -1,4 +1,4 @@
-"""The tune stage: whether neighbors tell anything, how near one must be for its vote to be taken, and the curves."""
+"""tune: check whether neighbors carry votes, choose the threshold of each LF, and write the threshold curves."""
 
 import difflib
 import sys
@@ -49,56 +49,56 @@ _CURVE = {
     "valid_coverage": pl.Float64,
     "metric": pl.Float64,
 }
-"""Columns of threshold_curves.csv: a threshold (null: do not extend), the share of all items on which the LF then has
-a vote, the same for items with valid gold, and the metric while every other LF has its chosen threshold: on valid gold,
-or where that does not count on hidden votes."""
+"""Columns of threshold_curves.csv: a threshold (null: do not extend), the share of all items on which the LF then has a
+vote, the same for items with valid gold, and the metric with every other LF at its chosen threshold, on valid gold or
+else on hidden votes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What thresholds are chosen for and on, neighbors aside; rows are those of items."""
+    """The inputs of the choice except neighbors; rows are those of items."""
 
     lfs: list[str]
     L: npt.NDArray[np.int8]
-    """(n, m) votes."""
+    """(n, m): votes."""
     labels: npt.NDArray[np.int8]
-    """(n,) gold of valid items, ABSTAIN elsewhere."""
+    """(n,): gold of valid items, ABSTAIN elsewhere."""
     k: int
     metric: Metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSet:
-    """What the thresholds, or at least their curves, are judged by; LFs that vote alike are there once."""
+    """The items and votes that judge thresholds, or at least their curves; LFs with identical votes appear once."""
 
     method: TuneMethod
-    """How thresholds are chosen in the end: per_lf is agreement where there is no gold."""
+    """How thresholds are really chosen: per_lf becomes agreement if there is no gold."""
     chosen_on: str
     is_hidden: bool
     """Whether hidden votes stand in for gold."""
     may_choose: bool
-    """Whether any threshold is to be chosen, and there is something to choose by."""
+    """Whether there is a threshold to choose, and something to choose by."""
     judged: JudgedItems
     column: Int64
-    """(m,) the column of `judged` that stands for each LF."""
+    """(m,): the column of `judged` that represents each LF."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The thresholds, and how they came about."""
+    """The thresholds, and how they were chosen."""
 
     thresholds: Thresholds
     similarity: Float64
-    """The same on similarity, by column of the tuning set; infinity: do not extend."""
+    """The thresholds as similarities, by column of the tuning set; infinity: do not extend."""
     candidates: list[Float64]
-    """Likewise."""
+    """The candidate similarities of each column."""
     tuning_set: TuningSet
     choice: Choice | None
-    """None where nothing was to be chosen."""
+    """None if there was nothing to choose."""
 
 
 def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
-    """Choose the thresholds of the LFs below `root`; gold of split valid is all the gold that is read.
+    """Choose the thresholds of the LFs below `root`; of all gold, only that of valid is read.
 
     Raises
     ------
@@ -146,9 +146,9 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
 
 
 def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[np.int64]], Neighbors]) -> Chosen:
-    """Return the thresholds that `params` ask for; `read_rows` gives the neighbors of the items at positions (r,), ascending.
+    """Return the thresholds that `params` asks for; `read_rows` returns the neighbors of items at ascending positions (r,).
 
-    LFs whose votes are all the same, and whose thresholds are free or given alike, count as one and get the same.
+    LFs with identical votes, and with free or the same given thresholds, count as a single LF and get the same threshold.
 
     Raises
     ------
@@ -189,9 +189,9 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
 
 
 def _merge_copies(L: Votes, given: Float64, free: Bool) -> tuple[Int64, Int64]:
-    """Return the LFs that stand for themselves and their copies, ascending, and which of these stands for each LF (m,).
+    """Return the LFs that represent themselves and their copies, ascending, and which of these represents each LF, (m,).
 
-    Copies vote alike and have the same threshold given, or none.
+    Copies have identical votes, and the same given threshold or none.
     """
     alike = zip(find_originals(L).tolist(), free.tolist(), given.tolist(), strict=True)
     known: dict[tuple[int, bool, float], int] = {}
@@ -207,7 +207,7 @@ def _gather_tuning_set(
     kept: Int64,
     column: Int64,
 ) -> TuningSet:
-    """Return what thresholds are judged by: valid gold, or one hidden vote of each item where there is none or params say so."""
+    """Return what judges thresholds: valid gold, or a hidden vote of each item if there is no gold or params say so."""
     m, labels = len(column), inputs.labels
     L = inputs.L if len(kept) == m else inputs.L[:, kept]
     known = np.flatnonzero(labels != ABSTAIN)
@@ -258,7 +258,7 @@ def _require_lfs(params: TuneParams, lfs: list[str]) -> None:
 
 
 def _read_rows(root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, rows: npt.NDArray[np.int64]) -> Neighbors:
-    """Return the similarities of the items at positions `rows`, ascending; other rows are read and let go."""
+    """Return the similarities of the items at ascending positions `rows`; other rows are read and discarded."""
     needed = [ITEM_ID, *pairs.similarity]
     similarity = np.empty((len(pairs.similarity), len(rows)), np.float32)
     ids = []
@@ -278,7 +278,7 @@ def _read_rows(root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, rows
 def _count_extended(
     root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, candidates: list[Float64]
 ) -> list[npt.NDArray[np.int64]]:
-    """Return by LF, how many of all items each candidate extends it to."""
+    """Return, by LF, the number of items to which each candidate extends it."""
     needed = [ITEM_ID, *pairs.similarity]
     counts = [np.zeros(len(thresholds), np.int64) for thresholds in candidates]
     with Progress("measuring coverage", total=items.height) as progress:
@@ -295,14 +295,14 @@ def _number(value: float | None) -> float:
 
 
 def _to_user(similarity: float, metric: Metric) -> float | None:
-    """Return a threshold on similarity as users know it: a cosine or a distance, None for "do not extend"."""
+    """Return a threshold on similarity in the user's unit: a cosine or a distance, None for "do not extend"."""
     if np.isinf(similarity):
         return None
     return float(similarity if metric == Metric.COSINE else -similarity)
 
 
 def _summarize(found: Thresholds, params: TuneParams, choice: Choice | None) -> str:
-    """Return what a person wants to know about the choice, in one line."""
+    """Return a line about the choice, for the user."""
     extended = sum(value is not None for value in found.thresholds.values())
     line = f"tune: {found.method}, {found.chosen_on}: {extended} of {len(found.thresholds)} LFs are extended"
     if choice is not None:

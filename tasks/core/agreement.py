@@ -7,7 +7,6 @@ Everywhere D is the matrix of decisions, int8 of shape (n, a): what each of a an
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from tasks.core.types import ABSTAIN, Int64, Votes
 
@@ -60,6 +59,11 @@ def measure_pairs(D: Votes) -> tuple[PairAgreement, ...]:
     """Return the agreement of annotators two by two: of those `MOST_PAIRS` that share most items, the most first."""
     decided = (D != ABSTAIN).astype(np.int64)
     shared = np.triu(decided.T @ decided, k=1)
+    if not shared.any():
+        return ()
+    # Imported here: scikit-learn takes a second to import, which only gold of several annotators should pay.
+    from sklearn.metrics import cohen_kappa_score
+
     first, second = np.nonzero(shared)
     order = np.argsort(-shared[first, second], kind="stable")[:MOST_PAIRS]
     pairs = []

@@ -7,15 +7,16 @@ for Information Science 41(6), 1990.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import scipy.sparse as sparse
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
 from tasks.core.types import Float32, Float64
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 Kind = Literal["word", "char"]
 
@@ -76,6 +77,10 @@ def fit_tfidf(texts: Sequence[str], dimensions: int) -> TfidfEncoder:
         return TfidfEncoder(blocks=(), components=np.empty((0, 1), np.float32), fallback=np.ones(1, np.float32))
     X = weigh(known, [_make_vectorizer(block) for block in blocks])
     d = min(dimensions, *X.shape)
+    # scikit-learn takes a second to import, which stages that encode nothing should not pay; the limit below is for
+    # libraries that are loaded already.
+    from sklearn.decomposition import TruncatedSVD
+
     # Of one text there is no variance to explain; on one thread, or the number of cores would change the last bits.
     with threadpool_limits(limits=1), np.errstate(invalid="ignore"):
         svd = TruncatedSVD(d, n_iter=7, random_state=0).fit(X)
@@ -86,7 +91,7 @@ def fit_tfidf(texts: Sequence[str], dimensions: int) -> TfidfEncoder:
     return TfidfEncoder(blocks=tuple(blocks), components=components, fallback=fallback)
 
 
-def weigh(texts: Sequence[str], vectorizers: Sequence[TfidfVectorizer]) -> sparse.csr_matrix:
+def weigh(texts: Sequence[str], vectorizers: "Sequence[TfidfVectorizer]") -> sparse.csr_matrix:
     """Return the weights of n-grams in each text, each kind of them of length one together."""
     return sparse.hstack([vectorizer.transform(texts) for vectorizer in vectorizers], format="csr")
 
@@ -101,7 +106,9 @@ def _count(texts: Sequence[str], kind: Kind) -> TextBlock:
     return TextBlock(kind=kind, ngrams=tuple(vectorizer.get_feature_names_out().tolist()), idf=vectorizer.idf_)
 
 
-def _make_vectorizer(block: TextBlock | None, kind: Kind | None = None, min_df: int = 1) -> TfidfVectorizer:
+def _make_vectorizer(block: TextBlock | None, kind: Kind | None = None, min_df: int = 1) -> "TfidfVectorizer":
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     kind = kind if block is None else block.kind
     assert kind is not None
     vectorizer = TfidfVectorizer(

@@ -2,16 +2,25 @@
 
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import vl_convert
 
+from tasks.cache.store import Cache, identify
 from tasks.report.evaluation import Evaluation
 from tasks.report.rounding import round_table
 
+CACHE_KIND = "vega"
+"""The kind of the cache's only entry here, a script."""
+
 _VEGALITE = "5.21"
 """The series of Vega-Lite for which DVC's own plot templates are written."""
+
+_EXPORT = "window.vegaEmbed = vegaEmbed;"
+"""Makes vegaEmbed visible to the scripts that DVC writes."""
 
 
 def tabulate_plots(evaluation: Evaluation) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -88,19 +97,30 @@ def tabulate_plots(evaluation: Evaluation) -> Iterator[tuple[str, pl.DataFrame]]
     yield "strata", _frame(columns, strata)
 
 
-@cache
-def render_plots_template() -> str:
+def render_plots_template(root: Path) -> str:
     """The HTML template for `dvc plots show`, with Vega inlined; DVC's own template loads it from the internet.
 
-    DVC fills in `{plot_divs}`, and adds no script of its own if there is no `{scripts}`.
+    DVC fills in `{plot_divs}`, and adds no script of its own if there is no `{scripts}`. The script is kept in the cache
+    of the project at `root`, since bundling it takes longer than the rest of a small report.
     """
-    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGALITE)
+    key = identify(_EXPORT, _VEGALITE, version("vl-convert-python"))
+    with Cache(root, CACHE_KIND) as entries:
+        stored = entries.read(key)
+        script = _bundle_script() if stored is None else stored.decode()
+        if stored is None:
+            entries.write(key, script.encode())
     assert "</script" not in script and "{plot_divs}" not in script
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Plots</title>\n'
         "<style>body { margin: 2rem } .vega-embed { display: block !important; margin-bottom: 2rem }</style>\n"
         f"<script>{script}</script>\n</head>\n<body>\n{{plot_divs}}\n</body>\n</html>\n"
     )
+
+
+@cache
+def _bundle_script() -> str:
+    """Vega, Vega-Lite and vegaEmbed as a script."""
+    return vl_convert.javascript_bundle(_EXPORT, vl_version=_VEGALITE)
 
 
 def _frame(columns: dict[str, type], rows: list[tuple[Any, ...]]) -> pl.DataFrame:

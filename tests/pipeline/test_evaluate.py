@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from tasks import evaluate
+from tasks.cache.store import Cache
 from tasks.core import lf_analysis
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
-from tasks.report.plots import render_plots_template
+from tasks.report.plots import CACHE_KIND, render_plots_template
 from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.parquet import write_table
@@ -424,10 +425,19 @@ def test_the_plots_of_dvc_yaml_name_files_columns_and_templates_that_exist(tmp_p
                 assert fields <= set(header), f"{options['template']}: {fields - set(header)}"
 
 
-def test_the_template_of_dvc_plots_loads_nothing():
-    template = render_plots_template()
+def test_the_template_of_dvc_plots_loads_nothing(tmp_path):
+    template = render_plots_template(tmp_path)
     assert template.count("{plot_divs}") == 1 and "{scripts}" not in template
     assert "vegaEmbed" in template and not re.search(r"<(script|link)[^>]+(src|href)=", template)
+
+
+def test_the_script_of_the_plots_comes_from_the_cache(tmp_path):
+    bundled = render_plots_template(tmp_path)
+    with Cache(tmp_path, CACHE_KIND) as entries:
+        (key,) = entries.find("")
+        assert entries.read(key).decode() in bundled
+        entries.write(key, b"kept")
+    assert "<script>kept</script>" in render_plots_template(tmp_path)
 
 
 def test_the_best_evidence_comes_first():

@@ -281,6 +281,32 @@ def test_server_shows_states_lines_progress_and_artifacts(toy: Toy, monkeypatch:
         assert not any(message.startswith("@progress") for message in read_messages())
 
 
+def test_a_run_of_some_stages_links_no_result_that_is_outdated(toy: Toy) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter
+
+    from flows.relabel import relabel
+    from flows.report_links import name_artifact
+
+    def read_artifacts(target: str) -> dict[str, str]:
+        """The artifacts of a run of `target`, by key without the project's name."""
+        run_id = relabel([target], return_state=True).state_details.flow_run_id
+        with get_client(sync_client=True) as client:
+            only = ArtifactFilter.model_validate({"flow_run_id": {"any_": [str(run_id)]}})
+            artifacts = client.read_artifacts(artifact_filter=only)
+        return {str(found.key).removeprefix(name_artifact(toy.root, "")): str(found.data) for found in artifacts}
+
+    run()
+    params = toy.root / "params.yaml"
+    params.write_text(params.read_text().replace("a1", "a2"))
+    found = read_artifacts("apply")
+    assert set(found) == {"results"}
+    assert "- metrics: `data/evaluate/metrics.json`, not up to date" in found["results"]
+    found = read_artifacts("evaluate")
+    assert {"results", "report-summary", "labeling-functions"} <= set(found)
+    assert "- metrics: `data/evaluate/metrics.json`\n" in f"{found['results']}\n"
+
+
 def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 _SEED = 0
@@ -58,6 +57,10 @@ def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     if parts < 1 or len(vectors) == 0:
         raise ValueError(f"cannot make {parts} parts of {len(vectors)} rows")
     parts = min(parts, len(np.unique(vectors, axis=0)))
+    # scikit-learn takes a second to import, which only those who partition should pay; the limit below is for libraries
+    # that are loaded already.
+    from sklearn.cluster import KMeans
+
     with threadpool_limits(limits=1):
         found = KMeans(n_clusters=parts, n_init=_STARTS, random_state=_SEED).fit(vectors.astype(np.float64))
     # Sorted, so that a part's number does not depend on which start found it.
