@@ -11,6 +11,7 @@ from tasks.core import lf_analysis
 from tasks.core.types import ABSTAIN, Votes
 from tasks.errors import LabelingFunctionError
 from tasks.lf.functions import LabelingFunction, RowwiseLF, read_items, to_frame
+from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
 from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
 from tasks.queries.project_data import to_names, to_positions
 
@@ -29,6 +30,8 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
     ----------
     frame
         A Polars or pandas frame with the columns that the LFs read.
+    lfs
+        Labeling functions, of this package or of Snorkel.
     classes
         The names of the classes. A vote may also be a position among them.
 
@@ -47,7 +50,8 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
     if items is None:
         raise TypeError(f"frame: got {type(frame).__name__}; expected a Polars or pandas DataFrame")
     columns = []
-    for lf in lfs:
+    for given in lfs:
+        lf = adapt_snorkel_lf(given) if is_snorkel_lf(given) else given
         found = _ask(lf, items, classes)
         for failure in found.failures[:1]:
             trace = f"\n{failure.trace}" if failure.trace else ""

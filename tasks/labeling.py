@@ -22,6 +22,7 @@ import polars as pl
 
 from tasks.core.types import ABSTAIN
 from tasks.errors import LabelingFunctionError
+from tasks.lf.builders import compare_lf, examples_lf, lookup_lf, probability_lf, read_entries, worker_lfs
 from tasks.lf.functions import (
     DEFAULT_ERROR_BUDGET,
     ColumnOfVotes,
@@ -48,11 +49,17 @@ __all__ = [
     "RowwiseLF",
     "VectorizedLF",
     "Vote",
+    "compare_lf",
+    "examples_lf",
     "keyword_lf",
     "labeling_function",
+    "lookup_lf",
+    "probability_lf",
+    "read_entries",
     "regex_lf",
     "vectorized_labeling_function",
     "vote_where",
+    "worker_lfs",
 ]
 
 

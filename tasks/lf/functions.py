@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy.typing as npt
 import polars as pl
@@ -17,6 +17,8 @@ from tasks.errors import LabelingFunctionError
 from tasks.lf.series import to_series
 from tasks.lf.text_patterns import TextPattern
 from tasks.tables import schemas
+
+T = TypeVar("T")
 
 Vote = str | int | None
 ColumnOfVotes = pl.Expr | pl.Series | npt.NDArray[Any]
@@ -33,7 +35,7 @@ class Item:
     ('hello', False, {'item_id': 7, 'text': 'hello'})
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_shared", "_values")
     _values: Mapping[str, Any]
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -76,6 +78,23 @@ class Item:
         )
 
     __setattr__ = __delattr__ = __setitem__ = __delitem__ = _refuse
+
+
+def share(item: Item, key: object, make: Callable[[], T]) -> T:
+    """The result of `make`, computed once for `item`, whichever LF asks first, and kept as long as the item is.
+
+    >>> item = Item({})
+    >>> share(item, "parsed", lambda: 1), share(item, "parsed", lambda: 2)
+    (1, 1)
+    """
+    try:
+        shared = object.__getattribute__(item, "_shared")
+    except AttributeError:
+        shared = {}
+        object.__setattr__(item, "_shared", shared)
+    if key not in shared:
+        shared[key] = make()
+    return cast(T, shared[key])
 
 
 def read_items(table: pl.DataFrame) -> list[Item]:

@@ -16,6 +16,7 @@ from typing import Any
 from tasks.errors import EpoxyError, LabelingFunctionError
 from tasks.lf.functions import Definition, LabelingFunction, RowwiseLF, VectorizedLF, definitions
 from tasks.lf.observation import SideInputs, is_edited_by_user, observe, unobserved
+from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
 from tasks.lf.voting import FAULTS, format_trace, restored_streams
 
 
@@ -63,7 +64,9 @@ def load_module(root: Path, source: str) -> LFModule:
     found: dict[int, LabelingFunction] = {}
     for variable, value in vars(module).items():
         for lf in _find_lfs(value, order, set()):
-            found.setdefault(id(lf), _name_lf(lf, variable if lf is value else "", source))
+            if id(lf) not in found:
+                ours = adapt_snorkel_lf(lf) if is_snorkel_lf(lf) else lf
+                found[id(lf)] = _name_lf(ours, variable if lf is value else "", source)
     lfs = list(found.values())
     if not lfs:
         raise LabelingFunctionError(
@@ -82,9 +85,9 @@ def load_module(root: Path, source: str) -> LFModule:
     return LFModule(lfs=lfs, side_inputs=side_inputs, has_effects=has_effects)
 
 
-def _find_lfs(value: object, order: dict[int, int], seen: set[int]) -> Iterator[LabelingFunction]:
-    """The LFs that `value` is or contains; those in a set, which has no order, sorted by `order`."""
-    if isinstance(value, RowwiseLF | VectorizedLF):
+def _find_lfs(value: object, order: dict[int, int], seen: set[int]) -> Iterator[Any]:
+    """The LFs, ours or Snorkel's, that `value` is or contains; those in a set, which has no order, sorted by `order`."""
+    if isinstance(value, RowwiseLF | VectorizedLF) or is_snorkel_lf(value):
         yield value
     elif isinstance(value, list | tuple | set | frozenset | dict) and id(value) not in seen:
         seen.add(id(value))

@@ -16,6 +16,7 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Int64
 from tasks.errors import LabelingFunctionError
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF, read_items
 from tasks.lf.loading import load_module, project_lfs
+from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
 from tasks.lf.voting import FAULTS, apply_rowwise, apply_vectorized, format_trace
 from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, to_names
 from tasks.tables import schemas
@@ -92,7 +93,11 @@ def read_lf(code: str, *, name: str = "", file: str = CODE) -> LabelingFunction:
             found = [value for key, value in space.items() if key not in known]
     except FAULTS as error:
         raise LabelingFunctionError(f"{file}: {format_trace(error)}") from None
-    lfs = [_to_lf(value) for value in found if len(found) == 1 or isinstance(value, RowwiseLF | VectorizedLF)]
+    lfs = [
+        _to_lf(value)
+        for value in found
+        if len(found) == 1 or isinstance(value, RowwiseLF | VectorizedLF) or is_snorkel_lf(value)
+    ]
     chosen = [lf for lf in lfs if lf is not None and (not name or len(lfs) == 1 or lf.name == name)]
     if len(chosen) != 1:
         names = ", ".join(lf.name for lf in lfs if lf is not None)
@@ -105,6 +110,8 @@ def _to_lf(value: object) -> LabelingFunction | None:
     """The LF that an expression's value is or can be made into, else None."""
     if isinstance(value, RowwiseLF | VectorizedLF):
         return value
+    if is_snorkel_lf(value):
+        return adapt_snorkel_lf(value)
     if isinstance(value, pl.Expr):
         return VectorizedLF(name="", function=lambda items: value)
     return RowwiseLF(name="", function=value) if callable(value) and not isinstance(value, type) else None
