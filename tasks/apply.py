@@ -1,5 +1,8 @@
 """apply: run the labeling functions on every item, or read a table of votes; write votes and a summary per LF.
 
+With `describe` one more LF votes for the class whose description is nearest (see tasks.lf.described); its memory, 20 n bytes
+and some blocks of embeddings, is needed after that of the others was given back.
+
 An LF votes on a row only once: later votes on rows with the same content come from the cache (see tasks.lf.cache), and
 the outputs are those of a run without a cache. Peak memory beyond the imports, for n items of b bytes and m LFs, with W
 workers for row-wise LFs:
@@ -20,7 +23,7 @@ import faulthandler
 import itertools
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +35,14 @@ from tasks.cache.store import Cache
 from tasks.compute.cluster import Cluster, open_cluster
 from tasks.compute.read_ahead import read_ahead
 from tasks.core import lf_analysis
-from tasks.core.types import ITEM_ID
+from tasks.core.types import ITEM_ID, Int8
 from tasks.errors import LabelingFunctionError
 from tasks.lf.asking import Asking
 from tasks.lf.cache import CACHE_KIND, VoteCache
 from tasks.lf.checks import require_fitting_patterns, require_stable_votes
+from tasks.lf.class_vectors import find_class_vectors
 from tasks.lf.clocks import find_clocks, find_clocks_at_import
+from tasks.lf.described import Described, describe, report
 from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
 from tasks.lf.loading import LFModule, list_imported, load_module, project_lfs
@@ -48,7 +53,7 @@ from tasks.lf.vote_file import BATCH_BYTES, VoteFile, make_no_failures
 from tasks.lf.vote_table import read_vote_table
 from tasks.lf.voting import Failure
 from tasks.lf.workers import ChunkVotes, RowwiseJob, vote_rowwise
-from tasks.params import ApplyParams
+from tasks.params import ApplyParams, DescribeParams
 from tasks.progress import WARNING, Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_csv
@@ -62,7 +67,14 @@ from tasks.tables.parquet import (
     write_batches,
     write_table,
 )
-from tasks.tables.paths import ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD, VOTES
+from tasks.tables.paths import (
+    ITEMS,
+    LF_FAILURES,
+    LF_SUMMARY,
+    VALID_GOLD,
+    VOTES,
+)
+from tasks.tables.saved_descriptions import write_descriptions, write_no_descriptions
 
 
 def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
@@ -77,7 +89,7 @@ def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
     """
     summary = LFSummary(read_table(root / VALID_GOLD, schemas.gold(len(classes))), classes)
     write = _write_computed_votes if Path(params.source).suffix == ".py" else _write_given_votes
-    failures = write(root, classes, params.source, summary)
+    failures = write(root, classes, params, summary)
     write_csv(root / LF_SUMMARY, summary.tabulate())
     write_table(root / LF_FAILURES, failures, schemas.FAILURES)
 
@@ -123,29 +135,33 @@ class LFSummary:
         ).with_columns(pl.selectors.float().fill_nan(None))
 
 
-def _write_given_votes(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
-    """Write the votes of the table `source` in the order of the items; an empty table of failures."""
+def _write_given_votes(root: Path, classes: Sequence[str], params: ApplyParams, summary: LFSummary) -> pl.DataFrame:
+    """Write the votes of the table `params.source` in the order of the items; an empty table of failures."""
     ids = read_table(root / ITEMS, schemas.ITEMS, columns=[ITEM_ID])[ITEM_ID]
-    votes = read_vote_table(root, source, ids, classes)
-    batches = votes.iter_slices(ROW_GROUP) if len(votes) else [votes]
-    _write_votes(root, batches, len(votes), classes, votes.columns[1:], summary)
+    votes = read_vote_table(root, params.source, ids, classes)
+
+    def read() -> Iterator[pl.DataFrame]:
+        yield from votes.iter_slices(ROW_GROUP) if len(votes) else [votes]
+
+    _write_votes(root, read, len(votes), classes, votes.columns[1:], params, summary)
     return make_no_failures(ids.dtype)
 
 
-def _write_computed_votes(root: Path, classes: Sequence[str], source: str, summary: LFSummary) -> pl.DataFrame:
-    """Write the votes of the LFs in `source`; their failures."""
+def _write_computed_votes(root: Path, classes: Sequence[str], params: ApplyParams, summary: LFSummary) -> pl.DataFrame:
+    """Write the votes of the LFs in `params.source`; their failures."""
     # If an LF crashes the interpreter, or the process is killed, standard error shows the line it had reached.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
     with project_lfs(root):
-        return _vote_and_write(root, classes, source, load_module(root, source), summary)
+        module = load_module(root, params.source, may_be_empty=params.describe is not None)
+        return _vote_and_write(root, classes, params, module, summary)
 
 
 def _vote_and_write(
-    root: Path, classes: Sequence[str], source: str, module: LFModule, summary: LFSummary
+    root: Path, classes: Sequence[str], params: ApplyParams, module: LFModule, summary: LFSummary
 ) -> pl.DataFrame:
     """Write the votes of the LFs of `module`, asking only for those that are not cached; their failures."""
-    lfs = module.lfs
+    lfs, source = module.lfs, params.source
     if unpinned := require_pinned(root, list_imported(root)):
         print(
             f"{WARNING}{source} needs packages whose versions no stage depends on: a new one reruns nothing. Write them into "
@@ -190,14 +206,27 @@ def _vote_and_write(
             digest = digests[lf.name]
             if digest is not None and votes.is_reusable(lf.name):
                 cache.keep(digest, votes.read_column(lf.name))
-        _write_votes(root, votes.read_batches(root), n, classes, votes.lfs, summary)
+        _write_votes(root, lambda: votes.read_batches(root), n, classes, votes.lfs, params, summary)
         return votes.tabulate_failures(root)
 
 
 def _write_votes(
-    root: Path, batches: Iterable[pl.DataFrame], n: int, classes: Sequence[str], lfs: Sequence[str], summary: LFSummary
+    root: Path,
+    read: Callable[[], Iterator[pl.DataFrame]],
+    n: int,
+    classes: Sequence[str],
+    lfs: Sequence[str],
+    params: ApplyParams,
+    summary: LFSummary,
 ) -> None:
-    """Write the votes in `batches`, which are on `n` items in total."""
+    """Write the votes that `read` gives in batches, on `n` items in total, and those of the description LF beside them."""
+    described = _describe(root, classes, params.describe, lfs, read) if params.describe else None
+    if described:
+        write_descriptions(root, described.table, described.summary)
+    else:
+        write_no_descriptions(root)
+    names = [*lfs, described.summary["lf"]] if described else lfs
+    batches = _add_column(read(), names[-1], described.votes) if described else read()
     with Progress("writing votes", total=n) as progress:
 
         def counted() -> Iterator[pl.DataFrame]:
@@ -205,7 +234,32 @@ def _write_votes(
                 yield votes
                 progress.advance(votes.height)
 
-        write_batches(root / VOTES, counted(), schemas.votes(len(classes), lfs))
+        write_batches(root / VOTES, counted(), schemas.votes(len(classes), names))
+
+
+def _describe(
+    root: Path,
+    classes: Sequence[str],
+    params: DescribeParams,
+    lfs: Sequence[str],
+    read: Callable[[], Iterator[pl.DataFrame]],
+) -> Described:
+    """The description LF beside `lfs`, whose votes `read` gives."""
+    if params.name in lfs:
+        raise LabelingFunctionError(
+            f"apply.describe: a labeling function is called '{params.name}' already. Give another name: apply.describe.name."
+        )
+    described = describe(root, classes, params.name, find_class_vectors(root, classes, params), lfs, read)
+    report(described.summary)
+    return described
+
+
+def _add_column(batches: Iterable[pl.DataFrame], name: str, votes: Int8) -> Iterator[pl.DataFrame]:
+    """The `batches` with the column `name`, of which `votes` (n,) are the rows."""
+    start = 0
+    for batch in batches:
+        yield batch.with_columns(pl.Series(name, votes[start : start + batch.height]))
+        start += batch.height
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from tasks.report.examples import Labeled, find_examples
 from tasks.report.facts import (
     describe_agreement,
     describe_certified,
+    describe_descriptions,
     describe_end_model,
     describe_fit,
     describe_fitness,
@@ -57,6 +58,7 @@ from tasks.tables.files import read_csv, read_json, write_csv, write_json, write
 from tasks.tables.label_matrix import read_all_gold, to_matrix
 from tasks.tables.parquet import read_schema, read_table, read_votes
 from tasks.tables.paths import (
+    DESCRIPTIONS_SUMMARY,
     EMBEDDING_FITNESS,
     END_MODEL_PREDICTIONS,
     END_MODEL_SUMMARY,
@@ -189,6 +191,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         facts += [Fact(name="Thresholds", value=describe_thresholds(found))]
     with _open_summary(root / GOLD_SUMMARY) as found:
         facts += [Fact(name="Agreement of people", value=text) for text in describe_agreement(found)]
+    with _open_summary(root / DESCRIPTIONS_SUMMARY) as found:
+        facts += [Fact(name="Descriptions of classes", value=text) for text in describe_descriptions(found)]
     with _open_summary(root / EMBEDDING_FITNESS) as found:
         fitness = describe_fitness(found)
     summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)

@@ -18,7 +18,7 @@ from tasks.readers.items import Items, read_items
 from tasks.tables import schemas
 from tasks.tables.parquet import ROW_GROUP, write_shards, write_table
 from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS
-from tasks.tables.saved_encoder import write_encoder
+from tasks.tables.saved_encoder import EncoderName, write_encoder
 from tasks.tables.scratch import expect_scattered_reads
 from tasks.tables.validation import name_first
 
@@ -53,7 +53,9 @@ def run(
         progress.advance()
     d = found.matrix.shape[1]
     write_shards(root / EMBEDDINGS, _cut_embeddings(ids, found.matrix, rows), schemas.embeddings(d))
-    write_encoder(root / ENCODER, found.encoder)
+    named = params.encoder
+    name = None if named is None else EncoderName(model=named.model, column=named.column)
+    write_encoder(root / ENCODER, found.encoder, name)
     write_table(root / ITEMS, items.table, schemas.ITEMS)
     gold = items.table.select(ITEM_ID).with_columns(items.gold).drop_nulls("gold")
     write_table(root / COLUMN_GOLD, gold, schemas.gold(len(classes)))

@@ -27,6 +27,7 @@ from tasks.core.certificate import find_certified
 from tasks.core.classifiers.end_model import predict_end_model
 from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map
+from tasks.core.descriptions import guess, vote
 from tasks.core.extension import (
     Neighbors,
     extend_votes,
@@ -50,7 +51,7 @@ from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
-from tasks.tables.saved_model import SavedModel, read_model
+from tasks.tables.saved_model import DescribedLF, SavedModel, read_model
 from tasks.tables.scaled_embeddings import read_vectors, scale_vectors, to_cosine
 from tasks.tables.schemas import probability_column
 from tasks.tables.thresholds import read_thresholds
@@ -95,6 +96,8 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
     _require_same_lfs(root, votes, model)
     votes = votes.select(ITEM_ID, *model.lfs)
     new = np.flatnonzero(~is_known)
+    if model.described is not None:
+        votes = _describe(root, rows, votes, new, model.described, read_votes(release / "votes.parquet", len(classes)))
     labeled = _label(root, rows, before, votes, new, model, release, params)
     kept = rows.filter(is_known).select(ITEM_ID)
 
@@ -126,6 +129,29 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
         centroid=labeled.centroid,
         similarity=labeled.similarity[~np.isnan(labeled.similarity)],
     )
+
+
+def _describe(
+    root: Path,
+    rows: pl.DataFrame,
+    votes: pl.DataFrame,
+    new: npt.NDArray[np.int64],
+    described: DescribedLF,
+    before: pl.DataFrame,
+) -> pl.DataFrame:
+    """Return `votes`, those of the description LF by the release's means and cuts: apply has fitted them to new rows, too."""
+    name, L = votes.columns[1 + described.lf], to_matrix(votes)
+    voter = described.voter
+    guesses = guess(read_vectors(root, rows, new), voter.vectors, voter.classes, voter.means)
+    others = np.delete(L[new], described.lf, axis=1)
+    known = votes.select(ITEM_ID)
+    if before.schema[ITEM_ID] == votes.schema[ITEM_ID]:
+        known = known.join(before.select(ITEM_ID, name), on=ITEM_ID, how="left", maintain_order="left")
+    else:
+        known = known.with_columns(pl.lit(None, pl.Int8).alias(name))
+    column = known[name].fill_null(ABSTAIN).to_numpy().copy()
+    column[new] = vote(guesses, voter.cuts, voter.is_filling, (others != ABSTAIN).any(axis=1))
+    return votes.with_columns(pl.Series(name, column))
 
 
 @dataclass(frozen=True, kw_only=True)

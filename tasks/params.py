@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,6 +34,15 @@ class Section(BaseModel):
     """A frozen section of params.yaml; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _require_below_lfs(value: str, suffixes: set[str], ends: str) -> str:
+    path = Path(value)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("lfs",):
+        raise ValueError("must be a file below lfs/ (the folder the apply stage depends on)")
+    if path.suffix not in suffixes:
+        raise ValueError(f"must end in {ends}")
+    return value
 
 
 def _require_inside(value: str) -> str:
@@ -197,21 +207,74 @@ class IndexParams(Section):
     metric: Metric = Metric.COSINE
 
 
+class DescribeParams(Section):
+    """A labeling function that votes for the class whose description is nearest to the item's embedding."""
+
+    name: str = "description"
+    """What the LF is called."""
+    classes: dict[str, tuple[str, ...]] | None = None
+    """By class a sentence that says what it means, or a list of such or of typical phrases, of which the nearest counts. A
+    class such as "other" may be left out: it gets no votes from this LF."""
+    encoder: str | None = None
+    """The model that made the items' embeddings, as `ingest.encoder.model` has it; null: what `ingest.encoder` says."""
+    column: str | None = None
+    """The column that was encoded, by which the encoder is checked; null: that of `ingest.encoder`, else `text`."""
+    vectors: str | None = None
+    """Instead of `classes`, for embeddings from elsewhere: a Parquet table below lfs/ of `class` and `vector`, a row for
+    each description."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_column(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\-]*", value) or value == "item_id":
+            raise ValueError("must be letters, digits, '_', '.' and '-', a letter or '_' first, and not 'item_id'")
+        return value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        if isinstance(value, dict):
+            lists = {name: [text] if isinstance(text, str) else text for name, text in value.items()}
+            return {name: tuple(texts) if isinstance(texts, list) else texts for name, texts in lists.items()}
+        return value  # types are strict
+
+    @field_validator("classes")
+    @classmethod
+    def _differ(cls, value: dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
+        of: dict[str, str] = {}
+        for name, texts in (value or {}).items():
+            if not texts or not all(text.strip() for text in texts):
+                raise ValueError(f"{name!r} has no description or a blank one; write what it means, or leave it out")
+            for text in {text.strip().casefold() for text in texts}:
+                if of.setdefault(text, name) != name:
+                    raise ValueError(f"{of[text]!r} and {name!r} have the same description; say how they differ")
+        return value
+
+    @field_validator("vectors")
+    @classmethod
+    def _below_lfs(cls, value: str | None) -> str | None:
+        return None if value is None else _require_below_lfs(value, {".parquet"}, ".parquet")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DescribeParams":
+        if (self.classes is None) == (self.vectors is None) or self.classes == {}:
+            raise ValueError("give `classes` (what each means) or `vectors` (a table), and not both")
+        return self
+
+
 class ApplyParams(Section):
     """The source of votes."""
 
     source: str
     """A Python module below lfs/ with labeling functions, or a Parquet or CSV table of votes below lfs/."""
+    describe: DescribeParams | None = None
+    """What classes mean, as one more labeling function; the module of `source` may then be without any."""
 
     @field_validator("source")
     @classmethod
     def _below_lfs(cls, value: str) -> str:
-        path = Path(value)
-        if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("lfs",):
-            raise ValueError("must be a file below lfs/ (the folder the apply stage depends on)")
-        if path.suffix not in {".py", ".parquet", ".csv"}:
-            raise ValueError("must end in .py (labeling functions) or .parquet or .csv (a table of votes)")
-        return value
+        ends = ".py (labeling functions) or .parquet or .csv (a table of votes)"
+        return _require_below_lfs(value, {".py", ".parquet", ".csv"}, ends)
 
 
 class SearchParams(Section):
@@ -386,6 +449,11 @@ class Params(Section):
     @field_validator("classes", mode="before")
     @classmethod
     def _unique_names(cls, value: object) -> object:
+        if isinstance(value, dict):
+            raise ValueError(
+                "is a list of names; what they mean goes to apply.describe.classes, so that an edited sentence runs nothing "
+                "again but what depends on votes"
+            )
         if isinstance(value, list):
             if not all(isinstance(name, str) for name in value):
                 raise ValueError("class names must be text; quote numbers and yes/no")
@@ -404,6 +472,15 @@ class Params(Section):
                 raise ValueError(f"tune: threshold {threshold:g} of {name!r} is no cosine; that is between -1 and 1")
             if self.index.metric is Metric.L2 and threshold < 0:
                 raise ValueError(f"tune: threshold {threshold:g} of {name!r} is no distance; that is at least 0")
+        return self
+
+    @model_validator(mode="after")
+    def _describes_classes(self) -> "Params":
+        described = self.apply.describe.classes if self.apply.describe else None
+        for name in described or {}:
+            if name not in self.classes:
+                near = difflib.get_close_matches(name, self.classes, n=1, cutoff=0)
+                raise ValueError(f"apply.describe.classes: {name!r} is none of `classes`; did you mean {near[0]!r}?")
         return self
 
     @model_validator(mode="after")

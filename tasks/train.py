@@ -66,6 +66,7 @@ from tasks.tables.paths import (
     SHIPPED_LABELS,
     VOTES,
 )
+from tasks.tables.saved_descriptions import read_descriptions
 from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings, to_cosine
 from tasks.tables.schemas import probability_column
@@ -217,6 +218,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         gold_vectors=vectors[gold.rows] if gold else vectors[:0],
         gold_classes=gold.classes if gold else np.empty(0, np.int64),
         certified_from=certificate.threshold,
+        described=read_descriptions(root, classes, inputs.lfs),
     )
     write_model(root / END_MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)

@@ -10,6 +10,7 @@ from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
+from tasks.tables.saved_descriptions import write_no_descriptions
 
 
 def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
@@ -26,6 +27,7 @@ def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
     write_table(root / EMBEDDINGS, pl.DataFrame([ids, embedding]), schemas.embeddings(d))
     table = pl.DataFrame([ids, *(pl.Series(f"lf{j}", votes[:, j], dtype=pl.Int8) for j in range(votes.shape[1]))])
     write_table(root / VOTES, table, schemas.votes(k, table.columns))
+    write_no_descriptions(root)
     rows = sorted(gold or {})
     known = pl.DataFrame([ids.gather(rows), pl.Series("gold", [(gold or {})[row] for row in rows], dtype=pl.Int8)])
     write_table(root / VALID_GOLD, known, schemas.gold(k))

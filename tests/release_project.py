@@ -37,6 +37,7 @@ from tasks.tables.paths import (
     VALID_GOLD,
     VOTES,
 )
+from tasks.tables.saved_descriptions import write_no_descriptions
 from tasks.tables.saved_model import SavedModel, write_model
 from tasks.tables.thresholds import Thresholds
 
@@ -107,6 +108,7 @@ def write_run(root: Path, run: Run) -> None:
         {"item_id": item, **{lf: pl.Series(list(column), dtype=pl.Int8) for lf, column in run.votes.items()}}
     )
     write_table(root / VOTES, votes, schemas.votes(2, run.votes))
+    write_no_descriptions(root)
     provenance = pl.DataFrame(
         {
             "item_id": [lent[0] for lent in run.lent],

@@ -61,7 +61,7 @@ def lfs_command(
                 for row in table.to_dicts()
                 if row["near_copies"]
             ]
-            for line in (*moved, *copies):
+            for line in (*moved, *copies, *find_remarks(root)):
                 click.echo(line)
 
 
@@ -83,6 +83,16 @@ def tabulate(*, root: Path, since: str | None = None, pairs: bool = False, matri
     if pairs:
         return compare_lfs(data)
     return tabulate_lfs(data, before=open_current(root) if since is None else open_release(root, since))
+
+
+def find_remarks(root: "Path") -> list[str]:
+    """Return what there is to say of the LF that votes by descriptions: where it votes, or why it does not."""
+    from tasks.tables.files import read_json
+    from tasks.tables.paths import DESCRIPTIONS_SUMMARY
+
+    path = root / DESCRIPTIONS_SUMMARY
+    found = read_json(path) if path.is_file() else {"lf": None}
+    return [] if found["lf"] is None else [f"{found['lf']} {found['why']}"]
 
 
 def _arrange(table: "pl.DataFrame", order: str | None, limit: int | None) -> "pl.DataFrame":

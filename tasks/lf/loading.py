@@ -42,7 +42,7 @@ def load_lfs(root: Path, source: str) -> list[LabelingFunction]:
         return load_module(root, source).lfs
 
 
-def load_module(root: Path, source: str) -> LFModule:
+def load_module(root: Path, source: str, *, may_be_empty: bool = False) -> LFModule:
     """The LFs that the module `source` (lfs/NAME.py below `root`) defines, with what it read; within `project_lfs`.
 
     Raises
@@ -68,7 +68,7 @@ def load_module(root: Path, source: str) -> LFModule:
                 ours = adapt_snorkel_lf(lf) if is_snorkel_lf(lf) else lf
                 found[id(lf)] = _name_lf(ours, variable if lf is value else "", source)
     lfs = list(found.values())
-    if not lfs:
+    if not lfs and not may_be_empty:
         raise LabelingFunctionError(
             f"{source} holds no labeling function. Decorate one with @labeling_function, or bind keyword_lf(...) to a "
             "name; see lfs/digits.py."

@@ -30,7 +30,7 @@ def find_pending_lfs(root: Path, params: Params) -> pl.DataFrame:
     if Path(params.apply.source).suffix == ".py":
         n = count_rows(root / ITEMS)
         with project_lfs(root), Cache(root, CACHE_KIND) as entries:
-            module = load_module(root, params.apply.source)
+            module = load_module(root, params.apply.source, may_be_empty=params.apply.describe is not None)
             fingerprints, cache = Fingerprints(root, module), VoteCache(root, entries, params.classes)
             for lf in module.lfs:
                 digest = None if find_clocks(lf) else fingerprints.identify_lf(lf)

@@ -2,12 +2,36 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import EpoxyError
 from tasks.readers.encoder import Encoder, ModelChoice
+
+
+class _SentenceEncoder:
+    """Turns texts into vectors, batch by batch."""
+
+    def __init__(self, model: Any, batch_size: int) -> None:
+        self._model, self._batch_size = model, batch_size
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        """Return the vectors of `texts`, (n, d)."""
+        vectors: npt.NDArray[np.floating] = self._model.encode(
+            list(texts), batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
+        return vectors
+
+    def count_tokens(self, text: str) -> int:
+        """Return the tokens of `text`, those beyond `longest` among them."""
+        return len(self._model.tokenizer(text, truncation=False)["input_ids"])
+
+    @property
+    def longest(self) -> int:
+        """The tokens of a text that are read."""
+        return int(self._model.max_seq_length)
 
 
 def load_encoder(root: Path, params: ModelChoice) -> Encoder:
@@ -34,10 +58,4 @@ def load_encoder(root: Path, params: ModelChoice) -> Encoder:
     except (OSError, ValueError) as error:
         raise EpoxyError(f"ingest.encoder: '{params.model}' cannot be loaded: {error}") from None
 
-    def encode(texts: Sequence[str]) -> npt.NDArray[np.floating]:
-        vectors: npt.NDArray[np.floating] = model.encode(
-            list(texts), batch_size=params.batch_size, show_progress_bar=False, convert_to_numpy=True
-        )
-        return vectors
-
-    return encode
+    return _SentenceEncoder(model, params.batch_size)

@@ -74,6 +74,20 @@ def read_balance(name: str, found: dict[str, Any], classes: tuple[str, ...]) -> 
     return Balance(name=name, source=str(found["class_balance_source"]), shares=tuple(shares[c] for c in classes))
 
 
+def describe_descriptions(found: dict[str, Any]) -> list[str]:
+    """Sentences on the LF that votes by what classes mean, from descriptions.json; empty if there is none."""
+    if found["lf"] is None:
+        return []
+    sentences = [f"'{found['lf']}' {found['why']}", *(f"{note}" for note in found["notes"])]
+    for row in found["classes"][:CLASSES_SHOWN]:
+        curve = ", ".join("unknown" if value is None else f"{value:.2f}" for value in row["curve"])
+        sentences.append(
+            f"{row['class']}: {row['votes']:,} votes, the {row['share']:.0%} of its items with the widest margin; agreement by "
+            f"tenth ({row['evidence']}): {curve}"
+        )
+    return sentences
+
+
 def describe_agreement(found: dict[str, Any]) -> list[str]:
     """Sentences on how far annotators of the same items agree, from the summary of gold; empty if no items are shared."""
     agreement = found["agreement"]

@@ -1,5 +1,9 @@
-"""A fitted TF-IDF encoder as a table, so that later texts become vectors of the same space; numbers and texts alone."""
+"""The encoder of the items as a table, so that later texts become vectors of the same space; numbers and texts alone.
 
+A fitted TF-IDF encoder is all there; of another its name is.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,19 @@ from tasks.tables import schemas
 from tasks.tables.parquet import read_schema, read_table, write_table
 
 _FALLBACK = "fallback"
+_MODEL, _COLUMN = "model", "column"
 
 
-def write_encoder(path: Path, encoder: TfidfEncoder | None) -> None:
-    """Write the `encoder` to `path`; None, where embeddings come from elsewhere, is a table without rows."""
+@dataclass(frozen=True, kw_only=True)
+class EncoderName:
+    """The encoder of the items' column `column`, a model that is not written down here; empty: none encoded them."""
+
+    model: str = ""
+    column: str = "text"
+
+
+def write_encoder(path: Path, encoder: TfidfEncoder | None, name: EncoderName | None = None) -> None:
+    """Write the `encoder` to `path`, or the `name` of another; None, where embeddings come from elsewhere, has no rows."""
     d = 1 if encoder is None else encoder.components.shape[1]
     blocks = () if encoder is None else encoder.blocks
     kinds: list[str] = [block.kind for block in blocks for _ in block.ngrams]
@@ -24,6 +37,9 @@ def write_encoder(path: Path, encoder: TfidfEncoder | None) -> None:
     if encoder is not None:
         kinds, ngrams, idf = [*kinds, _FALLBACK], [*ngrams, ""], np.append(idf, 0.0)
         vectors = np.concatenate([encoder.components, encoder.fallback[None]])
+    elif name is not None:
+        kinds, ngrams, idf = [_MODEL, _COLUMN], [name.model, name.column], np.zeros(2)
+        vectors = np.zeros((2, d), np.float32)
     table = pl.DataFrame(
         {
             "kind": pl.Series(kinds, dtype=pl.String),
@@ -61,3 +77,19 @@ def read_encoder(path: Path) -> TfidfEncoder:
         components=np.ascontiguousarray(np.concatenate(vectors)),
         fallback=parts[_FALLBACK]["vector"].to_numpy()[0],
     )
+
+
+def read_encoder_name(path: Path) -> EncoderName | None:
+    """The name of the encoder at `path`; None of one that is all there, and empty where none encoded the items.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged.
+    """
+    kind = read_schema(path).get("vector")
+    table = read_table(path, schemas.encoder(kind.size if isinstance(kind, pl.Array) else 1))
+    found = dict(table.select("kind", "ngram").rows())
+    if _MODEL in found:
+        return EncoderName(model=found[_MODEL], column=found.get(_COLUMN, "text"))
+    return None if _FALLBACK in found else EncoderName()

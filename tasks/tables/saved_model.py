@@ -16,6 +16,7 @@ import polars as pl
 from tasks.core.classifiers.end_model import EndParameters, GoldParameters, VoteCode
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
+from tasks.core.descriptions import Voter
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters
 from tasks.core.types import Float64
 from tasks.errors import DataError
@@ -27,6 +28,14 @@ Method = Literal["nearvote", "end_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescribedLF:
+    """The LF at position `lf` that votes for the class whose description is nearest, and what it votes by."""
+
+    lf: int
+    voter: Voter
+
+
+@dataclass(frozen=True, kw_only=True)
 class SavedModel:
     """All that was fitted, for k classes, m LFs and d dimensions.
 
@@ -34,6 +43,7 @@ class SavedModel:
     is held out. reliability: (m, k) float64, NaN where an LF never votes a class. gold_vectors, gold_classes: the points
     (g, d) float32 and classes (g,) int64 of the gold rows that Nearvote looks for near an item; none where gold taught
     nothing. certified_from: the least probability of its label with which an item is certified, None where none is.
+    described: the LF that votes by descriptions, None where no class is described.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +61,7 @@ class SavedModel:
     gold_vectors: npt.NDArray[np.float32]
     gold_classes: npt.NDArray[np.int64]
     certified_from: float | None = None
+    described: DescribedLF | None = None
 
 
 _TEXTS = ("classes", "lfs", "metric", "shipped")
@@ -94,7 +105,17 @@ _GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
 _CERTIFIED_FROM = "certified_from"
 """A number that is there where labels are certified."""
 
-_MAY_LACK = {"reliability", "evidence/means"}
+_DESCRIBED_SHAPES: Mapping[str, tuple[str | int, ...]] = {
+    "description/lf": (),
+    "description/vectors": ("v", "d"),
+    "description/classes": ("v",),
+    "description/means": ("k",),
+    "description/cuts": ("k",),
+    "description/fills": (),
+}
+"""Those that are there where classes are described, by v vectors."""
+
+_MAY_LACK = {"reliability", "evidence/means", "description/means", "description/cuts"}
 """Arrays in which NaN says that there is no such thing."""
 
 
@@ -184,6 +205,16 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
         }
     if model.certified_from is not None:
         values[_CERTIFIED_FROM] = model.certified_from
+    if model.described is not None:
+        voter = model.described.voter
+        values |= {
+            "description/lf": model.described.lf,
+            "description/vectors": voter.vectors,
+            "description/classes": voter.classes,
+            "description/means": voter.means,
+            "description/cuts": np.where(np.isinf(voter.cuts), np.nan, voter.cuts),
+            "description/fills": voter.is_filling,
+        }
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
 
@@ -227,7 +258,20 @@ def _build(
         gold_vectors=arrays.get("gold/vectors", np.empty((0, len(center)))).astype(np.float32),
         gold_classes=arrays.get("gold/classes", np.empty(0)).astype(np.int64),
         certified_from=float(arrays[_CERTIFIED_FROM]) if _CERTIFIED_FROM in arrays else None,
+        described=_build_described(arrays) if "description/lf" in arrays else None,
     )
+
+
+def _build_described(arrays: Mapping[str, Float64]) -> DescribedLF:
+    cuts = arrays["description/cuts"]
+    voter = Voter(
+        vectors=arrays["description/vectors"].astype(np.float32),
+        classes=arrays["description/classes"].astype(np.int64),
+        means=arrays["description/means"],
+        cuts=np.where(np.isnan(cuts), np.inf, cuts),
+        is_filling=bool(arrays["description/fills"]),
+    )
+    return DescribedLF(lf=int(arrays["description/lf"]), voter=voter)
 
 
 def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
@@ -235,12 +279,18 @@ def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
     expected = {**_SHAPES, **(_GOLD_SHAPES if "pool/weights" in arrays else {})}
     if _CERTIFIED_FROM in arrays:
         expected[_CERTIFIED_FROM] = ()
+    expected |= _DESCRIBED_SHAPES if "description/lf" in arrays else {}
     if odd := sorted(arrays.keys() ^ expected.keys()):
         raise _wrong(path, f"'{odd[0]}' is {'missing' if odd[0] in expected else 'unknown'}")
     sizes = {"k": k, "m": m, "d": arrays["points/center"].size, "r": (arrays["student/coef"].shape or (0,))[0]}
     if "pool/weights" in arrays:
         columns = int(np.count_nonzero(arrays["votes/voted"]))
         sizes |= {"f": sizes["r"] + k + columns, "g": arrays["gold/classes"].size}
+    if "description/lf" in arrays:
+        described = arrays.get("description/classes", np.empty(0))
+        sizes |= {"v": described.size}
+        if not np.isin(described, np.arange(k)).all() or not np.isin(arrays["description/lf"], np.arange(m)).all():
+            raise _wrong(path, "a description is of an unknown class or labeling function")
     for name, shape in expected.items():
         wanted = tuple(sizes[size] if isinstance(size, str) else size for size in shape)
         if arrays[name].shape != wanted:

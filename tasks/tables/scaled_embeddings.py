@@ -49,9 +49,9 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, metric: Metric, fold
         The embeddings are missing or damaged, or belong to other items.
     """
     n = items.height
-    vectors = open_scratch(folder, (n, _read_width(root)))
+    vectors = open_scratch(folder, (n, read_width(root)))
     with Progress("reading embeddings", total=n) as progress:
-        for rows, embeddings in _read_blocks(root, items):
+        for rows, embeddings in read_blocks(root, items):
             vectors[rows] = embeddings
             if metric is Metric.COSINE:
                 vectors[rows] /= np.sqrt(_square_norms(embeddings))[:, None].astype(np.float32)
@@ -104,16 +104,23 @@ def read_vectors(root: Path, items: pl.DataFrame, rows: npt.NDArray[np.int64]) -
     DataError
         The embeddings are missing or damaged, or belong to other items.
     """
-    vectors = np.empty((len(rows), _read_width(root)), dtype=np.float32)
+    vectors = np.empty((len(rows), read_width(root)), dtype=np.float32)
     with Progress("reading embeddings", total=items.height) as progress:
-        for block, embeddings in _read_blocks(root, items):
+        for block, embeddings in read_blocks(root, items):
             low, high = np.searchsorted(rows, [block.start, block.stop])
             vectors[low:high] = embeddings[rows[low:high] - block.start]
             progress.advance(len(embeddings))
     return vectors
 
 
-def _read_width(root: Path) -> int:
+def read_width(root: Path) -> int:
+    """The number of dimensions of the embeddings.
+
+    Raises
+    ------
+    DataError
+        They are missing or damaged.
+    """
     path = root / EMBEDDINGS
     width = read_schema(path).get("embedding")
     if not isinstance(width, pl.Array):
@@ -121,11 +128,11 @@ def _read_width(root: Path) -> int:
     return width.size
 
 
-def _read_blocks(root: Path, items: pl.DataFrame) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+def read_blocks(root: Path, items: pl.DataFrame) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """The embeddings of `items`, row group by row group, with the rows that they are of."""
     path = root / EMBEDDINGS
     start = 0
-    for batch in read_batches(path, schemas.embeddings(_read_width(root))):
+    for batch in read_batches(path, schemas.embeddings(read_width(root))):
         rows = slice(start, start + batch.height)
         require_same_items(root / ITEMS, items[rows].select(ITEM_ID), path, batch)
         yield rows, batch["embedding"].to_numpy()

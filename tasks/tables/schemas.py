@@ -105,11 +105,12 @@ def gold_conflicts(classes: Sequence[str]) -> TableSchema:
 def encoder(d: int) -> TableSchema:
     """A fitted TF-IDF encoder: n-grams of words and letters, their weights, and of each a vector of width `d`.
 
-    A row of kind `fallback` has the vector of a text without any of them; no row at all: embeddings come from elsewhere.
+    A row of kind `fallback` has the vector of a text without any of them. Of another encoder the rows `model` and `column`
+    have its name and what it encoded; no row at all: embeddings come from elsewhere.
     """
     return pa.DataFrameSchema(
         {
-            "kind": pa.Column(pl.String, pa.Check.isin(["word", "char", "fallback"])),
+            "kind": pa.Column(pl.String, pa.Check.isin(["word", "char", "fallback", "model", "column"])),
             "ngram": pa.Column(pl.String),
             "idf": pa.Column(pl.Float64, pa.Check.ge(0)),
             "vector": pa.Column(pl.Array(pl.Float32, d)),
@@ -126,6 +127,24 @@ def embeddings(d: int) -> TableSchema:
         error="all finite",
     )
     return _table({"embedding": pa.Column(pl.Array(pl.Float32, d), finite)})
+
+
+def descriptions(d: int) -> TableSchema:
+    """A description a row: its class, text, vector of width `d` at length one; and of its class the mean score of reference
+    items and the least margin with which it votes (null: never). `fills`: votes only where no other LF does.
+    """
+    return pa.DataFrameSchema(
+        {
+            "lf": pa.Column(pl.String),
+            "class": pa.Column(pl.String),
+            "text": pa.Column(pl.String, nullable=True),
+            "vector": pa.Column(pl.Array(pl.Float32, d)),
+            "mean": pa.Column(pl.Float64),
+            "cut": pa.Column(pl.Float64, nullable=True),
+            "fills": pa.Column(pl.Boolean),
+        },
+        strict=True,
+    )
 
 
 CELLS = _table({"cell": pa.Column(pl.Int32, pa.Check.ge(0))})

@@ -42,6 +42,7 @@ from tasks.tables.paths import (
     VOTES,
     WITHHELD_GOLD,
 )
+from tasks.tables.saved_descriptions import write_no_descriptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = EvaluateParams(bootstrap=50)
@@ -117,6 +118,7 @@ class Project:
             }
         )
         write_csv(root / LF_SUMMARY, summary)
+        write_no_descriptions(root)
         thresholds = dict.fromkeys(lfs, None) | {"lf_a": 0.75}
         chosen = {"metric": "cosine", "method": "fixed", "objective": None, "chosen_on": "params"}
         chosen["curve_metric"] = "accuracy of the majority vote on valid gold"

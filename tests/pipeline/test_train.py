@@ -25,6 +25,7 @@ from tasks.tables.paths import (
     VALID_GOLD,
     VOTES,
 )
+from tasks.tables.saved_descriptions import write_no_descriptions
 from tasks.tables.saved_model import read_model, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,7 @@ def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=
     tables[VOTES] = (table, schemas.votes(k, table.columns))
     for path, (table, schema) in tables.items():
         write_table(root / path, table, schema)
+    write_no_descriptions(root)
     index.run(root, classes, IndexParams(metric=metric))
     search.run(root, classes, SearchParams())
     return truth

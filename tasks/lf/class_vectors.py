@@ -1,0 +1,173 @@
+"""Vectors of the classes' descriptions: from the encoder that made the items' embeddings, or from a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tasks.core.descriptions import to_units
+from tasks.core.tfidf import TfidfEncoder
+from tasks.core.types import ITEM_ID, Float32, Int64
+from tasks.errors import DataError, ParamsError
+from tasks.params import TFIDF, DescribeParams, EncoderParams, Split
+from tasks.readers.embeddings import choose_loader
+from tasks.readers.encoder import encode_texts
+from tasks.tables import schemas
+from tasks.tables.parquet import read_schema, read_table
+from tasks.tables.paths import ENCODER, ITEMS
+from tasks.tables.saved_encoder import read_encoder, read_encoder_name
+from tasks.tables.scaled_embeddings import read_vectors, read_width
+
+CHECKED = 8
+"""Items that are encoded again, to see whether the encoder is that of their embeddings."""
+
+SAME = 0.98
+"""Cosine of an item's embedding with what the encoder gives now: int8 weights for float32 leave .996 at least, another model
+of the same width nothing."""
+
+
+_SHORT = 100
+"""Characters of a text that every encoder reads whole, so that none needs to be loaded to know it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassVectors:
+    """Vectors (v, d) at length one, of the classes `classes` (v,), with their texts, where they are from, and what to know."""
+
+    vectors: Float32
+    classes: Int64
+    texts: tuple[str | None, ...]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+def find_class_vectors(root: Path, classes: Sequence[str], params: DescribeParams) -> ClassVectors:
+    """Return the vectors that `params` ask for, in the order of `classes`.
+
+    Raises
+    ------
+    ParamsError
+        No encoder is known, or it leads out of the project.
+    DataError
+        The table of vectors is none, or the encoder is another than that of the items.
+    EpoxyError
+        The encoder cannot be loaded.
+    """
+    if params.vectors is not None:
+        return _read_vectors(root, params.vectors, classes)
+    assert params.classes is not None, "DescribeParams wants classes or vectors"
+    texts = [(classes.index(name), text) for name, found in params.classes.items() for text in found]
+    texts.sort()  # the order of params changes nothing
+    return _encode(root, texts, params)
+
+
+def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams) -> ClassVectors:
+    said = read_encoder_name(root / ENCODER)
+    sentences = [text for _, text in texts]
+    labels = np.array([label for label, _ in texts], np.int64)
+    if params.encoder in (None, TFIDF) and said is None:
+        encoder = read_encoder(root / ENCODER)
+        vectors = encoder(sentences)
+        notes = [
+            "encoder: tfidf compares words and parts of words alone, not what they mean",
+            *_find_strange(encoder, texts),
+        ]
+        return ClassVectors(
+            vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=TFIDF, notes=tuple(notes)
+        )
+    model = params.encoder or (said.model if said else "")
+    if model in ("", TFIDF):
+        raise ParamsError(
+            "params.yaml: 'apply.describe': the items' embeddings come from a file, and which encoder made them is not known. "
+            "Name it in apply.describe.encoder (a .onnx file, say), or give vectors in apply.describe.vectors."
+        )
+    choice = EncoderParams(model=model, batch_size=64)
+    encoded = encode_texts(root, pl.Series(sentences), choice, choose_loader(model))
+    vectors = np.asarray(encoded.matrix[encoded.rows])
+    width = read_width(root)
+    if vectors.shape[1] != width:
+        raise DataError(
+            f"apply.describe: '{model}' gives vectors of length {vectors.shape[1]}, but the items' embeddings have {width}. "
+            "Name the encoder that made them."
+        )
+    column = params.column or (said.column if said else "text")
+    notes = [*_check_encoder(root, choice, column), *_find_cut(root, choice, sentences)]
+    return ClassVectors(
+        vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=model, notes=tuple(notes)
+    )
+
+
+def _find_strange(encoder: TfidfEncoder, texts: Sequence[tuple[int, str]]) -> list[str]:
+    """A note on descriptions that share no word with the items."""
+    strange = [text for _, text in texts if np.array_equal(encoder([text])[0], encoder.fallback)]
+    return [f"nothing in {strange[0]!r} occurs in the items"] if strange else []
+
+
+def _check_encoder(root: Path, choice: EncoderParams, column: str) -> list[str]:
+    """A note where it cannot be told whether the encoder is that of the items.
+
+    Raises
+    ------
+    DataError
+        It is another.
+    """
+    if column not in (schema := read_schema(root / ITEMS)) or schema[column] != pl.String:
+        return [f"items have no text '{column}', so nothing checks that '{choice.model}' made their embeddings"]
+    items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split", column])
+    usable = items.with_row_index("row").filter((pl.col("split") == Split.TRAIN) & (pl.col(column) != "")).head(CHECKED)
+    if usable.is_empty():
+        return []
+    encoded = encode_texts(root, usable[column], choice, choose_loader(choice.model))
+    again = to_units(np.asarray(encoded.matrix[encoded.rows]))
+    stored = to_units(read_vectors(root, items, usable["row"].to_numpy().astype(np.int64)))
+    cosines = np.einsum("nd,nd->n", again, stored, dtype=np.float64)
+    worst = int(cosines.argmin())
+    if cosines[worst] < SAME:
+        raise DataError(
+            f"apply.describe: '{choice.model}' is not what made the embeddings of column '{column}': of {ITEM_ID} "
+            f"{usable[ITEM_ID][worst]!r} it gives a vector whose cosine with the item's is {cosines[worst]:.2f}. Name the "
+            "encoder that made them in apply.describe.encoder, and what was encoded in apply.describe.column."
+        )
+    return []
+
+
+def _find_cut(root: Path, choice: EncoderParams, texts: Sequence[str]) -> list[str]:
+    """A note on descriptions of which the encoder reads the beginning alone."""
+    if all(len(text) < _SHORT for text in texts):
+        return []
+    encoder = choose_loader(choice.model)(root, choice)
+    count, longest = getattr(encoder, "count_tokens", None), getattr(encoder, "longest", None)
+    if count is None or longest is None:
+        return []
+    long = [text for text in texts if count(text) > longest]
+    return [f"{text[:40]!r}... has {count(text):,} tokens, of which the encoder reads {longest:,}" for text in long]
+
+
+def _read_vectors(root: Path, source: str, classes: Sequence[str]) -> ClassVectors:
+    path = root / source
+    if not path.is_file():
+        raise DataError(f"{source} not found. Correct apply.describe.vectors in params.yaml.")
+    schema = read_schema(path)
+    kind = schema.get("vector")
+    if schema.get("class") != pl.String or not isinstance(kind, pl.List | pl.Array) or not kind.inner.is_float():
+        raise DataError(
+            f"{source}: has columns {', '.join(f'{name} ({kind})' for name, kind in schema.items())}; expected 'class' (text) "
+            "and 'vector' (a list of floats), a row for each description."
+        )
+    table = pl.read_parquet(path, columns=["class", "vector"])
+    width = read_width(root)
+    if unknown := sorted({*table["class"].fill_null("").to_list()} - {*classes}):
+        raise DataError(f"{source}: class {unknown[0]!r} is none of {', '.join(classes)}.")
+    lengths = table["vector"].list.len() if isinstance(kind, pl.List) else pl.Series([kind.size] * table.height)
+    if table.is_empty() or (lengths != width).any() or lengths.has_nulls():
+        raise DataError(f"{source}: vectors are of length {sorted(set(lengths))}; the items' embeddings have {width}.")
+    vectors = np.array(table["vector"].to_list(), np.float64).astype(np.float32).reshape(-1, width)
+    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+        raise DataError(f"{source}: a vector is zero or not finite. Leave its class out, or compute it again.")
+    labels = np.array([classes.index(name) for name in table["class"]], np.int64)
+    order = np.argsort(labels, kind="stable")
+    return ClassVectors(
+        vectors=to_units(vectors[order]), classes=labels[order], texts=(None,) * len(order), origin=source
+    )

@@ -1,0 +1,309 @@
+"""apply.describe: what classes mean, as a labeling function, with a real encoder of ten words."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from onnx_models import WORDS, write_model
+
+from tasks import apply, gold, ingest
+from tasks.core.descriptions import guess, vote
+from tasks.errors import DataError, LabelingFunctionError, ParamsError
+from tasks.params import ApplyParams, GoldParams, IngestParams, read_params
+from tasks.tables.parquet import read_votes
+from tasks.tables.paths import DESCRIPTIONS, DESCRIPTIONS_SUMMARY, ITEMS, VOTES
+from tasks.tables.saved_descriptions import read_descriptions
+
+CLASSES = ("world", "sports", "business")
+MODEL = "models/words/model.onnx"
+TOPICS = {"world": ("war", "vote"), "sports": ("goal", "team"), "business": ("shares", "profit")}
+SENTENCES = {name: " ".join(words) for name, words in TOPICS.items()}
+NAMED = {"classes": SENTENCES}
+
+
+def make_vectors() -> np.ndarray:
+    """Words of a topic lie together."""
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(len(WORDS), 16)) * 0.3
+    for axis, words in enumerate(TOPICS.values()):
+        for word in words:
+            vectors[WORDS.index(word), axis] += 2
+    return vectors
+
+
+def make_items(n: int = 90, splits: tuple[str, ...] = ("train",)) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    topics = list(TOPICS.values())
+    texts = [f"{' '.join(rng.choice(topics[i % 3], 2))} the {rng.choice(WORDS[1:])}" for i in range(n)]
+    return pl.DataFrame(
+        {
+            "item_id": [f"i{i:03}" for i in range(n)],
+            "split": [splits[i % len(splits)] for i in range(n)],
+            "text": texts,
+            "gold": [CLASSES[i % 3] for i in range(n)],
+        }
+    )
+
+
+LFS = """from tasks.labeling import *
+war = keyword_lf("war", column="text", keywords=["war"], label="world")
+goal = keyword_lf("goal", column="text", keywords=["goal"], label="sports")
+"""
+
+
+def make_project(root: Path, items: pl.DataFrame, encoder: object = None, lfs: str = '"""None."""\n') -> Path:
+    """A project in which ingest and gold have run."""
+    if not (root / MODEL).exists():
+        write_model(root / "models" / "words", make_vectors(), longest=20)
+    (root / "data" / "raw").mkdir(parents=True, exist_ok=True)
+    (root / "gold").mkdir(exist_ok=True)
+    (root / "lfs").mkdir(exist_ok=True)
+    items.write_parquet(root / "data" / "raw" / "items.parquet")
+    (root / "lfs" / "mine.py").write_text(lfs)
+    params = {"source": "data/raw", "encoder": encoder or {"model": MODEL}}
+    ingest.run(root, CLASSES, IngestParams.model_validate(params))
+    gold.run(root, CLASSES, GoldParams(train="refuse"))
+    return root
+
+
+def run(root: Path, **describe: object) -> pl.DataFrame:
+    """The votes after apply has run."""
+    params = {"source": "lfs/mine.py", "describe": describe or NAMED}
+    apply.run(root, CLASSES, ApplyParams.model_validate(params))
+    return read_votes(root / VOTES, len(CLASSES))
+
+
+def read_summary(root: Path) -> dict:
+    return json.loads((root / DESCRIPTIONS_SUMMARY).read_text())
+
+
+def test_sentences_are_labels_before_there_is_any_lf(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    items = make_items()
+    votes = run(make_project(tmp_path, items))
+    assert votes.columns == ["item_id", "description"]
+    said = votes["description"].to_numpy()
+    truth = np.arange(90) % 3
+    assert (said != -1).mean() > 0.3
+    assert (said[said != -1] == truth[said != -1]).mean() > 0.95
+    assert "description votes beside other LFs; too few common votes" in capfd.readouterr().err
+    assert [row["evidence"] for row in read_summary(tmp_path)["classes"]] == ["neighbors"] * 3
+    assert "description" in (tmp_path / "data/apply/lf_summary.csv").read_text()
+
+
+def test_without_descriptions_nothing_is_described(tmp_path: Path) -> None:
+    make_project(tmp_path, make_items(), lfs=LFS)
+    apply.run(tmp_path, CLASSES, ApplyParams(source="lfs/mine.py"))
+    assert read_votes(tmp_path / VOTES, 3).columns == ["item_id", "goal", "war"]
+    assert read_summary(tmp_path) == {"lf": None}
+    assert pl.read_parquet(tmp_path / DESCRIPTIONS).is_empty()
+
+
+def test_beside_other_lfs_it_votes_where_they_are_silent_and_leaves_their_votes_alone(tmp_path: Path) -> None:
+    third = 'shares = keyword_lf("shares", column="text", keywords=["shares", "profit"], label="business")\n'
+    votes = run(make_project(tmp_path, make_items(), lfs=LFS + third + third.replace("shares = ", "b = ").replace(
+        '("shares"', '("b"').replace('["shares", "profit"]', '["shares"]')))  # fmt: skip
+    summary = read_summary(tmp_path)
+    assert summary["agreement_of_others"] is not None
+    assert not summary["is_muted"]
+    if summary["fills"]:
+        others = (votes.drop("item_id", "description") != -1).max_horizontal()
+        assert votes.filter(others)["description"].eq(-1).all()
+
+
+WRONG = """from tasks.labeling import *
+@vectorized_labeling_function
+def {name}(items):
+    return items["text"].str.extract("^(\\\\w+)").replace_strict(
+        {{"war": "sports", "vote": "sports", "goal": "business", "team": "business", "shares": "world", "profit": "world"}},
+        default=None, return_dtype=pl.String)
+"""
+
+
+def test_descriptions_that_contradict_the_other_lfs_are_muted_and_it_says_why(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lfs = "import polars as pl\n" + WRONG.format(name="one") + WRONG.format(name="two")
+    votes = run(make_project(tmp_path, make_items(), lfs=lfs))
+    assert votes["description"].eq(-1).all()
+    assert "description muted: on" in capfd.readouterr().err
+    assert read_summary(tmp_path)["is_muted"]
+
+
+def test_gold_says_how_far_down_a_class_votes(tmp_path: Path) -> None:
+    run(make_project(tmp_path, make_items(240, ("valid", "train")).with_columns(
+        pl.when(pl.col("split") == "valid").then("gold"))))  # fmt: skip
+    assert [row["evidence"] for row in read_summary(tmp_path)["classes"]] == ["gold"] * 3
+
+
+def test_a_class_without_description_gets_no_vote(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    some = {name: SENTENCES[name] for name in ("world", "sports")}
+    assert set(run(root, classes=some)["description"].unique()) == {-1, 0, 1}
+    assert set(run(root, classes={"sports": "goal"})["description"].unique()) == {-1, 1}
+
+
+def test_the_order_of_descriptions_changes_no_byte(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    run(root, classes={"world": ["war", "vote"], "sports": "goal"})
+    before = [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS, DESCRIPTIONS_SUMMARY)]
+    run(root, classes={"sports": ["goal"], "world": ["vote", "war"]})
+    assert [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS, DESCRIPTIONS_SUMMARY)] == before
+
+
+def test_an_edited_sentence_encodes_no_item_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_project(tmp_path, make_items())
+    run(root)
+    encoded: list[str] = []
+
+    def load(root: Path, params: object) -> object:
+        return lambda texts: encoded.extend(texts) or np.ones((len(texts), 16))
+
+    load.__module__ = "tasks.readers.onnx_encoder"
+    monkeypatch.setattr("tasks.lf.class_vectors.choose_loader", lambda model: load)
+    run(root, classes=SENTENCES | {"sports": "team goal the"})
+    assert encoded == ["team goal the"]
+
+
+def test_vectors_of_the_users_own_are_taken_from_a_table(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    vectors = make_vectors()
+    mean = [vectors[[WORDS.index(word) for word in words]].mean(axis=0).tolist() for words in TOPICS.values()]
+    pl.DataFrame({"class": list(TOPICS), "vector": mean}).write_parquet(root / "lfs" / "classes.parquet")
+    assert run(root)["description"].equals(run(root, vectors="lfs/classes.parquet")["description"])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            pl.DataFrame({"class": ["world"], "vector": [[1.0] * 15]}),
+            r"of length \[15\]; the items' embeddings have 16",
+        ),
+        (
+            pl.DataFrame({"class": ["wrold"], "vector": [[1.0] * 16]}),
+            "class 'wrold' is none of world, sports, business",
+        ),
+        (pl.DataFrame({"class": ["world"], "vector": [[0.0] * 16]}), "a vector is zero or not finite"),
+        (pl.DataFrame({"class": ["world"], "vectors": [1.0]}), "expected 'class' .text. and 'vector'"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, table: pl.DataFrame, message: str) -> None:
+    root = make_project(tmp_path, make_items())
+    table.write_parquet(root / "lfs" / "classes.parquet")
+    with pytest.raises(DataError, match=message):
+        run(root, vectors="lfs/classes.parquet")
+
+
+def test_another_encoder_than_that_of_the_items_is_refused(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    write_model(root / "models" / "other", np.random.default_rng(9).normal(size=(len(WORDS), 16)))
+    with pytest.raises(DataError, match="is not what made the embeddings of column 'text'"):
+        run(root, encoder="models/other/model.onnx", **NAMED)
+    write_model(root / "models" / "wide", np.ones((len(WORDS), 17)))
+    with pytest.raises(DataError, match="vectors of length 17, but the items' embeddings have 16"):
+        run(root, encoder="models/wide/model.onnx", **NAMED)
+
+
+def test_embeddings_from_a_file_need_the_encoder_named(tmp_path: Path) -> None:
+    root, items = make_project(tmp_path, make_items()), make_items()
+    before = run(root)
+    stored = pl.read_parquet(root / "data/ingest/embeddings/*.parquet")
+    np.save(root / "data/raw/embeddings.npy", stored["embedding"].to_numpy())
+    items.write_parquet(root / "data/raw/items.parquet")
+    named = {"source": "data/raw", "items": "items.parquet", "embedding_ids": "items.parquet"}
+    ingest.run(root, CLASSES, IngestParams.model_validate(named))
+    with pytest.raises(ParamsError, match="which encoder made them is not known"):
+        run(root)
+    assert run(root, encoder=MODEL, **NAMED).equals(before)
+
+
+def test_items_without_text_cannot_tell_the_encoder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = make_project(tmp_path, make_items())
+    table = pl.read_parquet(root / ITEMS)
+    table.drop("text").write_parquet(root / ITEMS)
+    run(root)
+    assert "items have no text 'text', so nothing checks" in capfd.readouterr().err
+
+
+def test_a_sentence_that_is_longer_than_the_encoder_takes_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(make_project(tmp_path, make_items()), classes=SENTENCES | {"world": "war vote " * 15})
+    assert "has 30 tokens, of which the encoder reads 20" in capfd.readouterr().err
+    assert "30 tokens" in read_summary(tmp_path)["notes"][0]
+
+
+def test_tfidf_says_that_it_knows_words_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    votes = run(make_project(tmp_path, make_items(), "tfidf"), classes=SENTENCES | {"business": "銀行と市場"})
+    said = capfd.readouterr().err
+    assert "compares words and parts of words alone" in said
+    assert "nothing in '銀行と市場' occurs in the items" in said
+    found = votes["description"].to_numpy()
+    assert (found[np.isin(found, [0, 1])] == (np.arange(90) % 3)[np.isin(found, [0, 1])]).mean() > 0.9
+
+
+def test_a_single_item_is_voted_on(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items(1))
+    assert run(root)["description"].to_list() in ([0], [1], [2])  # it is its own mean: which class is nobody's matter
+
+
+def test_without_items_of_train_there_is_no_reference(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items(9, ("test",)))
+    with pytest.raises(DataError, match="no item is of train"):
+        run(root)
+
+
+def test_the_name_of_another_lf_is_refused(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items(), lfs=LFS)
+    with pytest.raises(LabelingFunctionError, match="is called 'war' already"):
+        run(root, name="war", **NAMED)
+
+
+@pytest.mark.parametrize(
+    ("describe", "message"),
+    [
+        ("{classes: {a: ' '}}", "'a' has no description or a blank one"),
+        ("{classes: {a: []}}", "'a' has no description or a blank one"),
+        ("{classes: {a: same, b: Same }}", "'a' and 'b' have the same description"),
+        ("{classes: {c: other}}", "'c' is none of `classes`; did you mean"),
+        ("{classes: {a: 3}}", "apply.describe.classes.a"),
+        ("{classes: {}}", "give `classes` .* or `vectors`"),
+        ("{}", "give `classes` .* or `vectors`"),
+        ("{classes: {a: x}, vectors: lfs/v.parquet}", "and not both"),
+        ("{vectors: data/v.parquet}", "must be a file below lfs/"),
+        ("{vectors: lfs/v.npy}", "must end in .parquet"),
+        ("{classes: {a: x}, name: 'my lf'}", "must be letters, digits"),
+        ("{clases: {a: x}}", "unknown key 'apply.describe.clases'. Did you mean 'classes'"),
+    ],
+)
+def test_mistakes_in_params_are_named(tmp_path: Path, describe: str, message: str) -> None:
+    params = Path("params.yaml").read_text(encoding="utf-8")
+    params = params.replace('classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]', "classes: [a, b]")
+    params = params.replace("  source: lfs/digits.py", f"  source: lfs/digits.py\n  describe: {describe}")
+    (tmp_path / "params.yaml").write_text(params)
+    with pytest.raises(ParamsError, match=message):
+        read_params(tmp_path)
+
+
+def test_classes_as_a_mapping_are_told_where_sentences_go(tmp_path: Path) -> None:
+    params = Path("params.yaml").read_text(encoding="utf-8")
+    lines = ["classes: {a: x, b: y}" if line.startswith("classes:") else line for line in params.splitlines()]
+    (tmp_path / "params.yaml").write_text("\n".join(lines))
+    with pytest.raises(ParamsError, match=r"what they mean goes to apply\.describe\.classes"):
+        read_params(tmp_path)
+
+
+def test_the_saved_table_votes_as_the_run_did(tmp_path: Path) -> None:
+    """So do new rows, whatever else has come since."""
+    root = make_project(tmp_path, make_items())
+    votes = run(root)
+    found = read_descriptions(root, CLASSES, votes.columns[1:])
+    assert found is not None
+    stored = pl.read_parquet(root / "data/ingest/embeddings/*.parquet")["embedding"].to_numpy()[50:]
+    again = guess(stored, found.voter.vectors, found.voter.classes, found.voter.means)
+    said = vote(again, found.voter.cuts, found.voter.is_filling, np.zeros(40, bool))
+    assert said.tolist() == votes["description"].to_list()[50:]
+    with pytest.raises(DataError, match="class 'world' is not of this run"):
+        read_descriptions(root, ("other", "sports", "business"), votes.columns[1:])
