@@ -27,7 +27,7 @@ from tasks.core.certificate import find_certified
 from tasks.core.classifiers.end_model import predict_end_model
 from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map
-from tasks.core.descriptions import guess, vote
+from tasks.core.descriptions import DescribedLF, guess, vote
 from tasks.core.extension import (
     Neighbors,
     extend_votes,
@@ -51,7 +51,7 @@ from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
-from tasks.tables.saved_model import DescribedLF, SavedModel, read_model
+from tasks.tables.saved_model import SavedModel, read_model
 from tasks.tables.scaled_embeddings import read_vectors, scale_vectors, to_cosine
 from tasks.tables.schemas import probability_column
 from tasks.tables.thresholds import read_thresholds

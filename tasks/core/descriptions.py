@@ -52,6 +52,14 @@ class Voter:
     is_filling: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribedLF:
+    """The LF at position `lf` that votes for the class whose description is nearest, and what it votes by."""
+
+    lf: int
+    voter: Voter
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guesses:
     """The best class (n,) of items, and by how much it is better than the second (n,)."""

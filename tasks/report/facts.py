@@ -5,6 +5,9 @@ from typing import Any
 from tasks.report.evaluation import Balance, Certified, EmbeddingFitness, NeighborAgreement
 from tasks.report.formatting import format_share
 
+DESCRIBED_SHOWN = 12
+"""Most classes of which it is told how far down they vote by their descriptions."""
+
 PAIRS_SHOWN = 3
 """Most pairs of annotators whose agreement is spelled out: the pairs with the most items."""
 
@@ -79,7 +82,7 @@ def describe_descriptions(found: dict[str, Any]) -> list[str]:
     if found["lf"] is None:
         return []
     sentences = [f"'{found['lf']}' {found['why']}", *(f"{note}" for note in found["notes"])]
-    for row in found["classes"][:CLASSES_SHOWN]:
+    for row in found["classes"][:DESCRIBED_SHOWN]:
         curve = ", ".join("unknown" if value is None else f"{value:.2f}" for value in row["curve"])
         sentences.append(
             f"{row['class']}: {row['votes']:,} votes, the {row['share']:.0%} of its items with the widest margin; agreement by "

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.core.descriptions import Voter
+from tasks.core.descriptions import DescribedLF, Voter
 from tasks.errors import DataError
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.parquet import read_schema, read_table, write_table
 from tasks.tables.paths import DESCRIPTIONS, DESCRIPTIONS_SUMMARY
-from tasks.tables.saved_model import DescribedLF
 
 
 def write_descriptions(root: Path, table: pl.DataFrame, summary: Mapping[str, Any]) -> None:

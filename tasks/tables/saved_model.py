@@ -16,7 +16,7 @@ import polars as pl
 from tasks.core.classifiers.end_model import EndParameters, GoldParameters, VoteCode
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
-from tasks.core.descriptions import Voter
+from tasks.core.descriptions import DescribedLF, Voter
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters
 from tasks.core.types import Float64
 from tasks.errors import DataError
@@ -25,14 +25,6 @@ from tasks.tables import schemas
 from tasks.tables.parquet import read_table, write_table
 
 Method = Literal["nearvote", "end_model"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DescribedLF:
-    """The LF at position `lf` that votes for the class whose description is nearest, and what it votes by."""
-
-    lf: int
-    voter: Voter
 
 
 @dataclass(frozen=True, kw_only=True)
