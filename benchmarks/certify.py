@@ -17,7 +17,7 @@ from benchmarks.few_gold import Task, fit_draw, open_task
 from benchmarks.quality import FILES
 from tasks import train
 from tasks.core.certificate import find_certified
-from tasks.core.classifiers.end_model import Student
+from tasks.core.classifiers.student import Student
 from tasks.core.ties import pick_labels
 from tasks.core.types import GoldRows, Int64
 from tasks.params import CertifyParams

@@ -20,8 +20,8 @@ import polars as pl
 from benchmarks.quality import FILES, lay_out
 from tasks import train
 from tasks.__main__ import STAGES, run_stage
-from tasks.core.classifiers.end_model import Student
 from tasks.core.classifiers.softmax import predict_log_proba
+from tasks.core.classifiers.student import Student
 from tasks.core.ties import score_labels
 from tasks.core.types import ITEM_ID, GoldRows, Int64
 from tasks.params import TrainParams, read_params

@@ -19,17 +19,11 @@ import polars as pl
 
 from tasks.core.certificate import Certificate, certify, find_certified
 from tasks.core.classifiers.class_balance import estimate_class_balance
-from tasks.core.classifiers.end_model import (
-    END_WORK,
-    EXPERTS,
-    EndModel,
-    Leader,
-    Student,
-    fit_end_model,
-    fit_gold_baseline,
-)
+from tasks.core.classifiers.end_model import END_WORK, EndModel, fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
+from tasks.core.classifiers.pool import EXPERTS, Leader
 from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.student import Student
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
 from tasks.core.copies import group_copies
 from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold

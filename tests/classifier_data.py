@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from tasks.core.classifiers.end_model import (
-    fit_end_model,
-)
+from tasks.core.classifiers.end_model import fit_end_model
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import VoteHead

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.classifiers.end_model import EndParameters, GoldParameters, VoteCode
+from tasks.core.classifiers.end_model import EndParameters, GoldParameters
+from tasks.core.classifiers.gold_experts import VoteCode
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
 from tasks.core.descriptions import DescribedLF, Voter

@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
 from tasks.core.classifiers.class_balance import estimate_class_balance, find_default_lfs, update_class_balance
-from tasks.core.classifiers.end_model import (
-    EXPERTS,
-    POOL_SPREAD,
-    PoolPrior,
-    fit_end_model,
-    fit_gold_baseline,
-    fit_pool_weights,
-    predict_end_model,
-    weigh_experts,
-)
+from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline, predict_end_model
 from tasks.core.classifiers.folds import GOLD_FOLDS, LEAST_GOLD, assign_folds, is_enough_gold
+from tasks.core.classifiers.pool import EXPERTS, POOL_SPREAD, PoolPrior, fit_pool_weights, weigh_experts
 from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tasks.core.classifiers.end_model import EXPERTS, EndParameters, center_scores, predict_stacked, stack_fused
+from tasks.core.classifiers.end_model import EndParameters
+from tasks.core.classifiers.gold_experts import center_scores, predict_stacked, stack_fused
+from tasks.core.classifiers.pool import EXPERTS
 from tasks.core.classifiers.softmax import normalize_scores, score_rows
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters, PooledVotes, stack_evidence, weigh_similarity
 from tasks.core.types import Float32, Float64, Int64, Votes
