@@ -32,8 +32,8 @@ def label_new(update: bool = False, reason: Reason = "", accept: Accept = None) 
     read_base(root)  # an error that is certain is told before anything runs
     stages = read_stages(root, ["apply"])
     summary = bring_up_to_date(root, ask_for_updates(stages) if update else stages)
-    if summary.error:
-        return Failed(message=str(summary.error), data=None)
+    if summary.errors:
+        return Failed(message="\n".join(map(str, summary.errors)), data=None)
     return show_release(
         root,
         lambda: publish_new_rows(root, reason=explain_start(reason), accept=accept or None, run_id=flow_run.get_id()),

@@ -40,7 +40,7 @@ from flows.runner.process import Commands
 from flows.runner.project import describe_end, find_results, in_project
 from flows.runner.report import Report, Summary
 from flows.runner.stage import ask_for_updates, execute_stage
-from flows.runner.terminal import Color, paint
+from flows.runner.terminal import describe_error
 from flows.server import find_server, start_temporary_server
 from flows.server_access import ServerError, hide_passwords
 from flows.server_health import check_server, limit_patience
@@ -83,6 +83,11 @@ class RunListener(TerminalListener):
         super().warn(text)
         self._logger.warning("%s", text)
 
+    def record(self, lines: Sequence[str]) -> None:
+        """The error that the stage ended with, to the run's log; the terminal has it as the run's last words."""
+        for text in lines:
+            self._logger.error("%s", text)
+
     def show(self, progress: StageProgress) -> None:
         """Update the artifact, at most once a second and at the end."""
         now = time.monotonic()
@@ -101,13 +106,17 @@ class RunListener(TerminalListener):
             self._logger.warning("no progress in the UI: %s", error)  # no reason to fail a stage
 
 
-def _is_transient(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.data, StageFailedError) and state.data.is_transient
+def _is_to_repeat(stage: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
+    """Whether the failure of a stage that has retries left is worth one; if so, the terminal is told of it."""
+    is_transient = isinstance(state.data, StageFailedError) and state.data.is_transient
+    if is_transient:
+        TerminalListener(stage.name).say(f"once more: {state.data}")
+    return is_transient
 
 
 # Prefect's cache is off: DVC alone decides what is up to date, and two caches could disagree. Nothing is persisted:
 # tasks pass names of stages, and the data are in DVC.
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_transient)
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_to_repeat)
 def run_stage(stage: Stage, root: Path) -> State[Report]:
     """A state that is named after the outcome of `stage`."""
     report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=RunListener(root, stage.name))
@@ -147,8 +156,8 @@ def relabel(
     if update:
         stages = ask_for_updates(stages)
     summary = bring_up_to_date(root, stages)
-    if summary.error:
-        return Failed(message=str(summary.error), data=summary)
+    if summary.errors:
+        return Failed(message="\n".join(map(str, summary.errors)), data=summary)
     _create_artifacts(root, summary, _find_outdated(root) if targets else frozenset())
     if release:
         # Imported here because it loads Polars, .9 s that a run with nothing to do would wait for.
@@ -187,7 +196,7 @@ def _run_all(stages: Sequence[Stage], root: Path) -> Summary:
     began: dict[str, float] = {}
     reports: dict[str, Report] = {}
     good: set[str] = set()
-    error: Exception | None = None
+    errors: list[Exception] = []
 
     def submit(stage: Stage) -> None:
         began[stage.name] = time.monotonic()
@@ -207,11 +216,11 @@ def _run_all(stages: Sequence[Stage], root: Path) -> Summary:
             good.add(name)
             continue
         failure = result if isinstance(result, Exception) else StageError(f"stage {name}: {result}")
-        error = error or failure
+        errors.append(failure)
         outcome = "TimedOut" if isinstance(failure, StageTimeoutError) else "Failed"
         reports[name] = Report(name=name, outcome=outcome, seconds=time.monotonic() - began[name])
     skipped = tuple(stage.name for stage in stages if stage.name not in futures)
-    return Summary(reports=tuple(reports.values()), skipped=skipped, error=error)
+    return Summary(reports=tuple(reports.values()), skipped=skipped, errors=tuple(errors))
 
 
 def _count(reports: Sequence[Report]) -> str:
@@ -347,14 +356,15 @@ def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -
     try:
         summary = run(targets=targets, update=update, quiet=quiet)
     except EpoxyError as error:
-        print(f"{paint('error:', Color.RED, sys.stderr)} {error}", file=sys.stderr)
+        print(describe_error(error, sys.stderr), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the next run continues where this run stopped", file=sys.stderr)
         return _INTERRUPTED
     print(summary.describe(sys.stdout))
     if summary.error:
-        print(f"{paint('error:', Color.RED, sys.stderr)} {summary.error}", file=sys.stderr)
+        for failure in summary.errors:
+            print(describe_error(failure, sys.stderr), file=sys.stderr)
         return getattr(summary.error, "exit_code", EpoxyError.exit_code)
     with in_project() as root:
         # A run of some stages may leave results behind that need others.

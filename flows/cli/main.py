@@ -36,7 +36,7 @@ from flows.cli.types import types_command
 from flows.cli.upgrade import upgrade_command
 from flows.cli.watch import watch_command
 from flows.cli.workbench import workbench_command
-from flows.runner.terminal import Color, paint
+from flows.runner.terminal import describe_error
 from tasks.errors import EpoxyError, StageError
 
 
@@ -53,13 +53,11 @@ class _Group(click.Group):
         except OSError as error:
             # Of the machine: output to a full disk, a folder that may not be written.
             _give_up_output()
-            click.echo(
-                f"{paint('error:', Color.RED, sys.stderr)} {error}. Check free space and permissions, then run it again.",
-                err=True,
-            )
-            return context.exit(StageError.exit_code)
+            blamed = StageError(f"{error}. Check free space and permissions, then run it again.")
+            click.echo(describe_error(blamed, sys.stderr), err=True)
+            return context.exit(blamed.exit_code)
         except EpoxyError as error:
-            click.echo(f"{paint('error:', Color.RED, sys.stderr)} {error}", err=True)
+            click.echo(describe_error(error, sys.stderr), err=True)
             return context.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; the next run continues where this run stopped", err=True)

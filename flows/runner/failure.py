@@ -64,10 +64,15 @@ def describe_exit(code: int) -> str:
     return f"ended by {name}" + (", possibly out of memory" if name == "SIGKILL" else "")
 
 
+def is_error(line: str) -> bool:
+    """Whether `line` begins what a stage or DVC says went wrong."""
+    return line.startswith(_ERRORS)
+
+
 def quote_complaint(tail: Iterable[str]) -> str:
     """A colon and the command's last error, or else its last lines; empty if it wrote nothing."""
     lines = [line for line in tail if line.strip() and not line.startswith(_DVC_FAREWELL)]
-    starts = [i for i, line in enumerate(lines) if line.startswith(_ERRORS)]
+    starts = [i for i, line in enumerate(lines) if is_error(line)]
     if starts:
         return ": " + re.sub(rf"^({'|'.join(_ERRORS)})", "", "\n".join(lines[starts[-1] :]))
     if any(line.startswith("Traceback ") for line in lines):

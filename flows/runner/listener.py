@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,9 @@ class Listener(Protocol):
 
     def warn(self, text: str) -> None:
         """One line for the log that nobody should miss."""
+
+    def record(self, lines: Sequence[str]) -> None:
+        """The error that the stage ended with, which whoever runs the stage is told besides."""
 
     def show(self, progress: StageProgress) -> None:
         """Progress of the stage; may come often."""
@@ -93,6 +97,9 @@ class TerminalListener:
     def warn(self, text: str) -> None:
         """One line, also where other lines are not shown."""
         TERMINAL.warning("%s | %s", self._name, text)
+
+    def record(self, lines: Sequence[str]) -> None:
+        """Nothing here: the run ends with it, which is where a person looks."""
 
     def show(self, progress: StageProgress) -> None:
         """A line every few seconds."""

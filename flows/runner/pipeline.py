@@ -49,4 +49,4 @@ def find_nothing_to_do(root: Path, targets: Sequence[str]) -> Summary | None:
         return None
     remove_leftovers(root, stages)
     reports = tuple(Report(name=stage.name, outcome=Outcome.CACHED, seconds=0.0) for stage in stages)
-    return Summary(reports=reports, skipped=(), error=None)
+    return Summary(reports=reports, skipped=(), errors=())

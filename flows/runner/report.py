@@ -46,11 +46,16 @@ def describe_reports(reports: Sequence[Report], stream: TextIO | None = None) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run did: the stages that ended, in that order, those that were not started, and the first error."""
+    """What a run did: the stages that ended, in that order, those that were not started, and the errors as they came."""
 
     reports: tuple[Report, ...]
     skipped: tuple[str, ...]
-    error: Exception | None
+    errors: tuple[Exception, ...]
+
+    @property
+    def error(self) -> Exception | None:
+        """The first error, whose exit code is that of the run."""
+        return self.errors[0] if self.errors else None
 
     def describe(self, stream: TextIO | None = None) -> str:
         """The text that ends a run, for `stream`, which may have colors."""

@@ -20,6 +20,7 @@ from flows.runner.failure import (
     StageStoppedError,
     StageTimeoutError,
     describe_exit,
+    is_error,
     is_transient,
     quote_complaint,
 )
@@ -64,6 +65,7 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
         DVC reported an error.
     """
     tail: deque[str] = deque(maxlen=TAIL)
+    held: list[str] = []  # an error, which ends the run if the command fails and is a line like others if it does not
 
     def relay(line: Line) -> None:
         progress = read_progress(line)
@@ -74,8 +76,17 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
             tail.append(line.text)
         if line.stream is Stream.ERR and line.text.startswith(WARNING):
             listener.warn(line.text)
+        elif line.stream is Stream.ERR and (held or is_error(line.text)):
+            if is_error(line.text) or len(held) == TAIL:
+                release()
+            held.append(line.text)
         else:
             listener.say(line.text)
+
+    def release() -> None:
+        for text in held:
+            listener.say(text)
+        held.clear()
 
     def spawn(command: Command, limit: float | None = stage.options.timeout_seconds) -> None:
         tail.clear()
@@ -86,12 +97,23 @@ def execute_stage(stage: Stage, *, root: Path, commands: Commands, listener: Lis
         except CommandTimeoutError:
             warnings = [text.removeprefix(WARNING) for text in tail if text.startswith(WARNING)]
             where = f": {warnings[-1]}" if warnings else ""
+            release()
             raise StageTimeoutError(
                 f"stage {stage.name}: ended after {limit:g} seconds{where}; make it faster, or raise timeout_seconds under "
                 f"meta.prefect in dvc.yaml"
             ) from None
-        if code != 0:
-            message = f"stage {stage.name}: {describe_exit(code)}{quote_complaint(tail)}"
+        except CommandStoppedError:
+            release()
+            raise
+        if code == 0:
+            release()
+        else:
+            complaint = quote_complaint(tail)
+            if complaint and complaint == quote_complaint(held):
+                listener.record(held)
+                held.clear()
+            release()
+            message = f"stage {stage.name}: {describe_exit(code)}{complaint}"
             raise StageFailedError(message, exit_code=code, is_transient=is_transient(code, tail))
 
     def update() -> Outcome:

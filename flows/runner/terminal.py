@@ -39,5 +39,14 @@ def fold(text: str, stream: TextIO | None, *, indent: int) -> str:
     width = shutil.get_terminal_size().columns - indent
     if not is_terminal(stream) or len(text) <= width or width < 20:  # narrower columns are worse than broken words
         return text
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+    lines = [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+    ]
     return ("\n" + " " * indent).join(lines)
+
+
+def describe_error(error: Exception, stream: TextIO | None) -> str:
+    """`error` as a command ends with it, for `stream`."""
+    return f"{paint('error:', Color.RED, stream)} {fold(str(error), stream, indent=len('error: '))}"

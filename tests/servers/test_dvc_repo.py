@@ -1,11 +1,13 @@
 """DVC's graph and verdicts, as the flow sees them; these tests notice a change in DVC's private names."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -471,6 +473,7 @@ class Ears:
 
     said: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -478,7 +481,34 @@ class Ears:
     def warn(self, text: str) -> None:
         self.warned.append(text)
 
+    def record(self, lines: Sequence[str]) -> None:
+        self.recorded.extend(lines)
+
     def show(self, progress: StageProgress) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("end", "said", "recorded"),
+    [
+        ("exit 0", ["before", "error: first", "after it", "error: last", "of two lines"], []),
+        ("exit 4", ["before", "error: first", "after it"], ["error: last", "of two lines"]),
+        ("sleep 60", ["before", "error: first", "after it", "error: last", "of two lines"], []),
+    ],
+)
+def test_the_error_that_ends_a_stage_is_left_to_whoever_runs_it(
+    toy: Toy, end: str, said: list[str], recorded: list[str]
+) -> None:
+    lines = ("before", "error: first", "after it", "error: last", "of two lines")
+    script = "; ".join([*(f"echo {line} >&2" for line in lines), end])
+    edit_pipeline(toy, "cmd: python step.py index", f'cmd: "{script}"')
+    edit_pipeline(toy, "{tags: [big]}", "{timeout_seconds: 3}")
+    run_stage(toy.root, "data/demo/dvc.yaml:demo", spawn)
+    run_stage(toy.root, "ingest", spawn)
+    (stage,) = [stage for stage in read_stages(toy.root) if stage.name == "index"]
+    ears = Ears()
+    with contextlib.suppress(StageError):
+        execute_stage(stage, root=toy.root, commands=Commands(), listener=ears)
+    assert (ears.said[1:], ears.recorded) == (said, recorded)
 
 
 def test_a_stage_that_runs_out_of_time_tells_its_last_warning(toy: Toy) -> None:

@@ -140,6 +140,7 @@ def test_failure_is_told_in_the_stages_own_words_and_stops_what_needs_it(
     assert relabel.main([]) == 3
     captured = capsys.readouterr()
     assert "error: stage apply: exit code 3: votes.parquet: column 'loops' has value 7" in captured.err
+    assert captured.err.count("column 'loops'") == 1
     assert "not run: fit, evaluate" in captured.out
     assert "Traceback" not in captured.err
     monkeypatch.delenv("FAIL_apply")
@@ -176,12 +177,19 @@ def test_timeout_ends_the_stage_and_its_children(toy: Toy, monkeypatch: pytest.M
     ("message", "tries"),
     [("\nOSError: [Errno 5] Input/output error", 3), ("\nValueError: labels of one class", 1)],
 )
-def test_only_transient_errors_are_retried(message: str, tries: int, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_transient_errors_are_retried(
+    message: str, tries: int, toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import relabel
+
     set_options(toy, "fit", "    meta: {prefect: {retries: 2}}")
     monkeypatch.setenv("FAIL_fit", "1")
     monkeypatch.setenv("MESSAGE", message)
-    assert run()["fit"] == "Failed"
+    assert relabel.main([]) == 1
     assert toy.read_log().count("fit") == tries
+    told = capsys.readouterr().err
+    assert told.count("once more: stage fit") == tries - 1
+    assert told.count("error: stage fit") == 1
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -309,7 +317,7 @@ def test_a_run_of_some_stages_links_no_result_that_is_outdated(toy: Toy) -> None
 
 def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.filters import FlowRunFilter, LogFilter
 
     from flows.relabel import relabel
 
@@ -320,6 +328,8 @@ def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkey
     monkeypatch.setenv("FAIL_apply", "4")
     state = relabel(return_state=True)
     assert state.is_failed()
+    assert state.message is not None
+    assert "stage index: ended after 1 seconds" in state.message and "apply cannot go on" in state.message
     only = FlowRunFilter.model_validate({"id": {"any_": [str(state.state_details.flow_run_id)]}})
     with get_client(sync_client=True) as client:
 
@@ -328,6 +338,8 @@ def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkey
 
         expected = {name: FIRST_RUN[name] for name in TOY_STAGES[:3]}
         wait_for(lambda: read_states() == {**expected, "index": "TimedOut", "apply": "Failed"})
+        logged = [log.message for log in client.read_logs(LogFilter(), limit=200)]
+        assert "error: apply cannot go on" in logged
         (tagged,) = [task for task in client.read_task_runs(flow_run_filter=only) if task.name == "index"]
         assert "big" in tagged.tags
 
