@@ -179,8 +179,9 @@ class Project:
             return try_lf(self._data, lf, rows, withheld_gold=test_gold)
         if not lf.isidentifier():
             return try_lf(self._data, read_lf(lf), rows, withheld_gold=test_gold)
-        with saved_lf(self.root, self._data.params().apply.source, lf) as saved:
-            return try_lf(self._data, saved, rows, withheld_gold=test_gold)
+        source = self._data.params().apply.source
+        with saved_lf(self.root, source, lf) as saved:
+            return try_lf(self._data, saved, rows, source=source, withheld_gold=test_gold)
 
     def suggest(self, *, label: str | None = None, least_precision: float = 0.8, count: int = 10) -> pl.DataFrame:
         """Return up to `count` suggested labeling functions, for class `label` or any class, the most useful first.

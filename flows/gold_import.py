@@ -10,8 +10,9 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.exchange.contents import require_decisions
 from tasks.exchange.formats import ANNOTATIONS
+from tasks.gold import require_same_splits
 from tasks.params import read_params
-from tasks.readers.gold_tables import combine_parts, make_part, read_decisions
+from tasks.readers.gold_tables import combine_parts, find_near_misses, make_part, read_decisions
 from tasks.readers.raw_tables import read_raw_table
 from tasks.tables import schemas
 from tasks.tables.gold_table import Decision, append_decisions
@@ -41,10 +42,17 @@ def import_decisions(root: Path, file: Path, columns: Columns, name: str, form: 
         The file cannot be read, lacks a column, or names an unknown class; nothing is added.
     """
     params = read_params(root)
-    ids = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])[ITEM_ID]
+    if "/" in name or name.startswith("."):
+        raise DataError(f"--to {name}: expected the name of a table in {params.gold.source}/, such as mine.jsonl.")
+    items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    ids = items[ITEM_ID]
     folder = root / params.gold.source
     if form is None:
-        raw = _name_columns(file, read_raw_table(file.parent, file).table, columns)
+        table = read_raw_table(file.parent, file).table
+        raw = _name_columns(file, table, columns)
+        for column, near in find_near_misses(table.columns):
+            if column not in (columns.item_id, columns.label, columns.annotator):
+                yield f"note: column {column!r} is not read; call it {near} if it is meant"
     else:
         brought_in = ANNOTATIONS[form](file)
         raw = require_decisions(file, brought_in)
@@ -56,6 +64,8 @@ def import_decisions(root: Path, file: Path, columns: Columns, name: str, form: 
     is_later = (pl.col("time") > pl.col("time_known")).fill_null(True)
     is_other = pl.col("label").ne_missing(pl.col("label_known"))
     new = joined.filter(pl.when("is_known").then(is_other & is_later).otherwise(pl.col("label").is_not_null()))
+    asked = new.select(ITEM_ID, asked="split").join(items, on=ITEM_ID, maintain_order="left")
+    require_same_splits(asked, str(file))
     decisions = [
         Decision(
             item_id=row[ITEM_ID],
@@ -78,6 +88,9 @@ def import_decisions(root: Path, file: Path, columns: Columns, name: str, form: 
 
 def _name_columns(file: Path, raw: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     """The columns of `raw` that matter, called as in a table of gold."""
+    named = [name for name in (columns.item_id, columns.label, columns.annotator) if name is not None]
+    if len(set(named)) < len(named):
+        raise DataError(f"--item-id, --label and --annotator name a column each; got {', '.join(named)}.")
     names = {columns.item_id: ITEM_ID, columns.label: "label"}
     if columns.annotator is not None:
         names[columns.annotator] = "annotator"

@@ -115,14 +115,7 @@ def _find_splits(items: pl.DataFrame, said: pl.DataFrame, params: GoldParams) ->
     asked = said.group_by(ITEM_ID).agg(asked=pl.col("split").cast(order).min().cast(pl.String))
     joined = items.join(asked.with_columns(is_asked=True), on=ITEM_ID, how="left", maintain_order="left")
     is_train = pl.col("split") == Split.TRAIN
-    moved = joined.filter(~is_train & (pl.col("asked") != pl.col("split")))
-    if moved.height:
-        first = moved.row(0, named=True)
-        raise DataError(
-            f"{params.source}: {moved.height:,} items are of one split in {ITEMS} and of another in the tables of gold, first "
-            f"{first[ITEM_ID]!r}: {first['split']} and {first['asked']}. Gold of valid and test stays where it is: remove "
-            "the split from the table, or retract the decision."
-        )
+    require_same_splits(joined, params.source)
     to_deal = joined.filter(is_train & pl.col("is_asked") & pl.col("asked").is_null())[ITEM_ID]
     if len(to_deal) and params.train == GoldOnTrain.REFUSE:
         raise DataError(
@@ -133,6 +126,29 @@ def _find_splits(items: pl.DataFrame, said: pl.DataFrame, params: GoldParams) ->
     deal = pl.DataFrame([to_deal, pl.Series("dealt", dealt, dtype=pl.String)])
     joined = joined.join(deal, on=ITEM_ID, how="left", maintain_order="left")
     return joined.select(ITEM_ID, split=pl.coalesce("dealt", "asked", "split"))
+
+
+def require_same_splits(decided: pl.DataFrame, source: str) -> None:
+    """Check that what decisions ask for keeps gold of valid and test where it is.
+
+    Parameters
+    ----------
+    decided
+        item_id, split (of the item) and asked (the split that a decision about it says, null if none does).
+
+    Raises
+    ------
+    DataError
+        A decision says another split than that of its item.
+    """
+    moved = decided.filter((pl.col("split") != Split.TRAIN) & (pl.col("asked") != pl.col("split")))
+    if moved.height:
+        first = moved.row(0, named=True)
+        raise DataError(
+            f"{source}: {moved.height:,} items are of one split in {ITEMS} and of another in the tables of gold, first "
+            f"{first[ITEM_ID]!r}: {first['split']} and {first['asked']}. Gold of valid and test stays where it is: remove "
+            "the split from the table, or retract the decision."
+        )
 
 
 def _positions(values: pl.Series, among: pl.Series) -> Int64:

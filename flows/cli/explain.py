@@ -74,7 +74,7 @@ def show_explanation(found: "Explanation", *, show_all: bool, limit: int) -> Non
     from rich.text import Text
 
     of = f" in release {found.release}" if found.release else ""
-    head = Text(f"{found.item_id}{of}: {found.label}", style="bold")
+    head = Text(make_printable(f"{found.item_id}{of}: {found.label}"), style="bold")
     chance, other = found.probabilities[found.label], found.probabilities[found.runner_up]
     head.append(f"  p {write_number(chance)}; next {found.runner_up}, p {write_number(other)}", style="not bold")
     if found.gold is not None:

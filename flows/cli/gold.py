@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.cli.tables import make_printable
 from flows.runner.project import in_project
 from tasks.errors import DataError
 from tasks.tables.paths import DECISIONS
@@ -37,7 +38,8 @@ def add_command(item: str, label: str | None, annotator: str, split: str | None,
         raise click.UsageError("give either LABEL or --retract")
     with in_project() as root:
         path = add_decision(root=root, item=item, label=label, annotator=annotator, split=split)
-        click.echo(f"{item}: {'nothing' if label is None else label}, says {annotator}; added to {path}")
+        said = f"{item}: {'nothing' if label is None else label}, says {annotator}; added to {path}"
+        click.echo(make_printable(said))
 
 
 @gold_command.command("import")
@@ -75,7 +77,7 @@ def list_command() -> None:
         rows = [
             [str(item), split, classes[label] if label is not None else "-"] for item, split, label in gold.table.rows()
         ]
-        click.echo("\n".join("\t".join(row) for row in [["item_id", "split", "gold"], *rows]))
+        print_rows([["item_id", "split", "gold"], *rows])
         show_remarks(gold)
 
 
@@ -89,13 +91,17 @@ def conflicts_command() -> None:
         gold, _ = gather(root=root)
         rows = [[str(value) if value is not None else "-" for value in row] for row in gold.conflicts.rows()]
         if rows:
-            click.echo("\n".join("\t".join(row) for row in [list(gold.conflicts.columns), *rows]))
+            print_rows([list(gold.conflicts.columns), *rows])
         show_remarks(gold)
         for pair in gold.summary["agreement"]["cohen_kappa"]:
             kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.3f}"
-            click.echo(
-                f"Cohen's kappa of {' and '.join(pair['annotators'])} on {pair['items']:,} items: {kappa}", err=True
-            )
+            said = f"Cohen's kappa of {' and '.join(pair['annotators'])} on {pair['items']:,} items: {kappa}"
+            click.echo(make_printable(said), err=True)
+
+
+def print_rows(rows: list[list[str]]) -> None:
+    """Print a line for each row, with tabs between values, in which ids and names cannot end a line or move a cursor."""
+    click.echo("\n".join("\t".join(map(make_printable, row)) for row in rows))
 
 
 def show_remarks(gold: "Gold") -> None:
@@ -110,12 +116,14 @@ def gather(*, root: Path) -> "tuple[Gold, tuple[str, ...]]":
     Raises
     ------
     DataError
-        A table is bad, or ingest has not run.
+        A table is bad, or ingest has not run, or with other classes.
     """
     from tasks.gold import gather_gold
     from tasks.params import read_params
+    from tasks.queries.recorded_classes import require_recorded_classes
 
     params = read_params(root)
+    require_recorded_classes(root, params.classes)
     return gather_gold(root, params.classes, params.gold), params.classes
 
 
@@ -127,7 +135,10 @@ def add_decision(*, root: Path, item: str, label: str | None, annotator: str, sp
     DataError
         There is no such item or class; nothing is added.
     """
+    import polars as pl
+
     from tasks.core.types import ITEM_ID
+    from tasks.gold import require_same_splits
     from tasks.params import read_params
     from tasks.tables import schemas
     from tasks.tables.gold_table import Decision, append_decision
@@ -137,12 +148,13 @@ def add_decision(*, root: Path, item: str, label: str | None, annotator: str, sp
     params = read_params(root)
     if label is not None and label not in params.classes:
         raise DataError(f"{label!r} is no class; expected one of {', '.join(params.classes)} (classes in params.yaml).")
-    ids = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])[ITEM_ID]
-    found = ids.filter(ids.cast(str) == item)
+    items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
+    found = items.filter(items[ITEM_ID].cast(str) == item)
     if found.is_empty():
         raise DataError(f"{item!r} is the id of no item in {ITEMS}. Run 'epoxy run ingest' if it is new.")
+    require_same_splits(found.with_columns(asked=pl.lit(split, pl.String)), params.gold.source)
     path = Path(params.gold.source) / DECISIONS
-    decision = Decision(item_id=found[0], label=label, annotator=annotator, split=split)
+    decision = Decision(item_id=found[ITEM_ID][0], label=label, annotator=annotator, split=split)
     if note := append_decision(root / path, decision):
         click.echo(f"note: {note}", err=True)
     return path

@@ -76,7 +76,7 @@ def parse_query(
         ("extended", extended),
     )
     filters = tuple(
-        VoteFilter(lf=name.partition("=")[0], vote=name.partition("=")[2] or None, source=source)
+        VoteFilter(lf=name.partition("=")[0], vote=name.partition("=")[2] if "=" in name else None, source=source)
         for source, names in sources
         for name in names
     )

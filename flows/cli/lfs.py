@@ -38,6 +38,8 @@ def lfs_command(
     95 % interval and the number of items it is of; `believed` is what the label model takes it for. `only` counts items
     that no other LF votes on. A change since the release stands beside the figure.
     """
+    if len([asked for asked in (since, pairs, matrix) if asked]) > 1:
+        raise click.UsageError("--since, --pairs and --matrix exclude each other")
     with in_project() as root:
         table = tabulate(root=root, since=since, pairs=pairs, matrix=matrix)
         table = _arrange(table, order, limit)

@@ -51,8 +51,15 @@ class Column:
 
 def output_options(command: F) -> F:
     """`command` with the options `--csv` and `--json`, its parameters `as_csv` and `as_json`."""
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-    as_csv = click.option("--csv", "as_csv", is_flag=True, help="Print all columns as CSV.")
+
+    def refuse_both(context: click.Context, _: click.Parameter, value: bool) -> bool:
+        if value and context.params.get("as_csv"):
+            raise click.UsageError("--csv and --json exclude each other")
+        return value
+
+    as_json = click.option("--json", "as_json", is_flag=True, callback=refuse_both, help="Print everything as JSON.")
+    # Eager, so that it is known when the other is looked at.
+    as_csv = click.option("--csv", "as_csv", is_flag=True, is_eager=True, help="Print all columns as CSV.")
     return as_csv(as_json(command))
 
 
@@ -94,11 +101,11 @@ def lay_out(columns: Sequence[Column], *, title: str = "") -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False)
     if title:
-        table.title, table.title_justify, table.title_style = Text(title), "left", "bold"
+        table.title, table.title_justify, table.title_style = Text(make_printable(title)), "left", "bold"
     shown = _fit(columns, find_width())
     for column, width in zip(shown, _share_width(shown, find_width()), strict=True):
         table.add_column(
-            Text(column.name, style="bold"),
+            Text(make_printable(column.name), style="bold"),
             justify="right" if column.is_number else "left",
             no_wrap=True,
             overflow="ellipsis",

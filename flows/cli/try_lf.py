@@ -44,8 +44,10 @@ def try_command(
     It is asked as it is now on disk; nothing is stored. Its votes are shown with the text that a keyword or pattern was found as, gold where it is known, and its vote in the
     last run where that was another. The items on which it failed follow, and a traceback.
     """
-    if sum(map(bool, (code, file))) > 1 or not (lf or code or file):
+    if (code is not None and (lf or file)) or not (lf or code or file):
         raise click.UsageError("name an LF of the module, or give --code or --file")
+    if ids and seed is not None:
+        raise click.UsageError("ask about items either by --id or by --random")
     path = file.resolve() if file else None
     with in_project() as root:
         found = try_one(root=root, lf=lf, code=code, file=path, count=count, seed=seed, ids=ids, test_gold=test_gold)
@@ -84,8 +86,9 @@ def try_one(
     data = ProjectData(root)
     rows = choose_rows(data, ids=ids, count=count, seed=seed)
     if code is None and file is None:
-        with saved_lf(root, data.params().apply.source, lf) as saved:
-            return try_lf(data, saved, rows, withheld_gold=test_gold)
+        source = data.params().apply.source
+        with saved_lf(root, source, lf) as saved:
+            return try_lf(data, saved, rows, source=source, withheld_gold=test_gold)
     text = code if file is None else file.read_text(encoding="utf-8")
     made = read_lf(text or "", name=lf, **({} if file is None else {"file": str(file)}))
     return try_lf(data, made, rows, withheld_gold=test_gold)

@@ -18,7 +18,15 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Vo
 from tasks.errors import QueryError
 from tasks.params import FILE as PARAMS
 from tasks.params import Scope, Split
-from tasks.queries.project_data import SHIPPED, LFVotes, ProjectData, add_raw_columns, find_name, to_names
+from tasks.queries.project_data import (
+    SHIPPED,
+    LFVotes,
+    ProjectData,
+    add_raw_columns,
+    find_name,
+    require_not_negative,
+    to_names,
+)
 from tasks.tables.label_matrix import read_all_gold
 from tasks.tables.paths import (
     END_MODEL_PREDICTIONS,
@@ -112,8 +120,11 @@ def find_items(data: ProjectData, query: ItemQuery, *, before: pl.DataFrame | No
     DataError
         An artifact is missing or damaged, or they are of different runs.
     """
-    if query.limit < 0 or query.offset < 0:
-        raise QueryError(f"limit {query.limit}, offset {query.offset}: neither can be negative.")
+    require_not_negative(limit=query.limit, offset=query.offset)
+    if query.near_threshold is None and query.near_threshold_lf is not None:
+        raise QueryError(f"threshold of {query.near_threshold_lf!r}: say how near, too.")
+    if query.near_threshold is not None and not query.near_threshold >= 0:
+        raise QueryError(f"near_threshold {query.near_threshold:g}: expected a gap of 0 or more.")
     keep = np.ones(data.items().height, dtype=np.bool_)
     for condition in _list_conditions(data, query, before):
         keep &= condition

@@ -16,7 +16,7 @@ from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64
 from tasks.errors import QueryError
 from tasks.params import Split
 from tasks.queries.items import find_margins, measure_items, tabulate_items
-from tasks.queries.project_data import ProjectData
+from tasks.queries.project_data import ProjectData, require_not_negative
 from tasks.tables.scaled_embeddings import read_vectors
 
 Strategy = Literal["random", "mixed"]
@@ -57,12 +57,13 @@ def choose_next(
     Raises
     ------
     QueryError
-        The strategy is unknown.
+        The strategy is unknown, or a number negative.
     DataError
         An artifact is missing or damaged.
     """
     if strategy not in ("random", "mixed"):
         raise QueryError(f"no strategy {strategy!r}. There are: random, mixed.")
+    require_not_negative(seed=seed, count=count)
     pool = _draw_pool(data, seed, exclude)
     vectors = read_vectors(data.root, data.splits(), pool)
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -19,6 +19,7 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Vo
 from tasks.errors import DataError, QueryError
 from tasks.params import FILE as PARAMS
 from tasks.params import Params, read_params
+from tasks.queries.recorded_classes import LOCK, require_recorded_classes
 from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors, read_json
 from tasks.tables.label_matrix import read_all_gold, read_gold, to_matrix
@@ -102,8 +103,20 @@ class ProjectData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes, in the order of their positions."""
-        return self.params().classes
+        """The classes, in the order of their positions.
+
+        Raises
+        ------
+        DataError
+            The last run was one of other classes, or in another order.
+        """
+
+        def read() -> tuple[str, ...]:
+            classes = self.params().classes
+            require_recorded_classes(self.root, classes)
+            return classes
+
+        return self.recall("classes", [PARAMS, LOCK], read)
 
     def items(self) -> pl.DataFrame:
         """Return all items with every raw column but gold, by ascending id."""
@@ -384,6 +397,19 @@ def find_name(asked: str, known: Sequence[str], what: str) -> str:
     near = difflib.get_close_matches(asked, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(list(known)[:20])}."
     raise QueryError(f"no {what} {asked[:64]!r}. {hint}")
+
+
+def require_not_negative(**numbers: int | None) -> None:
+    """Check that none of `numbers`, by name, is below 0; None is not.
+
+    Raises
+    ------
+    QueryError
+        A number is negative.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 0:
+            raise QueryError(f"{name} {number}: expected 0 or more.")
 
 
 def _identify(path: Path) -> object:

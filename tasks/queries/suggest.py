@@ -19,10 +19,10 @@ from scipy import sparse
 
 from tasks.core.lf_analysis import GoldCounts, measure_precision, wilson_interval
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Int64
-from tasks.errors import LabelingFunctionError
+from tasks.errors import LabelingFunctionError, QueryError
 from tasks.params import Split
 from tasks.queries.items import measure_items
-from tasks.queries.project_data import ProjectData, find_name
+from tasks.queries.project_data import ProjectData, find_name, require_not_negative
 from tasks.tables.files import write_text
 
 SAMPLE = 50_000
@@ -87,10 +87,13 @@ def suggest_lfs(
     Raises
     ------
     QueryError
-        There is no such class.
+        There is no such class, or a number is out of range.
     DataError
         An artifact is missing or damaged.
     """
+    require_not_negative(count=count, seed=seed)
+    if not 0 <= least_precision <= 1:
+        raise QueryError(f"least_precision {least_precision:g}: expected 0 to 1.")
     classes = data.classes
     wanted = range(len(classes)) if label is None else [classes.index(find_name(label, classes, "class"))]
     rows = _draw(data, seed)

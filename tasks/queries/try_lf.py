@@ -14,11 +14,12 @@ import tasks.labeling
 from tasks.core.lf_analysis import GoldCounts, wilson_interval
 from tasks.core.types import ABSTAIN, ITEM_ID, Int64
 from tasks.errors import LabelingFunctionError
+from tasks.lf.checks import require_fitting_patterns
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF, read_items
 from tasks.lf.loading import load_module, project_lfs
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
 from tasks.lf.voting import FAULTS, apply_rowwise, apply_vectorized, format_trace
-from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, to_names
+from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, require_not_negative, to_names
 from tasks.tables import schemas
 from tasks.tables.parquet import read_schema, read_table
 from tasks.tables.paths import ITEMS, VOTES
@@ -125,26 +126,32 @@ def choose_rows(
     Raises
     ------
     QueryError
-        There is no such item.
+        There is no such item, or a number is negative.
     """
     if ids:
         return data.find_rows(ids)
+    require_not_negative(seed=seed, count=count)
     n = len(data.ids())
     if seed is None:
         return np.arange(min(count, n))
     return np.sort(np.random.default_rng(seed).choice(n, min(count, n), replace=False))
 
 
-def try_lf(data: ProjectData, lf: LabelingFunction, rows: Int64, *, withheld_gold: bool = False) -> Trial:
-    """Return the result of asking `lf` about the items in these `rows`, whether or not it fails on some.
+def try_lf(
+    data: ProjectData, lf: LabelingFunction, rows: Int64, *, source: str = CODE, withheld_gold: bool = False
+) -> Trial:
+    """Return the result of asking `lf`, written in `source`, about the items in these `rows`, even if it fails on some.
 
     Raises
     ------
     DataError
         The items are missing or damaged.
+    LabelingFunctionError
+        It looks for keywords or a pattern in what is no text column, or votes for what is no class.
     """
     schema = schemas.ITEMS
     items = data.gather(ITEMS, schema, rows)
+    require_fitting_patterns([lf], items.schema, data.classes, source)
     asked = replace(lf, on_error=OnError.ABSTAIN)
     if isinstance(asked, RowwiseLF):
         asked = replace(asked, on_timeout=OnError.ABSTAIN)

@@ -51,7 +51,7 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
         is_file, is_folder = named.is_file(), named.is_dir()
     except OSError as error:
         raise ParamsError(f"params.yaml: 'ingest.{key}': {pattern!r} cannot be looked at: {error.strerror}.") from None
-    files = [named] if is_file else sorted(_walk(named)) if is_folder else _glob(source, pattern, key)
+    files = [named] if is_file else sorted(walk(named)) if is_folder else _glob(source, pattern, key)
     if not files:
         held = sorted(str(file.relative_to(source)) for file in source.rglob("*") if file.is_file())
         shown = ", ".join(held[:SHOWN]) + (", ..." if len(held) > SHOWN else "")
@@ -67,8 +67,14 @@ def find_files(source: Path, pattern: str, key: str) -> list[Path]:
     return files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The data files below `folder`; an error for whatever would silently hide some of them."""
+def walk(folder: Path) -> Iterator[Path]:
+    """The data files below `folder`; an error for whatever would silently hide some of them.
+
+    Raises
+    ------
+    DataError
+        A folder cannot be read, or is a link, or a link leads nowhere.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -81,7 +87,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         for path in (*(Path(name, found) for found in folders), *paths):
             if path.is_symlink() and not path.is_file():
                 raise DataError(
-                    f"{path} is a link to {'a folder' if path.is_dir() else 'nothing'}, which ingest does not follow. Put "
+                    f"{path} is a link to {'a folder' if path.is_dir() else 'nothing'}, which is not followed. Put "
                     "a copy there, or remove it."
                 )
         yield from (path for path in paths if path.is_file())
@@ -92,7 +98,7 @@ def _glob(source: Path, pattern: str, key: str) -> list[Path]:
     parts = Path(pattern).parts
     fixed = list(takewhile(lambda part: not re.search(r"[*?[]", part), parts))
     if len(parts) - len(fixed) > 1 and source.joinpath(*fixed).is_dir():
-        for _ in _walk(source.joinpath(*fixed)):  # the glob, too, passes over links and unreadable folders in silence
+        for _ in walk(source.joinpath(*fixed)):  # the glob, too, passes over links and unreadable folders in silence
             pass
     try:
         found = sorted(source.glob(pattern))

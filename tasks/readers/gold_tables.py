@@ -5,6 +5,7 @@ and `split`. A person's last decision about an item counts: the last by time whe
 files and rows. A decision without a label retracts those before it.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +17,9 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import Split
 from tasks.readers.class_column import show_distinct, to_classes
+from tasks.readers.files import walk
 from tasks.readers.ids import normalize_ids, parse_integers
-from tasks.readers.raw_tables import parse_jsonl, read_raw_table
+from tasks.readers.raw_tables import is_near_miss, parse_jsonl, read_raw_table
 from tasks.tables.gold_table import is_torn
 from tasks.tables.validation import name_first
 
@@ -52,14 +54,15 @@ def find_gold_tables(folder: Path) -> list[Path]:
     Raises
     ------
     DataError
-        A file is neither a table nor one of the allowed others: gold in it would be ignored in silence.
+        A file is neither a table nor one of the allowed others, or a folder is a link or cannot be read: gold in it would
+        be ignored in silence.
     """
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         return []
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with tables of gold (gold.source in params.yaml).")
     found = []
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
+    for path in sorted(walk(folder)):
         if path.suffix.lower() in _SUFFIXES:
             found.append(path)
         elif path.suffix.lower() not in _PASSED_OVER:
@@ -109,6 +112,10 @@ def make_part(path: Path, raw: pl.DataFrame, *, by: str, id_type: pl.DataType) -
             f"{path}: no column '{missing[0]}'; it has {', '.join(raw.columns) or 'none'}. A table of gold has item_id and "
             "label, and may have annotator, time and split; 'epoxy gold import' renames columns."
         )
+    for column, name in find_near_misses(raw.columns):
+        raise DataError(
+            f"{path}: column {column!r} is almost called '{name}'. Rename it if it is meant, or name it otherwise."
+        )
     label = raw["label"]
     if label.dtype == pl.String:
         label = label.replace("", None)
@@ -122,6 +129,16 @@ def make_part(path: Path, raw: pl.DataFrame, *, by: str, id_type: pl.DataType) -
         ]
     )
     return Part(path=path, name=by, table=table)
+
+
+def find_near_misses(columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Of `columns`, those whose names are almost that of a column that a table of gold may have, each with that name.
+
+    >>> find_near_misses(["item_id", "label", "Annotator", "split", "splits"])
+    [('Annotator', 'annotator')]
+    """
+    missing = [name for name in _SCHEMA if name not in columns]
+    return [(column, name) for name in missing for column in columns if is_near_miss(column, name)]
 
 
 def combine_parts(parts: Sequence[Part], ids: pl.Series, classes: Sequence[str], remarks: Sequence[str]) -> Decisions:
@@ -146,12 +163,20 @@ def combine_parts(parts: Sequence[Part], ids: pl.Series, classes: Sequence[str],
         _require_splits(kept, part.path)
         tables.append(kept.with_columns(label.alias("label")).select(list(_SCHEMA)))
     table = pl.concat(tables).sort(ITEM_ID, "annotator")
+    by_letters: dict[str, list[str]] = {}
+    for name in table["annotator"].unique().sort():
+        by_letters.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    alike = [
+        f"annotators {', '.join(map(repr, names))} count as {len(names)} people, though only case or blanks tell them apart"
+        for names in by_letters.values()
+        if len(names) > 1
+    ]
     is_known = table[ITEM_ID].is_in(ids.implode())
     return Decisions(
         table=table.filter(is_known),
         rows={part.name: part.table.height for part in parts},
         unknown=table.filter(~is_known & table["label"].is_not_null())[ITEM_ID].unique().sort(),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *alike),
     )
 
 
@@ -202,12 +227,12 @@ def _read_times(raw: pl.DataFrame, path: Path) -> pl.Series:
     for row, text in enumerate(_read_text(raw, "time", path)):
         try:
             time = datetime.fromisoformat(text) if text else None
-        except ValueError:
+            found.append(time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC) if time else None)
+        except (ValueError, OverflowError):
             raise DataError(
                 f"{path}: column 'time', row {row:,} (counted from 0): {text!r} is no time. Write it as "
                 "2026-11-28T09:30:00Z, or leave it empty."
             ) from None
-        found.append(time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC) if time else None)
     return pl.Series("time", found, dtype=_TIME)
 
 

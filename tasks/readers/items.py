@@ -15,7 +15,7 @@ from tasks.readers.class_column import show_distinct, to_classes
 from tasks.readers.column_types import convert_column, describe_losses, guess_types, propose_types, write_key
 from tasks.readers.files import drop_empty, find_files, require_one_suffix
 from tasks.readers.ids import mark_last, normalize_ids
-from tasks.readers.raw_tables import RawTable, read_raw_table
+from tasks.readers.raw_tables import RawTable, is_near_miss, read_raw_table
 from tasks.tables.validation import name_first_where
 
 FEWEST_ROWS = 10_000
@@ -181,21 +181,11 @@ def _require_headers(columns: Sequence[str], where: str, params: IngestParams) -
             )
         for column in columns:
             is_exact = column in (params.item_id, params.split, params.gold)
-            if key != ITEM_ID and not is_exact and (_is_near_miss(column, name) or _is_near_miss(column, key)):
+            if key != ITEM_ID and not is_exact and (is_near_miss(column, name) or is_near_miss(column, key)):
                 raise DataError(
                     f"{where}: column {column!r} is almost called '{name}' (ingest.{key} in params.yaml). Rename it if it is "
                     "meant, or name it otherwise."
                 )
-
-
-def _is_near_miss(column: str, name: str) -> bool:
-    """Whether the names differ only in case, blanks, punctuation, a plural s or two swapped letters.
-
-    >>> [_is_near_miss(column, "split") for column in (" split", "Split", "splits", "spilt", "spit", "split_date")]
-    [True, True, True, True, False, False]
-    """
-    letters, wanted = ("".join(filter(str.isalnum, text.casefold())) for text in (column, name))
-    return bool(wanted) and (letters.removesuffix("s") == wanted or sorted(letters) == sorted(wanted))
 
 
 def _require_known_types(

@@ -268,3 +268,13 @@ def _find_bad_line(content: bytes) -> str | None:
                 reason = str(error)
                 return f"line {number:,} {reason if reason.startswith('has') else f'is not JSON: {reason}'}"
     return None
+
+
+def is_near_miss(column: str, name: str) -> bool:
+    """Whether the names differ only in case, blanks, punctuation, a plural s or two swapped letters.
+
+    >>> [is_near_miss(column, "split") for column in (" split", "Split", "splits", "spilt", "spit", "split_date")]
+    [True, True, True, True, False, False]
+    """
+    letters, wanted = ("".join(filter(str.isalnum, text.casefold())) for text in (column, name))
+    return bool(wanted) and (letters.removesuffix("s") == wanted or sorted(letters) == sorted(wanted))

@@ -9,6 +9,7 @@ it.
 import fcntl
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,12 +52,14 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
     Raises
     ------
     DataError
-        The file is not a table of JSON lines.
+        The file is not a table of JSON lines, or a name is none.
     OSError
         The disk is full, or the file may not be written; the table is as it was.
     """
     if path.suffix != ".jsonl":
         raise DataError(f"{path}: decisions are appended to tables in .jsonl alone. Name such a table.")
+    for name in {decision.annotator for decision in decisions}:
+        require_name(name)
     if not decisions:
         return None
     lines = "".join(_write_line(decision) for decision in decisions).encode()
@@ -87,6 +90,24 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
     if is_new:
         sync_folder(path.parent)
     return note
+
+
+def require_name(annotator: str) -> None:
+    """Check that `annotator` is a name that a person would recognize in a line of a list.
+
+    Raises
+    ------
+    DataError
+        It is empty, begins or ends with a blank, or has control characters, such as the end of a line.
+    """
+    if (
+        not annotator
+        or annotator != annotator.strip()
+        or any(unicodedata.category(letter) == "Cc" for letter in annotator)
+    ):
+        raise DataError(
+            f"annotator {annotator!r}: expected a name without blanks around it and without ends of lines. Name who decides."
+        )
 
 
 def is_torn(line: bytes) -> bool:

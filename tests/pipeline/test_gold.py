@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from small_project import write_params
 
+from flows.cli.gold import add_decision, print_rows
+from flows.gold_import import Columns, import_decisions
 from tasks import gold
 from tasks.core.agreement import count_decisions, measure_alpha, measure_pairs
 from tasks.errors import DataError
@@ -235,6 +239,18 @@ def test_ids_of_no_item_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("mine.csv", "item_id,label,split\na,ham,dev\n", "column 'split': 'dev'; expected train, valid, test"),
         ("mine.jsonl", '{"item_id": "a", "label": "ham"}\n{"item_id"\n', "line 2 is not JSON"),
         ("mine.jsonl", '{"item_id": "a", "label": ["ham"]}\n', "is List"),
+        ("mine.csv", "item_id,label,label\na,ham,spam\n", "more than one column is called 'label'"),
+        ("mine.csv", "item_id,label,Annotator\na,ham,ann\n", "column 'Annotator' is almost called 'annotator'"),
+        ("mine.csv", "item_id,label,Split\na,ham,test\n", "column 'Split' is almost called 'split'"),
+        ("mine.csv", "item_id, label\na,ham\n", "no column 'label'; it has item_id,  label"),
+        ("mine.csv", "item_id,label\na,HAM\n", "unknown class: 'HAM'"),
+        ("mine.csv", "item_id,label\na,1\nb,ham\n", "unknown class: '1'"),
+        ("mine.csv", "item_id,label,time\na,ham,03/04/2026\n", "'03/04/2026' is no time"),
+        ("mine.csv", "item_id,label,time\na,ham,1764300000\n", "'1764300000' is no time"),
+        ("mine.csv", "item_id,label,time\na,ham,0001-01-01T00:00:00+05:30\n", "is no time"),
+        ("mine.csv", "item_id;label\na;ham\n", "no comma but ';'"),
+        ("mine.csv", "item_id,label\na,ham,what\n", "a row of 3 columns; the header has 2"),
+        ("mine.parquet", "no table", "cannot be read"),
     ],
 )
 def test_bad_tables_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -242,6 +258,83 @@ def test_bad_tables_are_named(tmp_path: Path, name: str, text: str, said: str) -
     with pytest.raises(DataError, match=said) as error:
         run(tmp_path)
     assert f"gold/{name}" in str(error.value)
+
+
+def test_gold_that_would_be_passed_over_in_silence_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path, "v") / "gold"
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "theirs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="gold/theirs is a link to a folder, which is not followed"):
+        run(tmp_path)
+    (folder / "theirs").unlink()
+    (folder / "mine.csv").symlink_to("nothing")
+    with pytest.raises(DataError, match=r"mine[.]csv is a link to nothing"):
+        run(tmp_path)
+    (folder / "mine.csv").unlink()
+    folder.rmdir()
+    for make in (lambda: folder.touch(), lambda: folder.symlink_to("nothing")):
+        make()
+        with pytest.raises(DataError, match="gold is no folder"):
+            run(tmp_path)
+        folder.unlink()
+    assert run(tmp_path) == {}
+
+
+def test_names_of_people_that_only_case_or_blanks_tell_apart_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\ufeffitem_id,label,annotator\na,ham,Ann\na,spam,ann\na,ham, ann\n"
+    (write(tmp_path, "v") / "gold/mine.csv").write_text(text, encoding="utf-8")
+    assert run(tmp_path) == {"a": ("valid", 0)}
+    said = capsys.readouterr().err
+    assert "annotators ' ann', 'Ann', 'ann' count as 3 people, though only case or blanks tell them apart" in said
+
+
+def test_a_list_has_a_line_for_each_item_whatever_ids_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([["new\nline", "ta\tb", "\x1b[31mred", "\u202eback"], ["a", "b", "c", "d"]])
+    assert capsys.readouterr().out == "new line\tta b\t\\x1b[31mred\t\\u202eback\na\tb\tc\td\n"
+
+
+@pytest.mark.parametrize("name", ["", " ", "ann ", "a\nb", "a\tb"])
+def test_nobody_decides_without_a_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="expected a name"):
+        append_decision(tmp_path / "decisions.jsonl", Decision(item_id="a", label="ham", annotator=name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_stop_every_later_run_is_refused_when_it_is_added(tmp_path: Path) -> None:
+    """A table only grows: a decision with another split than its item's could not be taken out again."""
+    write(tmp_path, "vt")
+    write_params(tmp_path)
+    with pytest.raises(DataError, match="first 'a': valid and test"):
+        add_decision(root=tmp_path, item="a", label="ham", annotator="ann", split="test")
+    (tmp_path / "export.csv").write_text("item_id,label,split\nb,ham,test\na,ham,test\n")
+    columns = Columns(item_id="item_id", label="label", annotator=None, by="ann")
+    with pytest.raises(DataError, match="first 'a': valid and test"):
+        list(import_decisions(tmp_path, tmp_path / "export.csv", columns, "decisions.jsonl"))
+    assert run(tmp_path) == {}
+    add_decision(root=tmp_path, item="b", label="ham", annotator="ann", split="test")
+    assert run(tmp_path) == {"b": ("test", 0)}
+
+
+@pytest.mark.parametrize("name", ["../out.jsonl", "/tmp/out.jsonl", ".hidden.jsonl", "sub/dir.jsonl", "mine.csv"])
+def test_decisions_are_brought_to_no_file_that_is_not_read(tmp_path: Path, name: str) -> None:
+    write_params(write(tmp_path, "v"))
+    (tmp_path / "export.csv").write_text("id,what\na,ham\n")
+    columns = Columns(item_id="id", label="what", annotator=None, by="ann")
+    with pytest.raises(DataError, match=r"expected the name of a table|in \.jsonl alone"):
+        list(import_decisions(tmp_path, tmp_path / "export.csv", columns, name))
+    assert not (tmp_path / "gold" / name).exists()
+
+
+def test_columns_of_an_export_that_look_meant_are_told(tmp_path: Path) -> None:
+    write_params(write(tmp_path, "v"))
+    (tmp_path / "export.csv").write_text("item_id,label,Annotator\na,ham,bob\n")
+    columns = Columns(item_id="item_id", label="label", annotator=None, by="ann")
+    told = list(import_decisions(tmp_path, tmp_path / "export.csv", columns, "decisions.jsonl"))
+    assert told[0] == "note: column 'Annotator' is not read; call it annotator if it is meant"
+    with pytest.raises(DataError, match="name a column each; got label, label"):
+        list(import_decisions(tmp_path, tmp_path / "export.csv", replace(columns, item_id="label"), "decisions.jsonl"))
 
 
 def test_what_may_lie_beside_tables_is_passed_over(tmp_path: Path) -> None:

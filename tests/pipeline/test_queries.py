@@ -215,7 +215,7 @@ def test_items_are_ordered_by_any_column(small: ProjectData) -> None:
         (ItemQuery(splits=("tset",)), "Did you mean test"),
         (ItemQuery(ids=("nobody",)), "no item 'nobody' among 1,797"),
         (ItemQuery(order="image"), "cannot be ordered"),
-        (ItemQuery(limit=-1), "negative"),
+        (ItemQuery(limit=-1), "expected 0 or more"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(demo: ProjectData, query: ItemQuery, message: str) -> None:

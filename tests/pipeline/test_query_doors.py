@@ -18,6 +18,7 @@ from snippets import read_snippets
 
 from epoxy_flow import EpoxyError, VoteFilter, apply_lfs, lf_summary, open_project
 from flows.cli.main import main
+from flows.cli.tables import Column, print_table
 from tasks.labeling import ABSTAIN, keyword_lf, labeling_function, vectorized_labeling_function, vote_where
 from tasks.lf.functions import Item
 from tasks.queries.items import ItemQuery, find_items
@@ -124,12 +125,68 @@ def test_a_label_is_explained(epoxy) -> None:
         (("explain", "nobody"), "no item 'nobody' among 200"),
         (("lfs", "--order", "-coverge"), "no column 'coverge'. Did you mean coverage"),
         (("lfs", "--since", "current"), "there is no release yet"),
+        (("items", "--vote", "offer="), "no class ''. There are: ham, spam"),
+        (("items", "--near-lf", "offer"), "say how near, too"),
+        (("items", "--near-threshold", "-1"), "expected a gap of 0 or more"),
+        (("items", "--near-threshold", "nan"), "expected a gap of 0 or more"),
+        (("try", "offer", "--random", "-1"), "seed -1: expected 0 or more"),
+        (("next", "--seed", "-5"), "seed -5: expected 0 or more"),
+        (("suggest", "--least-precision", "nan"), "expected 0 to 1"),
     ],
 )
 def test_what_is_not_there_ends_in_a_sentence(epoxy, arguments: tuple[str, ...], message: str) -> None:
     found = epoxy(*arguments)
     assert found.exit_code in (2, 3)
     assert found.stderr.startswith("error: ") and message in found.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("items", "--csv", "--json"),
+        ("next", "--json", "--csv"),
+        ("lfs", "--pairs", "--matrix", "both"),
+        ("lfs", "--pairs", "--since", "current"),
+        ("try", "offer", "--code", "17"),
+        ("try", "offer", "--id", "i00000", "--random", "3"),
+    ],
+)
+def test_an_option_is_never_passed_over(epoxy, arguments: tuple[str, ...]) -> None:
+    found = epoxy(*arguments)
+    assert found.exit_code == 2 and found.stdout == "" and "Usage:" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("items",), ("lfs",), ("explain", "i00003"), ("try", "offer"), ("suggest",), ("next",), ("gold", "list")],
+)
+def test_positions_of_other_classes_are_never_shown_as_those_of_now(
+    epoxy, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """Swap the classes in params.yaml: until the next run every vote and gold would be called by the other's name."""
+    lock = project / "dvc.lock"
+    lock.write_text("stages: {apply: {params: {params.yaml: {classes: [ham, spam]}}}}")
+    params = (project / "params.yaml").read_text()
+    try:
+        assert epoxy(*command).exit_code == 0
+        swapped = params.replace("- ham\n- spam", "- spam\n- ham")
+        assert swapped != params
+        (project / "params.yaml").write_text(swapped)
+        found = epoxy(*command)
+        assert found.exit_code == 3 and found.stdout == ""
+        assert "data/apply is of the classes ham, spam, in this order, and params.yaml has spam, ham" in found.stderr
+    finally:
+        (project / "params.yaml").write_text(params)
+        lock.unlink()
+
+
+def test_tables_are_shown_whatever_they_hold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    print_table([Column(name=HOSTILE, cells=[HOSTILE])], title=HOSTILE)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\u202e" not in shown and shown.count(r"\x1b[31mred") == 3
 
 
 def test_texts_are_shown_whatever_they_hold(epoxy) -> None:
@@ -232,6 +289,8 @@ def test_items_drawn_at_random_are_the_same_for_a_seed(epoxy) -> None:
         (("--code", "1 +"), 4, "SyntaxError"),
         (("--code", "unknown(1)"), 4, "name 'unknown' is not defined"),
         (("--code", "17"), 4, "makes no labeling function"),
+        (("--code", "keyword_lf('a', column='text', keywords=['x'], label='eggs')"), 4, "label 'eggs'; expected a class"),
+        (("--code", "keyword_lf('a', column='txt', keywords=['x'], label='ham')"), 4, "no column 'txt', but item_id"),
         (("--code", "a = keyword_lf('a', column='text', keywords=['x'], label='ham')\nb = regex_lf('b', column='text', pattern='y', label='ham')\n"), 4, "makes a, b; name one of them"),
         ((), 2, "name an LF of the module"),
     ],

@@ -35,7 +35,7 @@ def test_a_link_that_is_not_followed_is_said(raw: Path, pattern: str, target: st
     write_parquet({"item_id": IDS[:1]}, "items/0.parquet")(raw)
     write_parquet({"item_id": IDS[1:]}, "more/1.parquet")(raw)
     (raw / "items" / "link").symlink_to(raw / "more" if target == "a folder" else raw / "nowhere")
-    assert f"items/link is a link to {target}, which ingest does not follow. Put a copy" in complain(raw, items=pattern)
+    assert f"items/link is a link to {target}, which is not followed. Put a copy" in complain(raw, items=pattern)
 
 
 def test_a_folder_that_cannot_be_read_is_said(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
