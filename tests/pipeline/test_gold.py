@@ -295,7 +295,7 @@ def test_a_list_has_a_line_for_each_item_whatever_ids_hold(capsys: pytest.Captur
     assert capsys.readouterr().out == "new line\tta b\t\\x1b[31mred\t\\u202eback\na\tb\tc\td\n"
 
 
-@pytest.mark.parametrize("name", ["", " ", "ann ", "a\nb", "a\tb"])
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\tb"])
 def test_nobody_decides_without_a_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="expected a name"):
         append_decision(tmp_path / "decisions.jsonl", Decision(item_id="a", label="ham", annotator=name))
