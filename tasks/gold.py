@@ -100,13 +100,14 @@ def gather_gold(root: Path, classes: Sequence[str], params: GoldParams) -> Gold:
     return Gold(table=table, conflicts=conflicts, summary=summary, remarks=_remark(decisions, summary, params))
 
 
-def is_dealt_to_valid(item: str | int, valid_share: float) -> bool:
-    """Whether gold of a train item goes to valid; it depends on the id alone, so that new gold never moves old gold.
+def is_dealt_to_valid(item: str | int, valid_share: float, salt: int = 0) -> bool:
+    """Whether gold of a train item goes to valid; of what changes, it depends on the id alone, so that new gold never moves old gold.
 
     >>> [is_dealt_to_valid(item, 0.5) for item in ("a", "b", "c", 1, "1")]
     [False, True, True, True, True]
     """
-    return int.from_bytes(hashlib.sha256(str(item).encode()).digest()[:8]) < valid_share * 2**64
+    salted = f"{salt}/{item}" if salt else str(item)
+    return int.from_bytes(hashlib.sha256(salted.encode()).digest()[:8]) < valid_share * 2**64
 
 
 def _find_splits(items: pl.DataFrame, said: pl.DataFrame, params: GoldParams) -> pl.DataFrame:
@@ -122,7 +123,9 @@ def _find_splits(items: pl.DataFrame, said: pl.DataFrame, params: GoldParams) ->
             f"{params.source}: {len(to_deal):,} items of the split train have gold, first ids {name_first(to_deal)}. Say "
             "their split in the table, retract the decisions, or set gold.train in params.yaml to deal."
         )
-    dealt = [str(Split.VALID if is_dealt_to_valid(item, params.valid_share) else Split.TEST) for item in to_deal]
+    dealt = [
+        str(Split.VALID if is_dealt_to_valid(item, params.valid_share, params.salt) else Split.TEST) for item in to_deal
+    ]
     deal = pl.DataFrame([to_deal, pl.Series("dealt", dealt, dtype=pl.String)])
     joined = joined.join(deal, on=ITEM_ID, how="left", maintain_order="left")
     return joined.select(ITEM_ID, split=pl.coalesce("dealt", "asked", "split"))

@@ -178,6 +178,9 @@ class GoldParams(Section):
     tables (`deal`)."""
     valid_share: float = Field(default=0.5, ge=0, le=1)
     """The share of items that the hash assigns to `valid`; the others go to `test`. Changing it moves gold between them."""
+    salt: int = Field(default=0, ge=0)
+    """A number that is hashed with the id; 0: the id alone. `epoxy init` chooses one by which the gold that there is falls into
+    `valid` and `test` evenly, class by class. Changing it moves gold between them."""
 
     @field_validator("source")
     @classmethod

@@ -56,7 +56,7 @@ def export_command(
         withheld_gold=test_gold,
         is_for_spreadsheet=spreadsheet,
     )
-    path = path.absolute()
+    path = path.resolve()
     with in_project() as root:
         for line in export_labels(root, form, path, choice, replace=replace):
             click.echo(line)

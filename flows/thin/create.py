@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from flows.thin.pipeline import TEMPLATE, write_pipeline
-from flows.thin.sample import Sample, find_telling_words
+from flows.thin.sample import VALID_SHARE, Sample, choose_salt, find_telling_words
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
 
@@ -30,7 +30,8 @@ gold:
   resolve: majority       # or dawid_skene
   column: {deal}
   train: deal             # gold of train items goes to valid or test by a hash of the id, or is refused (refuse)
-  valid_share: 0.5
+  valid_share: {valid_share}
+  salt: {salt}                # by which gold that there was is split evenly; leave it: another one moves gold
 
 index: {{kind: auto, metric: cosine}}
 
@@ -121,6 +122,7 @@ def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
 def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> None:
     """Everything but the pipeline and the items."""
     columns = sample.columns
+    salt = choose_salt(sample, ids)
     named = {"split": columns.split, "gold": columns.gold}
     files = {
         "params.yaml": _PARAMS.format(
@@ -129,10 +131,12 @@ def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> No
             item_id=_quote(columns.item_id or "item_id"),
             columns="".join(f"  {key}: {_quote(name)}\n" for key, name in named.items() if name is not None),
             text=_quote(columns.text or "text"),
+            valid_share=VALID_SHARE,
+            salt=salt,
             deal="measure" if columns.split else "deal      # gold of train items in the gold column is dealt, too",
         ),
         "lfs/__init__.py": "",
-        "lfs/first.py": _write_lfs(find_telling_words(sample, ids), columns.text or "text"),
+        "lfs/first.py": _write_lfs(find_telling_words(sample, ids, salt), columns.text or "text"),
         "gold/README.md": "Tables of gold: what people decide about items; `epoxy gold --help`.\n",
         "README.md": _README.format(name=folder.resolve().name, items=sample.path.name),
         ".gitignore": _GITIGNORE.format(stages="".join(f"/data/{stage}/\n" for stage in STAGES)),
@@ -210,7 +214,7 @@ def _describe(sample: Sample, folder: Path) -> tuple[str, ...]:
         f"ids     {f'column {columns.item_id!r}' if columns.item_id else 'made from the texts, as item_id'}",
         f"text    column {columns.text!r}, encoded by tfidf",
         f"gold    {gold}",
-        f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id'}",
+        f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id, each class by halves'}",
         f"classes {', '.join(sample.classes)}",
         f"two labeling functions are in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
     )

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -18,11 +19,12 @@ from flows.runner.dvc_graph import read_stages
 from flows.runner.dvc_status import find_changes
 from flows.thin.create import create_project
 from flows.thin.pipeline import compose_pipeline, plan_upgrade, upgrade
-from flows.thin.sample import Columns, find_telling_words, read_sample
+from flows.thin.sample import Columns, Sample, choose_salt, find_telling_words, read_sample
 from tasks.__main__ import STAGES, run_stage
 from tasks.cache.stage_code import NOTES
 from tasks.errors import DataError, ParamsError, StageError
 from tasks.gold import is_dealt_to_valid
+from tasks.params import GoldParams
 from tasks.tables.files import read_json
 from tasks.tables.paths import GOLD_SUMMARY, LF_SUMMARY, METRICS, SHIPPED_LABELS
 
@@ -91,6 +93,23 @@ def test_words_come_from_valid_gold_and_not_from_test(tmp_path: Path) -> None:
     assert find_telling_words(sample, sample.table["item_id"]) == {"ham": ["dear"], "spam": ["prize"]}
 
 
+def test_gold_is_split_evenly_class_by_class_and_stays_where_it_is() -> None:
+    # Four rare rows fall all on one side by every eighth hash.
+    ids = pl.Series("item_id", [f"i{row}" for row in range(60)])
+    gold = ["rare"] * 4 + ["common"] * 46 + [None] * 10
+    columns = Columns(item_id="item_id", text="text", gold="gold")
+    table = pl.DataFrame({"item_id": ids, "text": ids, "gold": gold})
+    sample = Sample(path=Path("items.csv"), table=table, columns=columns, classes=("common", "rare"))
+    salt = choose_salt(sample, ids)
+    params = GoldParams(salt=salt)
+    valid = {item for item in ids if is_dealt_to_valid(item, params.valid_share, params.salt)}
+    assert len(valid & {*ids[:4]}) == 2 and len(valid & {*ids[4:50]}) == 23
+    # Without a salt, ids are hashed as they ever were.
+    assert {item for item in ids if is_dealt_to_valid(item, 0.5)} != valid
+    assert choose_salt(replace(sample, columns=Columns(gold="gold", split="split")), ids) == 0
+    assert choose_salt(replace(sample, columns=Columns(text="text")), ids) == 0
+
+
 def test_a_table_becomes_labels(messages: Path, tmp_path: Path) -> None:
     root = tmp_path / "labels"
     lines = create_project(root, read_sample(messages, Columns()))
@@ -100,7 +119,7 @@ def test_a_table_becomes_labels(messages: Path, tmp_path: Path) -> None:
         for stage in STAGES:
             run_stage(Path(), stage)
         gold = read_json(GOLD_SUMMARY)["gold"]
-        assert gold["train"] == 0 and gold["valid"] + gold["test"] == 20 and min(gold["valid"], gold["test"]) > 0
+        assert gold == {"train": 0, "valid": 10, "test": 10}
         summary = pl.read_csv(LF_SUMMARY)
         assert summary.height == 2 and (summary["coverage"] > 0.4).all()
         labels = pl.read_parquet(SHIPPED_LABELS)
