@@ -346,3 +346,17 @@ def test_every_posterior_is_a_distribution(votes, kind, seed):
         posterior = fit_label_model(kind, votes, balance, gold=anchors).predict_proba(votes)
         assert (posterior >= 0).all()
         assert posterior.sum(axis=1) == pytest.approx(np.ones(len(votes)))
+
+
+def test_a_model_of_many_classes_is_short_and_says_the_same():
+    rng = np.random.default_rng(0)
+    k, m = 40, 60
+    classes, truth = rng.integers(0, k, m), rng.integers(0, k, 2000)
+    votes = np.where((truth[:, None] == classes) & (rng.random((2000, m)) < 0.7), classes, -1).astype(np.int8)
+    model = fit_label_model("flyingsquid", votes, np.full(k, 1 / k))
+    text = json.dumps(model.to_json(), allow_nan=False)
+    assert len(text) < 3 * m * k * k, "three characters a score, which take some twenty"
+    again = from_json(json.loads(text))
+    assert np.array_equal(again.scores, model.scores) and np.array_equal(
+        again.precision, model.precision, equal_nan=True
+    )

@@ -100,12 +100,15 @@ class VoteTable:
         return normalize_logs(add_scores(self.bias, self.scores, patterns))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; an impossible vote (score minus infinity) and an undefined precision are None."""
+        """Return plain values; an impossible vote (score minus infinity) is None. What says nothing is left out.
+
+        Of many classes an LF votes for a few, so that nearly all scores are 0 and nearly all precisions undefined.
+        """
         return {
             "form": "vote_table",
             "bias": self.bias.tolist(),
-            "scores": encode_array(self.scores),
-            "precision": encode_array(self.precision),
+            "scores": encode_rows(self.scores, (self.scores != 0).any(axis=2)),
+            "precision": encode_rows(self.precision[:, :, None], ~np.isnan(self.precision)),
             "findings": encode_findings(self.findings),
         }
 
@@ -114,8 +117,8 @@ class VoteTable:
         """Return the model that `to_json` described."""
         return cls(
             bias=np.array(value["bias"], dtype=np.float64),
-            scores=decode_array(value["scores"], missing=-np.inf),
-            precision=decode_array(value["precision"], missing=np.nan),
+            scores=decode_rows(value["scores"], missing=-np.inf, elsewhere=0.0),
+            precision=decode_rows(value["precision"], missing=np.nan, elsewhere=np.nan)[:, :, 0],
             findings=decode_findings(value["findings"]),
         )
 
@@ -274,6 +277,42 @@ def decode_array(values: Any, *, missing: float) -> Float64:
     # NumPy converts None to NaN.
     numbers = np.array(values, dtype=np.float64)
     return np.where(np.isnan(numbers), missing, numbers)
+
+
+def encode_rows(values: Float64, kept: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the rows of `values` (a, b, c) that are `kept` (a, b), each with its two positions; `decode_rows` restores them.
+
+    Where more than half of a row are equal, that number stands once, and after it the positions and numbers of the others.
+
+    >>> encode_rows(np.array([[[0.5, 1.0], [0.0, 0.0]]]), np.array([[True, False]]))
+    {'shape': [1, 2, 2], 'rows': [[0, 0, [0.5, 1.0]]], 'short_rows': []}
+    >>> encode_rows(np.array([[[0.5, 1.0, 0.5, 0.5]]]), np.array([[True]]))["short_rows"]
+    [[0, 0, 0.5, 1, 1.0]]
+    """
+    rows: list[Any] = []
+    short_rows: list[Any] = []
+    for a, b in np.argwhere(kept).tolist():
+        numbers = encode_array(values[a, b])
+        # With a majority, the median is it.
+        most = numbers[int(np.argsort(values[a, b], kind="stable")[len(numbers) // 2])]
+        others = [entry for pair in enumerate(numbers) if pair[1] != most for entry in pair]
+        if len(others) + 1 < len(numbers):
+            short_rows.append([a, b, most, *others])
+        else:
+            rows.append([a, b, numbers])
+    return {"shape": list(values.shape), "rows": rows, "short_rows": short_rows}
+
+
+def decode_rows(value: dict[str, Any], *, missing: float, elsewhere: float) -> Float64:
+    """Return the array that `encode_rows` wrote: `missing` where a row has None, `elsewhere` in rows that were not kept."""
+    values = np.full(value["shape"], elsewhere, dtype=np.float64)
+    for a, b, numbers in value["rows"]:
+        values[a, b] = decode_array(numbers, missing=missing)
+    for a, b, most, *others in value["short_rows"]:
+        values[a, b] = missing if most is None else most
+        for position, number in zip(others[::2], others[1::2], strict=True):
+            values[a, b, position] = missing if number is None else number
+    return values
 
 
 def encode_findings(findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
