@@ -49,6 +49,8 @@ STYLE = """
 main { max-width: 1400px; margin: 0 auto; padding: 1rem; width: 100%; }
 nav a { padding: .5rem .75rem; text-decoration: none; color: inherit; }
 nav a[aria-current] { border-bottom: 3px solid currentColor; }
+.skip { position: absolute; left: -100vw; } .skip:focus { left: 0; z-index: 9; padding: .5rem 1rem; background: Canvas; }
+main:focus { outline: none; }
 h1 { font-size: 1.6rem; line-height: 1.3; margin: 0 0 .75rem; font-weight: 600; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 1.25rem 0 .5rem; font-weight: 600; }
 h3 { font-size: 1rem; line-height: 1.3; margin: 1rem 0 .25rem; font-weight: 600; }
@@ -66,6 +68,7 @@ ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
 .body--dark .right { color: #7fd49b; } .body--dark .wrong { color: #ff9a90; }
 a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px solid #5898d4; }
 .q-table th { white-space: normal; }
+@media (max-width: 600px) { .q-table th, .q-table td { padding: 4px 8px !important; } }
 a.link { color: #1a5fb4; } .body--dark a.link { color: #8ab8f0; }
 """
 
@@ -128,7 +131,7 @@ def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
     ui.page_title(f"{title} · {bench.name}")
     ui.add_css(STYLE)
     ui.dark_mode(None)  # as the browser prefers
-    ui.html('<a href="#content" class="sr-only">Skip to content</a>', sanitize=False)
+    ui.html('<a href="#content" class="skip">Skip to content</a>', sanitize=False)
     with ui.element("header").classes("w-full flex flex-wrap items-center").style("border-bottom: 1px solid #8884"):
         Text(bench.name, "strong").style("padding: .5rem 1rem")
         with ui.element("nav").props('aria-label="Pages"').classes("flex flex-wrap"):
@@ -136,7 +139,7 @@ def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
                 entry = ui.link(name, target)
                 if target == path:
                     entry.props('aria-current="page"')
-    with ui.element("main").props('id="content"'):
+    with ui.element("main").props('id="content" tabindex="-1"'):
         heading(title, 1)
         try:
             yield

@@ -1,10 +1,12 @@
 """Releases: the list, one release with its gates, and what differs between two."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from nicegui import ui
 
-from flows.releases.diff import Difference, compare_releases
+from flows.releases.diff import Change, Difference, compare_releases
+from flows.releases.gates import GateVerdict
 from flows.releases.store import ListedRelease, list_releases
 from flows.workbench.frame import (
     NUMBER,
@@ -71,13 +73,13 @@ def _show_list(listed: tuple[ListedRelease, ...]) -> None:
                 "user": "" if made is None else made.user,
                 "reason": "" if made is None else made.reason,
                 "items": release.items,
-                "difference": "" if previous is None else "difference",
+                "difference": "" if previous is None else "what changed",
                 "difference_link": None if previous is None else address("/difference", before=previous, after=release.id),
             }
         )  # fmt: skip
     table(
-        [column("id", "Release"), column("current", ""), column("time", "Made"), column("user", "By"),
-         column("reason", "Reason"), column("items", "Items", NUMBER), column("difference", "To the one before")],
+        [column("id", "Release"), column("difference", "Against the last"), column("current", ""),
+         column("time", "Made"), column("reason", "Reason"), column("user", "By"), column("items", "Items", NUMBER)],
         rows, key="id", links={"id": "link", "difference": "difference_link"},
     )  # fmt: skip
 
@@ -85,26 +87,62 @@ def _show_list(listed: tuple[ListedRelease, ...]) -> None:
 def _show_release(release: ListedRelease) -> None:
     if release.made is not None:
         made = release.made
-        Text(f"{made.time[:16].replace('T', ' ')} by {made.user} on {made.host}: {made.reason}", "p")
-        Text(f"commit {made.commit or 'unknown'}{', with edits' if made.dirty else ''}", "p", "quiet")
+        reason = f": {made.reason}" if made.reason else ", without a reason"
+        Text(f"{made.time[:16].replace('T', ' ')} by {made.user} on {made.host}{reason}", "p")
+        Text(
+            f"commit {made.commit}{', with edits' if made.dirty else ''}" if made.commit else "no commit", "p", "quiet"
+        )
+        if made.previous is not None:
+            with ui.element("p"):
+                link(
+                    "what changed against the release before",
+                    address("/difference", before=made.previous, after=release.id),
+                )
         if made.accepted:
             Text(f"released in spite of failed gates: {made.accepted}", "p", "wrong")
     with ui.element("p"):
         link("items that are labeled otherwise now", write_address(ItemQuery(flipped=True), release=release.id))
     if release.made is not None and release.made.gates:
         heading("Gates")
-        rows: list[dict[str, Any]] = [
-            {name: _plain(value) for name, value in gate.model_dump().items()} for gate in release.made.gates
+        rows = [
+            {
+                "gate": gate.gate,
+                "verdict": f"✗ {gate.verdict}" if gate.verdict is GateVerdict.FAILED else str(gate.verdict),
+                "value": _plain(gate.value),
+                "limit": _plain(gate.limit),
+                "note": gate.note,
+            }
+            for gate in sorted(release.made.gates, key=lambda gate: gate.verdict is not GateVerdict.FAILED)
         ]
-        table([column(name, name.replace("_", " ").capitalize()) for name in rows[0]], rows, key="gate")
+        table([column(name, name.capitalize()) for name in rows[0]], rows, key="gate")  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
-    """A value as a table's cell takes it."""
-    return value if value is None or isinstance(value, int | float | str | bool) else str(value)
+    """A value as a table's cell takes it, numbers with four digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if value is None or isinstance(value, int | str | bool) else str(value)
+
+
+def _tabulate(changes: Sequence[Change]) -> None:
+    """A table of what differs."""
+    rows = [
+        {
+            "name": change.name, "before": _plain(change.before), "after": _plain(change.after),
+            "change": f"{change.after - change.before:+.4g}"
+            if isinstance(change.before, float) and isinstance(change.after, float) else "",
+        }
+        for change in changes
+    ]  # fmt: skip
+    table([column(name, name.capitalize()) for name in ("name", "before", "after", "change")], rows, key="name")
 
 
 def _show_difference(bench: Bench, found: Difference) -> None:
+    heading("Metrics of the shipped labels")
+    if found.shipped_metrics:
+        _tabulate(found.shipped_metrics)
+    else:
+        Text("No change.", "p")
     heading("Labels")
     flips = found.labels
     Text(
@@ -123,15 +161,12 @@ def _show_difference(bench: Bench, found: Difference) -> None:
             show_content(row, raw)
     if flips.flipped.height > shown.height:
         Text(f"... and {flips.flipped.height - shown.height:,} more; 'epoxy releases diff' lists all.", "p")
-    for title, changes in (("Metrics on valid", found.metrics), ("Class balance", found.balance), ("LFs", found.lfs),
-                           ("Params", found.params), ("Learned parameters", found.model)):  # fmt: skip
+    others = [change for change in found.metrics if change not in found.shipped_metrics]
+    for title, changes in (("Class balance", found.balance), ("Params", found.params), ("Metrics of other methods", others),
+                           ("LFs", found.lfs), ("Learned parameters", found.model)):  # fmt: skip
         if changes:
-            with ui.expansion(f"{title}: {len(changes):,} differ", value=title == "Metrics on valid").classes("w-full"):
-                table(
-                    [column("name", "Name"), column("before", "Before"), column("after", "After")],
-                    [{"name": c.name, "before": _plain(c.before), "after": _plain(c.after)} for c in changes],
-                    key="name",
-                )
+            with ui.expansion(f"{title}: {len(changes):,} differ", value=title == "Params").classes("w-full"):
+                _tabulate(changes)
     if found.inputs:
         heading("Other inputs")
         for path in found.inputs:

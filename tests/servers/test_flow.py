@@ -1,6 +1,7 @@
 """The flow and `dvc repro` are two doors to one pipeline, and no way of ending the flow leaves anything behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 from toy_project import TOY_STAGES, Toy
+
+from tasks.errors import StageError
 
 pytestmark = pytest.mark.slow
 
@@ -386,3 +389,19 @@ def test_a_run_that_finds_nothing_to_do_starts_no_server(toy: Toy, monkeypatch: 
     (toy.root / "data/fit/labels.txt").unlink()
     assert CliRunner().invoke(main, ["run", "index"]).exit_code == 0
     assert CliRunner().invoke(main, ["run"]).exit_code == ServerError.exit_code
+
+
+def test_a_python_user_runs_stages_and_is_told_of_a_failure(
+    toy: Toy, prefect_server: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from epoxy_flow import open_project
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    project = open_project(toy.root)
+    project.run("ingest")
+    assert re.search(r"^ingest +Completed", capfd.readouterr().out, re.M)
+    assert toy.read_log() == ["demo", "ingest"]
+    monkeypatch.setenv("FAIL_index", "4")
+    with pytest.raises(StageError, match=r"^'epoxy run' ended with \d+; its last lines say why"):
+        project.run("index")
+    assert re.search(r"^index +Failed", capfd.readouterr().out, re.M)

@@ -50,8 +50,8 @@ class Workbench:
         return f"{self.address}{path}{'&' if '?' in path else '?'}token={self.token}"
 
 
-def start(root: Path) -> Workbench:
-    command = [sys.executable, "-m", "flows.cli", "workbench", "--no-browser", "--no-watch"]
+def start(root: Path, *, is_live: bool = False) -> Workbench:
+    command = [sys.executable, "-m", "flows.cli", "workbench", "--no-browser", *([] if is_live else ["--no-watch"])]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -227,6 +227,55 @@ def test_the_report_sorts_filters_and_switches_splits(workbench: Workbench, tmp_
 def press(page: Page, key: str, code: str, number: int) -> None:
     for kind in ("keyDown", "keyUp"):
         page.ask("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number)
+
+
+@needs_chromium
+def test_tab_goes_through_a_page_in_the_order_in_which_it_is_read(workbench: Workbench, tmp_path: Path) -> None:
+    with open_page(workbench.open("/items?text=offer"), tmp_path) as page:
+        page.wait_for("window.did_handshake !== false && document.querySelectorAll('ol a').length > 3")
+        page.evaluate("document.body.tabIndex = -1; document.body.focus()")
+        found = []
+        for _ in range(30):
+            press(page, "Tab", "Tab", 9)
+            found.append(
+                page.evaluate("(e => (e.ariaLabel || e.innerText || e.value || e.type).trim())(document.activeElement)")
+            )
+            assert page.evaluate("(b => b.width > 0 && b.left >= 0)(document.activeElement.getBoundingClientRect())"), (
+                found
+            )
+        assert found[:8] == ["Skip to content", "Overview", "LFs", "Items", "Label", "Suggest", "Plan", "Releases"]
+        assert "text holds" in found[8:11] or "offer" in found[8:11]  # the form, then the items that it finds
+        assert found.index(page.evaluate("document.querySelector('ol a').innerText")) > 15
+
+
+@needs_chromium
+def test_an_edit_is_seen_and_an_error_leaves_the_last_good_state(project: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(project, tmp_path / "project")
+    # What watch brings up to date at its start is there already.
+    (root / "dvc.yaml").write_text("stages:\n" + "".join(f"  {name}: {{cmd: 'true'}}\n" for name in ("gold", "index")))
+    module = root / "lfs" / "small.py"
+    good = module.read_text()
+    workbench = start(root, is_live=True)
+    try:
+        with open_page(workbench.open("/"), tmp_path / "chromium") as page:
+            page.wait_for("document.body && document.body.innerText.includes('4 LFs vote on')")
+            good += 'now = keyword_lf("now", column="text", keywords=["now"], label="spam")\n'
+            module.write_text(good)
+            page.wait_for("document.body.innerText.includes('5 LFs vote on')")
+            assert not page.evaluate("document.querySelectorAll('[role=alert]').length")
+            module.write_text(good + "def broken(:\n")
+            page.wait_for("document.querySelectorAll('[role=alert]').length == 1")
+            assert "lfs/small.py" in page.evaluate("document.querySelector('[role=alert]').innerText")
+            shown = page.evaluate("document.body.innerText")
+            assert "What follows is the last edit without an error." in shown and "5 LFs vote on" in shown
+            page.ask("Page.navigate", url=f"{workbench.address}/lfs")
+            page.wait_for("document.body && document.body.innerText.includes('new: ')")  # of the last good state
+            assert "lfs/small.py" in page.evaluate("document.querySelector('[role=alert]').innerText")
+            module.write_text(good.replace('keywords=["now"]', 'keywords=["win"]'))
+            page.wait_for("document.querySelectorAll('[role=alert]').length == 0")
+    finally:
+        workbench.process.send_signal(signal.SIGINT)
+        workbench.process.wait(60)
 
 
 @needs_chromium
