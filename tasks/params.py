@@ -519,14 +519,14 @@ def read_stage_params(root: Path, stage: str) -> Params:
         As for `read_params`, for `classes` and that section only.
     """
     raw = read_sections(root)
-    own = {key: raw[key] for key in ("classes", stage) if key in raw}
+    given = {key: raw[key] for key in ("classes", stage) if key in raw}
     others: dict[str, Any] = {name: {} for name in Params.model_fields if name not in ("classes", stage)}
     # Placeholders for required keys of other sections; nothing reads them.
     others |= {name: {"source": "lfs/none.py"} for name in ("ingest", "apply") if name != stage}
     if stage == "tune":  # its thresholds are checked against the index's metric, if that is valid
         with contextlib.suppress(ValidationError):
             others["index"] = check_strictly(IndexParams, raw.get("index")).model_dump(mode="json")
-    return _check(others | own)
+    return _check(others | given)
 
 
 def read_sections(root: Path) -> dict[str, Any]:

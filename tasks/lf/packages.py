@@ -31,8 +31,8 @@ def require_pinned(root: Path, files: Iterable[Path]) -> list[str]:
     """
     if not (root / LOCK).is_file():
         return []  # not a DVC project, so that nothing depends on the file
-    own = _read_pins(root / PINS)
-    pins = {**_read_pins(root / LOCK), **own}
+    lf_pins = _read_pins(root / PINS)
+    pins = {**_read_pins(root / LOCK), **lf_pins}
     unpinned: dict[str, None] = {}
     for file in sorted(files):
         for library in sorted({name.partition(".")[0] for name in find_imports(file)}):
@@ -47,7 +47,7 @@ def require_pinned(root: Path, files: Iterable[Path]) -> list[str]:
                         unpinned.setdefault(f"{name}=={version}")
                 # A plus sign begins the name of a build of the same version.
                 elif version.partition("+")[0] not in {pin.partition("+")[0] for pin in wanted}:
-                    where = PINS if name in own else LOCK
+                    where = PINS if name in lf_pins else LOCK
                     raise LabelingFunctionError(
                         f"{file.relative_to(root.resolve())} imports {library}, for which {name} {version} is installed; "
                         f"{where} says {' or '.join(sorted(wanted))}, and votes would be recorded as made with that. Install "

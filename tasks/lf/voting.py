@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from tasks.lf.monitor import Counter
 from tasks.lf.observation import SideInputs, observe, unobserved
 from tasks.lf.series import to_series
 from tasks.lf.text_patterns import match_patterns
+from tasks.lf.timeout import Alarm, TimeOutError
 
 _SHOWN = 5
 """The number of classes that an error lists."""
@@ -72,7 +72,7 @@ def apply_rowwise(
         observe(root) as side_inputs,
         restored_streams() as restore,
         interruptions() as is_interrupted,
-        _Alarm(lf) as alarm,
+        Alarm(lf) as alarm,
     ):
         for row, item in enumerate(items):
             on_error = lf.on_error
@@ -97,41 +97,6 @@ def apply_rowwise(
             if failures and failures[-1].row == row and on_error is OnError.RAISE:
                 break
     return ColumnVotes(votes=votes, failures=failures, side_inputs=side_inputs)
-
-
-class TimeOutError(BaseException):
-    """An LF exceeded its timeout on an item; not an Exception, so that the LF's own `except` does not catch it."""
-
-
-class _Alarm:
-    """Interrupts an LF that exceeds its timeout on an item; on the main thread only, since it uses signals."""
-
-    def __init__(self, lf: RowwiseLF) -> None:
-        self._seconds = lf.timeout if threading.current_thread() is threading.main_thread() else None
-        self._previous: Any = None
-
-    def __enter__(self) -> "_Alarm":
-        if self._seconds is not None:
-            self._previous = signal.signal(signal.SIGALRM, self._ring)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._seconds is not None:
-            self.stop()
-            signal.signal(signal.SIGALRM, self._previous)
-
-    def set(self) -> None:
-        """Start the clock."""
-        if self._seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
-
-    def stop(self) -> None:
-        """Stop the clock."""
-        if self._seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def _ring(self, number: int, frame: FrameType | None) -> None:
-        raise TimeOutError(f"gave no vote within its timeout of {self._seconds:g} s")
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def _tabulate_votes(evidence: Evidence, classes: tuple[int, int]) -> pl.DataFram
         elif lf in lent:
             found.append((lent[lf]["similarity"], lent[lf]["vote"], lent[lf]["neighbor"]))
         found.sort(key=lambda entry: (-entry[0], entry[1]))
-        first, second = (found[place] if len(found) > place else (None, None, None) for place in (0, 1))
+        first, second = (found[rank] if len(found) > rank else (None, None, None) for rank in (0, 1))
         said: list[float | None] = [None, None]
         if columns is not None:
             pooled = pool_votes([columns[j]], model.reliability[j : j + 1], model.bandwidth)

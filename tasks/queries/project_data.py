@@ -269,14 +269,14 @@ class ProjectData:
 
     def gather(self, path: Path, schema: schemas.TableSchema, rows: Int64) -> pl.DataFrame:
         """Return these `rows` (r,) of the table at `path`, which has a row per item; rows between them are read, too."""
-        kept, place = np.unique(rows, return_inverse=True)
+        kept, position = np.unique(rows, return_inverse=True)
         start, stop = (int(kept[0]), int(kept[-1]) + 1) if len(kept) else (0, 0)
         with explain_read_errors(self.root / path):
             scan = pl.scan_parquet(list(find_shards(self.root / path)))
             found = scan.slice(start, stop - start).collect()
         if not found[ITEM_ID].equals(self.ids()[start:stop]):
             raise DataError(f"{path}: not of the items in {ITEMS}. Run 'epoxy run'.")
-        return validate_table(path, found[kept - start], schema)[place]
+        return validate_table(path, found[kept - start], schema)[position]
 
     def failures(self) -> pl.DataFrame:
         """Return a row per item on which an LF failed, and so abstained: item_id, lf, error."""

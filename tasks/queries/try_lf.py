@@ -170,7 +170,7 @@ def try_lf(
         to_names(gold, data.classes).alias("gold"),
         pl.Series("right", right).set(pl.Series(~judged), None),
     ]
-    failures = [(items[ITEM_ID][one.row], one.error, one.trace) for one in found.failures]
+    failures = [(items[ITEM_ID][failure.row], failure.error, failure.trace) for failure in found.failures]
     kind: dict[str, Any] = {ITEM_ID: items.schema[ITEM_ID], "error": pl.String, "trace": pl.String}
     return Trial(
         lf=lf.name,
