@@ -56,9 +56,9 @@ FORMULAS: dict[str, dict[str, float]] = {
     "search": {"MiB": 400, "n": 280, "n m": 8, "n m k": 8, "G d": 4},
     "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
-    "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 50, "S d": 38},
+    "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 82, "S d": 38},
     "train": {"MiB": 200, "n": 60, "n m": 1, "n k": 150, "n m k": 12, "R d": 5.5},
-    "evaluate": {"MiB": 285, "n": 540, "n m": 6, "n k": 100},
+    "evaluate": {"MiB": 285, "n": 540, "n m": 6, "n k": 125},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
 

@@ -20,9 +20,12 @@ from tasks.core.label_models.choice import (
     fit_label_model,
     uses_gold,
 )
+from tasks.core.label_models.dawid_skene import fit_dawid_skene
 from tasks.core.label_models.flyingsquid import SequenceModel, count_sequences
+from tasks.core.label_models.generative import fit_generative
 from tasks.core.label_models.liger import PARTS, Liger, fit_liger
 from tasks.core.label_models.majority import MajorityVote
+from tasks.core.patterns import find_patterns
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
@@ -45,6 +48,12 @@ from tasks.tables.paths import (
 from tasks.tables.scaled_embeddings import read_scaled_embeddings
 from tasks.tables.schemas import probability_column
 from tasks.tables.validation import require_same_items
+
+DAWID_SKENE_WORK = 4_000_000
+"""Distinct rows times LFs times classes up to which Dawid-Skene is a row of the report: 500 rounds take some 10 s then."""
+
+DAWID_SKENE_START = 2_000
+"""Distinct rows that cost as much as to begin with an LF and a class."""
 
 DIGITS = 6
 """Digits of the precisions in label_model.json's summary; the model itself keeps every digit."""
@@ -112,7 +121,7 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
         print(f"fit: {note}", file=sys.stderr)
     k = len(classes)
     liger = _fit_liger(root, inputs, balance, k)
-    methods = collect_methods(inputs, labeled) | {"liger": liger.posterior}
+    methods = collect_methods(inputs, labeled) | _fit_baselines(inputs, balance) | {"liger": liger.posterior}
     if "epoxy" not in methods:
         epoxy = params.model_copy(update={"label_model": LabelModelKind.FLYINGSQUID})
         options = _make_options(inputs, balance, params)
@@ -306,6 +315,26 @@ def _fit(
         choice=choice,
         notes=tuple(notes),
     )
+
+
+def _fit_baselines(inputs: Inputs, balance: Balance) -> dict[str, Float64]:
+    """Return what published label models say of every item (n, k), from original votes and the class balance alone."""
+    train = inputs.split == Split.TRAIN
+    votes = inputs.raw[train] if (inputs.raw[train] != ABSTAIN).any() else inputs.raw
+    with Progress("fitting a generative label model", total=WHOLE) as progress:
+        generative = fit_generative(votes, balance.values, advance=progress.advance)
+    methods = {"generative": generative.predict_proba(inputs.raw)}
+    work = (len(find_patterns(votes).counts) + DAWID_SKENE_START) * votes.shape[1] * len(balance.values)
+    if work > DAWID_SKENE_WORK:
+        print(
+            f"fit: Dawid-Skene is left out of the report: {votes.shape[1]:,} labeling functions and "
+            f"{len(balance.values)} classes would take minutes",
+            file=sys.stderr,
+        )
+        return methods
+    with Progress("fitting Dawid-Skene", total=WHOLE) as progress:
+        confusion = fit_dawid_skene(votes, balance.values, advance=progress.advance)
+    return {"dawid_skene": confusion.predict_proba(inputs.raw)} | methods
 
 
 def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:

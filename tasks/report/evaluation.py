@@ -16,6 +16,8 @@ METHODS = {
     BASELINE: "Majority vote",
     "majority_vote_balance": "Majority vote, class balance where it is silent",
     "label_model_raw": "Label model, original votes",
+    "dawid_skene": "Dawid-Skene, original votes",
+    "generative": "Generative label model as in Snorkel, original votes",
     "majority_vote_extended": "Majority vote, extended votes",
     "label_model_extended": "Label model, extended votes",
     "epoxy": "Epoxy: FlyingSquid, extended votes",

@@ -9,6 +9,7 @@ import pytest
 
 from tasks import fit, index
 from tasks.core.label_models.choice import from_json
+from tasks.core.label_models.dawid_skene import fit_dawid_skene
 from tasks.core.ties import score_labels
 from tasks.errors import DataError, ParamsError
 from tasks.params import FitParams, IndexParams
@@ -349,3 +350,19 @@ def test_the_default_label_model_is_not_worse_than_majority_vote_on_real_tasks(t
     }
     difference = right["label_model_raw"] - right["majority_vote"]
     assert difference.mean() > -2 * difference.std() / np.sqrt(len(gold))
+
+
+def test_published_label_models_are_rows_and_dawid_skene_is_left_out_where_it_takes_minutes(
+    tmp_path, capsys, monkeypatch
+):
+    _, votes, split = plant_project(tmp_path)
+    fit.run(tmp_path, CLASSES, FitParams())
+    predictions = read_results(tmp_path)[1]
+    balance = np.array(list(read_results(tmp_path)[2]["class_balance"].values()))
+    expected = fit_dawid_skene(votes[split == "train"].astype(np.int8), balance).predict_proba(votes.astype(np.int8))
+    assert np.array_equal(predictions.select("^dawid_skene/.*$").to_numpy(), expected)
+    assert predictions.select("^generative/.*$").width == 2
+    monkeypatch.setattr(fit, "DAWID_SKENE_WORK", 0)
+    fit.run(tmp_path, CLASSES, FitParams())
+    assert not read_results(tmp_path)[1].select("^dawid_skene/.*$").width
+    assert "Dawid-Skene is left out" in capsys.readouterr().err

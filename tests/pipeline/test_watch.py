@@ -314,7 +314,7 @@ def test_what_takes_longer_follows_agrees_with_the_page_and_ends_with_the_next_e
         run_loop(loop, done=lambda: len(page.stages) == 2)
         assert [one.stage for one in page.stages] == ["train", "fit"]
         assert {"nearvote", "end_model", "gold_only"} == {score.method for score in page.stages[0].scores}
-        assert {"liger"} == {score.method for score in page.stages[1].scores}
+        assert {"dawid_skene", "generative", "liger"} == {score.method for score in page.stages[1].scores}
         assert page.errors == []  # the stage fit gave the labels of the page
         write_params(project, tune={"thresholds": {"good": 0.3}})
         loop.step()
