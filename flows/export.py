@@ -57,7 +57,7 @@ def export_labels(root: Path, form: str, path: Path, choice: Choice, *, replace:
         raise ParamsError(
             f"{path} is {'a folder' if path.is_dir() else 'a file'}, and {form} is not. Name another path."
         )
-    labeled = gather_labels(root, choice)
+    labeled, absent = gather_labels(root, choice)
     if form in FOLDERS:
         with open_atomic_folder(path) as part:
             FOLDERS[form](part, labeled)
@@ -70,12 +70,14 @@ def export_labels(root: Path, form: str, path: Path, choice: Choice, *, replace:
     yield f"gold of {known:,} of them is there" + (
         "" if choice.withheld_gold else "; that of train and test is not (--test-gold)"
     )
+    if absent:
+        yield f"{absent:,} items of {labeled.source} are not in {ITEMS} any more, and are left out"
     if form in FOLDERS:
         yield f"text for people: column {labeled.text!r}"
 
 
-def gather_labels(root: Path, choice: Choice) -> Labeled:
-    """What `choice` asks for of the project at `root`.
+def gather_labels(root: Path, choice: Choice) -> tuple[Labeled, int]:
+    """What `choice` asks for of the project at `root`, and how many labeled items are not among the items now.
 
     Raises
     ------
@@ -106,6 +108,7 @@ def gather_labels(root: Path, choice: Choice) -> Labeled:
         to_names(data.gold(withheld=choice.withheld_gold), data.classes).alias("gold")
     )
     table = table.join(labels, on=ITEM_ID, how="inner", maintain_order="left")
+    absent = labels.height - table.height
     if choice.next_count is not None:
         proposed = choose_next(data, count=choice.next_count, strategy=choice.strategy, seed=choice.seed).rows
         table = proposed.select(ITEM_ID).join(table, on=ITEM_ID, how="inner", maintain_order="left")
@@ -113,7 +116,7 @@ def gather_labels(root: Path, choice: Choice) -> Labeled:
     fitting = table.select(ITEM_ID).join(items, on=ITEM_ID, how="left", maintain_order="left")
     joined = add_raw_columns(table, fitting)
     columns = tuple(joined.columns[table.width :])
-    return Labeled(
+    labeled = Labeled(
         table=joined.select(ITEM_ID, "split", *columns, *table.columns[2:]),
         columns=columns,
         text=_find_text(data.params(), joined.select(columns), choice.text),
@@ -124,6 +127,7 @@ def gather_labels(root: Path, choice: Choice) -> Labeled:
         metrics=metrics,
         lineage=lineage,
     )
+    return labeled, absent
 
 
 def _describe_run(params: Params) -> dict[str, str]:

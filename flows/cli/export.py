@@ -60,3 +60,18 @@ def export_command(
     with in_project() as root:
         for line in export_labels(root, form, path, choice, replace=replace):
             click.echo(line)
+        if release is None and (doubt := find_doubt(root=root)):
+            click.echo(f"note: {doubt}", err=True)
+
+
+def find_doubt(*, root: Path) -> str | None:
+    """Why the labels of the last run may not be those that a run would make now; None where they are."""
+    from flows.runner.dvc_status import find_outdated
+    from tasks.errors import EpoxyError
+    from tasks.tables.paths import SHIPPED_LABELS
+
+    try:
+        is_outdated = root / SHIPPED_LABELS in find_outdated(root)
+    except EpoxyError as error:
+        return f"whether the labels are up to date is not known: {error}"
+    return "the labels are not up to date: 'epoxy run' makes them anew" if is_outdated else None

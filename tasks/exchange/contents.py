@@ -20,7 +20,7 @@ class Labeled:
     """Labeled items, and where the labels are from.
 
     table: item_id, split, the items' columns, gold (a class name, null where it is unknown or not to be shown), label,
-    p_<class>, original_votes. columns: those of the items. text: the one among them that people read.
+    p_<class>, original_votes, and what else labels have. columns: those of the items. text: the one among them that people read.
     votes: item_id and an int8 column per labeling function, of the same items. name: of the project.
     source: `last run`, or the release. metrics: method and figures by split, as in metrics.json. lineage: what is known
     of where the labels come from, by name.

@@ -31,6 +31,8 @@ def _list_lines(labeled: Labeled) -> Iterator[str]:
     yield from ("| `gold` | the class that people said, empty where it is unknown or kept back |",)
     yield from ("| `label` | the class that is shipped |", "| `probabilities` | of each class, in the order below |")
     yield "| `original_votes` | how many labeling functions voted on the item |"
+    if "is_certified" in table.columns:
+        yield "| `is_certified` | whether the label is in the set whose error rate is limited |"
     yield from ("", "## Classes", "", "| position | class | items with this label |", "|---|---|---|")
     counts = dict(table.group_by("label").len().iter_rows())
     yield from (f"| {at} | {_escape(name)} | {counts.get(name, 0):,} |" for at, name in enumerate(labeled.classes))

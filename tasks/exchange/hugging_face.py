@@ -43,13 +43,10 @@ _PLAIN = {
 
 def write_data_set(folder: Path, labeled: Labeled) -> None:
     """Write a folder per split, with gold and label as classes by name, soft labels as a list, and a data card."""
+    left_out = {"split", *labeled.probabilities}
     table = labeled.table.select(
-        ITEM_ID,
-        *labeled.columns,
-        "gold",
-        "label",
+        *(name for name in labeled.table.columns if name not in left_out),
         pl.concat_list(labeled.probabilities).alias(PROBABILITIES),
-        "original_votes",
     )
     classes = {"names": list(labeled.classes), "_type": "ClassLabel"}
     features: dict[str, Any] = {}

@@ -148,6 +148,11 @@ def test_a_wheel_holds_every_file_of_the_packages():
     assert others - shipped == set()
 
 
+def test_modules_of_tests_have_names_of_their_own():
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []  # pytest imports them by their plain names
+
+
 def test_every_dependency_says_why_it_is_there():
     text = (ROOT / "pyproject.toml").read_text()
     for block in re.findall(r"^(?:dependencies|dev|text|dask) = \[(.*?)\]\s*(?:#.*)?$", text, flags=re.S | re.M):
