@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tasks.queries.explain import Explanation
 
 _BAR = 16
-"""Characters of the longest bar to either side."""
+"""Characters of the longest bar on either side."""
 
 
 @click.command("explain")
@@ -39,8 +39,8 @@ def explain_command(
 ) -> None:
     """Show why ITEM, an id, has its label.
 
-    Every LF's vote, its own or from which neighbor, and what would have been next; and the label's log-odds against the
-    next class, taken apart into parts that add up to it. With --csv, these parts.
+    Shows every LF's vote, its source (the item itself or a neighbor) and the next nearest vote, and the parts of the
+    label's log-odds against the next class, which add up to it. With --csv, prints these parts.
     """
     with in_project() as root:
         found = explain(root=root, item=item, release=release, test_gold=test_gold)
@@ -59,7 +59,7 @@ def explain(*, root: Path, item: str, release: str | None = None, test_gold: boo
     Raises
     ------
     EpoxyError
-        There is no such item or release, or what it is told from is missing or damaged.
+        There is no such item or release, or its files are missing or damaged.
     """
     from flows.releases.opened import open_release
     from tasks.queries.explain import explain_item
@@ -104,7 +104,7 @@ def show_explanation(found: "Explanation", *, show_all: bool, limit: int) -> Non
 
 
 def _speaks(row: dict[str, Any]) -> bool:
-    """Whether an LF's neighbors count for either class so much that it can be seen."""
+    """Whether an LF's neighbors count visibly for either class."""
     return any((row[name] or 0) >= 0.001 for name in ("for_label", "for_runner_up"))
 
 

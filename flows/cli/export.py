@@ -1,4 +1,4 @@
-"""`epoxy export`: labels in a form that another tool reads."""
+"""`epoxy export`: labels in the format of another tool."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`epoxy gold`: what people decided about items, added to tables that only grow."""
+"""`epoxy gold`: people's decisions about items, in append-only tables."""
 
 import getpass
 from pathlib import Path
@@ -19,10 +19,10 @@ SPLIT = click.Choice(["valid", "test"])
 
 @click.group("gold")
 def gold_command() -> None:
-    """Add what people decided about items, and see what came of it.
+    """Add people's decisions about items, and list the resulting gold.
 
     Decisions are rows of the tables in the folder that gold.source in params.yaml names. Nothing there is rewritten: a
-    later decision of the same person counts instead of the one before.
+    later decision of the same person about an item replaces the earlier one.
     """
 
 
@@ -55,7 +55,7 @@ def import_command(
 ) -> None:
     """Add the decisions in FILE: Parquet, CSV, JSONL, or with --format an export of another tool.
 
-    What is known already is not added again, so that the same export can be brought in each time it has grown.
+    Decisions that are known already are not added again, so that the same export can be imported whenever it has grown.
     """
     from flows.gold_import import Columns, import_decisions
 
@@ -85,7 +85,7 @@ def list_command() -> None:
 def conflicts_command() -> None:
     """List the items on which people disagree.
 
-    What each person said is shown, and how far they agree.
+    Shows what each person said, and how far they agree.
     """
     with in_project() as root:
         gold, _ = gather(root=root)
@@ -105,18 +105,18 @@ def print_rows(rows: list[list[str]]) -> None:
 
 
 def show_remarks(gold: "Gold") -> None:
-    """Print what the user should know beside the list, to standard error."""
+    """Print to standard error what the user should know besides the list."""
     for remark in gold.remarks:
         click.echo(f"note: {remark}", err=True)
 
 
 def gather(*, root: Path) -> "tuple[Gold, tuple[str, ...]]":
-    """The gold of the project at `root` as of now, and its classes.
+    """The current gold of the project at `root`, and its classes.
 
     Raises
     ------
     DataError
-        A table is bad, or ingest has not run, or with other classes.
+        A table is invalid, or ingest has not run, or ran with other classes.
     """
     from tasks.gold import gather_gold
     from tasks.params import read_params
@@ -128,7 +128,7 @@ def gather(*, root: Path) -> "tuple[Gold, tuple[str, ...]]":
 
 
 def add_decision(*, root: Path, item: str, label: str | None, annotator: str, split: str | None = None) -> Path:
-    """The table, below `root`, that the decision has been added to.
+    """Add a decision; the path, below `root`, of its table.
 
     Raises
     ------

@@ -20,8 +20,8 @@ def import_command(
 ) -> None:
     """Read what is at PATH, in FORMAT, and write it in the form that projects have.
 
-    Items become items.parquet, votes votes.parquet, and what people decided a table for gold/. Says what became of each
-    field, and what to do next. To add decisions to a project, see epoxy gold import --format.
+    Items become items.parquet, votes become votes.parquet, and people's decisions a table for gold/. Reports what became of
+    each field, and what to do next. To add decisions to a project, see epoxy gold import --format.
     """
     from flows.import_data import Hints, import_data
 

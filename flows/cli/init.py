@@ -33,8 +33,8 @@ def init_command(
 
     FOLDER is new or empty.
 
-    What is not said is guessed from the table, told, and asked for on a terminal. The project holds params, pipeline,
-    labeling functions and data; the tool stays where it is installed, and serves as many projects as you like.
+    Whatever is not given is guessed from the table and reported; on a terminal, you are asked. The project holds params,
+    pipeline, labeling functions and data; the tool stays where it is installed, and serves any number of projects.
     """
     from flows.thin.create import create_project
     from flows.thin.sample import Columns, read_sample
@@ -53,7 +53,7 @@ def init_command(
 
 
 def ask(items: Path, sample: "Sample", classes: tuple[str, ...]) -> "Sample":
-    """The sample with what somebody at the terminal says of its columns and classes; Enter takes what was guessed."""
+    """The sample with columns and classes as the user confirms or corrects them; Enter accepts a guess."""
     from flows.thin.sample import Columns, read_sample
 
     guessed = sample.columns

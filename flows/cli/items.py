@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 @click.option("--covered", "covered", flag_value="labeling functions", help="On which some LF votes itself.")
 @click.option("--extended-only", "covered", flag_value="extension only", help="With extended votes alone.")
 @click.option("--uncovered", "covered", flag_value="nothing", help="Without any vote.")
-@click.option("--near-threshold", type=float, metavar="GAP", help="Whose nearest vote is so near to a threshold.")
+@click.option("--near-threshold", type=float, metavar="GAP", help="Whose nearest vote is within GAP of a threshold.")
 @click.option("--near-lf", metavar="LF", help="Of which LF that threshold is; by default of any.")
-@click.option("--flipped-since", metavar="RELEASE", help="Labeled otherwise than in this release.")
-@click.option("--text", help="In which some column of text holds this, whatever the case.")
+@click.option("--flipped-since", metavar="RELEASE", help="Labeled differently than in this release.")
+@click.option("--text", help="With this text in some column, in upper or lower case.")
 @click.option("--order", metavar="COLUMN", help="By this column, descending with '-' before it; or 'uncertain'.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="At most so many.")
-@click.option("--offset", default=0, type=click.IntRange(min=0), help="After so many.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="Largest number of items.")
+@click.option("--offset", default=0, type=click.IntRange(min=0), help="Number of items to skip.")
 @click.option("--columns", metavar="NAME,...", help="Show these columns of the answer, instead of a choice.")
 @click.option("--test-gold", is_flag=True, help="Let gold of test and train take part, too.")
 @output_options
 def items_command(as_csv: bool, as_json: bool, columns: str | None, flipped_since: str | None, **asked: Any) -> None:
     """List the items that fit all conditions.
 
-    Each is shown with its label, the label's probability, gold where it is known, the votes (a ~ marks an extended
-    one), and its text. Gold of valid takes part; that of test and train only with --test-gold, and the answer says so.
+    Shows each item's label with its probability, gold if known, votes (a ~ marks an extended vote) and text. Gold of
+    valid takes part; gold of test and train only with --test-gold, and the answer says so.
     """
     with in_project() as root:
         page = list_items(root=root, query=parse_query(**asked), flipped_since=flipped_since)
@@ -86,12 +86,12 @@ def parse_query(
 
 
 def list_items(*, root: Path, query: "ItemQuery", flipped_since: str | None = None) -> "ItemPage":
-    """Return the page of items that fit `query`, and were labeled otherwise in release `flipped_since`.
+    """Return the page of items that fit `query`, and were labeled differently in release `flipped_since`.
 
     Raises
     ------
     EpoxyError
-        An artifact or a release is missing or damaged, or the question names what is not there.
+        An artifact or a release is missing or damaged, or the question has an unknown name.
     """
     from dataclasses import replace
 
@@ -108,7 +108,7 @@ def list_items(*, root: Path, query: "ItemQuery", flipped_since: str | None = No
 
 
 def show_page(page: "ItemPage", *, offset: int, names: list[str] | None) -> None:
-    """Print `page` as a table, with how many fit below it."""
+    """Print `page` as a table, and below it the number of items that fit."""
     import polars as pl
 
     rows = page.rows
@@ -136,7 +136,7 @@ def show_page(page: "ItemPage", *, offset: int, names: list[str] | None) -> None
 
 
 def _choose_columns(rows: "pl.DataFrame") -> tuple[list[Column], list[str]]:
-    """The columns of items that say most, and the names of raw ones that are left out."""
+    """The most informative columns of items, and the names of the raw columns that are left out."""
     import polars as pl
 
     right = ["green" if value else "" if value is None else "red" for value in rows["right"]]

@@ -1,4 +1,4 @@
-"""`epoxy lfs`: what each LF votes, how well, and what moved since a release."""
+"""`epoxy lfs`: coverage and precision of each LF, and what changed since a release."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     help="One figure of all pairs, as a square table.",
 )
 @click.option("--order", metavar="COLUMN", help="By this column, descending with '-' before it; as in votes otherwise.")
-@click.option("--limit", type=click.IntRange(min=0), help="At most so many rows.")
+@click.option("--limit", type=click.IntRange(min=0), help="Largest number of rows.")
 @output_options
 def lfs_command(
     since: str | None,
@@ -32,11 +32,11 @@ def lfs_command(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Show each LF: what it votes, how much, and how well.
+    """Show what each LF votes for, on how many items, and how precisely.
 
-    Coverage and conflicts are shares of all items, before and after extension. Precision is that on valid gold, with a
-    95 % interval and the number of items it is of; `believed` is what the label model takes it for. `only` counts items
-    that no other LF votes on. A change since the release stands beside the figure.
+    Coverage and conflicts are shares of all items, before and after extension. Precision is measured on valid gold, with
+    a 95 % interval and the number of items; `believed` is the label model's estimate of it. `only` counts items on which
+    no other LF votes. Changes since the release are beside the figures.
     """
     if len([asked for asked in (since, pairs, matrix) if asked]) > 1:
         raise click.UsageError("--since, --pairs and --matrix exclude each other")
@@ -68,7 +68,7 @@ def lfs_command(
 
 
 def tabulate(*, root: Path, since: str | None = None, pairs: bool = False, matrix: str | None = None) -> "pl.DataFrame":
-    """Return the table of LFs, with what they were in release `since` (the current one where there is one); or of pairs.
+    """Return the table of LFs, with their figures in release `since` (by default the current release); or that of pairs.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def tabulate(*, root: Path, since: str | None = None, pairs: bool = False, matri
 
 
 def find_remarks(root: "Path") -> list[str]:
-    """Return what there is to say of the LF that votes by descriptions: where it votes, or why it does not."""
+    """Return remarks on the LF that votes by descriptions: where it votes, or why it does not."""
     from tasks.tables.files import read_json
     from tasks.tables.paths import DESCRIPTIONS_SUMMARY
 
@@ -108,7 +108,7 @@ def _arrange(table: "pl.DataFrame", order: str | None, limit: int | None) -> "pl
 
 
 def _show_column(values: "pl.Series") -> Column:
-    """A column as it is, shares with two decimals."""
+    """The column unchanged, except that shares have two decimals."""
     is_number = values.dtype.is_numeric()
     cells = [
         write_number(value, 2) if isinstance(value, float) else "" if value is None else str(value) for value in values
@@ -125,7 +125,7 @@ def _number_columns(table: "pl.DataFrame") -> list[Column]:
 
 
 def _choose_columns(table: "pl.DataFrame") -> list[Column]:
-    """The columns of LFs that say most."""
+    """The most informative columns of LFs."""
     rows = table.to_dicts()
     intervals = [
         "" if row["all_low"] is None else f"{write_number(row['all_low'], 2)}-{write_number(row['all_high'], 2)}"
@@ -154,7 +154,7 @@ def _choose_columns(table: "pl.DataFrame") -> list[Column]:
 
 
 def _judge(row: dict[str, Any]) -> str:
-    """Red where extension has cost precision for certain: the interval of all votes is below that of the LF's own."""
+    """Red if extension has certainly reduced precision: the interval of all votes is below that of original votes."""
     low, high = row["original_low"], row["all_high"]
     return "red" if low is not None and high is not None and high < low else ""
 
@@ -162,7 +162,7 @@ def _judge(row: dict[str, Any]) -> str:
 def _compare(
     rows: list[dict[str, Any]], name: str, column: str, *, rank: int = 0, styles: list[str] | None = None
 ) -> Column:
-    """A share, with its change since the release beside it where that shows in two decimals."""
+    """A share, followed by its change since the release if that is visible in two decimals."""
     cells = []
     for row in rows:
         value, before = row[column], row.get(f"{column}_before")

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="mixed: by reasons in turn, a quarter at random.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draw.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Largest number of items.")
 @output_options
 def next_command(strategy: "Strategy", seed: int, limit: int, as_csv: bool, as_json: bool) -> None:
-    """Propose items to label by hand, and say why each.
+    """Propose items to label by hand, each with a reason.
 
-    Items without gold that are not of test, no two of them near copies of each other. With --by mixed, those on which
-    labeling functions disagree, uncertain ones, ones without votes among many alike, ones near a threshold, and ones of
-    classes with little gold take turns, and a quarter is drawn at random as a control. Gains over random are not
-    dependable, so random is the default.
+    Proposes items without gold outside test, no two of them near copies of each other. With --by mixed, these reasons take
+    turns: labeling functions disagree, the label is uncertain, many similar items have no votes, a threshold is near, the
+    class has little gold; and a quarter is drawn at random as a control. Gains over random are not reliable, so random is
+    the default.
     """
     with in_project() as root:
         found = propose(root=root, strategy=strategy, seed=seed, count=limit)

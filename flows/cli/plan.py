@@ -10,11 +10,11 @@ from flows.runner.project import in_project
 @click.option("--flips", is_flag=True, help="Also compute which labels flip, as a table in Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def plan_command(flips: bool, as_json: bool) -> None:
-    """Tell what a run would do now, and why.
+    """Show what a run would do now, and why.
 
-    The stages with the reason and the seconds they took when they last ran here, and the labeling functions that would be
-    asked for votes. With --flips, the labels of the label model that edits of LFs, thresholds or other params would
-    change; nothing is written but the cache of columns.
+    Lists the stages to run with the reason and the seconds of their last run here, and the labeling functions that would
+    be asked for votes. With --flips, also the labels of the label model that edits to LFs, thresholds or other params
+    would change; nothing is written except the cache of columns.
     """
     from flows.plan import plan
 

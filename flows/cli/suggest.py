@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option(
     "--least-precision", default=0.8, show_default=True, type=click.FloatRange(0, 1), help="Lower bound of it."
 )
-@click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="At most so many.")
+@click.option(
+    "--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Largest number of suggestions."
+)
 @click.option("--append", metavar="N", type=click.IntRange(min=1), help="Append number N to the LF module, as source.")
 @output_options
 def suggest_command(
@@ -26,9 +28,9 @@ def suggest_command(
 ) -> None:
     """Suggest labeling functions to write next.
 
-    Words, pairs of words, and rules on one column, that would vote precisely, the one that helps most items first: items
-    without a vote or with an uncertain label. Precision is a lower bound, on valid gold where enough of it fits the
-    rule, else of the agreement with shipped labels. With --append, the source is added to the module of apply.source.
+    Suggests words, pairs of words, and rules on a column that would vote precisely, first those that help the most items
+    without a vote or with an uncertain label. Precision is a lower bound, on valid gold if enough of it fits the rule,
+    else of the agreement with shipped labels. With --append, the source is added to the module of apply.source.
     """
     with in_project() as root:
         count = max(limit, append or 0)
@@ -44,7 +46,7 @@ def suggest_command(
 
 
 def suggest(*, root: Path, label: str | None = None, least_precision: float = 0.8, count: int = 10) -> "Suggestions":
-    """Return up to `count` labeling functions that could be written.
+    """Return up to `count` suggested labeling functions.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def append_suggestion(*, root: Path, found: "Suggestions", number: int) -> str:
     Raises
     ------
     EpoxyError
-        There are fewer, or the module cannot be added to.
+        There is no suggestion of this number, or the module cannot be changed.
     """
     from tasks.params import read_params
     from tasks.queries.suggest import append_lf

@@ -1,4 +1,4 @@
-"""Answers as text: tables that fit the terminal, CSV and JSON; whatever the data hold, a terminal gets letters alone."""
+"""Answers as text: tables that fit the terminal, CSV and JSON; control characters in data never reach a terminal."""
 
 import json
 import os
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE_WIDTH = 120
-"""Columns of a table that no terminal shows, unless COLUMNS says otherwise."""
+"""Width of a table that is not written to a terminal, unless COLUMNS is set."""
 
 _GAP = 3
 """Spaces between columns."""
 
 _LEAST, _MOST = 16, 32
-"""Characters that a wide column has at least, and another at most."""
+"""Fewest characters of a wide column, and most of any other."""
 
 _SMALLEST = 4
-"""Characters that a wide column has where even columns of rank 0 do not fit."""
+"""Characters of a wide column if even the columns of rank 0 do not fit."""
 
 LONGEST = 400
-"""Characters of a cell that can be seen at all; a text of a megabyte is cut before it is laid out."""
+"""Characters to which a cell is cut before layout, which would be slow for a text of a megabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a table: its cells, on which side they stand, and whether it takes what width the others leave."""
+    """A column of a table: its cells, their alignment, and whether it takes the width that other columns leave."""
 
     name: str
     cells: Sequence[str]
     is_number: bool = False
     is_wide: bool = False
     styles: Sequence[str] | None = None
-    """Of each cell, as Rich names them; empty for plain."""
+    """The Rich style of each cell; empty for plain."""
     rank: int = 0
-    """Where the terminal is too narrow, columns of the highest rank go first; those of rank 0 stay."""
+    """If the terminal is too narrow, columns of the highest rank are dropped first, and those of rank 0 never."""
 
 
 def output_options(command: F) -> F:
@@ -58,7 +58,7 @@ def output_options(command: F) -> F:
         return value
 
     as_json = click.option("--json", "as_json", is_flag=True, callback=refuse_both, help="Print everything as JSON.")
-    # Eager, so that it is known when the other is looked at.
+    # Eager, so that it is parsed before the other option.
     as_csv = click.option("--csv", "as_csv", is_flag=True, is_eager=True, help="Print all columns as CSV.")
     return as_csv(as_json(command))
 
@@ -89,12 +89,12 @@ def dump(value: Any) -> str:
 
 
 def print_table(columns: Sequence[Column], *, title: str = "") -> None:
-    """Print `columns` side by side in the width of the terminal; what does not fit ends in an ellipsis."""
+    """Print `columns` side by side within the terminal's width; longer cells end in an ellipsis."""
     print_rich(lay_out(columns, title=title))
 
 
 def lay_out(columns: Sequence[Column], *, title: str = "") -> "Table":
-    """Return the table of `columns`, without those that the terminal is too narrow for."""
+    """Return the table of `columns`, without those for which the terminal is too narrow."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -122,7 +122,7 @@ def lay_out(columns: Sequence[Column], *, title: str = "") -> "Table":
 
 
 def _share_width(columns: Sequence[Column], width: int) -> list[int]:
-    """The width of each column: wide ones share what the others leave, those that need less than their share first."""
+    """The width of each column: wide columns share what the others leave, and none gets more than it needs."""
     widths = [_measure(column) for column in columns]
     left = width - sum(size + _GAP for size, column in zip(widths, columns, strict=True) if not column.is_wide)
     wide = sorted((_measure_whole(column), place) for place, column in enumerate(columns) if column.is_wide)
@@ -134,7 +134,7 @@ def _share_width(columns: Sequence[Column], width: int) -> list[int]:
 
 
 def _measure_whole(column: Column) -> int:
-    """How many characters wide `column` is."""
+    """The full width of `column` in characters."""
     return max((len(make_printable(cell)) for cell in (column.name, *column.cells)), default=1)
 
 
@@ -150,19 +150,19 @@ def _fit(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def _measure(column: Column) -> int:
-    """How many characters wide `column` is, or has to be at least."""
+    """The width of `column` in characters, or the least width of a wide column."""
     return min(_measure_whole(column), _LEAST if column.is_wide else _MOST)
 
 
 def find_width() -> int:
-    """Return how many characters a line has: of the terminal, of COLUMNS, or a page's."""
+    """Return the number of characters in a line: that of COLUMNS or the terminal, else `FILE_WIDTH`."""
     if is_terminal(sys.stdout) or "COLUMNS" in os.environ:
         return shutil.get_terminal_size().columns
     return FILE_WIDTH
 
 
 def print_rich(*parts: "RenderableType") -> None:
-    """Print `parts`, in color where a terminal has it; a reader that has gone, such as `head`, ends it quietly."""
+    """Print `parts`, in color if the terminal has colors; end quietly if the reader, such as `head`, is gone."""
     from rich.console import Console
 
     console = Console(width=find_width(), highlight=False, markup=False, emoji=False)
@@ -174,7 +174,7 @@ def print_rich(*parts: "RenderableType") -> None:
 
 
 def make_printable(text: str) -> str:
-    r"""Return `text` in one line without what a terminal would obey: control characters and marks of direction are told.
+    r"""Return `text` as a single line with control and direction characters escaped, which a terminal would obey.
 
     >>> make_printable("two\nlines, \x1b[31mred")
     'two lines, \\x1b[31mred'
@@ -187,7 +187,7 @@ def make_printable(text: str) -> str:
 
 
 def write_number(value: float | None, digits: int = 3) -> str:
-    """Return `value` with so many decimals, without the zero of 0.5; empty for None.
+    """Return `value` with `digits` decimals and without a leading zero; empty for None.
 
     >>> write_number(0.5), write_number(-1.25, 2), write_number(None)
     ('.500', '-1.25', '')
@@ -199,7 +199,7 @@ def write_number(value: float | None, digits: int = 3) -> str:
 
 
 def write_cell(value: Any) -> str:
-    """Return any value of a table as a cell."""
+    """Return a value of a table as the text of a cell."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -208,7 +208,7 @@ def write_cell(value: Any) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """`value` with None for numbers that JSON does not have."""
+    """`value` with None for numbers that JSON cannot represent."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):

@@ -41,8 +41,9 @@ def try_command(
 ) -> None:
     """Ask the labeling function LF about some items.
 
-    It is asked as it is now on disk; nothing is stored. Its votes are shown with the text that a keyword or pattern was found as, gold where it is known, and its vote in the
-    last run where that was another. The items on which it failed follow, and a traceback.
+    The LF is asked as it is now on disk; nothing is stored. Its votes are shown with the matched text of a keyword or
+    pattern, gold if known, and its vote in the last run if that differs. The items on which it failed follow, and a
+    traceback.
     """
     if (code is not None and (lf or file)) or not (lf or code or file):
         raise click.UsageError("name an LF of the module, or give --code or --file")
@@ -73,7 +74,7 @@ def try_one(
     ids: Sequence[str | int] = (),
     test_gold: bool = False,
 ) -> "Trial":
-    """Return what an LF says of some items: `lf` of the project's module, or the one that `code` or `file` makes.
+    """Return the result of asking an LF about some items: `lf` of the project's module, or that made by `code` or `file`.
 
     Raises
     ------

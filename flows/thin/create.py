@@ -1,4 +1,4 @@
-"""A new project of a team's own: params, pipeline, labeling functions and data, and nothing of the tool's code."""
+"""A new project without the tool's code: params, pipeline, labeling functions and data."""
 
 import hashlib
 import json
@@ -88,12 +88,12 @@ data/.cache/
 
 
 def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
-    """What was found and decided, in lines, once the project is in `folder`, which has to be empty or new.
+    """Make the project in `folder`, which must be empty or new; lines on what was found and decided.
 
     Raises
     ------
     ParamsError
-        There is something in the folder already, or fewer than two classes are known.
+        The folder is not empty, or fewer than two classes are known.
     """
     if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
         raise ParamsError(f"{folder} is not empty. Name a new folder; nothing is written over.")
@@ -120,7 +120,7 @@ def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
 
 
 def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> None:
-    """Everything but the pipeline and the items."""
+    """Write everything except the pipeline and the items."""
     columns = sample.columns
     salt = choose_salt(sample, ids)
     named = {"split": columns.split, "gold": columns.gold}
@@ -154,7 +154,7 @@ def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> No
 
 
 def _write_lfs(words: dict[str, list[str]], column: str) -> str:
-    """A module with a labeling function for each class in `words`."""
+    """The source of a module with a labeling function for each class in `words`."""
     lines = [
         f'{name} = keyword_lf("{name}", column={json.dumps(column, ensure_ascii=False)}, '
         f"keywords={json.dumps(found, ensure_ascii=False)}, label={json.dumps(label, ensure_ascii=False)})\n"
@@ -164,7 +164,7 @@ def _write_lfs(words: dict[str, list[str]], column: str) -> str:
 
 
 def _name_deployments(text: str, project: str) -> str:
-    """prefect.yaml of a project: deployments that a server tells from those of others, and flows of the installed tool."""
+    """The text of a project's prefect.yaml: deployments named after the project, and flows of the installed tool."""
     text = re.sub(r"entrypoint: flows/(\w+)\.py:(\w+)", r"entrypoint: flows.\1.\2", text)
     return re.sub(
         r"^  - name: (\S+)$", lambda found: f"  - name: {_quote(f'{project}-{found[1]}')}", text, flags=re.MULTILINE
@@ -172,7 +172,7 @@ def _name_deployments(text: str, project: str) -> str:
 
 
 def _make_ids(sample: Sample) -> pl.Series:
-    """An id for each row from its text; the second of the same text has -2 behind it, and so on."""
+    """An id for each row, made from its text; repetitions of a text get the suffixes -2, -3 and so on."""
     seen: Counter[str] = Counter()
     ids = []
     for text in sample.table[sample.columns.text or "text"]:
@@ -183,7 +183,7 @@ def _make_ids(sample: Sample) -> pl.Series:
 
 
 def _write_like(path: Path, table: pl.DataFrame) -> None:
-    """Write `table` in the form that the suffix of `path` says."""
+    """Write `table` in the format of the suffix of `path`."""
     match path.suffix:
         case ".parquet":
             table.write_parquet(path)
@@ -202,7 +202,7 @@ def _quote(name: str) -> str:
 
 
 def _describe(sample: Sample, folder: Path) -> tuple[str, ...]:
-    """What was found and decided."""
+    """Lines on what was found and decided."""
     columns = sample.columns
     gold = "no gold yet; 'epoxy gold add' adds some"
     if columns.gold is not None:

@@ -1,4 +1,4 @@
-"""The pipeline of a project without the tool's code: what of it the tool writes, and writes anew when it is upgraded."""
+"""The pipeline of a project without the tool's code: the files that the tool writes, and rewrites in an upgrade."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ TEMPLATE = Path(__file__).resolve().parent / "template"
 would be a pipeline to DVC."""
 
 _DIGEST = Path(".epoxy/dvc.yaml.sha256")
-"""The digest of dvc.yaml as the tool wrote it: one that was edited since is not written over."""
+"""The digest of dvc.yaml as the tool wrote it; a file that was edited since is not overwritten."""
 
 _CODE_PIPELINE = Path(".epoxy/dvc.yaml")
 """Where the stage is that compares the notes with the code."""
@@ -29,7 +29,7 @@ _HEAD = "# The pipeline, written by Epoxy Flow; 'epoxy upgrade' writes it anew. 
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
-    """What another version of the tool changes: stages whose code did, all that run again for it, files left alone."""
+    """The effects of another version of the tool: stages with changed code, all stages that will rerun, and files kept."""
 
     changed: tuple[str, ...]
     again: tuple[str, ...]
@@ -42,7 +42,7 @@ class Upgrade:
 
 
 def compose_pipeline() -> str:
-    """dvc.yaml of a project without the tool's code."""
+    """The text of dvc.yaml for a project without the tool's code."""
     text = (TEMPLATE / "pipeline.yaml").read_text(encoding="utf-8")
     body = text[text.index("stages:") :]
     return _HEAD + replace_code_deps(body, lambda stage: [(NOTES / stage).as_posix()])
@@ -61,7 +61,7 @@ def compose_code_pipeline() -> str:
 
 
 def write_pipeline(root: Path) -> None:
-    """Write dvc.yaml, the lock and the notes on the code of each stage."""
+    """Write dvc.yaml, the lock, and the notes on each stage's code."""
     text = compose_pipeline()
     write_text(root / "dvc.yaml", text)
     write_text(root / _DIGEST, f"{_digest(text)}\n")
@@ -77,7 +77,7 @@ def _write_notes(root: Path) -> None:
 
 
 def plan_upgrade(root: Path) -> Upgrade:
-    """What `upgrade` would change in the project at `root`.
+    """The effects that `upgrade` would have on the project at `root`.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def plan_upgrade(root: Path) -> Upgrade:
 
 
 def upgrade(root: Path) -> Upgrade:
-    """What was changed, once the project at `root` is that of the installed tool."""
+    """Bring the project at `root` up to date with the installed tool; what was changed."""
     planned = plan_upgrade(root)
     if planned.kept:
         write_text(root / "dvc.yaml.new", compose_pipeline())
@@ -118,7 +118,7 @@ def upgrade(root: Path) -> Upgrade:
 
 
 def _has_same_lock(root: Path) -> bool:
-    """Whether the project's lock is that of the installed tool."""
+    """Whether the project has the lock of the installed tool."""
     try:
         return (root / LOCK).read_bytes() == (TEMPLATE / LOCK).read_bytes()
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def _has_same_lock(root: Path) -> bool:
 
 
 def _follow(stages: dict[str, dict[str, list[object]]], changed: list[str]) -> list[str]:
-    """The stages of `changed` and all that read what they write, in the order of the pipeline."""
+    """The stages in `changed` and all that depend on them, in the order of the pipeline."""
     again: list[str] = []
     written: set[str] = set()
     for stage, definition in stages.items():

@@ -1,4 +1,4 @@
-"""What a table of items seems to hold: which columns are ids, texts, splits and gold, which classes there are."""
+"""Guesses about a table of items: its columns of ids, texts, splits and gold, and its classes."""
 
 import re
 from collections import Counter
@@ -19,10 +19,10 @@ _NAMES = {
     "split": ("split", "partition", "subset", "fold"),
     "gold": ("gold", "label", "class", "category", "target", "y"),
 }
-"""What such columns are mostly called, likeliest first."""
+"""Usual names of such columns, most likely first."""
 
 _MOST_CLASSES = 50
-"""A column with more different values is taken for something else than gold, unless it is named."""
+"""Most distinct values of a column that is taken for gold without being named."""
 
 _FEWEST_USES = 2
 """Items that a word occurs in before it is proposed for a labeling function."""
@@ -41,7 +41,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of columns; None: there is none, or where asked, none is known."""
+    """Names of columns; None if there is no such column, or none is known."""
 
     item_id: str | None = None
     text: str | None = None
@@ -51,7 +51,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The items in the file at `path`, and what its columns are; `classes` are those that gold has, ascending."""
+    """The items in the file at `path`, and the roles of its columns; `classes`: the classes in gold, ascending."""
 
     path: Path
     table: pl.DataFrame
@@ -144,7 +144,7 @@ def find_telling_words(sample: Sample, ids: pl.Series, salt: int = 0) -> dict[st
             :3
         ]
     best = sorted(sample.classes, key=lambda name: -max((score for score, _ in signs[name]), default=0.0))[:2]
-    # Of words that occur in a tenth of the items, a reader will know whether they say something.
+    # Words that occur in a tenth of the items: the user will know whether they mean something.
     frequent = sorted(uses, key=lambda word: (abs(uses[word] - table.height / 10), word))
     return {
         name: [word for _, word in signs[name]] or frequent[place : place + 1]
@@ -160,7 +160,7 @@ def _count(sets: Iterable[set[str]]) -> Counter[str]:
 
 
 def _find(table: pl.DataFrame, kind: str, fits: Callable[[pl.Series], bool]) -> str | None:
-    """The first column that is called like one of this kind, and fits."""
+    """The first column with a usual name of this kind that fits."""
     lower = {name.casefold(): name for name in reversed(table.columns)}
     for name in _NAMES[kind]:
         if name in lower and fits(table[lower[name]]):

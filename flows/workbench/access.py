@@ -1,4 +1,4 @@
-"""Who may ask the workbench: pages that it served itself, to a browser that was given its token."""
+"""Access to the workbench: only for its own pages, in a browser that was given its token."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flows.runner.local_pages import find_foreign
 
 PARAMETER = "token"
-"""The query parameter by which the address that is printed at the start admits a browser."""
+"""The query parameter with the token in the address that is printed at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """Where the workbench listens, and the token that it asks for."""
+    """The port on which the workbench listens, and the token that it requires."""
 
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
@@ -29,10 +29,10 @@ class Door:
 
 
 class Guard:
-    """An application that passes on what its own pages ask for with the token, and refuses everything else.
+    """A middleware that passes on requests of the workbench's own pages with the token, and refuses all others.
 
-    The token comes in the address once; then it is a cookie that no script reads and no other site's request carries, and
-    the address is without it, so that a copied address or a screenshot gives nothing away.
+    The token is in the address once; from then on it is a cookie that scripts cannot read and other sites' requests do not
+    carry, and the address is without it, so that a copied address or a screenshot gives nothing away.
     """
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
@@ -68,7 +68,7 @@ class Guard:
         return secrets.compare_digest(text.encode("utf-8", "replace"), self._door.token.encode())
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the cookie and the same address without the token."""
+        """Set the cookie, and redirect to the same address without the token."""
         rest = [pair for pair in parse_qsl(scope["query_string"].decode("latin-1")) if pair[0] != PARAMETER]
         path = "/" + scope["path"].lstrip("/\\")  # never another host, which two slashes would name
         response = RedirectResponse(path + (f"?{urlencode(rest)}" if rest else ""), status_code=303)

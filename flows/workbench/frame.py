@@ -1,6 +1,6 @@
-"""What every page of the workbench shares: its frame, headings, tables, errors in place, and how data are shown.
+"""What all pages of the workbench share: frame, headings, tables, error messages, and how data are shown.
 
-Text from data is only ever the text of an element; nothing of it is read as HTML, Markdown or a template.
+Text from data is only ever an element's text; it is never interpreted as HTML, Markdown or a template.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ PAGES = (
     ("Plan", "/plan"),
     ("Releases", "/releases"),
 )
-"""In the order of the navigation."""
+"""Pages by title, in the order of the navigation."""
 
 SHORT = 600
-"""Characters of a text in a list; the item's page shows more."""
+"""Most characters of a text in a list; the item's page shows more."""
 
 LONG = 20_000
-"""Characters of a text on the item's page."""
+"""Most characters of a text on the item's page."""
 
 SECONDS = 0.25
-"""Between two looks at what changed."""
+"""Seconds between checks for changes."""
 
 STYLE = """
 .nicegui-content { padding: 0; gap: 0; }
@@ -75,7 +75,7 @@ a.link { color: #1a5fb4; } .body--dark a.link { color: #8ab8f0; }
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What the pages work on: the project, its data, and what an edit comes to."""
+    """What the pages work with: the project, its data, and the effect of the edit at hand."""
 
     root: Path
     data: ProjectData
@@ -88,7 +88,7 @@ class Bench:
 
 
 class Text(Element):
-    """An element of any kind with text in it."""
+    """An element of any tag that contains text."""
 
     def __init__(self, text: str, tag: str = "span", classes: str = "") -> None:
         super().__init__(tag)
@@ -108,7 +108,7 @@ def link(text: str, address: str) -> ui.link:
 
 
 def address(path: str, **query: object) -> str:
-    """Return the address of a page: those of `query` that are neither None nor empty.
+    """Return the address of a page with those parameters of `query` that are neither None nor empty.
 
     >>> address("/item", id="a/b &c", release=None)
     '/item?id=a%2Fb+%26c'
@@ -124,9 +124,9 @@ def page(path: str) -> ui.page:
 
 @contextmanager
 def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
-    """The page `title`, which the navigation shows as `path`; what is made in the block is its content.
+    """Within the block, the content of the page `title`, which the navigation shows as `path`.
 
-    An error of data, params or LFs is shown where the rest of the content would be.
+    An error in data, params or LFs is shown in place of the rest of the content.
     """
     ui.page_title(f"{title} · {bench.name}")
     ui.add_css(STYLE)
@@ -148,19 +148,19 @@ def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
 
 
 async def ask(question: Callable[[], T]) -> T:
-    """Return what `question` returns, while other pages are served."""
+    """Return the result of `question`, computed in a thread so that other pages are served meanwhile."""
     return await asyncio.to_thread(question)
 
 
 def show_error(message: str) -> None:
-    """Show an error in place."""
+    """Show an error in place of content."""
     with ui.card().classes("w-full").props('role="alert"'):
         Text("This cannot be shown", "strong", "wrong")
         Text(message, "div", "data")
 
 
 def follow_changes(bench: Bench, read: Callable[[], object], show: Callable[[], Any]) -> None:
-    """Call `show` each time that what `read` returns is another value than before, from now on."""
+    """From now on, call `show` whenever the value of `read` has changed."""
     last = read()
 
     def look() -> None:
@@ -183,7 +183,7 @@ def format_share(value: float | None) -> str:
 
 
 def format_change(value: float | None, before: float | None) -> str:
-    """Return the difference of two shares in points with its sign, nothing where it is none or unknown.
+    """Return the difference of two shares in signed points; empty if it is zero or unknown.
 
     >>> format_change(0.5, 0.45), format_change(0.5, 0.5)
     ('+5.0', '')
@@ -200,11 +200,11 @@ POINTS = (
 SHARE = "value => value === null || value === undefined ? '' : (100 * value).toFixed(1) + ' %'"
 NUMBER = "value => value === null || value === undefined ? '' : Number(value).toLocaleString('en')"
 DECIMAL = "value => value === null || value === undefined ? '' : Number(value).toFixed(3)"
-"""How a table's cells are written; sorting takes the value itself."""
+"""JavaScript that formats the cells of a table; sorting uses the value itself."""
 
 
 def column(name: str, label: str, form: str | None = None) -> dict[str, Any]:
-    """Return the description of a table's column; numbers have a `form`."""
+    """Return the description of a table's column; `form` formats numbers."""
     found: dict[str, Any] = {"name": name, "label": label, "field": name, "sortable": True, "align": "left"}
     return found if form is None else {**found, "align": "right", ":format": form}
 
@@ -217,7 +217,7 @@ def table(
     links: Mapping[str, str] | None = None,
     shown: int = 50,
 ) -> ui.table:
-    """Return a table that is sorted by a click on a header; links: by column, the field of a row that holds the address."""
+    """Return a table that a click on a header sorts; links: by column, the field of a row that has the address."""
     pagination = {"rowsPerPage": shown if len(rows) > shown else 0}
     made = ui.table(
         columns=[dict(c) for c in columns], rows=[dict(r) for r in rows], row_key=key, pagination=pagination

@@ -1,4 +1,4 @@
-"""Questions for items as addresses, so that each answer can be linked to, kept and sent."""
+"""Questions for items as addresses, so that every answer can be linked to, bookmarked and sent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -11,11 +11,11 @@ from tasks.queries.project_data import SHIPPED
 PATH = "/items"
 
 ROWS = 25
-"""Items on a page."""
+"""The number of items on a page."""
 
 
 def write_address(query: ItemQuery, *, page: int = 1, release: str | None = None) -> str:
-    """Return the address of `page` of the answer to `query`; release: whose labels are compared with.
+    """Return the address of `page` of the answer to `query`; release: the release whose labels to compare with.
 
     >>> write_address(ItemQuery(right=False, votes=(VoteFilter(lf="song"),)))
     '/items?right=no&lf=song'
@@ -51,12 +51,12 @@ def write_address(query: ItemQuery, *, page: int = 1, release: str | None = None
 
 
 def read_address(pairs: Sequence[tuple[str, str]]) -> tuple[ItemQuery, int, str | None]:
-    """Return question, page and release of an address with these `pairs` of names and values.
+    """Return the question, page and release in the names and values, `pairs`, of an address's parameters.
 
     Raises
     ------
     QueryError
-        A value is not what its name asks for.
+        A value is invalid for its name.
     """
     values: dict[str, list[str]] = {}
     for name, value in pairs:

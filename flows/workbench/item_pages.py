@@ -1,4 +1,4 @@
-"""Items: which fit a question, a page at a time, and why an item has its label."""
+"""The pages Items and Item: the items that fit a question, and why an item has its label."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -53,7 +53,7 @@ ORDERS = {
     "-extended_votes": "most extended votes first",
     "threshold_gap": "nearest to a threshold first",
 }
-"""Orders that the form offers; an address may name any column."""
+"""The orders in the form; an address may name any column."""
 
 
 def add_pages(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def add_pages(bench: Bench) -> None:
 
 
 def _show_form(bench: Bench, query: ItemQuery, release: str | None) -> None:
-    """The question as a form; each change asks anew."""
+    """Show the question as a form; each change opens the new answer."""
     lfs, classes = list(bench.data.votes().lfs), list(bench.data.classes)
     wanted = query.votes[0] if query.votes else None
 

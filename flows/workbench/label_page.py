@@ -1,4 +1,4 @@
-"""Label: item after item, by keyboard alone; each decision is on disk before the next item is shown."""
+"""The page Label: items one after another, by keyboard alone; a decision is on disk before the next item is shown."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +28,12 @@ from tasks.tables.gold_table import Decision, append_decision
 from tasks.tables.paths import DECISIONS
 
 _QUEUE = 200
-"""Items that are chosen at a time, as `epoxy next` does."""
+"""The number of items in a queue, which are chosen as by `epoxy next`."""
 
 
 @dataclass
 class Round:
-    """What one person labels: the queue, where they are in it, and what they have said."""
+    """A person's round of labeling: the queue, the position in it, and the decisions so far."""
 
     annotator: str
     rows: list[dict[str, Any]]
@@ -69,14 +69,14 @@ def _ask_name() -> None:
 
 
 def find_queue(bench: Bench, annotator: str) -> list[dict[str, Any]]:
-    """Return the items that `annotator` is to decide on next, those with a decision of theirs left out."""
+    """Return the next items for `annotator` to decide on, without those they have already decided on."""
     said = _read_table(bench)
     decided = said.filter((pl.col("annotator") == annotator) & pl.col("label").is_not_null())[ITEM_ID].cast(pl.String)
     return choose_next(bench.data, count=_QUEUE, exclude=frozenset(decided)).rows.to_dicts()
 
 
 def describe_people(said: pl.DataFrame) -> str:
-    """Return what people have decided so far, and how often they agree, as a sentence.
+    """Return sentences on how many decisions each person has made so far, and how often people agree.
 
     >>> said = pl.DataFrame({"item_id": [1, 1, 2], "annotator": ["a", "b", "a"], "label": [0, 1, 0]})
     >>> describe_people(said)

@@ -1,4 +1,4 @@
-"""LFs: what each votes and how well, while they are edited, and the items behind each number."""
+"""The pages LFs and LF: coverage and precision, also while LFs are edited, and the items behind each number."""
 
 import ast
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
 
 
 def _link_items(lf: str) -> dict[str, str]:
-    """The addresses behind the numbers of an LF's row, by column and `_link`."""
+    """The addresses behind the numbers in an LF's row, by column name plus `_link`."""
     questions = {
         "coverage": ItemQuery(votes=(VoteFilter(lf=lf, source="original"),)),
         "coverage_extended": ItemQuery(votes=(VoteFilter(lf=lf),)),
@@ -116,7 +116,7 @@ def _filter(holder: ui.element, text: str | None) -> None:
 
 
 def _describe_now(row: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
-    """What an edit has made of an LF, in differences to the last run, in points."""
+    """How an edit has changed an LF since the last run, in points."""
     if now is None:
         return ""
     changes = [
@@ -187,7 +187,7 @@ async def _show_lf(bench: Bench, row: Mapping[str, Any]) -> None:
 
 
 async def _show_curve(bench: Bench, lf: str) -> None:
-    """How coverage and the metric change with the threshold."""
+    """Show how coverage and the metric depend on the threshold."""
     path = bench.root / THRESHOLD_CURVES
     if not path.is_file():
         return
@@ -215,7 +215,7 @@ async def _show_curve(bench: Bench, lf: str) -> None:
 
 
 def find_source(root: Path, folder: str, lf: str) -> tuple[str, int, str] | None:
-    """Return file, line and text of the definition of `lf` below `folder`, without running any of it; None if not found."""
+    """Return file, line and text of the definition of `lf` below `folder`, found without running code; None if not found."""
     found = root / folder
     for path in sorted(found.rglob("*.py")) if found.is_dir() else [found]:
         try:

@@ -1,6 +1,6 @@
-"""What an edit comes to while it is made: `epoxy watch` beside the workbench, read line by line.
+"""The effect of an edit while it is made, from the output of `epoxy watch` run beside the workbench.
 
-LFs run in its process, never in that of the pages: one that hangs or crashes takes no page along.
+LFs run in that process, never in the one that serves pages: an LF that hangs or crashes affects no page.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class LiveState:
-    """What is known now. version: another with each change.
+    """The current state; version: a number that changes with it.
 
-    result: the last edit that came out without an error, as `epoxy watch --json` tells it; before: the result that stood
-    before it. shipped: what followed for the shipped labels. error: why the newest edit has no result. doing: what goes on.
+    result: the last edit without an error, from `epoxy watch --json`; before: the result before it. shipped: the effect on
+    the shipped labels. error: why the newest edit has no result. doing: the current activity.
     """
 
     version: int = 0
@@ -37,7 +37,7 @@ class Live:
         self.state = LiveState()
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         command = [sys.executable, "-m", "flows.cli", "watch", "--json"]
         self._process = subprocess.Popen(
             command, cwd=self._root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -46,7 +46,7 @@ class Live:
         threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process that watches."""
         if self._process is None:
             return
         self._process.terminate()

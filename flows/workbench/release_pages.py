@@ -29,7 +29,7 @@ from tasks.errors import QueryError
 from tasks.queries.items import ItemQuery
 
 _FLIPS = 50
-"""Flipped items that are shown with their content."""
+"""Most flipped items that are shown with their content."""
 
 
 def add_pages(bench: Bench) -> None:

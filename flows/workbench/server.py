@@ -1,8 +1,8 @@
 """`epoxy workbench`: the pages over the queries, served to this machine's browser until Ctrl-C.
 
-NiceGUI draws them: it comes with every script, style and font in its package, so that the pages work without network,
-and pages are written in Python. (Streamlit and marimo run a page's code anew at each click and have no addresses of
-their own for an answer; Panel and htmx would have needed scripts of ours.)
+NiceGUI draws them: its package includes every script, style and font, so that pages work without a network, and pages are
+written in Python. (Streamlit and marimo rerun a page's code at each click and give answers no address; Panel and htmx
+would have needed scripts of our own.)
 """
 
 import os
@@ -25,7 +25,7 @@ from tasks.report.origin import add_origin
 from tasks.tables.paths import REPORT
 
 PORT = 4300
-"""Tried first; any free port otherwise."""
+"""The default port; if it is taken, any free port."""
 
 
 def run_workbench(*, root: Path, port: int | None = None, opens_browser: bool = True, is_live: bool = True) -> None:
@@ -34,13 +34,13 @@ def run_workbench(*, root: Path, port: int | None = None, opens_browser: bool = 
     Raises
     ------
     StageError
-        The port that was asked for is taken.
+        The given port is taken.
     """
     listener = _listen(port)
     door = Door(port=listener.getsockname()[1])
     live = Live(root)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["NICEGUI_STORAGE_PATH"] = folder  # nothing is kept, and nothing is written below the project
+        os.environ["NICEGUI_STORAGE_PATH"] = folder  # temporary, so that nothing is written in the project
         application = make_application(root, live)
         server = uvicorn.Server(
             uvicorn.Config(Guard(application, door), log_level="warning", server_header=False, ws_max_size=2**20)
@@ -58,7 +58,7 @@ def run_workbench(*, root: Path, port: int | None = None, opens_browser: bool = 
 
 
 def make_application(root: Path, live: Live) -> FastAPI:
-    """Return the application: all pages, and the report."""
+    """Return the application, with all pages and the report."""
     from nicegui import ui
 
     from flows.workbench import (
@@ -90,7 +90,7 @@ def make_application(root: Path, live: Live) -> FastAPI:
 
 
 def _listen(port: int | None) -> socket.socket:
-    """A socket that listens on loopback alone."""
+    """A socket that listens on the loopback interface only."""
     for candidate in (PORT, 0) if port is None else (port,):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
