@@ -53,8 +53,9 @@ def add_command(item: str, label: str | None, annotator: str, split: str | None,
 def import_command(
     file: Path, form: str | None, name: str | None, item_id: str, label: str, annotator: str | None, by: str | None
 ) -> None:
-    """Add the decisions in FILE: Parquet, CSV, JSONL, or with --format an export of another tool.
+    """Add the decisions in FILE, a table or an export of another tool.
 
+    A table is Parquet, CSV or JSONL; --format names the other tool.
     Decisions that are known already are not added again, so that the same export can be imported whenever it has grown.
     """
     from flows.gold_import import Columns, import_decisions

@@ -18,7 +18,7 @@ FORMS = ("wrench", "snorkel", "hugging-face", "label-studio", "argilla", "prodig
 def import_command(
     form: str, path: Path, folder: Path, classes: str | None, ids: Path | None, label: str | None, replace: bool
 ) -> None:
-    """Read what is at PATH, in FORMAT, and write it in the form that projects have.
+    """Read PATH in FORMAT, and write it in the form of a project.
 
     Items become items.parquet, votes become votes.parquet, and people's decisions a table for gold/. Reports what became of
     each field, and what to do next. To add decisions to a project, see epoxy gold import --format.

@@ -32,7 +32,7 @@ def lfs_command(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Show what each LF votes for, on how many items, and how precisely.
+    """Show what each LF votes for, how often, and how precisely.
 
     Coverage and conflicts are shares of all items, before and after extension. Precision is measured on valid gold, with
     a 95 % interval and the number of items; `believed` is the label model's estimate of it. `only` counts items on which
