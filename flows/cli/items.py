@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tasks.queries.items import ItemPage, ItemQuery
 
 
+_EDIT = "edit"
+"""What stands for the edits since the last run where a release is named."""
+
+
 @click.command("items")
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Only this item. May be repeated.")
 @click.option("--split", "splits", multiple=True, help="Only items of this split. May be repeated.")
@@ -33,7 +37,11 @@ if TYPE_CHECKING:
 @click.option("--uncovered", "covered", flag_value="nothing", help="Without any vote.")
 @click.option("--near-threshold", type=float, metavar="GAP", help="Whose nearest vote is within GAP of a threshold.")
 @click.option("--near-lf", metavar="LF", help="Of which LF that threshold is; by default of any.")
-@click.option("--flipped-since", metavar="RELEASE", help="Labeled differently than in this release.")
+@click.option(
+    "--flipped-since",
+    metavar="RELEASE",
+    help="Labeled differently than in this release; `edit`: by the label model, with LFs and params as they are now.",
+)
 @click.option("--text", help="With this text in some column, in upper or lower case.")
 @click.option("--order", metavar="COLUMN", help="By this column, descending with '-' before it; or 'uncertain'.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="Largest number of items.")
@@ -88,6 +96,8 @@ def parse_query(
 def list_items(*, root: Path, query: "ItemQuery", flipped_since: str | None = None) -> "ItemPage":
     """Return the page of items that fit `query`, and were labeled differently in release `flipped_since`.
 
+    `edit` stands for LFs and params as they are now: items that the label model would label differently than in the last run.
+
     Raises
     ------
     EpoxyError
@@ -95,16 +105,26 @@ def list_items(*, root: Path, query: "ItemQuery", flipped_since: str | None = No
     """
     from dataclasses import replace
 
+    from tasks.core.types import ITEM_ID
     from tasks.queries.items import find_items
     from tasks.queries.project_data import ProjectData
 
-    before = None
-    if flipped_since is not None:
+    data, before = ProjectData(root), None
+    if flipped_since == _EDIT:
+        from flows.flip_preview import preview_flips
+
+        ids = preview_flips(root).flipped[ITEM_ID].to_list()
+        kept = [item for item in query.ids if item in {str(known) for known in ids}] if query.ids else ids
+        # No id is no condition; that no label differs from itself says that there are none.
+        before, query = (
+            (None, replace(query, ids=tuple(kept))) if kept else (data.labels(), replace(query, flipped=True))
+        )
+    elif flipped_since is not None:
         from flows.releases.opened import open_release
 
         before = open_release(root, flipped_since).labels()
         query = replace(query, flipped=True)
-    return find_items(ProjectData(root), query, before=before)
+    return find_items(data, query, before=before)
 
 
 def show_page(page: "ItemPage", *, offset: int, names: list[str] | None) -> None:

@@ -57,7 +57,7 @@ h3 { font-size: 1rem; line-height: 1.3; margin: 1rem 0 .25rem; font-weight: 600;
 .data { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
 .code { font-family: monospace; white-space: pre; overflow-x: auto; padding: .75rem; border: 1px solid #8884; }
 @media (max-width: 600px) { .code { white-space: pre-wrap; overflow-wrap: anywhere; } }
-body { --q-primary: #1a5fb4; } body.body--dark { --q-primary: #8ab8f0; }
+body { --q-primary: #1a5fb4 !important; } body.body--dark { --q-primary: #8ab8f0 !important; }
 .quiet { opacity: .75; }
 p { margin: .25rem 0 .5rem; }
 ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }

@@ -10,6 +10,7 @@ from nicegui import ui
 
 from flows.workbench.frame import (
     NUMBER,
+    POINTS,
     SHARE,
     Bench,
     Text,
@@ -84,6 +85,7 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
              column("coverage_extended", "Extended", SHARE), column("conflicts", "Conflicts", SHARE),
              column("original_precision", "Precision", SHARE), column("original_n", "On", NUMBER),
              column("added_precision", "Of extended", SHARE), column("added_n", "On", NUMBER),
+             column("adds", "Adds", POINTS), column("decides", "Decides", NUMBER),
              column("believed", "Believed", SHARE), column("failures", "Failures", NUMBER),
              column("copies", "Near-copies"), column("now", "Now")],
             rows, key="lf", links={name.removesuffix("_link"): name for name in _link_items("")}, shown=100,

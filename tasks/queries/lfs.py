@@ -7,6 +7,7 @@ import polars as pl
 
 from tasks.core import lf_analysis
 from tasks.core.copies import group_copies
+from tasks.core.leave_one_out import leave_out_each
 from tasks.core.lf_pairs import count_pairs
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
 from tasks.params import FILE as PARAMS
@@ -134,6 +135,8 @@ def _tabulate_run(data: ProjectData) -> pl.DataFrame:
     }
     for name in ("coverage", "overlaps", "conflicts", "only"):
         columns[name], columns[f"{name}_extended"] = original[name], everything[name]
+    without = leave_out_each(votes.extended, gold, k)
+    columns["decides"], columns["adds"] = without.decided, without.gain
     columns["threshold"] = pl.Series([votes.thresholds.get(lf) for lf in votes.lfs], dtype=pl.Float64)
     for kind in KINDS:
         columns |= {f"{kind}_{name}": measured[kind][name] for name in ("n", "precision", "low", "high")}

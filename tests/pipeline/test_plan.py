@@ -12,12 +12,14 @@ from finished_runs import run_small
 from small_project import write_params
 from toy_project import Toy
 
+from flows.cli.items import list_items
 from flows.cli.main import main
 from flows.flip_preview import preview_flips, write_flips
 from flows.plan import plan
 from flows.releases.figures import compare_labels
 from tasks.__main__ import run_stage
 from tasks.params import read_params
+from tasks.queries.items import ItemQuery
 from tasks.queries.pending import find_pending_lfs
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table, write_table
@@ -85,12 +87,17 @@ def test_flips_are_those_of_the_run_that_follows(project: Path) -> None:
     before = read_table(project / LABEL_MODEL_LABELS, schemas.labels(("ham", "spam")))
     with contextlib.chdir(project):
         assert preview_flips(Path()).flipped.is_empty()
+        assert list_items(root=Path(), query=ItemQuery(), flipped_since="edit").total == 0
         module = project / "lfs" / "small.py"
         module.write_text(
             module.read_text().replace('keywords=["hello"], label="ham"', 'keywords=["win"], label="spam"')
         )
         write_params(project, fit={"class_balance": [0.1, 0.9]}, tune={"method": "fixed", "default": 0.99})
         flips = preview_flips(Path())
+        assert list_items(root=Path(), query=ItemQuery(limit=0), flipped_since="edit").total == flips.flipped.height
+        one = str(flips.flipped["item_id"][0])
+        asked = ItemQuery(ids=(one,))
+        assert list_items(root=Path(), query=asked, flipped_since="edit").rows["item_id"].to_list() == [one]
         for stage in ("apply", "search", "tune", "extend", "fit"):
             run_stage(Path(), stage)
     after = read_table(project / LABEL_MODEL_LABELS, schemas.labels(("ham", "spam")))

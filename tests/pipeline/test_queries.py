@@ -244,6 +244,24 @@ def test_lfs_are_measured_as_the_report_measures_them(demo: ProjectData) -> None
         assert ours[mine].to_list() == pytest.approx(report[theirs].to_list(), abs=1e-4, nan_ok=True), mine
 
 
+def test_what_an_lf_decides_and_adds_to_majority_vote(demo: ProjectData) -> None:
+    L, gold, k = demo.votes().extended, demo.gold(), len(demo.classes)
+
+    def vote(L: np.ndarray) -> np.ndarray:
+        counts = (L[:, :, None] == np.arange(k)).sum(axis=1)
+        winners = counts == counts.max(axis=1, keepdims=True)
+        return winners / winners.sum(axis=1, keepdims=True)
+
+    whole, known = vote(L), np.flatnonzero(gold != ABSTAIN)
+    ours = tabulate_lfs(demo)
+    for j, row in enumerate(ours.to_dicts()):
+        without = vote(np.delete(L, j, axis=1))
+        assert row["decides"] == (whole != without).any(axis=1).sum()
+        lost = whole[known, gold[known]].mean() - without[known, gold[known]].mean()
+        assert row["adds"] == pytest.approx(lost, abs=1e-12)
+    assert ours["adds"].max() > 0 and ours["decides"].min() >= 0
+
+
 def test_what_an_lf_adds_is_what_goes_without_it(demo: ProjectData) -> None:
     ours = tabulate_lfs(demo)
     for votes, column in ((demo.votes().original, "only"), (demo.votes().extended, "only_extended")):

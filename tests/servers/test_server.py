@@ -61,8 +61,8 @@ DEPLOYED = {
     "relabel/nightly": True,
     "label-new/new-rows": False,
     "relabel/retune": False,
-    "release/by-hand": None,
-    "rollback/by-hand": None,
+    "release/release-by-hand": None,
+    "rollback/rollback-by-hand": None,
 }
 """Whether the schedule of each deployment is on; None where there is none."""
 
