@@ -10,7 +10,7 @@ import benchmarks
 def main(arguments: list[str]) -> int:
     """The exit code of the benchmark that `arguments` names."""
     modules = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)}
-    names = sorted(modules - {"__main__", "memory", "spaces"})  # which several of them share
+    names = sorted(modules - {"__main__", "descriptions", "memory", "spaces"})  # which several of them share
     if not arguments or arguments[0] not in names:
         print(f"usage: python -m benchmarks {{{','.join(names)}}} [options]", file=sys.stderr)
         return 2
