@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @click.option("--split", help="The column with train, valid or test, if there is one.")
 @click.option("--gold", help="The column with the class of items that somebody has labeled.")
 @click.option("--classes", help="Names of classes, with commas between them; by default those in the gold column.")
+@click.option(
+    "--describe", "described", multiple=True, metavar="CLASS=SENTENCE", help="What a class means. May be repeated."
+)
 def init_command(
     folder: Path,
     items: Path | None,
@@ -28,6 +31,7 @@ def init_command(
     split: str | None,
     gold: str | None,
     classes: str | None,
+    described: tuple[str, ...],
 ) -> None:
     """Make a project in FOLDER around a table of items.
 
@@ -44,12 +48,33 @@ def init_command(
             raise click.UsageError("name a table of items with --items")
         items = click.prompt("Table of items (CSV, JSONL or Parquet)", type=click.Path(dir_okay=False, path_type=Path))
     named = Columns(item_id=item_id, text=text, split=split, gold=gold)
+    meanings = read_meanings(described)
     given = tuple(name.strip() for name in classes.split(",")) if classes else ()
+    if not given and gold is None and len(meanings) > 1:
+        given = tuple(meanings)
     sample = read_sample(items, named, given)
     if sys.stdin.isatty():
         sample = ask(items, sample, given)
-    for line in create_project(folder, sample):
+        meanings = meanings or ask_meanings(sample.classes)
+    for line in create_project(folder, sample, meanings):
         click.echo(line)
+
+
+def read_meanings(described: tuple[str, ...]) -> dict[str, str]:
+    """What each class means, from texts such as 'spam=an advertisement'."""
+    meanings = {}
+    for text in described:
+        name, sign, meaning = (part.strip() for part in text.partition("="))
+        if not (name and sign and meaning):
+            raise click.UsageError(f"--describe {text!r}: expected a class, '=' and a sentence that says what it means")
+        meanings[name] = meaning
+    return meanings
+
+
+def ask_meanings(classes: tuple[str, ...]) -> dict[str, str]:
+    """What somebody at the terminal says that each class means; Enter leaves a class out."""
+    answers = {name: click.prompt(f"What does {name!r} mean, in a sentence", default="") for name in classes}
+    return {name: answer.strip() for name, answer in answers.items() if answer.strip()}
 
 
 def ask(items: Path, sample: "Sample", classes: tuple[str, ...]) -> "Sample":

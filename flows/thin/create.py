@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -37,7 +38,7 @@ index: {{kind: auto, metric: cosine}}
 
 apply:
   source: lfs/first.py
-
+{describe}
 search: {{reference: [train], target_recall: 0.99}}
 
 tune: {{method: per_lf, metric: accuracy, candidates: 20}}
@@ -87,13 +88,15 @@ data/.cache/
 {stages}"""
 
 
-def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
+def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Make the project in `folder`, which must be empty or new; lines on what was found and decided.
+
+    meanings: by class a sentence that says what it means.
 
     Raises
     ------
     ParamsError
-        The folder is not empty, or fewer than two classes are known.
+        The folder is not empty, fewer than two classes are known, or another one is described.
     """
     if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
         raise ParamsError(f"{folder} is not empty. Name a new folder; nothing is written over.")
@@ -102,6 +105,8 @@ def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
             f"{sample.path}: fewer than two classes are known ({', '.join(sample.classes) or 'no gold'}). Name them: "
             "--classes ham,spam"
         )
+    if unknown := sorted({*(meanings or {})} - {*sample.classes}):
+        raise ParamsError(f"--describe: {unknown[0]!r} is none of the classes {', '.join(sample.classes)}.")
     columns = sample.columns
     raw = folder / "data" / "raw"
     raw.mkdir(parents=True)
@@ -112,14 +117,14 @@ def create_project(folder: Path, sample: Sample) -> tuple[str, ...]:
     else:
         ids = sample.table[columns.item_id]
         shutil.copyfile(sample.path, items)
-    _write_files(folder, sample, items.name, ids)
+    _write_files(folder, sample, items.name, ids, meanings or {})
     write_pipeline(folder)
     if shutil.which("git") and not _is_in_git(folder):
         subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], check=True)
-    return _describe(sample, folder)
+    return _describe(sample, folder, meanings or {})
 
 
-def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> None:
+def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series, meanings: Mapping[str, str]) -> None:
     """Write everything except the pipeline and the items."""
     columns = sample.columns
     salt = choose_salt(sample, ids)
@@ -131,12 +136,13 @@ def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> No
             item_id=_quote(columns.item_id or "item_id"),
             columns="".join(f"  {key}: {_quote(name)}\n" for key, name in named.items() if name is not None),
             text=_quote(columns.text or "text"),
+            describe=_write_meanings(meanings),
             valid_share=VALID_SHARE,
             salt=salt,
             deal="measure" if columns.split else "deal      # gold of train items in the gold column is dealt, too",
         ),
         "lfs/__init__.py": "",
-        "lfs/first.py": _write_lfs(find_telling_words(sample, ids, salt), columns.text or "text"),
+        "lfs/first.py": _write_lfs(_find_words(sample, ids, salt, meanings), columns.text or "text"),
         "gold/README.md": "Tables of gold: what people decide about items; `epoxy gold --help`.\n",
         "README.md": _README.format(name=folder.resolve().name, items=sample.path.name),
         ".gitignore": _GITIGNORE.format(stages="".join(f"/data/{stage}/\n" for stage in STAGES)),
@@ -151,6 +157,19 @@ def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series) -> No
     for source, name in (("release.yaml", "release.yaml"), ("dvcignore", ".dvcignore"), ("dvc_config", ".dvc/config")):
         shutil.copyfile(TEMPLATE / source, folder / name)
     shutil.copytree(TEMPLATE / "plots", folder / ".dvc" / "plots")
+
+
+def _find_words(sample: Sample, ids: pl.Series, salt: int, meanings: Mapping[str, str]) -> dict[str, list[str]]:
+    """Words for the first labeling functions; without gold frequent words that say nothing, which sentences do without."""
+    return {} if meanings and sample.columns.gold is None else find_telling_words(sample, ids, salt)
+
+
+def _write_meanings(meanings: Mapping[str, str]) -> str:
+    """The key of params with what classes mean; nothing where none is described."""
+    if not meanings:
+        return ""
+    lines = "".join(f"      {_quote(name)}: {_quote(text)}\n" for name, text in meanings.items())
+    return f"  describe:               # one more labeling function: the class whose sentence is nearest\n    classes:\n{lines}"
 
 
 def _write_lfs(words: dict[str, list[str]], column: str) -> str:
@@ -201,7 +220,7 @@ def _quote(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
-def _describe(sample: Sample, folder: Path) -> tuple[str, ...]:
+def _describe(sample: Sample, folder: Path, meanings: Mapping[str, str]) -> tuple[str, ...]:
     """Lines on what was found and decided."""
     columns = sample.columns
     gold = "no gold yet; 'epoxy gold add' adds some"
@@ -216,5 +235,10 @@ def _describe(sample: Sample, folder: Path) -> tuple[str, ...]:
         f"gold    {gold}",
         f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id, each class by halves'}",
         f"classes {', '.join(sample.classes)}",
-        f"two labeling functions are in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
+        *([f"meaning {', '.join(meanings)}: a sentence each, one more labeling function"] if meanings else []),
+        f"{_count_lfs(sample, meanings)} in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
     )
+
+
+def _count_lfs(sample: Sample, meanings: Mapping[str, str]) -> str:
+    return "no labeling function is yet" if meanings and sample.columns.gold is None else "two labeling functions are"

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from small_project import make_environment
 
 import tasks.__main__ as command
+from flows.cli.init import init_command
 from flows.cli.main import main
 from flows.runner.dvc_graph import read_stages
 from flows.runner.dvc_status import find_changes
@@ -26,7 +27,7 @@ from tasks.errors import DataError, ParamsError, StageError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import GoldParams
 from tasks.tables.files import read_json
-from tasks.tables.paths import GOLD_SUMMARY, LF_SUMMARY, METRICS, SHIPPED_LABELS
+from tasks.tables.paths import GOLD_SUMMARY, ITEMS, LF_SUMMARY, METRICS, SHIPPED_LABELS, VOTES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HAM, SPAM = "dear friend the meeting is tomorrow", "win this offer now for a prize"
@@ -131,6 +132,30 @@ def test_a_table_becomes_labels(messages: Path, tmp_path: Path) -> None:
     assert (again / "data/raw/items.csv").read_bytes() == (root / "data/raw/items.csv").read_bytes()
     ids = pl.read_csv(again / "data/raw/items.csv")["item_id"]
     assert ids.n_unique() == 40
+
+
+def test_a_sentence_for_each_class_is_a_labeling_function(messages: Path, tmp_path: Path) -> None:
+    root = tmp_path / "labels"
+    pl.read_csv(messages).select("body").write_csv(messages)
+    described = ["--describe", "ham=a friend writes about the meeting tomorrow", "--describe", "spam=win a prize: now"]
+    found = CliRunner().invoke(init_command, [str(root), "--items", str(messages), *described])
+    assert found.exit_code == 0, found.output
+    with contextlib.chdir(root):
+        for stage in ("ingest", "gold", "apply"):
+            run_stage(Path(), stage)
+        votes = pl.read_parquet(VOTES)["description"].to_numpy()
+        items = pl.read_parquet(ITEMS)["body"].str.starts_with("win").to_numpy()
+    assert (votes != -1).any() and (votes == items)[votes != -1].all()
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [("ham", "expected a class, '='"), ("eggs=breakfast", "'eggs' is none of the classes ham, spam")],
+)
+def test_a_sentence_that_is_of_no_class_is_refused(messages: Path, tmp_path: Path, described: str, said: str) -> None:
+    arguments = [str(tmp_path / "labels"), "--items", str(messages), "--describe", described]
+    found = CliRunner().invoke(init_command, arguments)
+    assert found.exit_code and said in f"{found.output} {found.exception}"
 
 
 def test_columns_that_a_table_has_stay_as_they_are(tmp_path: Path) -> None:
