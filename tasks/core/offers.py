@@ -152,25 +152,25 @@ class TopPoll:
         # It joins those that it led by one vote.
         leaders[part, offer] = runners_up.sum(axis=1, dtype=np.int16) + 1
         most[part, offer] -= 1
-        own = now - passed
-        self._without = most, leaders, own
+        others = now - passed
+        self._without = most, leaders, others
         before = (of_gold == most) / leaders
-        most, leaders = _add_vote(most, leaders, own)
+        most, leaders = _add_vote(most, leaders, others)
         change: Float64 = (of_gold + (label == gold) == most) / leaders - before
         return change[:, None]
 
     def take_offers(self, ranked: RankedOffers, thresholds: Float64) -> None:
         """As `ClassPoll` has it."""
-        most, leaders, own = self._without
+        most, leaders, others = self._without
         passed = ranked.find_passed(thresholds)
         flat, n = self._counts.reshape(len(self._counts), -1), self._counts.shape[2]
-        flat[:, ranked.label * n + ranked.rows] = own + passed
-        more = _add_vote(most, leaders, own)
+        flat[:, ranked.label * n + ranked.rows] = others + passed
+        more = _add_vote(most, leaders, others)
         self._most[:, ranked.rows] = np.where(passed, more[0], most)
         self._leaders[:, ranked.rows] = np.where(passed, more[1], leaders)
 
 
-def _add_vote(most: Counts, leaders: Counts, own: Counts) -> tuple[Counts, Counts]:
-    """Return the most votes and the number of classes that have them after another vote for the class with `own` votes."""
-    added = own + np.int16(1)
+def _add_vote(most: Counts, leaders: Counts, others: Counts) -> tuple[Counts, Counts]:
+    """Return the most votes and the number of classes that have them after another vote for the class with `others` votes."""
+    added = others + np.int16(1)
     return np.maximum(most, added), np.where(added > most, np.int16(1), leaders + (added == most)).astype(np.int16)

@@ -27,7 +27,7 @@ from tasks.tables.validation import validate_table
 class Evidence:
     """The evidence behind the labels of q items.
 
-    labels: (q,) positions. probabilities: (q, k). own: (q, m) original votes. lent: a row per extended vote, as in
+    labels: (q,) positions. probabilities: (q, k). original: (q, m) votes. lent: a row per extended vote, as in
     provenance. near: the items' rows of neighbors, None if neighbors are not kept. vectors: (q, d) embeddings, None if the
     embedding has changed since. gold: (q,) of valid, -1 if unknown. lacks: sentences on what is not known.
     """
@@ -36,7 +36,7 @@ class Evidence:
     ids: pl.Series
     labels: Votes
     probabilities: Float64
-    own: Votes
+    original: Votes
     lent: pl.DataFrame
     near: pl.DataFrame | None
     vectors: Float32 | None
@@ -66,7 +66,7 @@ class Evidence:
                 if name in self.near.columns:
                     similarity[:, c] = self.near[name].fill_null(np.nan).to_numpy()
             cosine = to_cosine(similarity, self.model.metric, self.model.scale)
-            columns.append(LFColumn(votes=np.ascontiguousarray(self.own[:, j]), similarity=cosine))
+            columns.append(LFColumn(votes=np.ascontiguousarray(self.original[:, j]), similarity=cosine))
         return columns
 
 
@@ -94,7 +94,7 @@ def read_run(data: ProjectData, rows: Int64) -> Evidence:
         ids=ids,
         labels=data.label_positions()[rows],
         probabilities=data.probabilities()[rows],
-        own=votes.original[rows],
+        original=votes.original[rows],
         lent=read_provenance(data, ids),
         near=data.neighbors_of(rows),
         vectors=data.embeddings_of(rows),
@@ -117,7 +117,7 @@ def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: 
     """
     model, k = release.model(), len(release.classes)
     label = _read_row(release, "labels.parquet", schemas.end_labels(release.classes), item)
-    own = _read_row(release, "votes.parquet", schemas.votes(k, [ITEM_ID, *model.lfs]), item)
+    voted = _read_row(release, "votes.parquet", schemas.votes(k, [ITEM_ID, *model.lfs]), item)
     content = _read_row(release, "rows.parquet", schemas.ROWS, item)
     lacks = [
         "a release keeps no neighbors but those that lent a vote: next votes are unknown, and neighbors and vote head "
@@ -138,7 +138,7 @@ def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: 
         ids=label[ITEM_ID],
         labels=to_positions(label["label"], model.classes),
         probabilities=label.select(names).to_numpy(),
-        own=own.select(model.lfs).to_numpy().astype(np.int8),
+        original=voted.select(model.lfs).to_numpy().astype(np.int8),
         lent=release.provenance().filter(pl.col(ITEM_ID).is_in(label[ITEM_ID].implode())),
         near=None,
         vectors=vectors,
@@ -195,25 +195,25 @@ def _take_apart_all(evidence: Evidence, contest: Contest, rows: Bool) -> list[tu
         return take_apart_student(model.end, contest)
     if evidence.vectors is None:
         return [(Part(of="end_model", source="not taken apart", log_odds=float(whole)),) for whole in contest.log_odds]
-    own = evidence.own[rows]
+    original = evidence.original[rows]
     points = scale_vectors(evidence.vectors[rows].copy(), model.metric, model.center, model.scale)
     return take_apart_pool(
         model.end,
         model.nearvote,
         contest,
         features=apply_spectral_map(model.spectral_map, points),
-        votes=own,
+        votes=original,
         lfs=model.lfs,
-        evidence=pooled or _pool_own_votes(model, own),
+        evidence=pooled or _pool_original_votes(model, original),
         knows_neighbors=pooled is not None,
         gold_similarity=_measure_gold_similarity(model, points, evidence.gold[rows]),
     )
 
 
-def _pool_own_votes(model: SavedModel, own: Votes) -> PooledVotes:
+def _pool_original_votes(model: SavedModel, original: Votes) -> PooledVotes:
     """The pool of the items' original votes (q, m), without neighbors."""
-    nothing = np.full((len(own), len(model.classes)), np.nan, dtype=np.float32)
-    columns = (LFColumn(votes=np.ascontiguousarray(column), similarity=nothing) for column in own.T)
+    nothing = np.full((len(original), len(model.classes)), np.nan, dtype=np.float32)
+    columns = (LFColumn(votes=np.ascontiguousarray(column), similarity=nothing) for column in original.T)
     return pool_votes(columns, model.reliability, model.bandwidth)
 
 

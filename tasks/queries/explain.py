@@ -137,7 +137,7 @@ def _tabulate_votes(evidence: Evidence, classes: tuple[int, int]) -> pl.DataFram
     lent = {row["lf"]: row for row in evidence.lent.to_dicts()}
     rows = []
     for j, lf in enumerate(model.lfs):
-        vote = int(evidence.own[0, j])
+        vote = int(evidence.original[0, j])
         found: list[tuple[float, int, Any]] = []
         if near is not None:
             for c in range(len(model.classes)):
