@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.released_asset import announce_labels
 from flows.releases.create import RefusedError, ReleaseResult
 from flows.releases.diff import compare_releases, describe_difference
 from flows.releases.gates import GateResult, describe_gates
@@ -62,6 +63,7 @@ def show_release(root: Path, publish: Callable[[], ReleaseResult | None]) -> Sta
     for note in made.notes:
         logger.warning("%s", note)
     _show_changes(root, made)
+    _announce(root, made)
     rows = f"; rows: {made.rows.describe()}" if made.rows else ""
     return Completed(message=f"release {made.id} is current{rows}", data=made)
 
@@ -81,6 +83,7 @@ def rollback(to: Target = None, reason: Reason = "") -> State[ReleaseResult]:
     for note in made.notes:
         get_run_logger().warning("%s", note)
     _show_changes(root, made)
+    _announce(root, made)
     return Completed(message=f"release {made.id} is current again, not {made.previous}", data=made)
 
 
@@ -97,6 +100,13 @@ def explain_start(reason: str) -> str:
 
 _BY_HAND = "by hand"
 """The reason of a run that somebody started and said no more."""
+
+
+def _announce(root: Path, made: ReleaseResult) -> None:
+    """Announce the labels where they are not those of before."""
+    if made.id != made.previous:
+        rows = made.rows.describe() if made.rows else None
+        announce_labels(root, {"release": made.id, "previous": made.previous, "rows": rows, "path": str(made.path)})
 
 
 def _show_gates(root: Path, results: tuple[GateResult, ...]) -> None:

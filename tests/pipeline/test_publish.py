@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -12,11 +13,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_api import ask, know_server
 from release_project import Run, add_rows, hash_tree, write_run
 
 from flows import label_new, release_flow
 from flows.cli.main import main
 from flows.cli.releases import releases_command
+from flows.released_asset import name_asset
 from flows.releases.commands import CarryError
 from flows.releases.create import RefusedError
 from flows.releases.git import GitRepo
@@ -492,6 +495,30 @@ def test_the_flows_release_refuse_and_go_back(team, prefect_server):
         assert two.previous == one.id
         assert release_flow.rollback(return_state=True).result().id == one.id
         assert find_release(team.root, "current") == one.id
+        again = release_flow.release(accept="as it is", return_state=True).result()
+        assert (again.id, again.previous) == (two.id, one.id)
+        same = release_flow.release(accept="as it is", return_state=True).result()
+        assert same.id == same.previous == two.id
+    # Each time that other labels became current, and no other time.
+    expected = [one.id, two.id, one.id, two.id]
+    assert [
+        event["payload"]["release"] for event in wait_for_assets(prefect_server, team.root, len(expected))
+    ] == expected
+
+
+def wait_for_assets(api_url, root, count):
+    """What the server was told of the labels of the project at `root`, oldest first; events arrive a little later."""
+    query = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}, "limit": 50}
+    until = time.monotonic() + 60
+    while True:
+        answer = ask(know_server(api_url), "POST", "events/filter", query).json()
+        named = [event for event in answer["events"] if event["resource"]["prefect.resource.id"] == name_asset(root)]
+        found = [
+            event for event in named if Path(event["payload"]["path"]).is_relative_to(root)
+        ]  # others are called so, too
+        if len(found) >= count or time.monotonic() > until:
+            return sorted(found, key=lambda event: event["occurred"])
+        time.sleep(0.2)
 
 
 def test_the_flow_of_a_night_labels_what_is_new_and_tells_when_nothing_is(team, prefect_server):
