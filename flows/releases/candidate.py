@@ -30,7 +30,7 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
-from tasks.tables.files import sync_folder
+from tasks.tables.files import mask_mode, sync_folder
 from tasks.tables.parquet import read_table, write_table
 from tasks.tables.release_rows import read_rows
 
@@ -46,7 +46,7 @@ def assemble_candidate(root: Path, part: Path, new_rows: NewRows | None) -> Mani
     DataError, ParamsError
         An artifact is missing, damaged, not of the last complete run, or changes meanwhile.
     """
-    part.chmod(0o755)  # mkdtemp makes folders that only their maker may enter
+    part.chmod(mask_mode(0o777))  # mkdtemp makes folders that only their maker may enter
     base = read_release(root, new_rows.labeled.base) if new_rows else None
     pipeline = read_pipeline(root, STAGES if new_rows else None)
     files = _copy_base(part, base) if base else _copy_run(root, part, pipeline)

@@ -176,7 +176,7 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
         The disk is full or the folder cannot be written; the log is as before.
     """
     line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         end = _find_end(descriptor)
         os.ftruncate(descriptor, end)

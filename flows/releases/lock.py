@@ -38,7 +38,7 @@ def lock_releases(root: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         if not is_folder(folder):
             raise StageError(f"{FOLDER} is not a plain folder of the project. Move it away and repeat.")
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             _wait_for_lock(descriptor)
             _sign_lock(descriptor)

@@ -24,11 +24,15 @@ def require_recorded_classes(root: Path, classes: Sequence[str]) -> None:
         A stage ran with other classes, or in another order.
     """
     try:
-        stages = yaml.load((root / LOCK).read_text(encoding="utf-8"), _Loader)["stages"]  # noqa: S506
+        loader = _Loader((root / LOCK).read_bytes())
+        try:
+            stages = loader.get_single_data()["stages"]
+        finally:
+            loader.dispose()
         recorded = {
             stage: noted.get("params", {}).get("params.yaml", {}).get("classes") for stage, noted in stages.items()
         }
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
         return  # nothing has run, or DVC will say what is wrong with its file
     for stage, known in recorded.items():
         if isinstance(known, list) and list(classes[: len(known)]) != known:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def open_atomic(path: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        part.chmod(0o644)
+        part.chmod(mask_mode(0o666))  # mkstemp makes files for their maker alone
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(path)
@@ -49,7 +50,7 @@ def open_atomic_folder(folder: Path) -> Iterator[Path]:
     )
     try:
         yield part
-        part.chmod(0o755)
+        part.chmod(mask_mode(0o777))
         sync_folder(part)
         if folder.exists():
             folder.replace(former / folder.name)
@@ -62,6 +63,15 @@ def open_atomic_folder(folder: Path) -> Iterator[Path]:
         for path in (part, former):
             shutil.rmtree(path, ignore_errors=True)
     sync_folder(folder.parent)
+
+
+def mask_mode(mode: int) -> int:
+    """`mode` without what this process takes from new files: with umask 002, those of a shared project stay the group's."""
+    try:
+        found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return mode & ~(int(found[1], 8) if found else 0o022)  # os.umask tells it only by changing it under other threads
 
 
 def sync_folder(folder: Path) -> None:

@@ -65,7 +65,7 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
     lines = "".join(_write_line(decision) for decision in decisions).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         tail = find_tail(descriptor)

@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,3 +96,12 @@ def test_make_lock_writes_names_versions_and_hashes_whatever_registry_it_asks(tm
         UV_CACHE_DIR=str(tmp_path / "cache"),
     )
     assert re.fullmatch(r"tiny==1\.1 \\\n    --hash=sha256:[0-9a-f]{64}\n", lock.read_text())
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("elsewhere")], ids=["folder", "link"])
+def test_git_passes_over_the_environment(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pattern with a slash at its end misses a link, as to an environment that several clones share."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text(encoding="utf-8"), encoding="utf-8")
+    make(tmp_path / ".venv")
+    assert subprocess.run(["git", "check-ignore", "-q", ".venv"], cwd=tmp_path, check=False).returncode == 0

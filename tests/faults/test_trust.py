@@ -17,6 +17,8 @@ from toy_project import Toy
 
 from flows.releases.commands import run_dvc
 from flows.releases.create import create_release
+from flows.releases.lineage import append_event
+from flows.releases.lock import lock_releases
 from flows.releases.policy import GateLimits
 from flows.runner.dvc_status import find_changes
 from flows.runner.site_cache import find_site_cache
@@ -24,6 +26,8 @@ from tasks import ingest
 from tasks.__main__ import STAGES
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
 from tasks.params import IngestParams, read_params
+from tasks.tables.files import open_atomic, open_atomic_folder
+from tasks.tables.gold_table import Decision, append_decision
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = [path for package in ("tasks", "flows", "lfs", "epoxy_flow") for path in sorted((ROOT / package).rglob("*.py"))]
@@ -171,6 +175,30 @@ def test_notes_are_where_the_environment_or_dvcs_settings_say(toy: Toy, monkeypa
     assert find_site_cache(toy.root) == toy.root.parent / "mine"
     find_changes(toy.root)
     assert list((toy.root.parent / "mine").rglob("cache.db"))
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o002, 0o664, 0o775), (0o022, 0o644, 0o755), (0o077, 0o600, 0o700)]
+)
+def test_what_is_written_is_as_open_to_others_as_its_writer_wants(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    """With umask 002, two people of a group add gold to one table and release in turn; with 077, nobody else reads."""
+    before = os.umask(umask)
+    try:
+        with open_atomic(tmp_path / "file") as part:
+            part.write_text("x")
+        with open_atomic_folder(tmp_path / "folder"):
+            pass
+        append_decision(tmp_path / "gold.jsonl", Decision(item_id="a", label="ham", annotator="ann"))
+        append_event(tmp_path / "log.jsonl", {"a": 1})
+        with lock_releases(tmp_path):
+            pass
+    finally:
+        os.umask(before)
+    for name in ("file", "gold.jsonl", "log.jsonl", "releases/.lock"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == file, name
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder
 
 
 # No secret leaves the environment.
