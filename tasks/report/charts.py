@@ -168,7 +168,7 @@ def _draw_heat(names: tuple[str, ...], values: npt.NDArray[np.float64]) -> Marku
     """A square of `values` (m, m) from -1 to 1; the color is that of the sign, as strong as the value."""
     shown = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names]
     cells = [
-        {"x": j, "y": i, "value": abs(round(float(values[i, j]), 3)), "sign": "same" if values[i, j] >= 0 else "other"}
+        {"x": j, "y": i, "value": abs(round(float(values[i, j]), 3)), "sign": "same" if values[i, j] > 0 else "other"}
         for i, j in np.argwhere(np.isfinite(values)).tolist()
     ]
     label = f"{json.dumps(shown)}[datum.value]"

@@ -222,6 +222,16 @@ def test_the_report_sorts_filters_and_switches_splits(workbench: Workbench, tmp_
         page.evaluate("document.querySelector('#split-valid').click()")
         assert page.evaluate("document.querySelector('#methods-valid').offsetHeight") > 100
         assert page.evaluate("document.querySelector('#methods-test').offsetHeight") == 0
+        # On paper both stand there, and no table is cut off; nor at the width of a phone.
+        wide = "[...document.querySelectorAll('{}')].filter(e => e.scrollWidth > e.clientWidth + 2).length"
+        page.ask("Emulation.setEmulatedMedia", media="print")
+        page.ask("Emulation.setDeviceMetricsOverride", width=720, height=1000, deviceScaleFactor=1, mobile=False)
+        assert page.evaluate("[...document.querySelectorAll('.panel')].every(panel => panel.offsetHeight > 100)")
+        assert page.evaluate(wide.format(".scroll")) == 0
+        page.ask("Emulation.setEmulatedMedia", media="screen")
+        page.ask("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=True)
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        assert page.evaluate(wide.format(".scroll:has(.sortable)")) == 0
 
 
 def press(page: Page, key: str, code: str, number: int) -> None:
