@@ -19,6 +19,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import annotated_types
@@ -35,7 +36,7 @@ from docs.pictures import draw_pipeline, draw_quality, draw_rooms, map_rooms, me
 from docs.python_page import write_python
 from flows.cli.main import main as epoxy
 from flows.releases.figures import Figures
-from flows.releases.gates import check_gates, check_new_rows
+from flows.releases.gates import check_age, check_gates, check_new_rows
 from flows.releases.manifest import CONTENTS, Manifest
 from flows.releases.policy import GateLimits, Policy
 from tasks.__main__ import STAGES
@@ -271,9 +272,10 @@ def find_gates() -> dict[str, str]:
         name for name, field in GateLimits.model_fields.items() if type(None) in typing.get_args(field.annotation)
     ]
     marked = {name: 0.5 + number / 1000 for number, name in enumerate(fields)}
-    limits = GateLimits.model_validate(marked)
+    limits = GateLimits.model_validate({**marked, "time_column": "time"})
     new_rows = typing.cast("typing.Any", types.SimpleNamespace(embeddings=None, similarity=None, rows=10**9))
-    results = (*check_gates(limits, _NOTHING, None), *check_new_rows(limits, new_rows, _NOTHING))
+    age = check_age(limits, None, datetime.now(UTC))
+    results = (*check_gates(limits, _NOTHING, None), *check_new_rows(limits, new_rows, _NOTHING), age)
     by_limit = {limit: name for name, limit in marked.items()}
     found = {by_limit[result.limit]: result.gate for result in results if result.limit in by_limit}
     columns = next(result.gate for result in results if result.gate not in found.values())

@@ -3,15 +3,18 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.releases.candidate import assemble_candidate
 from flows.releases.figures import Figures, compare_labels, measure_new_rows
 from flows.releases.files import read_small_file
+from flows.releases.freshness import read_newest
 from flows.releases.gates import (
     Comparison,
     GateResult,
     GateVerdict,
+    check_age,
     check_gates,
     check_new_rows,
     describe_gates,
@@ -182,6 +185,8 @@ def _judge(
     results = check_gates(limits, figures, against)
     if new_rows and against:
         results += check_new_rows(limits, measure_new_rows(new_rows.labeled, against.last), against.last)
+    if limits.maximum_age_hours is not None:
+        results = (*results, check_age(limits, read_newest(folder.parent, limits.time_column), datetime.now(UTC)))
     return (*results, *([] if previous == manifest.id else [_check_rolled_back(manifest.id, log)]))
 
 

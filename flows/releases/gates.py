@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 
@@ -72,6 +73,15 @@ def check_new_rows(limits: GateLimits, new: NewRowFigures, last: Figures) -> tup
         result if result.verdict is GateVerdict.OFF else replace(result, verdict=GateVerdict.NOT_COMPARED, note=note)
         for result in results
     )
+
+
+def check_age(limits: GateLimits, newest: datetime | None, now: datetime) -> GateResult:
+    """Whether the newest item is young enough; `newest` is None where no item has a time."""
+    age = None if newest is None else (now - newest).total_seconds() / 3600
+    note = (
+        f"no time in column '{limits.time_column}'" if newest is None else f"newest item: {newest:%Y-%m-%d %H:%M} UTC"
+    )
+    return _at_most("hours since the newest item", age, limits.maximum_age_hours, True, note)
 
 
 def has_failed(results: tuple[GateResult, ...]) -> bool:

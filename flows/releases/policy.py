@@ -63,7 +63,17 @@ class GateLimits(Section):
     """As maximum_centroid_shift, of the new rows alone: beyond it they are not of the kind the model learned from."""
     maximum_new_neighbor_shift: Shift | None = 0.5
     """As maximum_neighbor_shift, of the new rows alone."""
+    maximum_age_hours: Shift | None = None
+    """Hours since the newest item, by time_column; where it is set, that labels of old data are released is refused."""
+    time_column: str = ""
+    """The column of the items with their times: Parquet's times or dates, or text such as 2026-11-28T09:30:00Z."""
     columns: Columns = Columns.SAME
+
+    @pydantic.model_validator(mode="after")
+    def _age_needs_times(self) -> "GateLimits":
+        if self.maximum_age_hours is not None and not self.time_column:
+            raise ValueError("maximum_age_hours needs time_column, the column of the items with their times")
+        return self
 
 
 class Carry(StrEnum):

@@ -1,9 +1,11 @@
 """Which release is current: gates, accepted failures, rolling back, pruning, and an order without clocks."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import pytest
-from release_project import DEFAULT, FLIPPED, OPEN, A, B, C, Run, flip_bit, hash_tree, release, write_run
+from release_project import DEFAULT, FLIPPED, OPEN, A, B, C, Run, flip_bit, hash_tree, release, write_lock, write_run
 
 from flows.releases.create import RefusedError, create_release
 from flows.releases.lineage import Action, read_log
@@ -16,6 +18,9 @@ from flows.releases.store import (
     verify_all,
 )
 from tasks.errors import DataError, GateError, ParamsError
+from tasks.tables import schemas
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import ITEMS
 
 # Gates
 
@@ -55,6 +60,31 @@ def test_accepting_nothing_is_no_acceptance(root):
 def test_accepting_needs_a_reason(root):
     with pytest.raises(ParamsError, match="reason"):
         create_release(root, DEFAULT, accept=" ")
+
+
+@pytest.mark.parametrize("kind", ["time", "date", "text"])
+def test_labels_of_old_items_are_refused(kind, root):
+    newest = datetime.now(UTC) - timedelta(hours=30)
+    written = {
+        "time": pl.Series(
+            "written", [newest, None, newest - timedelta(days=1), newest], dtype=pl.Datetime("us", "UTC")
+        ),
+        "date": pl.Series("written", [newest.date(), None, None, newest.date()]),
+        "text": pl.Series("written", [newest.isoformat(), "", None, "2001-01-01"]),
+    }[kind]
+    write_table(root / ITEMS, pl.read_parquet(root / ITEMS).with_columns(written), schemas.ITEMS)
+    write_lock(root)
+
+    def limit(hours, column="written"):
+        return OPEN.model_copy(update={"maximum_age_hours": hours, "time_column": column})
+
+    with pytest.raises(RefusedError, match="hours since the newest item .*FAILED .*newest item: 20"):
+        create_release(root, limit(24))
+    assert any(result.gate == "hours since the newest item" for result in create_release(root, limit(72)).gates)
+    with pytest.raises(DataError, match="no column 'when', which gates.time_column .* it has item_id, split, written"):
+        create_release(root, limit(72, "when"))
+    with pytest.raises(DataError, match="column 'split': '(train|valid)' is no time"):
+        create_release(root, limit(72, "split"))
 
 
 # Rolling back

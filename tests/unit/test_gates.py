@@ -1,6 +1,7 @@
 """Gates: every figure counted by hand, limits met exactly, what is missing, and that no candidate slips through."""
 
 import math
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -20,6 +21,7 @@ from flows.releases.gates import (
     Comparison,
     GateResult,
     GateVerdict,
+    check_age,
     check_gates,
     check_new_rows,
     describe_gates,
@@ -239,3 +241,16 @@ def test_new_rows_are_compared_with_all_that_the_release_knows():
     # No neighbor at all, where the release had some.
     lonely = check_new_rows(LIMITS, NewRowFigures(rows=100, embeddings=new.embeddings, similarity=None), BASE)
     assert lonely[1].verdict is GateVerdict.FAILED
+
+
+def test_the_age_of_the_newest_item_is_counted_in_hours():
+    now = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    limits = GateLimits.model_validate({"maximum_age_hours": 36, "time_column": "written"})
+    for age, verdict in ((36, GateVerdict.PASSED), (37, GateVerdict.FAILED), (-1, GateVerdict.PASSED)):
+        result = check_age(limits, now - timedelta(hours=age), now)
+        assert (result.value, result.verdict) == (age, verdict)
+    assert check_age(limits, None, now).note == "no time in column 'written'"
+    assert has_failed((check_age(limits, None, now),))
+    assert check_age(OFF, now, now).verdict is GateVerdict.OFF
+    with pytest.raises(ValueError, match="maximum_age_hours needs time_column"):
+        GateLimits.model_validate({"maximum_age_hours": 36})
