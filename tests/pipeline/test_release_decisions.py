@@ -78,12 +78,12 @@ def test_labels_of_old_items_are_refused(kind, root):
     def limit(hours, column="written"):
         return OPEN.model_copy(update={"maximum_age_hours": hours, "time_column": column})
 
-    with pytest.raises(RefusedError, match="hours since the newest item .*FAILED .*newest item: 20"):
+    with pytest.raises(RefusedError, match=r"hours since the newest item .*FAILED .*newest item: 20"):
         create_release(root, limit(24))
     assert any(result.gate == "hours since the newest item" for result in create_release(root, limit(72)).gates)
-    with pytest.raises(DataError, match="no column 'when', which gates.time_column .* it has item_id, split, written"):
+    with pytest.raises(DataError, match=r"no column 'when', which gates.time_column .* it has item_id, split, written"):
         create_release(root, limit(72, "when"))
-    with pytest.raises(DataError, match="column 'split': '(train|valid)' is no time"):
+    with pytest.raises(DataError, match=r"column 'split': '(train|valid)' is no time"):
         create_release(root, limit(72, "split"))
 
 
