@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 
 from benchmarks import certify, dask, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
+from benchmarks import next as next_items
+from tasks.queries.next_items import Strategy
 from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
 
 
@@ -213,6 +216,18 @@ def test_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pairs = zip(found["share"], found["certified_error"], strict=True)
         assert all(error == 0 for share, error in pairs if share == 0) and len(found["error"]) == 2
     assert "| clusters | 100 | 2 |" in capsys.readouterr().out
+
+
+def test_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clusters(tmp_path / "tasks" / "clusters")
+    out = tmp_path / "out.json"
+    command = [str(tmp_path / "tasks"), "--items", "25", "60", "100", "--seeds", "2", "--json", str(out)]
+    assert next_items.main(command) == 0
+    found = json.loads(out.read_text())
+    asked = [(result["strategy"], result["items"]) for result in found]
+    assert asked == [(strategy, items) for strategy in get_args(Strategy) for items in (25, 60)], "100 would be all"
+    assert all(len(result["accuracy"]) == 2 and min(result["accuracy"]) > 0.8 for result in found)
+    assert "| clusters | 60 |" in capsys.readouterr().out
 
 
 def test_queries_are_timed_and_find_what_was_planted(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""`python -m benchmarks next FOLDER`: whether gold on the items that `epoxy next` chooses is worth more than on random ones.
+
+Tasks are those of `python -m benchmarks quality`. The items that may be chosen are those of valid; the choice is made without
+any gold, in a batch, and the labels are then fitted with the gold of the first so many, as train does. Test gold is read here,
+to judge.
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import get_args
+
+import numpy as np
+import polars as pl
+
+from benchmarks.few_gold import Task, fit_draw, open_task
+from benchmarks.quality import FILES, lay_out
+from tasks.__main__ import STAGES, run_stage
+from tasks.core.classifiers.end_model import Student
+from tasks.core.ties import score_labels
+from tasks.core.types import GoldRows, Int64
+from tasks.queries.next_items import Strategy, choose_next
+from tasks.queries.project_data import ProjectData
+from tasks.tables.files import write_json
+
+MOST_LOSS = 0.005
+"""What a default strategy may lose against random on average over draws, on any task with any number of items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Test accuracy of the shipped labels, seed by seed."""
+
+    task: str
+    items: int
+    strategy: str
+    accuracy: list[float]
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table and, with --json, write all accuracies; 2 without a task."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks next", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("folder", type=Path, help="folder with one folder per task")
+    parser.add_argument("--items", nargs="+", type=int, default=[50, 100, 200], help="numbers of chosen items")
+    parser.add_argument("--seeds", type=int, default=20, help="choices of so many items (default 20)")
+    parser.add_argument("--tasks", nargs="+", default=None, help="names of tasks; all by default")
+    parser.add_argument("--json", type=Path, default=None, help="file for all accuracies")
+    chosen = parser.parse_args(arguments)
+    paths = [path for path in sorted(chosen.folder.iterdir()) if all((path / file).is_file() for file in FILES)]
+    paths = [path for path in paths if chosen.tasks is None or path.name in chosen.tasks]
+    if not paths:
+        print(f"{chosen.folder}: no task there; a task is a folder with {', '.join(FILES)}", file=sys.stderr)
+        return 2
+    results = []
+    for path in paths:
+        results += measure_task(path, chosen.items, chosen.seeds)
+        if chosen.json:
+            write_json(chosen.json, [asdict(result) for result in results])
+        print(f"{path.name}: done", file=sys.stderr, flush=True)
+    print(format_table(results))
+    return 0
+
+
+def measure_task(path: Path, amounts: list[int], seeds: int) -> list[Result]:
+    """Return the accuracies of the task at `path` by strategy and number of items, those with fewer than valid has."""
+    results = []
+    with tempfile.TemporaryDirectory() as folder, open_task(path) as task:
+        root = Path(folder)
+        lay_out(path, root, gold_rows=0, seed=0)
+        stages = list(STAGES)
+        for stage in stages[: stages.index("train") + 1]:
+            run_stage(root, stage)
+        data = ProjectData(root)
+        there = 0 if task.inputs.gold is None else len(task.inputs.gold.rows)
+        kept = [amount for amount in amounts if amount < there]
+        students: dict[bytes, Student] = {}
+        for strategy in get_args(Strategy):
+            orders = [_choose(data, task, max(kept, default=0), strategy, seed) for seed in range(seeds)]
+            for amount in kept:
+                accuracy = [_judge(task, order[:amount], students) for order in orders]
+                results.append(Result(task=path.name, items=amount, strategy=strategy, accuracy=accuracy))
+    return results
+
+
+def _choose(data: ProjectData, task: Task, count: int, strategy: Strategy, seed: int) -> Int64:
+    """Return the rows of the items of valid with gold that `strategy` chooses, in that order."""
+    assert task.inputs.gold is not None
+    ids = data.ids()
+    may = np.zeros(len(ids), dtype=np.bool_)
+    may[task.inputs.gold.rows] = True
+    others = frozenset(ids.cast(pl.String).filter(~may).to_list())
+    return data.find_rows(choose_next(data, count=count, strategy=strategy, seed=seed, exclude=others).rows["item_id"])
+
+
+def _judge(task: Task, rows: Int64, students: dict[bytes, Student]) -> float:
+    gold = task.inputs.gold
+    assert gold is not None
+    rows = np.sort(rows)
+    taught = GoldRows(rows=rows, classes=gold.classes[np.searchsorted(gold.rows, rows)])
+    fitted = fit_draw(task, taught, students)
+    return float(score_labels(fitted.posterior[task.tests], task.test_gold).mean())
+
+
+def format_table(results: list[Result]) -> str:
+    """Return a row per task and number of items: random, and of each other strategy the gain with its standard error."""
+    others = [strategy for strategy in get_args(Strategy) if strategy != "random"]
+    lines = [f"| task | items | random | {' | '.join(others)} |", "|---" * (3 + len(others)) + "|"]
+    for random in results:
+        if random.strategy != "random":
+            continue
+        shown = []
+        for strategy in others:
+            (other,) = (
+                found
+                for found in results
+                if (found.task, found.items, found.strategy) == (random.task, random.items, strategy)
+            )
+            gains = [a - b for a, b in zip(other.accuracy, random.accuracy, strict=True)]
+            error = f" ± {stdev(gains) / len(gains) ** 0.5:.3f}" if len(gains) > 1 else ""
+            shown.append(f"{fmean(gains):+.3f}{error}{'!' if fmean(gains) < -MOST_LOSS else ''}")
+        lines.append(f"| {random.task} | {random.items} | {fmean(random.accuracy):.3f} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
