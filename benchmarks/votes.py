@@ -98,7 +98,7 @@ class Result:
     """On the sampled rows."""
     memory: float
     memory_formula: float
-    """By the formula in tasks/apply.py."""
+    """By the formula in tasks/lf/ask_all.py."""
 
 
 def main(arguments: list[str]) -> int:
@@ -237,7 +237,7 @@ def _measure(
         edit_seconds=min(edits),
         votes_equal=is_equal,
         memory=max(stage["memory"] for stage in stages),
-        # Of the formula in tasks/apply.py; an item is its text, its id and the name of its split.
+        # Of the formula in tasks/lf/ask_all.py; an item is its text, its id and the name of its split.
         memory_formula=128 + 8 * ROW_GROUP * (b + 16 + m) / 2**20 + 16 * 8 + 34 * n / 2**20,
     )
 

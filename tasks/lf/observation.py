@@ -27,7 +27,7 @@ from tasks.cache.store import identify, identify_file
 from tasks.errors import LabelingFunctionError
 from tasks.tables.paths import ITEMS, VALID_GOLD
 
-PIPELINE = ("tasks.apply", "tasks.labeling")
+PIPELINE = ("tasks.lf.ask_all", "tasks.labeling")
 """The modules that ask LFs for votes and that LFs import."""
 
 _LIBRARIES = tuple(

@@ -8,7 +8,7 @@ import pytest
 
 from tasks import apply
 from tasks.errors import DataError, LabelingFunctionError
-from tasks.lf import vote_file
+from tasks.lf import ask_all, vote_file
 from tasks.params import ApplyParams
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table, read_votes, write_table
@@ -196,9 +196,9 @@ def test_batches_do_not_change_the_votes(tmp_path: Path, monkeypatch: pytest.Mon
     policy = BROKEN.format(policy="on_error='abstain', error_budget=1")
     run(make_project(tmp_path / "one", LFS + policy))
     monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 2)
-    monkeypatch.setattr(apply, "ROW_GROUP", 2)
+    monkeypatch.setattr(ask_all, "ROW_GROUP", 2)
     for name, size in (("many", vote_file.BATCH_BYTES), ("more", 1)):
-        monkeypatch.setattr(apply, "BATCH_BYTES", size)
+        monkeypatch.setattr(ask_all, "BATCH_BYTES", size)
         monkeypatch.setattr(vote_file, "BATCH_BYTES", size)
         run(make_project(tmp_path / name, LFS + policy))
         assert read_own_votes(tmp_path / name).equals(read_own_votes(tmp_path / "one"))
@@ -211,7 +211,7 @@ def test_an_lf_that_fails_on_a_table_fails_on_a_row_group_whatever_else_is_asked
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 2)
-    monkeypatch.setattr(apply, "ROW_GROUP", 2)
+    monkeypatch.setattr(ask_all, "ROW_GROUP", 2)
     fails = """
 @vectorized_labeling_function(on_error="abstain", error_budget=1)
 def fails(items):

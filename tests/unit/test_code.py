@@ -14,7 +14,7 @@ import pytest
 from tasks.cache.code import PROJECT, find_code, find_imports, find_libraries, find_versions, identify_code
 
 KEYS = {
-    "votes": ("tasks.apply", "tasks.labeling"),
+    "votes": ("tasks.lf.ask_all", "tasks.labeling"),
     "search": ("tasks.neighbors.run",),
     "encode": ("tasks.readers.encoder", "tasks.readers.sentence_encoder"),
     "onnx": ("tasks.readers.encoder", "tasks.readers.onnx_encoder"),
@@ -172,7 +172,7 @@ def test_a_key_costs_a_stage_next_to_nothing() -> None:
     for _ in range(3):
         script = (
             "import time; from tasks.cache.code import identify_code; begin = time.process_time();"
-            "identify_code('tasks.apply', 'tasks.labeling'); print(time.process_time() - begin)"
+            "identify_code('tasks.lf.ask_all', 'tasks.labeling'); print(time.process_time() - begin)"
         )
         run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
         seconds.append(float(run.stdout))
