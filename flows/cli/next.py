@@ -29,8 +29,8 @@ def next_command(strategy: "Strategy", seed: int, limit: int, as_csv: bool, as_j
 
     Proposes items without gold outside test, no two of them near copies of each other. With --by mixed, these reasons take
     turns: labeling functions disagree, the label is uncertain or not certified, many similar items have no votes, a
-    threshold is near, the class has little gold; and a quarter is drawn at random as a control. Mixed items teach labels a
-    little more, but gold that was chosen cannot judge them, so random is the default.
+    threshold is near, the class has little gold; and a quarter is drawn at random as a control. What mixed items teach
+    labels is not reliably more, and gold that was chosen cannot judge them, so random is the default.
     """
     with in_project() as root:
         found = propose(root=root, strategy=strategy, seed=seed, count=limit)
