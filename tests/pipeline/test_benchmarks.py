@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import certify, dask, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
+from benchmarks import certify, dask, described, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
 from benchmarks import next as next_items
+from benchmarks.descriptions import DESCRIPTIONS
 from tasks.queries.next_items import Strategy
 from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
 
@@ -241,3 +242,16 @@ def test_queries_are_timed_and_find_what_was_planted(tmp_path: Path) -> None:
     texts = pl.read_parquet(tmp_path / ITEMS)["text"]
     assert found["a word in the texts"].total == texts.str.contains("word17 ").sum() > 10
     assert all(result.seconds > 0 for result in found.values())
+
+
+def test_described_needs_tasks_and_shows_what_sentences_add(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no task there"):
+        described.main([str(tmp_path), "--model", "model.onnx", "--tasks", "spam", "--gold", "0"])
+    found = described.format_table({"spam, 0 gold": {"lfs": 0.75, "both": 0.5}}, ("lfs", "both"))
+    assert found.splitlines()[-1] == "| spam, 0 gold | 0.750 | 0.500 | -0.250 |"
+    assert "both less LFs" not in described.format_table({"spam": {"lfs": 0.75}}, ("lfs",))
+
+
+def test_every_described_class_is_one_of_its_task() -> None:
+    texts = [text for task in DESCRIPTIONS.values() for found in task.values() for text in found]
+    assert len(set(texts)) == len(texts) and all(text.endswith(".") for text in texts)
