@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from flows.cli.describe import describe_command
 from flows.cli.explain import explain_command
 from flows.cli.export import export_command
 from flows.cli.gold import gold_command
@@ -109,6 +110,7 @@ for command in (
     explain_command,
     try_command,
     suggest_command,
+    describe_command,
     next_command,
     server_command,
     notify_command,

@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
+from click.testing import CliRunner
 from onnx_models import WORDS, write_model
 
+from flows.cli.main import main
 from tasks import apply, gold, ingest
 from tasks.core.descriptions import guess, vote
 from tasks.errors import DataError, LabelingFunctionError, ParamsError
 from tasks.params import ApplyParams, GoldParams, IngestParams, read_params
+from tasks.queries.describe import try_sentence
+from tasks.queries.project_data import ProjectData
 from tasks.tables.parquet import read_votes
 from tasks.tables.paths import DESCRIPTIONS, DESCRIPTIONS_SUMMARY, ITEMS, VOTES
 from tasks.tables.saved_descriptions import read_descriptions
@@ -307,3 +312,30 @@ def test_the_saved_table_votes_as_the_run_did(tmp_path: Path) -> None:
     assert said.tolist() == votes["description"].to_list()[50:]
     with pytest.raises(DataError, match="class 'world' is not of this run"):
         read_descriptions(root, ("other", "sports", "business"), votes.columns[1:])
+
+
+def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_project(tmp_path, make_items())
+    run(root)
+    before = [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS)]
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["classes"] = list(CLASSES)
+    params["ingest"] = {"source": "data/raw", "encoder": {"model": MODEL}}
+    params["apply"] = {"source": "lfs/mine.py", "describe": NAMED}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    same = try_sentence(ProjectData(root), "sports", SENTENCES["sports"])
+    votes = read_votes(root / VOTES, 3)["description"]
+    assert same.changed.is_empty()
+    assert (same.votes, same.of) == ((votes == 1).sum(), 90)
+    assert (same.nearest["margin"][0], same.nearest["vote"][0]) == (same.nearest["margin"].max(), "sports")
+    assert (same.at_cut["vote"] == "sports").all()
+    other = try_sentence(ProjectData(root), "sports", "phone code")
+    assert other.changed.height > 0
+    assert [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS)] == before
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (root / ".dvc").mkdir()
+    monkeypatch.chdir(root)
+    found = CliRunner().invoke(main, ["describe", "sports", "--try", "phone code", "--json"])
+    assert json.loads(found.stdout)["votes"] == other.votes, found.output
+    shown = CliRunner().invoke(main, ["describe", "sports", "--try", SENTENCES["sports"]])
+    assert "0 votes would be others than in the last run." in shown.output

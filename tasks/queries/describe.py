@@ -1,0 +1,84 @@
+"""describe: what a sentence for a class would do that stands in no params yet."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from tasks.core.descriptions import guess
+from tasks.core.types import ITEM_ID, Int64
+from tasks.lf.class_vectors import find_class_vectors
+from tasks.lf.described import describe
+from tasks.params import DescribeParams
+from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, to_names
+from tasks.tables import schemas
+from tasks.tables.parquet import read_votes
+from tasks.tables.paths import ITEMS, VOTES
+
+SHOWN = 10
+"""Items nearest to the sentence, and at the cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedSentence:
+    """What the description LF would vote with the sentence: on how many items for the class, out of how many; why it votes
+    where it does; the items it is surest of, those just above the cut, and those whose vote would be another than in the last
+    run (item_id, margin, vote, before, raw columns).
+    """
+
+    label: str
+    votes: int
+    of: int
+    why: str
+    notes: tuple[str, ...]
+    nearest: pl.DataFrame
+    at_cut: pl.DataFrame
+    changed: pl.DataFrame
+
+
+def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
+    """Return what `sentence` would do as what class `label` means, beside the other descriptions in params.
+
+    Raises
+    ------
+    EpoxyError
+        There is no such class, or artifacts or the encoder are missing or damaged.
+    """
+    classes = data.classes
+    find_name(label, list(classes), "class")
+    known = data.params().apply.describe
+    texts = {name: found for name, found in ((known.classes if known else None) or {}).items() if name != label}
+    given = {"encoder": known.encoder, "column": known.column, "name": known.name} if known else {}
+    params = DescribeParams.model_validate({**given, "classes": {**texts, label: (sentence,)}})
+    table = read_votes(data.root / VOTES, len(classes))
+    before = table[params.name].to_numpy() if params.name in table.columns else np.full(table.height, -1, np.int8)
+    others = table.drop(params.name, strict=False)
+    vectors = find_class_vectors(data.root, classes, params)
+    found = describe(data.root, classes, params.name, vectors, others.columns[1:], lambda: iter([others]))
+    c = classes.index(label)
+    everything = data.embeddings_of(np.arange(table.height))
+    guessed = guess(everything, vectors.vectors, vectors.classes, found.voter.means)
+    order = np.argsort(-guessed.margins, kind="stable")
+    chosen = order[guessed.classes[order] == c]
+    voting = chosen[found.votes[chosen] == c]
+
+    def show(rows: Int64) -> pl.DataFrame:
+        items = data.gather(ITEMS, schemas.ITEMS, np.sort(rows))
+        columns = [
+            pl.Series("margin", guessed.margins[np.sort(rows)].round(4)),
+            to_names(found.votes[np.sort(rows)], classes).alias("vote"),
+            to_names(before[np.sort(rows)], classes).alias("before"),
+        ]
+        shown = add_raw_columns(items.select(ITEM_ID, "split").with_columns(columns), items)
+        return shown.sort("margin", descending=True, maintain_order=True)
+
+    return TriedSentence(
+        label=label,
+        votes=len(voting),
+        of=table.height,
+        why=str(found.summary["why"]),
+        notes=vectors.notes,
+        nearest=show(chosen[:SHOWN]),
+        at_cut=show(voting[-SHOWN:]),
+        changed=show(np.flatnonzero(found.votes != before)),
+    )
