@@ -101,5 +101,7 @@ def _listen(port: int | None) -> socket.socket:
             if port is not None:
                 raise StageError(f"port {port}: {error.strerror}. Name another with --port, or none.") from None
         else:
+            # A browser that is opened before the application is ready waits, instead of being refused.
+            listener.listen()
             return listener
     raise StageError(f"no port is free on {HOST}")
