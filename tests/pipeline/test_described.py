@@ -1,6 +1,7 @@
 """apply.describe: what classes mean, as a labeling function, with a real encoder of ten words."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,19 @@ from click.testing import CliRunner
 from onnx_models import WORDS, write_model
 
 from flows.cli.main import main
+from flows.releases.manifest import CONTENTS
 from tasks import apply, gold, ingest
+from tasks.__main__ import run_stage
 from tasks.core.descriptions import guess, vote
 from tasks.errors import DataError, LabelingFunctionError, ParamsError
+from tasks.label_new import label_rows
 from tasks.params import ApplyParams, GoldParams, IngestParams, read_params
 from tasks.queries.describe import try_sentence
 from tasks.queries.project_data import ProjectData
-from tasks.tables.parquet import read_votes
+from tasks.tables import schemas
+from tasks.tables.parquet import read_votes, write_table
 from tasks.tables.paths import DESCRIPTIONS, DESCRIPTIONS_SUMMARY, ITEMS, VOTES
+from tasks.tables.release_rows import read_rows
 from tasks.tables.saved_descriptions import read_descriptions
 
 CLASSES = ("world", "sports", "business")
@@ -339,3 +345,49 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     assert json.loads(found.stdout)["votes"] == other.votes, found.output
     shown = CliRunner().invoke(main, ["describe", "sports", "--try", SENTENCES["sports"]])
     assert "0 votes would be others than in the last run." in shown.output
+
+
+def test_new_rows_are_voted_on_by_the_means_and_cuts_of_the_release(tmp_path: Path) -> None:
+    items = make_items()
+    root = make_project(tmp_path, items.head(60), lfs=LFS)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["classes"] = list(CLASSES)
+    params["ingest"] = {"source": "data/raw", "encoder": {"model": MODEL}}
+    params["apply"] = {"source": "lfs/mine.py", "describe": NAMED}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    for stage in ("index", "apply", "search", "tune", "extend", "fit", "train"):
+        run_stage(root, stage)
+    release = root / "release"
+    release.mkdir()
+    for name, path in CONTENTS.items():
+        if (root / path).is_file():
+            shutil.copy(root / path, release / name)
+    write_table(release / "rows.parquet", read_rows(root), schemas.ROWS)
+    released = read_votes(root / VOTES, 3)
+    found = read_descriptions(root, CLASSES, released.columns[1:])
+    assert found is not None
+    # What comes is of one class alone, and moves the means of a refit.
+    sports = items.tail(30).with_columns(text=pl.lit("goal team ") + pl.col("text").str.slice(0, 9))
+    make_project(root, pl.concat([items.head(60), sports]), lfs=LFS)
+    run_stage(root, "apply")
+    labeled = label_rows(root, release, "base", read_params(root))
+    assert labeled.counts.new == 30
+    assert labeled.votes.head(60).equals(released.select(labeled.votes.columns))
+    stored = pl.read_parquet(root / "data/ingest/embeddings/*.parquet")["embedding"].to_numpy()[60:]
+    again = guess(stored, found.voter.vectors, found.voter.classes, found.voter.means)
+    others = labeled.votes.tail(30).drop("item_id", "description").to_numpy() != -1
+    expected = vote(again, found.voter.cuts, found.voter.is_filling, others.any(axis=1))
+    assert labeled.votes["description"].to_list()[60:] == expected.tolist()
+    refit = read_descriptions(root, CLASSES, released.columns[1:])
+    assert refit is not None and not np.array_equal(refit.voter.means, found.voter.means)
+
+
+def test_an_edited_sentence_runs_nothing_again_but_what_depends_on_votes() -> None:
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert [name for name, stage in stages.items() if "apply" in stage["params"]] == ["apply"]
+    written = {"data/apply/"}
+    for name in ("search", "tune", "extend", "fit", "train", "evaluate"):
+        assert any(dep.startswith(tuple(written)) for dep in stages[name]["deps"])
+        written.add(f"data/{name}/")
+    for name in ("ingest", "gold", "index"):
+        assert not any(dep.startswith(tuple(written)) for dep in stages[name]["deps"])
