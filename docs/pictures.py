@@ -208,13 +208,12 @@ def draw_rooms() -> str:
 
 def draw_quality() -> str:
     """images/quality.svg: some columns of the table of label quality in explanation/benchmarks.md."""
-    rows = re.findall(r"^\| (.+) \|$", (ROOT / "docs" / "explanation" / "benchmarks.md").read_text(), flags=re.M)
-    start = next(place for place, row in enumerate(rows) if row.startswith("task, gold of valid"))
-    head = [cell.strip() for cell in rows[start].split("|")]
+    page = (ROOT / "docs" / "explanation" / "benchmarks.md").read_text(encoding="utf-8")
+    shown_table = page[page.index("| task, gold of valid") :].partition("\n\n")[0]
+    rows = re.findall(r"^\| (.+) \|$", shown_table, flags=re.M)
+    head = [cell.strip() for cell in rows[0].split("|")]
     body = [
-        [cell.strip().strip("*") for cell in row.split("|")]
-        for row in rows[start + 1 :]
-        if len(row.split("|")) == len(head)
+        [cell.strip().strip("*") for cell in row.split("|")] for row in rows[1:] if len(row.split("|")) == len(head)
     ]
     shown = {
         "majority vote": "#c5cdd8",
