@@ -28,6 +28,7 @@ from tasks.report.evaluation import (
     name_method,
     order_methods,
 )
+from tasks.report.facts import describe_descriptions
 from tasks.report.formatting import format_gap, format_number, format_points, format_share
 from tasks.report.page import render_page
 from tasks.report.summary import escape_markdown, render_summary
@@ -417,3 +418,14 @@ def test_a_curve_without_gold_shows_coverage_alone():
     base = evaluation(BASELINE, BETTER)
     text = render_page(replace(base, curves=base.curves.with_columns(metric=pl.lit(None, pl.Float64))))
     assert "NaN" not in text.partition("<script>")[0] and text.count("<svg") == 2 + 1 + 3
+
+
+def test_what_is_said_of_descriptions_names_shares_and_curve() -> None:
+    assert describe_descriptions({"lf": None}) == []
+    row = {"class": "ham", "votes": 1200, "share": 0.3, "evidence": "votes", "curve": [0.9, None]}
+    found = {"lf": "description", "why": "muted: why", "notes": ["a note"], "classes": [row]}
+    assert describe_descriptions(found) == [
+        "'description' muted: why",
+        "a note",
+        "ham: 1,200 votes, the 30% of its items with the widest margin; agreement by tenth (votes): 0.90, unknown",
+    ]
