@@ -71,6 +71,11 @@ def explain_error(error: BaseException) -> str:
         )
     if "missing data" in text:
         text += "; bring it back with 'dvc checkout' or 'dvc pull'"
+    if "without a confirmation" in text:
+        text = (
+            f"{text.partition(' without a confirmation')[0]}: it is neither what DVC recorded nor in its cache here. Move it "
+            "away and run again; users who share a project need write permission for each other's files (umask 002)"
+        )
     if "config file error" in text:
         text = f"{' '.join(parts[0].split())} Correct .dvc/config, .dvc/config.local or DVC's settings of your own."
     return text

@@ -206,6 +206,19 @@ def test_a_project_without_git_says_how_to_go_on(toy: Toy, monkeypatch: pytest.M
     assert run_all(toy)["evaluate"] == "Completed"
 
 
+def test_an_output_that_dvc_may_not_remove_is_told_with_what_to_do() -> None:
+    """Among users who share a project, one may find the output of another, which is in no cache that they may read."""
+    from dvc.exceptions import ConfirmRemoveError
+
+    from flows.runner.dvc_repo import explain_error
+
+    text = explain_error(ConfirmRemoveError("data/fit/labels.txt"))
+    assert text.startswith(
+        "unable to remove 'data/fit/labels.txt': it is neither what DVC recorded nor in its cache here"
+    )
+    assert text.endswith("(umask 002)") and "-f" not in text
+
+
 def test_a_dependency_outside_of_the_project_is_refused_before_dvc_reads_it(
     toy: Toy, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
