@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from flows.thin.sample import Sample
+    from flows.init.sample import Sample
 
 
 @click.command("init")
@@ -40,8 +40,8 @@ def init_command(
     Whatever is not given is guessed from the table and reported; on a terminal, you are asked. The project holds params,
     pipeline, labeling functions and data; the tool stays where it is installed, and serves any number of projects.
     """
-    from flows.thin.create import create_project
-    from flows.thin.sample import Columns, read_sample
+    from flows.init.create import create_project
+    from flows.init.sample import Columns, read_sample
 
     if items is None:
         if not sys.stdin.isatty():
@@ -79,7 +79,7 @@ def ask_meanings(classes: tuple[str, ...]) -> dict[str, str]:
 
 def ask(items: Path, sample: "Sample", classes: tuple[str, ...]) -> "Sample":
     """The sample with columns and classes as the user confirms or corrects them; Enter accepts a guess."""
-    from flows.thin.sample import Columns, read_sample
+    from flows.init.sample import Columns, read_sample
 
     guessed = sample.columns
     named = Columns(

@@ -10,11 +10,9 @@ from flows.runner.project import in_project
 def upgrade_command(dry_run: bool) -> None:
     """Bring the project to the version of the tool that is installed.
 
-    Shows what runs again for it.
-
-    For projects that `epoxy init` made. Stages whose code did not change stay up to date.
+    For projects that `epoxy init` made. Shows what will run again; stages whose code did not change stay up to date.
     """
-    from flows.thin.pipeline import plan_upgrade, upgrade
+    from flows.init.pipeline import plan_upgrade, upgrade
 
     with in_project() as root:
         made = (plan_upgrade if dry_run else upgrade)(root)

@@ -70,7 +70,7 @@ FLOORS = (
     ("lfs",),
     ("flows.runner",),
     ("flows.releases",),
-    ("flows.watch", "flows.workbench", "flows.thin"),
+    ("flows.watch", "flows.workbench", "flows.init"),
     ("flows",),
     ("epoxy_flow",),
 )

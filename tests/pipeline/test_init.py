@@ -16,11 +16,11 @@ from small_project import make_environment
 import tasks.__main__ as command
 from flows.cli.init import init_command
 from flows.cli.main import main
+from flows.init.create import create_project
+from flows.init.pipeline import compose_pipeline, plan_upgrade, upgrade
+from flows.init.sample import Columns, Sample, choose_salt, find_telling_words, read_sample
 from flows.runner.dvc_graph import read_stages
 from flows.runner.dvc_status import find_changes
-from flows.thin.create import create_project
-from flows.thin.pipeline import compose_pipeline, plan_upgrade, upgrade
-from flows.thin.sample import Columns, Sample, choose_salt, find_telling_words, read_sample
 from tasks.__main__ import STAGES, run_stage
 from tasks.cache.stage_code import NOTES
 from tasks.errors import DataError, ParamsError, StageError

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from flows.thin.pipeline import TEMPLATE, write_pipeline
-from flows.thin.sample import VALID_SHARE, Sample, choose_salt, find_telling_words
+from flows.init.pipeline import TEMPLATE, write_pipeline
+from flows.init.sample import VALID_SHARE, Sample, choose_salt, find_telling_words
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
 
