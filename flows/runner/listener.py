@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from flows.runner.process import Line, Stream
 from flows.runner.terminal import Color, fold, paint
@@ -73,7 +73,14 @@ def show_stages_in_terminal(*, least: int = logging.INFO) -> None:
 
 
 class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    pass
+    """Writes to standard error as it is when a line comes, which may have been exchanged since the handler was made."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
 
 
 class TerminalListener:

@@ -181,7 +181,7 @@ class _Observation:
         known = next((file for file in files if file == given or file.resolve() == path), None)
         if known is not None:
             self.found.is_source_read |= known.suffix == ".py"
-        elif path not in _list_pipeline():
+        elif path not in _list_pipeline() and not _is_empty_package(path):
             self.found.files.setdefault(str(path), self._locate())
 
     def note_variable(self, name: str) -> None:
@@ -220,6 +220,11 @@ _ENVIRONMENT_CODE = frozenset({os.__file__, "<frozen os>", "<frozen _collections
 def _list_pipeline() -> frozenset[Path]:
     """The pipeline's files, whose content is part of every digest."""
     return frozenset(path.resolve() for path in find_code(*PIPELINE))
+
+
+def _is_empty_package(path: Path) -> bool:
+    """Whether the file makes a folder of the pipeline a package and says nothing, which `find_code` leaves out."""
+    return path.name == "__init__.py" and path.is_relative_to(PROJECT / "tasks") and not path.stat().st_size
 
 
 def _find_source(byte_code: Path) -> Path:

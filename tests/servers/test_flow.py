@@ -257,6 +257,7 @@ def test_terminal_shows_lines_outcomes_and_where_results_are(toy: Toy, prefect_s
 def test_server_shows_states_lines_progress_and_artifacts(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, LogFilter, TaskRunFilter
+    from prefect.client.schemas.sorting import LogSort
 
     from flows.relabel import relabel
     from flows.report_links import name_artifact
@@ -286,7 +287,7 @@ def test_server_shows_states_lines_progress_and_artifacts(toy: Toy, monkeypatch:
         assert "data/evaluate/metrics.json" in str(artifacts["results"].data)
 
         def read_messages() -> list[str]:
-            return [log.message for log in client.read_logs(LogFilter(), limit=200)]
+            return [log.message for log in client.read_logs(LogFilter(), limit=200, sort=LogSort.TIMESTAMP_DESC)]
 
         wait_for(lambda: "fit reads 2 files" in read_messages())
         assert not any(message.startswith("@progress") for message in read_messages())
@@ -341,8 +342,8 @@ def test_failed_and_timed_out_stages_are_so_named_on_the_server(toy: Toy, monkey
 
         expected = {name: FIRST_RUN[name] for name in TOY_STAGES[:3]}
         wait_for(lambda: read_states() == {**expected, "index": "TimedOut", "apply": "Failed"})
-        logged = [log.message for log in client.read_logs(LogFilter(), limit=200)]
-        assert "error: apply cannot go on" in logged
+        logs = LogFilter.model_validate({"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}})
+        wait_for(lambda: "error: apply cannot go on" in [log.message for log in client.read_logs(logs, limit=200)])
         (tagged,) = [task for task in client.read_task_runs(flow_run_filter=only) if task.name == "index"]
         assert "big" in tagged.tags
 

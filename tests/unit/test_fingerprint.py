@@ -9,7 +9,9 @@ import pytest
 
 from tasks import apply
 from tasks.cache import store
+from tasks.cache.code import PROJECT
 from tasks.errors import LabelingFunctionError
+from tasks.lf.observation import observe
 from tasks.params import ApplyParams
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table, read_votes, write_table
@@ -201,3 +203,11 @@ def test_failures_come_back_and_a_lower_budget_counts(project: Path) -> None:
     assert failures == [("b", "broken", "ZeroDivisionError: integer division or modulo by zero")]
     with pytest.raises(LabelingFunctionError, match=r"error_budget of 0\.2; first on item_id 'b'.*\nTraceback"):
         run(project, broken.replace("0.25", "0.2") + FREE)
+
+
+def test_packages_that_an_import_opens_first_are_no_inputs_of_an_lf() -> None:
+    """An LF module may be the first in its process that imports a builder's rooms, whose `__init__.py` are empty."""
+    with observe(PROJECT) as found:
+        for path in (PROJECT / "tasks").rglob("__init__.py"):
+            path.read_bytes()
+    found.require_declared(PROJECT, "lfs/mine.py")
