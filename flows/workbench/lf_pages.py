@@ -73,7 +73,7 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
                     **{name: value for name, value in row.items() if not isinstance(value, list)},
                     **_link_items(row["lf"]),
                     "copies": ", ".join(row["near_copies"]),
-                    "now": _describe_now(row, now),
+                    "now": describe_now(row, now),
                 }
             )
         rows += [
@@ -117,17 +117,23 @@ def _filter(holder: ui.element, text: str | None) -> None:
             element.filter = text or ""
 
 
-def _describe_now(row: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
-    """How an edit has changed an LF since the last run, in points."""
+def describe_now(row: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
+    """Return how an edit has changed the LF of `row` since the last run, in points.
+
+    >>> row = {"coverage": 0.1, "coverage_extended": 0.3, "original_precision": 0.5}
+    >>> describe_now(row, {"coverage": 0.1, "extended": 0.2, "precision": 0.5})
+    ''
+    >>> describe_now(row, {"coverage": 0.1, "extended": 0.25, "precision": 0.75})
+    'extended +5.0, precision +25.0'
+    """
     if now is None:
         return ""
+    # Items that extension adds, in `now` apart from those that the LF covers itself.
+    added = row["coverage_extended"] - row["coverage"]
     changes = [
-        (what, format_change(now[name], row[old]))
-        for what, name, old in (
-            ("coverage", "coverage", "coverage"),
-            ("extended", "extended", "coverage_extended"),
-            ("precision", "precision", "original_precision"),
-        )
+        ("coverage", format_change(now["coverage"], row["coverage"])),
+        ("extended", format_change(now["extended"], added)),
+        ("precision", format_change(now["precision"], row["original_precision"])),
     ]
     return ", ".join(f"{what} {change}" for what, change in changes if change)
 
