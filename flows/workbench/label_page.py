@@ -22,6 +22,7 @@ from flows.workbench.frame import (
     show_content,
 )
 from tasks.core.types import ITEM_ID
+from tasks.errors import EpoxyError
 from tasks.queries.next_items import choose_next
 from tasks.readers.gold_tables import read_decisions
 from tasks.tables.gold_table import Decision, append_decision
@@ -39,8 +40,8 @@ class Round:
     rows: list[dict[str, Any]]
     people: str
     at: int = 0
-    said: dict[object, str | None] = field(default_factory=dict)
-    done: list[object] = field(default_factory=list)
+    said: dict[str | int, str | None] = field(default_factory=dict)
+    done: list[str | int] = field(default_factory=list)
     """Ids in the order of decisions, for undo."""
 
 
@@ -111,8 +112,9 @@ def _show_round(bench: Bench, state: Round) -> None:
     def decide(label: str | None) -> None:
         if state.at >= len(state.rows):
             return
-        item = state.rows[state.at][ITEM_ID]
-        _append(path, item, label, state.annotator)
+        item: str | int = state.rows[state.at][ITEM_ID]
+        if not save_decision(path, Decision(item_id=item, label=label, annotator=state.annotator)):
+            return
         state.said[item] = label
         state.done.append(item)
         state.at += 1
@@ -121,8 +123,10 @@ def _show_round(bench: Bench, state: Round) -> None:
     def undo() -> None:
         if not state.done:
             return
-        item = state.done.pop()
-        _append(path, item, None, state.annotator)
+        item = state.done[-1]
+        if not save_decision(path, Decision(item_id=item, label=None, annotator=state.annotator)):
+            return
+        state.done.pop()
         state.said.pop(item, None)
         state.at = next(at for at, row in enumerate(state.rows) if row[ITEM_ID] == item)
         show.refresh()
@@ -172,6 +176,13 @@ def _show_round(bench: Bench, state: Round) -> None:
     show()
 
 
-def _append(path: Path, item: Any, label: str | None, annotator: str) -> None:
-    if note := append_decision(path, Decision(item_id=item, label=label, annotator=annotator)):
+def save_decision(path: Path, decision: Decision) -> bool:
+    """Return whether the decision was appended to the table at `path`; the page says why not."""
+    try:
+        note = append_decision(path, decision)
+    except (EpoxyError, OSError) as error:
+        ui.notify(f"not saved: {error}", type="negative", timeout=0, close_button="close")
+        return False
+    if note:
         ui.notify(note)
+    return True

@@ -25,11 +25,13 @@ from websockets.sync.client import connect
 from flows.releases.last_run import describe_origin
 from flows.workbench.frame import draw
 from flows.workbench.item_address import ROWS, read_address, write_address
+from flows.workbench.label_page import save_decision
 from flows.workbench.lf_pages import find_source
 from flows.workbench.live import LiveState, follow
 from tasks.errors import QueryError
 from tasks.queries.items import ItemQuery, VoteFilter
 from tasks.tables import schemas
+from tasks.tables.gold_table import Decision
 from tasks.tables.parquet import read_table, write_table
 from tasks.tables.paths import ITEMS, REPORT
 
@@ -369,3 +371,14 @@ def test_what_is_drawn() -> None:
     assert draw(b"<svg>") is None
     assert draw([0.0] * 15) is None
     assert draw([0] * 64).startswith("data:")
+
+
+def test_a_decision_that_cannot_be_saved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("flows.workbench.label_page.ui.notify", lambda text, **_: told.append(text))
+    decision = Decision(item_id="a", label="spam", annotator="ann")
+    (tmp_path / "full.jsonl").mkdir()  # root, too, may not write a file there
+    assert not save_decision(tmp_path / "full.jsonl", decision)
+    assert len(told) == 1 and told[0].startswith("not saved: ") and "full.jsonl" in told[0]
+    assert save_decision(tmp_path / "decisions.jsonl", decision)
+    assert len(told) == 1 and '"spam"' in (tmp_path / "decisions.jsonl").read_text()

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import os
 import pty
 import re
@@ -18,7 +17,13 @@ from click.testing import CliRunner
 from docs.generate import list_commands
 from flows.cli.main import main
 from flows.runner.changes import summarize_changes
-from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, read_progress
+from flows.runner.listener import (
+    TERMINAL,
+    StageProgress,
+    TerminalListener,
+    read_progress,
+    show_stages_in_terminal,
+)
 from flows.runner.process import Line, Stream
 from flows.runner.report import Report, describe_reports
 from flows.runner.terminal import Color, fold, paint
@@ -41,11 +46,9 @@ def on_screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    handler, before = logging.StreamHandler(screen), TERMINAL.level
-    TERMINAL.addHandler(handler)
-    TERMINAL.setLevel(logging.INFO)
+    before = TERMINAL.level
+    show_stages_in_terminal()
     yield screen
-    TERMINAL.removeHandler(handler)
     TERMINAL.setLevel(before)
 
 
