@@ -14,7 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.few_gold import Task, fit_draw, open_task
-from benchmarks.quality import FILES
+from benchmarks.quality import find_tasks
 from tasks import train
 from tasks.core.certificate import find_certified
 from tasks.core.classifiers.student import Student
@@ -51,10 +51,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=None, help="file for all draws")
     chosen = parser.parse_args(arguments)
     params = CertifyParams(error_rate=chosen.error_rate, confidence=chosen.confidence)
-    paths = [path for path in sorted(chosen.folder.iterdir()) if all((path / file).is_file() for file in FILES)]
-    paths = [path for path in paths if chosen.tasks is None or path.name in chosen.tasks]
+    paths = find_tasks(chosen.folder, chosen.tasks)
     if not paths:
-        print(f"{chosen.folder}: no task there; a task is a folder with {', '.join(FILES)}", file=sys.stderr)
         return 2
     results = []
     for path in paths:

@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 import polars as pl
 
-from benchmarks.quality import FILES, lay_out
+from benchmarks.quality import find_tasks, lay_out
 from tasks import train
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.classifiers.softmax import predict_log_proba
@@ -64,10 +64,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tasks", nargs="+", default=None, help="names of tasks; all by default")
     parser.add_argument("--json", type=Path, default=None, help="file for all accuracies")
     chosen = parser.parse_args(arguments)
-    paths = [path for path in sorted(chosen.folder.iterdir()) if all((path / file).is_file() for file in FILES)]
-    paths = [path for path in paths if chosen.tasks is None or path.name in chosen.tasks]
+    paths = find_tasks(chosen.folder, chosen.tasks)
     if not paths:
-        print(f"{chosen.folder}: no task there; a task is a folder with {', '.join(FILES)}", file=sys.stderr)
         return 2
     results = []
     for path in paths:

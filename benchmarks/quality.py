@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +32,15 @@ from tasks.tables.paths import END_MODEL_PREDICTIONS, ITEMS, LABEL_MODEL_PREDICT
 ROOT = Path(__file__).resolve().parents[1]
 GOLD_ROWS = {"all gold": None, "100 gold": 100, "no gold": 0}
 FILES = ("items.parquet", "votes.parquet", "embeddings.npy", "dataset.json")
+
+
+def find_tasks(folder: Path, names: Sequence[str] | None) -> list[Path]:
+    """The folders of tasks in `folder`, ascending, of those called `names` if given; that there is none is said."""
+    tasks = [path for path in sorted(folder.iterdir()) if all((path / file).is_file() for file in FILES)]
+    tasks = [path for path in tasks if names is None or path.name in names]
+    if not tasks:
+        print(f"{folder}: no task there; a task is a folder with {', '.join(FILES)}", file=sys.stderr)
+    return tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +66,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tfidf", action="store_true", help="with `encoder: tfidf` instead of the task's embeddings")
     parser.add_argument("--json", type=Path, default=None, help="file for the full results")
     chosen = parser.parse_args(arguments)
-    tasks = [path for path in sorted(chosen.folder.iterdir()) if all((path / file).is_file() for file in FILES)]
-    tasks = [path for path in tasks if chosen.tasks is None or path.name in chosen.tasks]
+    tasks = find_tasks(chosen.folder, chosen.tasks)
     if not tasks:
-        print(f"{chosen.folder}: no task there; a task is a folder with {', '.join(FILES)}", file=sys.stderr)
         return 2
     results: dict[str, dict[str, Any]] = {}
     for amount in chosen.gold:
