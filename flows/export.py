@@ -72,7 +72,7 @@ def export_labels(root: Path, form: str, path: Path, choice: Choice, *, replace:
     )
     if absent:
         yield f"{absent:,} items of {labeled.source} are not in {ITEMS} any more, and are left out"
-    if form in FOLDERS:
+    if form in FOLDERS and labeled.text is not None:
         yield f"text for people: column {labeled.text!r}"
 
 
@@ -139,8 +139,8 @@ def _describe_run(params: Params) -> dict[str, str]:
     }
 
 
-def _find_text(params: Params, table: pl.DataFrame, named: str | None) -> str:
-    """The column that people read: the one that is named or encoded, else `text`, else the one with the longest texts."""
+def _find_text(params: Params, table: pl.DataFrame, named: str | None) -> str | None:
+    """The column that people read: the one that is named or encoded, else `text`, else the one with the longest texts, if any."""
     texts = [name for name, kind in table.schema.items() if kind == pl.String]
     encoder: Any = params.ingest.encoder
     encoded = getattr(encoder, "column", None)
@@ -150,6 +150,4 @@ def _find_text(params: Params, table: pl.DataFrame, named: str | None) -> str:
         )
     if found := next((name for name in (named, encoded, "text") if name in texts), None):
         return found
-    if not texts:
-        raise QueryError(f"{ITEMS}: items have no column of text that people could read.")
-    return max(texts, key=lambda name: table[name].str.len_chars().mean() or 0)
+    return max(texts, key=lambda name: table[name].str.len_chars().mean() or 0, default=None)

@@ -31,17 +31,17 @@ _REMEDY = "Export it with dataset.to_disk(folder), or dataset.records(with_respo
 
 def write_records(folder: Path, labeled: Labeled) -> None:
     """Write a record per item, whose id is the item's, and settings with a question for the class."""
-    records = []
+    text, records = labeled.require_text(), []
     for row in labeled.table.iter_rows(named=True):
         suggestion = {
             "value": row["label"],
             "score": row[labeled.probabilities[labeled.classes.index(row["label"])]],
             "agent": f"epoxy-flow {labeled.source}",
         }
-        metadata = {name: row[name] for name in labeled.columns if name != labeled.text and row[name] is not None}
+        metadata = {name: row[name] for name in labeled.columns if name != text and row[name] is not None}
         record: dict[str, Any] = {
             "id": str(row[ITEM_ID]),
-            "fields": {"text": str(row[labeled.text] or "")},
+            "fields": {"text": str(row[text] or "")},
             "metadata": to_plain(metadata),
         }
         record |= {

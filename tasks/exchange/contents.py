@@ -12,6 +12,7 @@ import polars as pl
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.tables.files import explain_read_errors
+from tasks.tables.paths import ITEMS
 from tasks.tables.schemas import probability_column
 
 
@@ -20,7 +21,8 @@ class Labeled:
     """Labeled items, and where the labels are from.
 
     table: item_id, split, the items' columns, gold (a class name, null where it is unknown or not to be shown), label,
-    p_<class>, original_votes, and what else labels have. columns: those of the items. text: the one among them that people read.
+    p_<class>, original_votes, and what else labels have. columns: those of the items. text: the one among them that people
+    read, None where none is text.
     votes: item_id and an int8 column per labeling function, of the same items. name: of the project.
     source: `last run`, or the release. metrics: method and figures by split, as in metrics.json. lineage: what is known
     of where the labels come from, by name.
@@ -28,7 +30,7 @@ class Labeled:
 
     table: pl.DataFrame
     columns: tuple[str, ...]
-    text: str
+    text: str | None
     classes: tuple[str, ...]
     votes: pl.DataFrame
     name: str
@@ -40,6 +42,18 @@ class Labeled:
     def probabilities(self) -> tuple[str, ...]:
         """The columns with the probability of each class."""
         return tuple(probability_column(name) for name in self.classes)
+
+    def require_text(self) -> str:
+        """The column that people read.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        if self.text is None:
+            raise DataError(f"{ITEMS}: items have no column of text that people could read, which this format needs.")
+        return self.text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,10 @@ _MIN_FIELDS = {"id", "annotator", "annotation_id", "created_at", "updated_at", "
 
 def write_tasks(folder: Path, labeled: Labeled) -> None:
     """Write tasks.json, with the shipped label of each item as a prediction, and interface.xml."""
-    tasks = []
+    text, tasks = labeled.require_text(), []
     for row in labeled.table.iter_rows(named=True):
-        data = {ITEM_ID: row[ITEM_ID], "text": row[labeled.text]} | {
-            name: row[name] for name in labeled.columns if name != labeled.text
+        data = {ITEM_ID: row[ITEM_ID], "text": row[text]} | {
+            name: row[name] for name in labeled.columns if name != text
         }
         choice = {
             "id": "epoxy", "from_name": CONTROL, "to_name": "text", "type": "choices", "value": {"choices": [row["label"]]},

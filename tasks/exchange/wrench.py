@@ -23,14 +23,15 @@ def write_wrench(folder: Path, labeled: Labeled) -> None:
 
     `label` is gold, -1 where it is unknown; the shipped label and its probabilities are in `data`.
     """
+    text = labeled.require_text()
     lfs = [name for name in labeled.votes.columns if name != ITEM_ID]
     votes = labeled.votes.select(lfs).rows()
     position = {name: number for number, name in enumerate(labeled.classes)}
     parts: dict[str, dict[str, Any]] = {str(split): {} for split in Split}
     for row, cast in zip(labeled.table.iter_rows(named=True), votes, strict=True):
         part = parts[row["split"]]
-        data = {ITEM_ID: row[ITEM_ID], "text": row[labeled.text]} | {
-            name: row[name] for name in labeled.columns if name != labeled.text
+        data = {ITEM_ID: row[ITEM_ID], "text": row[text]} | {
+            name: row[name] for name in labeled.columns if name != text
         }
         data |= {"shipped_label": row["label"], "shipped_probabilities": [row[name] for name in labeled.probabilities]}
         label = ABSTAIN if row["gold"] is None else position[row["gold"]]

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from pydantic import ValidationError
 
 from tasks.core.descriptions import guess
 from tasks.core.types import ITEM_ID, Int64
+from tasks.errors import QueryError
 from tasks.lf.class_vectors import find_class_vectors
 from tasks.lf.described import describe
 from tasks.params import DescribeParams
@@ -49,7 +51,10 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
     known = data.params().apply.describe
     texts = {name: found for name, found in ((known.classes if known else None) or {}).items() if name != label}
     given = {"encoder": known.encoder, "column": known.column, "name": known.name} if known else {}
-    params = DescribeParams.model_validate({**given, "classes": {**texts, label: (sentence,)}})
+    try:
+        params = DescribeParams.model_validate({**given, "classes": {**texts, label: (sentence,)}})
+    except ValidationError as error:
+        raise QueryError("; ".join(mistake["msg"] for mistake in error.errors())) from None
     table = read_votes(data.root / VOTES, len(classes))
     before = table[params.name].to_numpy() if params.name in table.columns else np.full(table.height, -1, np.int8)
     others = table.drop(params.name, strict=False)

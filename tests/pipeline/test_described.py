@@ -343,6 +343,10 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(root)
     found = CliRunner().invoke(main, ["describe", "sports", "--try", "phone code", "--json"])
     assert json.loads(found.stdout)["votes"] == other.votes, found.output
+    same_as_another = next(text for name, text in SENTENCES.items() if name != "sports")
+    for bad, message in (("", "no description or a blank one"), (same_as_another, "have the same description")):
+        refused = CliRunner().invoke(main, ["describe", "sports", "--try", bad])
+        assert refused.exit_code == 2 and message in refused.output
     shown = CliRunner().invoke(main, ["describe", "sports", "--try", SENTENCES["sports"]])
     assert "0 votes would be others than in the last run." in shown.output
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def labeled() -> Labeled:
 def read_csv(path: Path) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
+
+
+def test_only_what_people_read_needs_a_column_of_text(labeled: Labeled, tmp_path: Path) -> None:
+    """Items may be images or rows of numbers."""
+    without = replace(labeled, text=None)
+    plain_tables.write_csv(tmp_path / "t.csv", without)
+    hugging_face.write_data_set(tmp_path / "set", without)
+    assert len(read_csv(tmp_path / "t.csv")) == 1 + labeled.table.height
+    for write in (argilla.write_records, label_studio.write_tasks, wrench.write_wrench):
+        with pytest.raises(DataError, match="no column of text that people could read"):
+            write(tmp_path / "folder", without)
 
 
 def test_tables_hold_every_column(labeled: Labeled, tmp_path: Path) -> None:
