@@ -80,7 +80,7 @@ class Project:
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", message)
+        self.run("git", "commit", "--allow-empty", "-qm", message)
 
 
 def clone(target: Path) -> None:
