@@ -17,13 +17,18 @@ from typing import Any
 import tasks.__main__ as command
 from tasks.__main__ import STAGES
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 
 def start(function: Callable[..., None], *arguments: Any) -> multiprocessing.Process:
-    """A process of its own that runs `function`."""
+    """A process of its own that runs `function` and has the stages and the making of releases imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*(f"tasks.{stage}" for stage in STAGES), "tasks.__main__"])
+    context.set_forkserver_preload([*(f"tasks.{stage}" for stage in STAGES), "tasks.__main__", "flows.releases.create"])
     process = context.Process(target=function, args=arguments)
-    process.start()
+    # The server of these processes imports from the folder in which it is first started, for as long as it lives; the
+    # folder of the test at hand may hold a part of this code only.
+    with contextlib.chdir(REPOSITORY):
+        process.start()
     return process
 
 

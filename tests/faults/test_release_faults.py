@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from release_project import (
     release,
     write_run,
 )
+from stage_processes import start
 
 from flows.releases.create import create_release
 from flows.releases.lineage import read_log
@@ -41,15 +41,6 @@ from flows.releases.store import (
 from tasks.errors import EpoxyError, StageError
 
 # Death, rivals, full disks
-
-
-def start(function: Callable[..., None], *arguments: Any) -> multiprocessing.Process:
-    """A process that runs `function` and has everything imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.releases.create", "release_project"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
-    return process
 
 
 def release_both(root: str) -> None:
