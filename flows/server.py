@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-import yaml
 
+from flows.deployments import FILE, deploy, read_pool
 from flows.runner.local_pages import HOST, NAMES
 from flows.runner.process import end_guarded, make_environment, start_guarded
 from flows.server_access import (
@@ -27,12 +27,9 @@ from flows.server_access import (
     read_password,
 )
 from flows.server_health import check_server
-from tasks.strict_yaml import describe_yaml_error
 
 PORT = 4200
 """Prefect's own default."""
-
-DEPLOYMENTS = "prefect.yaml"
 
 _DATABASE_SIZE = 2**20
 """Bytes that Prefect's new database and its journal take, roughly."""
@@ -94,7 +91,7 @@ def serve(*, root: Path, port: int = PORT) -> None:
     ServerError
         One of them could not be started, or ended by itself.
     """
-    pool = _read_pool(root)
+    pool = read_pool(root)
     server = Server(api_url=make_api_url(port), password=read_password())
     signal.signal(signal.SIGTERM, _exit_once)
     with ExitStack() as stack:
@@ -117,31 +114,34 @@ def serve(*, root: Path, port: int = PORT) -> None:
         print(f"worker   pool {pool}", flush=True)
         deploy(root=root, server=server)
         notify(server)
-        print(f"deployed {DEPLOYMENTS}; Ctrl-C ends everything", flush=True)
+        print(f"deployed {FILE}; Ctrl-C ends everything", flush=True)
         while all(guard.poll() is None for guard in running.values()):
             time.sleep(1.0)
         dead = ", ".join(name for name, guard in running.items() if guard.poll() is not None)
         raise ServerError(f"the {dead} ended by itself; its last lines are above")
 
 
-def _exit_once(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # systemd signals every process, and make passes its signal on
-    raise SystemExit(0)
-
-
-def deploy(*, root: Path, server: Server) -> None:
-    """Register the deployments of prefect.yaml in `root`.
+def deploy_to_running(*, root: Path, port: int = PORT) -> None:
+    """Register the deployments of prefect.yaml on the server that `serve` has started on `port`.
 
     Raises
     ------
     ServerError
-        Prefect refused.
+        None is there, or Prefect refused.
     """
-    env = make_environment({**os.environ, **server.environment()})
-    command = [*_PREFECT, "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ServerError(f"{root / DEPLOYMENTS}: Prefect could not deploy it:\n{done.stdout}{done.stderr}")
+    read_pool(root)
+    server = Server(api_url=make_api_url(port), password=read_password())
+    if not server.is_ours():
+        raise ServerError(
+            f"no server of yours answers on port {port}; start it with 'epoxy server', which deploys as well"
+        )
+    deploy(root=root, server=server)
+    print(f"deployed {FILE}", flush=True)
+
+
+def _exit_once(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # systemd signals every process, and make passes its signal on
+    raise SystemExit(0)
 
 
 def notify(server: Server) -> bool:
@@ -344,21 +344,6 @@ def _check_home() -> None:
             f"{home}: Prefect cannot write its database there ({reason}). Make room or give permission, or set "
             f"PREFECT_HOME to another folder"
         ) from None
-
-
-def _read_pool(root: Path) -> str:
-    path = root / DEPLOYMENTS
-    try:
-        content = path.read_bytes()
-        deployments = yaml.safe_load(content.decode("utf-8"))["deployments"]
-        (pool,) = {str(deployment["work_pool"]["name"]) for deployment in deployments}
-    except FileNotFoundError:
-        raise ServerError(f"{path} is missing; expected the deployments there") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ServerError(describe_yaml_error(str(path), content, error)) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ServerError(f"{path}: expected deployments that all name one work_pool ({error})") from None
-    return pool
 
 
 def _find_free_port() -> int:

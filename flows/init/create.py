@@ -147,8 +147,11 @@ def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series, meani
         "README.md": _README.format(name=folder.resolve().name, items=sample.path.name),
         ".gitignore": _GITIGNORE.format(stages="".join(f"/data/{stage}/\n" for stage in STAGES)),
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
-        "prefect.yaml": _name_deployments(
-            (TEMPLATE / "prefect.yaml").read_text(encoding="utf-8"), folder.resolve().name
+        # Flows of the installed tool rather than of a file in the project.
+        "prefect.yaml": re.sub(
+            r"entrypoint: flows/(\w+)\.py:(\w+)",
+            r"entrypoint: flows.\1.\2",
+            (TEMPLATE / "prefect.yaml").read_text(encoding="utf-8"),
         ),
     }
     for name, text in files.items():
@@ -180,14 +183,6 @@ def _write_lfs(words: dict[str, list[str]], column: str) -> str:
         for name, (label, found) in zip(("first", "second"), words.items(), strict=False)
     ]
     return _LFS.format(lfs="".join(lines))
-
-
-def _name_deployments(text: str, project: str) -> str:
-    """The text of a project's prefect.yaml: deployments named after the project, and flows of the installed tool."""
-    text = re.sub(r"entrypoint: flows/(\w+)\.py:(\w+)", r"entrypoint: flows.\1.\2", text)
-    return re.sub(
-        r"^  - name: (\S+)$", lambda found: f"  - name: {_quote(f'{project}-{found[1]}')}", text, flags=re.MULTILINE
-    )
 
 
 def _make_ids(sample: Sample) -> pl.Series:

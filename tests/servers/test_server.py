@@ -21,8 +21,9 @@ from chromium import open_page
 from prefect_api import ask, know_server
 from toy_project import Toy
 
+from flows.deployments import deploy
 from flows.runner.process import end_tree
-from flows.server import end_dead_runs, find_server, notify, serve
+from flows.server import deploy_to_running, end_dead_runs, find_server, notify, serve
 from flows.server_access import Server, ServerError, find_password, make_api_url, write_password
 from flows.server_health import is_answering
 
@@ -149,7 +150,9 @@ def test_nothing_answers_where_nothing_runs() -> None:
 def test_a_missing_or_mixed_prefect_yaml_is_told(toy: Toy) -> None:
     with pytest.raises(ServerError, match=r"prefect\.yaml is missing"):
         serve(root=toy.root, port=find_free_port())
-    (toy.root / "prefect.yaml").write_text("deployments: [{work_pool: {name: a}}, {work_pool: {name: b}}]")
+    (toy.root / "prefect.yaml").write_text(
+        "deployments: [{name: x, work_pool: {name: a}}, {name: y, work_pool: {name: b}}]"
+    )
     with pytest.raises(ServerError, match="one work_pool"):
         serve(root=toy.root, port=find_free_port())
 
@@ -321,6 +324,65 @@ def log_in_with_a_browser(server: Server, folder: Path) -> None:
         page.wait_for("!location.href.includes('login') && document.body.innerText.includes('Deployments')")
 
 
+def register(server: Server, name: str, folder: Path, **content: Any) -> str:
+    """The id of a deployment of the project in `folder`, as Prefect's command makes one."""
+    flow = insist(server, "POST", "flows/", {"name": "relabel"}).json()["id"]
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}
+    body = {"flow_id": flow, "name": name, "pull_steps": [step], "tags": ["epoxy"], **content}
+    return str(insist(server, "POST", "deployments/", body).json()["id"])
+
+
+@pytest.mark.slow
+def test_two_projects_on_a_server_keep_their_deployments_and_old_names_go_with_their_schedules(
+    toy: Toy, prefect_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = know_server(prefect_server)
+    nightly, *_, by_hand, _ = read_deployments()
+    nightly["entrypoint"], by_hand["entrypoint"] = "flows.relabel.relabel", "flows.relabel.relabel"
+    (toy.root / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [nightly, by_hand]}))
+    insist(server, "POST", "work_pools/", {"name": "epoxy", "type": "process"})
+    other, gone = tmp_path / "other", tmp_path / "gone"
+    other.mkdir()
+    hourly = {"schedules": [{"active": True, "schedule": {"interval": 3600}}]}
+    old = register(server, "nightly", toy.root, paused=True, **hourly)
+    late = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": "2040-01-01T00:00:00Z"}}}
+    run = insist(server, "POST", f"deployments/{old}/create_flow_run", late).json()["id"]
+    kept = [register(server, "other-nightly", other, **hourly), register(server, "mine", toy.root)]
+    by_hand_once = register(server, "toy-by-hand", toy.root)
+    register(server, "gone-nightly", gone)
+    deploy_to_running(root=toy.root, port=int(httpx.URL(prefect_server).port or 0))
+    said = capsys.readouterr().out
+    assert "renamed  nightly is toy-nightly now" in said and "renamed  toy-by-hand is toy-release-by-hand now" in said
+    assert f"left     gone-nightly: its project was in {gone}" in said and said.count("\n") == 4
+    for path in (f"deployments/{old}", f"deployments/{by_hand_once}", f"flow_runs/{run}"):
+        assert ask(server, "GET", path).status_code == 404
+    assert [ask(server, "GET", f"deployments/{one}").status_code for one in kept] == [200, 200]
+    made = ask(server, "GET", "deployments/name/relabel/toy-nightly").json()
+    assert made["paused"] and made["pull_steps"][0]["prefect.deployments.steps.set_working_directory"] == {
+        "directory": str(toy.root)
+    }
+    assert ask(server, "GET", "deployments/name/relabel/nightly").status_code == 404
+    namesake = tmp_path / "elsewhere" / "toy"
+    namesake.mkdir(parents=True)
+    shutil.copy2(toy.root / "prefect.yaml", namesake)
+    with pytest.raises(
+        ServerError, match=f"'toy-.*' on this server is that of {toy.root}, and {namesake} has the same name"
+    ):
+        deploy(root=namesake, server=server)
+
+
+def test_who_deploys_to_a_server_that_does_not_run_is_told(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (toy.root / "prefect.yaml").write_text("deployments: [{work_pool: {name: a}}]")
+    with pytest.raises(ServerError, match="each with a name"):
+        deploy_to_running(root=toy.root)
+    (toy.root / "prefect.yaml").write_text("deployments: [{name: nightly, work_pool: {name: a}}]")
+    with pytest.raises(ServerError, match="no server of yours answers on port"):
+        deploy_to_running(root=toy.root, port=find_free_port())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
@@ -350,6 +412,7 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
         runs = wait_for_runs(home, port, "Completed", 1, process)
         server = know_server(make_api_url(port), home)
         assert all(run["auto_scheduled"] for run in runs)
+        assert ask(server, "GET", "deployments/name/relabel/toy-nightly").json()["id"] == runs[0]["deployment_id"]
         assert sorted(toy.read_log()) == ["apply", "demo", "evaluate", "fit", "index", "ingest"]
         body = {"flow_runs": {"id": {"any_": [min(runs, key=lambda run: run["start_time"])["id"]]}}}
         tasks = ask(server, "POST", "task_runs/filter", body).json()
@@ -500,7 +563,7 @@ def test_a_server_that_is_not_there_is_told(
 
 
 def test_another_program_on_the_port_is_told(toy: Toy, other: HTTPServer) -> None:
-    (toy.root / "prefect.yaml").write_text("deployments: [{work_pool: {name: a}}]")
+    (toy.root / "prefect.yaml").write_text("deployments: [{name: nightly, work_pool: {name: a}}]")
     other.answer = (200, "hello")  # type: ignore[attr-defined]
     with pytest.raises(ServerError, match=f"port {other.server_port}: .*What listens there is no server of yours"):
         serve(root=toy.root, port=other.server_port)
