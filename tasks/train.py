@@ -8,7 +8,6 @@ the embeddings do not predict votes, the end model cannot learn anything, and Ne
 """
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,13 @@ from tasks.core.certificate import Certificate, certify, find_certified
 from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import END_WORK, EndModel, fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
-from tasks.core.classifiers.pool import EXPERTS, Leader
+from tasks.core.classifiers.pool import Leader
 from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.student import Student
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
-from tasks.core.copies import group_copies
 from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
-    SOURCES,
-    LFColumn,
     NearvoteLabels,
     PooledVotes,
     choose_bandwidth,
@@ -39,17 +35,18 @@ from tasks.core.label_models.nearvote import (
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows
+from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows, Int64
 from tasks.errors import DataError
 from tasks.params import CertifyParams, Metric, TrainParams
 from tasks.progress import Progress
 from tasks.report.certificate import tabulate_certificate
-from tasks.report.formatting import format_share
+from tasks.report.end_model import tabulate_alternative, tabulate_end_model
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
-from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns
+from tasks.tables.lf_columns import StoredColumns
+from tasks.tables.neighbor_columns import find_neighbor_columns
 from tasks.tables.parquet import read_table, read_votes, write_table
 from tasks.tables.paths import (
     END_MODEL,
@@ -62,20 +59,10 @@ from tasks.tables.paths import (
 )
 from tasks.tables.saved_descriptions import read_descriptions
 from tasks.tables.saved_model import Method, SavedModel, write_model
-from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings, to_cosine
+from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings
 from tasks.tables.schemas import probability_column
 from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
-
-_SHOWN = 5
-"""Most near-copies that a sentence names."""
-
-BYTES_AT_ONCE = 1 << 24
-"""Most bytes of neighbors' similarities to read at a time, but at least those of a single LF. Opening the file takes time
-per column, so opening it for each LF would take time quadratic in the number of LFs."""
-
-DIGITS = 6
-"""Digits of the numbers in end_model.json, which explain the labels and are not read back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,46 +78,6 @@ class Inputs:
     """Gold of valid items, None if there is none or params forbid it."""
     judges: GoldRows | None
     """Gold of valid items, None where there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredColumns:
-    """The LFs' votes and similarities, read from disk a few LFs at a time in each iteration."""
-
-    root: Path
-    inputs: Inputs
-    pairs: NeighborColumnNames
-
-    def __iter__(self) -> Iterator[LFColumn]:
-        """Yield a column per LF.
-
-        Raises
-        ------
-        DataError
-            The neighbors are damaged, or belong to other items.
-        """
-        path = self.root / NEIGHBORS
-        m, n = len(self.inputs.lfs), self.inputs.items.height
-        starts = np.searchsorted(self.pairs.lf, np.arange(m + 1))
-        first = 0
-        while first < m:
-            room = starts[first] + BYTES_AT_ONCE // (4 * max(n, 1))
-            end = max(first + 1, int(np.searchsorted(starts, room, side="right")) - 1)
-            names = [ITEM_ID, *self.pairs.similarity[starts[first] : starts[end]]]
-            table = read_table(path, schemas.neighbors(names, self.inputs.items.schema[ITEM_ID]), names)
-            require_same_items(self.root / ITEMS, self.inputs.items, path, table)
-            for lf in range(first, end):
-                columns = range(starts[lf], starts[lf + 1])
-                similarity = np.empty((n, len(columns)), dtype=np.float32, order="F")
-                for number, pair in enumerate(columns):
-                    found = table[self.pairs.similarity[pair]].fill_null(np.nan).to_numpy()
-                    similarity[:, number] = to_cosine(found, self.inputs.metric, self.inputs.points.scale)
-                yield LFColumn(
-                    votes=np.ascontiguousarray(self.inputs.votes[:, lf]),
-                    similarity=similarity,
-                    classes=self.pairs.label[starts[lf] : starts[lf + 1]].astype(np.int64),
-                )
-            first = end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +103,16 @@ class FittedLabels:
     @property
     def posterior(self) -> Float64:
         """That of the shipped labels, (n, k)."""
-        return self.end.posterior if self.shipped == "end_model" else self.nearvote.posterior
+        return self.posteriors[self.shipped]
+
+    @property
+    def posteriors(self) -> dict[Method, Float64]:
+        """Those of both methods, (n, k) each."""
+        return {"nearvote": self.nearvote.posterior, "end_model": self.end.posterior}
+
+    def pick_labels(self, method: Method) -> Int64:
+        """The class positions (n,) of the labels of `method`."""
+        return pick_labels(self.posteriors[method], self.balance)
 
 
 def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
@@ -173,7 +129,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     fitted = fit_labels(inputs, evidence, k, params)
     head, balance, nearvote, end, shipped = evidence.head, fitted.balance, fitted.nearvote, fitted.end, fitted.shipped
     vectors, bandwidth = inputs.points.vectors, evidence.pooled.bandwidth
-    methods = {"nearvote": nearvote.posterior, "end_model": end.posterior}
+    methods: dict[str, Float64] = {name: posterior for name, posterior in fitted.posteriors.items()}
     if inputs.gold is not None:
         with Progress("fitting gold alone", total=WHOLE) as progress:
             gold_only = fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
@@ -184,16 +140,33 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     predictions = schemas.tabulate_predictions(inputs.items, judged)
     write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(classes))
     write_table(root / END_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
-    description = _describe(inputs, shipped, head, nearvote, end, balance, bandwidth, classes, params)
+    description = tabulate_end_model(
+        shipped,
+        inputs.gold,
+        inputs.votes,
+        inputs.lfs,
+        classes,
+        params,
+        head=head,
+        balance=balance,
+        bandwidth=bandwidth,
+        nearvote_weights=nearvote.weights,
+        end_model_weights=end.pool_weights,
+    )
     description["certificate"] = tabulate_certificate(
         certificate,
         params.certify,
         is_certified=labels["is_certified"].to_numpy(),
-        labels=pick_labels(fitted.posterior, balance),
+        labels=fitted.pick_labels(shipped),
         gold_rows=0 if inputs.judges is None else len(inputs.judges.rows),
         classes=classes,
     )
-    description["alternative"] = None if _can_learn_from_gold(inputs) else _compare_answers(inputs, evidence, fitted)
+    other: Method = "nearvote" if shipped == "end_model" else "end_model"
+    description["alternative"] = (
+        None
+        if _can_learn_from_gold(inputs)
+        else tabulate_alternative(shipped, fitted.pick_labels(shipped), fitted.pick_labels(other), inputs.votes, head)
+    )
     write_json(root / END_MODEL_SUMMARY, description)
     gold = fitted.lookout if _can_learn_from_gold(inputs) else None
     model = SavedModel(
@@ -235,8 +208,14 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         apply_spectral_map(spectral_map, vectors, features, progress.advance)
     with Progress("learning from votes", total=HEAD_WORK) as progress:
         head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
-    pairs = find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs))
-    columns = StoredColumns(root=root, inputs=inputs, pairs=pairs)
+    columns = StoredColumns(
+        root=root,
+        items=inputs.items,
+        votes=inputs.votes,
+        pairs=find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs)),
+        metric=inputs.metric,
+        scale=inputs.points.scale,
+    )
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
         bandwidth = choose_bandwidth(progress.follow(columns))
         pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
@@ -393,83 +372,3 @@ def _tabulate_labels(
     columns["original_votes"] = (inputs.votes != ABSTAIN).sum(axis=1, dtype=np.int32)
     columns["is_certified"] = find_certified(posterior, certificate.threshold)
     return inputs.items.with_columns(pl.Series(name, values) for name, values in columns.items())
-
-
-def _describe(
-    inputs: Inputs,
-    shipped: Method,
-    head: VoteHead,
-    nearvote: NearvoteLabels,
-    end: EndModel,
-    balance: Float64,
-    bandwidth: float,
-    classes: tuple[str, ...],
-    params: TrainParams,
-) -> dict[str, Any]:
-    """Return the content of end_model.json: what the model learned from, and the weight of each source of evidence."""
-    gold_rows = 0 if inputs.gold is None else len(inputs.gold.rows)
-    is_used = _can_learn_from_gold(inputs)
-    if is_used:
-        summary = f"nearvote and {gold_rows:,} gold rows of valid teach the end model."
-    elif inputs.gold is not None:
-        why = "of one class" if len(np.unique(inputs.gold.classes)) == 1 else "too few to learn from"
-        summary = f"{gold_rows:,} gold rows of valid are {why}: they only count in the class balance."
-    else:
-        summary = "no gold: nearvote alone teaches the end model, and nothing here could check it."
-    if shipped == "nearvote":
-        summary += (
-            " WARNING: a classifier on the embeddings does not foretell votes that were held out, so the labels are "
-            "nearvote's, not the end model's. Check that embeddings and items belong together, or try another encoder."
-        )
-    is_updated = not np.array_equal(balance, estimate_class_balance(head, inputs.votes, None))
-    copies = group_copies(inputs.votes, len(classes))
-    for group in copies:
-        names = [inputs.lfs[lf] for lf in group.lfs]
-        listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        summary += f" {len(names)} labeling functions say much the same and count as {group.worth:.1f}: {listed}."
-    return {
-        "summary": summary,
-        "shipped": shipped,
-        "near_copies": [
-            {"lfs": [inputs.lfs[lf] for lf in group.lfs], "count_as": round(group.worth, DIGITS)} for group in copies
-        ],
-        "gold_rows": gold_rows,
-        "class_balance": dict(zip(classes, balance.tolist(), strict=True)),
-        "class_balance_source": _name_balance(params, gold_rows, is_updated),
-        "bandwidth": round(bandwidth, DIGITS),
-        "nearvote_weights": _name_numbers(SOURCES, nearvote.weights) if is_used else None,
-        "end_model_weights": _name_numbers(EXPERTS, end.pool_weights) if is_used else None,
-    }
-
-
-def _compare_answers(inputs: Inputs, evidence: Evidence, fitted: FittedLabels) -> dict[str, Any]:
-    """Return what end_model.json says of the labels that are not shipped, where no gold tells which are better."""
-    names: dict[Method, str] = {"end_model": "the end model", "nearvote": "nearvote"}
-    other: Method = "nearvote" if fitted.shipped == "end_model" else "end_model"
-    posterior = fitted.nearvote.posterior if other == "nearvote" else fitted.end.posterior
-    shipped = pick_labels(fitted.posterior, fitted.balance)
-    differ = int((pick_labels(posterior, fitted.balance) != shipped).sum())
-    skill = measure_skill(inputs.votes, evidence.head.proba)
-    why = "how well embeddings foretell held-out votes could not be measured"
-    if not np.isnan(skill):
-        why = f"embeddings foretell held-out votes with a skill of {skill:.2f}, and from {LEAST_SKILL:.2f} on it is the end model"
-    return {
-        "method": other,
-        "labels_that_differ": differ,
-        "summary": f"Gold cannot tell which of two answers is better. Shipped are the labels of {names[fitted.shipped]}: {why}. "
-        f"Those of {names[other]} would differ on {differ:,} of {len(shipped):,} items ({format_share(differ / len(shipped))}).",
-    }
-
-
-def _name_balance(params: TrainParams, gold_rows: int, is_updated: bool) -> str:
-    if params.class_balance != "estimated":
-        return "uniform, as params.yaml asks" if params.class_balance == "uniform" else "given in params.yaml"
-    if is_updated:
-        return f"estimated from {gold_rows:,} gold rows of valid, which refute that of the votes"
-    return "estimated from the votes" + (
-        f", with which {gold_rows:,} gold rows of valid accord" if gold_rows else " alone"
-    )
-
-
-def _name_numbers(names: tuple[str, ...], numbers: Float64) -> dict[str, float]:
-    return {name: round(float(number), DIGITS) for name, number in zip(names, numbers, strict=True)}
