@@ -16,6 +16,7 @@ from flows.releases.last_run import describe_origin
 from flows.report_links import HEADERS, PATH, find_report
 from flows.runner.local_pages import HOST, find_foreign
 from flows.server_access import PROOF_PATH, prove
+from flows.server_database import let_writers_wait
 from tasks.report.origin import add_origin
 from tasks.tables.paths import REPORT
 
@@ -72,6 +73,7 @@ def main(arguments: list[str]) -> None:
         PREFECT_SERVER_LOGGING_LEVEL,
     )
 
+    let_writers_wait()
     app = OwnPages(create_app(final=True), port=port, password=str(PREFECT_SERVER_API_AUTH_STRING.value()))
     uvicorn.run(
         app,
