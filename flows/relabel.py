@@ -30,14 +30,12 @@ from prefect.states import Completed, Failed
 from flows.report_links import name_artifact, write_link
 from flows.run_form import Reason
 from flows.runner.dvc_graph import Stage
-from flows.runner.dvc_locks import BusyError
-from flows.runner.dvc_status import find_outdated
 from flows.runner.failure import StageFailedError, StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
-from flows.runner.pipeline import read_pipeline
+from flows.runner.pipeline import describe_run, find_outdated_results, read_pipeline
 from flows.runner.process import Commands
-from flows.runner.project import describe_end, find_results, in_project
+from flows.runner.project import find_results, in_project
 from flows.runner.report import Report, Summary
 from flows.runner.stage import ask_for_updates, execute_stage
 from flows.runner.terminal import describe_error
@@ -158,7 +156,7 @@ def relabel(
     summary = bring_up_to_date(root, stages)
     if summary.errors:
         return Failed(message="\n".join(map(str, summary.errors)), data=summary)
-    _create_artifacts(root, summary, _find_outdated(root) if targets else frozenset())
+    _create_artifacts(root, summary, find_outdated_results(root, targets or ()))
     if release:
         # Imported here because it loads Polars, .9 s that a run with nothing to do would wait for.
         from flows.release_flow import release_run
@@ -239,16 +237,6 @@ _LF_COLUMNS = {
     "valid_all_n": "on",
 }
 """Of the table of LFs those columns that fit Prefect's page, and their heads; precision is on valid gold."""
-
-
-def _find_outdated(root: Path) -> frozenset[Path]:
-    """The outputs that a run of some stages left behind, which stages that it left out would renew."""
-    try:
-        return find_outdated(root)
-    except BusyError as error:
-        # The stages have run: that another process is at work is no reason to fail.
-        get_run_logger().warning("results may be out of date: %s", error)
-        return frozenset(root / path for path in (*find_results(root).values(), REPORT_SUMMARY, LF_REPORT))
 
 
 def _create_artifacts(root: Path, summary: Summary, outdated: Collection[Path]) -> None:
@@ -361,14 +349,13 @@ def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -
     except KeyboardInterrupt:
         print("interrupted; the next run continues where this run stopped", file=sys.stderr)
         return _INTERRUPTED
-    print(summary.describe(sys.stdout))
     if summary.error:
+        print(summary.describe(sys.stdout))
         for failure in summary.errors:
             print(describe_error(failure, sys.stderr), file=sys.stderr)
         return getattr(summary.error, "exit_code", EpoxyError.exit_code)
     with in_project() as root:
-        # A run of some stages may leave results behind that need others.
-        print(f"\n{describe_end(root, find_outdated(root) if targets else ())}")
+        print(describe_run(root, targets, summary, sys.stdout))
     return 0
 
 

@@ -55,9 +55,8 @@ def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False
 
 def _find_nothing_to_do(stages: Sequence[str]) -> str | None:
     """What a run of `stages` that finds all of them up to date prints; None if it would not, or a Prefect server runs."""
-    from flows.runner.dvc_status import find_outdated
-    from flows.runner.pipeline import find_nothing_to_do
-    from flows.runner.project import describe_end, in_project
+    from flows.runner.pipeline import describe_run, find_nothing_to_do
+    from flows.runner.project import in_project
 
     with in_project() as root:
         summary = find_nothing_to_do(root, stages)
@@ -65,8 +64,4 @@ def _find_nothing_to_do(stages: Sequence[str]) -> str | None:
             return None
         from flows.server import find_server
 
-        if find_server():
-            return None
-        # Of some stages alone: results may need others.
-        results = describe_end(root, find_outdated(root) if stages else ())
-        return f"{summary.describe(sys.stdout)}\n\n{results}"
+        return None if find_server() else describe_run(root, stages, summary, sys.stdout)
