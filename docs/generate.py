@@ -36,7 +36,7 @@ from docs.pictures import draw_pipeline, draw_quality, draw_rooms, map_rooms, me
 from docs.python_page import write_python
 from flows.cli.main import main as epoxy
 from flows.releases.figures import Figures
-from flows.releases.gates import check_age, check_gates, check_new_rows
+from flows.releases.gates import check_age, check_gates, check_new_rows, check_quarantine
 from flows.releases.manifest import CONTENTS, Manifest
 from flows.releases.policy import GateLimits, Policy
 from tasks.__main__ import STAGES
@@ -275,7 +275,12 @@ def find_gates() -> dict[str, str]:
     limits = GateLimits.model_validate({**marked, "time_column": "time"})
     new_rows = typing.cast("typing.Any", types.SimpleNamespace(embeddings=None, similarity=None, rows=10**9))
     age = check_age(limits, None, datetime.now(UTC))
-    results = (*check_gates(limits, _NOTHING, None), *check_new_rows(limits, new_rows, _NOTHING), age)
+    results = (
+        *check_gates(limits, _NOTHING, None),
+        *check_new_rows(limits, new_rows, _NOTHING),
+        check_quarantine(limits, 0, 0),
+        age,
+    )
     by_limit = {limit: name for name, limit in marked.items()}
     found = {by_limit[result.limit]: result.gate for result in results if result.limit in by_limit}
     columns = next(result.gate for result in results if result.gate not in found.values())
@@ -370,6 +375,7 @@ TABLES: Mapping[Path, Callable[[], pa.DataFrameSchema]] = {
     paths.GOLD_CONFLICTS: lambda: schemas.gold_conflicts(EXAMPLE_CLASSES),
     paths.EMBEDDINGS: lambda: schemas.embeddings(1),
     paths.ENCODER: lambda: schemas.encoder(1),
+    paths.QUARANTINE: lambda: schemas.QUARANTINE,
     paths.CELLS: lambda: schemas.CELLS,
     paths.VOTES: lambda: schemas.votes(COUNT_OF_CLASSES, [EXAMPLE_LF]),
     paths.LF_FAILURES: lambda: schemas.FAILURES,
@@ -396,6 +402,7 @@ MEANINGS: Mapping[Path, str] = {
     paths.GOLD_SUMMARY: "Tables and decisions counted, and how far people agree.",
     paths.EMBEDDINGS: "A folder of shards, `part-00000-of-00007.parquet` and so on, to be read as one table; d is the width.",
     paths.ENCODER: "The encoder that `encoder: tfidf` fitted, or the name of another; without rows where embeddings come from a file.",
+    paths.QUARANTINE: "Rows that failed and are no items, each with why, and the line of text or the row of another file (from 1); without rows unless `ingest.quarantine` lets rows fail.",
     paths.INDEX: "The index, in FAISS's own format.",
     paths.INDEX_DESCRIPTION: "What a reader of the index must know.",
     paths.CELLS: "In which cell of the embedding space approximate search finds an item; 0 everywhere in a flat index.",

@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 from flows.released_asset import announce_labels
 from flows.releases.create import RefusedError, ReleaseResult
 from flows.releases.diff import compare_releases, describe_difference
-from flows.releases.gates import GateResult, describe_gates
+from flows.releases.gates import QUARANTINE_GATE, GateResult, describe_gates
 from flows.releases.publish import publish_release, publish_rollback
 from flows.releases.store import find_release
 from flows.report_links import name_artifact, write_link
@@ -65,7 +65,8 @@ def show_release(root: Path, publish: Callable[[], ReleaseResult | None]) -> Sta
     _show_changes(root, made)
     _announce(root, made)
     rows = f"; rows: {made.rows.describe()}" if made.rows else ""
-    return Completed(message=f"release {made.id} is current{rows}", data=made)
+    failed = next((f"; {gate.note}" for gate in made.gates if gate.gate == QUARANTINE_GATE and gate.note), "")
+    return Completed(message=f"release {made.id} is current{rows}{failed}", data=made)
 
 
 @flow(name="rollback", persist_result=False)

@@ -79,6 +79,7 @@ from tasks.tables.paths import (
     THRESHOLDS,
     VOTES,
 )
+from tasks.tables.quarantine import describe_quarantine, read_quarantine
 from tasks.tables.validation import require_same_items
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
@@ -107,6 +108,7 @@ class Inputs:
     curve_metric: str
     certified: Certified
     alternative: str | None
+    left_out: str | None
     fitness: EmbeddingFitness
     facts: tuple[Fact, ...]
     findings: tuple[str, ...]
@@ -216,6 +218,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         curve_metric=curve_metric,
         certified=certified,
         alternative=alternative,
+        left_out=describe_quarantine(read_quarantine(root)),
         fitness=fitness,
         facts=tuple(facts),
         findings=findings,
@@ -248,6 +251,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         label_counts=tuple(np.bincount(inputs.labels, minlength=k).tolist()),
         certified=inputs.certified,
         alternative=inputs.alternative,
+        left_out=inputs.left_out,
         lfs=tabulate_lfs(
             inputs.lfs,
             original=inputs.original,

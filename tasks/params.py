@@ -87,6 +87,21 @@ class ColumnType(StrEnum):
     BOOLEAN = "boolean"
 
 
+class QuarantineParams(Section):
+    """How many rows of the raw data may fail; they are left out, and listed in `data/ingest/quarantine.parquet`."""
+
+    rows: int | None = Field(None, ge=0)
+    """At most so many rows; null: any number."""
+    share: float | None = Field(None, ge=0, le=1)
+    """At most this share, of them and the items that are left; null: any share."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> "QuarantineParams":
+        if self.rows is None and self.share is None:
+            raise ValueError("give `rows`, `share` or both: how many rows may fail")
+        return self
+
+
 class IngestParams(Section):
     """Where raw items and embeddings are, and the names of their columns."""
 
@@ -111,6 +126,8 @@ class IngestParams(Section):
     `split` and `gold` need no type."""
     encoder: EncoderParams | None = None
     """Computes embeddings from a text column, instead of `embeddings`."""
+    quarantine: QuarantineParams | None = None
+    """How many rows may fail, such as `{rows: 100}` or `{share: 0.01}`, before ingest does; null: none."""
 
     @field_validator("source")
     @classmethod

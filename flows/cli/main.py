@@ -23,6 +23,7 @@ from flows.cli.lfs import lfs_command
 from flows.cli.next import next_command
 from flows.cli.notify import notify_command
 from flows.cli.plan import plan_command
+from flows.cli.quarantine import quarantine_command
 from flows.cli.release import release_command
 from flows.cli.releases import releases_command
 from flows.cli.rollback import rollback_command
@@ -112,6 +113,7 @@ for command in (
     suggest_command,
     describe_command,
     next_command,
+    quarantine_command,
     server_command,
     notify_command,
     gold_command,

@@ -15,6 +15,7 @@ from flows.releases.manifest import (
     CONTENTS,
     FIGURES,
     MANIFEST,
+    QUARANTINED,
     ROWS,
     TABLES,
     CertifiedLabels,
@@ -31,7 +32,8 @@ from tasks.errors import DataError
 from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import mask_mode, sync_folder
-from tasks.tables.parquet import read_table, write_table
+from tasks.tables.parquet import count_rows, read_table, write_table
+from tasks.tables.paths import QUARANTINE
 from tasks.tables.release_rows import read_rows
 
 _PACKAGES = ("epoxy-flow", "numpy", "polars", "pyarrow", "faiss-cpu", "flyingsquid", "pgmpy", "scikit-learn", "dvc")
@@ -58,6 +60,8 @@ def assemble_candidate(root: Path, part: Path, new_rows: NewRows | None) -> Mani
     else:
         require_same_params(part / FILE, pipeline)
         _write_table(part / ROWS, read_rows(root), schemas.ROWS)
+    if (root / QUARANTINE).exists() and count_rows(root / QUARANTINE):
+        files[QUARANTINED] = _copy_recorded(root, part, QUARANTINED, QUARANTINE, pipeline)
     validate_contents(part, checked.classes)
     figures = measure_figures(root, part, checked)
     write_file(part / FIGURES, encode_json(figures))
@@ -97,18 +101,19 @@ def assemble_candidate(root: Path, part: Path, new_rows: NewRows | None) -> Mani
 
 def _copy_run(root: Path, part: Path, pipeline: Pipeline) -> dict[str, FileEntry]:
     """The files of the last run, copied to `part`."""
-    files = {}
-    for name, source in CONTENTS.items():
-        copied = copy_file(root / source, part / name)
-        files[name] = copied.entry
-        known = pipeline.hashes.get(str(source))
-        if known is not None and known != copied.md5:
-            # DVC takes a file of equal size and modification time for unchanged, so that a run alone repairs nothing.
-            raise DataError(
-                f"{source} is not the one in dvc.lock. Run 'rm {source}', then 'epoxy run', which brings it back, then "
-                "release."
-            )
-    return files
+    return {name: _copy_recorded(root, part, name, source, pipeline) for name, source in CONTENTS.items()}
+
+
+def _copy_recorded(root: Path, part: Path, name: str, source: Path, pipeline: Pipeline) -> FileEntry:
+    """The file `name` in folder `part`, a copy of `source`, which is as dvc.lock knows it."""
+    copied = copy_file(root / source, part / name)
+    known = pipeline.hashes.get(str(source))
+    if known is not None and known != copied.md5:
+        # DVC takes a file of equal size and modification time for unchanged, so that a run alone repairs nothing.
+        raise DataError(
+            f"{source} is not the one in dvc.lock. Run 'rm {source}', then 'epoxy run', which brings it back, then release."
+        )
+    return copied.entry
 
 
 def _copy_base(part: Path, base: Release) -> dict[str, FileEntry]:

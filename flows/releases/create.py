@@ -17,12 +17,13 @@ from flows.releases.gates import (
     check_age,
     check_gates,
     check_new_rows,
+    check_quarantine,
     describe_gates,
     has_failed,
 )
 from flows.releases.lineage import MOVES, Action, Log, emit_event, read_log
 from flows.releases.lock import PART, lock_releases
-from flows.releases.manifest import FIGURES, FOLDER, ROWS, Manifest
+from flows.releases.manifest import FIGURES, FOLDER, QUARANTINED, ROWS, Manifest
 from flows.releases.new_rows import NewRows
 from flows.releases.policy import GateLimits
 from flows.releases.records import make_record, write_record
@@ -41,7 +42,7 @@ from flows.releases.store import (
 from tasks.errors import DataError, GateError, ParamsError, StageError
 from tasks.tables import schemas
 from tasks.tables.files import sync_folder
-from tasks.tables.parquet import read_table
+from tasks.tables.parquet import count_rows, read_table
 from tasks.tables.release_rows import RowChanges, compare_rows
 
 
@@ -185,6 +186,9 @@ def _judge(
     results = check_gates(limits, figures, against)
     if new_rows and against:
         results += check_new_rows(limits, measure_new_rows(new_rows.labeled, against.last), against.last)
+    quarantined = count_rows(part / QUARANTINED) if QUARANTINED in manifest.files else 0
+    if limits.maximum_quarantined is not None or quarantined:
+        results = (*results, check_quarantine(limits, quarantined, manifest.items))
     if limits.maximum_age_hours is not None:
         results = (*results, check_age(limits, read_newest(folder.parent, limits.time_column), datetime.now(UTC)))
     return (*results, *([] if previous == manifest.id else [_check_rolled_back(manifest.id, log)]))

@@ -11,6 +11,8 @@ import numpy as np
 from flows.releases.figures import EmbeddingFigures, Figures, LfFigures, NewRowFigures, SimilarityFigures
 from flows.releases.policy import Columns, GateLimits
 
+QUARANTINE_GATE = "rows in quarantine"
+
 _ROUNDING = 1e-9
 """A figure this little beyond its limit is at it: 0.9 - 0.85 is a hair more than 0.05 in binary."""
 
@@ -82,6 +84,13 @@ def check_age(limits: GateLimits, newest: datetime | None, now: datetime) -> Gat
         f"no time in column '{limits.time_column}'" if newest is None else f"newest item: {newest:%Y-%m-%d %H:%M} UTC"
     )
     return _at_most("hours since the newest item", age, limits.maximum_age_hours, True, note)
+
+
+def check_quarantine(limits: GateLimits, rows: int, items: int) -> GateResult:
+    """Whether few enough rows failed as items: their share of these and the items."""
+    share = rows / max(rows + items, 1)
+    note = f"rows left out because they failed: {rows:,}" if rows else ""
+    return _at_most(QUARANTINE_GATE, share, limits.maximum_quarantined, True, note)
 
 
 def has_failed(results: tuple[GateResult, ...]) -> bool:

@@ -28,6 +28,8 @@ FOLDER = Path("releases")
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
 ROWS = "rows.parquet"
+QUARANTINED = "quarantine.parquet"
+"""The rows that ingest left out; in releases of data of which it left some out."""
 
 CONTENTS: Mapping[str, Path] = {
     "labels.parquet": SHIPPED_LABELS,

@@ -63,6 +63,8 @@ class GateLimits(Section):
     """As maximum_centroid_shift, of the new rows alone: beyond it they are not of the kind the model learned from."""
     maximum_new_neighbor_shift: Shift | None = 0.5
     """As maximum_neighbor_shift, of the new rows alone."""
+    maximum_quarantined: Share | None = None
+    """Share of rows that ingest left out (`ingest.quarantine` in params.yaml), of these and the items."""
     maximum_age_hours: Shift | None = None
     """Hours since the newest item, by time_column; where it is set, that labels of old data are released is refused."""
     time_column: str = ""

@@ -28,6 +28,7 @@ from flows.releases.manifest import (
     FIGURES,
     FOLDER,
     MANIFEST,
+    QUARANTINED,
     ROWS,
     Manifest,
     compute_checksum,
@@ -176,7 +177,7 @@ def read_release(root: Path, name: str = CURRENT) -> Release:
         raise _damaged(release_id, MANIFEST, "its checksum does not match")
     if release_id != manifest.id or release_id != compute_id(manifest.files, manifest.inputs):
         raise _damaged(release_id, MANIFEST, "it is of another release")
-    if set(manifest.files) != {*CONTENTS, FIGURES, ROWS}:
+    if {*manifest.files} - {QUARANTINED} != {*CONTENTS, FIGURES, ROWS}:
         raise _damaged(release_id, MANIFEST, "it names other files")
     return Release(id=release_id, path=path, manifest=manifest)
 
@@ -329,6 +330,8 @@ def validate_contents(path: Path, classes: Sequence[str]) -> None:
     read_table(path / "provenance.parquet", schemas.provenance(k, votes.schema[ITEM_ID]))
     rows = read_table(path / ROWS, schemas.ROWS)
     require_same_items(path / "labels.parquet", labels, path / ROWS, rows)
+    if (path / QUARANTINED).exists():
+        read_table(path / QUARANTINED, schemas.QUARANTINE)
     model = read_model(path / "model.parquet")
     if model.classes != tuple(classes) or [ITEM_ID, *model.lfs] != votes.columns:
         raise DataError(f"{CONTENTS['model.parquet']}: is of other classes or labeling functions. Run 'epoxy run'.")

@@ -7,11 +7,20 @@ import polars as pl
 from tasks.core.class_names import find_misread_class
 from tasks.errors import DataError
 from tasks.readers.ids import parse_integers
+from tasks.readers.quarantine import Note, Reason
 from tasks.tables.validation import SHOWN, name_first_where
 
 
-def to_classes(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: str, *, is_typeless: bool) -> pl.Series:
-    """Return gold as int8 class positions, null where it is unknown.
+def to_classes(
+    gold: pl.Series,
+    ids: pl.Series,
+    classes: Sequence[str],
+    where: str,
+    *,
+    is_typeless: bool,
+    note: Note | None = None,
+) -> pl.Series:
+    """Return gold as int8 class positions, null where it is unknown; with `note`, also where it is no class.
 
     Text holds class names, and integers are class positions. In a file without types (CSV), integers count as positions
     only if no class has one of them as its name.
@@ -45,7 +54,9 @@ def to_classes(gold: pl.Series, ids: pl.Series, classes: Sequence[str], where: s
     else:
         raise DataError(f"{subject} is {gold.dtype}; expected class names (text) or class positions (integers).")
     wrong = gold.is_not_null() & positions.is_null()
-    if wrong.any():
+    if wrong.any() and note:
+        note(wrong, Reason.BAD_GOLD, gold)
+    elif wrong.any():
         values = ", ".join(repr(value) for value in show_distinct(gold.filter(wrong)))
         raise DataError(
             f"{subject}: {wrong.sum():,} items are of an unknown class: {values}; expected one of {', '.join(classes)}, or a "

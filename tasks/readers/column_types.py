@@ -12,6 +12,7 @@ import yaml
 
 from tasks.errors import DataError
 from tasks.params import ColumnType
+from tasks.readers.quarantine import Note, Reason
 from tasks.tables.validation import SHOWN
 
 _SAMPLE = 10_000
@@ -28,8 +29,8 @@ _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
-def convert_column(column: pl.Series, kind: ColumnType, where: str) -> pl.Series:
-    """The `column` converted to the type that `ingest.types` gives it.
+def convert_column(column: pl.Series, kind: ColumnType, where: str, note: Note | None = None) -> pl.Series:
+    """The `column` converted to the type that `ingest.types` gives it; with `note`, null where a value is of another.
 
     Raises
     ------
@@ -52,7 +53,9 @@ def convert_column(column: pl.Series, kind: ColumnType, where: str) -> pl.Series
         case ColumnType.BOOLEAN:
             converted = text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean)
     wrong = text.is_not_null() & converted.is_null()
-    if wrong.any():
+    if wrong.any() and note:
+        note(wrong, Reason.BAD_VALUE, text)
+    elif wrong.any():
         values = ", ".join(map(repr, text.filter(wrong).unique().sort().head(SHOWN)))
         raise DataError(
             f"{where}: column '{column.name}' has {wrong.sum():,} values that are not of type {kind} (ingest.types in "

@@ -24,6 +24,7 @@ from tasks.progress import Progress
 from tasks.readers import encoder, onnx_encoder, sentence_encoder
 from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
 from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, normalize_ids, read_embedding_ids
+from tasks.readers.quarantine import Note, Quarantine, Reason
 from tasks.readers.raw_tables import read_stored_column
 from tasks.tables.parquet import ROW_GROUP
 from tasks.tables.paths import EMBEDDINGS
@@ -41,7 +42,7 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 class Embeddings:
     """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk.
 
-    `files`: where the rows are from, in their order; empty if they were computed. `encoder`: the TF-IDF encoder that
+    `files`: where the rows are from, in their order, `lengths` of them each; empty if they were computed. `encoder`: the TF-IDF encoder that
     computed them, None for other encoders and for files.
     """
 
@@ -49,6 +50,7 @@ class Embeddings:
     matrix: npt.NDArray[np.floating]
     rows: npt.NDArray[np.int64]
     files: tuple[Path, ...] = ()
+    lengths: tuple[int, ...] = ()
     encoder: TfidfEncoder | None = None
 
 
@@ -110,9 +112,16 @@ def _encode_in_blocks(root: Path, texts: pl.Series, encode: TfidfEncoder) -> npt
 
 
 def read_embeddings(
-    root: Path, source: Path, id_type: pl.DataType, params: IngestParams, known: Mapping[Path, pl.Series]
+    root: Path,
+    source: Path,
+    id_type: pl.DataType,
+    params: IngestParams,
+    known: Mapping[Path, pl.Series],
+    quarantine: Quarantine,
 ) -> Embeddings:
     """Embeddings from files below `source`; .npy and .parquet are read a block at a time.
+
+    Rows that fail are noted in `quarantine` and left out, if they may fail.
 
     Parameters
     ----------
@@ -132,6 +141,7 @@ def read_embeddings(
     files = find_files(source, params.embeddings, "embeddings")
     where = f"{params.source}/{params.embeddings}"
     suffix = require_one_suffix(files)
+    lengths: dict[Path, int]
     if suffix != ".npy" and params.embedding_ids is not None:
         raise ParamsError(
             f"params.yaml: 'ingest.embedding_ids' is only for .npy; {params.embeddings} holds its own ids. Remove it."
@@ -140,20 +150,32 @@ def read_embeddings(
         case ".npy":
             arrays = [_open_array(file) for file in files]
             lengths = {file: len(array) for file, array in zip(files, arrays, strict=True)}
-            ids = read_embedding_ids(source, id_type, lengths, params, known)
+            ids = read_embedding_ids(source, id_type, lengths, params, known, quarantine.note_rows)
             matrix = _stack(root, arrays, where)
         case ".npz":
             with_ids = [_read_npz(file) for file in files]
-            ids = concatenate_ids([normalize_ids(part.ids, where) for part in with_ids], where)
+            lengths = {file: len(part.ids) for file, part in zip(files, with_ids, strict=True)}
+            ids = concatenate_ids(
+                [
+                    normalize_ids(part.ids, where, quarantine.note_rows(file))
+                    for file, part in zip(files, with_ids, strict=True)
+                ],
+                where,
+            )
             matrix = _stack(root, [part.matrix for part in with_ids], where)
         case ".parquet":
             with ExitStack() as opened:
                 # Ids and vectors from the same open file: between two openings it could be replaced.
                 stored = {file: opened.enter_context(_open_parquet(file)) for file in files}
+                lengths = {file: table.metadata.num_rows for file, table in stored.items()}
                 ids = concatenate_ids(
-                    [_read_id_column(file, table, params, where) for file, table in stored.items()], where
+                    [
+                        _read_id_column(file, table, params, where, quarantine.note_rows(file))
+                        for file, table in stored.items()
+                    ],
+                    where,
                 )
-                matrix = _read_vectors(root, stored, ids, where)
+                matrix = _read_vectors(root, stored, ids, where, is_strict=not quarantine.is_on)
         case _:
             raise DataError(f"{where}: expected embeddings in .npy (with ingest.embedding_ids), .npz or .parquet.")
     if len(ids) != len(matrix):
@@ -161,7 +183,14 @@ def read_embeddings(
             f"{where}: {len(matrix):,} rows, but {len(ids):,} ids in {params.embedding_ids or 'it'}. Ids and rows must be "
             "of the same items in the same order."
         )
-    return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)), files=tuple(files))
+    present = ids.is_not_null()
+    return Embeddings(
+        ids=ids.filter(present),
+        matrix=matrix,
+        rows=np.flatnonzero(present.to_numpy()),
+        files=tuple(lengths),
+        lengths=tuple(lengths.values()),
+    )
 
 
 def _open_array(path: Path) -> npt.NDArray[np.floating]:
@@ -259,19 +288,24 @@ def _open_parquet(path: Path) -> parquet.ParquetFile:
         return parquet.ParquetFile(path, pre_buffer=False)
 
 
-def _read_id_column(path: Path, stored: parquet.ParquetFile, params: IngestParams, where: str) -> pl.Series:
+def _read_id_column(
+    path: Path, stored: parquet.ParquetFile, params: IngestParams, where: str, note: Note | None
+) -> pl.Series:
     """The ids in an open Parquet file."""
     with explain_foreign_errors(path):
         ids = read_stored_column(stored, params.item_id)
     if ids is None:
         raise DataError(f"{where}: no column '{params.item_id}' (ingest.item_id in params.yaml) in {path.name}.")
-    return normalize_ids(ids, where)
+    return normalize_ids(ids, where, note)
 
 
 def _read_vectors(
-    root: Path, stored: Mapping[Path, parquet.ParquetFile], ids: pl.Series, where: str
+    root: Path, stored: Mapping[Path, parquet.ParquetFile], ids: pl.Series, where: str, *, is_strict: bool
 ) -> npt.NDArray[np.floating]:
-    """The vectors in the list columns of open Parquet files as a matrix on disk, with a row for each of `ids`."""
+    """The vectors in the list columns of open Parquet files as a matrix on disk, with a row for each of `ids`.
+
+    A vector of another dimension is an error, or a row of NaN unless `is_strict`.
+    """
     matrix: npt.NDArray[np.float32] | None = None
     wrong: list[int] = []
     at = 0
@@ -282,14 +316,16 @@ def _read_vectors(
                 matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _find_width(lengths, where)))
             fits = lengths == matrix.shape[1]
             wrong.extend((at + np.flatnonzero(~fits)).tolist())
-            if fits.all():
+            if fits.all() or not is_strict:
                 # A missing number becomes NaN here, and is reported as NaN.
-                flat = column.flatten().to_numpy(zero_copy_only=False)
-                matrix[at : at + len(column)] = to_float32(flat.reshape(len(column), -1))
+                flat = column.filter(arrow.array(fits)).flatten().to_numpy(zero_copy_only=False)
+                block = matrix[at : at + len(column)]
+                block[~fits] = np.nan
+                block[fits] = to_float32(flat.reshape(-1, matrix.shape[1]))
             at += len(column)
     if matrix is None:
         raise DataError(f"{where}: no embeddings; expected at least one row.")
-    if wrong:
+    if wrong and is_strict:
         raise DataError(
             f"{where}: {len(wrong):,} embeddings are missing or of a dimension other than {matrix.shape[1]}, first ids "
             f"{name_first(ids.gather(wrong))}."
@@ -349,8 +385,20 @@ def _find_width(lengths: npt.NDArray[np.number], where: str) -> int:
     return int(widths[counts.argmax()])
 
 
-def match_rows(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.NDArray[np.int64]:
-    """For each of `ids`, its row in `found.matrix`, int64 of shape (n,).
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Items with an embedding: `ids`, ascending, and the row of each in the matrix, int64 of shape (n,)."""
+
+    ids: pl.Series
+    rows: npt.NDArray[np.int64]
+
+
+def match_rows(
+    ids: pl.Series, found: Embeddings, params: IngestParams, known: Mapping[Path, pl.Series], quarantine: Quarantine
+) -> Matched:
+    """The row in `found.matrix` of each of `ids`, ascending; `known`: ids by file of items.
+
+    Items and embeddings without each other are noted in `quarantine` and left out, if they may fail.
 
     Raises
     ------
@@ -365,8 +413,21 @@ def match_rows(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.N
             else "Write both alike."
         )
         raise DataError(f"{where}: ids are {found.ids.dtype}, but {ids.dtype} in {params.items}. {cure}")
-    kept = mark_last(found.ids, where, params, found.files)
+    bad: list[pl.Series] = []
+    kept = mark_last(
+        found.ids, where, params, found.files, (lambda mask, *_: bad.append(mask)) if quarantine.is_on else None
+    )
+    if bad:
+        _note_embeddings(found, bad[0], Reason.DOUBLED_ID, quarantine)
+        kept = ~bad[0]
     found_ids, found_rows = found.ids.filter(kept), found.rows[kept.to_numpy()]
+    if quarantine.is_on:
+        lonely = ids.filter(~ids.is_in(found_ids.implode()))
+        quarantine.add_items(lonely, Reason.NO_EMBEDDING, [None] * len(lonely), known)
+        ids = ids.filter(ids.is_in(found_ids.implode()))
+        is_of_item = found_ids.is_in(ids.implode())
+        _note_embeddings(found, kept & ~found.ids.is_in(ids.implode()), Reason.NO_ITEM, quarantine)
+        found_ids, found_rows = found_ids.filter(is_of_item), found_rows[is_of_item.to_numpy()]
     order = found_ids.arg_sort()
     if not found_ids.gather(order).equals(ids):
         lines = []
@@ -377,5 +438,26 @@ def match_rows(ids: pl.Series, found: Embeddings, params: IngestParams) -> npt.N
             if len(lonely):
                 lines.append(f"{where}: {len(lonely):,} {what}, first ids {name_first(lonely)}.")
         raise DataError("\n".join([*lines, "Each item needs one embedding, and each embedding an item."]))
-    rows: npt.NDArray[np.int64] = found_rows[order.to_numpy()]
-    return rows
+    return Matched(ids=ids, rows=found_rows[order.to_numpy()])
+
+
+def _note_embeddings(found: Embeddings, bad: pl.Series, reason: Reason, quarantine: Quarantine) -> None:
+    """Take note of the embeddings at which `bad` is true, but for those of items that have failed."""
+    new = bad & ~found.ids.is_in(pl.Series(list(quarantine.ids), dtype=found.ids.dtype).implode())
+    rows, ids = found.rows[new.to_numpy()], found.ids.filter(new)
+    note_vectors(found, rows, ids, reason, [None] * len(ids), quarantine)
+
+
+def note_vectors(
+    found: Embeddings,
+    rows: npt.NDArray[np.int64],
+    ids: pl.Series,
+    reason: Reason,
+    values: Sequence[object],
+    quarantine: Quarantine,
+) -> None:
+    """Take note in `quarantine` of `rows` of the matrix, which are of the items `ids`, where they are in files."""
+    ends = np.cumsum(found.lengths)
+    for row, item, value in zip(rows.tolist(), ids.to_list(), values, strict=True):
+        file = int(np.searchsorted(ends, row, side="right"))
+        quarantine.add(found.files[file], [row - int(ends[file]) + found.lengths[file]], [item], reason, [value])

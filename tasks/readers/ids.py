@@ -1,7 +1,7 @@
 """Item ids: text or 64-bit integers, never missing, and unique once duplicates are resolved."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,13 @@ from tasks.readers.files import (
     require_one_order,
     require_one_suffix,
 )
+from tasks.readers.quarantine import Note, Reason
 from tasks.readers.raw_tables import read_column
 from tasks.tables.validation import SHOWN, name_first
 
 
-def normalize_ids(ids: pl.Series, where: str) -> pl.Series:
-    """The ids as text or int64, without nulls.
+def normalize_ids(ids: pl.Series, where: str, note: Note | None = None) -> pl.Series:
+    """The ids as text or int64, without nulls; with `note`, null where one is missing.
 
     Raises
     ------
@@ -36,7 +37,10 @@ def normalize_ids(ids: pl.Series, where: str) -> pl.Series:
     if ids.dtype != pl.String and not ids.dtype.is_integer() and ids.dtype != pl.Null:
         raise DataError(f"{where}: column '{ids.name}' is {ids.dtype}; expected ids that are text or integers.")
     missing = ids.is_null() | (ids == "") if ids.dtype == pl.String else ids.is_null()
-    if missing.any():
+    if missing.any() and note:
+        note(missing, Reason.NO_ID, ids)
+        ids = ids.to_frame().select(pl.when(~missing).then(pl.first())).to_series()
+    elif missing.any():
         raise DataError(
             f"{where}: {missing.sum():,} rows have no id in column '{ids.name}', first row "
             f"{name_first(missing.arg_true())} (counted from 0). Every item needs one."
@@ -55,19 +59,25 @@ def parse_integers(text: pl.Series) -> pl.Series | None:
     return numbers if text.equals(numbers.cast(pl.String).alias(text.name)) else None
 
 
-def mark_last(ids: pl.Series, where: str, params: IngestParams, files: Sequence[Path]) -> pl.Series:
+def mark_last(
+    ids: pl.Series, where: str, params: IngestParams, files: Sequence[Path], note: Note | None = None
+) -> pl.Series:
     """Whether each row is kept, bool of shape (n,): all, or with `duplicates: last` the last of those with the same id.
 
-    `files`: the files of the rows, in their order.
+    `files`: the files of the rows, in their order. With `note`, all rows of an id that occurs more than once though it may
+    not are noted, and kept; missing ids (null) are not the same.
 
     Raises
     ------
     DataError
         An id occurs more than once though it may not, or the order of files does not say which row is last.
     """
-    last = ids.is_last_distinct()
+    last = ids.is_last_distinct() | ids.is_null()
     if last.all():
         return last
+    if params.duplicates == Duplicates.ERROR and note:
+        note(ids.is_duplicated() & ids.is_not_null(), Reason.DOUBLED_ID, pl.repeat("", len(ids), eager=True))
+        return pl.repeat(True, len(ids), eager=True)
     if params.duplicates == Duplicates.ERROR:
         twice = ids.filter(~last).unique().sort()
         raise DataError(
@@ -84,8 +94,9 @@ def read_embedding_ids(
     lengths: Mapping[Path, int],
     params: IngestParams,
     known: Mapping[Path, pl.Series],
+    note: Callable[[Path], Note | None],
 ) -> pl.Series:
-    """The ids of the rows of .npy embeddings, in their order.
+    """The ids of the rows of .npy embeddings, in their order; null for rows that failed as items.
 
     Parameters
     ----------
@@ -95,6 +106,8 @@ def read_embedding_ids(
         The number of rows of each .npy file, in the files' order.
     known
         Ids by file, for files that were already read as items: read again, they could have changed.
+    note
+        By file, what takes note of missing ids; None where they are an error.
 
     Raises
     ------
@@ -114,7 +127,7 @@ def read_embedding_ids(
     parts = {
         file: known[file]
         if file in known
-        else _normalize(_read_ids(source, file, params, where), where, id_type, is_typed)
+        else _normalize(_read_ids(source, file, params, where), where, id_type, is_typed, note(file))
         for file in files
     }
     if len(files) > 1 and len(lengths) > 1:
@@ -163,9 +176,9 @@ def _read_ids(source: Path, path: Path, params: IngestParams, where: str) -> pl.
             return read_id_column(source, path, params.item_id, where)
 
 
-def _normalize(ids: pl.Series, where: str, id_type: pl.DataType, is_typed: bool) -> pl.Series:
+def _normalize(ids: pl.Series, where: str, id_type: pl.DataType, is_typed: bool, note: Note | None) -> pl.Series:
     """The ids, normalized; in a file without types they are integers if the items' ids are."""
-    normalized = normalize_ids(ids, where)
+    normalized = normalize_ids(ids, where, note)
     numbers = parse_integers(normalized) if not is_typed and id_type == pl.Int64 else None
     return normalized if numbers is None else numbers
 

@@ -1,8 +1,8 @@
 """Raw items: all files as one table, with split and gold checked."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +15,7 @@ from tasks.readers.class_column import show_distinct, to_classes
 from tasks.readers.column_types import convert_column, describe_losses, guess_types, propose_types, write_key
 from tasks.readers.files import drop_empty, find_files, require_one_suffix
 from tasks.readers.ids import mark_last, normalize_ids
+from tasks.readers.quarantine import Note, Quarantine, Reason, RowNotes
 from tasks.readers.raw_tables import RawTable, is_near_miss, read_raw_table
 from tasks.tables.validation import name_first_where
 
@@ -36,9 +37,17 @@ class Items:
     losses: tuple[str, ...]
     ids_by_file: Mapping[Path, pl.Series]
 
+    def drop(self, ids: Collection[str | int]) -> "Items":
+        """These items without those of `ids`."""
+        known = self.table[ITEM_ID]
+        kept = ~known.is_in(pl.Series(list(ids), dtype=known.dtype).implode())
+        return replace(self, table=self.table.filter(kept), gold=self.gold.filter(kept))
 
-def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> Items:
+
+def read_items(source: Path, classes: Sequence[str], params: IngestParams, quarantine: Quarantine) -> Items:
     """The raw items below `source`, checked and sorted by item_id, with gold in a column of its own.
+
+    Rows that fail are noted in `quarantine` and left out, if they may fail.
 
     Raises
     ------
@@ -51,7 +60,7 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
     found = find_files(source, params.items, "items")
     files = drop_empty(found)
     suffix = require_one_suffix(files)
-    parts = [read_raw_table(source, file) for file in files]
+    parts = [read_raw_table(source, file, is_lenient=quarantine.is_on) for file in files]
     raw = _concatenate(parts, where, params)
     if raw.is_empty():
         raise DataError(f"{where}: no items; expected at least one row.")
@@ -59,23 +68,29 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams) -> It
     _require_headers(raw.columns, where, params)
     _require_known_types(raw.columns, typeless if suffix == ".parquet" else raw.columns, where, params)
     losses = describe_losses((raw[name] for name in params.types), params.types, where)
-    raw = raw.with_columns(convert_column(raw[name], kind, where) for name, kind in params.types.items())
-    ids = normalize_ids(raw[params.item_id], where).alias(ITEM_ID)
-    heights = [part.table.height for part in parts]
-    starts = [sum(heights[:number]) for number in range(len(heights))]
-    ids_by_file = {
-        file: ids[start : start + height] for file, start, height in zip(files, starts, heights, strict=True)
-    }
-    kept = mark_last(ids, where, params, files)
+    notes = RowNotes(quarantine, parts) if quarantine.is_on else None
+    note = notes.note if notes else None
+    raw = raw.with_columns(convert_column(raw[name], kind, where, note) for name, kind in params.types.items())
+    ids = normalize_ids(raw[params.item_id], where, note).alias(ITEM_ID)
+    ids_by_file = _cut_ids(ids, parts)
+    kept = mark_last(ids, where, params, files, note)
     replaced = len(kept) - kept.sum()
-    if replaced:
+    if replaced or notes:
+        kept = notes.drop(ids, kept) if notes else kept
         raw, ids = raw.filter(kept), ids.filter(kept)
-    split = _read_split(raw[params.split], ids, where) if params.split in raw.columns else _all_train(ids)
+    split = _read_split(raw[params.split], ids, where, note) if params.split in raw.columns else _all_train(ids)
     gold = (
-        to_classes(raw[params.gold], ids, classes, where, is_typeless=params.gold in typeless)
+        to_classes(raw[params.gold], ids, classes, where, is_typeless=params.gold in typeless, note=note)
         if params.gold in raw.columns
         else pl.Series("gold", [None] * len(ids), dtype=pl.Int8)
     )
+    if notes:
+        _note_missing_texts(raw, params, notes)
+        kept = notes.drop(ids, pl.repeat(True, len(ids), eager=True))
+        raw, ids, split, gold = raw.filter(kept), ids.filter(kept), split.filter(kept), gold.filter(kept)
+        quarantine.require_few(len(ids))
+        if raw.is_empty():
+            raise DataError(f"{where}: every row failed; expected at least one item. Correct the file.")
     rest = raw.drop(params.item_id, params.split, params.gold, strict=False)
     rest = rest.with_columns(_make_storable(column, where) for column in rest)
     order = ids.arg_sort()
@@ -168,7 +183,29 @@ def _name_numbers(tables: Sequence[pl.DataFrame], name: str) -> str:
     return "integers" if any(table.schema[name].is_integer() for table in tables) else "numbers"
 
 
+def _cut_ids(ids: pl.Series, parts: Sequence[RawTable]) -> dict[Path, pl.Series]:
+    """The ids of each file's rows, in their order; null for a row that cannot be read."""
+    found: dict[Path, pl.Series] = {}
+    start = 0
+    for part in parts:
+        own = ids[start : start + part.table.height]
+        start += part.table.height
+        found[part.path] = own
+        if part.records:
+            is_read = pl.Series([record.problem is None for record in part.records])
+            row = pl.select(pl.when(is_read).then(is_read.cast(pl.Int64).cum_sum() - 1)).to_series()
+            found[part.path] = own.gather(row)
+    return found
+
+
 # Columns of the items.
+
+
+def _note_missing_texts(raw: pl.DataFrame, params: IngestParams, notes: RowNotes) -> None:
+    """Take note of rows without the text that is to be encoded."""
+    name = params.encoder.column if params.encoder else None
+    if name in raw.columns and raw.schema[name] == pl.String:
+        notes.note(raw[name].is_null(), Reason.NO_TEXT, raw[name])
 
 
 def _require_headers(columns: Sequence[str], where: str, params: IngestParams) -> None:
@@ -247,14 +284,16 @@ def _find_storable(kind: pl.DataType | DataTypeClass) -> pl.DataType | DataTypeC
     return kind
 
 
-def _read_split(split: pl.Series, ids: pl.Series, where: str) -> pl.Series:
-    """The checked split of each row, as text."""
+def _read_split(split: pl.Series, ids: pl.Series, where: str, note: Note | None) -> pl.Series:
+    """The checked split of each row, as text; with `note`, also those that are none."""
     known = [str(name) for name in Split]
     if split.dtype.is_nested():
         raise DataError(f"{where}: column '{split.name}' is {split.dtype}; expected text, one of {', '.join(known)}.")
     text = split.cast(pl.String).alias("split")
     wrong = ~text.is_in(known).fill_null(False)
-    if wrong.any():
+    if wrong.any() and note:
+        note(wrong, Reason.BAD_SPLIT, text)
+    elif wrong.any():
         values = ", ".join("missing" if value is None else repr(value) for value in show_distinct(text.filter(wrong)))
         raise DataError(
             f"{where}: column '{split.name}': {wrong.sum():,} items are in an unknown split: {values}; expected "

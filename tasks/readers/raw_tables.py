@@ -2,27 +2,32 @@
 
 import codecs
 import csv
-import json
-import re
-import sys
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import polars as pl
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
 from tasks.errors import DataError
+from tasks.readers.bad_lines import (
+    Record,
+    drop_records,
+    find_bad_line,
+    find_bad_row,
+    find_doubled_key,
+    find_lone_surrogate,
+    list_records,
+)
 from tasks.readers.files import explain_foreign_errors, read_hive_columns
 
-_LONE_SURROGATE = re.compile(
-    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..)"
-)
-"""Half a surrogate pair in JSON, which Polars would read as a different character."""
-
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+TEXT = (".csv", ".jsonl", ".ndjson")
+"""Suffixes of formats whose rows are text."""
 
 _OTHER_SEPARATORS = ";\t|"
 """Separators other than a comma, as exported by European spreadsheets, databases and Unix programs."""
@@ -30,30 +35,35 @@ _OTHER_SEPARATORS = ";\t|"
 
 @dataclass(frozen=True, kw_only=True)
 class RawTable:
-    """The rows of a file; `typeless`: columns that are text only because CSV and names of folders have no types."""
+    """The rows of a file; `typeless`: columns that are text only because CSV and names of folders have no types.
+
+    `records`: all rows of the file, among them those that `table` lacks because they cannot be read; empty if it has all.
+    """
 
     path: Path
     table: pl.DataFrame
     typeless: frozenset[str]
+    records: tuple[Record, ...] = ()
 
 
-def read_raw_table(source: Path, path: Path) -> RawTable:
-    """The table in the file at `path`, which is below `source`.
+def read_raw_table(source: Path, path: Path, *, is_lenient: bool = False) -> RawTable:
+    """The table in the file at `path`, which is below `source`; `is_lenient`: without rows of text that cannot be read.
 
     Raises
     ------
     DataError
         The file is not what its suffix says, or has two columns of the same name.
     """
-    match path.suffix.lower():
-        case ".parquet":
-            table = _read_parquet(path)
-        case ".csv":
-            table = _read_csv(path)
-        case ".jsonl" | ".ndjson":
-            table = _read_jsonl(path)
-        case _:
-            raise DataError(f"{path}: expected a table in .parquet, .csv or .jsonl.")
+    records: tuple[Record, ...] = ()
+    try:
+        table = _read_table(path, None)
+    except DataError:
+        if not is_lenient or path.suffix.lower() not in TEXT or not path.is_file():
+            raise
+        records = tuple(read_records(path))
+        if len({record.problem is None for record in records}) < 2:
+            raise  # every row can be read, or none: it is the file that is wrong
+        table = _read_table(path, drop_records(path.read_bytes(), path.suffix.lower(), list(records)))
     folders = read_hive_columns(source, path)
     for name in folders:
         if name in table.columns:
@@ -62,8 +72,31 @@ def read_raw_table(source: Path, path: Path) -> RawTable:
             )
     table = table.with_columns(pl.lit(value, pl.String).alias(name) for name, value in folders.items())
     return RawTable(
-        path=path, table=table, typeless=frozenset(table.columns if path.suffix.lower() == ".csv" else folders)
+        path=path,
+        table=table,
+        typeless=frozenset(table.columns if path.suffix.lower() == ".csv" else folders),
+        records=records,
     )
+
+
+def read_records(path: Path) -> list[Record]:
+    """The rows of the CSV or JSONL file at `path`, those among them that cannot be read."""
+    with explain_foreign_errors(path):
+        return list_records(path.read_bytes(), path.suffix.lower())
+
+
+def _read_table(path: Path, content: bytes | None) -> pl.DataFrame:
+    """The table in the file at `path`, or in `content`, which takes the place of the file's."""
+    match path.suffix.lower():
+        case ".parquet":
+            return _read_parquet(path)
+        case ".csv":
+            return _read_csv(path, content)
+        case ".jsonl" | ".ndjson":
+            with explain_foreign_errors(path):
+                return parse_jsonl(path, path.read_bytes() if content is None else content)
+        case _:
+            raise DataError(f"{path}: expected a table in .parquet, .csv or .jsonl.")
 
 
 def read_column(source: Path, path: Path, name: str) -> pl.Series | None:
@@ -143,20 +176,20 @@ def _adapt(column: arrow.ChunkedArray, kind: arrow.DataType) -> arrow.ChunkedArr
     return column if column.type == kind else column.cast(kind)
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
-    """The table in a CSV file, all of it text."""
-    with explain_foreign_errors(path), path.open("rb") as file:
+def _read_csv(path: Path, content: bytes | None) -> pl.DataFrame:
+    """The table in a CSV file, or in `content`, which takes the place of the file's; all of it text."""
+    with explain_foreign_errors(path), _open(path, content) as file:
         if file.read(2) in _UTF16:
             raise DataError(f"{path} is UTF-16; expected UTF-8. Save it as that.")
         file.seek(0)
         try:
             table = pl.read_csv(file, infer_schema=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise DataError(f"{path} cannot be read: {_find_bad_row(path) or str(error).splitlines()[0]}") from None
+            raise DataError(f"{path} cannot be read: {find_bad_row(path) or str(error).splitlines()[0]}") from None
     # Polars fills a row that ends too early with empty values.
-    if table.width > 1 and table[:, -1].null_count() and (problem := _find_bad_row(path)):
+    if content is None and table.width > 1 and table[:, -1].null_count() and (problem := find_bad_row(path)):
         raise DataError(f"{path} cannot be read: {problem}")
-    with explain_foreign_errors(path), path.open(encoding="utf-8-sig", newline="") as text:
+    with explain_foreign_errors(path), TextIOWrapper(_open(path, content), encoding="utf-8-sig", newline="") as text:
         header = next(csv.reader(text))
     for separator in _OTHER_SEPARATORS if len(header) == 1 else "":
         if separator in header[0]:
@@ -172,33 +205,9 @@ def _read_csv(path: Path) -> pl.DataFrame:
     return table
 
 
-def _find_bad_row(path: Path) -> str | None:
-    """What is wrong with the first row that is not UTF-8 or has more or fewer columns than the header, else None."""
-    usual = csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text)
-            width = len(next(rows, []))
-            for row in rows:
-                if row and len(row) != width:
-                    return f"line {rows.line_num:,} ends a row of {len(row)} columns; the header has {width}. Correct the file."
-    except UnicodeDecodeError:
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return f"line {number:,} is not UTF-8 ({line[error.start : error.end]!r}). Save the file as UTF-8."
-    except csv.Error:
-        pass  # Python's reader refuses more than Polars does, and Polars decides
-    finally:
-        csv.field_size_limit(usual)
-    return None
-
-
-def _read_jsonl(path: Path) -> pl.DataFrame:
-    """The table in a JSONL file."""
-    with explain_foreign_errors(path):
-        return parse_jsonl(path, path.read_bytes())
+def _open(path: Path, content: bytes | None) -> IO[bytes]:
+    """The file at `path`, or `content`, which takes the place of the file's, to be read."""
+    return path.open("rb") if content is None else BytesIO(content)
 
 
 def parse_jsonl(path: Path, content: bytes) -> pl.DataFrame:
@@ -211,63 +220,16 @@ def parse_jsonl(path: Path, content: bytes) -> pl.DataFrame:
     """
     content = content.removeprefix(codecs.BOM_UTF8)
     with explain_foreign_errors(path):
-        if half := _LONE_SURROGATE.search(content):
-            line = content.count(b"\n", 0, half.start()) + 1
-            raise DataError(
-                f"{path} cannot be read: line {line:,} has half a character (a surrogate without the other). Remove it, or "
-                "write the text again as UTF-8."
-            )
+        if half := find_lone_surrogate(content):
+            raise DataError(f"{path} cannot be read: {half}")
         try:
             table = pl.read_ndjson(content, infer_schema_length=None)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            reason = _find_bad_line(content) or _find_doubled_key(content) or str(error).splitlines()[0]
+            reason = find_bad_line(content) or find_doubled_key(content) or str(error).splitlines()[0]
             raise DataError(f"{path} cannot be read: {reason}") from None
-    if doubled := _find_doubled_key(content):
+    if doubled := find_doubled_key(content):
         raise DataError(f"{path} cannot be read: {doubled}")
     return table
-
-
-class _DoubledKeyError(Exception):
-    """A JSON object has the key `args[0]` more than once."""
-
-
-def _find_doubled_key(content: bytes) -> str | None:
-    """What is wrong with the first line in which an object has a key twice (Polars would ignore one of them), else None.
-
-    This takes one and a half times as long as Polars takes to read the lines.
-    """
-
-    def refuse(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        if len({*names}) < len(names):
-            raise _DoubledKeyError(next(name for name in names if names.count(name) > 1))
-
-    decoder = json.JSONDecoder(object_pairs_hook=refuse)
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            decoder.decode(line.decode("utf-8"))
-        except _DoubledKeyError as error:
-            return f"line {number:,} has the key {error.args[0]!r} more than once. Remove or rename the others."
-        except (ValueError, RecursionError):
-            continue  # blank, or left to Polars to accept or refuse
-    return None
-
-
-def _find_bad_line(content: bytes) -> str | None:
-    """What is wrong with the first line that is not a JSON object, else None."""
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"has {constant}, which is not JSON; write null instead")
-
-    for number, line in enumerate(content.splitlines(), start=1):
-        if line.strip():
-            try:
-                if not isinstance(json.loads(line, parse_constant=refuse), dict):
-                    return f"line {number:,} is not a JSON object, which begins with {{"
-            except (ValueError, RecursionError) as error:
-                reason = str(error)
-                return f"line {number:,} {reason if reason.startswith('has') else f'is not JSON: {reason}'}"
-    return None
 
 
 def is_near_miss(column: str, name: str) -> bool:

@@ -36,6 +36,7 @@ def render_summary(evaluation: Evaluation) -> str:
         escape_markdown(evaluation.certified.sentence),
         "",
         *([escape_markdown(evaluation.alternative), ""] if evaluation.alternative else []),
+        *([escape_markdown(evaluation.left_out), ""] if evaluation.left_out else []),
     ]
     return "\n".join(lines)
 

@@ -76,6 +76,21 @@ ITEMS = pa.DataFrameSchema(
 """item_id, split, and every other raw column as it came; never gold."""
 
 
+QUARANTINE = pa.DataFrameSchema(
+    {
+        ITEM_ID: pa.Column(nullable=True),
+        "reason": pa.Column(pl.String),
+        "file": pa.Column(pl.String),
+        "row": pa.Column(pl.Int64, pa.Check.ge(1)),
+        "found": pa.Column(pl.String),
+    },
+    checks=[_ids_are_text_or_integer()],
+    strict=True,
+)
+"""Rows that failed and are no items: their id (null if they have none), the file below `ingest.source`, the line of text or
+the row of another file, counted from 1, and what was found; sorted by file and row."""
+
+
 def gold(k: int) -> TableSchema:
     """item_id and gold, the class position; only items that have gold."""
     return _table({"gold": pa.Column(pl.Int8, pa.Check.in_range(0, k - 1))})

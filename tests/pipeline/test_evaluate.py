@@ -1,5 +1,6 @@
 """The evaluate stage on small projects: figures counted by hand, odd gold, damaged input, equal bytes, DVC's plots."""
 
+import html
 import json
 import math
 import re
@@ -33,6 +34,7 @@ from tasks.tables.paths import (
     LF_SUMMARY,
     METRICS,
     PLOTS,
+    QUARANTINE,
     REPORT,
     REPORT_SUMMARY,
     SHIPPED_LABELS,
@@ -74,12 +76,19 @@ class Project:
     extended: np.ndarray
     methods: dict[str, np.ndarray]
     shipped: str
+    failed: tuple[str, ...] = ()
 
     def write(self, root: Path) -> Path:
         k, ids = len(self.classes), pl.Series("item_id", self.ids)
         lfs = [f"lf_{letter}" for letter in "abcdefghij"[: self.original.shape[1]]]
         items = pl.DataFrame([ids, pl.Series("split", self.split)])
         write_table(root / ITEMS, items, schemas.ITEMS)
+        n = len(self.failed)
+        failed = {"reason": self.failed, "file": ["1.csv"] * n, "row": [*range(1, n + 1)], "found": [""] * n}
+        missing = pl.Series("item_id", [None] * n, dtype=ids.dtype)
+        kinds = {"reason": pl.String, "file": pl.String, "row": pl.Int64, "found": pl.String}
+        table = pl.DataFrame(failed, schema=kinds).select(missing, pl.all())
+        write_table(root / QUARANTINE, table, schemas.QUARANTINE)
         gold = items.with_columns(pl.Series("gold", self.gold, dtype=pl.Int8)).filter(pl.col("gold") >= 0)
         valid = pl.col("split") == "valid"
         write_table(root / VALID_GOLD, gold.filter(valid).drop("split"), schemas.gold(k))
@@ -232,6 +241,14 @@ def test_a_loss_against_majority_vote_is_told_with_its_figures(tmp_path):
     assert "25.0 points below majority vote: 50.0 % against 75.0 % of 4 items right" in summary
     page = (tmp_path / REPORT).read_text()
     assert "25.0 points below majority vote" in page
+
+
+def test_rows_that_failed_are_told_where_there_are_any(tmp_path):
+    root = run(replace(SMALL, failed=("no id", "no text", "no text")), tmp_path)
+    said = "3 rows failed and were left out (2 no text, 1 no id); 'epoxy quarantine' lists them."
+    assert said in (root / REPORT_SUMMARY).read_text() and said in html.unescape((root / REPORT).read_text())
+    run(SMALL, tmp_path)
+    assert "left out" not in (root / REPORT_SUMMARY).read_text() + (root / REPORT).read_text()
 
 
 def test_certified_labels_are_told_in_all_and_by_class(tmp_path):

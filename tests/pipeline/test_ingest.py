@@ -18,11 +18,11 @@ from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams, IngestParams
 from tasks.tables import schemas
 from tasks.tables.parquet import find_shards, read_table
-from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, QUARANTINE
 
 CLASSES = ("HAM", "SPAM")
 DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
-OUTPUTS = (ITEMS, COLUMN_GOLD, EMBEDDINGS, ENCODER)
+OUTPUTS = (ITEMS, COLUMN_GOLD, EMBEDDINGS, ENCODER, QUARANTINE)
 
 RAW_ITEMS = pl.DataFrame(
     {
@@ -68,7 +68,7 @@ def complaint(root: Path, **changes: object) -> str:
 
 def test_tables_are_sorted_by_id_and_gold_is_kept_apart(tmp_path: Path) -> None:
     run(write(tmp_path))
-    items, gold, embeddings, encoder = (pl.read_parquet(tmp_path / path) for path in OUTPUTS)
+    items, gold, embeddings, encoder, _ = (pl.read_parquet(tmp_path / path) for path in OUTPUTS)
     assert encoder.is_empty()
     assert items.rows() == [
         ("a", "train", "one"),

@@ -2,10 +2,13 @@
 
 import polars as pl
 import pytest
-from release_project import SETTLED, A, B, add_rows, release, write_lock, write_run
+from release_project import OPEN, SETTLED, A, B, add_rows, release, write_lock, write_run
 
+from flows.cli.quarantine import list_quarantine, show_quarantine
 from flows.releases.create import RefusedError, create_release
 from flows.releases.diff import compare_releases, describe_trace, trace_label
+from flows.releases.first_seen import find_first_seen
+from flows.releases.gates import QUARANTINE_GATE, describe_gates
 from flows.releases.manifest import CONTENTS
 from flows.releases.new_rows import label_new_rows
 from flows.releases.rollback import roll_back
@@ -18,7 +21,9 @@ from flows.releases.store import (
 )
 from tasks.core.tfidf import fit_tfidf
 from tasks.errors import DataError, StageError
-from tasks.tables.paths import ENCODER, SHIPPED_LABELS, VOTES
+from tasks.tables import schemas
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import ENCODER, QUARANTINE, SHIPPED_LABELS, VOTES
 from tasks.tables.release_rows import RowChanges
 from tasks.tables.saved_encoder import write_encoder
 
@@ -74,6 +79,48 @@ def test_an_encoder_that_was_fitted_anew_labels_nothing(root):
     write_lock(root)
     with pytest.raises(DataError, match=r"encoder.parquet was fitted on other texts .* name the copy in"):
         label_new_rows(root)
+
+
+def test_rows_in_quarantine_are_released_with_the_others_and_known_by_their_first_release(root, capsys):
+    bad = pl.DataFrame(
+        {
+            "item_id": ["x", None],
+            "reason": ["unknown class", "unreadable"],
+            "file": ["1.csv", "1.csv"],
+            "row": [7, 9],
+            "found": ["eggs", "3 columns; the header has 2"],
+        }
+    )
+    moved = bad.with_columns(file=pl.lit("2.csv"), row=pl.col("row") + 1)
+    write_table(root / QUARANTINE, bad, schemas.QUARANTINE)
+    write_lock(root)
+    assert find_first_seen(root, bad)["first_seen"].to_list() == [None, None]
+    first = create_release(root, OPEN)
+    assert [gate.note for gate in first.gates if gate.gate == QUARANTINE_GATE] == [
+        "rows left out because they failed: 2"
+    ]
+    assert verify_all(root) == ()
+    add_rows(root, [("e", (0.0, 1.0))])
+    write_table(root / QUARANTINE, moved, schemas.QUARANTINE)
+    write_lock(root)
+    second = create_release(root, SETTLED, new_rows=label_new_rows(root))
+    assert pl.read_parquet(second.path / "quarantine.parquet").equals(moved)
+    seen = list_quarantine(root=root)
+    assert seen["first_seen"].to_list() == [first.id, second.id]  # without an id, a row is known by where it is
+    capsys.readouterr()
+    show_quarantine(seen, limit=1)
+    head, _, row, _, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["item_id", "reason", "file", "row", "found", "first", "seen"]
+    assert row.split() == ["x", "unknown", "class", "2.csv", "8", "eggs", first.id, seen["since"][0][:10]]
+    assert last == "2 rows failed and were left out: 1 unknown class, 1 unreadable; 1 more with --limit or --csv"
+    assert "rows in quarantine" in describe_gates(second.gates)
+    strict = SETTLED.model_copy(update={"maximum_quarantined": 0.2})
+    with pytest.raises(RefusedError, match=r"rows in quarantine +0.2857 +0.2 +FAILED"):
+        create_release(root, strict, new_rows=label_new_rows(root))
+    write_table(root / QUARANTINE, bad.clear(), schemas.QUARANTINE)
+    write_lock(root)
+    third = create_release(root, strict, new_rows=label_new_rows(root))
+    assert not (third.path / "quarantine.parquet").exists()
 
 
 def test_the_same_night_has_the_same_id_wherever(root, tmp_path):

@@ -24,6 +24,7 @@ from flows.releases.gates import (
     check_age,
     check_gates,
     check_new_rows,
+    check_quarantine,
     describe_gates,
     has_failed,
 )
@@ -241,6 +242,19 @@ def test_new_rows_are_compared_with_all_that_the_release_knows():
     # No neighbor at all, where the release had some.
     lonely = check_new_rows(LIMITS, NewRowFigures(rows=100, embeddings=new.embeddings, similarity=None), BASE)
     assert lonely[1].verdict is GateVerdict.FAILED
+
+
+def test_rows_in_quarantine_are_counted_beside_the_items():
+    limits = GateLimits.model_validate({"maximum_quarantined": 0.25})
+    result = check_quarantine(limits, 1, 3)
+    assert (result.value, result.verdict, result.note) == (
+        1 / 4,
+        GateVerdict.PASSED,
+        "rows left out because they failed: 1",
+    )
+    assert check_quarantine(limits, 2, 3).verdict is GateVerdict.FAILED
+    assert check_quarantine(limits, 0, 3).note == ""
+    assert check_quarantine(OFF, 2, 3).verdict is GateVerdict.OFF
 
 
 def test_the_age_of_the_newest_item_is_counted_in_hours():

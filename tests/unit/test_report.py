@@ -97,6 +97,7 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
         confusion=np.array([[90, 10], [0, 0]]) if methods else None,
         label_counts=(150, 50),
         alternative=None,
+        left_out=None,
         certified=Certified(sentence="20 items are certified.", share_by_class=(0.1, 0.1)),
         lfs=lfs if methods else lfs.select(pl.exclude("^test.*$")),
         curves=curves,
