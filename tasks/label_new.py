@@ -139,10 +139,10 @@ def _describe(
     described: DescribedLF,
     before: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Return `votes`, those of the description LF by the release's means and cuts: apply has fitted them to new rows, too."""
+    """Return `votes`, those of the description LF by the release's vectors and cuts: apply has fitted them to new rows, too."""
     name, L = votes.columns[1 + described.lf], to_matrix(votes)
     voter = described.voter
-    guesses = guess(read_vectors(root, rows, new), voter.vectors, voter.classes, voter.means)
+    guesses = guess(read_vectors(root, rows, new), voter.scores, len(voter.cuts))
     others = np.delete(L[new], described.lf, axis=1)
     known = votes.select(ITEM_ID)
     if before.schema[ITEM_ID] == votes.schema[ITEM_ID]:

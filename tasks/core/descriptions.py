@@ -1,9 +1,8 @@
 """Votes for the class whose description is nearest to an item, on the items where that is clear.
 
-An item's score of a class is the cosine of its embedding with the nearest of the class's descriptions, less the mean of
-these cosines over reference items: a description that is near to everything wins nothing. The margin is the best score
-less the second best. Of the items for which a class is best, the description LF votes on those whose margin reaches the
-class's cut.
+An item's score of a class is what `tasks.core.description_scores` makes of its cosines with the class's descriptions; of
+several, the best counts. The margin is the best score less the second best. Of the items for which a class is best, the
+description LF votes on those whose margin reaches the class's cut.
 
 How far down the cut may lie is read from evidence, tenth by tenth of the reference items by margin: gold, or the votes of
 other LFs, or whether near items have the same best class. All of them are noisy, so only their decline counts: tenths are
@@ -15,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from tasks.core.description_scores import DescriptionScores, to_units
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int8, Int64
 
 Kind = Literal["gold", "votes", "neighbors"]
@@ -38,15 +38,12 @@ LEAST_COMMON = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Voter:
-    """What votes: vectors (v, d) float32 at length one, of the classes `classes` (v,); by class (k,) the mean score of
-    reference items, NaN where a class has no description, and the least margin, infinite where it never votes.
+    """What votes: the scores of the descriptions' classes, and by class (k,) the least margin, infinite where it never votes.
 
     is_filling: whether it votes on items alone on which no other LF does.
     """
 
-    vectors: Float32
-    classes: Int64
-    means: Float64
+    scores: DescriptionScores
     cuts: Float64
     is_filling: bool
 
@@ -101,35 +98,16 @@ class Agreement:
     items: int
 
 
-def to_units(vectors: Float32) -> Float32:
-    """Return `vectors` (n, d) at length one."""
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    units: Float32 = (vectors / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
-    return units
-
-
-def score_classes(X: Float32, vectors: Float32, classes: Int64, k: int) -> Float64:
-    """Return the cosine (n, k) of each row of X (n, d) with the nearest of each class's `vectors`; -inf without any.
-
-    A row's scores do not depend on the other rows, to the last bit, which a matrix product would not promise.
-    """
-    cosines = np.einsum("nd,vd->nv", to_units(X).astype(np.float64), vectors.astype(np.float64))
-    scores = np.full((len(X), k), -np.inf)
-    for c in np.unique(classes).tolist():
-        scores[:, c] = cosines[:, classes == c].max(axis=1)
-    return scores
-
-
-def guess(X: Float32, vectors: Float32, classes: Int64, means: Float64) -> Guesses:
+def guess(X: Float32, scores: DescriptionScores, k: int) -> Guesses:
     """Return the best class of each row of X (n, d) and its margin; of a single described class, the score itself.
 
     Of equal scores the class that comes first.
     """
-    scores = score_classes(X, vectors, classes, len(means)) - np.where(np.isnan(means), 0, means)
-    best = scores.argmax(axis=1)
-    first = scores[np.arange(len(X)), best]
-    scores[np.arange(len(X)), best] = -np.inf
-    second = scores.max(axis=1)
+    by_class = scores.score_classes(X, k)
+    best = by_class.argmax(axis=1)
+    first = by_class[np.arange(len(X)), best]
+    by_class[np.arange(len(X)), best] = -np.inf
+    second = by_class.max(axis=1)
     return Guesses(classes=best.astype(np.int8), margins=first - np.where(np.isfinite(second), second, 0))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tasks.core.descriptions import to_units
+from tasks.core.description_scores import to_units
 from tasks.core.tfidf import TfidfEncoder
 from tasks.core.types import ITEM_ID, Float32, Int64
 from tasks.errors import DataError, ParamsError

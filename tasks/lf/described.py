@@ -1,6 +1,6 @@
 """The LF that votes for the class whose description is nearest: its vectors, where each class stops, and whether it helps.
 
-Vectors of descriptions come from the encoder of the items, or from a table. Means and cuts come from reference items, the
+Vectors of descriptions come from the encoder of the items, or from a table. Scores and cuts come from reference items, the
 split train; they and the vectors are an artifact, by which rows that come later are voted on alike.
 
 Without gold nobody knows how good the LF is. What is known is how far it agrees with the other LFs above chance, and how far
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tasks.core.description_scores import DescriptionScores, fit_scores
 from tasks.core.descriptions import (
     ENOUGH,
     Agreement,
@@ -30,10 +31,9 @@ from tasks.core.descriptions import (
     compute_kappa,
     guess,
     measure_agreement,
-    score_classes,
     vote,
 )
-from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int8, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int8, Int64, Votes
 from tasks.errors import DataError
 from tasks.lf.class_vectors import ClassVectors
 from tasks.params import Split
@@ -49,7 +49,10 @@ BETTER = 3.0
 yelp made random it has 4 and 5 times as much, and voting beside them costs .011 and wins .132 of accuracy on valid; with their
 real votes, where it has 1.7 and 2 times as much, it wins .001 and costs .012."""
 
-SAMPLE = 4000
+SAMPLE = 20_000
+"""Reference items by which scores are fitted."""
+
+COMPARED = 4000
 """Reference items whose neighbors are compared: each with each."""
 
 DIGITS = 4
@@ -102,28 +105,21 @@ def describe(
     reference = (items["split"] == Split.TRAIN).to_numpy()
     if not reference.any():
         raise DataError(
-            "apply.describe: means and cuts come from the items of train, but no item is of train. Add some."
+            "apply.describe: scores and cuts come from the items of train, but no item is of train. Add some."
         )
     gold = join_gold(items, read_table(root / VALID_GOLD, schemas.gold(k)))
-    means = _average_scores(root, items, found, reference, k)
-    guesses = _guess_all(root, items, found, means)
+    scores = fit_scores(read_vectors(root, items, _draw(reference, SAMPLE)), found.vectors, found.classes)
+    guesses = _guess_all(root, items, scores, k)
     others = _read_others(read_votes, lfs, guesses, reference, k)
     evidence = _gather_evidence(root, items, guesses, reference, gold, others, k)
-    cuts = [
-        choose_cut(c, guesses.margins[reference & (guesses.classes == c)], evidence)
-        if not np.isnan(means[c])
-        else choose_cut(c, np.empty(0), [])
-        for c in range(k)
-    ]
+    cuts = [choose_cut(c, guesses.margins[reference & (guesses.classes == c)], evidence) for c in range(k)]
     margins = np.array([cut.margin for cut in cuts])
     whole = vote(guesses, margins, False, others.has_votes)
     own = _agree(whole, others, reference)
     why = _judge(own, others.mean)
     is_filling = bool(others.has_votes.any()) and not own.kappa >= BETTER * others.mean
     voter = Voter(
-        vectors=found.vectors,
-        classes=found.classes,
-        means=means,
+        scores=scores,
         cuts=np.full(k, np.inf) if why else margins,
         is_filling=is_filling,
     )
@@ -133,7 +129,7 @@ def describe(
         "origin": found.origin,
         "notes": list(found.notes),
         "is_muted": bool(why),
-        "why": why or _explain(own, others.mean, is_filling),
+        "why": why or _explain(own, others, is_filling),
         "fills": is_filling,
         "agreement": _round(own.kappa),
         "agreement_items": own.items,
@@ -162,31 +158,27 @@ def tabulate(name: str, classes: Sequence[str], found: ClassVectors, voter: Vote
             "lf": pl.Series([name] * len(cuts), dtype=pl.String),
             "class": pl.Series([classes[c] for c in found.classes], dtype=pl.String),
             "text": pl.Series(found.texts, dtype=pl.String),
-            "vector": pl.Series(found.vectors, dtype=pl.Array(pl.Float32, found.vectors.shape[1])),
-            "mean": voter.means[found.classes],
+            "vector": pl.Series(voter.scores.vectors, dtype=pl.Array(pl.Float32, found.vectors.shape[1])),
+            "offset": voter.scores.offsets,
             "cut": pl.Series(np.where(np.isinf(cuts), np.nan, cuts)).fill_nan(None),
             "fills": pl.Series([voter.is_filling] * len(cuts), dtype=pl.Boolean),
         }
     )
 
 
-def _average_scores(root: Path, items: pl.DataFrame, found: ClassVectors, reference: Bool, k: int) -> Float64:
-    """The mean score of reference items by class, (k,); NaN of classes without description."""
-    total = np.zeros(k)
+def _draw(reference: Bool, count: int) -> Int64:
+    """Rows of reference items, ascending; at most `count` of them, drawn at random."""
+    rows = np.flatnonzero(reference)
+    return np.sort(np.random.default_rng(0).choice(rows, count, replace=False)) if len(rows) > count else rows
+
+
+def _guess_all(root: Path, items: pl.DataFrame, scores: DescriptionScores, k: int) -> Guesses:
+    classes, margins = np.empty(items.height, np.int8), np.empty(items.height)
     with Progress("comparing with descriptions", total=items.height) as progress:
         for rows, vectors in read_blocks(root, items):
-            scores = score_classes(vectors[reference[rows]], found.vectors, found.classes, k)
-            for row in scores:  # one by one, so that the last digit does not depend on blocks
-                total += row
+            part = guess(vectors, scores, k)
+            classes[rows], margins[rows] = part.classes, part.margins
             progress.advance(len(vectors))
-    return np.where(np.isfinite(total), total / reference.sum(), np.nan)
-
-
-def _guess_all(root: Path, items: pl.DataFrame, found: ClassVectors, means: Float64) -> Guesses:
-    classes, margins = np.empty(items.height, np.int8), np.empty(items.height)
-    for rows, vectors in read_blocks(root, items):
-        part = guess(vectors, found.vectors, found.classes, means)
-        classes[rows], margins[rows] = part.classes, part.margins
     return Guesses(classes=classes, margins=margins)
 
 
@@ -247,9 +239,7 @@ def _gather_evidence(
     voted = reference & ~np.isnan(others.agreement)
     if voted.any():
         evidence.append(_choose("votes", guesses, voted, others.agreement, others.distribution))
-    rows = np.flatnonzero(reference)
-    if len(rows) > SAMPLE:
-        rows = np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
+    rows = _draw(reference, COMPARED)
     part = Guesses(classes=guesses.classes[rows], margins=guesses.margins[rows])
     evidence.append(compare_neighbors(read_vectors(root, items, rows), part, k))
     return evidence
@@ -281,13 +271,15 @@ def _judge(own: Agreement, mean: float) -> str:
     )
 
 
-def _explain(own: Agreement, mean: float, is_filling: bool) -> str:
+def _explain(own: Agreement, others: _Others, is_filling: bool) -> str:
+    if not others.has_votes.any():
+        return "is alone: no other labeling function votes, so that nothing but gold judges it"
     where = "votes where no other LF does" if is_filling else "votes beside other LFs"
-    if np.isnan(own.kappa) or np.isnan(mean):
+    if np.isnan(own.kappa) or np.isnan(others.mean):
         return f"{where}; too few common votes to judge it by"
     return (
         f"{where}: on {own.items:,} items its agreement with other LFs, {own.kappa:.2f} above chance, is as good as theirs with "
-        f"each other ({mean:.2f})"
+        f"each other ({others.mean:.2f})"
     )
 
 

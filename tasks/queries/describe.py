@@ -62,7 +62,7 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
     found = describe(data.root, classes, params.name, vectors, others.columns[1:], lambda: iter([others]))
     c = classes.index(label)
     everything = data.embeddings_of(np.arange(table.height))
-    guessed = guess(everything, vectors.vectors, vectors.classes, found.voter.means)
+    guessed = guess(everything, found.voter.scores, len(classes))
     order = np.argsort(-guessed.margins, kind="stable")
     chosen = order[guessed.classes[order] == c]
     voting = chosen[found.votes[chosen] == c]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tasks.core.description_scores import DescriptionScores
 from tasks.core.descriptions import DescribedLF, Voter
 from tasks.errors import DataError
 from tasks.tables import schemas
@@ -26,7 +27,7 @@ def write_descriptions(root: Path, table: pl.DataFrame, summary: Mapping[str, An
 def write_no_descriptions(root: Path) -> None:
     """Write that no class is described."""
     schema: dict[str, Any] = {"lf": pl.String, "class": pl.String, "text": pl.String, "vector": pl.Array(pl.Float32, 1)}
-    schema |= {"mean": pl.Float64, "cut": pl.Float64, "fills": pl.Boolean}
+    schema |= {"offset": pl.Float64, "cut": pl.Float64, "fills": pl.Boolean}
     write_descriptions(root, pl.DataFrame(schema=schema), {"lf": None})
 
 
@@ -48,8 +49,9 @@ def read_descriptions(root: Path, classes: Sequence[str], lfs: Sequence[str]) ->
         what = f"class {unknown[0]!r}" if name in lfs else f"labeling function '{name}'"
         raise DataError(f"{path}: {what} is not of this run. Run 'dvc repro apply'.")
     labels = np.array([classes.index(label) for label in table["class"]], np.int64)
-    means, cuts = np.full(len(classes), np.nan), np.full(len(classes), np.inf)
-    means[labels], cuts[labels] = table["mean"].to_numpy(), table["cut"].fill_null(np.inf).to_numpy()
+    cuts = np.full(len(classes), np.inf)
+    cuts[labels] = table["cut"].fill_null(np.inf).to_numpy()
     vectors = np.ascontiguousarray(table["vector"].to_numpy()).reshape(table.height, -1)
-    voter = Voter(vectors=vectors, classes=labels, means=means, cuts=cuts, is_filling=bool(table["fills"][0]))
+    scores = DescriptionScores(vectors=vectors, offsets=table["offset"].to_numpy(), classes=labels)
+    voter = Voter(scores=scores, cuts=cuts, is_filling=bool(table["fills"][0]))
     return DescribedLF(lf=list(lfs).index(name), voter=voter)

@@ -17,6 +17,7 @@ from tasks.core.classifiers.end_model import EndParameters, GoldParameters
 from tasks.core.classifiers.gold_experts import VoteCode
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
+from tasks.core.description_scores import DescriptionScores
 from tasks.core.descriptions import DescribedLF, Voter
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters
 from tasks.core.types import Float64
@@ -102,13 +103,13 @@ _DESCRIBED_SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "description/lf": (),
     "description/vectors": ("v", "d"),
     "description/classes": ("v",),
-    "description/means": ("k",),
+    "description/offsets": ("v",),
     "description/cuts": ("k",),
     "description/fills": (),
 }
 """Those that are there where classes are described, by v vectors."""
 
-_MAY_LACK = {"reliability", "evidence/means", "description/means", "description/cuts"}
+_MAY_LACK = {"reliability", "evidence/means", "description/cuts"}
 """Arrays in which NaN says that there is no such thing."""
 
 
@@ -154,6 +155,10 @@ def read_model(path: Path) -> SavedModel:
     if "pool/weights" in arrays:
         # Models of earlier versions take a class without gold for impossible.
         arrays.setdefault("gold/has_class", np.ones(len(texts["classes"])))
+    described = arrays.get("description/classes", np.empty(0)).astype(np.int64)
+    if np.isin(described, np.arange(arrays.get("description/means", np.empty(0)).size)).all():
+        # And have an offset for each class with descriptions, where later ones have one for each description.
+        arrays |= {"description/offsets": arrays.pop("description/means")[described]} if described.size else {}
     metric, shipped = (texts[name][0] if len(texts[name]) == 1 else "" for name in ("metric", "shipped"))
     if metric not in tuple(Metric) or shipped not in get_args(Method):
         raise _wrong(path, f"metric {metric[:20]!r} and shipped {shipped[:20]!r} are unknown")
@@ -202,9 +207,9 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
         voter = model.described.voter
         values |= {
             "description/lf": model.described.lf,
-            "description/vectors": voter.vectors,
-            "description/classes": voter.classes,
-            "description/means": voter.means,
+            "description/vectors": voter.scores.vectors,
+            "description/classes": voter.scores.classes,
+            "description/offsets": voter.scores.offsets,
             "description/cuts": np.where(np.isinf(voter.cuts), np.nan, voter.cuts),
             "description/fills": voter.is_filling,
         }
@@ -257,10 +262,13 @@ def _build(
 
 def _build_described(arrays: Mapping[str, Float64]) -> DescribedLF:
     cuts = arrays["description/cuts"]
-    voter = Voter(
+    scores = DescriptionScores(
         vectors=arrays["description/vectors"].astype(np.float32),
+        offsets=arrays["description/offsets"],
         classes=arrays["description/classes"].astype(np.int64),
-        means=arrays["description/means"],
+    )
+    voter = Voter(
+        scores=scores,
         cuts=np.where(np.isnan(cuts), np.inf, cuts),
         is_filling=bool(arrays["description/fills"]),
     )

@@ -145,8 +145,8 @@ def embeddings(d: int) -> TableSchema:
 
 
 def descriptions(d: int) -> TableSchema:
-    """A description a row: its class, text, vector of width `d` at length one; and of its class the mean score of reference
-    items and the least margin with which it votes (null: never). `fills`: votes only where no other LF does.
+    """A description a row: its class and text; the vector of width `d` whose product with an item at length one, less `offset`,
+    is the item's score; the least margin with which the class votes (null: never). `fills`: votes only where no other LF does.
     """
     return pa.DataFrameSchema(
         {
@@ -154,7 +154,7 @@ def descriptions(d: int) -> TableSchema:
             "class": pa.Column(pl.String),
             "text": pa.Column(pl.String, nullable=True),
             "vector": pa.Column(pl.Array(pl.Float32, d)),
-            "mean": pa.Column(pl.Float64),
+            "offset": pa.Column(pl.Float64),
             "cut": pa.Column(pl.Float64, nullable=True),
             "fills": pa.Column(pl.Boolean),
         },

@@ -26,6 +26,7 @@ from tasks.tables.parquet import read_votes, write_table
 from tasks.tables.paths import DESCRIPTIONS, DESCRIPTIONS_SUMMARY, ITEMS, VOTES
 from tasks.tables.release_rows import read_rows
 from tasks.tables.saved_descriptions import read_descriptions
+from tasks.tables.saved_model import SavedModel, read_model
 
 CLASSES = ("world", "sports", "business")
 MODEL = "models/words/model.onnx"
@@ -98,7 +99,7 @@ def test_sentences_are_labels_before_there_is_any_lf(tmp_path: Path, capfd: pyte
     truth = np.arange(90) % 3
     assert (said != -1).mean() > 0.3
     assert (said[said != -1] == truth[said != -1]).mean() > 0.95
-    assert "description votes beside other LFs; too few common votes" in capfd.readouterr().err
+    assert "description is alone: no other labeling function votes" in capfd.readouterr().err
     assert [row["evidence"] for row in read_summary(tmp_path)["classes"]] == ["neighbors"] * 3
     assert "description" in (tmp_path / "data/apply/lf_summary.csv").read_text()
 
@@ -313,7 +314,7 @@ def test_the_saved_table_votes_as_the_run_did(tmp_path: Path) -> None:
     found = read_descriptions(root, CLASSES, votes.columns[1:])
     assert found is not None
     stored = pl.read_parquet(root / "data/ingest/embeddings/*.parquet")["embedding"].to_numpy()[50:]
-    again = guess(stored, found.voter.vectors, found.voter.classes, found.voter.means)
+    again = guess(stored, found.voter.scores, 3)
     said = vote(again, found.voter.cuts, found.voter.is_filling, np.zeros(40, bool))
     assert said.tolist() == votes["description"].to_list()[50:]
     with pytest.raises(DataError, match="class 'world' is not of this run"):
@@ -375,15 +376,29 @@ def test_new_rows_are_voted_on_by_the_means_and_cuts_of_the_release(tmp_path: Pa
     make_project(root, pl.concat([items.head(60), sports]), lfs=LFS)
     run_stage(root, "apply")
     labeled = label_rows(root, release, "base", read_params(root))
+    now, before = (read(release / "model.parquet").described for read in (read_model, read_as_before))
+    assert now is not None and before is not None
+    assert np.array_equal(now.voter.scores.offsets, before.voter.scores.offsets)
     assert labeled.counts.new == 30
     assert labeled.votes.head(60).equals(released.select(labeled.votes.columns))
     stored = pl.read_parquet(root / "data/ingest/embeddings/*.parquet")["embedding"].to_numpy()[60:]
-    again = guess(stored, found.voter.vectors, found.voter.classes, found.voter.means)
+    again = guess(stored, found.voter.scores, 3)
     others = labeled.votes.tail(30).drop("item_id", "description").to_numpy() != -1
     expected = vote(again, found.voter.cuts, found.voter.is_filling, others.any(axis=1))
     assert labeled.votes["description"].to_list()[60:] == expected.tolist()
     refit = read_descriptions(root, CLASSES, released.columns[1:])
-    assert refit is not None and not np.array_equal(refit.voter.means, found.voter.means)
+    assert refit is not None and not np.array_equal(refit.voter.scores.offsets, found.voter.scores.offsets)
+
+
+def read_as_before(path: Path) -> SavedModel:
+    """The model at `path` as earlier versions wrote it: an offset for each class, NaN without a description."""
+    offsets = pl.col("name") == "description/offsets"
+    table = pl.read_parquet(path).with_columns(
+        name=pl.when(offsets).then(pl.lit("description/means")).otherwise("name")
+    )
+    before = path.with_name("before.parquet")
+    table.write_parquet(before)
+    return read_model(before)
 
 
 def test_an_edited_sentence_runs_nothing_again_but_what_depends_on_votes() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tasks.core.description_scores import LEAST, DescriptionScores, fit_scores
 from tasks.core.descriptions import (
     ENOUGH,
     Evidence,
@@ -10,11 +11,16 @@ from tasks.core.descriptions import (
     compare_neighbors,
     guess,
     measure_agreement,
-    score_classes,
     vote,
 )
 
 AXES = np.eye(3, dtype=np.float32)
+
+
+def make_scores(vectors: np.ndarray, classes: list[int], offsets: list[float] | None = None) -> DescriptionScores:
+    return DescriptionScores(
+        vectors=vectors, offsets=np.array(offsets or [0.0] * len(vectors)), classes=np.array(classes)
+    )
 
 
 def make_evidence(agreement: list[float], kind: str = "votes", label: int = 0) -> Evidence:
@@ -32,27 +38,70 @@ MARGINS = np.arange(1, 101, dtype=float)
 
 
 def test_of_several_descriptions_the_nearest_counts() -> None:
-    scores = score_classes(AXES, AXES, np.array([0, 0, 2]), 4)
+    scores = make_scores(AXES, [0, 0, 2]).score_classes(AXES, 4)
     assert scores.tolist() == [[1, -np.inf, 0, -np.inf], [1, -np.inf, 0, -np.inf], [0, -np.inf, 1, -np.inf]]
 
 
 def test_a_description_that_is_near_to_everything_wins_nothing() -> None:
     X = np.array([[3, 1, 0], [3, 0, 1]], np.float32)
-    found = guess(X, AXES, np.array([0, 1, 2]), score_classes(X, AXES, np.array([0, 1, 2]), 3).mean(axis=0))
+    found = guess(X, fit_scores(X, AXES, np.array([0, 1, 2])), 3)
     assert found.classes.tolist() == [1, 2]
     assert found.margins == pytest.approx([0.5 / 10**0.5] * 2)
+
+
+def make_uneven(n: int = 2000, share: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Rows around two axes, `share` of them around the second, and which; both are spread as wide as they are apart."""
+    rng = np.random.default_rng(0)
+    truth = (np.arange(n) < share * n).astype(np.int64)
+    X = np.eye(8)[truth] * 1.5 + rng.normal(size=(n, 8)) * 0.5
+    return X.astype(np.float32), truth
+
+
+def test_a_rare_class_does_not_get_half_of_the_items() -> None:
+    X, truth = make_uneven()
+    V = np.eye(8, dtype=np.float32)[:2]
+    nearest = guess(X, make_scores(V, [0, 1], (X / np.linalg.norm(X, axis=1)[:, None] @ V.T).mean(axis=0).tolist()), 2)
+    fitted = guess(X, fit_scores(X, V, np.array([0, 1])), 2)
+    assert (nearest.classes == 1).mean() > 0.3 > 0.15 > (fitted.classes == 1).mean() > 0.08
+    assert (fitted.classes == truth).mean() > 0.95 > 0.8 > (nearest.classes == truth).mean()
+
+
+def test_descriptions_in_another_order_score_alike() -> None:
+    X, _ = make_uneven()
+    V = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    classes, order = np.array([0, 0, 1, 1, 2, 2]), np.array([5, 3, 0, 2, 1, 4])
+    one, other = fit_scores(X, V, classes), fit_scores(X, V[order], classes[order])
+    assert one.score_classes(X, 3) == pytest.approx(other.score_classes(X, 3), abs=1e-4)
+
+
+def test_what_cannot_be_fitted_is_the_cosine_less_its_mean() -> None:
+    X, _ = make_uneven()
+    V = np.eye(8, dtype=np.float32)[:3]
+    few = fit_scores(X[: 3 * LEAST - 1], V, np.arange(3))
+    assert np.array_equal(few.vectors, V)
+    assert np.allclose(few.score_classes(X[: 3 * LEAST - 1], 3).mean(axis=0), 0, atol=1e-6)
+    assert np.array_equal(fit_scores(X, V[:1], np.array([1])).vectors, V[:1])
+
+
+def test_equal_vectors_and_items_that_do_not_differ_stay_finite() -> None:
+    X, _ = make_uneven()
+    same = fit_scores(X, np.ones((3, 8), np.float32), np.arange(3)).score_classes(X, 3)
+    assert np.isfinite(same).all()
+    flat = fit_scores(np.ones((100, 8), np.float32), np.eye(8, dtype=np.float32)[:3], np.arange(3))
+    assert np.isfinite(flat.score_classes(X, 3)).all()
 
 
 def test_a_row_is_scored_alike_to_the_last_bit_whatever_stands_beside_it() -> None:
     X = np.random.default_rng(0).normal(size=(300, 384)).astype(np.float32)
     V, of = X[:7] + 1, np.arange(7) % 5
-    whole = score_classes(X, V, of, 5)
-    assert np.array_equal(np.concatenate([score_classes(X[i : i + 1], V, of, 5) for i in range(300)]), whole)
-    assert np.array_equal(score_classes(X[100:], V, of, 5), whole[100:])
+    scores = fit_scores(X, V, of)
+    whole = scores.score_classes(X, 5)
+    assert np.array_equal(np.concatenate([scores.score_classes(X[i : i + 1], 5) for i in range(300)]), whole)
+    assert np.array_equal(scores.score_classes(X[100:], 5), whole[100:])
 
 
 def test_a_single_described_class_is_compared_with_its_mean() -> None:
-    found = guess(AXES, AXES[:1], np.array([1]), np.array([np.nan, 0.25]))
+    found = guess(AXES, make_scores(AXES[:1], [1], [0.25]), 2)
     assert (found.classes.tolist(), found.margins.tolist()) == ([1, 1, 1], [0.75, -0.25, -0.25])
 
 
@@ -92,7 +141,7 @@ def test_the_best_evidence_that_has_enough_items_counts() -> None:
 
 
 def test_votes_stop_at_the_cut_and_fill_what_others_leave() -> None:
-    found = guess(AXES, AXES[:2], np.array([0, 1]), np.zeros(2))
+    found = guess(AXES, make_scores(AXES[:2], [0, 1]), 2)
     assert found.classes.tolist() == [0, 1, 0]
     cuts, others = np.array([0.5, 1.0]), np.array([True, False, False])
     assert vote(found, cuts, False, others).tolist() == [0, 1, -1]
@@ -102,10 +151,10 @@ def test_votes_stop_at_the_cut_and_fill_what_others_leave() -> None:
 
 def test_neighbors_of_the_same_class_are_counted() -> None:
     X = np.repeat(AXES[:2], 6, axis=0)
-    found = compare_neighbors(X, guess(X, AXES[:2], np.array([0, 1]), np.zeros(2)), 2)
+    found = compare_neighbors(X, guess(X, make_scores(AXES[:2], [0, 1]), 2), 2)
     assert found.agreement.tolist() == [1.0] * 12
     assert found.chance.tolist() == [0.5, 0.5]
-    alone = compare_neighbors(AXES[:1], guess(AXES[:1], AXES[:2], np.array([0, 1]), np.zeros(2)), 2)
+    alone = compare_neighbors(AXES[:1], guess(AXES[:1], make_scores(AXES[:2], [0, 1]), 2), 2)
     assert alone.agreement.tolist() == [1.0]
 
 
