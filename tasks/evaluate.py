@@ -24,6 +24,7 @@ from tasks.report.evaluation import (
     Balance,
     Certified,
     Coverage,
+    DescribedClass,
     EmbeddingFitness,
     Estimate,
     Evaluation,
@@ -44,6 +45,7 @@ from tasks.report.facts import (
     describe_label_model,
     describe_thresholds,
     read_balance,
+    read_described,
 )
 from tasks.report.formatting import format_share
 from tasks.report.lf_pairs import compare_pairs
@@ -106,6 +108,7 @@ class Inputs:
     summary: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
+    described: tuple[DescribedClass, ...]
     certified: Certified
     alternative: str | None
     left_out: str | None
@@ -195,6 +198,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         facts += [Fact(name="Agreement of people", value=text) for text in describe_agreement(found)]
     with _open_summary(root / DESCRIPTIONS_SUMMARY) as found:
         facts += [Fact(name="Descriptions of classes", value=text) for text in describe_descriptions(found)]
+        described = read_described(found)
     with _open_summary(root / EMBEDDING_FITNESS) as found:
         fitness = describe_fitness(found)
     summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)
@@ -216,6 +220,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         summary=summary,
         curves=read_csv(root / THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=curve_metric,
+        described=described,
         certified=certified,
         alternative=alternative,
         left_out=describe_quarantine(read_quarantine(root)),
@@ -263,6 +268,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         ),
         curves=inputs.curves,
         curve_metric=inputs.curve_metric,
+        described=inputs.described,
         pairs=compare_pairs(inputs.lfs, inputs.original, k),
         balances=(*_measure_balances(inputs, k), *inputs.balances),
         examples=(),

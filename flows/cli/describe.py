@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
     from tasks.queries.describe import TriedSentence
 
+_SOURCES = {
+    "gold": "with gold",
+    "votes": "with other LFs",
+    "neighbors": "among near items",
+    "none": "unknown",
+}
+"""What agreement is with, by the kind of evidence."""
+
 
 @click.command("describe")
 @click.argument("label", metavar="CLASS")
@@ -22,14 +30,16 @@ def describe_command(label: str, sentence: str, as_csv: bool, as_json: bool) -> 
     """Try a sentence for a class before it is saved.
 
     Shows the items that are nearest to the sentence, those where the labeling function would just still vote for CLASS, on
-    how many it would, and how many of its votes would change. The other classes mean what apply.describe says. Nothing is
+    how many it would, how far what is known agrees by tenth of these items, those with the widest margin first, with a | where
+    it stops, and how many of its votes would change. The other classes mean what apply.describe says. Nothing is
     stored.
     """
     with in_project() as root:
         found = describe(root=root, label=label, sentence=sentence)
         if as_json:
             print_json(
-                label=found.label, votes=found.votes, of=found.of, why=found.why, notes=list(found.notes),
+                label=found.label, votes=found.votes, of=found.of, why=found.why, share=found.share, evidence=found.evidence,
+                agreement=list(found.agreement), notes=list(found.notes),
                 nearest=found.nearest, at_cut=found.at_cut, changed=found.changed,
             )  # fmt: skip
         elif as_csv:
@@ -56,6 +66,9 @@ def _show(found: "TriedSentence") -> None:
     for note in found.notes:
         click.echo(note)
     click.echo(f"{found.label}: {found.votes:,} of {found.of:,} items; the labeling function {found.why}.")
+    tenths = ["?" if value is None else write_number(value, 2) for value in found.agreement]
+    tenths.insert(round(found.share * len(tenths)), "|")
+    click.echo(f"agreement by tenth, {_SOURCES[found.evidence]}: {' '.join(tenths)}")
     _show_items(found.nearest, "nearest")
     _show_items(found.at_cut, "at the cut")
     click.echo(f"{found.changed.height:,} votes would be others than in the last run.")

@@ -26,12 +26,18 @@ class TriedSentence:
     """What the description LF would vote with the sentence: on how many items for the class, out of how many; why it votes
     where it does; the items it is surest of, those just above the cut, and those whose vote would be another than in the last
     run (item_id, margin, vote, before, raw columns).
+
+    agreement: by tenth of the items for which the class is best, those with the widest margin first, how far `evidence` (gold,
+    votes of other LFs, or near items) agrees, None where nothing is known. share: of these items, where it stops voting.
     """
 
     label: str
     votes: int
     of: int
     why: str
+    share: float
+    evidence: str
+    agreement: tuple[float | None, ...]
     notes: tuple[str, ...]
     nearest: pl.DataFrame
     at_cut: pl.DataFrame
@@ -77,11 +83,15 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
         shown = add_raw_columns(items.select(ITEM_ID, "split").with_columns(columns), items)
         return shown.sort("margin", descending=True, maintain_order=True)
 
+    row = next(row for row in found.summary["classes"] if row["class"] == label)
     return TriedSentence(
         label=label,
         votes=len(voting),
         of=table.height,
         why=str(found.summary["why"]),
+        share=row["share"],
+        evidence=row["evidence"],
+        agreement=tuple(row["curve"]),
         notes=vectors.notes,
         nearest=show(chosen[:SHOWN]),
         at_cut=show(voting[-SHOWN:]),

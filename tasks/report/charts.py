@@ -11,8 +11,8 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from tasks.report.evaluation import Evaluation, LFPairs, MethodResult, SplitResult, name_method
-from tasks.report.formatting import format_number
+from tasks.report.evaluation import DescribedClass, Evaluation, LFPairs, MethodResult, SplitResult, name_method
+from tasks.report.formatting import format_number, format_share
 
 _CURVES = 12
 """Most threshold curves on the page: those of the LFs that gained the most votes."""
@@ -241,3 +241,45 @@ def _draw_curve(rows: pl.DataFrame, field: str, chosen: float | None, domain: li
         layers.append({"data": {"values": [{"threshold": chosen}]}, "mark": rule, "encoding": {"x": x}})
     padding = {**_PADDING, "bottom": 20 if field == "coverage" else 4}
     return _draw({"width": 220, "height": height, "padding": padding, "data": {"values": points}, "layer": layers})
+
+
+def draw_described(classes: tuple[DescribedClass, ...]) -> list[Figure]:
+    """Plots of agreement against the share of a class's items voted on, the clearest first, for the classes with most votes."""
+    known = sorted((row for row in classes if np.isfinite(row.agreement).any()), key=lambda row: -row.votes)[:_CURVES]
+    low = min((np.nanmin(row.agreement) for row in known), default=0)
+    return [
+        Figure(
+            title=row.name,
+            note=f"{row.votes:,} votes, on {format_share(row.share, 0)} of its items; by {row.evidence}",
+            svg=_draw_agreement(row, float(np.floor(low * 10) / 10)),
+        )
+        for row in known
+    ]
+
+
+def _draw_agreement(row: DescribedClass, low: float) -> Markup:
+    """The agreement of a class by tenth of its items, from `low` to 1, with a vertical rule where it stops voting."""
+    tenths = len(row.agreement)
+    x = {"field": "share", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _percent_axis(None)}
+    y = {
+        "field": "agreement",
+        "type": "quantitative",
+        "scale": {"domain": [low, 1], "zero": False},
+        "axis": {"title": None, "format": ".0%", "tickCount": 3},
+    }
+    points = [
+        {"share": end / tenths, "agreement": round(row.agreement[max(end - 1, 0)], 6)} for end in range(tenths + 1)
+    ]
+    layers = [
+        {
+            "data": {"values": points},
+            "mark": {"type": "line", "interpolate": "step-before", "color": _COLORS["accent"], "strokeWidth": 1.75},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "data": {"values": [{"share": row.share}]},
+            "mark": {"type": "rule", "color": _COLORS["ink"], "strokeWidth": 1},
+            "encoding": {"x": x},
+        },
+    ]
+    return _draw({"width": 220, "height": 80, "padding": {**_PADDING, "bottom": 20}, "layer": layers})

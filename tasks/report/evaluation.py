@@ -125,6 +125,19 @@ class Certified:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescribedClass:
+    """How far down a class votes by its descriptions: its votes, the share of its items that is voted on, and by tenth of them,
+    those with the widest margin first, the agreement (NaN where nothing is known) with `evidence`.
+    """
+
+    name: str
+    votes: int
+    share: float
+    agreement: tuple[float, ...]
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fact:
     """A line in the report's section "How it was made"."""
 
@@ -183,7 +196,7 @@ class Evaluation:
     the method whose labels are shipped. confusion: int64 (k, k), gold (rows) of the first split against shipped labels
     (columns). certified: which labels may be used unseen. alternative: a sentence on the labels that could
     be shipped as well, None where gold decided. left_out: a sentence on rows that failed and are no items, None if none did. lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
-    the name of its metric. pairs: LFs against each other, None with fewer than two. labels_id: the MD5 by which dvc.lock
+    the name of its metric. described: classes that vote by their descriptions. pairs: LFs against each other, None with fewer than two. labels_id: the MD5 by which dvc.lock
     knows the shipped labels. fitness: the check of the embedding. findings: the label model's remarks.
     """
 
@@ -199,6 +212,7 @@ class Evaluation:
     lfs: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
+    described: tuple[DescribedClass, ...]
     pairs: LFPairs | None
     balances: tuple[Balance, ...]
     examples: tuple[ExampleGroup, ...]

@@ -2,11 +2,8 @@
 
 from typing import Any
 
-from tasks.report.evaluation import Balance, Certified, EmbeddingFitness, NeighborAgreement
+from tasks.report.evaluation import Balance, Certified, DescribedClass, EmbeddingFitness, NeighborAgreement
 from tasks.report.formatting import format_share
-
-DESCRIBED_SHOWN = 12
-"""Most classes of which it is told how far down they vote by their descriptions."""
 
 PAIRS_SHOWN = 3
 """Most pairs of annotators whose agreement is spelled out: the pairs with the most items."""
@@ -79,16 +76,21 @@ def read_balance(name: str, found: dict[str, Any], classes: tuple[str, ...]) -> 
 
 def describe_descriptions(found: dict[str, Any]) -> list[str]:
     """Sentences on the LF that votes by what classes mean, from descriptions.json; empty if there is none."""
-    if found["lf"] is None:
-        return []
-    sentences = [f"'{found['lf']}' {found['why']}", *(f"{note}" for note in found["notes"])]
-    for row in found["classes"][:DESCRIBED_SHOWN]:
-        curve = ", ".join("unknown" if value is None else f"{value:.2f}" for value in row["curve"])
-        sentences.append(
-            f"{row['class']}: {row['votes']:,} votes, the {row['share']:.0%} of its items with the widest margin; agreement by "
-            f"tenth ({row['evidence']}): {curve}"
+    return [] if found["lf"] is None else [f"'{found['lf']}' {found['why']}", *map(str, found["notes"])]
+
+
+def read_described(found: dict[str, Any]) -> tuple[DescribedClass, ...]:
+    """The classes that vote by their descriptions, from descriptions.json."""
+    return tuple(
+        DescribedClass(
+            name=str(row["class"]),
+            votes=int(row["votes"]),
+            share=float(row["share"]),
+            agreement=tuple(float("nan") if value is None else float(value) for value in row["curve"]),
+            evidence=str(row["evidence"]),
         )
-    return sentences
+        for row in (() if found["lf"] is None else found["classes"])
+    )
 
 
 def describe_agreement(found: dict[str, Any]) -> list[str]:

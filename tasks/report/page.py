@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tasks.params import Split
-from tasks.report.charts import choose_scale, draw_curves, draw_pairs, draw_reliability
+from tasks.report.charts import choose_scale, draw_curves, draw_described, draw_pairs, draw_reliability
 from tasks.report.evaluation import BASELINE, Evaluation, name_method
 from tasks.report.formatting import format_number, format_points, format_share
 from tasks.report.origin import WHERE_SHOWN
@@ -58,10 +58,12 @@ def render_page(evaluation: Evaluation) -> str:
     first = evaluation.splits[0] if evaluation.splits else None
     shown = [row for row in first.methods if row.method in (evaluation.shipped, BASELINE)] if first else []
     curves = draw_curves(evaluation)
+    described = draw_described(evaluation.described)
     pairs = draw_pairs(evaluation.pairs) if evaluation.pairs else []
     contents = [
         ("methods", "Methods", first), ("certified", "Certified labels", True), ("coverage", "Coverage", True), ("lfs", "Labeling functions", True),
-        ("pairs", "Against each other", pairs), ("thresholds", "Thresholds", curves),
+        ("pairs", "Against each other", pairs), ("described", "By what classes mean", described),
+        ("thresholds", "Thresholds", curves),
         ("examples", "Items to look at", evaluation.examples), ("origins", "Where votes came from", first),
         ("calibration", "Calibration", first), ("classes", "Classes", first), ("balance", "Class balance", True),
         ("neighbors", "What neighbors tell", True), ("made", "How it was made", True),
@@ -84,6 +86,7 @@ def render_page(evaluation: Evaluation) -> str:
         matrix=_shade(evaluation.confusion) if evaluation.confusion is not None and k <= _CONFUSION_CLASSES else None,
         worst_pairs=_list_worst_pairs(evaluation) if k > _CONFUSION_CLASSES else [],
         curves=curves,
+        described=described,
         lf_splits=[split for split in (Split.VALID, Split.TEST) if split in gold_splits] or gold_splits,
         lfs=evaluation.lfs.to_dicts(),
     )

@@ -1,6 +1,7 @@
 """apply.describe: what classes mean, as a labeling function, with a real encoder of ten words."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -336,6 +337,8 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     assert (same.votes, same.of) == ((votes == 1).sum(), 90)
     assert (same.nearest["margin"][0], same.nearest["vote"][0]) == (same.nearest["margin"].max(), "sports")
     assert (same.at_cut["vote"] == "sports").all()
+    row = next(row for row in read_summary(root)["classes"] if row["class"] == "sports")
+    assert (same.share, same.evidence, list(same.agreement)) == (row["share"], "neighbors", row["curve"])
     other = try_sentence(ProjectData(root), "sports", "phone code")
     assert other.changed.height > 0
     assert [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS)] == before
@@ -350,6 +353,11 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
         assert refused.exit_code == 2 and message in refused.output
     shown = CliRunner().invoke(main, ["describe", "sports", "--try", SENTENCES["sports"]])
     assert "0 votes would be others than in the last run." in shown.output
+    curve = re.search(r"agreement by tenth, among near items: ([\d. |]+)\n", shown.output)
+    assert curve, shown.output
+    before_cut, after_cut = (part.split() for part in curve[1].split("|"))
+    assert len(before_cut) == round(10 * row["share"])
+    assert [*map(float, before_cut + after_cut)] == pytest.approx(row["curve"], abs=0.005)
 
 
 def test_new_rows_are_voted_on_by_the_means_and_cuts_of_the_release(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tasks.report.evaluation import (
     name_method,
     order_methods,
 )
-from tasks.report.facts import describe_descriptions
+from tasks.report.facts import describe_descriptions, read_described
 from tasks.report.formatting import format_gap, format_number, format_points, format_share
 from tasks.report.page import render_page
 from tasks.report.summary import escape_markdown, render_summary
@@ -102,6 +102,7 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
         lfs=lfs if methods else lfs.select(pl.exclude("^test.*$")),
         curves=curves,
         curve_metric="accuracy",
+        described=(),
         pairs=LFPairs(
             lfs=("keyword", "regex"),
             correlation=np.array([[1, -0.25], [-0.25, 1]]),
@@ -421,12 +422,32 @@ def test_a_curve_without_gold_shows_coverage_alone():
     assert "NaN" not in text.partition("<script>")[0] and text.count("<svg") == 2 + 1 + 3
 
 
-def test_what_is_said_of_descriptions_names_shares_and_curve() -> None:
+DESCRIBED = {
+    "lf": "description",
+    "why": "muted: why",
+    "notes": ["a note"],
+    "classes": [
+        {"class": "ham", "votes": 1200, "share": 0.3, "evidence": "votes", "curve": [0.9, *[0.75] * 9]},
+        {"class": "spam & eggs", "votes": 7, "share": 0.1, "evidence": "none", "curve": [None] * 10},
+    ],
+}
+
+
+def test_what_is_said_of_descriptions() -> None:
     assert describe_descriptions({"lf": None}) == []
-    row = {"class": "ham", "votes": 1200, "share": 0.3, "evidence": "votes", "curve": [0.9, None]}
-    found = {"lf": "description", "why": "muted: why", "notes": ["a note"], "classes": [row]}
-    assert describe_descriptions(found) == [
-        "'description' muted: why",
-        "a note",
-        "ham: 1,200 votes, the 30% of its items with the widest margin; agreement by tenth (votes): 0.90, unknown",
+    assert describe_descriptions(DESCRIBED) == ["'description' muted: why", "a note"]
+
+
+def test_how_far_a_class_votes_by_its_description_is_drawn_with_the_cut() -> None:
+    base = evaluation(BASELINE, BETTER)
+    assert 'id="described"' not in render_page(base)
+    text = render_page(replace(base, described=read_described(DESCRIBED)))
+    figures = re.findall(
+        r"<figcaption>([^<]+)<br><small>(1,200[^<]+)</small></figcaption>(<svg.+?</svg>)", text, re.DOTALL
+    )
+    assert [(title, note.replace("\N{NO-BREAK SPACE}", " ")) for title, note, _ in figures] == [
+        ("ham", "1,200 votes, on 30 % of its items; by votes")
     ]
+    # The rule stands at 30 % of the plot's 220 pixels.
+    assert re.search(r'aria-roledescription="rule mark".*transform="translate\(66,', figures[0][2])
+    assert "Shown are 1 of 2 classes" in text and "NaN" not in text.partition("<script>")[0]
