@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from flows.init.pipeline import TEMPLATE, write_pipeline
-from flows.init.sample import VALID_SHARE, Sample, choose_salt, find_telling_words
+from flows.init.sample import VALID_SHARE, Sample, choose_salt, find_telling_words, is_unspaced, list_candidates
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
 
@@ -88,6 +88,12 @@ data/.cache/
 {stages}"""
 
 
+_ORDINALS = {"first": "one", "second": "two", "third": "three", "fourth": "four", "fifth": "five", "sixth": "six"}
+"""Names of the labeling functions of a new project, each with their number so far."""
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+
+
 def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Make the project in `folder`, which must be empty or new; lines on what was found and decided.
 
@@ -101,33 +107,43 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | N
     if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
         raise ParamsError(f"{folder} is not empty. Name a new folder; nothing is written over.")
     if len(sample.classes) < 2:
+        named = f"gold in column {sample.columns.gold!r}" if sample.columns.gold else "no column of gold was recognized"
+        candidates = [name for name in list_candidates(sample) if name != sample.columns.gold]
         raise ParamsError(
-            f"{sample.path}: fewer than two classes are known ({', '.join(sample.classes) or 'no gold'}). Name them: "
-            "--classes ham,spam"
+            f"{sample.path}: fewer than two classes are known ({', '.join(sample.classes) or 'none'}; {named}). Name the "
+            f"column that has them, with --gold {candidates[0] if candidates else 'COLUMN'}"
+            + (f" (or {', '.join(candidates[1:])})" if candidates[1:] else "")
+            + ", or the classes: --classes ham,spam"
         )
     if unknown := sorted({*(meanings or {})} - {*sample.classes}):
         raise ParamsError(f"--describe: {unknown[0]!r} is none of the classes {', '.join(sample.classes)}.")
     columns = sample.columns
     raw = folder / "data" / "raw"
     raw.mkdir(parents=True)
-    items = raw / f"items{sample.path.suffix.lower()}"
+    items = raw / f"items{'.csv' if sample.separator else sample.path.suffix.lower()}"
     if columns.item_id is None:
         ids = _make_ids(sample)
         _write_like(items, sample.table.insert_column(0, ids))
     else:
         ids = sample.table[columns.item_id]
-        shutil.copyfile(sample.path, items)
-    _write_files(folder, sample, items.name, ids, meanings or {})
+        if sample.separator:
+            _write_like(items, sample.table)
+        else:
+            shutil.copyfile(sample.path, items)
+    salt = choose_salt(sample, ids)
+    words = _find_words(sample, ids, salt, meanings or {})
+    _write_files(folder, sample, items.name, salt, words, meanings or {})
     write_pipeline(folder)
     if shutil.which("git") and not _is_in_git(folder):
         subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], check=True)
-    return _describe(sample, folder, meanings or {})
+    return _describe(sample, folder, meanings or {}, words)
 
 
-def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series, meanings: Mapping[str, str]) -> None:
+def _write_files(
+    folder: Path, sample: Sample, items: str, salt: int, words: Mapping[str, list[str]], meanings: Mapping[str, str]
+) -> None:
     """Write everything except the pipeline and the items."""
     columns = sample.columns
-    salt = choose_salt(sample, ids)
     named = {"split": columns.split, "gold": columns.gold}
     files = {
         "params.yaml": _PARAMS.format(
@@ -142,7 +158,7 @@ def _write_files(folder: Path, sample: Sample, items: str, ids: pl.Series, meani
             deal="measure" if columns.split else "deal      # gold of train items in the gold column is dealt, too",
         ),
         "lfs/__init__.py": "",
-        "lfs/first.py": _write_lfs(_find_words(sample, ids, salt, meanings), columns.text or "text"),
+        "lfs/first.py": _write_lfs(words, columns.text or "text"),
         "gold/README.md": "Tables of gold: what people decide about items; `epoxy gold --help`.\n",
         "README.md": _README.format(name=folder.resolve().name, items=sample.path.name),
         ".gitignore": _GITIGNORE.format(stages="".join(f"/data/{stage}/\n" for stage in STAGES)),
@@ -175,12 +191,13 @@ def _write_meanings(meanings: Mapping[str, str]) -> str:
     return f"  describe:               # one more labeling function: the class whose sentence is nearest\n    classes:\n{lines}"
 
 
-def _write_lfs(words: dict[str, list[str]], column: str) -> str:
+def _write_lfs(words: Mapping[str, list[str]], column: str) -> str:
     """The source of a module with a labeling function for each class in `words`."""
     lines = [
         f'{name} = keyword_lf("{name}", column={json.dumps(column, ensure_ascii=False)}, '
-        f"keywords={json.dumps(found, ensure_ascii=False)}, label={json.dumps(label, ensure_ascii=False)})\n"
-        for name, (label, found) in zip(("first", "second"), words.items(), strict=False)
+        f"keywords={json.dumps(found, ensure_ascii=False)}, label={json.dumps(label, ensure_ascii=False)}"
+        f"{', whole_words=False' if any(map(is_unspaced, found)) else ''})\n"
+        for name, (label, found) in zip(_ORDINALS, words.items(), strict=False)
     ]
     return _LFS.format(lfs="".join(lines))
 
@@ -215,7 +232,9 @@ def _quote(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
-def _describe(sample: Sample, folder: Path, meanings: Mapping[str, str]) -> tuple[str, ...]:
+def _describe(
+    sample: Sample, folder: Path, meanings: Mapping[str, str], words: Mapping[str, list[str]]
+) -> tuple[str, ...]:
     """Lines on what was found and decided."""
     columns = sample.columns
     gold = "no gold yet; 'epoxy gold add' adds some"
@@ -224,16 +243,21 @@ def _describe(sample: Sample, folder: Path, meanings: Mapping[str, str]) -> tupl
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(Counter(map(str, known)).items()) if name)
         gold = f"column {columns.gold!r}: {counts}"
     return (
-        f"items   {sample.table.height:,} of {sample.path.name}, now in {folder}/data/raw",
+        f"items   {sample.table.height:,} of {sample.path.name}, now in {folder}/data/raw"
+        + (
+            f", with commas in place of {_SEPARATORS.get(sample.separator, sample.separator)}"
+            if sample.separator
+            else ""
+        ),
         f"ids     {f'column {columns.item_id!r}' if columns.item_id else 'made from the texts, as item_id'}",
         f"text    column {columns.text!r}, encoded by tfidf",
         f"gold    {gold}",
         f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id, each class by halves'}",
         f"classes {', '.join(sample.classes)}",
         *([f"meaning {', '.join(meanings)}: a sentence each, one more labeling function"] if meanings else []),
-        f"{_count_lfs(sample, meanings)} in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
+        f"{_count_lfs(words)} in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
     )
 
 
-def _count_lfs(sample: Sample, meanings: Mapping[str, str]) -> str:
-    return "no labeling function is yet" if meanings and sample.columns.gold is None else "two labeling functions are"
+def _count_lfs(words: Mapping[str, list[str]]) -> str:
+    return f"{[*_ORDINALS.values()][len(words) - 1]} labeling functions are" if words else "no labeling function is yet"

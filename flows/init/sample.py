@@ -1,6 +1,8 @@
 """Guesses about a table of items: its columns of ids, texts, splits and gold, and its classes."""
 
+import csv
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,18 +13,22 @@ import polars as pl
 from tasks.errors import DataError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import Split
-from tasks.readers.raw_tables import read_raw_table
+from tasks.readers.files import explain_foreign_errors
+from tasks.readers.raw_tables import find_separator, read_raw_table
 
 _NAMES = {
     "item_id": ("item_id", "id", "uuid", "guid", "key", "message_id", "doc_id", "comment_id"),
     "text": ("text", "body", "content", "message", "comment", "sentence", "review", "title"),
     "split": ("split", "partition", "subset", "fold"),
-    "gold": ("gold", "label", "class", "category", "target", "y"),
+    "gold": ("gold", "label", "class", "category", "target", "y", "topic", "intent", "sentiment", "tag"),
 }
 """Usual names of such columns, most likely first."""
 
 _MOST_CLASSES = 50
 """Most distinct values of a column that is taken for gold without being named."""
+
+_MOST_LFS = 6
+"""Labeling functions of a new project at most: enough to reach every class of most tasks, few enough to read."""
 
 _FEWEST_USES = 2
 """Items that a word occurs in before it is proposed for a labeling function."""
@@ -36,7 +42,13 @@ _SALTS = 1000
 _HASHES = 200_000
 """Hashes that are computed at most to choose one, a quarter of a second; so much gold is split evenly by any salt."""
 
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Letters of scripts that put no blank between words: Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
+
+_WORD = re.compile(rf"[^\W\d_{_UNSPACED}]{{3,}}")
+
+_PAIR = re.compile(rf"(?=([{_UNSPACED}]{{2}}))")
+"""Two letters of such a script, which stand for a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +63,16 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The items in the file at `path`, and the roles of its columns; `classes`: the classes in gold, ascending."""
+    """The items in the file at `path`, and the roles of its columns; `classes`: the classes in gold, ascending.
+
+    separator: what is between columns of a CSV where ingest expects commas, else None.
+    """
 
     path: Path
     table: pl.DataFrame
     columns: Columns
     classes: tuple[str, ...]
+    separator: str | None = None
 
 
 def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Sample:
@@ -67,13 +83,16 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
     DataError
         The file cannot be read, has no such column or no text, or its values do not fit.
     """
-    table = read_raw_table(path.parent, path).table
+    separator = _find_separator(path)
+    table = read_raw_table(path.parent, path).table if separator is None else _read_separated(path, separator)
     if table.is_empty():
         raise DataError(f"{path}: no items; expected at least one row.")
     for name in (named.item_id, named.text, named.split, named.gold):
         if name is not None and name not in table.columns:
             raise DataError(f"{path}: no column {name!r}; it has {', '.join(table.columns)}. Name another one.")
-    item_id = named.item_id or _find(table, "item_id", lambda column: _are_ids(column))
+    item_id = named.item_id or _find(table, "item_id", _are_ids)
+    if item_id is None and named.text != table.columns[0]:
+        item_id = _find_first_ids(table)
     split = named.split or _find(table, "split", lambda column: _are_splits(column))
     gold = named.gold or _find(table, "gold", lambda column: column.n_unique() <= _MOST_CLASSES)
     texts = [name for name in table.columns if table[name].dtype == pl.String and name not in (item_id, split, gold)]
@@ -86,7 +105,46 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
         table=table,
         columns=Columns(item_id=item_id, text=text, split=split, gold=gold),
         classes=tuple(classes) or found,
+        separator=separator,
     )
+
+
+def list_candidates(sample: Sample) -> list[str]:
+    """The columns that could hold gold: text that repeats, as names of classes do; those with the fewest names first."""
+    found = []
+    for name in sample.table.columns:
+        values = sample.table[name].drop_nulls()
+        if values.dtype == pl.String and 2 <= values.n_unique() <= min(_MOST_CLASSES, len(values) // 2):
+            found.append((values.n_unique(), name))
+    return [name for _, name in sorted(found)]
+
+
+def _find_separator(path: Path) -> str | None:
+    """What is between the columns of the CSV or TSV file at `path`; None for commas, and for files of other kinds."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return None
+    with explain_foreign_errors(path), path.open("rb") as file:
+        line = file.readline().decode("utf-8-sig", errors="replace")
+    return "\t" if path.suffix.lower() == ".tsv" else find_separator(line)
+
+
+def _read_separated(path: Path, separator: str) -> pl.DataFrame:
+    """The table in a file with other separators than commas, read as if it had commas."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "items.csv"
+        with (
+            explain_foreign_errors(path),
+            path.open(encoding="utf-8-sig", newline="") as rows,
+            copy.open("w", encoding="utf-8", newline="") as file,
+        ):
+            try:
+                csv.writer(file).writerows(csv.reader(rows, delimiter=separator))
+            except UnicodeDecodeError:
+                raise DataError(f"{path} is not UTF-8. Save it as UTF-8 (spreadsheets: 'CSV UTF-8').") from None
+        try:
+            return read_raw_table(copy.parent, copy).table
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), str(path))) from None
 
 
 def choose_salt(sample: Sample, ids: pl.Series) -> int:
@@ -116,13 +174,15 @@ def choose_salt(sample: Sample, ids: pl.Series) -> int:
 
 
 def find_telling_words(sample: Sample, ids: pl.Series, salt: int = 0) -> dict[str, list[str]]:
-    """Up to three words for each of two classes, the likeliest signs of them in valid gold; else frequent words.
+    """Up to three words for each of up to six classes, the likeliest signs of them in valid gold; else two frequent words.
 
     `ids` are those of the rows, `salt` says how their gold is dealt. Gold that will be of test is not looked at.
     """
     table, columns = sample.table, sample.columns
     assert columns.text is not None, "a sample has a text"
-    words = [{*map(str.casefold, _WORD.findall(text or ""))} for text in table[columns.text]]
+    words = [
+        {*map(str.casefold, _WORD.findall(text or "")), *_PAIR.findall(text or "")} for text in table[columns.text]
+    ]
     uses = _count(words)
     known: list[tuple[set[str], str]] = []
     if columns.gold is not None:
@@ -143,13 +203,23 @@ def find_telling_words(sample: Sample, ids: pl.Series, salt: int = 0) -> dict[st
         signs[name] = sorted(((score, word) for score, word in scores if score > 0), key=lambda one: (-one[0], one[1]))[
             :3
         ]
-    best = sorted(sample.classes, key=lambda name: -max((score for score, _ in signs[name]), default=0.0))[:2]
+    best = sorted(sample.classes, key=lambda name: -max((score for score, _ in signs[name]), default=0.0))
+    best = best[: max(2, min(_MOST_LFS, sum(map(bool, signs.values()))))]
     # Words that occur in a tenth of the items: the user will know whether they mean something.
     frequent = sorted(uses, key=lambda word: (abs(uses[word] - table.height / 10), word))
     return {
         name: [word for _, word in signs[name]] or frequent[place : place + 1]
         for place, name in enumerate(sorted(best))
     }
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether `word` is of a script that puts no blank between words.
+
+    >>> [is_unspaced(word) for word in ("請求", "invoice")]
+    [True, False]
+    """
+    return bool(_PAIR.match(word))
 
 
 def _count(sets: Iterable[set[str]]) -> Counter[str]:
@@ -172,6 +242,15 @@ def _are_ids(column: pl.Series) -> bool:
     return (
         (column.dtype == pl.String or column.dtype.is_integer()) and not column.has_nulls() and column.is_unique().all()
     )
+
+
+def _find_first_ids(table: pl.DataFrame) -> str | None:
+    """The first column, if its values are all different and none is empty or of several words."""
+    first = table.get_column(table.columns[0])
+    if first.name.casefold() in _NAMES["text"] or not _are_ids(first):
+        return None
+    others = [name for name in table.columns[1:] if table[name].dtype == pl.String]
+    return first.name if others and not first.cast(pl.String).str.contains(r"^$|\s").any() else None
 
 
 def _are_splits(column: pl.Series) -> bool:

@@ -182,6 +182,7 @@ def _read_csv(path: Path, content: bytes | None) -> pl.DataFrame:
         if file.read(2) in _UTF16:
             raise DataError(f"{path} is UTF-16; expected UTF-8. Save it as that.")
         file.seek(0)
+        _require_commas(path, file)
         try:
             table = pl.read_csv(file, infer_schema=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -191,18 +192,32 @@ def _read_csv(path: Path, content: bytes | None) -> pl.DataFrame:
         raise DataError(f"{path} cannot be read: {problem}")
     with explain_foreign_errors(path), TextIOWrapper(_open(path, content), encoding="utf-8-sig", newline="") as text:
         header = next(csv.reader(text))
-    for separator in _OTHER_SEPARATORS if len(header) == 1 else "":
-        if separator in header[0]:
-            raise DataError(
-                f"{path}: its first line is {header[0]!r}, which has no comma but {separator!r}. Write the file with commas "
-                "between columns."
-            )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DataError(
             f"{path}: more than one column is called {', '.join(map(repr, twice))}. Rename or remove the others."
         )
     return table
+
+
+def _require_commas(path: Path, file: IO[bytes]) -> None:
+    """Check that the first line of `file`, which is at its begin afterwards, has commas if it has separators at all."""
+    line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    file.seek(0)
+    if separator := find_separator(line):
+        raise DataError(
+            f"{path}: its first line is {line!r}, which has no comma but {separator!r}. Write the file with commas between "
+            "columns."
+        )
+
+
+def find_separator(line: str) -> str | None:
+    """What separates the columns in the first line of a CSV that has no comma: ';', a tab or '|'; None for a single column.
+
+    >>> [find_separator(line) for line in ("id;text", "id,text", "text")]
+    [';', None, None]
+    """
+    return None if "," in line else next((separator for separator in _OTHER_SEPARATORS if separator in line), None)
 
 
 def _open(path: Path, content: bytes | None) -> IO[bytes]:

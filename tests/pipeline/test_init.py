@@ -76,6 +76,43 @@ def test_what_cannot_be_is_named(tmp_path: Path, named: Columns, said: str) -> N
         read_sample(tmp_path / "items.parquet", named)
 
 
+ODD = {
+    "semicolons, and a BOM": ("csv", "utf-8-sig", 'Ticket;Message;Topic\nm1;one, two;a\nm2;"x; y";b\n', "Ticket", ";"),
+    "tabs": ("tsv", "utf-8", "ticket\tmessage\ttopic\nm1\tone, two\ta\nm2\tx; y\tb\n", "ticket", "\t"),
+    "commas, and an id is missing": ("csv", "utf-8", 'ticket,message,topic\nm1,"one, two",a\n,x; y,b\n', None, None),
+    "other letters": ("csv", "utf-8", 'id,message,topic\n一,"one, two",a\n二,x; y,b\n', "id", None),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, name: str) -> None:
+    suffix, encoding, text, item_id, separator = ODD[name]
+    path = tmp_path / f"in.{suffix}"
+    path.write_bytes(text.encode(encoding))
+    sample = read_sample(path, Columns())
+    assert (sample.columns.item_id, sample.separator, sample.classes) == (item_id, separator, ("a", "b"))
+    assert sample.columns.text is not None and sample.table[sample.columns.text].to_list() == ["one, two", "x; y"]
+    said = "\n".join(create_project(tmp_path / "project", sample))
+    assert ("with commas in place of" in said) == (separator is not None)
+    (items,) = (tmp_path / "project/data/raw").iterdir()
+    assert items.name == "items.csv"
+    assert pl.read_csv(items)[sample.columns.text].to_list() == ["one, two", "x; y"]
+
+
+def test_a_table_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes("id;text\n1;Straße\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"in\.csv is not UTF-8\. Save it as UTF-8"):
+        read_sample(path, Columns())
+
+
+def test_columns_that_could_have_the_classes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,day,text,kind\n" + "".join(f"{n},{n % 3},text {n},{'ab'[n % 2]}\n" for n in range(12)))
+    with pytest.raises(ParamsError, match=r"no column of gold was recognized.*--gold kind \(or day\), or the classes"):
+        create_project(tmp_path / "project", read_sample(path, Columns()))
+
+
 def test_numbers_are_classes_only_if_they_are_positions(tmp_path: Path) -> None:
     pl.DataFrame({"text": ["a", "b"], "label": [0, 1]}).write_parquet(tmp_path / "items.parquet")
     assert read_sample(tmp_path / "items.parquet", Columns()).classes == ("0", "1")
@@ -92,6 +129,25 @@ def test_words_come_from_valid_gold_and_not_from_test(tmp_path: Path) -> None:
     gold = [("spam" if (text == "prize") == kept else "ham") for text, kept in zip(texts, valid, strict=True)]
     sample = read_sample(write_table(tmp_path, item_id=ids, text=texts, gold=gold), Columns())
     assert find_telling_words(sample, sample.table["item_id"]) == {"ham": ["dear"], "spam": ["prize"]}
+
+
+def test_each_class_has_a_labeling_function_if_gold_tells_a_word_of_it(tmp_path: Path) -> None:
+    kinds = {"bill": "invoice", "parcel": "courier", "fault": "broken", "none": ""}
+    texts = [f"{word} text {row}" for row in range(12) for word in kinds.values()]
+    sample = read_sample(write_table(tmp_path, text=texts, label=[*kinds] * 12), Columns())
+    said = create_project(tmp_path / "project", sample)
+    assert said[-1].startswith("three labeling functions are in ")
+    source = (tmp_path / "project/lfs/first.py").read_text()
+    assert all(f'"{word}"' in source for word in kinds.values() if word)
+
+
+def test_words_of_scripts_without_blanks_are_parts_of_texts(tmp_path: Path) -> None:
+    texts = [f"{row}番の{['請求書が二重です', '電源が入りません'][row % 2]}" for row in range(12)]
+    sample = read_sample(write_table(tmp_path, text=texts, label=["bill", "fault"] * 6), Columns())
+    words = find_telling_words(sample, pl.Series([f"i{row}" for row in range(12)]))
+    assert set(words["bill"]) <= {text[i : i + 2] for text in texts[::2] for i in range(len(text))}
+    create_project(tmp_path / "project", sample)
+    assert "whole_words=False" in (tmp_path / "project/lfs/first.py").read_text(encoding="utf-8")
 
 
 def test_gold_is_split_evenly_class_by_class_and_stays_where_it_is() -> None:
