@@ -18,6 +18,12 @@ FILE = "params.yaml"
 
 M = TypeVar("M", bound=BaseModel)
 
+_CLASSES = 127
+"""Most classes, so that a vote fits int8."""
+
+_SHOWN = 120
+"""Characters of a refused value that are shown."""
+
 REFERENCE = "docs/reference/params.md"
 """The page of the documentation that lists every key."""
 
@@ -453,7 +459,7 @@ class EvaluateParams(Section):
 class Params(Section):
     """All of params.yaml. A stage receives `classes` and its own section only."""
 
-    classes: tuple[str, ...] = Field(min_length=2, max_length=127)
+    classes: tuple[str, ...] = Field(min_length=2, max_length=_CLASSES)
     """Class names; a vote is a position in this list. At most 127, so that a vote fits int8."""
     ingest: IngestParams
     gold: GoldParams = GoldParams()
@@ -481,6 +487,11 @@ class Params(Section):
                 raise ValueError("class names must differ from each other")
             if not all(name.strip() for name in value):
                 raise ValueError("class names must not be blank: gold that is blank is unknown")
+            if len(value) > _CLASSES:
+                raise ValueError(
+                    f"has {len(value):,} names; a vote is a byte, so at most {_CLASSES} classes. Merge some, or make a project for "
+                    "each group of them"
+                )
         return tuple(value) if isinstance(value, list) else value  # types are strict
 
     @model_validator(mode="after")
@@ -603,10 +614,15 @@ def _describe(found: object) -> str:
     if found["type"] == "missing":
         return f"{FILE}: '{key}' is missing. Add it; {REFERENCE} lists every key."
     message = found["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(found["input"], dict) else f" Got {found['input']!r}."
+    got = "" if isinstance(found["input"], dict) else f" Got {_shorten(repr(found['input']))}."
     if found["type"] in ("int_type", "float_type") and isinstance(found["input"], str) and _is_number(found["input"]):
         got += " That is text: write it without quotes, and an exponent after a decimal point, as in 1.0e-3."
     return f"{FILE}: '{key or 'params'}': {message}.{got}"
+
+
+def _shorten(text: str) -> str:
+    """The beginning of `text` where it is long."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 
 def _is_number(text: str) -> bool:

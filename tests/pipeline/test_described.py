@@ -257,6 +257,28 @@ def test_tfidf_says_that_it_knows_words_alone(tmp_path: Path, capfd: pytest.Capt
     assert (found[np.isin(found, [0, 1])] == (np.arange(90) % 3)[np.isin(found, [0, 1])]).mean() > 0.9
 
 
+def test_sentences_in_another_script_are_compared_like_any(tmp_path: Path) -> None:
+    items = make_items(60)
+    russian = {"world": ("война", "выборы"), "sports": ("гол", "матч"), "business": ("акции", "прибыль")}
+    texts = [f"{' '.join(russian[CLASSES[i % 3]])} сегодня {i}" for i in range(60)]
+    root = make_project(tmp_path, items.with_columns(text=pl.Series(texts)), "tfidf")
+    votes = run(root, classes={name: " и ".join(words) for name, words in russian.items()})["description"].to_numpy()
+    assert (votes != -1).sum() >= 6
+    assert (votes[votes != -1] == (np.arange(60) % 3)[votes != -1]).all()
+
+
+def test_the_order_of_classes_changes_no_name_that_is_voted(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    before = [CLASSES[vote] if vote != -1 else None for vote in run(root)["description"]]
+    turned = CLASSES[::-1]
+    for stage, params in ((ingest, IngestParams.model_validate({"source": "data/raw", "encoder": {"model": MODEL}})),
+                          (gold, GoldParams(train="refuse")),
+                          (apply, ApplyParams.model_validate({"source": "lfs/mine.py", "describe": NAMED}))):  # fmt: skip
+        stage.run(root, turned, params)
+    after = [turned[vote] if vote != -1 else None for vote in read_votes(root / VOTES, 3)["description"]]
+    assert after == before
+
+
 def test_a_single_item_is_voted_on(tmp_path: Path) -> None:
     root = make_project(tmp_path, make_items(1))
     assert run(root)["description"].to_list() in ([0], [1], [2])  # it is its own mean: which class is nobody's matter
@@ -298,6 +320,22 @@ def test_mistakes_in_params_are_named(tmp_path: Path, describe: str, message: st
     (tmp_path / "params.yaml").write_text(params)
     with pytest.raises(ParamsError, match=message):
         read_params(tmp_path)
+
+
+def test_more_classes_than_a_vote_can_tell_apart_are_refused_with_their_limit(tmp_path: Path) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for count, is_refused in ((127, False), (500, True)):
+        params["classes"] = [f"c{i}" for i in range(count)]
+        params["apply"]["describe"] = {"classes": {f"c{i}": f"sentence {i}" for i in range(count)}}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        if not is_refused:
+            assert len(read_params(tmp_path).apply.describe.classes) == count
+            continue
+        with pytest.raises(
+            ParamsError, match=r"'classes': .*has 500 names; a vote is a byte, so at most 127"
+        ) as refused:
+            read_params(tmp_path)
+        assert len(str(refused.value)) < 400
 
 
 def test_classes_as_a_mapping_are_told_where_sentences_go(tmp_path: Path) -> None:
