@@ -76,10 +76,11 @@ def score_task(task: Path, model: Path, way: str, rows: int, seed: int) -> float
             run_stage(root, stage)
         if (said := read_json(root / DESCRIPTIONS_SUMMARY))["lf"]:
             print(f"  {task.name}: {said['why']}", file=sys.stderr)
-        return _score(root, params["classes"])
+        return score_root(root, params["classes"])
 
 
-def _score(root: Path, classes: Sequence[str]) -> float:
+def score_root(root: Path, classes: Sequence[str]) -> float:
+    """Return the accuracy on test of the labels shipped in the project at `root`."""
     gold = pl.read_parquet(root / WITHHELD_GOLD)
     tests = pl.read_parquet(root / ITEMS, columns=[ITEM_ID, "split"]).filter(pl.col("split") == "test")
     judged = tests.join(gold, on=ITEM_ID).join(

@@ -8,7 +8,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import certify, dask, described, few_gold, labels, many, nights, pipeline, queries, search, votes, watch
+from benchmarks import (
+    certify,
+    dask,
+    described,
+    few_gold,
+    intents,
+    labels,
+    many,
+    nights,
+    pipeline,
+    queries,
+    search,
+    votes,
+    watch,
+)
 from benchmarks import next as next_items
 from benchmarks.descriptions import DESCRIPTIONS
 from tasks.queries.next_items import Strategy
@@ -250,6 +264,38 @@ def test_described_needs_tasks_and_shows_what_sentences_add(tmp_path: Path) -> N
     found = described.format_table({"spam, 0 gold": {"lfs": 0.75, "both": 0.5}}, ("lfs", "both"))
     assert found.splitlines()[-1] == "| spam, 0 gold | 0.750 | 0.500 | -0.250 |"
     assert "both less LFs" not in described.format_table({"spam": {"lfs": 0.75}}, ("lfs",))
+
+
+@pytest.mark.parametrize("errors", intents.KINDS)
+def test_intents_draws_lfs_that_are_as_often_right_as_asked(tmp_path: Path, errors: str) -> None:
+    intents.draw_task(tmp_path, intents.Task(items=3_000, precision=0.4, errors=errors), "both")
+    shown = pl.read_parquet(tmp_path / "data/raw/items.parquet")
+    votes = (
+        pl.read_parquet(tmp_path / "lfs/votes.parquet")
+        .drop("item_id")
+        .to_numpy()[(shown["split"] == "test").to_numpy()]
+    )
+    truth = shown.filter(split="test")["gold"].str.strip_prefix("class_").cast(pl.Int64).to_numpy()
+    item, lf = np.nonzero(votes != -1)
+    said = votes[item, lf]
+    assert 0.3 < (said == truth[item]).mean() < 0.45
+    mistaken = {(a, b) for a, b in zip(said.tolist(), truth[item].tolist(), strict=True) if a != b}
+    assert (len(mistaken) <= intents.CLASSES) == (errors == "shared")
+    assert shown.filter(pl.col("split") != "test")["gold"].null_count() == (shown["split"] != "test").sum()
+
+
+def test_intents_shows_what_became_of_descriptions() -> None:
+    row = {
+        "precision": 0.4,
+        "errors": "shared",
+        "lfs": 0.5,
+        "both": 0.75,
+        "agreement": 0.3,
+        "agreement_of_others": None,
+    }
+    table = intents.format_table([row | {"descriptions": "fill"}], ("lfs", "both")).splitlines()
+    assert table[-1] == "| 0.400 | shared | 0.500 | 0.750 | 0.300 | None | fill |"
+    assert {line.count("|") for line in table} == {8}
 
 
 def test_every_described_class_is_one_of_its_task() -> None:
