@@ -18,7 +18,7 @@ FILE = "params.yaml"
 
 M = TypeVar("M", bound=BaseModel)
 
-_CLASSES = 127
+MOST_CLASSES = 127
 """Most classes, so that a vote fits int8."""
 
 _SHOWN = 120
@@ -459,7 +459,7 @@ class EvaluateParams(Section):
 class Params(Section):
     """All of params.yaml. A stage receives `classes` and its own section only."""
 
-    classes: tuple[str, ...] = Field(min_length=2, max_length=_CLASSES)
+    classes: tuple[str, ...] = Field(min_length=2, max_length=MOST_CLASSES)
     """Class names; a vote is a position in this list. At most 127, so that a vote fits int8."""
     ingest: IngestParams
     gold: GoldParams = GoldParams()
@@ -487,9 +487,9 @@ class Params(Section):
                 raise ValueError("class names must differ from each other")
             if not all(name.strip() for name in value):
                 raise ValueError("class names must not be blank: gold that is blank is unknown")
-            if len(value) > _CLASSES:
+            if len(value) > MOST_CLASSES:
                 raise ValueError(
-                    f"has {len(value):,} names; a vote is a byte, so at most {_CLASSES} classes. Merge some, or make a project for "
+                    f"has {len(value):,} names; a vote is a byte, so at most {MOST_CLASSES} classes. Merge some, or make a project for "
                     "each group of them"
                 )
         return tuple(value) if isinstance(value, list) else value  # types are strict

@@ -15,6 +15,7 @@ from flows.init.pipeline import TEMPLATE, write_pipeline
 from flows.init.sample import VALID_SHARE, Sample, choose_salt, find_telling_words, is_unspaced, list_candidates
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
+from tasks.params import MOST_CLASSES
 
 _PARAMS = """\
 # Every key is described in the reference of Epoxy Flow; an unknown key is an error.
@@ -102,7 +103,7 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | N
     Raises
     ------
     ParamsError
-        The folder is not empty, fewer than two classes are known, or another one is described.
+        The folder is not empty, fewer than two classes are known or too many, or another one is described.
     """
     if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
         raise ParamsError(f"{folder} is not empty. Name a new folder; nothing is written over.")
@@ -114,6 +115,12 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | N
             f"column that has them, with --gold {candidates[0] if candidates else 'COLUMN'}"
             + (f" (or {', '.join(candidates[1:])})" if candidates[1:] else "")
             + ", or the classes: --classes ham,spam"
+        )
+    if len(sample.classes) > MOST_CLASSES:
+        source = f"column {sample.columns.gold!r}" if sample.columns.gold else "--classes"
+        raise ParamsError(
+            f"{sample.path}: {source} has {len(sample.classes):,} classes; a vote is a byte, so at most "
+            f"{MOST_CLASSES}. Merge some, name another column with --gold, or the classes: --classes ham,spam"
         )
     if unknown := sorted({*(meanings or {})} - {*sample.classes}):
         raise ParamsError(f"--describe: {unknown[0]!r} is none of the classes {', '.join(sample.classes)}.")

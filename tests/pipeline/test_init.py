@@ -204,6 +204,16 @@ def test_a_sentence_for_each_class_is_a_labeling_function(messages: Path, tmp_pa
     assert (votes != -1).any() and (votes == items)[votes != -1].all()
 
 
+def test_more_classes_than_there_can_be_make_no_project(tmp_path: Path) -> None:
+    source = tmp_path / "many.csv"
+    pl.DataFrame(
+        {"body": [f"word {i % 128}" for i in range(256)], "kind": [f"c{i % 128}" for i in range(256)]}
+    ).write_csv(source)
+    found = CliRunner().invoke(init_command, [str(tmp_path / "new"), "--items", str(source), "--gold", "kind"])
+    assert found.exit_code != 0
+    assert "column 'kind' has 128 classes" in str(found.exception) + found.output and not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("described", "said"),
     [("ham", "expected a class, '='"), ("eggs=breakfast", "'eggs' is none of the classes ham, spam")],
