@@ -4,7 +4,8 @@ Vectors of descriptions come from the encoder of the items, or from a table. Sco
 split train; they and the vectors are an artifact, by which rows that come later are voted on alike.
 
 Without gold nobody knows how good the LF is. What is known is how far it agrees with the other LFs above chance, and how far
-each of these agrees with the others: where it is not as good a witness as they are on average, it is muted. It is a function
+each of these agrees with the others: where it is not as good a witness as they are on average, it is muted, unless gold shows
+that it is right at least as often as they are: LFs that share their errors agree with each other. It is a function
 of the embeddings, which the models downstream believe easily, so it speaks only on items on which no other LF does, unless it
 is by far the better witness.
 """
@@ -74,13 +75,15 @@ class Described:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Others:
     """What other LFs say: has_votes (n,), the share (n,) of an item's votes that are for the guessed class, NaN without
-    votes; the distribution (k,) of their votes on reference items; and the agreement of each with the others, by LF.
+    votes; the distribution (k,) of their votes on reference items; the agreement of each with the others, by LF; and the mean
+    share of an item's votes that are its gold, NaN without any.
     """
 
     has_votes: Bool
     agreement: Float64
     distribution: Float64
     witnesses: Mapping[str, Agreement]
+    precision: float
 
     @property
     def mean(self) -> float:
@@ -110,13 +113,13 @@ def describe(
     gold = join_gold(items, read_table(root / VALID_GOLD, schemas.gold(k)))
     scores = fit_scores(read_vectors(root, items, _draw(reference, SAMPLE)), found.vectors, found.classes)
     guesses = _guess_all(root, items, scores, k)
-    others = _read_others(read_votes, lfs, guesses, reference, k)
+    others = _read_others(read_votes, lfs, guesses, reference, gold, k)
     evidence = _gather_evidence(root, items, guesses, reference, gold, others, k)
     cuts = [choose_cut(c, guesses.margins[reference & (guesses.classes == c)], evidence) for c in range(k)]
     margins = np.array([cut.margin for cut in cuts])
     whole = vote(guesses, margins, False, others.has_votes)
     own = _agree(whole, others, reference)
-    why = _judge(own, others.mean)
+    why = "" if _is_shown_right(whole, gold, others.precision) else _judge(own, others.mean)
     is_filling = bool(others.has_votes.any()) and not own.kappa >= BETTER * others.mean
     voter = Voter(
         scores=scores,
@@ -182,8 +185,11 @@ def _guess_all(root: Path, items: pl.DataFrame, scores: DescriptionScores, k: in
     return Guesses(classes=classes, margins=margins)
 
 
-def _read_others(read_votes: ReadVotes, lfs: Sequence[str], guesses: Guesses, reference: Bool, k: int) -> _Others:
+def _read_others(
+    read_votes: ReadVotes, lfs: Sequence[str], guesses: Guesses, reference: Bool, gold: Int8, k: int
+) -> _Others:
     n, m = len(reference), len(lfs)
+    right, judged = 0.0, 0
     has_votes, agreement = np.zeros(n, bool), np.full(n, np.nan)
     distribution, covered = np.zeros(k), 0
     agreed, common, cast = np.zeros(m), np.zeros(m, np.int64), np.zeros((m, k))
@@ -198,6 +204,9 @@ def _read_others(read_votes: ReadVotes, lfs: Sequence[str], guesses: Guesses, re
         some = np.flatnonzero(total)
         mine = guesses.classes[rows][some]
         agreement[rows.start + some] = counts[some, mine] / total[some]
+        known = some[gold[rows][some] != ABSTAIN]
+        right += float((counts[known, gold[rows][known]] / total[known]).sum())
+        judged += len(known)
         usable = some[reference[rows][some]]
         distribution += (counts[usable] / total[usable, None]).sum(axis=0)
         covered += len(usable)
@@ -211,7 +220,13 @@ def _read_others(read_votes: ReadVotes, lfs: Sequence[str], guesses: Guesses, re
         name: compute_kappa(agreed[j], int(common[j]), float(cast[j] @ distribution) / max(int(common[j]), 1))
         for j, name in enumerate(lfs)
     }
-    return _Others(has_votes=has_votes, agreement=agreement, distribution=distribution, witnesses=witnesses)
+    return _Others(
+        has_votes=has_votes,
+        agreement=agreement,
+        distribution=distribution,
+        witnesses=witnesses,
+        precision=right / judged if judged else float("nan"),
+    )
 
 
 def _count(L: Votes, k: int) -> Float64:
@@ -261,6 +276,13 @@ def _agree(votes: Int8, others: _Others, reference: Bool) -> Agreement:
     return measure_agreement(others.agreement[common], votes[common], others.distribution)
 
 
+def _is_shown_right(votes: Int8, gold: Int8, precision: float) -> bool:
+    """Whether gold shows that `votes` are right at least as often as the votes of others, whose `precision` it gives."""
+    known = (votes != ABSTAIN) & (gold != ABSTAIN)
+    right = float((votes == gold)[known].mean()) if known.sum() >= ENOUGH else float("nan")
+    return right - float(np.sqrt(right * (1 - right) / max(known.sum(), 1))) >= precision
+
+
 def _judge(own: Agreement, mean: float) -> str:
     """Why the LF is muted; empty where it is not."""
     if np.isnan(own.kappa) or np.isnan(mean) or own.kappa - own.error >= mean:
@@ -275,6 +297,11 @@ def _explain(own: Agreement, others: _Others, is_filling: bool) -> str:
     if not others.has_votes.any():
         return "is alone: no other labeling function votes, so that nothing but gold judges it"
     where = "votes where no other LF does" if is_filling else "votes beside other LFs"
+    if _judge(own, others.mean):
+        return (
+            f"{where}: gold shows that it is right at least as often as other LFs ({others.precision:.2f}), though it agrees less "
+            f"with them ({own.kappa:.2f} above chance) than they do with each other ({others.mean:.2f})"
+        )
     if np.isnan(own.kappa) or np.isnan(others.mean):
         return f"{where}; too few common votes to judge it by"
     return (

@@ -144,6 +144,18 @@ def test_descriptions_that_contradict_the_other_lfs_are_muted_and_it_says_why(
     assert read_summary(tmp_path)["is_muted"]
 
 
+def test_gold_speaks_for_descriptions_against_lfs_that_share_their_errors(tmp_path: Path) -> None:
+    lfs = "import polars as pl\n" + WRONG.format(name="one") + WRONG.format(name="two")
+    items = make_items(240, ("valid", "train"))
+    shown = items.with_columns(pl.when(pl.col("split") == "valid").then("gold"))
+    run(make_project(tmp_path, shown, lfs=lfs))
+    summary = read_summary(tmp_path)
+    assert not summary["is_muted"]
+    assert summary["why"].startswith("votes where no other LF does: gold shows that it is right at least as often")
+    run(make_project(tmp_path, shown.with_columns(pl.when(pl.int_range(240) < 38).then("gold")), lfs=lfs))
+    assert read_summary(tmp_path)["is_muted"]  # 19 rows are too few
+
+
 def test_gold_says_how_far_down_a_class_votes(tmp_path: Path) -> None:
     run(make_project(tmp_path, make_items(240, ("valid", "train")).with_columns(
         pl.when(pl.col("split") == "valid").then("gold"))))  # fmt: skip
