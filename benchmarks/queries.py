@@ -23,6 +23,7 @@ from tasks.queries.project_data import ProjectData
 from tasks.queries.try_lf import choose_rows, read_lf, try_lf
 from tasks.tables import paths, schemas
 from tasks.tables.files import write_json
+from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
 
 CLASSES = ("a", "b", "c", "d")
@@ -143,6 +144,7 @@ def write_project(root: Path, n: int, seed: int = 0) -> None:
         table = pl.DataFrame([ids, *(chance.alias(f"{method}/{c}") for c, chance in enumerate(chances))])
         write_table(root / path, table, schemas.predictions(k, table.columns))
     chosen_on = {"method": "fixed", "objective": None, "chosen_on": "nothing", "curve_metric": "none"}
+    write_muted(root, (), LFS)
     write_json(root / paths.THRESHOLDS, {"metric": "cosine", **chosen_on, "thresholds": dict.fromkeys(LFS, 0.8)})
 
 

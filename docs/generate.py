@@ -409,6 +409,7 @@ MEANINGS: Mapping[Path, str] = {
     paths.VOTES: "The label matrix: one column per LF.",
     paths.LF_SUMMARY: "One row per LF: polarity, coverage, overlaps, conflicts, precision on valid gold with its interval.",
     paths.LF_FAILURES: "Cells on which an LF failed and `on_error` turned that into an abstain.",
+    paths.MUTED: "The LFs that `apply.mute` names: their votes are in the table, and count as abstaining after it.",
     paths.DESCRIPTIONS: "What classes mean: vectors, offsets and cuts of the LF that votes by them; without rows where none is described.",
     paths.DESCRIPTIONS_SUMMARY: "Where that LF votes, by what evidence, and whether it helps; `lf` is null where there is none.",
     paths.NEIGHBORS: "Per LF and class in its support: the nearest support item and its similarity; null where the LF votes itself.",

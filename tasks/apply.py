@@ -9,6 +9,7 @@ import faulthandler
 import itertools
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +29,7 @@ from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_csv
 from tasks.tables.label_matrix import join_gold, to_matrix
+from tasks.tables.muted import mute, write_muted
 from tasks.tables.parquet import (
     ROW_GROUP,
     read_table,
@@ -138,12 +140,13 @@ def _write_votes(
     summary: LFSummary,
 ) -> None:
     """Write the votes that `read` gives in batches, on `n` items in total, and those of the description LF beside them."""
-    described = _describe(root, classes, params.describe, lfs, read) if params.describe else None
+    described = _describe(root, classes, params.describe, params.mute, lfs, read) if params.describe else None
     if described:
         write_descriptions(root, described.table, described.summary)
     else:
         write_no_descriptions(root)
     names = [*lfs, described.summary["lf"]] if described else lfs
+    write_muted(root, params.mute, names)
     batches = _add_column(read(), names[-1], described.votes) if described else read()
     with Progress("writing votes", total=n) as progress:
 
@@ -159,15 +162,20 @@ def _describe(
     root: Path,
     classes: Sequence[str],
     params: DescribeParams,
+    muted: Sequence[str],
     lfs: Sequence[str],
     read: Callable[[], Iterator[pl.DataFrame]],
 ) -> Described:
-    """The description LF beside `lfs`, whose votes `read` gives."""
+    """The description LF beside `lfs`, whose votes `read` gives; those that are `muted` do not count."""
     if params.name in lfs:
         raise LabelingFunctionError(
             f"apply.describe: a labeling function is called '{params.name}' already. Give another name: apply.describe.name."
         )
-    described = describe(root, classes, params.name, find_class_vectors(root, classes, params), lfs, read)
+    vectors = find_class_vectors(root, classes, params)
+    described = describe(root, classes, params.name, vectors, lfs, lambda: (mute(votes, muted) for votes in read()))
+    if params.name in muted:
+        said = "muted: apply.mute in params.yaml names it"
+        described = replace(described, summary={**described.summary, "is_muted": True, "why": said})
     report(described.summary)
     return described
 

@@ -48,6 +48,7 @@ from tasks.report.facts import (
     read_described,
 )
 from tasks.report.formatting import format_share
+from tasks.report.lf_harm import describe_harm
 from tasks.report.lf_pairs import compare_pairs
 from tasks.report.lf_table import tabulate_lfs
 from tasks.report.metrics_table import tabulate_metrics
@@ -58,6 +59,7 @@ from tasks.report.summary import render_summary
 from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
 from tasks.tables.label_matrix import read_all_gold, to_matrix
+from tasks.tables.muted import mute, read_muted
 from tasks.tables.parquet import read_schema, read_table, read_votes
 from tasks.tables.paths import (
     DESCRIPTIONS_SUMMARY,
@@ -99,12 +101,17 @@ class Inputs:
     split: npt.NDArray[np.str_]
     gold: npt.NDArray[np.int8]
     lfs: tuple[str, ...]
+    muted: tuple[str, ...]
+    cast: Votes
+    """What LFs voted; `original` is the same with muted LFs abstaining."""
     original: Votes
     extended: Votes
     labels: npt.NDArray[np.int64]
     probabilities: dict[str, Float64]
     shipped: str
     thresholds: dict[str, float | None]
+    worth: dict[str, float | None]
+    harmful: tuple[str, ...]
     summary: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
@@ -154,7 +161,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     """
     k = len(classes)
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    original = read_votes(root / VOTES, k)
+    cast, muted = read_votes(root / VOTES, k), read_muted(root)
+    original = mute(cast, muted)
     extended = read_votes(root / EXTENDED_VOTES, k)
     labels = read_table(root / SHIPPED_LABELS, schemas.end_labels(classes))
     predictions = _read_predictions(root, LABEL_MODEL_PREDICTIONS, k)
@@ -185,6 +193,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         balances = [read_balance("Model of the shipped labels", found, classes)]
         certified = describe_certified(found)
         alternative = None if found["alternative"] is None else str(found["alternative"]["summary"])
+        worth = {str(lf): None if value is None else float(value) for lf, value in found["lf_worth"].items()}
+        harmful = tuple(map(str, found["harmful_lfs"]))
     with _open_summary(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
         facts += [Fact(name="Label model on votes", value=describe_label_model(found))]
@@ -210,6 +220,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         split=split,
         gold=gold,
         lfs=lfs,
+        muted=muted,
+        cast=to_matrix(cast),
         original=to_matrix(original),
         extended=to_matrix(extended.select(ITEM_ID, *lfs)),
         labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
@@ -217,6 +229,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         # If several methods have exactly the shipped probabilities, the most elaborate, which comes last, is meant.
         shipped=trained if trained in same else [SHIPPED, *same][-1],
         thresholds=thresholds,
+        worth=worth,
+        harmful=harmful,
         summary=summary,
         curves=read_csv(root / THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=curve_metric,
@@ -257,12 +271,16 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         certified=inputs.certified,
         alternative=inputs.alternative,
         left_out=inputs.left_out,
+        harm=describe_harm(inputs.harmful, inputs.muted),
         lfs=tabulate_lfs(
             inputs.lfs,
-            original=inputs.original,
+            original=inputs.cast,
             extended=inputs.extended,
             gold={split: np.where(inputs.split == split, inputs.gold, ABSTAIN) for split in splits},
             thresholds=inputs.thresholds,
+            worth=inputs.worth,
+            harmful=inputs.harmful,
+            muted=inputs.muted,
             summary=inputs.summary,
             confidence=params.confidence,
         ),

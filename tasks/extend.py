@@ -22,6 +22,7 @@ from tasks.params import ExtendParams, Scope
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.label_matrix import to_matrix
+from tasks.tables.muted import mute, read_muted
 from tasks.tables.neighbor_columns import find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import count_rows, read_batches, read_schema, write_batches
 from tasks.tables.paths import EXTENDED_VOTES, NEIGHBORS, PROVENANCE, THRESHOLDS, VOTES
@@ -53,7 +54,8 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
     k = len(classes)
     columns = read_schema(root / VOTES)
     lfs = [name for name in columns if name != ITEM_ID]
-    names = find_neighbor_columns(root / NEIGHBORS, lfs)
+    muted = read_muted(root)
+    names = find_neighbor_columns(root / NEIGHBORS, lfs, muted)
     found = read_thresholds(root / THRESHOLDS, lfs)
 
     def blocks(what: str, neighbor_columns: tuple[str, ...]) -> Iterator[tuple[Extension, pl.DataFrame]]:
@@ -66,7 +68,7 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
                 strict=False,  # tables of different lengths have different items, which is reported below
             ):
                 require_same_items(root / VOTES, votes, root / NEIGHBORS, neighbors)
-                yield extend_items(votes, to_neighbors(neighbors, names), found, params), neighbors
+                yield extend_items(mute(votes, muted), to_neighbors(neighbors, names), found, params), neighbors
                 progress.advance(votes.height)
 
     votes = (extension.votes for extension, _ in blocks("extending", ()))

@@ -36,6 +36,7 @@ from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
+from tasks.tables.muted import read_counted_votes
 from tasks.tables.parquet import read_table, read_votes, write_table
 from tasks.tables.paths import (
     EXTENDED_VOTES,
@@ -143,7 +144,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
     gold = read_gold(root, items, len(classes))
-    raw = read_votes(root / VOTES, len(classes))
+    raw = read_counted_votes(root, len(classes))
     return join_inputs(items, gold, raw, read_votes(root / EXTENDED_VOTES, len(classes)))
 
 

@@ -48,6 +48,7 @@ from tasks.params import Metric, Params, Scope
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.label_matrix import to_matrix
+from tasks.tables.muted import mute
 from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
@@ -97,8 +98,9 @@ def label_rows(root: Path, release: Path, base: str, params: Params) -> LabeledR
     votes = votes.select(ITEM_ID, *model.lfs)
     new = np.flatnonzero(~is_known)
     if model.described is not None:
-        votes = _describe(root, rows, votes, new, model.described, read_votes(release / "votes.parquet", len(classes)))
-    labeled = _label(root, rows, before, votes, new, model, release, params)
+        known = read_votes(release / "votes.parquet", len(classes))
+        votes = _describe(root, rows, votes, new, model.described, known, params.apply.mute)
+    labeled = _label(root, rows, before, mute(votes, params.apply.mute), new, model, release, params)
     kept = rows.filter(is_known).select(ITEM_ID)
 
     def join(name: str, schema: schemas.TableSchema, fresh: pl.DataFrame, *by: str) -> pl.DataFrame:
@@ -138,9 +140,10 @@ def _describe(
     new: npt.NDArray[np.int64],
     described: DescribedLF,
     before: pl.DataFrame,
+    muted: tuple[str, ...],
 ) -> pl.DataFrame:
     """Return `votes`, those of the description LF by the release's vectors and cuts: apply has fitted them to new rows, too."""
-    name, L = votes.columns[1 + described.lf], to_matrix(votes)
+    name, L = votes.columns[1 + described.lf], to_matrix(mute(votes, muted))
     voter = described.voter
     guesses = guess(read_vectors(root, rows, new), voter.scores, len(voter.cuts))
     others = np.delete(L[new], described.lf, axis=1)

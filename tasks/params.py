@@ -295,6 +295,8 @@ class ApplyParams(Section):
     """A Python module below lfs/ with labeling functions, or a Parquet or CSV table of votes below lfs/."""
     describe: DescribeParams | None = None
     """What classes mean, as one more labeling function; the module of `source` may then be without any."""
+    mute: tuple[str, ...] = ()
+    """Names of labeling functions that stay in the table of votes and count for nothing after it."""
 
     @field_validator("source")
     @classmethod

@@ -20,6 +20,7 @@ from tasks.core.certificate import Certificate, certify, find_certified
 from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import END_WORK, EndModel, fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
+from tasks.core.classifiers.lf_worth import WORTH_WORK, find_harmful, measure_worth
 from tasks.core.classifiers.pool import Leader
 from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.student import Student
@@ -41,13 +42,16 @@ from tasks.params import CertifyParams, Metric, TrainParams
 from tasks.progress import Progress
 from tasks.report.certificate import tabulate_certificate
 from tasks.report.end_model import tabulate_alternative, tabulate_end_model
+from tasks.report.lf_harm import describe_harm
+from tasks.report.rounding import round_number
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
 from tasks.tables.lf_columns import StoredColumns
+from tasks.tables.muted import read_counted_votes, read_muted
 from tasks.tables.neighbor_columns import find_neighbor_columns
-from tasks.tables.parquet import read_table, read_votes, write_table
+from tasks.tables.parquet import read_table, write_table
 from tasks.tables.paths import (
     END_MODEL,
     END_MODEL_PREDICTIONS,
@@ -71,7 +75,9 @@ class Inputs:
 
     items: pl.DataFrame
     lfs: tuple[str, ...]
+    muted: tuple[str, ...]
     votes: npt.NDArray[np.int8]
+    """(n, m), with muted LFs abstaining."""
     points: ScaledEmbeddings
     metric: Metric
     gold: GoldRows | None
@@ -161,6 +167,10 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         gold_rows=0 if inputs.judges is None else len(inputs.judges.rows),
         classes=classes,
     )
+    with Progress("judging labeling functions", total=WORTH_WORK) as progress:
+        worth = measure_worth(vectors, inputs.votes, k, params.seed, progress.advance)
+    description["lf_worth"] = {lf: round_number(value) for lf, value in zip(inputs.lfs, worth, strict=True)}
+    description["harmful_lfs"] = [inputs.lfs[lf] for lf in find_harmful(worth, inputs.votes, k)]
     other: Method = "nearvote" if shipped == "end_model" else "end_model"
     description["alternative"] = (
         None
@@ -190,6 +200,8 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     write_model(root / END_MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)
     print(f"train: {description['certificate']['summary']}", file=sys.stderr)
+    if harm := describe_harm(description["harmful_lfs"], inputs.muted):
+        print(f"train: {harm}", file=sys.stderr)
 
 
 def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> Evidence:
@@ -212,7 +224,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         root=root,
         items=inputs.items,
         votes=inputs.votes,
-        pairs=find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs)),
+        pairs=find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs), inputs.muted),
         metric=inputs.metric,
         scale=inputs.points.scale,
     )
@@ -267,7 +279,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         A table is missing or damaged, tables hold different items, or no LF votes on any item.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
-    table = read_votes(root / VOTES, k)
+    table = read_counted_votes(root, k)
     require_same_items(root / ITEMS, items, root / VOTES, table)
     votes = to_matrix(table)
     if not (votes != ABSTAIN).any():
@@ -281,6 +293,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
     return Inputs(
         items=items,
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
+        muted=read_muted(root),
         votes=votes,
         points=read_scaled_embeddings(root, items, metric, (root / END_MODEL_SUMMARY).parent),
         metric=metric,

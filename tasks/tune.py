@@ -36,8 +36,9 @@ from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import read_gold, to_matrix
+from tasks.tables.muted import read_counted_votes, read_muted
 from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
-from tasks.tables.parquet import read_batches, read_table, read_votes
+from tasks.tables.parquet import read_batches, read_table
 from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VOTES
 from tasks.tables.thresholds import Thresholds
 from tasks.tables.validation import require_same_items
@@ -107,7 +108,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     DataError
         A table is missing or damaged, or the tables are about different items or LFs.
     """
-    votes = read_votes(root / VOTES, len(classes))
+    votes = read_counted_votes(root, len(classes))
     lfs = [name for name in votes.columns if name != ITEM_ID]
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
     require_same_items(root / ITEMS, items, root / VOTES, votes)
@@ -116,7 +117,7 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     L = to_matrix(votes)
     for sentence in check_embedding(root, items, L, labels, len(classes), metric):
         print(f"tune: {sentence}", file=sys.stderr)
-    pairs = find_neighbor_columns(root / NEIGHBORS, lfs)
+    pairs = find_neighbor_columns(root / NEIGHBORS, lfs, read_muted(root))
     inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
     chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
     found, judged, columns = chosen.thresholds, chosen.tuning_set.judged, chosen.tuning_set.column.tolist()

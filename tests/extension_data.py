@@ -8,6 +8,7 @@ import polars as pl
 from tasks import index, search
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 from tasks.tables import schemas
+from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
 from tasks.tables.saved_descriptions import write_no_descriptions
@@ -28,6 +29,7 @@ def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
     table = pl.DataFrame([ids, *(pl.Series(f"lf{j}", votes[:, j], dtype=pl.Int8) for j in range(votes.shape[1]))])
     write_table(root / VOTES, table, schemas.votes(k, table.columns))
     write_no_descriptions(root)
+    write_muted(root, (), table.columns[1:])
     rows = sorted(gold or {})
     known = pl.DataFrame([ids.gather(rows), pl.Series("gold", [(gold or {})[row] for row in rows], dtype=pl.Int8)])
     write_table(root / VALID_GOLD, known, schemas.gold(k))

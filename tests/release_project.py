@@ -20,6 +20,7 @@ from tasks.core.label_models.nearvote import NearvoteParameters
 from tasks.params import Metric
 from tasks.tables import schemas
 from tasks.tables.files import write_json, write_text
+from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     ARTIFACTS,
@@ -109,6 +110,7 @@ def write_run(root: Path, run: Run) -> None:
     )
     write_table(root / VOTES, votes, schemas.votes(2, run.votes))
     write_no_descriptions(root)
+    write_muted(root, (), [])
     provenance = pl.DataFrame(
         {
             "item_id": [lent[0] for lent in run.lent],

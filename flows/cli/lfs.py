@@ -37,12 +37,14 @@ def lfs_command(
     Coverage and conflicts are shares of all items, before and after extension. Precision is measured on valid gold, with
     a 95 % interval and the number of items; `believed` is the label model's estimate of it. `only` counts items on which
     no other LF votes; `decides` those on which majority vote would be different without it, and `adds` is what it adds to
-    the accuracy of majority vote, in points. Changes since the release are beside the figures.
+    the accuracy of majority vote on valid gold, in points. `worth` needs no gold: the points of accuracy that it earns,
+    shared fairly among LFs that vote on the same items, as other LFs tell; below 0 it harms. Changes since the release are beside the figures.
     """
     if len([asked for asked in (since, pairs, matrix) if asked]) > 1:
         raise click.UsageError("--since, --pairs and --matrix exclude each other")
     with in_project() as root:
         table = tabulate(root=root, since=since, pairs=pairs, matrix=matrix)
+        everything = table
         table = _arrange(table, order, limit)
         if as_json:
             print_json(lfs=table)
@@ -64,7 +66,7 @@ def lfs_command(
                 for row in table.to_dicts()
                 if row["near_copies"]
             ]
-            for line in (*moved, *copies, *find_remarks(root)):
+            for line in (*moved, *copies, *find_remarks(root), *find_harm(everything)):
                 click.echo(line)
 
 
@@ -96,6 +98,15 @@ def find_remarks(root: "Path") -> list[str]:
     path = root / DESCRIPTIONS_SUMMARY
     found = read_json(path) if path.is_file() else {"lf": None}
     return [] if found["lf"] is None else [f"{found['lf']} {found['why']}"]
+
+
+def find_harm(table: "pl.DataFrame") -> list[str]:
+    """Return the sentence that names the LFs of `table` that harm, and how to mute them; and those that are muted."""
+    from tasks.report.lf_harm import describe_harm
+
+    muted = table.filter("is_muted")["lf"].to_list()
+    harm = describe_harm(table.filter("is_harmful")["lf"].to_list(), muted)
+    return [*([harm] if harm else []), *([f"muted by apply.mute: {', '.join(muted)}"] if muted else [])]
 
 
 def _arrange(table: "pl.DataFrame", order: str | None, limit: int | None) -> "pl.DataFrame":
@@ -135,7 +146,7 @@ def _choose_columns(table: "pl.DataFrame") -> list[Column]:
     thresholds = ["-" if row["threshold"] is None else write_number(row["threshold"]) for row in rows]
     believed = [write_number(row["believed"], 2) for row in rows]
     columns = [
-        Column(name="LF", cells=[row["lf"] for row in rows], is_wide=True),
+        Column(name="LF", cells=[row["lf"] + (" (muted)" if row["is_muted"] else "") for row in rows], is_wide=True),
         Column(name="votes", cells=[row["polarity"] for row in rows]),
         _compare(rows, "cov.", "coverage"),
         _compare(rows, "extended", "coverage_extended"),
@@ -147,6 +158,7 @@ def _choose_columns(table: "pl.DataFrame") -> list[Column]:
         Column(name="of", cells=[f"{row['all_n']:,}" for row in rows], is_number=True, rank=1),
         Column(name="95 %", cells=intervals, rank=2),
         Column(name="adds", cells=[write_points(row["adds"]) for row in rows], is_number=True, rank=4),
+        Column(name="worth", cells=[write_points(row["worth"], 2) for row in rows], is_number=True, rank=4),
         Column(name="decides", cells=[f"{row['decides']:,}" for row in rows], is_number=True, rank=5),
         Column(name="believed", cells=believed, is_number=True, rank=5),
         Column(name="thresh.", cells=thresholds, is_number=True, rank=3),
@@ -156,13 +168,16 @@ def _choose_columns(table: "pl.DataFrame") -> list[Column]:
     return columns
 
 
-def write_points(share: float | None) -> str:
+def write_points(share: float | None, digits: int = 1) -> str:
     """Return a difference of shares in points, with its sign; nothing if it is unknown.
 
     >>> write_points(0.0125), write_points(-0.01), write_points(0.0)
     ('+1.2', '-1.0', '0.0')
     """
-    return "" if share is None else f"{100 * share:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0")
+    if share is None:
+        return ""
+    points = round(100 * share, digits)
+    return f"{points:+.{digits}f}" if points else f"{0:.{digits}f}"
 
 
 def _judge(row: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from tasks.label_new import LabeledRows
 from tasks.params import Metric, Params
 from tasks.tables import schemas
 from tasks.tables.files import read_json
+from tasks.tables.muted import mute
 from tasks.tables.parquet import read_batches, read_schema, read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, SHIPPED_LABELS, VALID_GOLD, VOTES
 from tasks.tables.validation import require_same_items
@@ -147,7 +148,7 @@ def measure_figures(root: Path, files: Path, params: Params) -> Figures:
         A table is missing or damaged, or tables do not hold the same items.
     """
     labels = read_table(files / "labels.parquet", schemas.end_labels(params.classes))
-    votes = read_votes(files / "votes.parquet", len(params.classes))
+    votes = mute(read_votes(files / "votes.parquet", len(params.classes)), params.apply.mute)
     require_same_items(SHIPPED_LABELS, labels, VOTES, votes)
     lent = schemas.provenance(len(params.classes), votes.schema[ITEM_ID])
     provenance = read_table(files / "provenance.parquet", lent, [ITEM_ID, "lf"])

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from tasks.params import FILE, Params, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_csv
 from tasks.tables.label_matrix import read_gold, to_matrix
+from tasks.tables.muted import mute
 from tasks.tables.parquet import count_rows, read_table, read_votes
 from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
 from tasks.tables.paths import VOTES as VOTES_PATH
@@ -87,6 +88,8 @@ class Result:
     params: Params
     data: Data
     votes: pl.DataFrame
+    counted: pl.DataFrame
+    """The votes with muted LFs abstaining; as all that follows, no table that apply writes."""
     lf_summary: pl.DataFrame
     failures: int
     """Cells on which an LF failed and its policy turned that into an abstain."""
@@ -159,26 +162,31 @@ class Session:
         applied = self._once("apply", (inputs, identify(lfs), classes, params.apply), lambda: self._apply(params))
         votes, lf_summary, failures = applied.value
         voted = self._once("votes", (votes.columns, _hash_rows(votes), classes), lambda: votes)
+        muted = tuple(name for name in votes.columns if name in params.apply.mute)
+        counted = self._once("counted", (voted, muted), lambda: mute(votes, muted))
         data = self._once("load", (inputs, classes, params.search), lambda: self._load(params)).value
         require_same_items(ITEMS, data.items, VOTES_PATH, votes)
         found = self._once("search", (voted, data, params.search), lambda: self._search(data, votes, params))
-        neighbors = self._once("neighbors", found, lambda: _stack(found.value)).value
-        chosen = self._once("tune", (found, params.tune), lambda: _choose(data, votes, neighbors, k, params))
+        neighbors = self._once("neighbors", (found, muted), lambda: _stack(found.value, muted)).value
+        chosen = self._once(
+            "tune", (found, counted, params.tune), lambda: _choose(data, counted.value, neighbors, k, params)
+        )
         thresholds = chosen.value.thresholds
         extension = self._once(
             "extend",
-            (found, thresholds, params.extend),
-            lambda: extend.extend_items(votes, neighbors, thresholds, params.extend),
+            (found, counted, thresholds, params.extend),
+            lambda: extend.extend_items(counted.value, neighbors, thresholds, params.extend),
         )
         labeled = self._once(
             "fit",
             (extension, params.fit),
-            lambda: self._label(data, votes, extension.value.votes, classes, params),
+            lambda: self._label(data, counted.value, extension.value.votes, classes, params),
         )
         return Result(
             params=params,
             data=data,
             votes=votes,
+            counted=counted.value,
             lf_summary=lf_summary,
             failures=failures,
             found=found.value,
@@ -187,11 +195,13 @@ class Session:
             labeled=labeled.value.labeled,
             labels=labeled.value.labels,
             scores=labeled.value.scores,
-            seconds={step: spent for step, spent in self._seconds.items() if step not in ("votes", "neighbors")},
+            seconds={
+                step: spent for step, spent in self._seconds.items() if step not in ("votes", "counted", "neighbors")
+            },
             determined_by={
                 "search": found,
-                "train": (found, params.train),
-                "tune": (found, params.tune),
+                "train": (found, counted, params.train),
+                "tune": (found, counted, params.tune),
                 "extend": extension,
                 "fit": labeled,
             },
@@ -266,14 +276,14 @@ def _hash_rows(votes: pl.DataFrame) -> str:
     return hashlib.sha256(np.ascontiguousarray(to_matrix(votes)).data).hexdigest()
 
 
-def _stack(found: SearchResult) -> Neighbors:
-    """The neighbors as the stages read them from disk."""
-    columns = list(found.columns.values())
-    n = columns[0].similarity.shape[1] if columns else 0
+def _stack(found: SearchResult, muted: Collection[str]) -> Neighbors:
+    """The neighbors as the stages read them from disk, without those of `muted` LFs."""
+    columns = [(at, column) for at, (lf, column) in enumerate(found.columns.items()) if lf not in muted]
+    n = columns[0][1].similarity.shape[1] if columns else 0
     return Neighbors(
-        lf=np.array([lf for lf, column in enumerate(columns) for _ in column.labels], np.int64),
-        label=np.array([label for column in columns for label in column.labels], np.int8),
-        similarity=np.concatenate([np.empty((0, n), np.float32), *(column.similarity for column in columns)]),
+        lf=np.array([at for at, column in columns for _ in column.labels], np.int64),
+        label=np.array([label for _, column in columns for label in column.labels], np.int8),
+        similarity=np.concatenate([np.empty((0, n), np.float32), *(column.similarity for _, column in columns)]),
     )
 
 

@@ -99,7 +99,7 @@ def view_result(result: Result, flips: Flips | None, *, seconds: float, follows:
         items=result.votes.height,
         valid_gold=int((result.data.labels != ABSTAIN).sum()),
         lfs=lfs,
-        coverage=_measure_coverage(result.votes),
+        coverage=_measure_coverage(result.counted),
         coverage_extended=_measure_coverage(result.extension.votes),
         scores=result.scores,
         flipped=None if flips is None else flips.flipped.height,

@@ -197,6 +197,7 @@ POINTS = (
     "value => value === null || value === undefined ? '' : "
     "(value < 0 ? '\u2212' : '+') + Math.abs(100 * value).toFixed(1)"
 )
+FINE_POINTS = POINTS.replace("toFixed(1)", "toFixed(2)")
 SHARE = "value => value === null || value === undefined ? '' : (100 * value).toFixed(1) + ' %'"
 NUMBER = "value => value === null || value === undefined ? '' : Number(value).toLocaleString('en')"
 DECIMAL = "value => value === null || value === undefined ? '' : Number(value).toFixed(3)"

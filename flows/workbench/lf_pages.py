@@ -1,7 +1,7 @@
 """The pages LFs and LF: coverage and precision, also while LFs are edited, and the items behind each number."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import polars as pl
 from nicegui import ui
 
 from flows.workbench.frame import (
+    FINE_POINTS,
     NUMBER,
     POINTS,
     SHARE,
@@ -30,6 +31,7 @@ from flows.workbench.item_address import write_address
 from tasks.errors import QueryError
 from tasks.queries.items import ItemQuery, VoteFilter
 from tasks.queries.lfs import compare_lfs, tabulate_lfs
+from tasks.report.lf_harm import describe_harm, write_mute
 from tasks.tables.files import read_csv
 from tasks.tables.paths import THRESHOLD_CURVES
 
@@ -50,7 +52,7 @@ def add_pages(bench: Bench) -> None:
             rows = found.filter(pl.col("lf") == name)
             if rows.is_empty():
                 raise QueryError(f"no labeling function {name[:64]!r} in the last run. 'epoxy run' adds new ones.")
-            await _show_lf(bench, rows.row(0, named=True))
+            await _show_lf(bench, rows.row(0, named=True), found.filter("is_muted")["lf"].to_list())
 
 
 def _show_table(bench: Bench, found: pl.DataFrame) -> None:
@@ -65,6 +67,9 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
             "each edit." if edited else "Of the last run, on all items; precision on gold of valid.",
             "p",
         )  # fmt: skip
+        muted = found.filter("is_muted")["lf"].to_list()
+        if harm := describe_harm(found.filter("is_harmful")["lf"].to_list(), muted):
+            Text(harm, "p")
         rows = []
         for row in found.to_dicts():
             now = edited.pop(row["lf"], None)
@@ -73,6 +78,7 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
                     **{name: value for name, value in row.items() if not isinstance(value, list)},
                     **_link_items(row["lf"]),
                     "copies": ", ".join(row["near_copies"]),
+                    "muted": "muted" if row["is_muted"] else "",
                     "now": describe_now(row, now),
                 }
             )
@@ -85,9 +91,9 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
              column("coverage_extended", "Extended", SHARE), column("conflicts", "Conflicts", SHARE),
              column("original_precision", "Precision", SHARE), column("original_n", "On", NUMBER),
              column("added_precision", "Of extended", SHARE), column("added_n", "On", NUMBER),
-             column("adds", "Adds", POINTS), column("decides", "Decides", NUMBER),
+             column("worth", "Worth", FINE_POINTS), column("adds", "Adds", POINTS), column("decides", "Decides", NUMBER),
              column("believed", "Believed", SHARE), column("failures", "Failures", NUMBER),
-             column("copies", "Near-copies"), column("now", "Now")],
+             column("copies", "Near-copies"), column("muted", "Muted"), column("now", "Now")],
             rows, key="lf", links={name.removesuffix("_link"): name for name in _link_items("")}, shown=100,
         )  # fmt: skip
 
@@ -138,7 +144,7 @@ def describe_now(row: Mapping[str, Any], now: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{what} {change}" for what, change in changes if change)
 
 
-async def _show_lf(bench: Bench, row: Mapping[str, Any]) -> None:
+async def _show_lf(bench: Bench, row: Mapping[str, Any], muted: Sequence[str]) -> None:
     lf = row["lf"]
 
     def count(address_of: ItemQuery, what: str) -> None:
@@ -146,6 +152,10 @@ async def _show_lf(bench: Bench, row: Mapping[str, Any]) -> None:
             link(what, write_address(address_of))
 
     Text(f"votes for {row['polarity'] or 'nothing'}", "p")
+    if row["is_muted"]:
+        Text("muted by apply.mute: its votes count for nothing", "p")
+    elif row["is_harmful"]:
+        Text(f"seems to harm the labels. To mute it, in params.yaml below 'apply': {write_mute([*muted, lf])}", "p")
     with ui.element("ul"):
         count(ItemQuery(votes=(VoteFilter(lf=lf, source="original"),)), f"{row['votes']:,} items it votes on itself")
         count(

@@ -14,6 +14,7 @@ from tasks.lf.described import describe
 from tasks.params import DescribeParams
 from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, to_names
 from tasks.tables import schemas
+from tasks.tables.muted import mute, read_muted
 from tasks.tables.parquet import read_votes
 from tasks.tables.paths import ITEMS, VOTES
 
@@ -63,7 +64,7 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
         raise QueryError("; ".join(mistake["msg"] for mistake in error.errors())) from None
     table = read_votes(data.root / VOTES, len(classes))
     before = table[params.name].to_numpy() if params.name in table.columns else np.full(table.height, -1, np.int8)
-    others = table.drop(params.name, strict=False)
+    others = mute(table.drop(params.name, strict=False), read_muted(data.root))
     vectors = find_class_vectors(data.root, classes, params)
     found = describe(data.root, classes, params.name, vectors, others.columns[1:], lambda: iter([others]))
     c = classes.index(label)

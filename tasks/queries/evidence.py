@@ -16,6 +16,7 @@ from tasks.errors import DataError, QueryError
 from tasks.queries.project_data import ProjectData, ReleaseData, read_provenance, to_positions
 from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors
+from tasks.tables.muted import mute
 from tasks.tables.saved_model import SavedModel
 from tasks.tables.scaled_embeddings import scale_vectors, to_cosine
 from tasks.tables.schemas import probability_column, similarity_column
@@ -100,6 +101,7 @@ def read_run(data: ProjectData, rows: Int64) -> Evidence:
         vectors=data.embeddings_of(rows),
         gold=data.gold()[rows],
         thresholds=votes.thresholds,
+        lacks=_name_muted(votes.muted),
     )
 
 
@@ -117,11 +119,12 @@ def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: 
     """
     model, k = release.model(), len(release.classes)
     label = _read_row(release, "labels.parquet", schemas.end_labels(release.classes), item)
-    voted = _read_row(release, "votes.parquet", schemas.votes(k, [ITEM_ID, *model.lfs]), item)
+    voted = mute(_read_row(release, "votes.parquet", schemas.votes(k, [ITEM_ID, *model.lfs]), item), release.muted())
     content = _read_row(release, "rows.parquet", schemas.ROWS, item)
     lacks = [
         "a release keeps no neighbors but those that lent a vote: next votes are unknown, and neighbors and vote head "
-        "are one part"
+        "are one part",
+        *_name_muted(release.muted()),
     ]
     vectors = None
     if row is not None:
@@ -146,6 +149,10 @@ def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: 
         thresholds=dict(read_thresholds(release.path / "thresholds.json", list(model.lfs)).thresholds),
         lacks=tuple(lacks),
     )
+
+
+def _name_muted(muted: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"muted by apply.mute, so that their votes do not count: {', '.join(muted)}",) if muted else ()
 
 
 def take_apart(evidence: Evidence) -> list[TakenApart]:

@@ -33,6 +33,7 @@ from tasks.tables.paths import (
     EXTENDED_VOTES,
     ITEMS,
     LABEL_MODEL_PREDICTIONS,
+    MUTED,
     NEIGHBORS,
     SHIPPED_LABELS,
     THRESHOLDS,
@@ -201,7 +202,7 @@ def measure_items(data: ProjectData) -> pl.DataFrame:
             }
         )
 
-    return data.recall("measures", [ITEMS, SHIPPED_LABELS, VOTES, EXTENDED_VOTES], measure)
+    return data.recall("measures", [ITEMS, SHIPPED_LABELS, VOTES, MUTED, EXTENDED_VOTES], measure)
 
 
 def pick_sure(probabilities: Float64) -> Votes:
@@ -230,7 +231,7 @@ def find_margins(data: ProjectData) -> Float32:
         gap[~scope(votes.original)] = np.nan
         return gap
 
-    return data.recall("margins", [PARAMS, ITEMS, VOTES, NEIGHBORS, THRESHOLDS], measure)
+    return data.recall("margins", [PARAMS, ITEMS, VOTES, MUTED, NEIGHBORS, THRESHOLDS], measure)
 
 
 def _list_conditions(data: ProjectData, query: ItemQuery, before: pl.DataFrame | None) -> Iterator[Bool]:
@@ -270,6 +271,8 @@ def _list_vote_conditions(votes: LFVotes, query: ItemQuery, gold: Votes, classes
     for wanted in query.votes:
         column = votes.find_lf(wanted.lf)
         original, extended = votes.original[:, column], votes.extended[:, column]
+        if wanted.lf in votes.muted:  # what it said is of interest, though it does not count
+            original = extended = votes.cast[:, column]
         sources = {
             "either": extended,
             "original": original,
@@ -314,7 +317,7 @@ def _find_gap(data: ProjectData, query: ItemQuery) -> Float32:
         nearest: Float32 = np.fmin.reduce(np.abs(margins), axis=1, initial=np.float32(np.nan))
         return nearest
 
-    return data.recall("threshold gap", [PARAMS, ITEMS, VOTES, NEIGHBORS, THRESHOLDS], measure)
+    return data.recall("threshold gap", [PARAMS, ITEMS, VOTES, MUTED, NEIGHBORS, THRESHOLDS], measure)
 
 
 def _find_before(data: ProjectData, before: pl.DataFrame) -> pl.Series:

@@ -13,9 +13,21 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
 from tasks.params import FILE as PARAMS
 from tasks.queries.project_data import LFVotes, ProjectData, ReleaseData, find_name
 from tasks.tables.label_matrix import join_gold
-from tasks.tables.paths import EXTENDED_VOTES, ITEMS, LABEL_MODEL, LF_FAILURES, THRESHOLDS, VALID_GOLD, VOTES
+from tasks.tables.paths import (
+    END_MODEL_SUMMARY,
+    EXTENDED_VOTES,
+    ITEMS,
+    LABEL_MODEL,
+    LF_FAILURES,
+    MUTED,
+    THRESHOLDS,
+    VALID_GOLD,
+    VOTES,
+)
 
-_STATE = (PARAMS, ITEMS, VALID_GOLD, VOTES, EXTENDED_VOTES, THRESHOLDS, LABEL_MODEL, LF_FAILURES)
+_STATE = (
+    PARAMS, ITEMS, VALID_GOLD, VOTES, MUTED, EXTENDED_VOTES, THRESHOLDS, LABEL_MODEL, END_MODEL_SUMMARY, LF_FAILURES,
+)  # fmt: skip
 
 KINDS = ("original", "added", "all")
 """Kinds of votes: an LF's own, those that extension adds, and both."""
@@ -28,8 +40,10 @@ def tabulate_lfs(data: ProjectData, *, before: ReleaseData | None = None) -> pl.
     `overlaps`, `conflicts` (original votes) and the same with `_extended` (all votes); `only` and `only_extended`: items
     on which no other LF votes, by original and by all votes, which is what coverage would lose without it; threshold
     (null: not extended); on valid gold `<original, added, all>_n`, `_precision`, `_low`, `_high` (95 % Wilson interval);
+    decides and adds (on how many items majority vote is another without it, and what it adds to its accuracy on valid gold);
+    worth (what it earns of the accuracy of the labels, as other LFs tell, below 0 where it harms; null if unknown); is_harmful (whether that is more than noise);
     believed (the label model's estimate of the precision, averaged over its votes); failures (number of items);
-    near_copies (LFs that vote much the same).
+    near_copies (LFs that vote much the same); is_muted: its original votes are counted here, and nowhere else.
 
     With `before`: was_there; `<coverage, coverage_extended, conflicts, threshold, original_precision, all_precision>_before`
     (precision on today's valid gold); votes_changed (original votes that differ, on items in both); moved: why its votes
@@ -121,12 +135,15 @@ def _tabulate_run(data: ProjectData) -> pl.DataFrame:
     k = len(classes)
     parts = {
         "original": votes.original,
+        "cast": votes.cast,
         "added": np.where(votes.original == ABSTAIN, votes.extended, ABSTAIN).astype(np.int8),
         "all": votes.extended,
     }
     measured = {kind: summarize_votes(votes.ids, L, votes.lfs, gold, k) for kind, L in parts.items()}
-    polarity = lf_analysis.find_polarity(votes.original, k)
-    original, everything = measured["original"], measured["all"]
+    polarity = lf_analysis.find_polarity(votes.cast, k)
+    is_muted = np.isin(votes.lfs, votes.muted)
+    original = {name: np.where(is_muted, measured["cast"][name], said) for name, said in measured["original"].items()}
+    measured["original"], everything = original, measured["all"]
     columns: dict[str, Any] = {
         "lf": votes.lfs,
         "polarity": [", ".join(name for c, name in enumerate(classes) if row[c]) for row in polarity],
@@ -137,12 +154,17 @@ def _tabulate_run(data: ProjectData) -> pl.DataFrame:
         columns[name], columns[f"{name}_extended"] = original[name], everything[name]
     without = leave_out_each(votes.extended, gold, k)
     columns["decides"], columns["adds"] = without.decided, without.gain
+    found = data.end_model()
+    worth, harmful = found.get("lf_worth") or {}, found.get("harmful_lfs") or []
+    columns["worth"] = pl.Series([worth.get(lf) for lf in votes.lfs], dtype=pl.Float64)
+    columns["is_harmful"] = [lf in harmful for lf in votes.lfs]
     columns["threshold"] = pl.Series([votes.thresholds.get(lf) for lf in votes.lfs], dtype=pl.Float64)
     for kind in KINDS:
         columns |= {f"{kind}_{name}": measured[kind][name] for name in ("n", "precision", "low", "high")}
     columns["believed"] = pl.Series(_find_believed(data, votes), dtype=pl.Float64)
     failures = dict(data.failures().group_by("lf").len().iter_rows())
     columns["failures"] = [failures.get(lf, 0) for lf in votes.lfs]
+    columns["is_muted"] = is_muted
     copies = _group_near_copies(votes, k)
     columns["near_copies"] = pl.Series([copies.get(lf, []) for lf in votes.lfs], dtype=pl.List(pl.String))
     return pl.DataFrame(columns, strict=False).with_columns(pl.selectors.float().fill_nan(None))
@@ -193,10 +215,11 @@ def _compare_release(data: ProjectData, table: pl.DataFrame, before: ReleaseData
             changed.append(None)
             moved.append("new")
             continue
-        differs = int(np.count_nonzero(votes.original[rows, j] != was.original[rows_before, at[lf]]))
+        differs = int(np.count_nonzero(votes.cast[rows, j] != was.cast[rows_before, at[lf]]))
         gained = votes.extended[rows, j] != was.extended[rows_before, at[lf]]
         changed.append(differs)
-        moved.append(_say_why(differs, gained, votes.thresholds.get(lf), was.thresholds.get(lf)))
+        muted = ["no longer muted", "", "muted"][1 + (lf in votes.muted) - (lf in was.muted)]
+        moved.append(muted or _say_why(differs, gained, votes.thresholds.get(lf), was.thresholds.get(lf)))
     columns: dict[str, Any] = {"was_there": [lf in at for lf in votes.lfs]}
     for name, values in measured.items():
         columns[f"{name}_before"] = pl.Series(

@@ -18,22 +18,25 @@ from tasks.core.extension import NearestVotes, find_nearest_votes
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import DataError, QueryError
 from tasks.params import FILE as PARAMS
-from tasks.params import Params, read_params
+from tasks.params import Params, read_params, read_stage_params
 from tasks.queries.recorded_classes import LOCK, require_recorded_classes
 from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors, read_json
 from tasks.tables.label_matrix import read_all_gold, read_gold, to_matrix
+from tasks.tables.muted import mute, read_muted
 from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import find_shards, read_schema, read_table, read_votes
 from tasks.tables.paths import (
     EMBEDDINGS,
     END_MODEL,
     END_MODEL_PREDICTIONS,
+    END_MODEL_SUMMARY,
     EXTENDED_VOTES,
     ITEMS,
     LABEL_MODEL,
     LABEL_MODEL_PREDICTIONS,
     LF_FAILURES,
+    MUTED,
     NEIGHBORS,
     PROVENANCE,
     SHIPPED_LABELS,
@@ -54,10 +57,15 @@ SHIPPED = "shipped"
 
 @dataclass(frozen=True, kw_only=True)
 class LFVotes:
-    """The votes of all LFs on items, (n, m) int8, -1 abstains; `extended` includes the original votes."""
+    """The votes of all LFs on items, (n, m) int8, -1 abstains; `extended` includes the original votes.
+
+    cast: what they voted. original: the same with `muted` LFs abstaining.
+    """
 
     ids: pl.Series
     lfs: tuple[str, ...]
+    muted: tuple[str, ...]
+    cast: Votes
     original: Votes
     extended: Votes
     thresholds: dict[str, float | None]
@@ -214,10 +222,11 @@ class ProjectData:
 
     def votes(self) -> LFVotes:
         """Return the votes of all LFs, before and after extension."""
-        paths = (PARAMS, ITEMS, VOTES, EXTENDED_VOTES, THRESHOLDS)
+        paths = (PARAMS, ITEMS, VOTES, MUTED, EXTENDED_VOTES, THRESHOLDS)
 
         def read() -> LFVotes:
             original = self._check(VOTES, read_votes(self.root / VOTES, len(self.classes)))
+            muted = read_muted(self.root)
             extended = self._check(EXTENDED_VOTES, read_votes(self.root / EXTENDED_VOTES, len(self.classes)))
             if original.columns != extended.columns:
                 raise DataError(f"{EXTENDED_VOTES}: other labeling functions than in {VOTES}. Run 'epoxy run'.")
@@ -225,7 +234,9 @@ class ProjectData:
             return LFVotes(
                 ids=original[ITEM_ID],
                 lfs=tuple(lfs),
-                original=to_matrix(original),
+                muted=muted,
+                cast=to_matrix(original),
+                original=to_matrix(mute(original, muted)),
                 extended=to_matrix(extended),
                 thresholds=dict(read_thresholds(self.root / THRESHOLDS, lfs).thresholds),
             )
@@ -239,9 +250,12 @@ class ProjectData:
 
     def neighbor_columns(self) -> NeighborColumnNames:
         """Return the names of the columns of neighbors, one per LF and class in its support."""
-        lfs = list(self.votes().lfs)
-        path = self.root / NEIGHBORS
-        return self.recall("neighbor columns", [VOTES, NEIGHBORS], lambda: find_neighbor_columns(path, lfs))
+        votes, path = self.votes(), self.root / NEIGHBORS
+
+        def find() -> NeighborColumnNames:
+            return find_neighbor_columns(path, list(votes.lfs), votes.muted)
+
+        return self.recall("neighbor columns", [VOTES, MUTED, NEIGHBORS], find)
 
     def nearest_votes(self) -> NearestVotes:
         """Return the vote of the nearest support item for each item and LF, regardless of thresholds."""
@@ -252,12 +266,13 @@ class ProjectData:
             table = self._read_rows(NEIGHBORS, schemas.neighbors(names, self.ids().dtype), names)
             return find_nearest_votes(to_neighbors(table, columns), len(self.votes().lfs))
 
-        return self.recall("nearest votes", [PARAMS, ITEMS, VOTES, NEIGHBORS], read)
+        return self.recall("nearest votes", [PARAMS, ITEMS, VOTES, MUTED, NEIGHBORS], read)
 
     def neighbors_of(self, rows: Int64) -> pl.DataFrame:
-        """Return all columns of neighbors, such as `<LF>/<class position>/similarity`, for the items in these `rows` (r,)."""
+        """Return the columns of neighbors that count, such as `<LF>/<class position>/similarity`, for these `rows` (r,)."""
         schema = schemas.neighbors(read_schema(self.root / NEIGHBORS), self.ids().dtype)
-        return self.gather(NEIGHBORS, schema, rows)
+        counted = self.neighbor_columns()
+        return self.gather(NEIGHBORS, schema, rows).select(ITEM_ID, *counted.neighbor, *counted.similarity)
 
     def embeddings_of(self, rows: Int64) -> Float32:
         """Return the embeddings (r, d) of the items in these `rows` (r,)."""
@@ -285,6 +300,10 @@ class ProjectData:
     def label_model(self) -> dict[str, Any]:
         """Return label_model.json."""
         return self.recall("label model", [LABEL_MODEL], lambda: _read_object(self.root / LABEL_MODEL))
+
+    def end_model(self) -> dict[str, Any]:
+        """Return end_model.json."""
+        return self.recall("end model", [END_MODEL_SUMMARY], lambda: _read_object(self.root / END_MODEL_SUMMARY))
 
     def model(self) -> SavedModel:
         """Return the fitted model of train."""
@@ -328,7 +347,8 @@ class ReleaseData:
         """Return the votes of all LFs; extended votes are restored from provenance."""
         original = read_votes(self.path / "votes.parquet", len(self.classes))
         lfs, ids = tuple(original.columns[1:]), original[ITEM_ID]
-        L = to_matrix(original)
+        muted = self.muted()
+        L = to_matrix(mute(original, muted))
         extended = L.copy(order="F")
         lent = self.provenance().join(original.select(ITEM_ID).with_row_index("row"), on=ITEM_ID, how="left")
         if lent["row"].null_count() or not set(lent["lf"].unique()) <= set(lfs):
@@ -338,10 +358,16 @@ class ReleaseData:
         return LFVotes(
             ids=ids,
             lfs=lfs,
+            muted=muted,
+            cast=to_matrix(original),
             original=L,
             extended=extended,
             thresholds=dict(read_thresholds(self.path / "thresholds.json", list(lfs)).thresholds),
         )
+
+    def muted(self) -> tuple[str, ...]:
+        """Return the names of the LFs that its params mute."""
+        return read_stage_params(self.path, "apply").apply.mute
 
     def provenance(self) -> pl.DataFrame:
         """Return a row per extended vote: item_id, lf, vote, neighbor, similarity."""

@@ -195,7 +195,8 @@ class Evaluation:
     splits: splits with gold, best evidence first (test, valid, train). coverage: all items, then each split. shipped:
     the method whose labels are shipped. confusion: int64 (k, k), gold (rows) of the first split against shipped labels
     (columns). certified: which labels may be used unseen. alternative: a sentence on the labels that could
-    be shipped as well, None where gold decided. left_out: a sentence on rows that failed and are no items, None if none did. lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
+    be shipped as well, None where gold decided. left_out: a sentence on rows that failed and are no items, None if none did. harm: a sentence that names LFs that harm, None if none does.
+    lfs: the table of lf_report.csv, a row per LF. curves: the table of threshold_curves.csv; curve_metric:
     the name of its metric. described: classes that vote by their descriptions. pairs: LFs against each other, None with fewer than two. labels_id: the MD5 by which dvc.lock
     knows the shipped labels. fitness: the check of the embedding. findings: the label model's remarks.
     """
@@ -209,6 +210,7 @@ class Evaluation:
     certified: Certified
     alternative: str | None
     left_out: str | None
+    harm: str | None
     lfs: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str

@@ -18,7 +18,7 @@ def format_share(value: float, digits: int = 1) -> str:
     return UNDEFINED if math.isnan(value) else f"{value * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def format_points(value: float) -> str:
+def format_points(value: float, digits: int = 1) -> str:
     """A difference of shares in signed percentage points, a dash if undefined.
 
     >>> format_points(0.0312), format_points(-0.004), format_points(-0.0001)
@@ -26,8 +26,8 @@ def format_points(value: float) -> str:
     """
     if math.isnan(value):
         return UNDEFINED
-    points = round(value * 100, 1)
-    return "0.0" if points == 0 else f"{'+' if points > 0 else MINUS}{abs(points):.1f}"
+    points = round(value * 100, digits)
+    return f"{0:.{digits}f}" if points == 0 else f"{'+' if points > 0 else MINUS}{abs(points):.{digits}f}"
 
 
 def format_gap(value: float) -> str:

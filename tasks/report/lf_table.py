@@ -1,6 +1,6 @@
 """The table of labeling functions, for lf_report.csv and the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,13 @@ def tabulate_lfs(
     extended: Votes,
     gold: Mapping[str, npt.NDArray[np.int8]],
     thresholds: Mapping[str, float | None],
+    worth: Mapping[str, float | None],
+    harmful: Collection[str],
+    muted: Collection[str],
     summary: pl.DataFrame,
     confidence: float,
 ) -> pl.DataFrame:
-    """A table with a row per LF: its votes, its threshold and reach, and its precision on each split with gold.
+    """A table with a row per LF: its votes, its threshold and reach, its worth, and its precision on each split with gold.
 
     `<split>_<votes>_precision`, `_n`, `_low`, `_high`: the precision of its `original`, `added` or `all` votes on items
     with gold, the number of these votes, and the Wilson interval; null without such votes.
@@ -29,7 +32,7 @@ def tabulate_lfs(
     Parameters
     ----------
     original, extended
-        Votes (n, m).
+        Votes (n, m); those of muted LFs are in the original ones alone.
     gold
         By split, gold of shape (n,); -1 where unknown and on items of other splits.
     summary
@@ -43,6 +46,9 @@ def tabulate_lfs(
         "votes_added": lf_analysis.count_votes(added),
         "coverage": lf_analysis.measure_coverage(original),
         "coverage_extended": lf_analysis.measure_coverage(extended),
+        "worth": pl.Series([worth.get(lf) for lf in lfs], dtype=pl.Float64),
+        "is_harmful": [lf in harmful for lf in lfs],
+        "is_muted": [lf in muted for lf in lfs],
     }
     for split, known in gold.items():
         for name, L in (("original", original), ("added", added), ("all", extended)):

@@ -89,6 +89,7 @@ def render_page(evaluation: Evaluation) -> str:
         described=described,
         lf_splits=[split for split in (Split.VALID, Split.TEST) if split in gold_splits] or gold_splits,
         lfs=evaluation.lfs.to_dicts(),
+        harm=evaluation.harm,
     )
 
 

@@ -37,6 +37,7 @@ def render_summary(evaluation: Evaluation) -> str:
         "",
         *([escape_markdown(evaluation.alternative), ""] if evaluation.alternative else []),
         *([escape_markdown(evaluation.left_out), ""] if evaluation.left_out else []),
+        *([escape_markdown(evaluation.harm), ""] if evaluation.harm else []),
     ]
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """The columns of neighbors.parquet as arrays."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,8 @@ class NeighborColumnNames:
     neighbor: tuple[str, ...]
 
 
-def find_neighbor_columns(path: Path, lfs: list[str]) -> NeighborColumnNames:
-    """The column pairs of the neighbors at `path`, in the order of `lfs`, then classes.
+def find_neighbor_columns(path: Path, lfs: list[str], muted: Collection[str]) -> NeighborColumnNames:
+    """The column pairs of the neighbors at `path`, in the order of `lfs`, then classes, without those of `muted` LFs.
 
     Raises
     ------
@@ -38,7 +39,8 @@ def find_neighbor_columns(path: Path, lfs: list[str]) -> NeighborColumnNames:
         lf, _, label = name.rpartition("/")
         if lf not in lfs or not label.isdigit():
             raise DataError(f"{path}: column '{name}/similarity' is of no LF in the votes. Run 'dvc repro search'.")
-        pairs.append((lfs.index(lf), int(label), name))
+        if lf not in muted:
+            pairs.append((lfs.index(lf), int(label), name))
     pairs.sort()
     return NeighborColumnNames(
         lf=np.array([lf for lf, _, _ in pairs], np.int64),

@@ -20,6 +20,7 @@ from tasks.params import EvaluateParams, Split
 from tasks.report.plots import CACHE_KIND, render_plots_template
 from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
+from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EMBEDDING_FITNESS,
@@ -128,6 +129,7 @@ class Project:
         )
         write_csv(root / LF_SUMMARY, summary)
         write_no_descriptions(root)
+        write_muted(root, (), lfs)
         thresholds = dict.fromkeys(lfs, None) | {"lf_a": 0.75}
         chosen = {"metric": "cosine", "method": "fixed", "objective": None, "chosen_on": "params"}
         chosen["curve_metric"] = "accuracy of the majority vote on valid gold"
@@ -147,6 +149,8 @@ class Project:
             "class_balance": dict.fromkeys(self.classes, 1 / len(self.classes)),
             "class_balance_source": "uniform",
             "end_model_weights": None,
+            "lf_worth": {"lf_a": 0.25, "lf_b": -0.125},
+            "harmful_lfs": ["lf_b"],
             "alternative": {"summary": "Those of nearvote would differ on 3 of 8 items."},
             "certificate": {
                 "summary": "2 items are certified.",
@@ -321,6 +325,10 @@ def test_labeling_functions_counted_by_hand(tmp_path):
     assert (a["test_all_n"], a["test_all_precision"]) == (2, 1 / 2)
     assert a["test_all_low"] < 1 / 2 < a["test_all_high"]
     b = table.row(1, named=True)
+    assert [(row["worth"], row["is_harmful"], row["is_muted"]) for row in (a, b)] == [
+        (0.25, False, False),
+        (-0.125, True, False),
+    ]
     assert b["threshold"] is None and b["votes_added"] == 0 and b["test_added_precision"] is None
 
 

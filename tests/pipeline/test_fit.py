@@ -15,6 +15,7 @@ from tasks.errors import DataError, ParamsError
 from tasks.params import FitParams, IndexParams
 from tasks.tables import schemas
 from tasks.tables.files import read_json
+from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EMBEDDINGS,
@@ -49,6 +50,7 @@ def write_project(root, split, votes, gold=None, extended=None, classes=CLASSES,
         columns = np.array(matrix, dtype=np.int8)
         table = pl.DataFrame({"item_id": ids, **{lf: columns[:, j] for j, lf in enumerate(lfs)}})
         write_table(root / path, table, schemas.votes(k, table.columns))
+    write_muted(root, (), lfs)
     write_embeddings(root, ids, np.random.default_rng(0).normal(size=(len(ids), 2)).astype(np.float32), classes)
 
 

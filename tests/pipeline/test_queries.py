@@ -353,7 +353,7 @@ def test_gold_of_an_item_is_told_like_that_of_all(demo: ProjectData) -> None:
 def make_release(data: ProjectData, folder: Path) -> ReleaseData:
     """What a release of the last run holds, as far as questions go."""
     folder.mkdir()
-    for path in (SHIPPED_LABELS, PROVENANCE, THRESHOLDS, VOTES, "data/train/model.parquet"):
+    for path in (SHIPPED_LABELS, PROVENANCE, THRESHOLDS, VOTES, "data/train/model.parquet", "params.yaml"):
         shutil.copy2(data.root / path, folder / Path(path).name)
     write_table(folder / "rows.parquet", read_rows(data.root), schemas.ROWS)
     return ReleaseData(name="0123456789ab", path=folder, classes=data.classes)

@@ -69,6 +69,9 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
             "votes_added": [25, 0],
             "coverage": [0.25, 0.1],
             "coverage_extended": [0.375, 0.1],
+            "worth": [0.0125, None],
+            "is_harmful": [False, True],
+            "is_muted": [False, False],
             **{f"{split}_{votes}_n": [10, 0] for votes in ("original", "added", "all")},
             **{
                 f"{split}_{votes}_{name}": [value, None]
@@ -98,6 +101,7 @@ def evaluation(*methods: MethodResult, split: Split = Split.TEST, shipped: str =
         label_counts=(150, 50),
         alternative=None,
         left_out=None,
+        harm="1 labeling function seems to harm the labels: regex.",
         certified=Certified(sentence="20 items are certified.", share_by_class=(0.1, 0.1)),
         lfs=lfs if methods else lfs.select(pl.exclude("^test.*$")),
         curves=curves,
@@ -300,6 +304,17 @@ def test_every_color_of_a_plot_has_a_dark_counterpart():
         color for svg in re.findall(r"<svg.*?</svg>", text, re.S) for color in re.findall(r'"(#[0-9a-fA-F]{3,8})"', svg)
     }
     assert used and all(f'[fill="{color}"]' in dark and f'[stroke="{color}"]' in dark for color in used)
+
+
+def test_worth_stands_beside_labeling_functions_and_those_that_harm_are_named():
+    base = evaluation(BASELINE, BETTER)
+    text = render_page(base)
+    assert "<span>+1.25</span>" in text and "regex <small>harms</small>" in text
+    assert "<p>1 labeling function seems to harm the labels: regex.</p>" in text
+    assert "1 labeling function seems to harm the labels: regex." in render_summary(base)
+    quiet = replace(base, harm=None, lfs=base.lfs.with_columns(is_muted=pl.col("is_harmful")))
+    text = render_page(quiet)
+    assert "seems to harm" not in text + render_summary(quiet) and "regex <small>muted</small>" in text
 
 
 def test_many_labeling_functions_stay_a_page():
