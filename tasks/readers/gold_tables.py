@@ -20,7 +20,7 @@ from tasks.readers.class_column import show_distinct, to_classes
 from tasks.readers.files import walk
 from tasks.readers.ids import normalize_ids, parse_integers
 from tasks.readers.raw_tables import is_near_miss, parse_jsonl, read_raw_table
-from tasks.tables.gold_table import is_torn
+from tasks.tables.json_lines import is_torn
 from tasks.tables.validation import name_first
 
 _SUFFIXES = {".parquet", ".csv", ".jsonl", ".ndjson"}

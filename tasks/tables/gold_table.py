@@ -1,14 +1,10 @@
 """A table of gold that only grows: a JSON object per line, which says what somebody decided about an item, and when.
 
-Nothing is ever rewritten. Who changes their mind adds a decision, which counts instead of the one before; who takes it
-back adds one without a label. A line is written by one call and brought to disk before anybody is told that it is
-there, so that a killed process leaves at most half a line at the end: readers pass it over, and the next writer removes
-it.
+Who changes their mind adds a decision, which counts instead of the one before; who takes it back adds one without a label.
+How a line gets to disk is in tasks.tables.json_lines.
 """
 
-import fcntl
 import json
-import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.errors import DataError
-from tasks.tables.files import sync_folder
+from tasks.tables.json_lines import append_lines, open_to_append
 
 FOLDER = Path("gold")
 """Where a project's tables of gold are, unless `gold.source` in params.yaml says otherwise."""
-
-_BLOCK = 65_536
-"""Bytes read at a time from the end, to find the last line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,34 +55,8 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
         require_name(name)
     if not decisions:
         return None
-    lines = "".join(_write_line(decision) for decision in decisions).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        tail = find_tail(descriptor)
-        size = os.fstat(descriptor).st_size
-        note = None
-        if tail and is_torn(tail):
-            size -= len(tail)
-            os.ftruncate(descriptor, size)
-            note = f"{path}: half a line at the end, from a process that was stopped, is removed: {tail[:60]!r}"
-        elif tail:
-            lines = b"\n" + lines  # an editor left the last line without its end
-        try:
-            written = os.write(descriptor, lines)
-            if written < len(lines):
-                raise OSError(f"{path}: {written:,} of {len(lines):,} bytes could be written")
-            os.fsync(descriptor)
-        except BaseException:
-            os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
-    if is_new:
-        sync_folder(path.parent)
-    return note
+    with open_to_append(path) as descriptor:
+        return append_lines(path, descriptor, "".join(map(_write_line, decisions)))
 
 
 def require_name(annotator: str) -> None:
@@ -102,32 +69,6 @@ def require_name(annotator: str) -> None:
     """
     if not annotator.strip() or any(unicodedata.category(letter) == "Cc" for letter in annotator):
         raise DataError(f"annotator {annotator!r}: expected a name in one line. Name who decides.")
-
-
-def is_torn(line: bytes) -> bool:
-    """Whether a last line without its end is half of what was to be written.
-
-    >>> is_torn(b'{"item_id": 7, "lab'), is_torn(b'{"item_id": 7}')
-    (True, False)
-    """
-    try:
-        return not isinstance(json.loads(line), dict)
-    except ValueError:
-        return True
-
-
-def find_tail(descriptor: int) -> bytes:
-    """What stands after the last end of a line in an open file; empty if that is the file's end."""
-    end = os.fstat(descriptor).st_size
-    tail = b""
-    while end:
-        start = max(0, end - _BLOCK)
-        block = os.pread(descriptor, end - start, start)
-        tail = block[block.rfind(b"\n") + 1 :] + tail
-        if b"\n" in block:
-            break
-        end = start
-    return tail
 
 
 def _write_line(decision: Decision) -> str:
