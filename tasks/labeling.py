@@ -34,6 +34,7 @@ from tasks.lf.functions import (
     VectorizedLF,
     Vote,
 )
+from tasks.lf.language_model import ModelLF, llm_lf
 from tasks.lf.series import to_series
 from tasks.lf.text_patterns import TextPattern, compile_keywords, compile_regex, match_patterns
 
@@ -44,6 +45,7 @@ __all__ = [
     "ColumnOfVotes",
     "Item",
     "LabelingFunction",
+    "ModelLF",
     "OnError",
     "PatternLF",
     "RowwiseLF",
@@ -53,6 +55,7 @@ __all__ = [
     "examples_lf",
     "keyword_lf",
     "labeling_function",
+    "llm_lf",
     "lookup_lf",
     "probability_lf",
     "read_entries",

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from flows.cli.ask import ask_command
 from flows.cli.describe import describe_command
 from flows.cli.explain import explain_command
 from flows.cli.export import export_command
@@ -112,6 +113,7 @@ for command in (
     try_command,
     suggest_command,
     describe_command,
+    ask_command,
     next_command,
     quarantine_command,
     server_command,

@@ -37,6 +37,7 @@ from tasks.lf.checks import require_fitting_patterns, require_stable_votes
 from tasks.lf.clocks import find_clocks, find_clocks_at_import
 from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
+from tasks.lf.language_model import ModelLF, describe_answers
 from tasks.lf.loading import LFModule, list_imported
 from tasks.lf.monitor import Monitor
 from tasks.lf.packages import PINS, require_pinned
@@ -111,6 +112,7 @@ def ask_all(
                 _ask(asking, _Question(lfs=again, rows=all_rows), votes, cache)
         _report_side_inputs(root, source, module, lfs, votes)
         _report_clocks(root, source, clocks)
+        _report_answers(lfs)
         for lf in asked:
             digest = digests[lf.name]
             if digest is not None and votes.is_reusable(lf.name):
@@ -165,6 +167,14 @@ def _report_clocks(root: Path, source: str, clocks: Mapping[str, tuple[str, ...]
                 "the moment when apply ran, and a later day reruns nothing. Take what it needs from a column of the items.",
                 file=sys.stderr,
             )
+
+
+def _report_answers(lfs: Iterable[LabelingFunction]) -> None:
+    """Print by how many answers of language models LFs vote."""
+    for lf in lfs:
+        if isinstance(lf, ModelLF):
+            said, is_warning = describe_answers(lf)
+            print(f"{WARNING if is_warning else 'apply: '}{said}.", file=sys.stderr)
 
 
 def _ask(asking: Asking, question: _Question, votes: VoteFile, cache: VoteCache) -> list[LabelingFunction]:

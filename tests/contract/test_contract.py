@@ -66,7 +66,7 @@ FLOORS = (
     ("tasks.readers",),
     ("tasks.lf", "tasks.neighbors", "tasks.report", "tasks.exchange"),
     ("tasks",),
-    ("tasks.queries",),
+    ("tasks.queries", "tasks.ask"),
     ("lfs",),
     ("flows.runner",),
     ("flows.releases",),
