@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import fake_model
 import pyarrow.parquet as parquet
 import pytest
 from small_project import make_project
@@ -38,9 +39,13 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_what_a_guide_says_can_be_typed(page: Path, released: Path, tmp_path: Path, prefect_server: str) -> None:
+def test_what_a_guide_says_can_be_typed(
+    page: Path, released: Path, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(released, tmp_path / "project", symlinks=True)
-    assert run_page(page, tmp_path / "project", prefect_server) > 0
+    with fake_model.serve() as server:
+        monkeypatch.setenv("EPOXY_LLM_URL", server.url)
+        assert run_page(page, tmp_path / "project", prefect_server) > 0
 
 
 def test_columns_and_keys_in_the_reference_are_those_of_a_run(released: Path) -> None:
