@@ -1,7 +1,8 @@
 """Requests to an OpenAI-compatible API: what is tried again, what is one item's fault, and what stops everything.
 
 Tried again, with waits that double or as long as the server says: time-outs, broken connections, 408, 425, 429, 5xx, and
-answers that are half there, too large, or not of the API's form. Refused for one item: 400, 413, 422. Anything else, such as a
+answers that are half there, too large, or not of the API's form. Refused for one item: 400, 413, 422, and what names
+`response_format`. Anything else, such as a
 wrong key or a redirect (never followed, since the key would go with it), stops everything. Neither key nor headers are in any
 message; what the server says is cut, made printable, and shown only in errors.
 """
@@ -174,6 +175,8 @@ class ChatClient:
         said = f"HTTP {status}: {self._excerpt(bytes(content))}"
         if 200 <= status < 300:
             return self._read(bytes(content), response.headers.get("Content-Type", ""))
+        if status >= 400 and b"response_format" in content:
+            raise RefusedError(said)  # llama.cpp's Python server says so with 500
         if status in (408, 425, 429) or status >= 500:
             raise _AgainError(said, _read_wait(response.headers.get("Retry-After")))
         if status in (400, 413, 422):

@@ -14,6 +14,7 @@ from tasks.ask.choice import Ask, AskPlan
 from tasks.ask.client import ChatClient, NoAnswerError, Patience, RefusedError, Reply, StoppedError, make_safe
 from tasks.errors import EpoxyError, ParamsError, StageError
 from tasks.lf.language_model import ModelLF, find_url_mistake
+from tasks.lf.questions import FORMS
 from tasks.progress import Progress
 from tasks.tables.answer_table import Answer, open_answers, read_answers
 
@@ -114,7 +115,7 @@ class _Run:
         self._lf, self._client = lf, client
         self._average = (plan.input_tokens, plan.output_tokens)
         self._spent = plan.spent or 0.0
-        self._is_constrained, self._has_answered = True, False
+        self._form, self._has_answered = FORMS[0], False
         self._refused: list[tuple[Ask, str]] = []
         self._in_a_row = 0
         self.answers: list[Answer] = []
@@ -165,17 +166,17 @@ class _Run:
         return budget.cost is None or self._spent + calls * (budget.price(*self._average) or 0.0) <= budget.cost
 
     def _call(self, ask: Ask) -> Reply:
-        """The reply about an item; runs in a thread. A server that cannot constrain what the model writes is asked without that."""
-        is_constrained = self._is_constrained
-        try:
-            return self._client.ask(self._lf.question.make_request(ask.message, is_constrained=is_constrained))
-        except RefusedError:
-            if not is_constrained or self._has_answered:
-                raise
-            reply = self._client.ask(self._lf.question.make_request(ask.message, is_constrained=False))
-            self._is_constrained = False
-            self.notes.append("the server cannot constrain answers to a schema; they are only read strictly")
-            return reply
+        """The reply about an item; runs in a thread. A server that refuses a form is asked in the next, until one was answered."""
+        while True:
+            form = self._form
+            try:
+                return self._client.ask(self._lf.question.make_request(ask.message, form))
+            except RefusedError as refused:
+                if self._has_answered or form == FORMS[-1]:
+                    raise
+                self._form = FORMS[FORMS.index(form) + 1]
+                if self._form == FORMS[-1]:
+                    self.notes.append(f"the server constrains no answer, they are only read strictly ({refused})")
 
     def _collect(self, ask: Ask, future: Future[Reply], keep: Callable[[Answer], object]) -> None:
         try:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -18,6 +18,11 @@ VERSION = 1
 
 KEY = "class"
 """The key of the JSON object that the model is to answer with."""
+
+Form = Literal["json_schema", "json_object", "text"]
+
+FORMS: tuple[Form, ...] = ("json_schema", "json_object", "text")
+"""How an answer is constrained, best first: OpenAI's form, that of llama.cpp's Python server, and not at all."""
 
 _INSTRUCTIONS = """\
 {prompt}
@@ -77,8 +82,8 @@ class Question:
         text = value if isinstance(value, str) else str(value)
         return text.strip()[: self.longest]
 
-    def make_request(self, message: str, *, is_constrained: bool = True) -> dict[str, Any]:
-        """The request about the item in `message`; constrained, the server is asked to let the model write nothing else."""
+    def make_request(self, message: str, form: Form = "json_schema") -> dict[str, Any]:
+        """The request about the item in `message`; `form` is how the server is asked to let the model write nothing else."""
         lines = [f"- {name}: {meaning}" if meaning else f"- {name}" for name, meaning in self.classes]
         if self.unsure is not None:
             lines.append(f"- {self.unsure}: {_UNSURE}")
@@ -95,17 +100,17 @@ class Question:
             "temperature": 0,
             "max_tokens": 64,  # an answer is a word; a model that thinks aloud needs more: `options`
         }
-        if is_constrained:
-            schema = {
-                "type": "object",
-                "properties": {KEY: {"type": "string", "enum": list(self.names)}},
-                "required": [KEY],
-                "additionalProperties": False,
-            }
-            request["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "strict": True, "schema": schema},
-            }
+        schema = {
+            "type": "object",
+            "properties": {KEY: {"type": "string", "enum": list(self.names)}},
+            "required": [KEY],
+            "additionalProperties": False,
+        }
+        if form == "json_schema":
+            answer = {"name": "answer", "strict": True, "schema": schema}
+            request["response_format"] = {"type": form, "json_schema": answer}
+        elif form == "json_object":
+            request["response_format"] = {"type": form, "schema": schema}
         options: Mapping[str, Any] = json.loads(self.options)
         return {name: value for name, value in {**request, **options}.items() if value is not None}
 

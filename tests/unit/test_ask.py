@@ -233,16 +233,23 @@ def test_a_server_that_refuses_everything_is_not_paid(project: Path, monkeypatch
     assert not (project / "lfs/answers/gpt.jsonl").exists()
 
 
-def test_a_server_without_schemas_is_asked_without(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("known", [None, "json_object"])
+def test_a_server_that_does_not_know_a_form_is_asked_in_another(
+    project: Path, monkeypatch: pytest.MonkeyPatch, status: int, known: str | None
+) -> None:
     def choose(number: int, request: fake.Request) -> fake.Reaction:
-        return fake.fail(400, "response_format?") if "response_format" in request else fake.judge
+        form = request.get("response_format", {}).get("type")
+        return fake.judge if form == known else fake.fail(status, "no such response_format")
 
     with fake.serve(choose) as server:
         monkeypatch.setenv("EPOXY_LLM_URL", server.url)
         lf = load(project)
         asked = ask_all(lf, make_plan(lf, TEXTS), patience=PATIENCE)
-        assert len(server.requests) == 7, "it is found out once"
-    assert len(asked.answers) == 6 and "cannot constrain" in asked.notes[0]
+        assert len(server.requests) == (8 if known is None else 7), "it is found out once"
+    assert len(asked.answers) == 6 and ["constrains no answer" in note for note in asked.notes] == [True] * (
+        known is None
+    )
 
 
 QUESTION = Question(
