@@ -13,6 +13,7 @@ from flows.cli.tables import (
     print_csv,
     print_json,
     print_rich,
+    warn_of_edits,
     write_cell,
     write_number,
 )
@@ -50,6 +51,8 @@ def explain_command(
         elif as_csv:
             print_csv(found.parts)
         else:
+            if release is None:
+                warn_of_edits(root)
             show_explanation(found, show_all=show_all, limit=limit)
 
 

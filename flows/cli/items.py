@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, write_cell, write_number
+from flows.cli.tables import (
+    Column,
+    output_options,
+    print_csv,
+    print_json,
+    print_table,
+    warn_of_edits,
+    write_cell,
+    write_number,
+)
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
@@ -18,7 +27,23 @@ _EDIT = "edit"
 """What stands for the edits since the last run where a release is named."""
 
 
-@click.command("items")
+class _ExclusiveFlags(click.Command):
+    """A command that refuses two flags of the same parameter, of which click would take the last without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, after a look at the flags."""
+        flags: dict[str | None, set[str]] = {}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and parameter.is_flag:
+                flags.setdefault(parameter.name, set()).update(parameter.opts, parameter.secondary_opts)
+        for names in flags.values():
+            given = [name for name in dict.fromkeys(args) if name in names]
+            if len(given) > 1:
+                raise click.UsageError(f"{' and '.join(given)} exclude each other", ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command("items", cls=_ExclusiveFlags)
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Only this item. May be repeated.")
 @click.option("--split", "splits", multiple=True, help="Only items of this split. May be repeated.")
 @click.option("--label", "labels", multiple=True, metavar="CLASS", help="Shipped with this label. May be repeated.")
@@ -62,6 +87,7 @@ def items_command(as_csv: bool, as_json: bool, columns: str | None, flipped_sinc
         elif as_csv:
             print_csv(page.rows)
         else:
+            warn_of_edits(root)
             show_page(page, offset=asked["offset"], names=columns.split(",") if columns else None)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, write_number
+from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, warn_of_edits, write_number
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def lfs_command(
         table = tabulate(root=root, since=since, pairs=pairs, matrix=matrix)
         everything = table
         table = _arrange(table, order, limit)
+        if not as_json and not as_csv:
+            warn_of_edits(root)
         if as_json:
             print_json(lfs=table)
         elif as_csv:

@@ -42,6 +42,9 @@ from flows.cli.workbench import workbench_command
 from flows.runner.terminal import describe_error
 from tasks.errors import EpoxyError, StageError
 
+_CONTINUED = ("run", "stage", "label-new")
+"""Commands whose work an interruption leaves half done."""
+
 
 class _Group(click.Group):
     def main(self, *arguments: Any, **options: Any) -> Any:
@@ -63,7 +66,8 @@ class _Group(click.Group):
             click.echo(describe_error(error, sys.stderr), err=True)
             return context.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted; the next run continues where this run stopped", err=True)
+            if context.invoked_subcommand in _CONTINUED:
+                click.echo("interrupted; the next run continues where this run stopped", err=True)
             return context.exit(130)
 
 

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, write_cell, write_number
+from flows.cli.tables import (
+    Column,
+    output_options,
+    print_csv,
+    print_json,
+    print_table,
+    warn_of_edits,
+    write_cell,
+    write_number,
+)
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ def next_command(strategy: "Strategy", seed: int, limit: int, as_csv: bool, as_j
         elif as_csv:
             print_csv(found.rows)
         else:
+            warn_of_edits(root)
             show_next(found)
 
 

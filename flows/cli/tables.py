@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -47,6 +48,15 @@ class Column:
     """The Rich style of each cell; empty for plain."""
     rank: int = 0
     """If the terminal is too narrow, columns of the highest rank are dropped first, and those of rank 0 never."""
+
+
+def warn_of_edits(root: Path) -> None:
+    """Say on standard error, in a line, what was edited since the run that the answer is about."""
+    from tasks.queries.edits import describe_edits
+
+    told = describe_edits(root)
+    if told is not None:
+        click.echo(f"note: {told}", err=True)
 
 
 def output_options(command: F) -> F:

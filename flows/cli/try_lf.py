@@ -1,8 +1,10 @@
 """`epoxy try`: ask one labeling function about some items."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -86,13 +88,29 @@ def try_one(
 
     data = ProjectData(root)
     rows = choose_rows(data, ids=ids, count=count, seed=seed)
-    if code is None and file is None:
-        source = data.params().apply.source
-        with saved_lf(root, source, lf) as saved:
-            return try_lf(data, saved, rows, source=source, withheld_gold=test_gold)
-    text = code if file is None else file.read_text(encoding="utf-8")
-    made = read_lf(text or "", name=lf, **({} if file is None else {"file": str(file)}))
-    return try_lf(data, made, rows, withheld_gold=test_gold)
+    with _refusing_to_end():
+        if code is None and file is None:
+            source = data.params().apply.source
+            with saved_lf(root, source, lf) as saved:
+                return try_lf(data, saved, rows, source=source, withheld_gold=test_gold)
+        text = code if file is None else file.read_text(encoding="utf-8")
+        made = read_lf(text or "", name=lf, **({} if file is None else {"file": str(file)}))
+        return try_lf(data, made, rows, withheld_gold=test_gold)
+
+
+@contextlib.contextmanager
+def _refusing_to_end() -> Iterator[None]:
+    """Within the block, `os._exit`, with which an LF would end this process before it has said anything, raises."""
+    from tasks.errors import LabelingFunctionError
+
+    def refuse(status: int) -> NoReturn:
+        raise LabelingFunctionError(f"calls os._exit({status}), which would end the whole process without a word")
+
+    kept, os._exit = os._exit, refuse
+    try:
+        yield
+    finally:
+        os._exit = kept
 
 
 def show_trial(found: "Trial", *, show_all: bool, limit: int) -> None:

@@ -18,6 +18,7 @@ from nicegui.element import Element
 
 from flows.workbench.live import Live
 from tasks.errors import EpoxyError
+from tasks.queries.edits import describe_edits
 from tasks.queries.project_data import ProjectData
 from tasks.report.formatting import MINUS
 from tasks.report.pictures import draw_square
@@ -141,6 +142,9 @@ def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
                     entry.props('aria-current="page"')
     with ui.element("main").props('id="content" tabindex="-1"'):
         heading(title, 1)
+        edits = describe_edits(bench.root)
+        if edits is not None:
+            Text(edits, "p", "quiet")
         try:
             yield
         except EpoxyError as error:

@@ -1,7 +1,8 @@
 """The classes whose positions the artifacts hold: those that params.yaml had when their stages ran."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,20 +24,33 @@ def require_recorded_classes(root: Path, classes: Sequence[str]) -> None:
     DataError
         A stage ran with other classes, or in another order.
     """
-    try:
-        loader = _Loader((root / LOCK).read_bytes())
-        try:
-            stages = loader.get_single_data()["stages"]
-        finally:
-            loader.dispose()
-        recorded = {
-            stage: noted.get("params", {}).get("params.yaml", {}).get("classes") for stage, noted in stages.items()
-        }
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
-        return  # nothing has run, or DVC will say what is wrong with its file
+    recorded = {stage: params.get("classes") for stage, params in read_recorded_params(read_lock(root)).items()}
     for stage, known in recorded.items():
         if isinstance(known, list) and list(classes[: len(known)]) != known:
             raise DataError(
                 f"data/{stage} is of the classes {', '.join(map(str, known))}, in this order, and params.yaml has "
                 f"{', '.join(classes)}. Run 'epoxy run', which computes everything of the classes that are there now."
             )
+
+
+def read_lock(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the stages of dvc.lock below `root`, none where nothing has run or the file is damaged, which DVC tells."""
+    try:
+        loader = _Loader((root / LOCK).read_bytes())
+        try:
+            stages = loader.get_single_data()["stages"]
+        finally:
+            loader.dispose()
+        return {name: noted for name, noted in stages.items() if isinstance(noted, dict)}
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def read_recorded_params(stages: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return by stage the sections of params.yaml with which it ran."""
+    found = {}
+    for name, noted in stages.items():
+        files = noted.get("params")
+        params = files.get("params.yaml") if isinstance(files, dict) else None
+        found[name] = params if isinstance(params, dict) else {}
+    return found

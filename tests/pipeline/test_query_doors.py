@@ -256,6 +256,37 @@ def test_an_lf_is_tried_before_it_is_in_the_module(epoxy, project: Path, code: s
     assert matched == ({"price", "win"} if "column=" in code else {None})
 
 
+@pytest.mark.parametrize(
+    "flags", [("--covered", "--uncovered"), ("--extended-only", "--covered"), ("--right", "--wrong"), ("--with-gold", "--without-gold")]
+)  # fmt: skip
+def test_flags_that_exclude_each_other_are_refused(epoxy, flags: tuple[str, str]) -> None:
+    found = epoxy("items", *flags)
+    assert found.exit_code == 2 and f"{flags[0]} and {flags[1]} exclude each other" in found.stderr
+    assert epoxy("items", flags[0], flags[0]).exit_code == 0
+
+
+def test_an_lf_that_would_end_the_process_is_told(epoxy) -> None:
+    found = epoxy("try", "--code", "lambda item: __import__('os')._exit(3)", "--items", "5")
+    assert (
+        "failed on 5 items" in found.stdout and "calls os._exit(3), which would end the whole process" in found.stdout
+    )
+
+
+@pytest.mark.parametrize("command", [("items",), ("lfs",), ("explain", "i00003"), ("next",)], ids=" ".join)
+def test_who_asks_about_a_run_before_the_last_edit_is_told(epoxy, project: Path, command: tuple[str, ...]) -> None:
+    note = (
+        "note: params.yaml (tune) changed since the last run, of which this tells; 'epoxy run' brings it up to date\n"
+    )
+    assert "note:" not in epoxy(*command).stderr
+    lock = project / "dvc.lock"
+    lock.write_text("stages: {tune: {params: {params.yaml: {tune: edited}}}}\n")
+    try:
+        assert epoxy(*command).stderr.endswith(note)
+        assert not [form for form in ("--json", "--csv") if "note:" in epoxy(*command, form).stderr]
+    finally:
+        lock.unlink()
+
+
 def test_what_fails_is_told_with_item_and_traceback(epoxy, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

@@ -83,3 +83,15 @@ def test_show_points_to_results_and_gives_the_summary(toy: Toy) -> None:
     lines = epoxy("show").stdout.splitlines()
     assert lines[0] == "metrics  data/evaluate/metrics.json"
     assert lines[-1].startswith("evaluate fit f1")
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("workbench", False), ("stage", True)])
+def test_ctrl_c_speaks_of_the_next_run_where_there_is_work_to_continue(
+    command: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(context: click.Context) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.commands[command], "invoke", interrupt)
+    found = CliRunner().invoke(main, [command, *(["ingest"] if goes_on else [])])
+    assert found.exit_code == 130 and ("the next run continues" in found.stderr) == goes_on
