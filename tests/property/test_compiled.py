@@ -38,11 +38,21 @@ def test_the_candidates_are_the_members_that_reach_the_best_so_far_less_the_marg
     # Row 0 is a member of LF classes 0 and 1, row 1 of 0, row 2 of 0, row 3 of 1.
     starts, lf_classes = np.array([0, 2, 3, 4, 5]), np.array([0, 1, 0, 0, 1])
     margin, floor = np.float32([0.25, 0.0]), np.full((2, 2), -np.inf, np.float32)
-    kernels.raise_floor(scores, starts, lf_classes, np.array([True, False]), margin, floor)
+    unscaled = None, np.float32([])
+    kernels.raise_floor(scores, *unscaled, starts, lf_classes, np.array([True, False]), margin, floor)
     np.testing.assert_array_equal(floor, np.float32([[0.65, 0.2], [-np.inf, -np.inf]]))
     entry, row, position = (np.zeros(10, np.int64) for _ in range(3))
     product = np.zeros(10, np.float32)
-    tile = scores, starts, lf_classes, np.array([40, 41, 42, 43]), np.array([10, 11, 12, 13, 14]), margin, floor
+    tile = (
+        scores,
+        *unscaled,
+        starts,
+        lf_classes,
+        np.array([40, 41, 42, 43]),
+        np.array([10, 11, 12, 13, 14]),
+        margin,
+        floor,
+    )
     found = entry, row, position, product
     assert kernels.collect(*tile, 0, 0, *found) == (4, 8)
     # LF class 1 begins with nothing, so that whoever comes first counts; its first member is out of reach afterwards.
@@ -77,7 +87,9 @@ def test_whoever_reaches_the_floor_is_found_in_every_place(q):
     )
     members = np.arange(5), np.zeros(4, int), np.arange(4), np.arange(4)
     wide = np.full(q, 5.0 * q, np.float32)  # with so wide a margin the floor never rises
-    done, count = kernels.collect(scores, *members, wide, floor, 0, 0, entry, row, position, product)
+    done, count = kernels.collect(
+        scores, None, np.float32([]), *members, wide, floor, 0, 0, entry, row, position, product
+    )
     assert done == 4
     expected = [(int(r), int(at)) for r, at in np.argwhere(scores >= 2 * q)]
     assert list(zip(row[:count].tolist(), entry[:count].tolist(), strict=True)) == expected

@@ -8,14 +8,14 @@ Similarity is float64 arithmetic on the float32 embeddings, rounded to float32 a
 Products of two float32 numbers are exact in float64 and each sum is NumPy's pairwise sum over one row, so a value
 depends on its two rows alone. The neighbor has the largest similarity, and among equals the smallest position.
 
-Matrix products in float32 only select candidates: every vector whose product is within a proven error bound of the best
-product is scored in float64. Batches, threads, BLAS and strategy therefore cannot change a result. Vectors that occur more
-than once are searched once.
+Matrix products, in float32 or in 8-bit integers (tasks/core/search/products.py), only select candidates: every vector whose
+product is within a proven error bound of the best product is scored in float64. Batches, threads, BLAS, the kind of products
+and strategy therefore cannot change a result. Vectors that occur more than once are searched once.
 
 Most of the time goes to the products and to looking at them, which compiled loops do (tasks/core/search/kernels.py).
 
 Peak memory for v distinct support vectors of d dimensions, and LF classes with s members in total: the embeddings and
-factors of the support, 4 v d bytes each (L2: factors 4 v (d + 1)), 16 s for members and four times that while a search is
+factors of the support, 4 v d bytes each (L2: factors 4 v (d + 1)), and v (d + 12) in 8 bits; 16 s for members and four times that while a search is
 planned; and per thread 8 MiB of products and 80 MiB of candidates. Embeddings and factors may be mapped files, of which
 only the rows in use are touched; rows that are searched together lie together.
 """
@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.core.search.kernels import bound_similarities, collect, drop_beaten, keep_nearest, raise_floor
-from tasks.core.search.plan import Search
+from tasks.core.search.plan import Search, Tile
+from tasks.core.search.products import Products
 from tasks.core.search.support import BLOCK, Queries, Support, cut_slices
 from tasks.core.types import Bool, Float32, Float64, Int64, MetricName
 
@@ -126,25 +127,33 @@ class _Run:
 
     def go(self, scratch: Float32) -> None:
         """Search every tile; `scratch` has room for the products of the tallest."""
-        q, pending = len(self._asking), self._pending
-        factors = self._queries.factors if q == len(self._queries.factors) else self._queries.factors[self._asking]
-        for tile in self._search.tiles:
-            scores = scratch[: len(tile.rows) * q].reshape(len(tile.rows), q)
-            np.matmul(_take_rows(self._support.factors, tile.rows), factors.T, out=scores)
-            if tile.is_new.any():
-                raise_floor(scores, tile.starts, tile.lf_classes, tile.is_new, self._margin, self._floor)
-            row = 0
-            while row < len(tile.rows):
-                row, pending.count = collect(
-                    scores, tile.starts, tile.lf_classes, tile.rows, tile.positions, self._margin, self._floor,
-                    row, pending.count, pending.entry, pending.row, pending.position, pending.product,
-                )  # fmt: skip
-                if row < len(tile.rows):
-                    self._drop_beaten()
-                    if 2 * pending.count > len(pending.entry):
-                        self._settle()
-        self._drop_beaten()
-        self._settle()
+        queries = self._queries.factors
+        if len(self._asking) < len(queries):
+            queries = queries[self._asking]
+        count = len(queries) * sum(len(tile.rows) for tile in self._search.tiles)
+        with self._support.multiplier.multiply(queries, self._margin, scratch, count) as products:
+            for tile in self._search.tiles:
+                self._look_at(tile, products)
+            self._drop_beaten()
+            self._settle()
+
+    def _look_at(self, tile: Tile, products: Products) -> None:
+        """Make candidates of members of `tile`."""
+        pending = self._pending
+        scores, scale = products.multiply(tile.rows)
+        found = scores, scale, products.half
+        if tile.is_new.any():
+            raise_floor(*found, tile.starts, tile.lf_classes, tile.is_new, products.margin, self._floor)
+        row = 0
+        while row < len(tile.rows):
+            row, pending.count = collect(
+                *found, tile.starts, tile.lf_classes, tile.rows, tile.positions, products.margin, self._floor,
+                row, pending.count, pending.entry, pending.row, pending.position, pending.product,
+            )  # fmt: skip
+            if row < len(tile.rows):
+                self._drop_beaten()
+                if 2 * pending.count > len(pending.entry):
+                    self._settle()
 
     def _drop_beaten(self) -> None:
         """Keep the pending candidates that still reach the floor."""
@@ -190,10 +199,3 @@ def _dot(x: Float32, y: Float32) -> Float64:
     products: Float64 = np.multiply(x, y, dtype=np.float64)
     sums: Float64 = np.add.reduce(products, axis=1)
     return sums
-
-
-def _take_rows(matrix: Float32, rows: Int64) -> Float32:
-    """The rows of `matrix`, in place where they are consecutive."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return matrix[rows[0] : rows[-1] + 1]
-    return matrix.take(rows, axis=0)

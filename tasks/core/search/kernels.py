@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 import numpy as np
 
-from tasks.core.types import Bool, Float32, Float64, Int64, UInt32, UInt64
+from tasks.core.types import Bool, Float32, Float64, Int8, Int32, Int64, UInt8, UInt32, UInt64
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,8 +57,21 @@ Only what is bounded by `bound_similarities` may use it."""
 
 
 @compile_loop
+def _scale_row(products: Int32, scale: np.float32, half: Float32, scaled: Float32) -> None:
+    for query in range(len(products)):
+        scaled[query] = np.float32(products[query]) * scale + half[query]
+
+
+@compile_loop
 def raise_floor(
-    scores: Float32, starts: Int64, lf_classes: Int64, is_new: Bool, margin: Float32, floor: Float32
+    scores: Float32 | Int32,
+    scale: Float32 | None,
+    half: Float32,
+    starts: Int64,
+    lf_classes: Int64,
+    is_new: Bool,
+    margin: Float32,
+    floor: Float32,
 ) -> None:
     """Raise the floors of new LF classes to the best product of a tile, less the margin.
 
@@ -69,6 +82,8 @@ def raise_floor(
     ----------
     scores
         (r, q) products of the tile's vectors and the queries.
+    scale, half
+        By what (r,) a row of products is to be multiplied, and what (q,) is then added. Without a scale, None, neither is done.
     starts
         (r + 1,) where in `lf_classes` those of each row begin, and their number s.
     lf_classes
@@ -80,19 +95,31 @@ def raise_floor(
     floor
         (LF classes, q) the least product of a candidate, changed in place.
     """
+    scaled = np.empty(scores.shape[1], np.float32)
     for row in range(len(scores)):
-        products = scores[row]
-        for slot in range(starts[row], starts[row + 1]):
-            if is_new[lf_classes[slot]]:
-                floors = floor[lf_classes[slot]]
-                for query in range(len(products)):
-                    least = products[query] - margin[query]
-                    floors[query] = least if least > floors[query] else floors[query]
+        slots = lf_classes[starts[row] : starts[row + 1]]
+        if scale is None:
+            _raise_floor_of_row(scores[row], slots, is_new, margin, floor)
+        else:
+            _scale_row(scores[row], scale[row], half, scaled)
+            _raise_floor_of_row(scaled, slots, is_new, margin, floor)
+
+
+@compile_loop
+def _raise_floor_of_row(products: Float32, lf_classes: Int64, is_new: Bool, margin: Float32, floor: Float32) -> None:
+    for lf_class in lf_classes:
+        if is_new[lf_class]:
+            floors = floor[lf_class]
+            for query in range(len(products)):
+                least = products[query] - margin[query]
+                floors[query] = least if least > floors[query] else floors[query]
 
 
 @compile_loop
 def collect(
-    scores: Float32,
+    scores: Float32 | Int32,
+    scale: Float32 | None,
+    half: Float32,
     starts: Int64,
     lf_classes: Int64,
     rows: Int64,
@@ -110,7 +137,7 @@ def collect(
 
     Parameters
     ----------
-    scores, starts, lf_classes, margin, floor
+    scores, scale, half, starts, lf_classes, margin, floor
         As for `raise_floor`.
     rows
         (r,) the row of the support that each row of the tile is.
@@ -127,37 +154,66 @@ def collect(
     The row to go on with once there is room (r: none is left), and the number of candidates.
     """
     q = scores.shape[1]
-    # A byte per query that is 1 where the product reaches the floor, and the same bytes eight at a time, as words.
+    # A byte per query that is 1 where the product reaches the floor.
     reaches = np.zeros((q + 7) // 8 * 8, np.uint8)
-    words = reaches.view(np.uint64)
-    hits = np.empty(len(words), np.int64)
+    hits = np.empty(len(reaches) // 8, np.int64)
+    scaled = np.empty(q, np.float32)
     # Stop before a row that may not fit.
     while row < len(scores) and count + (starts[row + 1] - starts[row]) * q <= len(entry_of):
-        products = scores[row]
-        for slot in range(starts[row], starts[row + 1]):
-            lf_class = lf_classes[slot]
-            floors = floor[lf_class]
-            for query in range(q):
-                reaches[query] = products[query] >= floors[query]
-            # Few products reach the floor, and where is found without an `if`, whose outcome the processor would guess and
-            # often guess wrong: the number of each word is written behind the last hit, and stays if the word is not 0.
-            found = 0
-            for word in range(len(words)):
-                hits[found] = word
-                found += words[word] != 0
-            for word in hits[:found]:
-                left = words[word]
-                # Each turn takes the lowest 1 out of the word: in two's complement, x & -x is its lowest bit.
-                while left:
-                    lowest = left & (~left + _ONE)
-                    query = 8 * word + np.int64((lowest * _NUMBERS) >> _TOP)
-                    entry_of[count], row_of[count] = lf_class * q + query, rows[row]
-                    position_of[count], product_of[count] = positions[slot], products[query]
-                    count += 1
-                    floors[query] = max(floors[query], products[query] - margin[query])
-                    left ^= lowest
+        first, room = count, slice(starts[row], starts[row + 1])
+        out = entry_of, position_of, product_of
+        if scale is None:
+            count = _collect_row(
+                scores[row], lf_classes[room], positions[room], margin, floor, reaches, hits, count, *out
+            )
+        else:
+            _scale_row(scores[row], scale[row], half, scaled)
+            count = _collect_row(scaled, lf_classes[room], positions[room], margin, floor, reaches, hits, count, *out)
+        row_of[first:count] = rows[row]
         row += 1
     return row, count
+
+
+@compile_loop
+def _collect_row(
+    products: Float32,
+    lf_classes: Int64,
+    positions: Int64,
+    margin: Float32,
+    floor: Float32,
+    reaches: UInt8,
+    hits: Int64,
+    count: int,
+    entry_of: Int64,
+    position_of: Int64,
+    product_of: Float32,
+) -> int:
+    """Add to the candidates the memberships of a single vector, as `collect` does; `reaches` and `hits` are room to work in."""
+    q = len(products)
+    words = reaches.view(np.uint64)  # the same bytes eight at a time
+    for slot in range(len(lf_classes)):
+        lf_class = lf_classes[slot]
+        floors = floor[lf_class]
+        for query in range(q):
+            reaches[query] = products[query] >= floors[query]
+        # Few products reach the floor, and where is found without an `if`, whose outcome the processor would guess and
+        # often guess wrong: the number of each word is written behind the last hit, and stays if the word is not 0.
+        found = 0
+        for word in range(len(words)):
+            hits[found] = word
+            found += words[word] != 0
+        for word in hits[:found]:
+            left = words[word]
+            # Each turn takes the lowest 1 out of the word: in two's complement, x & -x is its lowest bit.
+            while left:
+                lowest = left & (~left + _ONE)
+                query = 8 * word + np.int64((lowest * _NUMBERS) >> _TOP)
+                entry_of[count] = lf_class * q + query
+                position_of[count], product_of[count] = positions[slot], products[query]
+                count += 1
+                floors[query] = max(floors[query], products[query] - margin[query])
+                left ^= lowest
+    return count
 
 
 @compile_loop
@@ -204,6 +260,41 @@ def hash_rows(rows: UInt32, weights: UInt64) -> UInt64:
         for i in range(len(weights)):
             hashes[row] += np.uint64(rows[row, i]) * weights[i]
     return hashes
+
+
+@compile_loop
+def put_in_8_bits(
+    vectors: Float32, center: Float32, integers: Int8, scale: Float32, left_over: Float32, length: Float32
+) -> None:
+    """Write `vectors` (n, d), less `center` (d,), as integers of 8 bits.
+
+    Parameters
+    ----------
+    integers
+        (n, d) -127 to 127, changed in place.
+    scale
+        (n,) by what each row of integers is to be multiplied, changed in place.
+    left_over, length
+        (n,) the lengths of what integers and scale leave over of each vector, and of the vector, in float64, one millionth
+        up, which is more than their rounding; changed in place.
+    """
+    up = 1 + 1e-6
+    for row in range(len(vectors)):
+        largest = 0.0
+        for i in range(len(center)):
+            largest = max(largest, abs(np.float64(vectors[row, i]) - np.float64(center[i])))
+        # So small a vector becomes zeros, and all of it is left over.
+        scale[row] = np.float32(largest / 127) if largest > 1e-30 else np.float32(1)
+        inverse = 1 / np.float64(scale[row])
+        left, total = 0.0, 0.0
+        for i in range(len(center)):
+            value = np.float64(vectors[row, i]) - np.float64(center[i])
+            integer = min(max(np.rint(value * inverse), -127.0), 127.0)
+            integers[row, i] = np.int8(integer)
+            difference = value - integer * np.float64(scale[row])
+            left += difference * difference
+            total += value * value
+        left_over[row], length[row] = np.float32(np.sqrt(left) * up), np.float32(np.sqrt(total) * up)
 
 
 @compile_loop

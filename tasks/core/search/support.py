@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.core.patterns import find_patterns
 from tasks.core.search.kernels import hash_rows, measure_norms
+from tasks.core.search.products import Multiplier, prepare
 from tasks.core.types import Float32, Float64, Int64, MetricName, Votes
 
 BLOCK = 4096
@@ -57,6 +58,8 @@ class Support:
     """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
     lf_classes: tuple[LFClass, ...]
     """By LF, then class; classes for which an LF never votes have none."""
+    multiplier: Multiplier
+    """Of the factors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,13 @@ def build_support(
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
     return Support(
-        geometry=geometry, embeddings=lent, items=items, norms=norms, factors=factors, lf_classes=tuple(lf_classes)
+        geometry=geometry,
+        embeddings=lent,
+        items=items,
+        norms=norms,
+        factors=factors,
+        lf_classes=tuple(lf_classes),
+        multiplier=prepare(factors, allocate),
     )
 
 
