@@ -2,8 +2,9 @@
 
 Three parts, each of ratios within one run, by processor time of one thread, best of several:
 
-- exact: seconds over those of the bare float32 matrix products that the cheaper strategy needs (the floor: all of them,
-  in blocks of the fastest shape, in the same run), and the reference: one FAISS flat index per LF, as Epoxy's paper
+- exact: seconds over those of the bare matrix products that the cheaper strategy needs (the floor: all of them, in blocks of
+  the fastest shape, in the same run, in float32 or in 8-bit integers, whichever is faster), the seconds by products in
+  float32 alone, and the reference: one FAISS flat index per LF, as Epoxy's paper
   describes, searched by every item on which the LF abstains, for its nearest support item of any class (ours finds one
   of each class, and re-scores it in float64).
 - repeat: the stage after one LF was edited, against the stage without a cache.
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,7 @@ from tasks.core.search.exact import QUERIES, find_neighbors
 from tasks.core.search.faiss_index import normalize
 from tasks.core.search.plan import Search, plan_per_lf, plan_searches, plan_union
 from tasks.core.search.support import build_queries, build_support
-from tasks.core.types import Float32
+from tasks.core.types import Float32, Int8
 from tasks.params import IndexParams, SearchParams
 from tasks.tables import schemas
 from tasks.tables.parquet import write_shards, write_table
@@ -91,6 +92,7 @@ class Exact:
     floor: float
     reference: float
     over_floor: float
+    float32_alone: float
     times_faster: float
 
 
@@ -110,14 +112,15 @@ def main(arguments: list[str]) -> int:
     if "exact" in options.parts:
         rows = []
         print(
-            f"{'n':>8} {'LFs':>4} {'classes':>7} {'strategy':>8} {'seconds':>8} {'/ floor':>8} {'reference / ours':>17}"
+            f"{'n':>8} {'LFs':>4} {'classes':>7} {'strategy':>8} {'seconds':>8} {'/ floor':>8} {'float32 alone / ours':>21} "
+            f"{'reference / ours':>17}"
         )
         for n, m, polarity in size.exact:
             one = measure_exact(n, m, polarity, size.d)
             rows.append(asdict(one))
             print(
                 f"{n:8,} {m:4} {polarity:7} {one.strategy:>8} {one.seconds:8.2f} {one.over_floor:8.2f} "
-                f"{one.times_faster:17.2f}",
+                f"{one.float32_alone / one.seconds:21.2f} {one.times_faster:17.2f}",
                 flush=True,
             )
         results["exact"] = rows
@@ -144,8 +147,10 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
     abstaining = (L < 0).sum(axis=0)
     lenders = np.flatnonzero((L >= 0).any(axis=1))
 
-    def ours() -> None:
+    def ours(is_float32_alone: bool = False) -> None:
         support = build_support(L[lenders], lenders, embeddings, index_vectors, metric="cosine")
+        if is_float32_alone:
+            support = replace(support, multiplier=replace(support.multiplier, quantized=None))
         searches = plan_searches(support.lf_classes, abstaining, n, d)
         for start in range(0, n, QUERIES):
             part = slice(start, start + QUERIES)
@@ -163,10 +168,15 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
         plan = plan_searches(support.lf_classes, abstaining, n, d)
         plans = plan_per_lf(support.lf_classes), plan_union(support.lf_classes)
         shapes = min((_list_products(one, abstaining, n) for one in plans), key=_count_products)
-        floor = _time(lambda: _multiply(index_vectors, shapes), repetitions)
+        integers = support.multiplier.quantized
+        floors = [lambda: _multiply(index_vectors, shapes)]
+        if integers is not None:
+            floors.append(lambda: _multiply_8_bits(integers.integers, shapes))
+        floor = min(_time(multiply, repetitions) for multiply in floors)
         seconds = _time(ours, repetitions)
+        alone = _time(lambda: ours(is_float32_alone=True), repetitions)
         reference_seconds = _time(reference, repetitions)
-        floor = min(floor, _time(lambda: _multiply(index_vectors, shapes), repetitions))
+        floor = min(floor, *(_time(multiply, repetitions) for multiply in floors))
     return Exact(
         n=n,
         m=m,
@@ -176,6 +186,7 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
         floor=floor,
         reference=reference_seconds,
         over_floor=seconds / floor,
+        float32_alone=alone,
         times_faster=reference_seconds / seconds,
     )
 
@@ -205,6 +216,18 @@ def _multiply(index_vectors: Float32, shapes: Shapes) -> None:
             for first in range(0, rows, _TILE):
                 tile = index_vectors[first : min(first + _TILE, rows)]
                 np.matmul(tile, block.T, out=out[: len(tile), : len(block)])
+
+
+def _multiply_8_bits(integers: Int8, shapes: Shapes) -> None:
+    """As `_multiply`, with rows of `integers` (v, d) over and over."""
+    import numkong
+
+    packed = numkong.dots_pack(np.resize(integers, (QUERIES, integers.shape[1])), dtype="int8")
+    tile = np.resize(integers, (_TILE, integers.shape[1]))
+    out = numkong.empty((_TILE, QUERIES), dtype="int32")
+    products = _count_products(shapes)
+    for _ in range(-(-products // (_TILE * QUERIES))):
+        numkong.dots_packed(tile, packed, out=out)
 
 
 def _time(function: Callable[[], object], repetitions: int) -> float:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,17 @@ from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
 from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
 
 
-def find(vectors, votes, is_reference, metric, plan, block=QUERIES):
-    """(similarity, position) of (lf_classes, n) by one strategy, `block` queries at a time; and the LF classes."""
+def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None):
+    """(similarity, position) of (lf_classes, n) by one strategy, `block` queries at a time; and the LF classes.
+
+    `kind` of products: "float32" or "int8"; by default both take turns.
+    """
     index_vectors = normalize(vectors) if metric == "cosine" else vectors
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
     support = build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric)
+    if kind is not None:
+        times = {False: [1.0 + (kind == "int8")] * 2, True: [2.0 - (kind == "int8")] * 2}
+        support = replace(support, multiplier=replace(support.multiplier, seconds=times))
     searches = plan(support.lf_classes)
     found = []
     for start in range(0, len(vectors), block):
@@ -58,13 +65,48 @@ def assert_equals_oracle(vectors, votes, is_reference, metric, found):
     np.testing.assert_array_equal(np.isnan(similarity), position == NOBODY)
 
 
-@settings(max_examples=150, deadline=None)
-@given(problem=problems(), metric=st.sampled_from(METRICS), block=st.sampled_from([1, 5, 100]))
-def test_both_strategies_equal_the_oracle(problem, metric, block):
+@settings(max_examples=200, deadline=None)
+@given(
+    problem=problems(),
+    metric=st.sampled_from(METRICS),
+    block=st.sampled_from([1, 5, 100]),
+    kind=st.sampled_from(["float32", "int8"]),
+)
+def test_both_strategies_and_kinds_of_products_equal_the_oracle(problem, metric, block, kind):
     vectors, votes, is_reference = problem
     for plan in (plan_per_lf, plan_union):
-        found = find(vectors, votes, is_reference, metric, plan, block)
+        found = find(vectors, votes, is_reference, metric, plan, block, kind)
         assert_equals_oracle(vectors, votes, is_reference, metric, found)
+
+
+def draw_hostile(name, rng):
+    """(n, d) embeddings that 8 bits hold badly, or that differ by next to nothing."""
+    n, d = 700, 40
+    plain = rng.standard_normal((n, d))
+    ways = {
+        "near_equal": plain[0] + 1e-4 * plain,
+        "around_a_mean": 30 + 0.1 * plain,
+        "a_component_outweighs_all": plain + 1000 * rng.choice([-1, 1], n)[:, None] * (np.arange(d) == 3),
+        "falling_spectrum": plain * 10.0 ** -np.linspace(0, 9, d),
+        "one_hot": np.eye(d)[rng.integers(0, d, n)],
+        "tiny": 1e-18 * plain,
+    }
+    return ways[name].astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "name",
+    ["near_equal", "around_a_mean", "a_component_outweighs_all", "falling_spectrum", "one_hot", "tiny"],
+)
+def test_hostile_embeddings_have_the_same_neighbors_by_either_kind_of_products(name, metric):
+    rng = np.random.default_rng(5)
+    vectors = draw_hostile(name, rng)
+    votes = np.where(rng.random((len(vectors), 3)) < 0.4, rng.integers(0, 2, (len(vectors), 3)), -1).astype(np.int8)
+    everywhere = np.ones(len(vectors), bool)
+    found = [find(vectors, votes, everywhere, metric, plan_union, kind=kind) for kind in ("float32", "int8")]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("metric", METRICS)

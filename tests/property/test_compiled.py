@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from tasks.core.search import kernels
 from tasks.core.search.exact import compute_similarity
+from tasks.core.search.faiss_index import normalize
+from tasks.core.search.products import Float32Products, Int8Products, prepare, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,3 +138,45 @@ def test_machine_code_is_made_once(tmp_path):
         for _ in range(2)
     ]
     assert hits == ["0\n", "1\n"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(n=st.integers(1, 40), q=st.integers(1, 40), d=st.integers(1, 700), seed=st.integers(0, 10**6))
+def test_products_of_8_bit_integers_err_by_no_more_than_their_bound(n, q, d, seed):
+    rng = np.random.default_rng(seed)
+    width = 10.0 ** rng.uniform(-3, 0, d)
+    support, queries = (
+        normalize((rng.standard_normal((rows, d)) * width + width).astype(np.float32)) for rows in (n, q)
+    )
+    multiplier = prepare(support, lambda shape: np.empty(shape, np.float32))
+    scratch = np.empty(n * q, np.float32)
+    products = Int8Products(multiplier.quantized, queries, np.zeros(q, np.float32), scratch)
+    scores, scale = products.multiply(np.arange(n))
+    queries_in_8_bits = quantize(queries, np.zeros(d, np.float32), np.empty((q, d), np.int8))
+    expected = multiplier.quantized.integers.astype(np.int64) @ queries_in_8_bits.integers.T.astype(np.int64)
+    np.testing.assert_array_equal(scores, expected)
+    upper = (scores.astype(np.float32) * scale[:, None] + products.half) * queries_in_8_bits.scale.astype(np.float64)
+    lower = upper - products.margin * queries_in_8_bits.scale.astype(np.float64)
+    center = support.sum(axis=0, dtype=np.float64) / n
+    truth = (support.astype(np.float64) - center.astype(np.float32)) @ queries.T.astype(np.float64)
+    slack = 1e-6 * np.abs(truth).max() + 1e-7  # of this test's own rounding
+    assert (lower <= truth + slack).all() and (truth <= upper + slack).all()
+
+
+def test_what_is_faster_multiplies_once_both_were_timed():
+    support = normalize(np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32))
+    multiplier = prepare(support, lambda shape: np.empty(shape, np.float32))
+    queries, margin, scratch = support[:4], np.zeros(4, np.float32), np.empty(120, np.float32)
+
+    def multiply(seconds):
+        with multiplier.multiply(queries, margin, scratch, 120) as products:
+            until = time.thread_time() + seconds
+            while time.thread_time() < until:
+                pass
+        return type(products)
+
+    assert [multiply(0.02), multiply(0.01), multiply(0.02), multiply(0.01)] == [Float32Products, Int8Products] * 2
+    assert multiply(0) is Int8Products
+    without = replace(multiplier, quantized=None)
+    with without.multiply(queries, margin, scratch, 120) as products:
+        assert isinstance(products, Float32Products)
