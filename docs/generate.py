@@ -43,6 +43,7 @@ from tasks.__main__ import STAGES
 from tasks.errors import EpoxyError
 from tasks.params import Params
 from tasks.tables import paths, schemas
+from tasks.tables.block_layout import BlockLayout
 from tasks.tables.index_file import IndexDescription
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,7 +203,8 @@ def list_keys(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, Fi
             raise ValueError(f"{model.__name__}.{name} has no text below it; say there what the key means")
         yield f"{place}{name}", field, meaning
         if section is not None:
-            yield from list_keys(section, f"{place}{name}.")
+            of_each = "<name>." if typing.get_origin(field.annotation) is dict else ""
+            yield from list_keys(section, f"{place}{name}.{of_each}")
 
 
 def write_key_rows(keys: Iterable[tuple[str, FieldInfo, str]]) -> str:
@@ -403,6 +405,7 @@ MEANINGS: Mapping[Path, str] = {
     paths.EMBEDDINGS: "A folder of shards, `part-00000-of-00007.parquet` and so on, to be read as one table; d is the width.",
     paths.ENCODER: "The encoder that `encoder: tfidf` fitted, or the name of another; without rows where embeddings come from a file.",
     paths.QUARANTINE: "Rows that failed and are no items, each with why, and the line of text or the row of another file (from 1); without rows unless `ingest.quarantine` lets rows fail.",
+    paths.BLOCKS: "A folder: `layout.json` says which columns of the embeddings are of which of `ingest.blocks`, and its weight; `<block>.parquet` is the encoder of a block that has one. No block is listed where embeddings are of one kind.",
     paths.INDEX: "The index, in FAISS's own format.",
     paths.INDEX_DESCRIPTION: "What a reader of the index must know.",
     paths.CELLS: "In which cell of the embedding space approximate search finds an item; 0 everywhere in a flat index.",
@@ -526,6 +529,8 @@ def write_artifacts() -> str:
                 parts.append(write_columns(TABLES[path]()) + "\n")
             elif path == paths.INDEX_DESCRIPTION:
                 parts.append(write_model(IndexDescription) + "\n")
+            elif path == paths.BLOCKS:
+                parts.append("Of each block, `layout.json` has:\n\n" + write_model(BlockLayout) + "\n")
             else:
                 names = {
                     name: keys for name, keys in shapes.items() if Path(name) == path or path in Path(name).parents

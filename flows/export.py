@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -142,12 +141,12 @@ def _describe_run(params: Params) -> dict[str, str]:
 def _find_text(params: Params, table: pl.DataFrame, named: str | None) -> str | None:
     """The column that people read: the one that is named or encoded, else `text`, else the one with the longest texts, if any."""
     texts = [name for name, kind in table.schema.items() if kind == pl.String]
-    encoder: Any = params.ingest.encoder
-    encoded = getattr(encoder, "column", None)
+    encoders = [params.ingest.encoder, *(block.encoder for block in params.ingest.blocks.values())]
+    encoded = [encoder.column for encoder in encoders if encoder is not None]
     if named is not None and named not in texts:
         raise QueryError(
             f"{ITEMS}: no column {named!r} of text; there are: {', '.join(texts) or 'none'}. Name one with --text."
         )
-    if found := next((name for name in (named, encoded, "text") if name in texts), None):
+    if found := next((name for name in (named, *encoded, "text") if name in texts), None):
         return found
     return max(texts, key=lambda name: table[name].str.len_chars().mean() or 0, default=None)

@@ -211,6 +211,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         described = read_described(found)
     with _open_summary(root / EMBEDDING_FITNESS) as found:
         fitness = describe_fitness(found)
+        facts += [Fact(name="Embeddings", value=fitness.blocks)] if fitness.blocks else []
     summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)
     if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")

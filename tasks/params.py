@@ -77,6 +77,37 @@ class EncoderParams(Section):
     """The number of texts per call of the model; no result depends on it."""
 
 
+class BlockParams(Section):
+    """Embeddings that lie beside others; what `ingest.embeddings`, `embedding_ids` and `encoder` say of a single kind."""
+
+    embeddings: str | None = None
+    """File, folder or glob below `source`, as `ingest.embeddings` has it."""
+    embedding_ids: str | None = None
+    """For .npy, as `ingest.embedding_ids` has it."""
+    encoder: EncoderParams | None = None
+    """Computes the block from a column, as `ingest.encoder` does; `encoder: tfidf` is short for its `model`."""
+    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    """The part of this block in the cosine of two items, in proportion to the weights of all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: object) -> object:
+        return _expand_encoder(value)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "BlockParams":
+        if (self.embeddings is None) == (self.encoder is None):
+            raise ValueError("give either `embeddings` (a file) or `encoder` (a model), not both and not neither")
+        return self
+
+
+def _expand_encoder(value: object) -> object:
+    """`encoder: tfidf` in its long form."""
+    if isinstance(value, dict) and value.get("encoder") == TFIDF:
+        return value | {"encoder": {"model": TFIDF}}
+    return value
+
+
 class Duplicates(StrEnum):
     """How to treat an item id that occurs more than once."""
 
@@ -134,6 +165,9 @@ class IngestParams(Section):
     """Computes embeddings from a text column, instead of `embeddings`."""
     quarantine: QuarantineParams | None = None
     """How many rows may fail, such as `{rows: 100}` or `{share: 0.01}`, before ingest does; null: none."""
+    blocks: dict[str, BlockParams] = Field(default_factory=dict)
+    """Several kinds of embeddings side by side, by a name for each, instead of `embeddings` and `encoder`. Each vector is
+    scaled to length one, so that the cosine of two items is the mean of the blocks' cosines by their weights."""
 
     @field_validator("source")
     @classmethod
@@ -143,9 +177,21 @@ class IngestParams(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: object) -> object:
-        if isinstance(value, dict) and value.get("encoder") is not None:
-            short = {"encoder": {"model": TFIDF}} if value["encoder"] == TFIDF else {}
-            return {"embeddings": None} | value | short
+        if isinstance(value, dict) and (value.get("encoder") is not None or value.get("blocks")):
+            return {"embeddings": None} | dict(_expand_encoder(value))  # type: ignore[call-overload]
+        return value
+
+    @field_validator("blocks")
+    @classmethod
+    def _differ(cls, value: dict[str, BlockParams]) -> dict[str, BlockParams]:
+        known: dict[BlockParams, str] = {}
+        for name, block in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+                raise ValueError(f"the name {name!r} must be letters, digits, '_' and '-', at most 64")
+            if (other := known.setdefault(block.model_copy(update={"weight": 1.0}), name)) != name:
+                raise ValueError(
+                    f"{other!r} and {name!r} are the same; remove one, and give the other the weight of both"
+                )
         return value
 
     @model_validator(mode="after")
@@ -158,8 +204,12 @@ class IngestParams(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "IngestParams":
-        if (self.embeddings is None) == (self.encoder is None):
-            raise ValueError("give either `embeddings` (a file) or `encoder` (a model), not both and not neither")
+        if [self.embeddings is None, self.encoder is None, not self.blocks].count(False) != 1:
+            raise ValueError(
+                "give either `embeddings` (a file), `encoder` (a model) or `blocks` (several of these), not more and not none"
+            )
+        if self.blocks and self.embedding_ids is not None:
+            raise ValueError("`embedding_ids` belongs to the block whose rows it names; write it there")
         return self
 
 

@@ -8,6 +8,7 @@ import polars as pl
 from tasks import index, search
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 from tasks.tables import schemas
+from tasks.tables.block_layout import write_layout
 from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
@@ -26,6 +27,7 @@ def write_project(root, *, vectors, votes, splits, ids=None, gold=None, k=2):
         else pl.Series("embedding", [], dtype=pl.Array(pl.Float32, d))
     )
     write_table(root / EMBEDDINGS, pl.DataFrame([ids, embedding]), schemas.embeddings(d))
+    write_layout(root, (), {})
     table = pl.DataFrame([ids, *(pl.Series(f"lf{j}", votes[:, j], dtype=pl.Int8) for j in range(votes.shape[1]))])
     write_table(root / VOTES, table, schemas.votes(k, table.columns))
     write_no_descriptions(root)

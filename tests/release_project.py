@@ -13,6 +13,7 @@ import yaml
 
 from flows.releases.create import create_release
 from flows.releases.policy import GateLimits
+from tasks.cache.store import hash_as_dvc
 from tasks.core.classifiers.end_model import EndParameters
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import SpectralMap
@@ -190,11 +191,8 @@ def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
 
 def write_lock(root: Path) -> None:
     """Write a dvc.lock that says that all artifacts there are come from params.yaml as it is."""
-    made = [path for path in ARTIFACTS if (root / path).is_file()]
-    outs = [
-        {"path": str(path), "hash": "md5", "md5": hashlib.md5((root / path).read_bytes()).hexdigest()}
-        for path in sorted(made)
-    ]
+    made = [path for path in ARTIFACTS if (root / path).exists()]
+    outs = [{"path": str(path), "hash": "md5", "md5": hash_as_dvc(root / path)} for path in sorted(made)]
     params = yaml.safe_load((root / "params.yaml").read_text())
     stages = {}
     of_stage = {

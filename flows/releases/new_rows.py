@@ -11,8 +11,9 @@ from tasks.cache.store import hash_as_dvc
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
 from tasks.params import FILE, read_params
+from tasks.tables.block_layout import read_layout
 from tasks.tables.parquet import count_rows
-from tasks.tables.paths import EMBEDDINGS, ENCODER, ITEMS, VALID_GOLD, VOTES
+from tasks.tables.paths import BLOCKS, EMBEDDINGS, ENCODER, ITEMS, VALID_GOLD, VOTES
 
 STAGES = ("ingest", "gold", "apply")
 """The stages that have to be up to date before new rows are labeled."""
@@ -72,6 +73,13 @@ def _require_same_encoder(root: Path, base: Release, pipeline: Pipeline) -> None
             f"{ENCODER} was fitted on other texts than for release {base.id}, whose model would not know its dimensions. Run "
             "'epoxy run' and 'epoxy release'; to label later rows without a refit, first copy the encoder below "
             "ingest.source and name the copy in ingest.encoder.model."
+        )
+    before, now = (hashes.get(str(BLOCKS)) for hashes in (base.manifest.inputs, pipeline.hashes))
+    if before != now and (before is not None or read_layout(root)):
+        raise DataError(
+            f"{BLOCKS}: the blocks of embeddings have other encoders or weights than for release {base.id}, whose model would "
+            "not know their dimensions. Run 'epoxy run' and 'epoxy release'; to label later rows without a refit where a block "
+            "is tfidf, first copy its encoder below ingest.source and name the copy in its encoder.model."
         )
 
 

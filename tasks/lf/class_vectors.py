@@ -15,6 +15,7 @@ from tasks.params import TFIDF, DescribeParams, EncoderParams, Split
 from tasks.readers.embeddings import choose_loader
 from tasks.readers.encoder import encode_texts
 from tasks.tables import schemas
+from tasks.tables.block_layout import BlockLayout, name_encoder, read_layout
 from tasks.tables.parquet import read_schema, read_table
 from tasks.tables.paths import ENCODER, ITEMS
 from tasks.tables.saved_encoder import read_encoder, read_encoder_name
@@ -27,6 +28,8 @@ SAME = 0.98
 """Cosine of an item's embedding with what the encoder gives now: int8 weights for float32 leave .996 at least, another model
 of the same width nothing."""
 
+
+_WORDS_ALONE = "encoder: tfidf compares words and parts of words alone, not what they mean"
 
 _SHORT = 100
 """Characters of a text that every encoder reads whole, so that none needs to be loaded to know it."""
@@ -64,16 +67,16 @@ def find_class_vectors(root: Path, classes: Sequence[str], params: DescribeParam
 
 
 def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams) -> ClassVectors:
+    blocks = read_layout(root)
+    if blocks:
+        return _encode_in_blocks(root, texts, params, blocks)
     said = read_encoder_name(root / ENCODER)
     sentences = [text for _, text in texts]
     labels = np.array([label for label, _ in texts], np.int64)
     if params.encoder in (None, TFIDF) and said is None:
         encoder = read_encoder(root / ENCODER)
         vectors = encoder(sentences)
-        notes = [
-            "encoder: tfidf compares words and parts of words alone, not what they mean",
-            *_find_strange(encoder, texts),
-        ]
+        notes = [_WORDS_ALONE, *_find_strange(encoder, texts)]
         return ClassVectors(
             vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=TFIDF, notes=tuple(notes)
         )
@@ -96,6 +99,58 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
     notes = [*_check_encoder(root, choice, column), *_find_cut(root, choice, sentences)]
     return ClassVectors(
         vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=model, notes=tuple(notes)
+    )
+
+
+def _encode_in_blocks(
+    root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams, blocks: Sequence[BlockLayout]
+) -> ClassVectors:
+    """The vectors of `texts`, zero in blocks that encode no texts: these add as much to each description's cosine, nothing.
+
+    Raises
+    ------
+    ParamsError
+        `params` name an encoder, where each block has its own, or none encodes texts.
+    """
+    known = [block for block in blocks if block.model]
+    if params.encoder is not None:
+        raise ParamsError(
+            "params.yaml: 'apply.describe.encoder' is for embeddings of one kind; each of ingest.blocks has its own encoder. "
+            "Remove it."
+        )
+    if not known:
+        raise ParamsError(
+            "params.yaml: 'apply.describe': none of ingest.blocks is encoded from texts. Give vectors in apply.describe.vectors."
+        )
+    sentences = [text for _, text in texts]
+    vectors = np.zeros((len(texts), blocks[-1].stop), np.float32)
+    notes = []
+    for block in known:
+        path = name_encoder(root, block)
+        said = read_encoder_name(path)
+        if said is None:
+            encoder = read_encoder(path)
+            part = encoder(sentences)
+            notes += _find_strange(encoder, texts)
+        else:
+            choice = EncoderParams(model=said.model, batch_size=64)
+            encoded = encode_texts(root, pl.Series(sentences), choice, choose_loader(said.model))
+            part = np.asarray(encoded.matrix[encoded.rows])
+            notes += _find_cut(root, choice, sentences)
+        if part.shape[1] != block.width:
+            raise DataError(
+                f"apply.describe: '{block.model}' gives vectors of length {part.shape[1]}, but block '{block.name}' has "
+                f"{block.width}. Run 'dvc repro ingest'."
+            )
+        vectors[:, block.start : block.stop] = np.sqrt(block.share) * to_units(part)
+    if all(read_encoder_name(name_encoder(root, block)) is None for block in known):
+        notes.insert(0, _WORDS_ALONE)
+    return ClassVectors(
+        vectors=to_units(vectors),
+        classes=np.array([label for label, _ in texts], np.int64),
+        texts=tuple(sentences),
+        origin=" and ".join(block.model for block in known),
+        notes=tuple(notes),
     )
 
 

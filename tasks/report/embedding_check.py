@@ -1,5 +1,6 @@
 """embedding_fitness.json: whether neighbors in the embedding share votes and gold, checked before thresholds are tuned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tasks.core.progress_callback import WHOLE
 from tasks.core.types import ABSTAIN
 from tasks.params import Metric
 from tasks.progress import Progress
+from tasks.tables.block_layout import BlockLayout, read_layout
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.paths import EMBEDDING_FITNESS, EMBEDDING_FITNESS_CURVES
 from tasks.tables.scaled_embeddings import read_vectors
@@ -41,16 +43,17 @@ that of the row before, and how often two random items do."""
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The fitness of the embedding for a kind of labels."""
+    """The fitness of the embedding, or of one of its blocks alone, for a kind of labels."""
 
     labels: str
     fitness: Fitness
+    block: str | None = None
 
 
 def check_embedding(
     root: Path, items: pl.DataFrame, L: npt.NDArray[np.int8], gold: npt.NDArray[np.int8], k: int, metric: Metric
 ) -> list[str]:
-    """Sentences for the user about the embeddings below `root`; also writes the check and its curves.
+    """Sentences for the user about the embeddings below `root` and their blocks; also writes the check and its curves.
 
     Parameters
     ----------
@@ -74,22 +77,39 @@ def check_embedding(
     voted = voted[majority[voted] != ABSTAIN]
     rows = np.union1d(voted, known)
     vectors = read_vectors(root, items, rows)
+    layout = read_layout(root)
     compared = [(VOTES, voted, majority), *([(GOLD, known, gold)] if len(known) else [])]
-    checks = []
-    with Progress("comparing neighbors", total=len(compared) * WHOLE) as progress:
+    checks, of_blocks = [], []
+    with Progress("comparing neighbors", total=len(compared) * WHOLE * (1 + len(layout))) as progress:
         for name, sampled, labels in compared:
             sample = vectors[np.searchsorted(rows, sampled)]
             fitness = measure_fitness(sample, labels[sampled], metric.value, progress.advance)
             checks.append(Check(labels=name, fitness=fitness))
+            for block in layout:
+                part = np.ascontiguousarray(sample[:, block.start : block.stop])
+                fitness = measure_fitness(part, labels[sampled], metric.value, progress.advance)
+                of_blocks.append(Check(labels=name, fitness=fitness, block=block.name))
     # Gold is the better evidence, but it takes many rows to show a range: a few valid items are rarely near each other.
     span = suggest_range(checks[0].fitness)
     sentences = [_judge(check) for check in checks] + ([_suggest(span, metric)] if span else [])
+    if layout:
+        sentences.append(_compare_blocks(layout, checks + of_blocks))
     found = {
         "metric": metric.value,
         "sentences": sentences,
         "carries": {check.labels: judge_fitness(check.fitness).value for check in checks},
         "suggested_thresholds": sorted(_to_user(end, metric) for end in (span.low, span.high)) if span else None,
         "agreement": [_describe(check, metric) for check in checks],
+        "blocks": [
+            {
+                "block": block.name,
+                "dimensions": block.width,
+                "weight": round(block.share, DIGITS),
+                "carries": {c.labels: judge_fitness(c.fitness).value for c in of_blocks if c.block == block.name},
+                "agreement": [_describe(check, metric) for check in of_blocks if check.block == block.name],
+            }
+            for block in layout
+        ],
     }
     write_json(root / EMBEDDING_FITNESS, found)
     write_csv(root / EMBEDDING_FITNESS_CURVES, _tabulate(checks, metric))
@@ -113,6 +133,31 @@ def _judge(check: Check) -> str:
         f"WARNING: neighbors {'hardly' if verdict is Carries.HARDLY else 'do not'} share the {of}: {figures}. This "
         "embedding cannot carry extension, and labels that build on it are not to be trusted. Check that embeddings "
         "and items belong together, or try another encoder."
+    )
+
+
+def _compare_blocks(layout: Sequence[BlockLayout], checks: Sequence[Check]) -> str:
+    """A sentence on the blocks, their weights, and how far the nearest neighbors in each alone share labels.
+
+    The labels are gold where all checks of gold tell something, else votes.
+    """
+    parts = ", ".join(block.describe() for block in layout)
+    usable = [
+        name
+        for name in (GOLD, VOTES)
+        if (found := [check for check in checks if check.labels == name])
+        and all(judge_fitness(check.fitness) is not Carries.UNKNOWN for check in found)
+    ]
+    if not usable:
+        return f"The embedding is made of blocks: {parts}."
+    shares = [
+        f"{check.fitness.rank_agreement[0]:.0%} {'together' if check.block is None else f'in {check.block!r}'}"
+        for check in checks
+        if check.labels == usable[0]
+    ]
+    return (
+        f"The embedding is made of blocks: {parts}. With their nearest neighbor, items share the {usable[0]} in "
+        f"{', '.join(shares)}."
     )
 
 

@@ -110,10 +110,11 @@ class NeighborAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingFitness:
-    """Whether the embedding can carry votes: sentences, and their figures."""
+    """Whether the embedding can carry votes: sentences, and their figures; `blocks` are its parts and their weights, if any."""
 
     sentences: tuple[str, ...]
     rows: tuple[NeighborAgreement, ...]
+    blocks: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,22 @@ def describe_fitness(found: dict[str, Any]) -> EmbeddingFitness:
         sentences=tuple(map(str, found["sentences"])),
         rows=tuple(
             NeighborAgreement(
-                labels=str(row["labels"]),
+                labels=str(row["labels"]) + (f", {block} alone" if block else ""),
                 n=int(row["items"]),
                 chance=float("nan") if row["chance"] is None else float(row["chance"]),
                 by_rank=tuple((int(at["rank"]), float(at["agreement"])) for at in row["neighbors"]),
             )
-            for row in found["agreement"]
+            for block, of in [("", found), *((str(one["block"]), one) for one in found["blocks"])]
+            for row in of["agreement"]
         ),
+        blocks=describe_blocks(found),
     )
+
+
+def describe_blocks(found: dict[str, Any]) -> str | None:
+    """The blocks of the embedding and their weights in a line; None if it is of one kind."""
+    parts = [f"{one['block']} {one['weight']:.2f} ({one['dimensions']:,} dimensions)" for one in found["blocks"]]
+    return ", ".join(parts) or None
 
 
 def describe_certified(found: dict[str, Any]) -> Certified:

@@ -38,6 +38,11 @@ def render_summary(evaluation: Evaluation) -> str:
         *([escape_markdown(evaluation.alternative), ""] if evaluation.alternative else []),
         *([escape_markdown(evaluation.left_out), ""] if evaluation.left_out else []),
         *([escape_markdown(evaluation.harm), ""] if evaluation.harm else []),
+        *(
+            [escape_markdown(f"Embeddings, by weight: {evaluation.fitness.blocks}."), ""]
+            if evaluation.fitness.blocks
+            else []
+        ),
     ]
     return "\n".join(lines)
 

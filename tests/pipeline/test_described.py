@@ -19,7 +19,8 @@ from tasks.__main__ import run_stage
 from tasks.core.descriptions import guess, vote
 from tasks.errors import DataError, LabelingFunctionError, ParamsError
 from tasks.label_new import label_rows
-from tasks.params import ApplyParams, GoldParams, IngestParams, read_params
+from tasks.lf.class_vectors import find_class_vectors
+from tasks.params import ApplyParams, DescribeParams, GoldParams, IngestParams, read_params
 from tasks.queries.describe import try_sentence
 from tasks.queries.project_data import ProjectData
 from tasks.tables import schemas
@@ -58,6 +59,28 @@ def make_items(n: int = 90, splits: tuple[str, ...] = ("train",)) -> pl.DataFram
             "gold": [CLASSES[i % 3] for i in range(n)],
         }
     )
+
+
+def test_blocks_are_asked_each_by_its_own_encoder(tmp_path: Path) -> None:
+    """What a sentence is to an item is the mean over the blocks that have an encoder; of others nothing is known."""
+    items = make_items()
+    root = make_project(tmp_path, items, {"model": MODEL})
+    np.save(root / "data" / "raw" / "own.npy", np.random.default_rng(2).normal(size=(90, 4)))
+    own = {"embeddings": "own.npy", "embedding_ids": "items.parquet"}
+    given = {"own": own, "meaning": {"encoder": {"model": MODEL}, "weight": 2}, "words": {"encoder": "tfidf"}}
+    params = IngestParams.model_validate({"source": "data/raw", "items": "items.parquet", "blocks": given})
+    ingest.run(root, CLASSES, params)
+    found = find_class_vectors(root, CLASSES, DescribeParams.model_validate(NAMED))
+    own_part, meaning, words = np.split(found.vectors, [4, 20], axis=1)
+    assert not own_part.any()
+    assert (meaning**2).sum(axis=1) == pytest.approx([2 / 3] * 3, abs=1e-6)
+    assert (words**2).sum(axis=1) == pytest.approx([1 / 3] * 3, abs=1e-6)
+    assert found.origin == f"{MODEL} and tfidf"
+    with pytest.raises(ParamsError, match=r"each of ingest.blocks has its own encoder"):
+        find_class_vectors(root, CLASSES, DescribeParams.model_validate({**NAMED, "encoder": MODEL}))
+    ingest.run(root, CLASSES, params.model_copy(update={"blocks": {"own": params.blocks["own"]}}))
+    with pytest.raises(ParamsError, match=r"none of ingest.blocks is encoded from texts"):
+        find_class_vectors(root, CLASSES, DescribeParams.model_validate(NAMED))
 
 
 LFS = """from tasks.labeling import *

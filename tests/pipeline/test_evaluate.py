@@ -62,6 +62,7 @@ FITNESS = {
         },
         {"labels": "valid gold", "items": 1, "chance": None, "neighbors": []},
     ],
+    "blocks": [],
 }
 
 

@@ -16,9 +16,10 @@ import pytest
 from tasks import ingest
 from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams, IngestParams
+from tasks.readers import blocks
 from tasks.tables import schemas
 from tasks.tables.parquet import find_shards, read_table
-from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, QUARANTINE
+from tasks.tables.paths import BLOCKS, COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, QUARANTINE
 
 CLASSES = ("HAM", "SPAM")
 DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
@@ -90,7 +91,7 @@ def test_the_order_of_raw_rows_does_not_matter(tmp_path: Path, expected: list[by
 
 
 def test_row_groups_do_not_matter(tmp_path: Path, expected: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "ROW_GROUP", 3)
+    monkeypatch.setattr(blocks, "ROW_GROUP", 3)
     run(write(tmp_path))
     assert read_outputs(tmp_path) == expected
 
@@ -136,7 +137,7 @@ def test_every_form_of_embeddings_gives_the_same_artifacts(
             run(tmp_path, embeddings="parts/*.parquet", embedding_ids=None)
     assert read_outputs(tmp_path) == expected
     assert sorted(path.name for path in (tmp_path / "data" / "ingest").iterdir()) == sorted(
-        path.name for path in OUTPUTS
+        path.name for path in (*OUTPUTS, BLOCKS)
     )
 
 
@@ -324,7 +325,7 @@ def test_a_second_gold_cannot_slip_into_the_items(tmp_path: Path) -> None:
 def test_bad_embeddings_are_all_counted(
     tmp_path: Path, value: float, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "ROW_GROUP", 2)  # b and d are in different blocks
+    monkeypatch.setattr(blocks, "ROW_GROUP", 2)  # b and d are in different blocks
     vectors = VECTORS.astype(np.float64)
     vectors[[0, 2]] = value
     assert said in complaint(write(tmp_path, vectors=vectors))

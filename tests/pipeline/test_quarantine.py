@@ -25,7 +25,6 @@ from test_raw_embeddings import EMBEDDING_CASES
 from test_raw_gold import GOLD_CASES
 from test_raw_items import ITEM_CASES
 
-from tasks import ingest
 from tasks.errors import EpoxyError
 from tasks.params import IngestParams
 from tasks.tables import schemas
@@ -320,7 +319,7 @@ def test_without_a_limit_there_is_no_quarantine() -> None:
 
 
 def test_a_block_of_nothing_but_bad_vectors(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "ROW_GROUP", 1)
+    monkeypatch.setattr("tasks.readers.blocks.ROW_GROUP", 1)
     CASES["vectors that are no directions"][0](raw)
     run(raw, embeddings="v.npy", embedding_ids="items.parquet", quarantine=ALL)
     assert pl.read_parquet(raw.parent / EMBEDDINGS)["item_id"].to_list() == ["c"]

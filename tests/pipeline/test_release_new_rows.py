@@ -22,6 +22,7 @@ from flows.releases.store import (
 from tasks.core.tfidf import fit_tfidf
 from tasks.errors import DataError, StageError
 from tasks.tables import schemas
+from tasks.tables.block_layout import BlockLayout, write_layout
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import ENCODER, QUARANTINE, SHIPPED_LABELS, VOTES
 from tasks.tables.release_rows import RowChanges
@@ -121,6 +122,25 @@ def test_rows_in_quarantine_are_released_with_the_others_and_known_by_their_firs
     write_lock(root)
     third = create_release(root, strict, new_rows=label_new_rows(root))
     assert not (third.path / "quarantine.parquet").exists()
+
+
+def test_blocks_with_other_weights_label_nothing(root):
+    """A vector is as long as the weight of its block says, so that the release's model knows no other."""
+    blocks = [
+        BlockLayout(name=name, start=at, stop=at + 1, share=0.5, model="", column="") for at, name in enumerate("xy")
+    ]
+    write_layout(root, blocks, {})
+    write_lock(root)
+    release(root)
+    add_rows(root, [("e", (0.0, 1.0))])
+    assert label_new_rows(root).labeled.counts.new == 1
+    shares = (0.25, 0.75)
+    write_layout(
+        root, [block.model_copy(update={"share": share}) for block, share in zip(blocks, shares, strict=True)], {}
+    )
+    write_lock(root)
+    with pytest.raises(DataError, match=r"blocks of embeddings have other encoders or weights than for release"):
+        label_new_rows(root)
 
 
 def test_the_same_night_has_the_same_id_wherever(root, tmp_path):
