@@ -35,6 +35,7 @@ from tasks.lf.functions import (
     Vote,
 )
 from tasks.lf.language_model import ModelLF, llm_lf
+from tasks.lf.preprocess import BatchPreprocessor, batch_preprocessor, with_results
 from tasks.lf.series import to_series
 from tasks.lf.text_patterns import TextPattern, compile_keywords, compile_regex, match_patterns
 
@@ -51,6 +52,7 @@ __all__ = [
     "RowwiseLF",
     "VectorizedLF",
     "Vote",
+    "batch_preprocessor",
     "compare_lf",
     "examples_lf",
     "keyword_lf",
@@ -76,6 +78,7 @@ def labeling_function(
     error_budget: float = ...,
     timeout: float | None = None,
     on_timeout: OnError | str = ...,
+    pre: Sequence[BatchPreprocessor] = (),
 ) -> Callable[[Callable[[Any], Vote]], RowwiseLF]: ...
 def labeling_function(
     function: Callable[[Any], Vote] | None = None,
@@ -85,6 +88,7 @@ def labeling_function(
     error_budget: float = DEFAULT_ERROR_BUDGET,
     timeout: float | None = None,
     on_timeout: OnError | str = OnError.RAISE,
+    pre: Sequence[BatchPreprocessor] = (),
 ) -> RowwiseLF | Callable[[Callable[[Any], Vote]], RowwiseLF]:
     """A row-wise LF from a function of one item; a decorator, with or without parentheses.
 
@@ -100,6 +104,8 @@ def labeling_function(
     timeout, on_timeout
         Time limit per item in seconds, and what happens beyond it: 'raise' or 'abstain', as for `on_error`. Python code
         and regular expressions are interrupted; a library's compiled code is not, until it returns.
+    pre
+        What `batch_preprocessor` made: the function finds its result on the item, computed once for all LFs.
 
     Raises
     ------
@@ -114,7 +120,8 @@ def labeling_function(
             error_budget=error_budget,
             timeout=timeout,
             on_timeout=_policy(on_timeout),
-            function=function,
+            function=with_results(function, tuple(pre)) if pre else function,
+            pre=tuple(pre),
         )
 
     return decorate if function is None else decorate(function)

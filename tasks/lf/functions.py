@@ -219,6 +219,8 @@ class RowwiseLF(_Named):
     function: Callable[[Any], Vote] = field(repr=False)
     timeout: float | None = None
     """Time limit per item in seconds."""
+    pre: tuple[Any, ...] = field(default=(), repr=False)
+    """Batch preprocessors, whose results `function` reads."""
     on_timeout: OnError = OnError.RAISE
 
     def __post_init__(self) -> None:

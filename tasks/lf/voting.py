@@ -74,6 +74,8 @@ def apply_rowwise(
         interruptions() as is_interrupted,
         Alarm(lf) as alarm,
     ):
+        for step in lf.pre:
+            step.prepare(items)
         for row, item in enumerate(items):
             on_error = lf.on_error
             try:
