@@ -391,6 +391,7 @@ TABLES: Mapping[Path, Callable[[], pa.DataFrameSchema]] = {
     paths.LABEL_MODEL_PREDICTIONS: lambda: schemas.predictions(1, ["method/0"]),
     paths.SHIPPED_LABELS: lambda: schemas.end_labels(EXAMPLE_CLASSES),
     paths.END_MODEL_PREDICTIONS: lambda: schemas.predictions(1, ["method/0"]),
+    paths.OWN_PROBABILITIES: lambda: schemas.predictions(1, ["own/0"]),
     paths.END_MODEL: lambda: schemas.MODEL,
 }
 """The schema of each table among the artifacts; a test asks for one for every Parquet file of dvc.yaml."""
@@ -429,6 +430,7 @@ MEANINGS: Mapping[Path, str] = {
     paths.END_MODEL_SUMMARY: "What `train` chose and estimated, for people.",
     paths.END_MODEL: "The fitted model, arrays and nothing else; labels new rows.",
     paths.SHIPPED_LABELS: "The labels that are shipped.",
+    paths.OWN_PROBABILITIES: "What the end model says of each class before nearest items have a say; `epoxy explain` takes it apart.",
     paths.END_MODEL_PREDICTIONS: "What each method of the stage says of each class; `evaluate` compares them.",
     paths.METRICS: "All metrics, for `dvc metrics`.",
     paths.REPORT: "The report, one page that works without a network.",

@@ -7,12 +7,11 @@ itself lend votes. Differences from a refit:
 - for a row with votes, the vote head predicts as fitted, where the fit used predictions held out from the row's votes;
 - a row is certified from the run's lowest certified probability on, which was determined for rows like the run's;
 - neighbors are found by exact search, whatever the index, among support items that are unchanged since the run;
+- nearest items, whose labels have a say, are rows of the run that have not changed since, with the labels of the release;
 - extended votes and their provenance follow from these neighbors and the release's thresholds.
 
-Without gold the end model sees an item's embedding alone, and gives a row the same label as the run would have.
-
-Cost: reading and hashing all n rows, and q s d operations for q new rows and a support of s rows. Memory: the votes and
-labels of all rows, and 4 (s + q) d bytes of embeddings.
+Cost: reading and hashing all n rows, and q s d operations for q new rows and a support of s rows, which are all rows of the run
+where nearest items have a say. Memory: the votes and labels of all rows, and 4 (s + q) d bytes of embeddings.
 """
 
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ import polars as pl
 
 from tasks.core.certificate import find_certified
 from tasks.core.classifiers.end_model import predict_end_model
+from tasks.core.classifiers.nearest_items import choose_reference, extend_labels, find_nearest_items
 from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map
 from tasks.core.descriptions import DescribedLF, guess, vote
@@ -178,10 +178,17 @@ def _label(
     params: Params,
 ) -> _Labeled:
     L = to_matrix(votes)
-    lends = _find_lenders(rows, before, params) & (L != ABSTAIN).any(axis=1)
-    lends[new] = False
+    of_run = _find_run_rows(rows, before)
+    of_run[new] = False
+    lends = (
+        of_run
+        & (L != ABSTAIN).any(axis=1)
+        & rows["split"].is_in([str(split) for split in params.search.reference]).to_numpy()
+    )
     reference = np.flatnonzero(lends)
-    needed = np.sort(np.concatenate([reference, new]))
+    has_nearest = model.shipped == "end_model" and model.end.neighborhood > 0
+    settled = np.flatnonzero(of_run) if has_nearest else np.empty(0, np.int64)
+    needed = np.union1d(np.concatenate([reference, settled]), new)
     vectors = read_vectors(root, rows, needed)
     if vectors.shape[1] != len(model.center):
         raise DataError(
@@ -195,6 +202,15 @@ def _label(
     nearest = _search(support, queries, _propose(queries, model.metric), L[new] == ABSTAIN)
     points = scale_vectors(queries.copy(), model.metric, model.center, model.scale)
     posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
+    if len(settled):
+        posterior = _ask_nearest(
+            posterior,
+            points,
+            scale_vectors(vectors[np.searchsorted(needed, settled)], model.metric, model.center, model.scale),
+            rows[settled].select(ITEM_ID),
+            release,
+            model,
+        )
     fresh = rows[new].select(ITEM_ID)
     names = np.array(model.classes)
     labels = fresh.with_columns(
@@ -218,8 +234,22 @@ def _label(
     )
 
 
+def _ask_nearest(
+    own: Float64, points: Float32, run_points: Float32, run_rows: pl.DataFrame, release: Path, model: SavedModel
+) -> Float64:
+    """Return the posterior (q, k) of new rows at `points`: `own` (q, k), with the say of the nearest rows of the run."""
+    names = [probability_column(name) for name in model.classes]
+    labels = read_table(release / "labels.parquet", schemas.end_labels(model.classes))
+    probabilities = run_rows.join(labels, on=ITEM_ID, how="left", maintain_order="left").select(names).to_numpy()
+    reference = choose_reference(run_points, model.end.cut)
+    found = find_nearest_items(points, reference, run_points[reference.rows])
+    return extend_labels(own, found.nearest, probabilities[reference.rows], model.end.neighborhood)
+
+
 def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], votes: Int8) -> Float64:
-    """Return the posterior (q, k) of `points` (q, d), given the votes on them and the similarity to each LF's support."""
+    """Return the posterior (q, k) of `points` (q, d) before nearest items have a say, given the votes on them and the similarity to
+    each LF's support.
+    """
     features = apply_spectral_map(model.spectral_map, points)
     head = np.exp(predict_log_proba(model.head, features))
     pooled = pool_votes(columns, model.reliability, model.bandwidth)
@@ -235,16 +265,13 @@ def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], 
     return predict_end_model(model.end, features, votes, np.log(np.maximum(nearvote, tiny)), weak)
 
 
-def _find_lenders(rows: pl.DataFrame, before: pl.DataFrame, params: Params) -> npt.NDArray[np.bool_]:
-    """Return whether each row may lend votes, (n,): it is in a reference split and was labeled by the model's run."""
+def _find_run_rows(rows: pl.DataFrame, before: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    """Return whether each row was labeled by the model's run, (n,)."""
     if rows.schema[ITEM_ID] != before.schema[ITEM_ID]:
         return np.zeros(rows.height, bool)
     of_run = before.filter(pl.col("base").is_null()).select(ITEM_ID, of_run=pl.lit(True))
     joined = rows.join(of_run, on=ITEM_ID, how="left", maintain_order="left")
-    splits = [str(split) for split in params.search.reference]
-    return (
-        joined.select(pl.col("of_run").fill_null(False) & pl.col("split").is_in(splits)).to_series().to_numpy().copy()
-    )
+    return joined["of_run"].fill_null(False).to_numpy().copy()
 
 
 def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> None:

@@ -18,14 +18,15 @@ import polars as pl
 
 from tasks.core.certificate import Certificate, certify, find_certified
 from tasks.core.classifiers.class_balance import estimate_class_balance
-from tasks.core.classifiers.end_model import END_WORK, EndModel, fit_end_model, fit_gold_baseline
+from tasks.core.classifiers.end_model import END_WORK, EndModel, PredictFold, fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.lf_worth import WORTH_WORK, find_harmful, measure_worth
+from tasks.core.classifiers.nearest_items import NearestItems, choose_reference, find_nearest_items
 from tasks.core.classifiers.pool import Leader
 from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.student import Student
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
-from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold
+from tasks.core.label_models.gold_similarity import measure_gold_similarity, measure_similarity_to_gold, thin_gold
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
     NearvoteLabels,
@@ -33,6 +34,7 @@ from tasks.core.label_models.nearvote import (
     choose_bandwidth,
     fit_nearvote,
     pool_votes,
+    predict_without_fold,
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
@@ -58,6 +60,7 @@ from tasks.tables.paths import (
     END_MODEL_SUMMARY,
     ITEMS,
     NEIGHBORS,
+    OWN_PROBABILITIES,
     SHIPPED_LABELS,
     VOTES,
 )
@@ -94,6 +97,7 @@ class Evidence:
     features: Float32
     head: VoteHead
     pooled: PooledVotes
+    nearest: NearestItems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,11 @@ class FittedLabels:
     def posterior(self) -> Float64:
         """That of the shipped labels, (n, k)."""
         return self.posteriors[self.shipped]
+
+    @property
+    def own(self) -> Float64:
+        """That of the shipped labels before nearest items have a say, (n, k)."""
+        return self.end.own if self.shipped == "end_model" else self.nearvote.posterior
 
     @property
     def posteriors(self) -> dict[Method, Float64]:
@@ -145,6 +154,8 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
     predictions = schemas.tabulate_predictions(inputs.items, judged)
     write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(classes))
+    own = schemas.tabulate_predictions(inputs.items, {"own": fitted.own})
+    write_table(root / OWN_PROBABILITIES, own, schemas.predictions(k, own.columns))
     write_table(root / END_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
     description = tabulate_end_model(
         shipped,
@@ -158,6 +169,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         bandwidth=bandwidth,
         nearvote_weights=nearvote.weights,
         end_model_weights=end.pool_weights,
+        neighborhood=end.parameters.neighborhood if shipped == "end_model" else 0.0,
     )
     description["certificate"] = tabulate_certificate(
         certificate,
@@ -231,7 +243,11 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
         bandwidth = choose_bandwidth(progress.follow(columns))
         pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
-    return Evidence(spectral_map=spectral_map, features=features, head=head, pooled=pooled)
+    with Progress("comparing items", total=WHOLE) as progress:
+        reference = choose_reference(vectors)
+        others = vectors if len(reference.rows) == len(vectors) else vectors[reference.rows]
+        nearest = find_nearest_items(vectors, reference, others, progress.advance)
+    return Evidence(spectral_map=spectral_map, features=features, head=head, pooled=pooled, nearest=nearest)
 
 
 def fit_labels(
@@ -260,6 +276,10 @@ def fit_labels(
             progress.advance,
             leader=_find_leader(inputs, evidence.head),
             student=student,
+            nearest=evidence.nearest,
+            predict_fold=None
+            if lookout is None
+            else _hold_out_label_model(inputs, evidence, nearvote, lookout, k, params),
         )
     return FittedLabels(
         balance=balance,
@@ -268,6 +288,28 @@ def fit_labels(
         end=end,
         shipped=_pick_shipped(inputs, evidence.head),
     )
+
+
+def _hold_out_label_model(
+    inputs: Inputs, evidence: Evidence, nearvote: NearvoteLabels, lookout: GoldRows, k: int, params: TrainParams
+) -> PredictFold:
+    """Return the label model as gold of all folds but one has taught it; `lookout` are the gold rows with which items are compared."""
+    gold, vectors = inputs.gold, inputs.points.vectors
+    assert gold is not None
+    fold = assign_folds(gold.classes, GOLD_FOLDS, params.seed)[np.searchsorted(gold.rows, lookout.rows)]
+
+    def predict(without: int, rows: Int64) -> Float64:
+        """Return the log posterior of `rows`."""
+        kept = GoldRows(rows=lookout.rows[fold != without], classes=lookout.classes[fold != without])
+        itself = np.full(len(rows), -1, dtype=np.int64)
+        at = np.searchsorted(kept.rows, rows)
+        there = np.flatnonzero(at < len(kept.rows))
+        there = there[kept.rows[at[there]] == rows[there]]
+        itself[there] = at[there]
+        near = measure_similarity_to_gold(vectors[rows], vectors[kept.rows], kept.classes, k, itself)
+        return predict_without_fold(nearvote, without, evidence.pooled.take(rows), evidence.head.proba[rows], near)
+
+    return predict
 
 
 def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:

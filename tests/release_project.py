@@ -183,7 +183,7 @@ def make_model(lfs: tuple[str, ...], balance: float = 0.5) -> SavedModel:
         nearvote=NearvoteParameters(
             class_balance=half, local=half, both=half, means=np.array([1, 1, np.nan]), weights=None, offsets=None
         ),
-        end=EndParameters(student=pure, confidence=1.0, gold=None),
+        end=EndParameters(student=pure, confidence=1.0, without_gold=np.array([0.0, 1.0]), gold=None),
         gold_vectors=np.empty((0, 2), np.float32),
         gold_classes=np.empty(0, np.int64),
     )

@@ -10,7 +10,14 @@ from tasks.cache.row_keys import hash_vectors
 from tasks.core.classifiers.spectral import apply_spectral_map
 from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.label_models.nearvote import LFColumn, PooledVotes, pool_votes
-from tasks.core.label_models.parts import Contest, Part, take_apart_pool, take_apart_student, take_apart_weak_labels
+from tasks.core.label_models.parts import (
+    Contest,
+    Part,
+    add_nearest,
+    take_apart_pool,
+    take_apart_weak_labels,
+    take_apart_without_gold,
+)
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import DataError, QueryError
 from tasks.queries.project_data import ProjectData, ReleaseData, read_provenance, to_positions
@@ -28,7 +35,7 @@ from tasks.tables.validation import validate_table
 class Evidence:
     """The evidence behind the labels of q items.
 
-    labels: (q,) positions. probabilities: (q, k). original: (q, m) votes. lent: a row per extended vote, as in
+    labels: (q,) positions. probabilities: (q, k). own: (q, k), those before nearest items had a say, None if not kept. original: (q, m) votes. lent: a row per extended vote, as in
     provenance. near: the items' rows of neighbors, None if neighbors are not kept. vectors: (q, d) embeddings, None if the
     embedding has changed since. gold: (q,) of valid, -1 if unknown. lacks: sentences on what is not known.
     """
@@ -37,6 +44,7 @@ class Evidence:
     ids: pl.Series
     labels: Votes
     probabilities: Float64
+    own: Float64 | None
     original: Votes
     lent: pl.DataFrame
     near: pl.DataFrame | None
@@ -51,7 +59,7 @@ class Evidence:
         label = self.labels.astype(np.int64)
         others = self.probabilities.copy()
         others[rows, label] = -1.0
-        logs = np.log(np.maximum(self.probabilities, np.finfo(np.float64).tiny))
+        logs = take_logs(self.probabilities)
         other = others.argmax(axis=1)
         return Contest(label=label, other=other, log_odds=logs[rows, label] - logs[rows, other])
 
@@ -69,6 +77,11 @@ class Evidence:
             cosine = to_cosine(similarity, self.model.metric, self.model.scale)
             columns.append(LFColumn(votes=np.ascontiguousarray(self.original[:, j]), similarity=cosine))
         return columns
+
+
+def take_logs(probabilities: Float64) -> Float64:
+    """Return the logs of `probabilities`, 0 as the smallest number there is."""
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +108,7 @@ def read_run(data: ProjectData, rows: Int64) -> Evidence:
         ids=ids,
         labels=data.label_positions()[rows],
         probabilities=data.probabilities()[rows],
+        own=data.own_probabilities()[rows],
         original=votes.original[rows],
         lent=read_provenance(data, ids),
         near=data.neighbors_of(rows),
@@ -136,11 +150,14 @@ def read_release(data: ProjectData, release: ReleaseData, item: str | int, row: 
     if (base := content["base"].item()) is not None:
         lacks.append(f"labeled by 'epoxy label-new' with model and support of release {base}")
     names = [probability_column(name) for name in model.classes]
+    has_nearest = model.shipped == "end_model" and model.end.neighborhood > 0
+    probabilities = label.select(names).to_numpy()
     return Evidence(
         model=model,
         ids=label[ITEM_ID],
         labels=to_positions(label["label"], model.classes),
-        probabilities=label.select(names).to_numpy(),
+        probabilities=probabilities,
+        own=None if has_nearest else probabilities,
         original=voted.select(model.lfs).to_numpy().astype(np.int8),
         lent=release.provenance().filter(pl.col(ITEM_ID).is_in(label[ITEM_ID].implode())),
         near=None,
@@ -168,9 +185,14 @@ def take_apart(evidence: Evidence) -> list[TakenApart]:
         names = [model.classes[c] for c in (contest.label[row], contest.other[row])]
         taken[int(row)] = _leave_whole(model, float(contest.log_odds[row]), names, bool(is_possible[row]))
     note: tuple[str, ...] = ()
-    if learned is None and model.shipped == "end_model":
+    if learned is None and model.shipped == "end_model" and not model.end.without_gold[0]:
         note = ("without gold the end model sees an item's embedding alone; votes reach it through what it learned",)
-    for row, parts in zip(np.flatnonzero(can), _take_apart_all(evidence, contest, can), strict=True):
+    own = contest.log_odds if evidence.own is None else contest.subtract(take_logs(evidence.own))
+    has_nearest = evidence.own is not None and model.shipped == "end_model" and model.end.neighborhood > 0
+    before = Contest(label=contest.label, other=contest.other, log_odds=own)
+    for row, parts in zip(np.flatnonzero(can), _take_apart_all(evidence, before, can), strict=True):
+        if has_nearest:
+            parts = add_nearest(parts, float(own[row]), float(contest.log_odds[row]))
         taken[int(row)] = TakenApart(parts=parts, lacks=note)
     return [taken[int(row)] for row in rows]
 
@@ -198,12 +220,19 @@ def _take_apart_all(evidence: Evidence, contest: Contest, rows: Bool) -> list[tu
         pooled = pool_votes(kept, model.reliability, model.bandwidth)
     if model.shipped == "nearvote":
         return take_apart_weak_labels(model.nearvote, pooled, contest)
-    if model.end.gold is None:
-        return take_apart_student(model.end, contest)
     if evidence.vectors is None:
         return [(Part(of="end_model", source="not taken apart", log_odds=float(whole)),) for whole in contest.log_odds]
     original = evidence.original[rows]
     points = scale_vectors(evidence.vectors[rows].copy(), model.metric, model.center, model.scale)
+    if model.end.gold is None:
+        return take_apart_without_gold(
+            model.end,
+            model.nearvote,
+            contest,
+            features=apply_spectral_map(model.spectral_map, points),
+            evidence=pooled,
+            knows_own=evidence.own is not None,
+        )
     return take_apart_pool(
         model.end,
         model.nearvote,
@@ -213,6 +242,7 @@ def _take_apart_all(evidence: Evidence, contest: Contest, rows: Bool) -> list[tu
         lfs=model.lfs,
         evidence=pooled or _pool_original_votes(model, original),
         knows_neighbors=pooled is not None,
+        knows_own=evidence.own is not None,
         gold_similarity=_measure_gold_similarity(model, points, evidence.gold[rows]),
     )
 

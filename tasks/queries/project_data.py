@@ -38,6 +38,7 @@ from tasks.tables.paths import (
     LF_FAILURES,
     MUTED,
     NEIGHBORS,
+    OWN_PROBABILITIES,
     PROVENANCE,
     SHIPPED_LABELS,
     THRESHOLDS,
@@ -196,6 +197,16 @@ class ProjectData:
             return self.labels().select(names).to_numpy()
 
         return self.recall("probabilities", [PARAMS, ITEMS, SHIPPED_LABELS], read)
+
+    def own_probabilities(self) -> Float64:
+        """Return the probabilities (n, k) of the shipped labels before nearest items have a say."""
+        names = [f"own/{position}" for position in range(len(self.classes))]
+
+        def read() -> Float64:
+            schema = schemas.predictions(len(self.classes), [ITEM_ID, *names])
+            return self._read_rows(OWN_PROBABILITIES, schema, [ITEM_ID, *names]).select(names).to_numpy()
+
+        return self.recall("own", [PARAMS, ITEMS, OWN_PROBABILITIES], read)
 
     def methods(self) -> tuple[str, ...]:
         """Return the names of the methods that the report compares, and of the shipped labels."""

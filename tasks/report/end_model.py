@@ -37,11 +37,12 @@ def tabulate_end_model(
     bandwidth: float,
     nearvote_weights: Float64,
     end_model_weights: Float64,
+    neighborhood: float,
 ) -> dict[str, Any]:
     """Return the content of end_model.json without certificate and alternative.
 
     votes: (n, m); balance: (k,), that of the labels; the weights: in the order of `SOURCES` and of `EXPERTS`, said where gold
-    taught them.
+    taught them; neighborhood: the say of the nearest items.
     """
     gold_rows = 0 if gold is None else len(gold.rows)
     is_used = gold is not None and is_enough_gold(gold)
@@ -69,6 +70,7 @@ def tabulate_end_model(
         "bandwidth": round(bandwidth, DIGITS),
         "nearvote_weights": _name_numbers(SOURCES, nearvote_weights) if is_used else None,
         "end_model_weights": _name_numbers(EXPERTS, end_model_weights) if is_used else None,
+        "neighborhood": round(neighborhood, DIGITS),
     }
 
 

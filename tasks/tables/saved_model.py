@@ -99,6 +99,13 @@ _GOLD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
 _CERTIFIED_FROM = "certified_from"
 """A number that is there where labels are certified."""
 
+_NEIGHBORHOOD_SHAPES: Mapping[str, tuple[str | int, ...]] = {
+    "pool/without_gold": (2,),
+    "neighborhood/say": (),
+    "neighborhood/cut": (),
+}
+"""Those that models of earlier versions lack: in them the student alone spoke without gold, and nearest items had no say."""
+
 _DESCRIBED_SHAPES: Mapping[str, tuple[str | int, ...]] = {
     "description/lf": (),
     "description/vectors": ("v", "d"),
@@ -183,6 +190,9 @@ def _flatten(model: SavedModel) -> dict[str, Float64]:
         "student/coef": model.end.student.coef,
         "student/intercept": model.end.student.intercept,
         "student/confidence": model.end.confidence,
+        "pool/without_gold": model.end.without_gold,
+        "neighborhood/say": model.end.neighborhood,
+        "neighborhood/cut": model.end.cut,
     }
     learned, weights, offsets = model.end.gold, model.nearvote.weights, model.nearvote.offsets
     if learned is not None and weights is not None and offsets is not None:
@@ -252,7 +262,14 @@ def _build(
             weights=arrays.get("evidence/weights"),
             offsets=arrays.get("evidence/offsets"),
         ),
-        end=EndParameters(student=regression("student"), confidence=float(arrays["student/confidence"]), gold=gold),
+        end=EndParameters(
+            student=regression("student"),
+            confidence=float(arrays["student/confidence"]),
+            without_gold=arrays.get("pool/without_gold", np.array([0.0, 1.0])),
+            gold=gold,
+            neighborhood=float(arrays.get("neighborhood/say", 0.0)),
+            cut=float(arrays.get("neighborhood/cut", 1.0)),
+        ),
         gold_vectors=arrays.get("gold/vectors", np.empty((0, len(center)))).astype(np.float32),
         gold_classes=arrays.get("gold/classes", np.empty(0)).astype(np.int64),
         certified_from=float(arrays[_CERTIFIED_FROM]) if _CERTIFIED_FROM in arrays else None,
@@ -280,6 +297,7 @@ def _check(path: Path, arrays: Mapping[str, Float64], k: int, m: int) -> None:
     expected = {**_SHAPES, **(_GOLD_SHAPES if "pool/weights" in arrays else {})}
     if _CERTIFIED_FROM in arrays:
         expected[_CERTIFIED_FROM] = ()
+    expected |= _NEIGHBORHOOD_SHAPES if "neighborhood/say" in arrays else {}
     expected |= _DESCRIBED_SHAPES if "description/lf" in arrays else {}
     if odd := sorted(arrays.keys() ^ expected.keys()):
         raise _wrong(path, f"'{odd[0]}' is {'missing' if odd[0] in expected else 'unknown'}")

@@ -413,7 +413,7 @@ def test_without_gold_labels_are_taken_apart_too(tmp_path: Path, metric: str) ->
     sums = parts.group_by("item_id", maintain_order=True).agg(pl.col("log_odds").sum())["log_odds"]
     P = np.sort(data.probabilities(), axis=1)
     assert np.allclose(sums, np.log(P[:, 1]) - np.log(P[:, 0]), rtol=0, atol=1e-9)
-    assert set(parts["of"]) == {"student"}
+    assert {"student", "nearvote"} <= set(parts["of"]) <= {"student", "nearvote", "end_model"}
 
 
 def test_files_that_change_are_read_again_and_of_another_run_refused(tmp_path: Path, small: ProjectData) -> None:

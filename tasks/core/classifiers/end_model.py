@@ -1,7 +1,8 @@
-"""The end model: a student of the weak labels and, given gold, a pool of four experts.
+"""The end model: a pool of experts, and what the nearest items add to it.
 
-`fit_end_model` trains a student on the weak labels of every row and, given gold rows, pools four cross-fitted experts
-log-linearly: gold alone, gold on top of the student and the votes, the label model, and the student.
+`fit_end_model` trains a student on the weak labels of every row and pools it with the label model; given gold rows, with two
+cross-fitted experts more: gold alone, and gold on top of the student and the votes. Then nearest items have a say
+(`tasks.core.classifiers.nearest_items`).
 `fit_gold_baseline` is the alternative without weak supervision.
 
 Fitting is transductive: embeddings and votes of every split are inputs, while gold comes only from the rows that the
@@ -10,6 +11,7 @@ caller passes (valid). `predict_end_model` applies what was fitted to later rows
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.gold_experts import (
     GOLD_PENALTIES,
+    GoldExpert,
     VoteCode,
     center_scores,
     fit_gold_expert,
@@ -25,9 +28,18 @@ from tasks.core.classifiers.gold_experts import (
     predict_stacked,
     stack_fused,
 )
+from tasks.core.classifiers.nearest_items import (
+    NearestItems,
+    choose_weight,
+    find_usual_say,
+    follow_steps,
+    smooth_labels,
+)
 from tasks.core.classifiers.pool import EXPERTS, Leader, fit_pool_weights, weigh_experts
 from tasks.core.classifiers.softmax import (
+    LOG_FLOOR,
     SoftmaxRegression,
+    cut_blocks,
     fit_softmax_regression,
     normalize_scores,
     predict_log_proba,
@@ -35,10 +47,14 @@ from tasks.core.classifiers.softmax import (
 )
 from tasks.core.classifiers.student import STUDENT_FOLDS, STUDENT_PENALTIES, Student, fit_student
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Bool, Float32, Float64, GoldRows, Votes
+from tasks.core.types import Bool, Float32, Float64, GoldRows, Int64, Votes
 
 END_WORK = (1 + STUDENT_FOLDS * len(STUDENT_PENALTIES) + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE
 """The work that `fit_end_model` reports to its `advance` in all, with enough gold."""
+
+
+PredictFold = Callable[[int, Int64], Float64]
+"""Returns log probabilities (r, k) of `rows` (r,), from gold of all folds but `fold`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +75,33 @@ class GoldParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class EndParameters:
-    """What `predict_end_model` needs. confidence: the student's inverse temperature; gold: None without gold."""
+    """What `predict_end_model` needs.
+
+    confidence: the student's inverse temperature. without_gold: (2,) float64, the weights of label model and student without
+    gold. gold: None without gold. neighborhood: the say of the nearest items. cut: that of their reference.
+    """
 
     student: SoftmaxRegression
     confidence: float
+    without_gold: Float64
     gold: GoldParameters | None
+    neighborhood: float = 0.0
+    cut: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndModel:
     """The end model's result for every item.
 
-    posterior: (n, k) float64, rows sum to 1. student: (n, k) float64, the model trained on weak labels alone.
-    gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the pooled
-    posterior of gold rows from folds without them, pooling weights included (empty without gold).
+    posterior: (n, k) float64, rows sum to 1. own: (n, k) float64, what it would be without nearest items. student: (n, k) float64, the model trained on weak labels alone.
+    gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the
+    posterior of gold rows from folds without them, pooling weights and the say of nearest items included (empty without gold).
     pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
     parameters: what was fitted.
     """
 
     posterior: Float64
+    own: Float64
     student: Float64
     gold_alone: Float64
     held_out: Float64
@@ -110,6 +134,8 @@ def fit_end_model(
     *,
     leader: Leader = "student",
     student: Student | None = None,
+    nearest: NearestItems | None = None,
+    predict_fold: PredictFold | None = None,
 ) -> EndModel:
     """Return the end model's posterior for every item.
 
@@ -134,10 +160,15 @@ def fit_end_model(
         The expert whose labels are shipped without gold; it leads the pool while gold is scarce (`weigh_experts`).
     student
         The result of `fit_student` on the same features, votes and weak labels, if the caller has it.
+    nearest
+        The nearest items of each row; None: they have no say.
+    predict_fold
+        The label model's log posterior of some rows, from gold of all folds but one; needed with gold and `nearest`.
 
     Notes
     -----
-    Without gold the student (`fit_student`) is the end model. With gold four experts are pooled, log p = sum_e w_e log
+    Without gold the pool is that of label model and student at the mean of their prior, a quarter and three quarters; the label
+    model is the weak labels then. With gold four experts are pooled, log p = sum_e w_e log
     p_e, normalized: gold alone; gold regression on [features, student's log posterior scaled to norm 1, one-hot votes
     scaled to norm 1/2], in which corrections of the student along its own axes cost little penalty and all others the
     full one; the label model; and the student. The w_e >= 0 minimize held-out log loss under the prior of
@@ -151,19 +182,30 @@ def fit_end_model(
         Gold without the label model's posteriors.
     """
     n, n_classes = weak_labels.shape
+    without_gold = weigh_experts(0, n_classes, leader).mean[2:]
     fitted = fit_student(features, votes, weak_labels, seed, advance) if student is None else student
     with threadpool_limits(limits=1):
         raw = fitted.raw
         said = normalize_scores(fitted.confidence * raw)
+        own = _pool_without_gold(said, weak_labels, without_gold)
+        usual = 0.0 if nearest is None else find_usual_say(own.argmax(axis=1), nearest, n_classes)
         if gold is None or not is_enough_gold(gold):
             nothing = np.full((n, n_classes), np.nan)
             return EndModel(
-                posterior=np.exp(said),
+                posterior=own if nearest is None else smooth_labels(own, nearest, usual),
+                own=own,
                 student=np.exp(said),
                 gold_alone=nothing,
                 held_out=np.empty((0, n_classes)),
                 pool_weights=np.full(len(EXPERTS), np.nan),
-                parameters=EndParameters(student=fitted.regression, confidence=fitted.confidence, gold=None),
+                parameters=EndParameters(
+                    student=fitted.regression,
+                    confidence=fitted.confidence,
+                    without_gold=without_gold,
+                    gold=None,
+                    neighborhood=usual,
+                    cut=1.0 if nearest is None else nearest.reference.cut,
+                ),
             )
         if label_log_proba is None or label_held_out is None:
             raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
@@ -180,12 +222,38 @@ def fit_end_model(
         prior = weigh_experts(len(gold.rows), n_classes, leader)
         weights = fit_pool_weights(held_out, gold.classes, prior)
         pooled = np.empty((len(gold.rows), n_classes))
+        without_fold = [
+            fit_pool_weights(held_out[fold != f], gold.classes[fold != f], prior) for f in range(GOLD_FOLDS)
+        ]
         for f in range(GOLD_FOLDS):
-            rest = fold != f
-            pooled[~rest] = held_out[~rest] @ fit_pool_weights(held_out[rest], gold.classes[rest], prior)
+            pooled[fold == f] = held_out[fold == f] @ without_fold[f]
+        gold_alone = predict_stacked(alone.regression, [features])
+        everywhere = [gold_alone, predict_stacked(fused.regression, blocks), label_log_proba, said]
+        own = _restore_classes(np.stack(everywhere, axis=2) @ weights, weak_labels, has_gold)
+        pooled = _restore_classes(pooled, weak_labels[gold.rows], has_gold)
+        posterior, say = own, 0.0
+        if nearest is not None:
+            if predict_fold is None:
+                raise ValueError("predict_fold: got None; expected a function, since nearest items have a say")
+            reference = nearest.reference.rows
+            followed = []
+            for f in range(GOLD_FOLDS):
+                mine = gold.rows[fold == f]
+                rows = np.union1d(reference, mine)
+                scores = _pool_without_fold(f, rows, (alone, fused), blocks, predict_fold, said, without_fold[f])
+                there = _restore_classes(scores, weak_labels[rows], has_gold)
+                at = np.searchsorted(rows, reference), np.searchsorted(rows, mine)
+                followed.append(
+                    follow_steps(there[at[0]], pooled[fold == f], nearest.nearest[reference], nearest.nearest[mine])
+                )
+            choice = choose_weight(followed, gold, fold, usual)
+            posterior, pooled, say = smooth_labels(own, nearest, choice.weight), choice.held_out, choice.weight
         parameters = EndParameters(
             student=fitted.regression,
             confidence=fitted.confidence,
+            without_gold=without_gold,
+            neighborhood=say,
+            cut=1.0 if nearest is None else nearest.reference.cut,
             gold=GoldParameters(
                 alone=alone.regression,
                 fused=fused.regression,
@@ -195,12 +263,9 @@ def fit_end_model(
                 has_gold=has_gold,
             ),
         )
-        gold_alone = predict_stacked(alone.regression, [features])
-        everywhere = [gold_alone, predict_stacked(fused.regression, blocks), label_log_proba, said]
-        posterior = _restore_classes(np.stack(everywhere, axis=2) @ weights, weak_labels, has_gold)
-        pooled = _restore_classes(pooled, weak_labels[gold.rows], has_gold)
     return EndModel(
         posterior=posterior,
+        own=own,
         student=np.exp(said),
         gold_alone=np.exp(gold_alone),
         held_out=pooled,
@@ -214,9 +279,9 @@ def predict_end_model(
     features: Float32,
     votes: Votes,
     label_log_proba: Float64 | None,
-    weak_labels: Float64 | None,
+    weak_labels: Float64,
 ) -> Float64:
-    """Return the end model's posterior (q, k) float64 of any rows, fitted on or not, each by itself.
+    """Return the end model's posterior (q, k) float64 of any rows before nearest items have a say, fitted on or not.
 
     Parameters
     ----------
@@ -227,11 +292,11 @@ def predict_end_model(
     label_log_proba
         The label model's log posterior (q, k); needed with gold, ignored without.
     weak_labels
-        (q, k) float64, likewise.
+        (q, k) float64.
 
     Notes
     -----
-    On the rows of `fit_end_model` this equals its posterior up to the rounding of float32 products, which depends on how
+    On the rows of `fit_end_model` this equals `EndModel.own` up to the rounding of float32 products, which depends on how
     many rows are multiplied at once.
 
     Raises
@@ -244,13 +309,44 @@ def predict_end_model(
         student = normalize_scores(parameters.confidence * raw)
         fitted = parameters.gold
         if fitted is None:
-            return np.asarray(np.exp(student))
-        if label_log_proba is None or weak_labels is None:
-            raise ValueError("label_log_proba, weak_labels: got None; expected arrays, since gold taught the end model")
+            return _pool_without_gold(student, weak_labels, parameters.without_gold)
+        if label_log_proba is None:
+            raise ValueError("label_log_proba: got None; expected an array, since gold taught the end model")
         blocks = stack_fused(features, center_scores(raw), fitted.student_norm, votes, fitted.vote_code)
         alone, fused = predict_stacked(fitted.alone, [features]), predict_stacked(fitted.fused, blocks)
         pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
         return _restore_classes(pooled, weak_labels, fitted.has_gold)
+
+
+def _pool_without_gold(student: Float64, weak_labels: Float64, weights: Float64) -> Float64:
+    """Return the pool (q, k) of the student's log probabilities and the weak labels, which may be nought and then are not final."""
+    said = np.log(np.maximum(weak_labels, LOG_FLOOR))
+    return np.asarray(np.exp(normalize_scores(weights[0] * said + weights[1] * student)))
+
+
+def _pool_without_fold(
+    fold: int,
+    rows: Int64,
+    experts: tuple[GoldExpert, GoldExpert],
+    blocks: list[Float32],
+    predict_fold: PredictFold,
+    student: Float64,
+    weights: Float64,
+) -> Float64:
+    """Return the pool's scores (r, k) of `rows` by experts and weights that learned nothing from gold rows of `fold`."""
+    label_model = predict_fold(fold, rows)
+    scores = np.empty_like(label_model)
+    alone, fused = (expert.folds[fold] for expert in experts)
+    for block in cut_blocks(len(rows)):
+        part = [features[rows[block]] for features in blocks]
+        said = [
+            predict_stacked(alone, part[:1]),
+            predict_stacked(fused, part),
+            label_model[block],
+            student[rows[block]],
+        ]
+        scores[block] = np.stack(said, axis=2) @ weights
+    return scores
 
 
 def _restore_classes(scores: Float64, weak_labels: Float64, has_gold: Bool) -> Float64:

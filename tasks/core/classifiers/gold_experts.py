@@ -32,11 +32,13 @@ class GoldExpert:
     """A classifier fitted on gold rows.
 
     regression: on the blocks of features side by side. held_out: (g, k) float64 for the gold rows, each from folds
-    without it. penalty: the inverse penalty that won; loss: its mean held-out log loss in nats.
+    without it, by the regression in `folds` of that fold. penalty: the inverse penalty that won; loss: its mean held-out log
+    loss in nats.
     """
 
     regression: SoftmaxRegression
     held_out: Float64
+    folds: tuple[SoftmaxRegression, ...]
     penalty: float
     loss: float
 
@@ -61,7 +63,7 @@ def fit_gold_expert(
     targets = np.eye(n_classes)[gold.classes]
     rows = np.arange(len(x))
     starts: list[SoftmaxRegression | None] = [None] * GOLD_FOLDS
-    best: tuple[float, float, Float64] | None = None
+    best: tuple[float, float, Float64, tuple[SoftmaxRegression, ...]] | None = None
     for number, penalty in enumerate(GOLD_PENALTIES, start=1):
         held_out = np.zeros((len(x), n_classes))
         for f in range(GOLD_FOLDS):
@@ -71,13 +73,13 @@ def fit_gold_expert(
             starts[f] = model
         loss = -float(held_out[rows, gold.classes].mean())
         if best is None or loss < best[0]:
-            best = (loss, penalty, held_out)
+            best = (loss, penalty, held_out, tuple(model for model in starts if model is not None))
         elif loss > 1.1 * best[0]:  # well past the minimum of a smooth curve
             advance((len(GOLD_PENALTIES) - number) * GOLD_FOLDS * WHOLE)
             break
     assert best is not None
     model = fit_softmax(x, targets, np.ones(len(x)), best[1], None, advance)
-    return GoldExpert(regression=model, held_out=best[2], penalty=best[1], loss=best[0])
+    return GoldExpert(regression=model, held_out=best[2], folds=best[3], penalty=best[1], loss=best[0])
 
 
 def predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:

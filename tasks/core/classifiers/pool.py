@@ -30,6 +30,11 @@ class PoolPrior:
     spread: float
 
 
+def trust_gold(gold_rows: int, n_classes: int) -> float:
+    """Return t, from 0 without gold to 1 with plenty."""
+    return (gold_rows / (gold_rows + POOL_ROWS * n_classes)) ** 2
+
+
 def weigh_experts(gold_rows: int, n_classes: int, leader: Leader) -> PoolPrior:
     """Return the prior of the pooling weights, under which the labels without gold change only as gold accumulates.
 
@@ -40,7 +45,7 @@ def weigh_experts(gold_rows: int, n_classes: int, leader: Leader) -> PoolPrior:
     >>> weigh_experts(40, 2, "student").mean.tolist()
     [0.0625, 0.0625, 0.25, 0.625]
     """
-    trust = (gold_rows / (gold_rows + POOL_ROWS * n_classes)) ** 2
+    trust = trust_gold(gold_rows, n_classes)
     mean = np.array([trust / 4, trust / 4, 0.25, 0.25])
     mean[EXPERTS.index(leader)] += 0.5 - trust / 2
     return PoolPrior(mean=mean, spread=POOL_SPREAD * float(np.sqrt(trust)))

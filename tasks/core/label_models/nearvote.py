@@ -109,6 +109,10 @@ class PooledVotes:
     near: Float64
     bandwidth: float
 
+    def take(self, rows: Int64) -> PooledVotes:
+        """Return the evidence of these rows."""
+        return PooledVotes(own=self.own[rows], near=self.near[rows], bandwidth=self.bandwidth)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NearvoteParameters:
@@ -136,7 +140,8 @@ class NearvoteLabels:
     only, so it may be a feature of gold rows.
     neighbors_only: (n, k) float64, own votes and neighbors alone, balanced.
     held_out: (g, k) float64, posterior of gold rows from weights fitted without their fold (empty without enough gold).
-    weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise.
+    weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise. folds: both, of
+    the logit fitted without each fold, (folds, 4 + k), empty without enough gold.
     parameters: what was fitted.
     """
 
@@ -146,6 +151,7 @@ class NearvoteLabels:
     held_out: Float64
     weights: Float64
     offsets: Float64
+    folds: Float64
     parameters: NearvoteParameters
 
 
@@ -272,6 +278,7 @@ def fit_nearvote(
             held_out=np.empty((0, n_classes)),
             weights=np.full(len(SOURCES), np.nan),
             offsets=np.full(n_classes, np.nan),
+            folds=np.empty((0, len(SOURCES) + n_classes)),
             parameters=NearvoteParameters(
                 class_balance=class_balance, local=local, both=both, means=means, weights=None, offsets=None
             ),
@@ -285,9 +292,11 @@ def fit_nearvote(
     fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     held_out = np.zeros((len(gold.rows), n_classes))
     with threadpool_limits(limits=1):
+        folds = np.stack(
+            [_fit_conditional_logit(at_gold[fold != f], gold.classes[fold != f]) for f in range(GOLD_FOLDS)]
+        )
         for f in range(GOLD_FOLDS):
-            rest = fold != f
-            held_out[~rest] = _posterior(at_gold[~rest], _fit_conditional_logit(at_gold[rest], gold.classes[rest]))
+            held_out[fold == f] = _posterior(at_gold[fold == f], folds[f])
         fitted = _fit_conditional_logit(at_gold, gold.classes)
         posterior = _posterior(log_evidence, fitted)
     weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
@@ -298,6 +307,7 @@ def fit_nearvote(
         held_out=held_out,
         weights=weights,
         offsets=offsets,
+        folds=folds,
         parameters=NearvoteParameters(
             class_balance=class_balance, local=local, both=both, means=means, weights=weights, offsets=offsets
         ),
@@ -336,6 +346,19 @@ def predict_nearvote(
     with threadpool_limits(limits=1):
         stacked = stack_evidence(evidence, head_proba, near_gold, parameters.means)
         return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
+
+
+def predict_without_fold(
+    labels: NearvoteLabels, fold: int, evidence: PooledVotes, head_proba: Float64, gold_similarity: Float32
+) -> Float64:
+    """Return the log posterior (q, k) of any rows by the logit that learned nothing from gold rows of `fold`.
+
+    The arguments are those of `predict_nearvote`; gold_similarity: to gold rows of other folds.
+    """
+    near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
+    with threadpool_limits(limits=1):
+        stacked = stack_evidence(evidence, head_proba, near_gold, labels.parameters.means)
+        return np.log(np.maximum(_posterior(stacked, labels.folds[fold]), np.finfo(np.float64).tiny))
 
 
 def predict_weak_labels(parameters: NearvoteParameters, evidence: PooledVotes, head_proba: Float64) -> Float64:

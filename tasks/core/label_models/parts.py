@@ -19,6 +19,9 @@ from tasks.core.classifiers.softmax import normalize_scores, score_rows
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters, PooledVotes, stack_evidence, weigh_similarity
 from tasks.core.types import Float32, Float64, Int64, Votes
 
+NEAREST = "nearest items"
+"""The source that stands for the labels of the items nearest to the item, voted on or not."""
+
 REST = "vote head"
 """The source whose part is the remainder of the log-odds of a pool or of weak labels."""
 
@@ -57,6 +60,7 @@ def take_apart_pool(
     lfs: Sequence[str],
     evidence: PooledVotes,
     knows_neighbors: bool,
+    knows_own: bool,
     gold_similarity: Float32,
 ) -> list[tuple[Part, ...]]:
     """Return the parts of each item's log-odds, for parameters learned from gold and classes with gold.
@@ -68,6 +72,8 @@ def take_apart_pool(
     evidence
         From `pool_votes`; if `knows_neighbors` is false, its `near` is ignored, and neighbors and vote head are a single
         part.
+    knows_own
+        The log-odds are those before nearest items had a say; if not, they are part of the remainder as well.
     gold_similarity
         (q, k) float32, the similarity to the nearest other gold row of each class.
     """
@@ -97,7 +103,7 @@ def take_apart_pool(
             columns.append((label_name, source, label_model * weights[number] * contest.subtract(logs[:, :, number])))
     shift = np.broadcast_to(offsets, (len(features), len(offsets)))
     columns.append((label_name, "class offsets", label_model * contest.subtract(shift)))
-    rest = REST if knows_neighbors else f"neighbors and {REST}"
+    rest = _name_rest(knows_neighbors, knows_own)
     coef = dict(
         zip(map(tuple, np.argwhere(learned.vote_code.heights > 0)), learned.fused.coef[ends[-1] :], strict=True)
     )
@@ -114,26 +120,55 @@ def take_apart_pool(
     return taken
 
 
-def take_apart_student(parameters: EndParameters, contest: Contest) -> list[tuple[Part, ...]]:
-    """Return the parts for labels by the student alone: its offset, and the embedding."""
-    name, shift = EXPERTS[3], parameters.confidence * parameters.student.intercept
-    offsets = contest.subtract(np.broadcast_to(shift, (len(contest.label), len(shift))))
-    return [
-        _complete([Part(of=name, source="class offsets", log_odds=float(offset))], name, "embedding", float(whole))
-        for offset, whole in zip(offsets, contest.log_odds, strict=True)
-    ]
+def take_apart_without_gold(
+    parameters: EndParameters,
+    nearvote: NearvoteParameters,
+    contest: Contest,
+    *,
+    features: Float32,
+    evidence: PooledVotes | None,
+    knows_own: bool,
+) -> list[tuple[Part, ...]]:
+    """Return the parts of each item's log-odds, for parameters learned without gold: those of the student and of the weak labels.
+
+    The arguments are those of `take_apart_pool`; evidence: None if neighbors are not known.
+    """
+    label_model, student = parameters.without_gold.tolist()
+    shift = parameters.confidence * parameters.student.intercept
+    with threadpool_limits(limits=1):
+        raw = normalize_scores(score_rows(parameters.student, features))
+    offsets = student * contest.subtract(np.broadcast_to(shift, (len(contest.label), len(shift))))
+    by_student = student * contest.subtract(parameters.confidence * raw)
+    name, taken = EXPERTS[3], []
+    rest = Contest(label=contest.label, other=contest.other, log_odds=contest.log_odds - by_student)
+    others = take_apart_weak_labels(nearvote, evidence, rest, share=label_model, knows_own=knows_own)
+    for offset, whole, more in zip(offsets, by_student, others, strict=True):
+        taken.append(
+            (
+                Part(of=name, source="class offsets", log_odds=float(offset)),
+                Part(of=name, source="embedding", log_odds=float(whole - offset)),
+                *(more if label_model > 0 else ()),
+            )
+        )
+    return taken
 
 
 def take_apart_weak_labels(
-    nearvote: NearvoteParameters, evidence: PooledVotes | None, contest: Contest
+    nearvote: NearvoteParameters,
+    evidence: PooledVotes | None,
+    contest: Contest,
+    *,
+    share: float = 1.0,
+    knows_own: bool = True,
 ) -> list[tuple[Part, ...]]:
     """Return the parts of Nearvote without gold: votes and neighbors together count one half, the vote head the other.
 
-    Without `evidence` (neighbors are not known) there is a single part.
+    Without `evidence` (neighbors are not known) there is a single part. share: the weight of Nearvote where it is one of several
+    experts.
     """
     name, whole = "nearvote", contest.log_odds
     if evidence is None:
-        return [_complete([], name, f"own votes, neighbors and {REST}", float(value)) for value in whole]
+        return [_complete([], name, f"own votes, {_name_rest(False, knows_own)}", float(value)) for value in whole]
     tiny = np.finfo(np.float64).tiny
     pooled = evidence.own + evidence.near
     has_any = pooled.sum(axis=1) > 0
@@ -147,15 +182,25 @@ def take_apart_weak_labels(
     return [
         _complete(
             [
-                Part(of=name, source="own votes and neighbors", log_odds=float(local[row])),
-                Part(of=name, source="class balance", log_odds=float(balanced[row])),
+                Part(of=name, source="own votes and neighbors", log_odds=share * float(local[row])),
+                Part(of=name, source="class balance", log_odds=share * float(balanced[row])),
             ],
             name,
-            REST,
+            _name_rest(True, knows_own),
             float(value),
         )
         for row, value in enumerate(whole)
     ]
+
+
+def add_nearest(parts: Sequence[Part], own: float, whole: float) -> tuple[Part, ...]:
+    """Return `parts` of the log-odds `own`, and what nearest items add to them, so that they come to `whole`."""
+    return (*parts, Part(of="end_model", source=NEAREST, log_odds=whole - own))
+
+
+def _name_rest(knows_neighbors: bool, knows_own: bool) -> str:
+    parts = [*([] if knows_neighbors else ["neighbors"]), *([] if knows_own else [NEAREST]), REST]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _complete(parts: list[Part], of: str, source: str, log_odds: float) -> tuple[Part, ...]:
