@@ -87,7 +87,7 @@ class BlockParams(Section):
     encoder: EncoderParams | None = None
     """Computes the block from a column, as `ingest.encoder` does; `encoder: tfidf` is short for its `model`."""
     weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
-    """The part of this block in the cosine of two items, in proportion to the weights of all."""
+    """The part of this block in the cosine of two items, in proportion to the weights of all; `epoxy weigh` proposes them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -38,6 +38,7 @@ from flows.cli.try_lf import try_command
 from flows.cli.types import types_command
 from flows.cli.upgrade import upgrade_command
 from flows.cli.watch import watch_command
+from flows.cli.weigh import weigh_command
 from flows.cli.workbench import workbench_command
 from flows.runner.terminal import describe_error
 from tasks.errors import EpoxyError, StageError
@@ -111,6 +112,7 @@ for command in (
     plan_command,
     show_command,
     types_command,
+    weigh_command,
     items_command,
     lfs_command,
     explain_command,

@@ -157,7 +157,7 @@ def _compare_blocks(layout: Sequence[BlockLayout], checks: Sequence[Check]) -> s
     ]
     return (
         f"The embedding is made of blocks: {parts}. With their nearest neighbor, items share the {usable[0]} in "
-        f"{', '.join(shares)}."
+        f"{', '.join(shares)}. 'epoxy weigh' proposes weights."
     )
 
 
