@@ -283,6 +283,30 @@ def start_by_hand(server: Server, deployment: str) -> dict[str, Any]:
     return dict(insist(server, "POST", f"deployments/{deployment}/create_flow_run", {}).json())
 
 
+def run_a_second_project(server: Server, toy: Toy, template: Path, environment: dict[str, str]) -> None:
+    """Have the worker of the first project run the second, each in its own folder."""
+    second = toy.root.with_name("second")
+    shutil.copytree(template, second, symlinks=True)
+    document = yaml.safe_load((toy.root / "prefect.yaml").read_text())
+    document["deployments"][0]["schedules"] = []
+    (second / "prefect.yaml").write_text(yaml.safe_dump(document))
+    before = toy.read_outputs()
+    port = str(httpx.URL(server.api_url).port)
+    command = [sys.executable, "-m", "flows.cli", "server", "--deploy", "--port", port]
+    subprocess.run(command, cwd=second, env=environment, check=True, capture_output=True)
+    deployment = ask(server, "GET", "deployments/name/relabel/second-nightly").json()["id"]
+    run = start_by_hand(server, deployment)["id"]
+    deadline = time.monotonic() + 240
+    while (ended := ask(server, "GET", f"flow_runs/{run}").json())["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert ended["state_name"] == "Completed", ended["state"]["message"]
+    workers = insist(server, "POST", f"work_pools/{ended['work_pool_name']}/workers/filter", {}).json()
+    assert [worker["name"] for worker in workers] == ["epoxy"]
+    assert toy.read_outputs() == before == Toy(root=second, log=toy.log).read_outputs()
+    assert (second / "dvc.lock").is_file()
+
+
 def insist(server: Server, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
     """The answer of a server that may be busy: SQLite lets one write at a time."""
     deadline = time.monotonic() + 120
@@ -427,7 +451,7 @@ def test_a_transaction_that_reads_first_is_not_refused_when_another_writes(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
-    toy: Toy, tmp_path: Path, receiver: Receiver
+    toy: Toy, toy_template: Path, tmp_path: Path, receiver: Receiver
 ) -> None:
     nightly = read_deployments()[0]
     nightly |= {"schedules": [{"interval": 10}], "parameters": {}}
@@ -465,6 +489,7 @@ def test_a_scheduled_run_really_completes_and_how_runs_end_is_posted(
         refuse(server)
         told = receiver.wait_for("refused", process)
         assert told["message"] == 'coverage\n"0.4"  {{ limit }}' and "Refused" in told["text"]
+        run_a_second_project(server, toy, toy_template, environment)
         pool = ask(server, "GET", f"work_pools/{nightly['work_pool']['name']}").json()
         assert pool["concurrency_limit"] == 1
         (toy.root / "dvc.yaml").write_text("stages: 3")
