@@ -59,6 +59,7 @@ h3 { font-size: 1rem; line-height: 1.3; margin: 1rem 0 .25rem; font-weight: 600;
 .code { font-family: monospace; white-space: pre; overflow-x: auto; padding: .75rem; border: 1px solid #8884; }
 @media (max-width: 600px) { .code { white-space: pre-wrap; overflow-wrap: anywhere; } }
 body { --q-primary: #1a5fb4 !important; } body.body--dark { --q-primary: #8ab8f0 !important; }
+.body--dark .q-btn.bg-primary { color: #10243c !important; }
 .quiet { opacity: .75; }
 p { margin: .25rem 0 .5rem; }
 ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
@@ -68,8 +69,12 @@ ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
 .right { color: #16703c; } .wrong { color: #b3261e; }
 .body--dark .right { color: #7fd49b; } .body--dark .wrong { color: #ff9a90; }
 a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px solid #5898d4; }
-.q-table th { white-space: normal; }
-@media (max-width: 600px) { .q-table th, .q-table td { padding: 4px 8px !important; } }
+.q-table th { white-space: normal; vertical-align: bottom; }
+@media (max-width: 600px) {
+  .q-table th, .q-table td { padding: 4px 6px !important; }
+  .q-table td { white-space: normal; }
+  .q-table th:not(.sorted) .q-table__sort-icon { display: none; }
+}
 a.link { color: #1a5fb4; } .body--dark a.link { color: #8ab8f0; }
 """
 

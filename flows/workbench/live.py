@@ -34,10 +34,11 @@ class Live:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._process: subprocess.Popen[str] | None = None
-        self.state = LiveState()
+        self.state = LiveState(doing="edits are not watched, as --no-watch asked")
 
     def start(self) -> None:
         """Start watching."""
+        self.state = LiveState()
         command = [sys.executable, "-m", "flows.cli", "watch", "--json"]
         self._process = subprocess.Popen(
             command, cwd=self._root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -53,7 +53,7 @@ def add_pages(bench: Bench) -> None:
 
 
 def _show_run(origin: str) -> None:
-    Text(f"{origin[0].upper()}{origin[1:]}.", "p", "quiet")
+    Text(f"{origin}.", "p", "quiet")  # begins with the project's name, as it is written
     link("The whole report", "/report")
 
 

@@ -158,6 +158,17 @@ def test_every_page_shows_itself_and_asks_nobody_else(workbench: Workbench, tmp_
 
 
 @needs_chromium
+def test_the_methods_fit_a_phone(workbench: Workbench, tmp_path: Path) -> None:
+    with open_page(workbench.open("/"), tmp_path) as page:
+        page.ask("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=True)
+        page.wait_for("document.querySelectorAll('.q-table tbody tr').length > 5")
+        table = "document.querySelector('.q-table__middle')"
+        assert page.evaluate(f"{table}.scrollWidth - {table}.clientWidth") <= 2
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        assert "edits are not watched" in page.evaluate("document.body.innerText")
+
+
+@needs_chromium
 def test_hostile_text_is_text(workbench: Workbench, tmp_path: Path) -> None:
     first = read_table(workbench.root / ITEMS, schemas.ITEMS)["item_id"][0]
     with open_page(workbench.open("/items"), tmp_path) as page:
