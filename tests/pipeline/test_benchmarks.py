@@ -22,6 +22,7 @@ from benchmarks import (
     search,
     votes,
     watch,
+    worth,
 )
 from benchmarks import next as next_items
 from benchmarks.descriptions import DESCRIPTIONS
@@ -231,6 +232,25 @@ def test_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pairs = zip(found["share"], found["certified_error"], strict=True)
         assert all(error == 0 for share, error in pairs if share == 0) and len(found["error"]) == 2
     assert "| clusters | 100 | 2 |" in capsys.readouterr().out
+
+
+def test_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, out = tmp_path / "tasks" / "clusters", tmp_path / "out.json"
+    write_clusters(task)
+    cast = pl.read_parquet(task / "votes.parquet")
+    cast.with_columns(never=pl.lit(-1, pl.Int8)).write_parquet(task / "votes.parquet")
+    liars = worth.make_liars(pl.read_parquet(task / "votes.parquet"), 2, seed=0)
+    (name,) = liars.names  # a fifth of the three that vote, at least one
+    lies = cast[name].to_numpy()
+    assert liars.votes[name].to_list() == np.where(lies < 0, -1, 1 - lies).tolist()
+    assert liars.votes.drop(name).equals(cast.with_columns(never=pl.lit(-1, pl.Int8)).drop(name))
+    assert worth.main([str(tmp_path / "tasks"), "--draws", "1", "--sizes", "500x4", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    (clean,), (draw,) = found["clean"], found["draws"]
+    assert clean["named"] == 0 and clean["muted"] == clean["accuracy"] > 0.8
+    assert (draw["named_liars"], draw["named"]) == (1, 0) and draw["muted"] == draw["liars_muted"] >= draw["lying"]
+    shown = capsys.readouterr().out
+    assert "| clusters |" in shown and "500 items, 4 LFs:" in shown
 
 
 def test_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
