@@ -2,8 +2,7 @@
 
 In place of the model somebody who knows gold answers, and is right so often as stated; else it names one of the other classes,
 each as likely. Tasks are those of `quality`, of which items with gold are used alone: some may be asked about, the others are
-test. No gold is given to the pipeline. Items to ask about are chosen by `tasks.core.cover`, or at random as a control. Alone, the
-class balance is that of the answers or what train estimates; beside the task's LFs it is estimated.
+test. No gold is given to the pipeline. Items to ask about are chosen by `tasks.core.cover`, or at random as a control. Ways: see WAYS.
 """
 
 import argparse
@@ -31,7 +30,15 @@ from tasks.params import read_params
 from tasks.tables.files import write_json
 from tasks.tables.paths import END_MODEL_SUMMARY
 
-WAYS = ("alone", "estimated", "beside")
+WAYS = ("alone", "estimated", "beside", "balanced")
+"""Answers alone with the class balance that they have, or that train estimates; beside the task's LFs, balance likewise estimated,
+or that of the answers."""
+
+
+CHOICES = ("cover", "random", "mixed")
+
+FIRST = 50
+"""Items that a mixed choice takes from the cover."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +77,7 @@ def main(arguments: list[str]) -> int:
         "--calls", nargs="+", type=int, default=[25, 50, 100, 200], help="numbers of calls, besides all"
     )
     parser.add_argument("--ways", nargs="+", default=["alone", "beside"], choices=WAYS)
-    parser.add_argument("--choices", nargs="+", default=["cover", "random"], choices=["cover", "random"])
+    parser.add_argument("--choices", nargs="+", default=["cover", "random"], choices=CHOICES)
     parser.add_argument("--pool", type=int, default=600, help="most items to ask about, and most to test on")
     parser.add_argument("--seeds", type=int, default=1, help="draws of answers and of random items")
     parser.add_argument("--json", type=Path, default=None, help="file for all accuracies")
@@ -138,18 +145,21 @@ def measure(
         plans = [("all", len(rows)), *([("none", 0)] if way == "beside" and right == 0.9 else [])]
         plans += [(choice, amount) for amount in amounts if amount < len(rows) for choice in choices]
         for choice, amount in plans:
-            if choice == "random":
-                found = np.random.default_rng(seed).permutation(len(rows))[:amount]
-            else:
-                found = (
-                    choose_cover(pool.units[rows], amount, np.empty(0, np.int64)) if amount else np.empty(0, np.int64)
-                )
+            found = choose(pool.units[rows], choice, amount, seed)
             votes = np.full(len(answers), ABSTAIN, np.int8)
             votes[rows[found]] = answers[rows[found]]
             accuracy = score(pool, votes, way)
             yield Result(
                 task=task, way=way, right=right, choice=choice, calls=amount, pool=len(rows), accuracy=accuracy
             )
+
+
+def choose(units: Float32, choice: str, amount: int, seed: int) -> Int64:
+    """Return `amount` rows by a cover, at random, or (mixed) the first `FIRST` by a cover and others at random."""
+    covered = 0 if choice == "random" else min(amount, FIRST) if choice == "mixed" else amount
+    first = choose_cover(units, covered, np.empty(0, np.int64)) if covered else np.empty(0, np.int64)
+    shuffled = np.random.default_rng(seed).permutation(len(units))
+    return np.concatenate([first, shuffled[~np.isin(shuffled, first)][: amount - covered]])
 
 
 def draw_answers(pool: Pool, right: float, seed: int) -> Int8:
@@ -163,12 +173,12 @@ def draw_answers(pool: Pool, right: float, seed: int) -> Int8:
 def score(pool: Pool, answers: Int8, way: str) -> float:
     """The accuracy on test of the labels that the pipeline ships with these `answers` (n,), -1 where nobody was asked."""
     votes = pool.items.with_columns(pl.Series("model", answers))
-    if way == "beside":
+    if way in ("beside", "balanced"):
         votes = votes.join(pool.votes, on=ITEM_ID, maintain_order="left")
         votes = votes if (answers != ABSTAIN).any() else votes.drop("model")
     votes.write_parquet(pool.root / "lfs" / "votes.parquet")
     params = yaml.safe_load((pool.root / "params.yaml").read_text(encoding="utf-8"))
-    balance = [float(share) for share in _share(answers, pool.k)] if way == "alone" else "estimated"
+    balance = [float(share) for share in _share(answers, pool.k)] if way in ("alone", "balanced") else "estimated"
     params["train"]["class_balance"] = balance
     (pool.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -190,7 +200,7 @@ def _share(answers: Int8, k: int) -> "np.ndarray[tuple[int], np.dtype[np.float64
 
 def format_table(results: list[Result]) -> str:
     """Return the table: a row for each task, way and share of right answers; a column for each number of calls."""
-    columns = sorted({(one.calls, one.choice) for one in results if one.choice in ("cover", "random")})
+    columns = sorted({(one.calls, one.choice) for one in results if one.choice in CHOICES})
     head = ["task", "way", "right", "none", *(f"{calls}, {choice}" for calls, choice in columns), "all"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for task, way, right in dict.fromkeys((one.task, one.way, one.right) for one in results):

@@ -8,7 +8,7 @@ import click
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
-    from tasks.ask.choice import AskPlan
+    from tasks.ask.choice import AskPlan, By
     from tasks.ask.run import Asked
     from tasks.lf.language_model import ModelLF
 
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 @click.argument("names", metavar="[LF]...", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Say how many calls, tokens and how much money; ask nothing.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many calls for each now.")
+@click.option(
+    "--by", type=click.Choice(["cover", "random"]), default="cover", show_default=True, help="How items are chosen."
+)
 @click.option("--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Calls at a time.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds to wait for an answer."
 )
-def ask_command(names: tuple[str, ...], dry_run: bool, limit: int | None, parallel: int, timeout: float) -> None:
+def ask_command(
+    names: tuple[str, ...], dry_run: bool, limit: int | None, by: "By", parallel: int, timeout: float
+) -> None:
     """Have a language model answer about a few items.
 
     Of every labeling function made by llm_lf, or of those called LF, up to its budget. Items of the splits in
@@ -29,13 +34,15 @@ def ask_command(names: tuple[str, ...], dry_run: bool, limit: int | None, parall
     stage asks. Run it again after a stop, and it goes on. EPOXY_LLM_URL says where the server is, EPOXY_LLM_KEY holds the key.
     """
     with in_project() as root:
-        for lf, plan in plan_all(root=root, names=names, limit=limit):
+        for lf, plan in plan_all(root=root, names=names, limit=limit, by=by):
             _show_plan(lf, plan)
             if plan.asks and not dry_run:
                 _show_asked(lf, ask(lf=lf, plan=plan, parallel=parallel, timeout=timeout))
 
 
-def plan_all(*, root: Path, names: tuple[str, ...] = (), limit: int | None = None) -> "list[tuple[ModelLF, AskPlan]]":
+def plan_all(
+    *, root: Path, names: tuple[str, ...] = (), limit: int | None = None, by: "By" = "cover"
+) -> "list[tuple[ModelLF, AskPlan]]":
     """Return what to ask for each labeling function of a language model, or for those called `names`.
 
     Raises
@@ -68,7 +75,7 @@ def plan_all(*, root: Path, names: tuple[str, ...] = (), limit: int | None = Non
                     f"labeling function '{lf.name}' ({source}) offers {unknown[0]!r}; expected some of the classes "
                     f"{', '.join(params.classes)}."
                 )
-        return [(lf, plan_asks(root, lf, params.search.reference, limit)) for lf in chosen]
+        return [(lf, plan_asks(root, lf, params.search.reference, limit, by)) for lf in chosen]
 
 
 def ask(*, lf: "ModelLF", plan: "AskPlan", parallel: int = 4, timeout: float = 60.0) -> "Asked":
@@ -101,12 +108,16 @@ def _show_plan(lf: "ModelLF", plan: "AskPlan") -> None:
 
 
 def _show_asked(lf: "ModelLF", asked: "Asked") -> None:
-    from tasks.lf.language_model import count_answers
+    from tasks.lf.language_model import count_answers, measure_shares
 
     counts = count_answers(lf.question, asked.answers)
     said = ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
     again = f"; {asked.retries:,} tries more than calls" if asked.retries else ""
     click.echo(f"answers: {said}{again}")
+    shares = measure_shares(lf.question, (*lf.answers, *asked.answers))
+    if shares:
+        said = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        click.echo(f"shares of classes, which train.class_balance should be told where there is no gold: {said}")
     for note in asked.notes:
         click.echo(f"note: {note}", err=True)
     if asked.failed:

@@ -7,7 +7,7 @@ random sample that stays the same, and loses few of its members, as items come a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from tasks.tables import schemas
 from tasks.tables.parquet import read_batches, read_table
 from tasks.tables.paths import ITEMS
 from tasks.tables.scaled_embeddings import read_vectors
+
+By = Literal["cover", "random"]
 
 POOL = 5000
 """Most items to choose among, since each is compared with each: 100 MB."""
@@ -59,8 +61,8 @@ class AskPlan:
     spent: float | None
 
 
-def plan_asks(root: Path, lf: ModelLF, splits: Sequence[Split], limit: int | None = None) -> AskPlan:
-    """Return what to ask for `lf` about items of `splits`, at most `limit` calls of it now.
+def plan_asks(root: Path, lf: ModelLF, splits: Sequence[Split], limit: int | None = None, by: By = "cover") -> AskPlan:
+    """Return what to ask for `lf` about items of `splits`, chosen `by` a cover or at random, at most `limit` calls of it now.
 
     Raises
     ------
@@ -76,7 +78,9 @@ def plan_asks(root: Path, lf: ModelLF, splits: Sequence[Split], limit: int | Non
     left = max(0, lf.budget.calls - len(lf.answers))
     count = min(left, _count_affordable(lf, tokens), *([] if limit is None else [limit]))
     asks: list[Ask] = []
-    if count and pool:
+    if by == "random":
+        asks = [ask for _, ask in pool[:count]]  # the pool is in the order of digests
+    elif count and pool:
         by_row = dict(pool)
         rows = np.array(sorted({*by_row, *taken}), dtype=np.int64)
         items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])

@@ -228,3 +228,11 @@ def count_answers(question: Question, answers: Sequence[Answer]) -> dict[str, in
     """How many answers chose each word; 'no class' are those that are none of the words."""
     found = Counter("no class" if answer.answer is None else answer.answer for answer in answers)
     return {name: found[name] for name in (*question.names, "no class") if found[name]}
+
+
+def measure_shares(question: Question, answers: Sequence[Answer]) -> dict[str, float]:
+    """The share of each class among answers that chose a class, one of each added, so that none is 0; empty without any."""
+    counts = count_answers(question, answers)
+    classes = [name for name, _ in question.classes]
+    total = sum(counts.get(name, 0) for name in classes)
+    return {name: (counts.get(name, 0) + 1) / (total + len(classes)) for name in classes} if total else {}
