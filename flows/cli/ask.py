@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say how many calls, tokens and how much money; ask nothing.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many calls for each now.")
 @click.option(
-    "--by", type=click.Choice(["cover", "random"]), default="cover", show_default=True, help="How items are chosen."
+    "--by", type=click.Choice(["cover", "random"]), default="random", show_default=True, help="How items are chosen."
 )
 @click.option("--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Calls at a time.")
 @click.option(
@@ -30,7 +30,7 @@ def ask_command(
     """Have a language model answer about a few items.
 
     Of every labeling function made by llm_lf, or of those called LF, up to its budget. Items of the splits in
-    search.reference are chosen to lie near all others. Answers are appended to lfs/answers/LF.jsonl, which apply reads; no
+    search.reference are drawn at random, or chosen to lie near all others. Answers are appended to lfs/answers/LF.jsonl, which apply reads; no
     stage asks. Run it again after a stop, and it goes on. EPOXY_LLM_URL says where the server is, EPOXY_LLM_KEY holds the key.
     """
     with in_project() as root:
@@ -41,7 +41,7 @@ def ask_command(
 
 
 def plan_all(
-    *, root: Path, names: tuple[str, ...] = (), limit: int | None = None, by: "By" = "cover"
+    *, root: Path, names: tuple[str, ...] = (), limit: int | None = None, by: "By" = "random"
 ) -> "list[tuple[ModelLF, AskPlan]]":
     """Return what to ask for each labeling function of a language model, or for those called `names`.
 

@@ -1,7 +1,7 @@
-"""Which items a language model is to be asked about: those of the reference splits that lie nearest to all others.
+"""Which items a language model is to be asked about: items of the reference splits, at random, or such that lie near all others.
 
-Items that show the model the same are one. Of more than `POOL`, those whose message has the lowest digest are considered: a
-random sample that stays the same, and loses few of its members, as items come and go.
+Items that show the model the same are one. Random is the order of their messages' digests, which stays the same, and keeps most of
+its members, as items come and go. A cover is chosen among the first `POOL` of this order.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class AskPlan:
     spent: float | None
 
 
-def plan_asks(root: Path, lf: ModelLF, splits: Sequence[Split], limit: int | None = None, by: By = "cover") -> AskPlan:
+def plan_asks(root: Path, lf: ModelLF, splits: Sequence[Split], limit: int | None = None, by: By = "random") -> AskPlan:
     """Return what to ask for `lf` about items of `splits`, chosen `by` a cover or at random, at most `limit` calls of it now.
 
     Raises

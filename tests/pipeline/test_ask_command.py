@@ -1,4 +1,4 @@
-"""`epoxy ask` asks about items that lie near all others; `apply` votes by the answers and asks nobody."""
+"""`epoxy ask` asks about items of train, at random or by a cover; `apply` votes by the answers and asks nobody."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_the_cover_is_of_the_embeddings_and_a_random_choice_is_another(
     from flows.cli.ask import plan_all
 
     items = pl.read_parquet(project / "data/ingest/items.parquet")
-    ((_, plan),) = plan_all(root=project)
+    ((_, plan),) = plan_all(root=project, by="cover")
     train = (
         items.with_row_index("row").filter(pl.col("split") == "train").unique("text", keep="first", maintain_order=True)
     )
@@ -98,7 +98,7 @@ def test_the_cover_is_of_the_embeddings_and_a_random_choice_is_another(
     units = vectors / (vectors**2).sum(axis=1, keepdims=True) ** 0.5
     expected = train["item_id"][choose_cover(units, 8, rows[:0])].to_list()
     assert [one.item_id for one in plan.asks] == expected and plan.distinct == train.height
-    ((_, random),) = plan_all(root=project, by="random")
+    ((_, random),) = plan_all(root=project)
     assert [one.digest for one in random.asks] == sorted(one.digest for one in random.asks)
     ((_, fewer),) = plan_all(root=project, by="random", limit=3)
     assert fewer.asks == random.asks[:3] and set(random.asks) != set(plan.asks)

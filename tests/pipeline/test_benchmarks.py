@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks import (
+    ask,
     certify,
     dask,
     described,
@@ -263,6 +264,34 @@ def test_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked == [(strategy, items) for strategy in get_args(Strategy) for items in (25, 60)], "100 would be all"
     assert all(len(result["accuracy"]) == 2 and min(result["accuracy"]) > 0.8 for result in found)
     assert "| clusters | 60 |" in capsys.readouterr().out
+
+
+def test_ask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clusters(tmp_path / "tasks" / "clusters")
+    out = tmp_path / "out.json"
+    command = [str(tmp_path / "tasks"), "--right", "0.9", "--calls", "20", "--pool", "60", "--json", str(out)]
+    assert ask.main(command) == 0
+    found = [(one["way"], one["choice"], one["calls"]) for one in json.loads(out.read_text())]
+    alone = [("alone", "all", 60), ("alone", "cover", 20), ("alone", "random", 20)]
+    beside = [("beside", "all", 60), ("beside", "none", 0), ("beside", "cover", 20), ("beside", "random", 20)]
+    assert found == [*alone, *beside]
+    assert all(one["accuracy"] > 0.75 for one in json.loads(out.read_text()) if one["choice"] != "cover")
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.startswith("| clusters | alone | 0.9 |") and row.endswith("(60) |")
+
+
+def test_answers_are_right_as_often_as_stated() -> None:
+    gold = np.random.default_rng(0).integers(0, 4, 4_000)
+    nothing = np.empty(0)
+    pool = ask.Pool(root=Path(), k=4, items=pl.DataFrame(), gold=gold, is_test=nothing, units=nothing, votes=pl.DataFrame())  # type: ignore[arg-type]  # fmt: skip
+    answers = ask.draw_answers(pool, 0.7, 0)
+    assert (answers == gold).mean() == pytest.approx(0.7, abs=0.03)
+    wrong = (answers - gold)[answers != gold] % 4
+    assert np.bincount(wrong)[1:] / len(wrong) == pytest.approx([1 / 3] * 3, abs=0.05)
+    points = np.eye(80, dtype=np.float32)
+    mixed = ask.choose(points, "mixed", 60, 0).tolist()
+    assert mixed[:50] == ask.choose(points, "cover", 50, 0).tolist() and len({*mixed}) == 60
+    assert ask.choose(points, "random", 9, 0).tolist() == np.random.default_rng(0).permutation(80)[:9].tolist()
 
 
 def test_queries_are_timed_and_find_what_was_planted(tmp_path: Path) -> None:
