@@ -12,6 +12,7 @@ from tasks import index, search, train
 from tasks.errors import DataError, ParamsError
 from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, TrainParams, read_params
 from tasks.tables import schemas
+from tasks.tables.block_layout import write_layout
 from tasks.tables.files import read_json, write_json
 from tasks.tables.muted import write_muted
 from tasks.tables.parquet import read_table, write_table
@@ -68,6 +69,7 @@ def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=
     for path, (table, schema) in tables.items():
         write_table(root / path, table, schema)
     write_no_descriptions(root)
+    write_layout(root, (), {})
     write_muted(root, (), [])
     index.run(root, classes, IndexParams(metric=metric))
     search.run(root, classes, SearchParams())
