@@ -8,7 +8,7 @@ is read here, to judge.
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -86,17 +86,20 @@ def measure_task(path: Path, amounts: list[int], draws: int) -> list[Result]:
         there = 0 if gold is None else len(gold.rows)
         for amount in dict.fromkeys(min(amount, there) for amount in amounts):
             seeds = range(draws if 0 < amount < there else 1)
-            accuracy = [_judge(task, fit_draw(task, draw_gold(task, amount, seed), students)) for seed in seeds]
+            accuracy = [judge(task, fit_draw(task, draw_gold(task, amount, seed), students)) for seed in seeds]
             results.append(Result(task=path.name, gold_rows=amount, accuracy=accuracy))
     return results
 
 
 @contextmanager
-def open_task(path: Path) -> Iterator[Task]:
-    """The task at `path`, run up to train in a folder of its own that is there as long as the context."""
+def open_task(path: Path, ingest: Mapping[str, object] | None = None) -> Iterator[Task]:
+    """The task at `path`, run up to train in a folder of its own that is there as long as the context.
+
+    ingest: that section of params; None for the task's embeddings.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        lay_out(path, root, gold_rows=None, seed=0)
+        lay_out(path, root, gold_rows=None, seed=0, ingest=ingest)
         stages = list(STAGES)
         for stage in stages[: stages.index("search") + 1]:
             run_stage(root, stage)
@@ -141,7 +144,8 @@ def fit_draw(task: Task, gold: GoldRows | None, students: dict[bytes, Student]) 
     return fitted
 
 
-def _judge(task: Task, fitted: train.FittedLabels) -> float:
+def judge(task: Task, fitted: train.FittedLabels) -> float:
+    """Return the accuracy of the labels on test."""
     return float(score_labels(fitted.posterior[task.tests], task.test_gold).mean())
 
 

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -111,8 +111,16 @@ def _score_items(root: Path) -> dict[str, Float64]:
     return hits
 
 
-def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int, is_tfidf: bool = False) -> None:
-    """Put the files of `task` where a user would, beside params.yaml with nothing changed but names and places."""
+def lay_out(
+    task: Path,
+    root: Path,
+    *,
+    gold_rows: int | None,
+    seed: int,
+    is_tfidf: bool = False,
+    ingest: Mapping[str, object] | None = None,
+) -> None:
+    """Put the files of `task` where a user would, beside params.yaml with nothing changed but names, places and `ingest`."""
     raw = root / "data" / "raw"
     raw.mkdir(parents=True)
     (root / "lfs").mkdir()
@@ -124,6 +132,8 @@ def lay_out(task: Path, root: Path, *, gold_rows: int | None, seed: int, is_tfid
     params["ingest"]["source"] = "data/raw"
     if is_tfidf:
         params["ingest"] = {"source": "data/raw", "encoder": "tfidf"}
+    if ingest is not None:
+        params["ingest"] = dict(ingest)
     params["apply"]["source"] = "lfs/votes.parquet"
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks import blocks as blocks_of_embeddings
 from benchmarks import (
     ask,
     certify,
@@ -194,6 +195,26 @@ def write_clusters(task: Path) -> None:
     pl.DataFrame({"item_id": ids, **{f"lf_{j}": votes[:, j] for j in range(3)}}).write_parquet(task / "votes.parquet")
     np.save(task / "embeddings.npy", (np.eye(8)[truth] + 0.4 * rng.normal(size=(300, 8))).astype(np.float32))
     (task / "dataset.json").write_text(json.dumps({"classes": ["no", "yes"]}))
+
+
+def test_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = tmp_path / "tasks" / "clusters"
+    write_clusters(task)
+    items = pl.read_parquet(task / "items.parquet")
+    rng = np.random.default_rng(5)
+    noise = [" ".join(rng.choice(list("abcdefgh"), 12)) for _ in range(items.height)]
+    items.with_columns(text=pl.Series(noise)).write_parquet(task / "items.parquet")
+    assert (
+        blocks_of_embeddings.main([str(tmp_path / "tasks"), "--draws", "1", "--json", str(tmp_path / "out.json")]) == 0
+    )
+    (amounts,) = json.loads((tmp_path / "out.json").read_text()).values()
+    assert list(amounts) == ["no gold", "100 gold", "all gold"]
+    for (cells,) in amounts.values():
+        assert set(cells) == {"0.00", "0.25", "0.50", "0.75", "1.00", "chosen"}
+        assert cells["chosen"] >= 0.5  # the texts are noise
+        assert cells["1.00"] > cells["0.00"] + 0.1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3 and all(line.count("|") == 6 for line in lines)
 
 
 def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
