@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import blocks as blocks_of_embeddings
 from benchmarks import (
     ask,
     certify,
@@ -26,6 +25,7 @@ from benchmarks import (
     watch,
     worth,
 )
+from benchmarks import blocks as blocks_of_embeddings
 from benchmarks import next as next_items
 from benchmarks.descriptions import DESCRIPTIONS
 from tasks.queries.next_items import Strategy
