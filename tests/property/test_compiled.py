@@ -1,5 +1,6 @@
 """What is compiled gives numbers between which the definition lies, and the same without a place for machine code."""
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -18,6 +19,9 @@ from tasks.core.search.faiss_index import normalize
 from tasks.core.search.products import Float32Products, Int8Products, prepare, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
+needs_numkong = pytest.mark.skipif(
+    importlib.util.find_spec("numkong") is None, reason="numkong is not installed: it has no wheel for this platform"
+)
 
 
 @settings(deadline=None)  # the first call compiles
@@ -140,6 +144,7 @@ def test_machine_code_is_made_once(tmp_path):
     assert hits == ["0\n", "1\n"]
 
 
+@needs_numkong
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 40), q=st.integers(1, 40), d=st.integers(1, 700), seed=st.integers(0, 10**6))
 def test_products_of_8_bit_integers_err_by_no_more_than_their_bound(n, q, d, seed):
@@ -163,6 +168,7 @@ def test_products_of_8_bit_integers_err_by_no_more_than_their_bound(n, q, d, see
     assert (lower <= truth + slack).all() and (truth <= upper + slack).all()
 
 
+@needs_numkong
 def test_what_is_faster_multiplies_once_both_were_timed():
     support = normalize(np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32))
     multiplier = prepare(support, lambda shape: np.empty(shape, np.float32))
