@@ -12,7 +12,9 @@ import pytest
 import yaml
 from snippets import PAGES, read_snippets
 
-from docs.generate import TABLES, generate, list_artifacts, list_commands
+from docs.generate import generate
+from docs.pages.artifacts import TABLES, list_artifacts
+from docs.pages.commands import list_commands
 from flows.cli.main import main
 from tasks.__main__ import STAGES
 

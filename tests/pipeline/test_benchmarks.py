@@ -181,7 +181,7 @@ def test_nights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert all("released" in one["what"] for one in result["nights"])
 
 
-def write_clusters(task: Path) -> None:
+def write_clusters(task: Path, *, width: float = 0.4) -> None:
     """Write a task of 300 items in two clusters, a hundred of each split, with three LFs right four times in five."""
     rng = np.random.default_rng(0)
     task.mkdir(parents=True)
@@ -193,7 +193,7 @@ def write_clusters(task: Path) -> None:
     votes = np.where(rng.random((300, 3)) < 0.8, truth[:, None], 1 - truth[:, None]).astype(np.int8)
     votes[rng.random((300, 3)) < 0.5] = -1
     pl.DataFrame({"item_id": ids, **{f"lf_{j}": votes[:, j] for j in range(3)}}).write_parquet(task / "votes.parquet")
-    np.save(task / "embeddings.npy", (np.eye(8)[truth] + 0.4 * rng.normal(size=(300, 8))).astype(np.float32))
+    np.save(task / "embeddings.npy", (np.eye(8)[truth] + width * rng.normal(size=(300, 8))).astype(np.float32))
     (task / "dataset.json").write_text(json.dumps({"classes": ["no", "yes"]}))
 
 
@@ -218,7 +218,7 @@ def test_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_few_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_clusters(tmp_path / "tasks" / "clusters")
+    write_clusters(tmp_path / "tasks" / "clusters", width=0.2)  # so far apart that gold cannot do harm
     command = [str(tmp_path / "tasks"), "--gold", "10", "40", "--draws", "2", "--json", str(tmp_path / "out.json")]
     assert few_gold.main(command) == 0
     none, few, more = json.loads((tmp_path / "out.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 from small_project import make_project
 from snippets import PAGES, make_venv, read_snippets, run_page, run_shell
 
-from docs.generate import SHAPES, read_shapes
+from docs.pages.artifacts import SHAPES, read_shapes
 
 pytestmark = pytest.mark.slow
 

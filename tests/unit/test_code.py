@@ -6,12 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tasks.cache.code import PROJECT, find_code, find_imports, find_libraries, find_versions, identify_code
+from tasks.cache.code import PROJECT, find_code, find_imports, find_libraries, find_versions
 
 KEYS = {
     "votes": ("tasks.lf.ask_all", "tasks.labeling"),
@@ -164,19 +163,3 @@ def test_every_library_is_in_a_package_whose_version_is_known() -> None:
 def test_unknown_modules_are_refused() -> None:
     with pytest.raises(ValueError, match="got modules"):
         find_code("tasks.nothing")
-
-
-def test_a_key_costs_a_stage_next_to_nothing() -> None:
-    """Thirty milliseconds of the processor's time, of which the least of three runs is taken."""
-    seconds = []
-    for _ in range(3):
-        script = (
-            "import time; from tasks.cache.code import identify_code; begin = time.process_time();"
-            "identify_code('tasks.lf.ask_all', 'tasks.labeling'); print(time.process_time() - begin)"
-        )
-        run = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
-        seconds.append(float(run.stdout))
-    assert min(seconds) < 0.03
-    begin = time.process_time()
-    assert identify_code("tasks.neighbors.run") == identify_code("tasks.neighbors.run")
-    assert time.process_time() - begin < 0.03

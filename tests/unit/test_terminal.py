@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from docs.generate import list_commands
+from docs.pages.commands import list_commands
 from flows.cli.main import main
 from flows.runner.changes import summarize_changes
 from flows.runner.listener import (

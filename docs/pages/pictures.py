@@ -10,7 +10,7 @@ import yaml
 from tasks.__main__ import STAGES
 from tasks.cache.code import PACKAGES, find_imports
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 _INK, _PAPER, _LINE, _BOX, _QUIET = "#1f2933", "#ffffff", "#7b8794", "#eef2f7", "#52606d"
 _FONT = "font-family='system-ui, Segoe UI, Helvetica, Arial, sans-serif'"
