@@ -29,7 +29,7 @@ def choose_cover(units: Float32, count: int, taken: Int64) -> Int64:
     >>> choose_cover(np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32), 2, np.array([], np.int64))
     array([1, 3])
     >>> choose_cover(np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32), 2, np.array([3]))
-    array([0, 1])
+    array([1, 0])
     """
     n = len(units)
     similarity = np.maximum(units @ units.T, 0)
