@@ -70,6 +70,7 @@ ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
 .body--dark .right { color: #7fd49b; } .body--dark .wrong { color: #ff9a90; }
 a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px solid #5898d4; }
 .q-table th { white-space: normal; vertical-align: bottom; }
+.q-table__sort-icon--left { position: absolute; }  /* else it takes a line of its own below a short head */
 @media (max-width: 600px) {
   .q-table th, .q-table td { padding: 4px 6px !important; }
   .q-table td { white-space: normal; }
