@@ -173,11 +173,11 @@ def test_dask(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_nights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ["--nights", "2", "--items", "300", "--collect", "2", "--json", str(tmp_path / "out.json")]
+    command = ["--nights", "1", "--items", "300", "--collect", "1", "--json", str(tmp_path / "out.json")]
     assert nights.main(command) == 0
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["mistakes"] == []
-    assert [one["number"] for one in result["nights"]] == [0, 1]
+    assert [one["number"] for one in result["nights"]] == [0]
     assert all("released" in one["what"] for one in result["nights"])
 
 
