@@ -275,7 +275,7 @@ def test_server_shows_states_lines_progress_and_artifacts(toy: Toy, monkeypatch:
             return {task.name: task.state_name for task in tasks}
 
         wait_for(lambda: read_states() == ALL_CACHED)  # the server records states a moment later
-        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+        artifacts = {artifact.key: artifact for artifact in client.read_latest_artifacts()}
         project = name_artifact(toy.root, "")
         artifacts = {
             key.removeprefix(project): found for key, found in artifacts.items() if key and key.startswith(project)
