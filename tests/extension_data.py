@@ -1,7 +1,5 @@
 """Small projects on disk for the tests of index, search, tune and extend."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 
@@ -43,6 +41,3 @@ def write_neighbors(root, *, metric=Metric.COSINE, classes=("no", "yes"), kind=I
     index.run(root, classes, IndexParams(metric=metric, kind=kind))
     search.run(root, classes, SearchParams())
     return pl.read_parquet(root / NEIGHBORS)
-
-
-DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from shared_datasets import DATASETS, needs_datasets
 
 from tasks.__main__ import STAGES, run_stage
 from tasks.errors import EpoxyError
@@ -17,13 +18,10 @@ from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import LABEL_MODEL_LABELS, METRICS, REPORT, VOTES
 
 ROOT = Path(__file__).resolve().parents[2]
-DATASETS = ROOT.parent / "shared" / "datasets"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not DATASETS.is_dir(), reason="the real tasks are not beside this checkout (../shared/datasets)"
-    ),
+    needs_datasets,
 ]
 
 MAJORITY_VOTE = {"spam": 0.818, "sms": 0.676, "agnews": 0.588}

@@ -1,11 +1,11 @@
 """The fit stage on small projects written by hand, and on the shared data sets as a user would bring them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from shared_datasets import DATASETS, needs_datasets
 
 from tasks import fit, index
 from tasks.core.label_models.choice import from_json
@@ -27,9 +27,6 @@ from tasks.tables.paths import (
     VALID_GOLD,
     VOTES,
 )
-
-DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
-needs_datasets = pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared data sets are not on this machine")
 
 CLASSES = ("ham", "spam")
 
@@ -315,6 +312,7 @@ def bring_dataset(root, name):
     for path in (VOTES, EXTENDED_VOTES):
         write_table(root / path, votes, schemas.votes(len(classes), votes.columns))
     order = pl.read_parquet(DATASETS / name / "items.parquet")["item_id"].arg_sort().to_numpy()
+    write_muted(root, (), votes.columns[1:])
     write_embeddings(root, items["item_id"], np.load(DATASETS / name / "embeddings.npy")[order], classes)
     test = (items["split"] == "test").to_numpy()
     return classes, test, items["gold"].fill_null(-1).to_numpy().astype(np.int64)[test]

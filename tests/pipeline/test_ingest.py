@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
+from shared_datasets import DATASETS, needs_datasets
 
 from tasks import ingest
 from tasks.errors import DataError, EpoxyError, ParamsError
@@ -22,7 +23,6 @@ from tasks.tables.parquet import find_shards, read_table
 from tasks.tables.paths import BLOCKS, COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, QUARANTINE
 
 CLASSES = ("HAM", "SPAM")
-DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
 OUTPUTS = (ITEMS, COLUMN_GOLD, EMBEDDINGS, ENCODER, QUARANTINE)
 
 RAW_ITEMS = pl.DataFrame(
@@ -455,7 +455,7 @@ def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
         ingest.run(write(tmp_path, RAW_ITEMS.drop("text")), CLASSES, params)
 
 
-@pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared datasets are not here")
+@needs_datasets
 @pytest.mark.parametrize(("name", "n", "known"), [("spam", 1936, 350), ("agnews", 13000, 5000)])
 def test_real_tasks_as_a_user_brings_them(tmp_path: Path, name: str, n: int, known: int) -> None:
     classes = tuple(json.loads((DATASETS / name / "dataset.json").read_text())["classes"])
@@ -470,7 +470,7 @@ def test_real_tasks_as_a_user_brings_them(tmp_path: Path, name: str, n: int, kno
     assert gold.join(raw, on="item_id").select((pl.col("gold") == pl.col("gold_right")).all()).item()
 
 
-@pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared datasets are not here")
+@needs_datasets
 def test_a_task_without_embeddings_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "raw").symlink_to(DATASETS / "tennis")
     with pytest.raises(DataError, match=r"no file is called 'embeddings.npy' .* ingest.encoder"):

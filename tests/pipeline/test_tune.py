@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from extension_data import DATASETS, write_neighbors, write_project
+from extension_data import write_neighbors, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_datasets import DATASETS, needs_datasets
 
 from tasks import tune
 from tasks.core import thresholds as thresholds_module
@@ -499,7 +500,7 @@ def test_hardly_any_items(tmp_path, n):
     assert run(tmp_path)["thresholds"] == {"lf0": None}
 
 
-@pytest.mark.skipif(not DATASETS.is_dir(), reason="../shared/datasets is not here")
+@needs_datasets
 def test_extension_helps_a_real_task_and_its_embedding_is_found_fit(tmp_path, capsys):
     raw, votes = (pl.read_parquet(DATASETS / "spam" / f"{name}.parquet") for name in ("items", "votes"))
     assert raw["item_id"].equals(votes["item_id"])

@@ -10,14 +10,13 @@ import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from shared_datasets import DATASETS, needs_datasets
 
 from tasks.core.label_models.choice import from_json
 from tasks.core.label_models.flyingsquid import count_sequences, fit_sequence_model
 from tasks.core.label_models.flyingsquid_published import fit_flyingsquid_reference
 
 ROOT = Path(__file__).resolve().parents[2]
-DATASETS = ROOT.parent / "shared" / "datasets"
-needs_datasets = pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared data sets are not on this machine")
 
 CLOSE = 1e-10
 

@@ -4,19 +4,17 @@ import json
 import re
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from shared_datasets import DATASETS, needs_datasets
 
 from tasks.errors import LabelingFunctionError
 from tasks.labeling import ABSTAIN, keyword_lf, labeling_function, regex_lf, vectorized_labeling_function, vote_where
 from tasks.lf.functions import Item, OnError, VectorizedLF
-
-DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
 
 
 def found(lf: VectorizedLF, texts: list[str | None]) -> list[bool]:
@@ -199,7 +197,7 @@ def test_fuzzed_regexes_find_what_python_finds(pattern: str, texts: list[str], c
     ]
 
 
-@pytest.mark.skipif(not DATASETS.is_dir(), reason="the shared datasets are not here")
+@needs_datasets
 def test_the_sms_rules_reproduce_their_votes() -> None:
     texts = pl.read_parquet(DATASETS / "sms" / "items.parquet")["text"].str.to_lowercase()
     votes = pl.read_parquet(DATASETS / "sms" / "votes.parquet")
