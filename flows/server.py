@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from flows.deployments import FILE, deploy, read_pool
-from flows.runner.local_pages import HOST, NAMES
+from flows.runner.local_pages import HOST, NAMES, PORT
 from flows.runner.process import end_guarded, make_environment, start_guarded
 from flows.server_access import (
     Server,
@@ -27,9 +27,6 @@ from flows.server_access import (
     read_password,
 )
 from flows.server_health import check_server
-
-PORT = 4200
-"""Prefect's own default."""
 
 _DATABASE_SIZE = 2**20
 """Bytes that Prefect's new database and its journal take, roughly."""

@@ -62,6 +62,11 @@ def _find_nothing_to_do(stages: Sequence[str]) -> str | None:
         summary = find_nothing_to_do(root, stages)
         if summary is None:
             return None
-        from flows.server import find_server
+        from flows.server_signs import has_signs_of_server
 
-        return None if find_server() else describe_run(root, stages, summary, sys.stdout)
+        if has_signs_of_server(root):
+            from flows.server import find_server
+
+            if find_server():
+                return None
+        return describe_run(root, stages, summary, sys.stdout)

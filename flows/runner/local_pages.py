@@ -1,15 +1,21 @@
 """Which requests to a server of this machine come from its pages, and not from other sites."""
 
-from starlette.datastructures import Headers
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
 
 HOST = "127.0.0.1"
 """Loopback only: what goes over it is not encrypted."""
+
+PORT = 4200
+"""Of `epoxy server`; Prefect's own default."""
 
 NAMES = (HOST, "localhost")
 """The names under which a browser on this machine, or at the other end of an SSH tunnel, may know the server."""
 
 
-def find_foreign(headers: Headers, port: int) -> str | None:
+def find_foreign(headers: "Headers", port: int) -> str | None:
     """Return why a request with these `headers` to a server of this machine on `port` is not of its own pages, None if it is.
 
     A page of another origin, which a browser lets send requests to any address, is foreign, and so is another host name,
