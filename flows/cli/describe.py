@@ -21,6 +21,9 @@ _SOURCES = {
 }
 """What agreement is with, by the kind of evidence."""
 
+_CHANGED = 10
+"""Votes that would change are shown, those with the widest margin; --csv and --json give all."""
+
 
 @click.command("describe")
 @click.argument("label", metavar="CLASS")
@@ -31,7 +34,7 @@ def describe_command(label: str, sentence: str, as_csv: bool, as_json: bool) -> 
 
     Shows the items that are nearest to the sentence, those where the labeling function would just still vote for CLASS, on
     how many it would, how far what is known agrees by tenth of these items, those with the widest margin first, with a | where
-    it stops, and how many of its votes would change. The other classes mean what apply.describe says. Nothing is
+    it stops, and which of its votes would change (--csv: all of them). The other classes mean what apply.describe says. Nothing is
     stored.
     """
     with in_project() as root:
@@ -71,15 +74,16 @@ def _show(found: "TriedSentence") -> None:
     click.echo(f"agreement by tenth, {_SOURCES[found.evidence]}: {' '.join(tenths)}")
     _show_items(found.nearest, "nearest")
     _show_items(found.at_cut, "at the cut")
+    _show_items(found.changed.head(_CHANGED), "changed", ("before", "vote"))
     click.echo(f"{found.changed.height:,} votes would be others than in the last run.")
 
 
-def _show_items(items: "pl.DataFrame", title: str) -> None:
+def _show_items(items: "pl.DataFrame", title: str, votes: tuple[str, ...] = ("vote",)) -> None:
     if items.is_empty():
         return
     raw = items.columns[5:6]
     columns = [Column(name="item", cells=[str(item) for item in items["item_id"]])]
     columns += [Column(name="margin", cells=[write_number(value, 3) for value in items["margin"]], is_number=True)]
-    columns += [Column(name="vote", cells=[value or "-" for value in items["vote"]])]
+    columns += [Column(name=name, cells=[value or "-" for value in items[name]]) for name in votes]
     columns += [Column(name=name, cells=[write_cell(value) for value in items[name]], is_wide=True) for name in raw]
     print_table(columns, title=title)

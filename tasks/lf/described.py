@@ -51,7 +51,7 @@ yelp made random it has 4 and 5 times as much, and voting beside them costs .011
 real votes, where it has 1.7 and 2 times as much, it wins .001 and costs .012."""
 
 SAMPLE = 20_000
-"""Reference items by which scores are fitted."""
+"""Reference items over which cosines with descriptions are averaged."""
 
 COMPARED = 4000
 """Reference items whose neighbors are compared: each with each."""

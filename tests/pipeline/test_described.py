@@ -424,7 +424,12 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     for bad, message in (("", "no description or a blank one"), (same_as_another, "have the same description")):
         refused = CliRunner().invoke(main, ["describe", "sports", "--try", bad])
         assert refused.exit_code == 2 and message in refused.output
+    flips = CliRunner().invoke(main, ["describe", "sports", "--try", "phone code"]).output.partition("changed\n")[2]
+    first = other.changed.row(0, named=True)
+    assert [*flips.splitlines()[0].split()[:4]] == ["item", "margin", "before", "vote"]
+    assert flips.splitlines()[2].split()[2:4] == [first["before"] or "-", first["vote"] or "-"]
     shown = CliRunner().invoke(main, ["describe", "sports", "--try", SENTENCES["sports"]])
+    assert "changed\n" not in shown.output
     assert "0 votes would be others than in the last run." in shown.output
     curve = re.search(r"agreement by tenth, among near items: ([\d. |]+)\n", shown.output)
     assert curve, shown.output

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.core.description_scores import LEAST, DescriptionScores, fit_scores
+from tasks.core.description_scores import DescriptionScores, fit_scores
 from tasks.core.descriptions import (
     ENOUGH,
     Evidence,
@@ -49,46 +49,12 @@ def test_a_description_that_is_near_to_everything_wins_nothing() -> None:
     assert found.margins == pytest.approx([0.5 / 10**0.5] * 2)
 
 
-def make_uneven(n: int = 2000, share: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Rows around two axes, `share` of them around the second, and which; both are spread as wide as they are apart."""
-    rng = np.random.default_rng(0)
-    truth = (np.arange(n) < share * n).astype(np.int64)
-    X = np.eye(8)[truth] * 1.5 + rng.normal(size=(n, 8)) * 0.5
-    return X.astype(np.float32), truth
-
-
-def test_a_rare_class_does_not_get_half_of_the_items() -> None:
-    X, truth = make_uneven()
-    V = np.eye(8, dtype=np.float32)[:2]
-    nearest = guess(X, make_scores(V, [0, 1], (X / np.linalg.norm(X, axis=1)[:, None] @ V.T).mean(axis=0).tolist()), 2)
-    fitted = guess(X, fit_scores(X, V, np.array([0, 1])), 2)
-    assert (nearest.classes == 1).mean() > 0.3 > 0.15 > (fitted.classes == 1).mean() > 0.08
-    assert (fitted.classes == truth).mean() > 0.95 > 0.8 > (nearest.classes == truth).mean()
-
-
 def test_descriptions_in_another_order_score_alike() -> None:
-    X, _ = make_uneven()
-    V = np.random.default_rng(1).normal(size=(6, 8)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    X, V = rng.normal(size=(50, 8)).astype(np.float32), rng.normal(size=(6, 8)).astype(np.float32)
     classes, order = np.array([0, 0, 1, 1, 2, 2]), np.array([5, 3, 0, 2, 1, 4])
     one, other = fit_scores(X, V, classes), fit_scores(X, V[order], classes[order])
-    assert one.score_classes(X, 3) == pytest.approx(other.score_classes(X, 3), abs=1e-4)
-
-
-def test_what_cannot_be_fitted_is_the_cosine_less_its_mean() -> None:
-    X, _ = make_uneven()
-    V = np.eye(8, dtype=np.float32)[:3]
-    few = fit_scores(X[: 3 * LEAST - 1], V, np.arange(3))
-    assert np.array_equal(few.vectors, V)
-    assert np.allclose(few.score_classes(X[: 3 * LEAST - 1], 3).mean(axis=0), 0, atol=1e-6)
-    assert np.array_equal(fit_scores(X, V[:1], np.array([1])).vectors, V[:1])
-
-
-def test_equal_vectors_and_items_that_do_not_differ_stay_finite() -> None:
-    X, _ = make_uneven()
-    same = fit_scores(X, np.ones((3, 8), np.float32), np.arange(3)).score_classes(X, 3)
-    assert np.isfinite(same).all()
-    flat = fit_scores(np.ones((100, 8), np.float32), np.eye(8, dtype=np.float32)[:3], np.arange(3))
-    assert np.isfinite(flat.score_classes(X, 3)).all()
+    assert np.array_equal(one.score_classes(X, 3), other.score_classes(X, 3))
 
 
 def test_a_row_is_scored_alike_to_the_last_bit_whatever_stands_beside_it() -> None:
