@@ -50,6 +50,7 @@ def run(
     write_shards(root / EMBEDDINGS, join_blocks(matched, items, quarantine), schemas.embeddings(widths[-1]))
     failed = quarantine.tabulate(ids.dtype)
     write_table(root / QUARANTINE, failed, schemas.QUARANTINE)
+    items = items.replace_columns([column for block in blocks for column in block.found.columns])
     if not failed.is_empty():
         items = items.drop(quarantine.ids)
     layout = [
@@ -60,6 +61,7 @@ def run(
             share=block.share,
             model=block.model.model if block.model else "",
             column=block.model.column if block.model else "",
+            is_of_images=block.model is not None and block.model.is_of_images,
         )
         for block, start in zip(blocks, widths, strict=False)
         if block.share is not None

@@ -60,21 +60,50 @@ def _require_inside(value: str) -> str:
 TFIDF = "tfidf"
 """The encoder that needs no model: it is fitted on the texts of train."""
 
+PIXELS = "pixels"
+"""The encoder of images that needs no model: an image made small."""
+
+
+class Reads(StrEnum):
+    """What a column to encode holds."""
+
+    TEXT = "text"
+    IMAGES = "images"
+
 
 class EncoderParams(Section):
-    """How embeddings are computed from a text column; `encoder: tfidf` is short for `encoder: {model: tfidf}`."""
+    """How embeddings are computed from a column; `encoder: tfidf` is short for `encoder: {model: tfidf}`."""
 
     model: str
     """`tfidf` (n-grams of words and letters, then an SVD, fitted on the texts of train); a `.parquet` below `source` that is
     a copy of `data/ingest/encoder.parquet`, so that the fit stays as it is; a `.onnx` file inside the project with its
     `tokenizer.json` beside it (needs the extra `onnx`: a processor is enough); or a sentence-transformers model (needs the
-    extra `text`, which brings torch): a name, or a folder inside the project."""
+    extra `text`, which brings torch): a name, or a folder inside the project. Of images: `pixels` (each made small; needs the
+    extra `onnx` for Pillow), or a `.onnx` file with its `preprocessor_config.json` beside it, and `reads: images`."""
     dimensions: int = Field(default=128, ge=1, le=1000)
     """The dimension of `tfidf`'s vectors; lower if there are fewer texts."""
     column: str = "text"
     """The items' column to encode."""
+    reads: Reads = Reads.TEXT
+    """What `column` holds: `text`, or `images`, which are paths (from the folder of the items' file or that of the project,
+    of files below `ingest.source`) or the bytes of image files. `pixels` reads images without being told."""
     batch_size: int = Field(64, ge=1)
     """The number of texts per call of the model; no result depends on it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_what_it_can(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("model") == PIXELS:
+            return {"reads": Reads.IMAGES.value} | value
+        return value
+
+    @model_validator(mode="after")
+    def _can_read(self) -> "EncoderParams":
+        if self.model == PIXELS and self.reads is Reads.TEXT:
+            raise ValueError("`pixels` reads images; remove `reads: text`, or name a model of texts")
+        if self.reads is Reads.IMAGES and self.model != PIXELS and not self.model.endswith(".onnx"):
+            raise ValueError(f"{self.model!r} reads no images; give `pixels` or a .onnx file of an image model")
+        return self
 
 
 class BlockParams(Section):

@@ -1,4 +1,4 @@
-"""A sentence encoder as an ONNX file of some hundred bytes, so that the real runtime is tested without a download.
+"""Encoders of sentences and images as ONNX files of some hundred bytes, so that the real runtime is tested without a download.
 
 The protocol's own words: a field is its number and kind in one number, then a number or counted bytes.
 """
@@ -58,3 +58,16 @@ def write_model(folder: Path, vectors: npt.NDArray[np.float32], longest: int = 8
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {longest}}}')
     return folder / "model.onnx"
+
+
+def write_image_model(path: Path) -> None:
+    """The model at `path` whose embedding of an image is the mean of each of its three channels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    node = _field(1, "pixel_values") + _field(2, "pooler_output") + _field(4, "GlobalAveragePool")
+    graph = (
+        _field(1, node)
+        + _field(2, "means")
+        + _field(11, _value("pixel_values", 1, "images", 3, "height", "width"))
+        + _field(12, _value("pooler_output", 1, "images", 3, 1, 1))
+    )
+    path.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(2, 17)))

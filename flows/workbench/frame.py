@@ -4,7 +4,6 @@ Text from data is only ever an element's text; it is never interpreted as HTML, 
 """
 
 import asyncio
-import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,12 @@ from nicegui import ui
 from nicegui.element import Element
 
 from flows.workbench.live import Live
+from flows.workbench.pictures import draw, draw_file
 from tasks.errors import EpoxyError
 from tasks.queries.edits import describe_edits
 from tasks.queries.project_data import ProjectData
+from tasks.readers.images import DIGEST
 from tasks.report.formatting import MINUS
-from tasks.report.pictures import draw_square
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
 .fields { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .25rem .75rem; }
 .lines { gap: .25rem; }
 .picture { image-rendering: pixelated; width: 96px; height: 96px; }
+.photo { width: 256px; height: 256px; max-width: 100%; }
 .right { color: #16703c; } .wrong { color: #b3261e; }
 .body--dark .right { color: #7fd49b; } .body--dark .wrong { color: #ff9a90; }
 a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px solid #5898d4; }
@@ -250,35 +251,23 @@ def item_address(item: object, release: str | None = None) -> str:
     return address("/item", id=item, release=release)
 
 
-def show_content(row: Mapping[str, Any], columns: Sequence[str], *, most: int = SHORT) -> None:
-    """Show the raw `columns` of an item: texts, pictures, other values."""
+def show_content(root: Path, row: Mapping[str, Any], columns: Sequence[str], *, most: int = SHORT) -> None:
+    """Show the raw `columns` of an item of the project at `root`: texts, pictures, other values."""
+    passed: set[str] = set()
     for name in columns:
+        if name in passed:
+            continue
         value = row[name]
         picture = draw(value)
         if picture is not None:
             ui.image(picture).classes("picture").props(f'alt="{quote(name)}" no-transition no-spinner')
+        elif (photo := draw_file(root, row, name)) is not None:
+            ui.image(photo).classes("photo").props(f'alt="{quote(value)}" fit="contain" no-transition no-spinner')
+            Text(value, "div", "data quiet")
+            passed.add(DIGEST.format(name))
         elif isinstance(value, str):
             rest = f" … ({len(value):,} characters)" if len(value) > most else ""
             Text(value[:most] + rest, "div", "data").props('dir="auto"')
         elif value is not None:
             text = repr(value)
             Text(f"{name}: {text[:most]}{' …' if len(text) > most else ''}", "div", "data quiet")
-
-
-_PICTURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-
-
-def draw(value: object) -> str | None:
-    """Return the address of a picture of `value`: bytes of an image, or a square of at least 16 numbers; None of others.
-
-    >>> draw("text") is None, draw([0] * 15) is None
-    (True, True)
-    """
-    if isinstance(value, bytes):
-        kind = next((kind for start, kind in _PICTURES.items() if value.startswith(start)), None)
-        return None if kind is None else f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
-    square = draw_square(value)
-    if square is None:
-        return None
-    svg = square.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

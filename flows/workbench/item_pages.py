@@ -66,7 +66,7 @@ def add_pages(bench: Bench) -> None:
             _show_form(bench, query, release)
             before = None if release is None else await ask(lambda: open_release(bench.root, release).labels())
             answer = await ask(lambda: find_items(bench.data, query, before=before))
-            _show_answer(query, number, release, answer)
+            _show_answer(bench, query, number, release, answer)
 
     @page("/item")
     async def item_page(id: str, release: str | None = None, test_gold: str = "") -> None:
@@ -124,7 +124,7 @@ def _show_form(bench: Bench, query: ItemQuery, release: str | None) -> None:
         )
 
 
-def _show_answer(query: ItemQuery, number: int, release: str | None, answer: ItemPage) -> None:
+def _show_answer(bench: Bench, query: ItemQuery, number: int, release: str | None, answer: ItemPage) -> None:
     said = f"{answer.total:,} of {answer.items:,} items; {answer.gold}."
     if query.conflict:
         said += f" {query.conflict[0]} and {query.conflict[1]} vote different classes."
@@ -138,7 +138,7 @@ def _show_answer(query: ItemQuery, number: int, release: str | None, answer: Ite
         ui.element("ol").props(f'start="{ROWS * (number - 1) + 1}"').style("list-style: none; padding: 0; width: 100%")
     ):
         for row in answer.rows.iter_rows(named=True):
-            _show_row(row, raw, query)
+            _show_row(bench, row, raw, query)
     pages = max(1, -(-answer.total // ROWS))
     with ui.element("nav").props('aria-label="Pages of items"').classes("flex gap-4 items-center"):
         if number > 1:
@@ -148,7 +148,7 @@ def _show_answer(query: ItemQuery, number: int, release: str | None, answer: Ite
             link("next", write_address(query, page=number + 1, release=release))
 
 
-def _show_row(row: Mapping[str, Any], raw: list[str], query: ItemQuery) -> None:
+def _show_row(bench: Bench, row: Mapping[str, Any], raw: list[str], query: ItemQuery) -> None:
     with ui.element("li").classes("w-full").style("border-top: 1px solid #8884; padding: .6rem 0"):
         with ui.element("div").classes("flex flex-wrap gap-x-4 items-baseline"):
             link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
@@ -157,7 +157,7 @@ def _show_row(row: Mapping[str, Any], raw: list[str], query: ItemQuery) -> None:
                 Text(f"before: {row['label_before']}")
             show_judgment(row["gold"], row["right"])
             Text(str(row["split"]), classes="quiet")
-        show_content(row, raw)
+        show_content(bench.root, row, raw)
         votes = ", ".join(f"{v['lf']}: {v['vote']}{' (extended)' if v['is_extended'] else ''}" for v in row["votes"])
         Text(votes or "no LF votes", "div", "data quiet")
 
@@ -183,7 +183,7 @@ def _show_explanation(bench: Bench, told: Explanation, *, withheld_gold: bool) -
         Text("" if told.release is None else f"in release {told.release}", classes="quiet")
         if not withheld_gold:
             link("with gold of test and train", item_address(told.item_id) + "&test_gold=yes")
-    show_content(told.item, list(told.item), most=LONG)
+    show_content(bench.root, told.item, list(told.item), most=LONG)
 
     heading("Why this label")
     Text(
@@ -223,7 +223,7 @@ def _show_explanation(bench: Bench, told: Explanation, *, withheld_gold: bool) -
             with ui.element("div").classes("w-full").style("border-top: 1px solid #8884; padding: .5rem 0"):
                 link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
                 Text(f" {row['label']}", "strong")
-                show_content(row, raw)
+                show_content(bench.root, row, raw)
     if told.methods.height:
         heading("What each method says")
         table(

@@ -157,7 +157,7 @@ def _show_round(bench: Bench, state: Round) -> None:
             return
         row = state.rows[state.at]
         with ui.card().classes("w-full"):
-            show_content(row, raw, most=LONG)
+            show_content(bench.root, row, raw, most=LONG)
             with ui.element("div").classes("flex flex-wrap gap-x-4"):
                 link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
                 said = state.said.get(row[ITEM_ID])

@@ -149,7 +149,7 @@ async def _show_flips(bench: Bench) -> Any:
                 link(str(flip[ITEM_ID]), item_address(flip[ITEM_ID]))
                 Text(f" {flip['before']} → {flip['after']}", "strong")
                 item = items.get(flip[ITEM_ID], {})
-                show_content(item, [name for name in item if name not in (ITEM_ID, "split")])
+                show_content(bench.root, item, [name for name in item if name not in (ITEM_ID, "split")])
         if len(flips) > _FLIPS:
             Text(f"... and {len(flips) - _FLIPS:,} more; 'epoxy plan --flips --json' lists all.", "p")
 

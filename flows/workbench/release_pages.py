@@ -158,7 +158,7 @@ def _show_difference(bench: Bench, found: Difference) -> None:
         with ui.element("div").classes("w-full").style("border-top: 1px solid #8884; padding: .5rem 0"):
             link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
             Text(f" {row['before']} → {row['after']}", "strong")
-            show_content(row, raw)
+            show_content(bench.root, row, raw)
     if flips.flipped.height > shown.height:
         Text(f"... and {flips.flipped.height - shown.height:,} more; 'epoxy releases diff' lists all.", "p")
     others = [change for change in found.metrics if change not in found.shipped_metrics]

@@ -117,7 +117,7 @@ def _show_suggestion(bench: Bench, row: Mapping[str, Any], raw: list[str]) -> No
     for example in bench.data.items()[bench.data.find_rows(row["examples"])].iter_rows(named=True):
         with ui.element("div").style("padding: .25rem 0 .25rem 1rem"):
             link(str(example[ITEM_ID]), item_address(example[ITEM_ID]))
-            show_content(example, raw)
+            show_content(bench.root, example, raw)
 
 
 def _tell(holder: ui.element, message: str, classes: str = "") -> None:

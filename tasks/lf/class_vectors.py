@@ -80,6 +80,12 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
         return ClassVectors(
             vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=TFIDF, notes=tuple(notes)
         )
+    if params.encoder is None and said is not None and said.is_of_images:
+        raise ParamsError(
+            f"params.yaml: 'apply.describe': the items' embeddings are of images ('{said.model}'), which reads no sentences. Name "
+            "a model of texts with vectors of the same kind (the text half of CLIP, say) in apply.describe.encoder, or give "
+            "vectors in apply.describe.vectors."
+        )
     model = params.encoder or (said.model if said else "")
     if model in ("", TFIDF):
         raise ParamsError(
@@ -95,7 +101,7 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
             f"apply.describe: '{model}' gives vectors of length {vectors.shape[1]}, but the items' embeddings have {width}. "
             "Name the encoder that made them."
         )
-    column = params.column or (said.column if said else "text")
+    column = params.column or (said.column if said and not said.is_of_images else "text")
     notes = [*_check_encoder(root, choice, column), *_find_cut(root, choice, sentences)]
     return ClassVectors(
         vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=model, notes=tuple(notes)
@@ -112,7 +118,7 @@ def _encode_in_blocks(
     ParamsError
         `params` name an encoder, where each block has its own, or none encodes texts.
     """
-    known = [block for block in blocks if block.model]
+    known = [block for block in blocks if block.model and not block.is_of_images]
     if params.encoder is not None:
         raise ParamsError(
             "params.yaml: 'apply.describe.encoder' is for embeddings of one kind; each of ingest.blocks has its own encoder. "

@@ -10,7 +10,7 @@ import polars as pl
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, EpoxyError
-from tasks.params import IngestParams
+from tasks.params import IngestParams, Reads
 from tasks.progress import Progress
 from tasks.readers import encoder
 from tasks.readers.embeddings import Embeddings, encode_items, match_rows, note_vectors, read_embeddings, to_float32
@@ -88,7 +88,7 @@ def read_blocks(
     for name, share, alone in parts or [("", None, params)]:
         try:
             found = (
-                encode_items(root, source, items.table, alone.encoder, load)
+                encode_items(root, source, items.table, alone.encoder, items.ids_by_file, quarantine, load)
                 if alone.encoder is not None
                 else read_embeddings(root, source, ids.dtype, alone, items.ids_by_file, quarantine)
             )
@@ -100,7 +100,10 @@ def read_blocks(
                 raise
             raise type(error)(f"ingest.blocks.{name}: {error}") from None
         ids = matched.ids
-        model = EncoderName(model=alone.encoder.model, column=alone.encoder.column) if alone.encoder else None
+        model = None
+        if alone.encoder is not None:
+            is_of_images = alone.encoder.reads is Reads.IMAGES
+            model = EncoderName(model=alone.encoder.model, column=alone.encoder.column, is_of_images=is_of_images)
         read.append((Block(name=name, found=found, rows=matched.rows, share=share, model=model), matched.ids))
     blocks = [
         block if len(own) == len(ids) else replace(block, rows=block.rows[own.is_in(ids.implode()).to_numpy()])

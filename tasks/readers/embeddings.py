@@ -1,4 +1,4 @@
-"""Raw embeddings: from .npy, .npz or Parquet files, or computed from a text column, each with its item's id."""
+"""Raw embeddings: from .npy, .npz or Parquet files, or computed from a column of texts or images, each with its item's id."""
 
 import math
 import os
@@ -19,18 +19,19 @@ import pyarrow.parquet as parquet
 from tasks.core.tfidf import TfidfEncoder, fit_tfidf
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, ParamsError
-from tasks.params import TFIDF, EncoderParams, IngestParams, Split
+from tasks.params import PIXELS, TFIDF, EncoderParams, IngestParams, Reads, Split
 from tasks.progress import Progress
-from tasks.readers import encoder, onnx_encoder, sentence_encoder
+from tasks.readers import encoder, onnx_encoder, onnx_image_encoder, pixel_encoder, sentence_encoder
 from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
 from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, normalize_ids, read_embedding_ids
-from tasks.readers.quarantine import Note, Quarantine, Reason
+from tasks.readers.images import DIGEST, encode_images, find_images
+from tasks.readers.quarantine import Note, Quarantine, Reason, name_rows
 from tasks.readers.raw_tables import read_stored_column
 from tasks.tables.parquet import ROW_GROUP
 from tasks.tables.paths import EMBEDDINGS
 from tasks.tables.saved_encoder import read_encoder
 from tasks.tables.scratch import open_scratch
-from tasks.tables.validation import name_first, name_first_where
+from tasks.tables.validation import SHOWN, name_first, name_first_where
 
 _DEFLATE = 1032
 """DEFLATE's highest possible compression ratio."""
@@ -43,7 +44,8 @@ class Embeddings:
     """Vectors as they were read: item `ids[i]` has row `rows[i]` of `matrix`, floats of shape (any, d), maybe on disk.
 
     `files`: where the rows are from, in their order, `lengths` of them each; empty if they were computed. `encoder`: the TF-IDF encoder that
-    computed them, None for other encoders and for files.
+    computed them, None for other encoders and for files. `columns`: columns of the items, all of them in their order, that
+    replace those of the file or come after them.
     """
 
     ids: pl.Series
@@ -52,18 +54,29 @@ class Embeddings:
     files: tuple[Path, ...] = ()
     lengths: tuple[int, ...] = ()
     encoder: TfidfEncoder | None = None
+    columns: tuple[pl.Series, ...] = ()
 
 
 def encode_items(
-    root: Path, source: Path, items: pl.DataFrame, params: EncoderParams, load: encoder.LoadEncoder | None = None
+    root: Path,
+    source: Path,
+    items: pl.DataFrame,
+    params: EncoderParams,
+    known: Mapping[Path, pl.Series],
+    quarantine: Quarantine,
+    load: encoder.LoadEncoder | None = None,
 ) -> Embeddings:
-    """Embeddings of a text column of the items, by what `load` loads, else by the extra that the model needs.
+    """Embeddings of a column of the items, by what `load` loads, else by the extra that the model needs.
+
+    `known`: ids by file of items. Items whose image cannot be read are noted in `quarantine`, if they may fail.
 
     Raises
     ------
     DataError
-        The column is missing, is not text, or lacks a text.
+        The column is missing, is not text (or of images), or lacks a text or an image.
     """
+    if params.reads is Reads.IMAGES:
+        return _encode_images(root, source, items, params, known, quarantine, load)
     if params.column not in items.columns or items[params.column].dtype != pl.String:
         others = [name for name, dtype in items.schema.items() if dtype == pl.String and name not in (ITEM_ID, "split")]
         raise DataError(
@@ -82,6 +95,43 @@ def encode_items(
         return Embeddings(ids=ids, matrix=matrix, rows=np.arange(len(ids)), encoder=fitted)
     encoded = encoder.encode_texts(root, texts, params, load or choose_loader(params.model))
     return Embeddings(ids=ids, matrix=encoded.matrix, rows=encoded.rows)
+
+
+def _encode_images(
+    root: Path,
+    source: Path,
+    items: pl.DataFrame,
+    params: EncoderParams,
+    known: Mapping[Path, pl.Series],
+    quarantine: Quarantine,
+    load: encoder.LoadEncoder | None,
+) -> Embeddings:
+    """Embeddings of a column of images; of paths also the columns that say from the project's folder where and what they are."""
+    name, ids = DIGEST.format(params.column), items[ITEM_ID]
+    found = find_images(root, source, items, params.column, known)
+    if found.contents is None and name in items.columns:
+        raise DataError(
+            f"{source}: column '{name}' of the items is what ingest writes beside the paths in '{params.column}'. Rename it."
+        )
+    pixels = params.model == PIXELS
+    encoded = encode_images(root, found, params, load or (pixel_encoder if pixels else onnx_image_encoder).load_encoder)
+    if encoded.problems:
+        failed, reasons = ids.gather(list(encoded.problems)), list(encoded.problems.values())
+        if quarantine.is_on:
+            quarantine.add_items(failed, Reason.BAD_IMAGE, reasons, known)
+        else:
+            lines = name_rows(source, failed[:SHOWN], Reason.BAD_IMAGE, reasons[:SHOWN], known)
+            shown = "\n".join(f"  {line}" for line in lines)
+            raise DataError(
+                f"ingest.encoder.column: '{params.column}' of {len(failed):,} items is no image that can be read:\n{shown}\n"
+                "Correct the files, leave the items out, or allow some to fail with ingest.quarantine."
+            )
+    columns: tuple[pl.Series, ...] = ()
+    if found.contents is None:
+        paths = [None if file is None else os.path.relpath(file, root) for file in found.files]
+        digests = [None if digest is None else digest.hex() for digest in found.digests]
+        columns = (pl.Series(params.column, paths, pl.String), pl.Series(name, digests, pl.String))
+    return Embeddings(ids=ids.gather(encoded.items), matrix=encoded.matrix, rows=encoded.rows, columns=columns)
 
 
 def choose_loader(model: str) -> encoder.LoadEncoder:

@@ -1,6 +1,6 @@
-"""Embeddings of texts by a model of one of the extras; a text is never encoded twice.
+"""Embeddings of texts and images by a model of one of the extras; a text or image is never encoded twice.
 
-Vectors are cached by model and text (see tasks.cache.store), many texts to an entry.
+Vectors are cached by model and content (see tasks.cache.store), many to an entry.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,13 +52,13 @@ class ModelChoice(Protocol):
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors; a text's vector must not depend on the rest of its batch.
+    """Turns texts, or the bytes of image files, into vectors; a vector must not depend on the rest of its batch.
 
     (Except for rounding: models pad a batch to its longest text, which changes the last bits.)
     """
 
-    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.floating]:
-        """The vectors of `texts`, of shape (len(texts), d)."""
+    def __call__(self, contents: Sequence[Any], /) -> npt.NDArray[np.floating]:
+        """The vectors of `contents`, of shape (len(contents), d); NaN where one cannot be read."""
 
 
 LoadEncoder = Callable[[Path, ModelChoice], Encoder]
@@ -90,6 +90,29 @@ def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEn
     distinct = texts.unique().sort()
     distinct = distinct.gather(distinct.str.len_bytes().arg_sort())
     keys = [hashlib.sha256(text.encode()).digest() for text in distinct]
+    matrix = encode_distinct(root, keys, distinct.gather, params, load, CHUNK)
+    rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
+    return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())
+
+
+def encode_distinct(
+    root: Path,
+    keys: Sequence[bytes],
+    fetch: Callable[[list[int]], pl.Series],
+    params: ModelChoice,
+    load: LoadEncoder,
+    size: int,
+) -> Float32:
+    """The vectors (n, d), on disk, of n contents whose SHA-256 digests are `keys`, at least one and each another.
+
+    `fetch` gives the contents at some positions, text or bytes; it is called for those alone that are not in the cache, and for
+    `size` of them at a time, which become an entry of the cache.
+
+    Raises
+    ------
+    EpoxyError
+        As for `encode_texts`, or `fetch` raises it.
+    """
     model = _identify_model(root, params.model)
     prefix = identify(model, _identify_loader(load))[:32]
     matrix: Float32 | None = None
@@ -106,16 +129,15 @@ def encode_texts(root: Path, texts: pl.Series, params: ModelChoice, load: LoadEn
             rows = list(missing.values())
             job = _Job(params=params, identity=model, load=load)
             with Progress("encode", total=len(rows)) as progress:
-                parts = (distinct.gather(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
+                parts = (fetch(rows[start : start + size]) for start in range(0, len(rows), size))
                 for number, vectors in enumerate(_encode_parts(root, job, parts, progress)):
-                    part = rows[number * CHUNK : (number + 1) * CHUNK]
+                    part = rows[number * size : (number + 1) * size]
                     matrix = _fit(matrix, root, len(keys), vectors, params.model)
                     matrix[part] = vectors
                     entry = _pack(_Chunk(keys=[keys[row] for row in part], vectors=vectors))
                     kept.write(f"{prefix}-{hashlib.sha256(entry).hexdigest()}", entry)
-    assert matrix is not None, "no texts"
-    rows_of = texts.replace_strict(distinct, range(len(distinct)), return_dtype=pl.Int64)
-    return EncodedTexts(matrix=matrix, rows=rows_of.to_numpy())
+    assert matrix is not None, "nothing to encode"
+    return matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +164,7 @@ def _encode_parts(root: Path, job: _Job, parts: Iterator[pl.Series], progress: P
 
 
 def encode_shard(job: _Job, texts: pl.Series) -> Float32:
-    """The vectors of `texts`; runs on a worker, which loads a model once, from a copy of the project's folder."""
+    """The vectors of `texts` or images; runs on a worker, which loads a model once, from a copy of the project's folder."""
     with _loading:
         if job.identity not in _encoders:
             if _identify_model(Path(), job.params.model) != job.identity:
@@ -163,7 +185,7 @@ _encoders: dict[str, Encoder] = {}
 
 
 def _describe(texts: pl.Series) -> str:
-    return f"{len(texts):,} texts from {texts[0][:40]!r} on"
+    return f"{len(texts):,} texts from {texts[0][:40]!r} on" if texts.dtype == pl.String else f"{len(texts):,} images"
 
 
 def _encode(encoder: Encoder, texts: pl.Series, params: ModelChoice, progress: Progress) -> Float32:
@@ -173,9 +195,10 @@ def _encode(encoder: Encoder, texts: pl.Series, params: ModelChoice, progress: P
         batch = texts[start : start + params.batch_size].to_list()
         vectors = np.asarray(encoder(batch))
         if vectors.ndim != 2 or len(vectors) != len(batch) or vectors.shape[1:] != (batches or [vectors])[0].shape[1:]:
+            kind = "text" if texts.dtype == pl.String else "image"
             raise DataError(
-                f"ingest.encoder: '{params.model}' gave an array of shape {vectors.shape} for {len(batch)} texts; "
-                "expected one vector per text, all of one length."
+                f"ingest.encoder: '{params.model}' gave an array of shape {vectors.shape} for {len(batch)} {kind}s; "
+                f"expected one vector per {kind}, all of one length."
             )
         batches.append(vectors.astype(np.float32))
         progress.advance(len(batch))

@@ -10,7 +10,7 @@ from polars.datatypes import DataTypeClass
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.params import IngestParams, Split
+from tasks.params import IngestParams, Reads, Split
 from tasks.readers.class_column import show_distinct, to_classes
 from tasks.readers.column_types import convert_column, describe_losses, guess_types, propose_types, write_key
 from tasks.readers.files import drop_empty, find_files, require_one_suffix
@@ -36,6 +36,10 @@ class Items:
     remarks: tuple[str, ...]
     losses: tuple[str, ...]
     ids_by_file: Mapping[Path, pl.Series]
+
+    def replace_columns(self, columns: Sequence[pl.Series]) -> "Items":
+        """These items with `columns`, each in place of that of its name, if there is one."""
+        return replace(self, table=self.table.with_columns(columns)) if columns else self
 
     def drop(self, ids: Collection[str | int]) -> "Items":
         """These items without those of `ids`."""
@@ -203,7 +207,7 @@ def _cut_ids(ids: pl.Series, parts: Sequence[RawTable]) -> dict[Path, pl.Series]
 
 def _note_missing_texts(raw: pl.DataFrame, params: IngestParams, notes: RowNotes) -> None:
     """Take note of rows without the text that is to be encoded."""
-    name = params.encoder.column if params.encoder else None
+    name = params.encoder.column if params.encoder and params.encoder.reads is Reads.TEXT else None
     if name in raw.columns and raw.schema[name] == pl.String:
         notes.note(raw[name].is_null(), Reason.NO_TEXT, raw[name])
 

@@ -20,6 +20,9 @@ from tasks.tables.validation import SHOWN
 _WIDTH = 60
 """How many characters of a bad value the table has."""
 
+_WIDTH_OF_REASON = 240
+"""How many it has of what says why an image cannot be read, a path among them."""
+
 
 class Reason(StrEnum):
     """What is wrong with a row."""
@@ -31,6 +34,7 @@ class Reason(StrEnum):
     BAD_SPLIT = "unknown split"
     BAD_GOLD = "unknown class"
     NO_TEXT = "no text"
+    BAD_IMAGE = "bad image"
     BAD_EMBEDDING = "bad embedding"
     NO_EMBEDDING = "no embedding"
     NO_ITEM = "embedding of no item"
@@ -107,7 +111,8 @@ class Quarantine:
         )
 
     def _add(self, file: Path, at: int, line: int | None, item: str | int | None, reason: Reason, found: str) -> None:
-        shown = found if len(found) <= _WIDTH else f"{found[:_WIDTH]}…"
+        width = _WIDTH_OF_REASON if reason is Reason.BAD_IMAGE else _WIDTH
+        shown = found if len(found) <= width else f"{found[:width]}…"
         self._rows.append(_Row(file=file, at=at, line=line, item=item, reason=reason, found=shown))
 
     def require_few(self, kept: int) -> None:
@@ -157,6 +162,18 @@ class Quarantine:
             orient="row",
         )
         return table.select(ITEM_ID, "reason", "file", "row", "found")
+
+
+def name_rows(
+    source: Path, ids: pl.Series, reason: Reason, found: Sequence[object], among: Mapping[Path, pl.Series]
+) -> list[str]:
+    """Lines for an error about the items `ids`, each with its file below `source`, its row there, and what was `found`."""
+    notes = Quarantine(source, None)
+    notes.add_items(ids, reason, found, among)
+    return [
+        f"{row['file']}:{row['row']}, {row[ITEM_ID]!r}: {row['found']}"
+        for row in notes.tabulate(ids.dtype).iter_rows(named=True)
+    ]
 
 
 def _number(rows: Sequence[_Row]) -> list[int]:

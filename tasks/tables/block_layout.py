@@ -31,6 +31,8 @@ class BlockLayout(BaseModel):
     """What encoded it; empty where its embeddings come from a file."""
     column: str
     """What was encoded; empty likewise."""
+    is_of_images: bool = False
+    """Whether that holds images, not texts."""
 
     @property
     def width(self) -> int:
@@ -57,10 +59,10 @@ def write_layout(root: Path, blocks: Sequence[BlockLayout], encoders: dict[str, 
     """Write the `blocks` below `root`, in the order of their columns, and by block what encoded it."""
     layout = _Layout(blocks=tuple(blocks))
     with open_atomic_folder(root / BLOCKS) as part:
-        write_json(part / LAYOUT, layout.model_dump(mode="json"))
+        write_json(part / LAYOUT, layout.model_dump(mode="json", exclude_defaults=True))
         for block in blocks:
             if block.model:
-                name = EncoderName(model=block.model, column=block.column)
+                name = EncoderName(model=block.model, column=block.column, is_of_images=block.is_of_images)
                 write_encoder(part / f"{block.name}.parquet", encoders[block.name], name)
 
 

@@ -15,15 +15,19 @@ from tasks.tables import schemas
 from tasks.tables.parquet import read_schema, read_table, write_table
 
 _FALLBACK = "fallback"
-_MODEL, _COLUMN = "model", "column"
+_MODEL, _COLUMN, _IMAGES = "model", "column", "images"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderName:
-    """The encoder of the items' column `column`, a model that is not written down here; empty: none encoded them."""
+    """The encoder of the items' column `column`, a model that is not written down here; empty: none encoded them.
+
+    is_of_images: whether the column holds images, not texts.
+    """
 
     model: str = ""
     column: str = "text"
+    is_of_images: bool = False
 
 
 def write_encoder(path: Path, encoder: TfidfEncoder | None, name: EncoderName | None = None) -> None:
@@ -38,8 +42,10 @@ def write_encoder(path: Path, encoder: TfidfEncoder | None, name: EncoderName | 
         kinds, ngrams, idf = [*kinds, _FALLBACK], [*ngrams, ""], np.append(idf, 0.0)
         vectors = np.concatenate([encoder.components, encoder.fallback[None]])
     elif name is not None:
-        kinds, ngrams, idf = [_MODEL, _COLUMN], [name.model, name.column], np.zeros(2)
-        vectors = np.zeros((2, d), np.float32)
+        kinds, ngrams = [_MODEL, _COLUMN], [name.model, name.column]
+        if name.is_of_images:
+            kinds, ngrams = [*kinds, _IMAGES], [*ngrams, ""]
+        idf, vectors = np.zeros(len(kinds)), np.zeros((len(kinds), d), np.float32)
     table = pl.DataFrame(
         {
             "kind": pl.Series(kinds, dtype=pl.String),
@@ -91,5 +97,5 @@ def read_encoder_name(path: Path) -> EncoderName | None:
     table = read_table(path, schemas.encoder(kind.size if isinstance(kind, pl.Array) else 1))
     found = dict(table.select("kind", "ngram").rows())
     if _MODEL in found:
-        return EncoderName(model=found[_MODEL], column=found.get(_COLUMN, "text"))
+        return EncoderName(model=found[_MODEL], column=found.get(_COLUMN, "text"), is_of_images=_IMAGES in found)
     return None if _FALLBACK in found else EncoderName()

@@ -121,11 +121,11 @@ def encoder(d: int) -> TableSchema:
     """A fitted TF-IDF encoder: n-grams of words and letters, their weights, and of each a vector of width `d`.
 
     A row of kind `fallback` has the vector of a text without any of them. Of another encoder the rows `model` and `column`
-    have its name and what it encoded; no row at all: embeddings come from elsewhere.
+    have its name and what it encoded, and `images` is there if that were images; no row at all: embeddings come from elsewhere.
     """
     return pa.DataFrameSchema(
         {
-            "kind": pa.Column(pl.String, pa.Check.isin(["word", "char", "fallback", "model", "column"])),
+            "kind": pa.Column(pl.String, pa.Check.isin(["word", "char", "fallback", "model", "column", "images"])),
             "ngram": pa.Column(pl.String),
             "idf": pa.Column(pl.Float64, pa.Check.ge(0)),
             "vector": pa.Column(pl.Array(pl.Float32, d)),

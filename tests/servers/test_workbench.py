@@ -23,11 +23,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from flows.releases.last_run import describe_origin
-from flows.workbench.frame import draw
 from flows.workbench.item_address import ROWS, read_address, write_address
 from flows.workbench.label_page import save_decision
 from flows.workbench.lf_pages import find_source
 from flows.workbench.live import LiveState, follow
+from flows.workbench.pictures import draw
 from tasks.errors import QueryError
 from tasks.queries.items import ItemQuery, VoteFilter
 from tasks.tables import schemas
