@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 @click.option("--gold", help="The column with the class of items that somebody has labeled.")
 @click.option("--classes", help="Names of classes, with commas between them; by default those in the gold column.")
 @click.option(
-    "--describe", "described", multiple=True, metavar="CLASS=SENTENCE", help="What a class means. May be repeated."
+    "--describe",
+    "described",
+    multiple=True,
+    metavar="CLASS=SENTENCE",
+    help="What a class means. May be repeated, also for a class.",
 )
 def init_command(
     folder: Path,
@@ -60,21 +64,21 @@ def init_command(
         click.echo(line)
 
 
-def read_meanings(described: tuple[str, ...]) -> dict[str, str]:
-    """What each class means, from texts such as 'spam=an advertisement'."""
-    meanings = {}
+def read_meanings(described: tuple[str, ...]) -> dict[str, list[str]]:
+    """What each class means, from texts such as 'spam=an advertisement'; of a class there may be several."""
+    meanings: dict[str, list[str]] = {}
     for text in described:
         name, sign, meaning = (part.strip() for part in text.partition("="))
         if not (name and sign and meaning):
             raise click.UsageError(f"--describe {text!r}: expected a class, '=' and a sentence that says what it means")
-        meanings[name] = meaning
+        meanings.setdefault(name, []).append(meaning)
     return meanings
 
 
-def ask_meanings(classes: tuple[str, ...]) -> dict[str, str]:
+def ask_meanings(classes: tuple[str, ...]) -> dict[str, list[str]]:
     """What somebody at the terminal says that each class means; Enter leaves a class out."""
     answers = {name: click.prompt(f"What does {name!r} mean, in a sentence", default="") for name in classes}
-    return {name: answer.strip() for name, answer in answers.items() if answer.strip()}
+    return {name: [answer.strip()] for name, answer in answers.items() if answer.strip()}
 
 
 def ask(items: Path, sample: "Sample", classes: tuple[str, ...]) -> "Sample":

@@ -102,6 +102,8 @@ def show_suggestions(found: "Suggestions") -> None:
             Column(name="judged on", cells=[f"{row['n']:,} {row['judged_on']}" for row in rows], rank=1),
         ]
     )
-    click.echo(f"\n{found.in_need:,} items have no vote or an uncertain label{of}; number 1 would be (--append 1):\n")
+    click.echo(
+        f"\n{found.in_need:,} items have an uncertain label, or no vote but by what classes mean{of}; number 1 would be (--append 1):\n"
+    )
     for line in rows[0]["source"].split("\n"):
         click.echo(f"    {make_printable(line)}".rstrip())

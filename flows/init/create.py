@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
+from pydantic import ValidationError
 
 from flows.init.pipeline import TEMPLATE, write_pipeline
 from flows.init.sample import VALID_SHARE, Sample, choose_salt, find_telling_words, is_unspaced, list_candidates
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
-from tasks.params import MOST_CLASSES
+from tasks.params import MOST_CLASSES, DescribeParams
 
 _PARAMS = """\
 # Every key is described in the reference of Epoxy Flow; an unknown key is an error.
@@ -95,15 +96,15 @@ _ORDINALS = {"first": "one", "second": "two", "third": "three", "fourth": "four"
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
-def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def create_project(folder: Path, sample: Sample, meanings: Mapping[str, list[str]] | None = None) -> tuple[str, ...]:
     """Make the project in `folder`, which must be empty or new; lines on what was found and decided.
 
-    meanings: by class a sentence that says what it means.
+    meanings: by class one or more sentences that say what it means.
 
     Raises
     ------
     ParamsError
-        The folder is not empty, fewer than two classes are known or too many, or another one is described.
+        The folder is not empty, fewer than two classes are known or too many, or another one or two in the same words are described.
     """
     if folder.exists() and any(path.name != ".git" for path in folder.iterdir()):
         raise ParamsError(f"{folder} is not empty. Name a new folder; nothing is written over.")
@@ -124,6 +125,8 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | N
         )
     if unknown := sorted({*(meanings or {})} - {*sample.classes}):
         raise ParamsError(f"--describe: {unknown[0]!r} is none of the classes {', '.join(sample.classes)}.")
+    if meanings:
+        _check_meanings(meanings)
     columns = sample.columns
     raw = folder / "data" / "raw"
     raw.mkdir(parents=True)
@@ -147,7 +150,12 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, str] | N
 
 
 def _write_files(
-    folder: Path, sample: Sample, items: str, salt: int, words: Mapping[str, list[str]], meanings: Mapping[str, str]
+    folder: Path,
+    sample: Sample,
+    items: str,
+    salt: int,
+    words: Mapping[str, list[str]],
+    meanings: Mapping[str, list[str]],
 ) -> None:
     """Write everything except the pipeline and the items."""
     columns = sample.columns
@@ -185,16 +193,26 @@ def _write_files(
     shutil.copytree(TEMPLATE / "plots", folder / ".dvc" / "plots")
 
 
-def _find_words(sample: Sample, ids: pl.Series, salt: int, meanings: Mapping[str, str]) -> dict[str, list[str]]:
+def _find_words(sample: Sample, ids: pl.Series, salt: int, meanings: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Words for the first labeling functions; without gold frequent words that say nothing, which sentences do without."""
     return {} if meanings and sample.columns.gold is None else find_telling_words(sample, ids, salt)
 
 
-def _write_meanings(meanings: Mapping[str, str]) -> str:
+def _check_meanings(meanings: Mapping[str, list[str]]) -> None:
+    try:
+        DescribeParams.model_validate({"classes": meanings})
+    except ValidationError as error:
+        raise ParamsError(f"--describe: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _write_meanings(meanings: Mapping[str, list[str]]) -> str:
     """The key of params with what classes mean; nothing where none is described."""
     if not meanings:
         return ""
-    lines = "".join(f"      {_quote(name)}: {_quote(text)}\n" for name, text in meanings.items())
+    lines = "".join(
+        f"      {_quote(name)}: {_quote(texts[0]) if len(texts) == 1 else json.dumps(texts, ensure_ascii=False)}\n"
+        for name, texts in meanings.items()
+    )
     return f"  describe:               # one more labeling function: the class whose sentence is nearest\n    classes:\n{lines}"
 
 
@@ -240,7 +258,7 @@ def _quote(name: str) -> str:
 
 
 def _describe(
-    sample: Sample, folder: Path, meanings: Mapping[str, str], words: Mapping[str, list[str]]
+    sample: Sample, folder: Path, meanings: Mapping[str, list[str]], words: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
     """Lines on what was found and decided."""
     columns = sample.columns
@@ -261,7 +279,11 @@ def _describe(
         f"gold    {gold}",
         f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id, each class by halves'}",
         f"classes {', '.join(sample.classes)}",
-        *([f"meaning {', '.join(meanings)}: a sentence each, one more labeling function"] if meanings else []),
+        *(
+            [f"meaning {', '.join(meanings)}: one more labeling function, from what you say of each"]
+            if meanings
+            else []
+        ),
         f"{_count_lfs(words)} in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
     )
 

@@ -61,7 +61,8 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
     try:
         params = DescribeParams.model_validate({**given, "classes": {**texts, label: (sentence,)}})
     except ValidationError as error:
-        raise QueryError("; ".join(mistake["msg"] for mistake in error.errors())) from None
+        said = (mistake["msg"].removeprefix("Value error, ") for mistake in error.errors())
+        raise QueryError("; ".join(said)) from None
     table = read_votes(data.root / VOTES, len(classes))
     before = table[params.name].to_numpy() if params.name in table.columns else np.full(table.height, -1, np.int8)
     others = mute(table.drop(params.name, strict=False), read_muted(data.root))

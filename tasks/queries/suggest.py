@@ -2,7 +2,8 @@
 
 A rule is suggested for a class if a lower bound of its precision is high, on valid gold if enough items with gold fit
 the rule, else in agreement with the shipped labels. The first suggestion covers the most items that have no vote or an
-uncertain label; each further suggestion adds the most to those before.
+uncertain label; each further suggestion adds the most to those before. Votes by what classes mean do not count: they are a
+beginning, and fall silent where a labeling function votes.
 """
 
 import ast
@@ -22,8 +23,9 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Int64
 from tasks.errors import LabelingFunctionError, QueryError
 from tasks.params import Split
 from tasks.queries.items import measure_items
-from tasks.queries.project_data import ProjectData, find_name, require_not_negative
-from tasks.tables.files import write_text
+from tasks.queries.project_data import LFVotes, ProjectData, find_name, require_not_negative
+from tasks.tables.files import read_json, write_text
+from tasks.tables.paths import DESCRIPTIONS_SUMMARY
 
 SAMPLE = 50_000
 """Most items on which rules are looked for; they include those with valid gold."""
@@ -97,9 +99,9 @@ def suggest_lfs(
     classes = data.classes
     wanted = range(len(classes)) if label is None else [classes.index(find_name(label, classes, "class"))]
     rows = _draw(data, seed)
-    votes, measures = data.votes(), measure_items(data)
-    need = (measures["original_votes"] + measures["extended_votes"] == 0) | (measures["margin"] < UNCERTAIN)
-    in_need = need.gather(rows).to_numpy()
+    votes = data.votes()
+    need = ~_have_votes(data, votes) | (measure_items(data)["margin"] < UNCERTAIN).to_numpy()
+    in_need = need[rows]
     items = data.items()[rows]
     gold, labels = data.gold()[rows], data.label_positions()[rows]
     taken = {*votes.lfs}
@@ -186,6 +188,15 @@ def _add_imports(lines: list[str], body: list[ast.stmt], needs: list[str], *, ne
 
 _WIDTH = 120
 """Most characters in a line of source code."""
+
+
+def _have_votes(data: ProjectData, votes: LFVotes) -> Bool:
+    """Whether an LF votes on the item, (n,), other than by what classes mean."""
+    summary = data.root / DESCRIPTIONS_SUMMARY
+    described = read_json(summary)["lf"] if summary.is_file() else None
+    counted = [j for j, lf in enumerate(votes.lfs) if lf != described]
+    found: Bool = (votes.extended[:, counted] != ABSTAIN).any(axis=1)
+    return found
 
 
 def _draw(data: ProjectData, seed: int) -> Int64:

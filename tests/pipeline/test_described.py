@@ -424,6 +424,7 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     for bad, message in (("", "no description or a blank one"), (same_as_another, "have the same description")):
         refused = CliRunner().invoke(main, ["describe", "sports", "--try", bad])
         assert refused.exit_code == 2 and message in refused.output
+        assert re.match(r"error: '\w+' ", refused.output), refused.output
     flips = CliRunner().invoke(main, ["describe", "sports", "--try", "phone code"]).output.partition("changed\n")[2]
     first = other.changed.row(0, named=True)
     assert [*flips.splitlines()[0].split()[:4]] == ["item", "margin", "before", "vote"]

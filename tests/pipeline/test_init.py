@@ -216,12 +216,27 @@ def test_more_classes_than_there_can_be_make_no_project(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("described", "said"),
-    [("ham", "expected a class, '='"), ("eggs=breakfast", "'eggs' is none of the classes ham, spam")],
+    [
+        (["ham"], "expected a class, '='"),
+        (["eggs=breakfast"], "'eggs' is none of the classes ham, spam"),
+        (["ham=the same", "spam=The same "], "'ham' and 'spam' have the same description; say how they differ"),
+    ],
 )
-def test_a_sentence_that_is_of_no_class_is_refused(messages: Path, tmp_path: Path, described: str, said: str) -> None:
-    arguments = [str(tmp_path / "labels"), "--items", str(messages), "--describe", described]
+def test_a_sentence_that_tells_no_class_is_refused(
+    messages: Path, tmp_path: Path, described: list[str], said: str
+) -> None:
+    arguments = [str(tmp_path / "labels"), "--items", str(messages), *(f"--describe={text}" for text in described)]
     found = CliRunner().invoke(init_command, arguments)
     assert found.exit_code and said in f"{found.output} {found.exception}"
+    assert not (tmp_path / "labels").exists()
+
+
+def test_several_sentences_for_a_class_are_all_kept(messages: Path, tmp_path: Path) -> None:
+    said = ["--describe", "spam=win a prize", "--describe", 'spam=a "free" offer', "--describe", "ham=tomorrow"]
+    found = CliRunner().invoke(init_command, [str(tmp_path / "labels"), "--items", str(messages), *said])
+    assert found.exit_code == 0, found.output
+    params = yaml.safe_load((tmp_path / "labels/params.yaml").read_text(encoding="utf-8"))
+    assert params["apply"]["describe"]["classes"] == {"spam": ["win a prize", 'a "free" offer'], "ham": "tomorrow"}
 
 
 def test_columns_that_a_table_has_stay_as_they_are(tmp_path: Path) -> None:

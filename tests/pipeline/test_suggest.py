@@ -18,9 +18,12 @@ from tasks.core.lf_analysis import GoldCounts, wilson_interval
 from tasks.core.types import ABSTAIN
 from tasks.errors import LabelingFunctionError
 from tasks.lf.loading import load_lfs
+from tasks.queries.items import measure_items
 from tasks.queries.project_data import ProjectData
-from tasks.queries.suggest import EXAMPLES, append_lf, suggest_lfs
+from tasks.queries.suggest import EXAMPLES, UNCERTAIN, append_lf, suggest_lfs
 from tasks.queries.try_lf import choose_rows, try_lf
+from tasks.tables.files import write_json
+from tasks.tables.paths import DESCRIPTIONS_SUMMARY
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +139,16 @@ def test_without_gold_shipped_labels_judge(project: Path, tmp_path: Path) -> Non
     pl.read_parquet(gold)[:0].write_parquet(gold)
     rows = suggest_lfs(ProjectData(tmp_path / "project"), count=5, least_precision=0.6).rows
     assert rows.height and set(rows["judged_on"]) == {"labels"}
+
+
+def test_items_on_which_classes_are_only_described_are_in_need_of_an_lf(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    data = ProjectData(tmp_path / "project")
+    before, votes = suggest_lfs(data, count=0).in_need, data.votes()
+    write_json(data.root / DESCRIPTIONS_SUMMARY, {"lf": "odd"})
+    rare, odd = (votes.extended[:, votes.lfs.index(lf)] != ABSTAIN for lf in ("rare", "odd"))
+    alone = odd & ~rare & (measure_items(data)["margin"].to_numpy() >= UNCERTAIN)
+    assert suggest_lfs(data, count=0).in_need == before + alone.sum() > before
 
 
 def test_the_command_shows_and_appends(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
