@@ -141,7 +141,7 @@ def _measure(
     kept = root / "measured.json"
     done = {one["stage"]: one for one in json.loads(kept.read_text())} if kept.is_file() else {}
     for stage in stages:
-        found = done.get(stage) or _run_stage(root, stage, size, limit)
+        found = done.get(stage) or run_stage(root, stage, size, limit)
         result["stages"].append(found)
         result |= _read_outcome(root)
         save()
@@ -152,7 +152,7 @@ def _measure(
         print(f"{stage}: {found['seconds']} s, {found['memory_mib']} MiB", file=sys.stderr, flush=True)
 
 
-def _run_stage(root: Path, stage: str, size: Size, limit: float | None) -> dict[str, Any]:
+def run_stage(root: Path, stage: str, size: Size, limit: float | None) -> dict[str, Any]:
     """Seconds, processor seconds and peak memory of one stage."""
 
     def bound() -> None:

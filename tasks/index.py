@@ -20,8 +20,8 @@ from tasks.core.search.faiss_index import (
     find_centers,
     find_scale,
     is_approximate_worth_it,
-    predict_approximate_cost,
-    predict_exact_cost,
+    predict_approximate_year,
+    predict_exact_year,
     read_index,
     write_index,
 )
@@ -108,6 +108,6 @@ def _explain(kind: IndexKind, n: int) -> str:
     if kind is not IndexKind.AUTO:
         return "as params.yaml asks"
     return (
-        f"auto: predicted comparisons per item: exact at most {predict_exact_cost(n) // max(n, 1):,}, "
-        f"approximate {predict_approximate_cost(n) // max(n, 1):,}"
+        f"auto: predicted comparisons per item in a year of nights: exact at most {predict_exact_year(n) // max(n, 1):,}, "
+        f"approximate {predict_approximate_year(n) // max(n, 1):,}"
     )

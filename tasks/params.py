@@ -306,7 +306,8 @@ class IndexKind(StrEnum):
 
 
 class IndexParams(Section):
-    """The nearest-neighbor index: exact (flat), approximate (ivf: cells found by k-means), or by predicted cost."""
+    """The nearest-neighbor index: exact (flat), approximate (ivf: cells found by k-means), or the one that is predicted to cost
+    less in a year of nights (auto): exact up to about two million items."""
 
     kind: IndexKind = IndexKind.AUTO
     metric: Metric = Metric.COSINE

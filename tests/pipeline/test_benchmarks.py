@@ -1,5 +1,6 @@
 """Each benchmark at a small size: it runs, its answers are right, its table has the shape it should. Never a time."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import get_args
@@ -17,6 +18,7 @@ from benchmarks import (
     intents,
     labels,
     many,
+    new_rows,
     nights,
     pipeline,
     queries,
@@ -28,6 +30,7 @@ from benchmarks import (
 from benchmarks import blocks as blocks_of_embeddings
 from benchmarks import next as next_items
 from benchmarks.descriptions import DESCRIPTIONS
+from tasks.__main__ import main as run_task
 from tasks.queries.next_items import Strategy
 from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
 
@@ -128,6 +131,27 @@ def test_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < one["memory_mib"] < 1024 * one["peak_gib"] for one in result["stages"])
     assert result["recall"]["kind"] == result["index"]["kind"] == "flat"
     assert len(capsys.readouterr().out.splitlines()) == 4 + 9
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_new_rows_leave_the_bytes_of_a_run_from_scratch(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_here(root: Path, stage: str, *_: object) -> dict[str, float]:
+        with contextlib.chdir(root):
+            return {"exit_code": run_task([stage]), "processor_seconds": 1.0}
+
+    monkeypatch.setattr(new_rows, "run_stage", run_here)
+    out = tmp_path / "out.json"
+    command = ["--n", "300", "--d", "8", "--lfs", "3", "--until", "search", "--index", kind, "--scattered"]
+    changes = ["--new", "0.02", "--changed", "0.01", "--deleted", "0.01"]
+    assert new_rows.main([*command, *changes, "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert list(result["night"]) == ["ingest", "gold", "index", "apply", "search"]
+    assert result["kind"] == kind and result["differing"] == []
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "the bytes of a run from scratch"
+    assert ("6 new, 3 changed, 3 gone" in printed.err) == (kind == "flat")
 
 
 def test_a_stage_that_needs_more_memory_than_its_limit_says_so(tmp_path: Path) -> None:

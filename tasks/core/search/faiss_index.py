@@ -31,8 +31,8 @@ _SMALLEST = 32
 _VISITED = 40_000
 """Support vectors that an item is predicted to be compared with: some 20 LFs of 2,000 members each."""
 
-_WORTH = 5
-"""How many times cheaper approximate search must be before exactness is given up unasked."""
+_NIGHTS, _NEW = 365, 100
+"""A year: the first search, and nights in each of which one row of a hundred is new."""
 
 _COMFORT = (2.0**-30, 2.0**30)
 """Largest components that are left as they are: sums of their squares are far from both ends of float32."""
@@ -133,20 +133,29 @@ def count_cells(n: int) -> int:
     return max(1, min(round(2 * math.sqrt(n)), n // _SMALLEST))
 
 
-def predict_exact_cost(n: int) -> int:
-    """Pairs of vectors compared, at most, in an exact search of `n` items, whatever the votes."""
-    return n * n
+def predict_exact_year(n: int) -> int:
+    """Pairs of vectors compared, at most, when `n` items are searched exactly in a year, whatever the votes.
+
+    Once all with all; then, each night, the new items with all, and all with the new members of the support.
+    """
+    return n * n + (_NIGHTS - 1) * 2 * n * (n // _NEW)
 
 
-def predict_approximate_cost(n: int) -> int:
-    """Pairs of vectors compared when cells of `n` items are trained, assigned and searched with a typical effort."""
+def predict_approximate_year(n: int) -> int:
+    """Pairs of vectors compared when `n` items are searched approximately in a year, with a typical effort.
+
+    New items move the cells, so that each night trains, assigns and searches all of them.
+    """
     cells = count_cells(n)
-    return cells * cells * _POINTS * ROUNDS + n * cells + n * min(n, _VISITED)
+    return _NIGHTS * (cells * cells * _POINTS * ROUNDS + n * cells + n * min(n, _VISITED))
 
 
 def is_approximate_worth_it(n: int) -> bool:
-    """Whether approximate search of `n` items is predicted to be so much cheaper that exactness may go."""
-    return predict_exact_cost(n) >= _WORTH * predict_approximate_cost(n) > 0
+    """Whether `n` items are predicted to be searched approximately with fewer comparisons in a year than exactly.
+
+    Of the content, only the number of items decides: both costs grow alike with dimensions, and LFs come and go.
+    """
+    return predict_exact_year(n) > predict_approximate_year(n)
 
 
 def find_scale(vectors: npt.NDArray[np.float32]) -> float:
