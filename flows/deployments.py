@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def deploy(*, root: Path, server: Server) -> None:
     for deployment in document["deployments"]:
         deployment["name"] = name_deployment(root, deployment["name"])
     names = {deployment["name"] for deployment in document["deployments"]}
-    with _open(server) as client:
+    with server.open() as client:
         _refuse_namesake(root, [deployment for deployment in _list(client) if deployment["name"] in names])
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder) / FILE
@@ -85,7 +84,7 @@ def deploy(*, root: Path, server: Server) -> None:
         done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ServerError(f"{root / FILE}: Prefect could not deploy it:\n{done.stdout}{done.stderr}")
-    with _open(server) as client:
+    with server.open() as client:
         deployed = _list(client)
         for old, new in _find_renamed(root, deployed, names):
             if old["paused"]:
@@ -177,12 +176,3 @@ def _list(client: httpx.Client) -> list[dict[str, Any]]:
         found += page
         if len(page) < _PAGE:
             return found
-
-
-@contextmanager
-def _open(server: Server) -> Iterator[httpx.Client]:
-    try:
-        with server.open() as client:
-            yield client
-    except httpx.HTTPError as error:
-        raise ServerError(f"{server.api_url}: the Prefect server did not do what it was asked ({error})") from None

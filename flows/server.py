@@ -197,7 +197,7 @@ def set_up_pool(server: Server, pool: str) -> None:
     """
     settings = {"base_job_template": _TEMPLATE, "concurrency_limit": 1}
     deadline = time.monotonic() + _START_SECONDS
-    with _open(server) as client:
+    with server.open() as client:
         while True:
             made = _ask(client, "POST", "/work_pools/", {"name": pool, "type": "process", **settings})
             if made or _ask(client, "PATCH", f"/work_pools/{pool}", settings):
@@ -214,7 +214,7 @@ def end_dead_runs(server: Server, pool: str) -> tuple[str, ...]:
     only workers of `serve` have ever served the pool, no run can be alive, since runs end with their worker.
     """
     crashed = {"type": "CRASHED", "name": "Crashed", "message": "ended with the worker that had started it"}
-    with _open(server) as client:
+    with server.open() as client:
         workers = _ask(client, "POST", f"/work_pools/{pool}/workers/filter", {})
         if workers is None or any(
             worker["name"] != _WORKER and worker["status"] == "ONLINE" for worker in workers.json()
@@ -231,15 +231,6 @@ def end_dead_runs(server: Server, pool: str) -> tuple[str, ...]:
             for run in runs.json()
             if _ask(client, "POST", f"/flow_runs/{run['id']}/set_state", ended) is not None
         )
-
-
-@contextmanager
-def _open(server: Server) -> Iterator[httpx.Client]:
-    try:
-        with server.open() as client:
-            yield client
-    except httpx.HTTPError as error:
-        raise ServerError(f"{server.api_url}: the Prefect server does not answer ({type(error).__name__})") from None
 
 
 def _ask(client: httpx.Client, method: str, path: str, content: object) -> httpx.Response | None:

@@ -77,13 +77,26 @@ class Server:
 
     @contextmanager
     def open(self) -> Iterator[httpx.Client]:
-        """A client of the API, with the password and the token that requests which change something have to carry."""
+        """A client of the API, with the password and the token that requests which change something have to carry.
+
+        Raises
+        ------
+        ServerError
+            The server does not answer, or an answer that was to be a success within the block is none.
+        """
         name = str(uuid.uuid4())
-        with httpx.Client(base_url=self.api_url, auth=self.find_auth(), timeout=60.0) as client:
-            answer = client.get("/csrf-token", params={"client": name})
-            if answer.is_success:  # without protection there is no token
-                client.headers.update({"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": answer.json()["token"]})
-            yield client
+        address = hide_passwords(self.api_url)
+        try:
+            with httpx.Client(base_url=self.api_url, auth=self.find_auth(), timeout=60.0) as client:
+                answer = client.get("/csrf-token", params={"client": name})
+                if answer.is_success:  # without protection there is no token
+                    client.headers.update({"Prefect-Csrf-Client": name, "Prefect-Csrf-Token": answer.json()["token"]})
+                yield client
+        except httpx.HTTPStatusError as error:
+            said = hide_passwords(str(error))
+            raise ServerError(f"{address}: the Prefect server did not do what it was asked ({said})") from None
+        except httpx.HTTPError as error:
+            raise ServerError(f"{address}: the Prefect server does not answer ({type(error).__name__})") from None
 
 
 def hide_passwords(text: str) -> str:

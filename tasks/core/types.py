@@ -1,4 +1,4 @@
-"""Names that every layer shares: array types, gold rows, and the two constants of all tables of votes."""
+"""Names that every layer shares: array types, gold rows, and the constants of all tables of votes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +27,9 @@ ABSTAIN = -1
 
 ITEM_ID = "item_id"
 """The column by which the rows of all tables are joined."""
+
+LF_NAME = r"[A-Za-z_][A-Za-z0-9_.\-]*"
+"""What an LF may be called (and not `item_id`); a column of votes is called like its LF."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from tasks.cache.row_keys import Keys, Match, hash_items, match_rows
 from tasks.cache.store import Cache, identify, identify_file
 from tasks.core.types import ABSTAIN
 from tasks.lf.voting import ColumnVotes, Failure
-from tasks.tables import schemas
 from tasks.tables.parquet import count_rows, read_batches, read_schema
 from tasks.tables.paths import ITEMS
 
@@ -104,6 +103,8 @@ class VoteCache:
     def _hash(self) -> Keys:
         """The keys of the current rows, computed at the first call."""
         if self._keys is None:
+            from tasks.tables import schemas  # most of a second, which `epoxy plan` need not wait for
+
             batches = read_batches(self._root / ITEMS, schemas.ITEMS)
             self._keys = np.concatenate([hash_items(items) for items in batches])
         return self._keys

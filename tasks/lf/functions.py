@@ -12,11 +12,10 @@ from typing import Any, NoReturn, TypeVar, cast
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.core.types import ABSTAIN, ITEM_ID, LF_NAME
 from tasks.errors import LabelingFunctionError
 from tasks.lf.series import to_series
 from tasks.lf.text_patterns import TextPattern
-from tasks.tables import schemas
 
 T = TypeVar("T")
 
@@ -196,7 +195,7 @@ class _Named:
             if frame is not None:
                 lf: Any = self
                 collected.append(Definition(lf=lf, file=frame.f_code.co_filename, line=frame.f_lineno))
-        if self.name and (not re.fullmatch(schemas.LF_NAME, self.name) or self.name == ITEM_ID):
+        if self.name and (not re.fullmatch(LF_NAME, self.name) or self.name == ITEM_ID):
             raise LabelingFunctionError(
                 f"{self.name!r} cannot name a labeling function. Use letters, digits, '_', '.' and '-', "
                 f"a letter or '_' first, and not '{ITEM_ID}'."

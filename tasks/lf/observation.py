@@ -30,6 +30,8 @@ from tasks.tables.paths import ITEMS, VALID_GOLD
 PIPELINE = ("tasks.lf.ask_all", "tasks.labeling")
 """The modules that ask LFs for votes and that LFs import."""
 
+_ARCHIVE = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+
 _LIBRARIES = tuple(
     {
         os.path.realpath(folder) + os.sep
@@ -40,8 +42,10 @@ _LIBRARIES = tuple(
             *([sys.prefix] if sys.prefix != sys.base_prefix else []),
         )
     }
+    # Named on Python's path whether it is there or not; what asks for an installed package's version looks into it.
+    | {os.path.realpath(entry) for entry in sys.path if Path(entry).name == _ARCHIVE}
 )
-"""Folders of Python and installed packages, whose versions are part of every cache key."""
+"""Folders of Python and installed packages, and Python's archive, whose versions are part of every cache key."""
 
 _SYSTEM = ("/dev/", "/proc/", "/sys/")
 """Folders of the operating system's pseudo-files."""

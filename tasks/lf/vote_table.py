@@ -7,12 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from tasks.core.class_names import find_misread_class
-from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.core.types import ABSTAIN, ITEM_ID, LF_NAME
 from tasks.errors import DataError
 from tasks.progress import Progress
 from tasks.readers.ids import parse_integers
 from tasks.readers.raw_tables import RawTable, read_raw_table
-from tasks.tables import schemas
 from tasks.tables.validation import SHOWN, name_first
 
 _NO_LFS = {"gold", "label", "split"}
@@ -44,7 +43,7 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Seque
         raise DataError(
             f"{source}: has columns {', '.join(raw.columns) or 'none'}; expected '{ITEM_ID}' and one column per LF."
         )
-    bad = [name for name in lfs if not re.fullmatch(schemas.LF_NAME, name)]
+    bad = [name for name in lfs if not re.fullmatch(LF_NAME, name)]
     if bad:
         raise DataError(
             f"{source}: {bad[0]!r} cannot name a labeling function. Use letters, digits, '_', '.' and '-', a letter or "

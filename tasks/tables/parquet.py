@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as arrow
@@ -13,10 +14,11 @@ import pyarrow.parquet as parquet
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors, open_atomic, open_atomic_folder
-from tasks.tables.schemas import TableSchema
 from tasks.tables.validation import restrict_schema, validate_batches, validate_table
+
+if TYPE_CHECKING:
+    from tasks.tables.schemas import TableSchema
 
 ROW_GROUP = 16_384
 """Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
@@ -30,7 +32,7 @@ _LARGEST_SHARD = 4
 _SHARD_NAME = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
 
 
-def write_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> None:
+def write_table(path: Path, table: pl.DataFrame, schema: "TableSchema") -> None:
     """Write `table`, checked against `schema`, to Parquet at `path`.
 
     Raises
@@ -41,7 +43,7 @@ def write_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> None:
     write_batches(path, [table], schema)
 
 
-def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> None:
+def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: "TableSchema") -> None:
     """Write `batches` (at least one, all with the same columns) as one Parquet table, never holding more than two.
 
     The bytes depend on the rows alone, not on how they were cut into batches. `item_id` must ascend across batches
@@ -55,7 +57,7 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSche
     _write_file(path, validate_batches(path, batches, schema))
 
 
-def write_shards(folder: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> None:
+def write_shards(folder: Path, batches: Iterable[pl.DataFrame], schema: "TableSchema") -> None:
     """Write `batches`, as for `write_batches`, as one table of several files below `folder`, its shards.
 
     A shard, part-00002-of-00007.parquet, ends with a row whose id says so, or with 4 `SHARD` rows. A row more or less
@@ -141,7 +143,7 @@ def find_shards(path: Path) -> tuple[Path, ...]:
     return tuple(path / name for name in names)
 
 
-def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def read_table(path: Path, schema: "TableSchema", columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The table at `path`, checked against `schema`; with `columns`, only these (in this order), still checked.
 
     Raises
@@ -158,7 +160,7 @@ def read_table(path: Path, schema: TableSchema, columns: Sequence[str] | None = 
     return validate_table(path, tables[0] if len(tables) == 1 else pl.concat(tables), schema)
 
 
-def read_rows(path: Path, schema: TableSchema, ids: pl.Series) -> pl.DataFrame:
+def read_rows(path: Path, schema: "TableSchema", ids: pl.Series) -> pl.DataFrame:
     """The rows of a few items, with every column, of the table at `path`, by ascending id and checked against `schema`.
 
     Raises
@@ -173,7 +175,7 @@ def read_rows(path: Path, schema: TableSchema, ids: pl.Series) -> pl.DataFrame:
 
 
 def read_batches(
-    path: Path, schema: TableSchema, columns: Sequence[str] | None = None, *, size: int = 0, beside: int = 0
+    path: Path, schema: "TableSchema", columns: Sequence[str] | None = None, *, size: int = 0, beside: int = 0
 ) -> Iterator[pl.DataFrame]:
     """The table at `path`, row group by row group (at least one, maybe empty), each checked against `schema`.
 
@@ -237,6 +239,8 @@ def read_votes(path: Path, k: int) -> pl.DataFrame:
     DataError
         As for `read_table`.
     """
+    from tasks.tables import schemas  # most of a second, which readers of other parts of a file need not wait for
+
     return read_table(path, schemas.votes(k, read_schema(path)))
 
 

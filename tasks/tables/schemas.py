@@ -13,13 +13,11 @@ import numpy.typing as npt
 import pandera.polars as pa
 import polars as pl
 
-from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.core.types import ABSTAIN, ITEM_ID, LF_NAME
 from tasks.params import Split
 
 ASCENDS = "each item_id once, ascending"
 """The name of the check that also holds from one batch of a table to the next."""
-LF_NAME = r"[A-Za-z_][A-Za-z0-9_.\-]*"
-"""What an LF may be called (and not `item_id`); a column of votes is called like its LF."""
 
 TableSchema = pa.DataFrameSchema
 

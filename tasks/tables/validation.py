@@ -1,17 +1,20 @@
-"""Checks of tables against their schemas and against each other; errors give the count and the first ids."""
+"""Checks of tables against their schemas and against each other; errors give the count and the first ids.
+
+pandera, which takes most of a second to load, is imported where a table is checked.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandera.errors
 import polars as pl
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.tables import schemas
-from tasks.tables.schemas import TableSchema
+
+if TYPE_CHECKING:
+    from tasks.tables.schemas import TableSchema
 
 SHOWN = 5
 """How many ids, values or files an error names."""
@@ -45,7 +48,7 @@ def require_same_items(path: Path, table: pl.DataFrame, other_path: Path, other:
     raise DataError(f"{path} and {other_path}: the same items in a different order. Run 'dvc repro'.")
 
 
-def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableSchema) -> Iterator[pl.DataFrame]:
+def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: "TableSchema") -> Iterator[pl.DataFrame]:
     """The same `batches` of the table at `path`, each checked, and item ids from one to the next where they ascend.
 
     Raises
@@ -53,7 +56,9 @@ def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableS
     DataError
         A batch breaks the schema, or ids do not ascend from one batch to the next.
     """
-    ascending = any(check.name == schemas.ASCENDS for check in schema.checks)
+    from tasks.tables.schemas import ASCENDS
+
+    ascending = any(check.name == ASCENDS for check in schema.checks)
     last: Any = None
     for batch in batches:
         table = validate_table(path, batch, schema)
@@ -65,7 +70,7 @@ def validate_batches(path: Path, batches: Iterable[pl.DataFrame], schema: TableS
         yield table
 
 
-def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
+def validate_table(path: Path, table: pl.DataFrame, schema: "TableSchema") -> pl.DataFrame:
     """The same `table`, which is that at `path`, checked against `schema`.
 
     Raises
@@ -73,6 +78,8 @@ def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.D
     DataError
         The table breaks its schema; names each column and check, with the first values and ids.
     """
+    import pandera.errors
+
     if _is_valid(table, schema):
         return table
     try:
@@ -85,12 +92,14 @@ def validate_table(path: Path, table: pl.DataFrame, schema: TableSchema) -> pl.D
         raise DataError(_describe(path, table, error)) from None
 
 
-def _is_valid(table: pl.DataFrame, schema: TableSchema) -> bool:
+def _is_valid(table: pl.DataFrame, schema: "TableSchema") -> bool:
     """Whether `table` fits `schema`; what breaks it, and where, is found by asking about each column.
 
     pandera takes more than a millisecond for a column, however short, and LFs come by the hundred: columns that are to
     be alike are laid end to end and checked as a single column.
     """
+    import pandera.errors
+
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, column in schema.columns.items():
         alike[(column.dtype, column.nullable, column.unique and name, *column.checks)].append(name)
@@ -98,10 +107,10 @@ def _is_valid(table: pl.DataFrame, schema: TableSchema) -> bool:
     try:
         others = [(first, rest) for first, *rest in alike.values() if rest]
         narrow = table.drop([name for _, rest in others for name in rest])
-        TableSchema(kept, checks=schema.checks, strict=bool(schema.strict)).validate(narrow)
+        type(schema)(kept, checks=schema.checks, strict=bool(schema.strict)).validate(narrow)
         for first, rest in others:
             whole = pl.concat([table[name].alias(first) for name in rest], rechunk=False)
-            TableSchema({first: kept[first]}).validate(whole.to_frame())
+            type(schema)({first: kept[first]}).validate(whole.to_frame())
     except (pandera.errors.SchemaError, pl.exceptions.PolarsError):
         return False
     return True
@@ -136,7 +145,7 @@ def name_first_where(ids: pl.Series, mask: pl.Series) -> str:
     return name_first(ids.filter(mask).sort())
 
 
-def restrict_schema(schema: TableSchema, columns: Sequence[str]) -> TableSchema:
+def restrict_schema(schema: "TableSchema", columns: Sequence[str]) -> "TableSchema":
     """`schema` for these columns alone; table-wide checks stay where item_id is among them."""
     kept = {name: column for name, column in schema.columns.items() if name in columns}
-    return TableSchema(kept, checks=schema.checks if ITEM_ID in columns else [], strict=bool(schema.strict))
+    return type(schema)(kept, checks=schema.checks if ITEM_ID in columns else [], strict=bool(schema.strict))

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +20,7 @@ from flows.flip_preview import preview_flips, write_flips
 from flows.plan import plan
 from flows.releases.figures import compare_labels
 from tasks.__main__ import run_stage
+from tasks.cache.code import PROJECT
 from tasks.params import read_params
 from tasks.queries.items import ItemQuery
 from tasks.queries.pending import find_pending_lfs
@@ -81,6 +84,15 @@ def test_votes_to_be_asked_for(project: Path) -> None:
     write_table(project / ITEMS, new, schemas.ITEMS)
     found = dict(find_pending_lfs(project, params).select("lf", "items").rows())
     assert found == {"greeting": 1, "hello": 1, "long": 1, "offer": 150}
+
+
+def test_what_checks_tables_is_not_loaded_to_plan() -> None:
+    """pandera, and pandas behind it, take .7 s of processor time, a third of what `epoxy plan` may take."""
+    script = (
+        "import sys, flows.cli.main, flows.plan, tasks.queries.pending; print({'pandera', 'pandas'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_flips_are_those_of_the_run_that_follows(project: Path) -> None:

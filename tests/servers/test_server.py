@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pydantic
@@ -395,6 +396,22 @@ def test_two_projects_on_a_server_keep_their_deployments_and_old_names_go_with_t
         ServerError, match=f"'toy-.*' on this server is that of {toy.root}, and {namesake} has the same name"
     ):
         deploy(root=namesake, server=server)
+
+
+def test_a_server_that_is_gone_or_refuses_is_an_error_without_traceback() -> None:
+    nobody = Server(api_url="http://me:secret@127.0.0.1:1/api", password="me:secret")
+    with (
+        pytest.raises(ServerError, match=r"//\*\*\*@127\.0\.0\.1:1/api: the Prefect server does not answer"),
+        nobody.open(),
+    ):
+        pass
+    refusal = httpx.Response(409, request=httpx.Request("POST", nobody.api_url))
+    with (
+        patch.object(httpx.Client, "get", return_value=httpx.Response(404)),
+        pytest.raises(ServerError, match=r"did not do what it was asked \(.*409 Conflict.*//\*\*\*@"),
+        nobody.open(),
+    ):
+        refusal.raise_for_status()
 
 
 def test_who_deploys_to_a_server_that_does_not_run_is_told(

@@ -1,6 +1,7 @@
 """Which edits make tasks.apply ask an LF again: the LF notes in a log that it was asked, and the bytes are those of a
 full run."""
 
+import importlib.metadata
 import shutil
 from pathlib import Path
 
@@ -210,4 +211,12 @@ def test_packages_that_an_import_opens_first_are_no_inputs_of_an_lf() -> None:
     with observe(PROJECT) as found:
         for path in (PROJECT / "tasks").rglob("__init__.py"):
             path.read_bytes()
+    assert not found.files
+
+
+def test_pythons_path_is_no_input_of_an_lf() -> None:
+    """Libraries ask which version of another is installed when they are first imported, and Python searches its path."""
+    with observe(PROJECT) as found:
+        assert importlib.metadata.version("numpy")
+        list(importlib.metadata.distributions(name="no-such-package"))
     assert not found.files
