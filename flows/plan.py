@@ -18,11 +18,12 @@ class Plan:
 
     stages: name, reason, is_certain (false: only if a stage before it changes what it reads), seconds (of its last run
     here, null where unknown). lfs: lf, items, of; the votes that `apply` would ask for, none where that cannot be known
-    before ingest has run.
+    before ingest has run. models: lf, answers, budget; LFs of language models that 'epoxy ask' may ask more, which a run never does.
     """
 
     stages: pl.DataFrame
     lfs: pl.DataFrame
+    models: pl.DataFrame
 
     @property
     def seconds(self) -> float:
@@ -51,4 +52,14 @@ def plan(root: Path) -> Plan:
         from tasks.queries.pending import find_pending_lfs
 
         lfs = find_pending_lfs(root, read_params(root))
-    return Plan(stages=pl.DataFrame(rows, schema=kinds, orient="row"), lfs=lfs)
+    models = pl.DataFrame(schema={"lf": pl.String, "answers": pl.Int64, "budget": pl.Int64})
+    if names_llm_lf(root):
+        from tasks.queries.pending import find_unasked_models
+
+        models = find_unasked_models(root, read_params(root))
+    return Plan(stages=pl.DataFrame(rows, schema=kinds, orient="row"), lfs=lfs, models=models)
+
+
+def names_llm_lf(root: Path) -> bool:
+    """Return whether a module below lfs/ names `llm_lf`: cheaper to tell than to load them."""
+    return any("llm_lf" in path.read_text(encoding="utf-8", errors="replace") for path in (root / "lfs").rglob("*.py"))

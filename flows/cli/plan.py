@@ -16,8 +16,8 @@ from flows.runner.project import in_project
 def plan_command(flips: bool, as_json: bool) -> None:
     """Show what a run would do now, and why.
 
-    Lists the stages to run with the reason and the seconds of their last run here, and the labeling functions that would
-    be asked for votes. With --flips, also the labels of the label model that edits to LFs, thresholds or other params
+    Lists the stages to run with the reason and the seconds of their last run here, the labeling functions that would
+    be asked for votes, and the language models whose budget allows more calls than were made. With --flips, also the labels of the label model that edits to LFs, thresholds or other params
     would change; nothing is written except the cache of columns.
     """
     with in_project() as root:
@@ -33,7 +33,7 @@ def plan_command(flips: bool, as_json: bool) -> None:
             text = write_flips(changed)
         if as_json:
             more = {} if changed is None else {"flips": changed.flipped, "common": changed.common, "table": text}
-            print_json(stages=found.stages, lfs=found.lfs, seconds=found.seconds, **more)
+            print_json(stages=found.stages, lfs=found.lfs, models=found.models, seconds=found.seconds, **more)
             return
         if found.stages.is_empty():
             click.echo("nothing to do: everything is up to date")
@@ -54,6 +54,11 @@ def plan_command(flips: bool, as_json: bool) -> None:
         for row in found.lfs.to_dicts():
             what = "all items" if row["items"] == row["of"] else f"{row['items']:,} of {row['of']:,} items"
             click.echo(f"{row['lf']} is asked about {what}")
+        for row in found.models.to_dicts():
+            click.echo(
+                f"{row['lf']} has {row['answers']:,} answers of a budget of {row['budget']:,}; a run asks nobody: 'epoxy ask "
+                f"{row['lf']}' asks about up to {row['budget'] - row['answers']:,} more items"
+            )
         if changed is not None:
             click.echo(f"\n{text}")
 

@@ -10,6 +10,7 @@ from flows.releases.store import Release, read_release, verify_release
 from tasks.cache.store import hash_as_dvc
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
+from tasks.lf.observation import find_lf_files
 from tasks.params import FILE, read_params
 from tasks.tables.block_layout import read_layout
 from tasks.tables.parquet import count_rows
@@ -98,7 +99,8 @@ def require_unchanged(root: Path, new_rows: NewRows, pipeline: Pipeline) -> None
 
 
 def hash_lfs(root: Path) -> dict[str, str]:
-    """The SHA-256 of each file of labeling functions, by its path below `root`."""
-    folder = root / "lfs"
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix in {".py", ".parquet", ".csv"}]
-    return {path.relative_to(root).as_posix(): digest_file(path).sha256 for path in sorted(files)}
+    """The SHA-256 of each file of labeling functions, by its path below `root`: code, and whatever lies beside it and may be read,
+    such as lists of words and answers of language models.
+    """
+    files = [path for path in find_lf_files(root) if path.suffix != ".dvc" and path.name != ".gitignore"]
+    return {path.relative_to(root).as_posix(): digest_file(path).sha256 for path in files}

@@ -27,7 +27,7 @@ from tasks.cache.code import PROJECT, find_code, identify_code
 from tasks.cache.store import identify, identify_file
 from tasks.lf.functions import LabelingFunction, RowwiseLF
 from tasks.lf.loading import LFModule
-from tasks.lf.observation import PIPELINE, find_lf_files
+from tasks.lf.observation import PIPELINE, find_lf_files, is_answers_file
 
 _REFLECTIVE = frozenset({"__import__", "eval", "exec", "globals", "__globals__", "import_module", "modules"})
 """Names through which code can reach more of the project than it names."""
@@ -61,8 +61,15 @@ class Fingerprints:
     def __init__(self, root: Path, module: LFModule) -> None:
         contents = {path.relative_to(root).as_posix(): identify_file(path) for path in find_lf_files(root)}
         self._all = identify(contents)
-        # Code may read any table or word list beside it.
-        data = identify({name: content for name, content in contents.items() if not name.endswith(".py")})
+        # Code may read any table or word list beside it. Answers of language models are read by `llm_lf`, into the LF itself: a
+        # new one changes no other LF, unless somebody else reads them.
+        data = identify(
+            {
+                name: content
+                for name, content in contents.items()
+                if not name.endswith(".py") and (module.side_inputs.are_answers_read or not is_answers_file(Path(name)))
+            }
+        )
         is_code_needed = module.has_effects or module.side_inputs.is_source_read
         self._shared = identify(self._all if is_code_needed else data, module.side_inputs.identify())
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from tasks.errors import DataError, LabelingFunctionError
 from tasks.lf.functions import VectorizedLF
+from tasks.lf.observation import unobserved
 from tasks.lf.questions import Question, digest_message
 from tasks.tables.answer_table import FOLDER, Answer, read_answers
 
@@ -155,7 +156,8 @@ def llm_lf(
     )
     path = Path(sys._getframe(1).f_globals.get("__file__", "lfs/module.py")).parent / FOLDER / f"{name}.jsonl"
     try:
-        table = read_answers(path)
+        with unobserved():  # they are in the LF that is made here
+            table = read_answers(path)
     except DataError as error:
         raise LabelingFunctionError(f"labeling function '{name}': {error}") from None
     answers = tuple(answer for answer in table if answer.question == question.digest)

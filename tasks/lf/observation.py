@@ -25,6 +25,7 @@ import polars as pl
 from tasks.cache.code import PROJECT, find_code
 from tasks.cache.store import identify, identify_file
 from tasks.errors import LabelingFunctionError
+from tasks.tables.answer_table import FOLDER as ANSWERS
 from tasks.tables.paths import ITEMS, VALID_GOLD
 
 PIPELINE = ("tasks.lf.ask_all", "tasks.labeling")
@@ -67,6 +68,11 @@ def find_lf_files(root: Path) -> list[Path]:
     return sorted(path for path in found if not is_editor_file(path.name))
 
 
+def is_answers_file(path: Path) -> bool:
+    """Whether a file below lfs/ is called like the answers of a language model."""
+    return path.parent.name == ANSWERS and path.suffix == ".jsonl"
+
+
 def is_edited_by_user(root: Path, file: str | None) -> bool:
     """Whether `file` belongs to the project at `root` rather than to the pipeline or an installed package."""
     if file is None:
@@ -86,15 +92,18 @@ class SideInputs:
     """Environment variables that code below lfs/ read."""
     is_source_read: bool = False
     """Whether Python files below lfs/ were opened other than by importing them as modules of `lfs`."""
+    are_answers_read: bool = False
+    """Whether answers of language models were read other than by `llm_lf`, for whose LFs alone they count."""
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.variables or self.is_source_read)
+        return bool(self.files or self.variables or self.is_source_read or self.are_answers_read)
 
     def add(self, other: "SideInputs") -> None:
         """Include everything in `other`."""
         self.files |= {path: where for path, where in other.files.items() if path not in self.files}
         self.variables |= {name: where for name, where in other.variables.items() if name not in self.variables}
         self.is_source_read |= other.is_source_read
+        self.are_answers_read |= other.are_answers_read
 
     def identify(self) -> str:
         """A digest of their present content."""
@@ -185,6 +194,7 @@ class _Observation:
         known = next((file for file in files if file == given or file.resolve() == path), None)
         if known is not None:
             self.found.is_source_read |= known.suffix == ".py"
+            self.found.are_answers_read |= is_answers_file(known)
         elif path not in _list_pipeline() and not _is_empty_package(path):
             self.found.files.setdefault(str(path), self._locate())
 

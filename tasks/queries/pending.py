@@ -1,4 +1,4 @@
-"""The votes that `apply` would ask for now, because labeling functions were edited or items are new."""
+"""What is still to be asked: LFs that `apply` would ask for votes now, and language models that nobody has asked yet."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from tasks.cache.store import Cache
 from tasks.lf.cache import CACHE_KIND, VoteCache
 from tasks.lf.clocks import find_clocks
 from tasks.lf.fingerprint import Fingerprints
+from tasks.lf.language_model import ModelLF
 from tasks.lf.loading import load_module, project_lfs
 from tasks.params import Params
 from tasks.tables.parquet import count_rows
@@ -39,3 +40,25 @@ def find_pending_lfs(root: Path, params: Params) -> pl.DataFrame:
                 if asked:
                     rows.append((lf.name, asked, n))
     return pl.DataFrame(rows, schema={"lf": pl.String, "items": pl.Int64, "of": pl.Int64}, orient="row")
+
+
+def find_unasked_models(root: Path, params: Params) -> pl.DataFrame:
+    """Return a row per LF of a language model whose budget allows more calls: lf, answers, budget.
+
+    No stage asks; `epoxy ask` does. There may be fewer items than the budget has calls.
+
+    Raises
+    ------
+    LabelingFunctionError
+        The LF module cannot be loaded.
+    """
+    rows: list[tuple[str, int, int]] = []
+    if Path(params.apply.source).suffix == ".py":
+        with project_lfs(root):
+            module = load_module(root, params.apply.source, may_be_empty=params.apply.describe is not None)
+        rows = [
+            (lf.name, len(lf.answers), lf.budget.calls)
+            for lf in module.lfs
+            if isinstance(lf, ModelLF) and len(lf.answers) < lf.budget.calls
+        ]
+    return pl.DataFrame(rows, schema={"lf": pl.String, "answers": pl.Int64, "budget": pl.Int64}, orient="row")

@@ -9,9 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 from small_project import write_params, write_raw
 
+from flows.cli.ask import plan_all
 from flows.cli.main import main
+from flows.plan import plan
 from tasks.__main__ import run_stage
 from tasks.core.cover import choose_cover
+from tasks.lf.language_model import ModelLF
+from tasks.lf.loading import load_module, project_lfs
+from tasks.params import read_params
+from tasks.queries.pending import find_pending_lfs
 from tasks.tables.answer_table import read_answers
 from tasks.tables.scaled_embeddings import read_vectors
 
@@ -86,8 +92,6 @@ def test_asking_goes_on_where_it_stopped_and_apply_only_reads(
 def test_the_cover_is_of_the_embeddings_and_a_random_choice_is_another(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.cli.ask import plan_all
-
     items = pl.read_parquet(project / "data/ingest/items.parquet")
     ((_, plan),) = plan_all(root=project, by="cover")
     train = (
@@ -113,3 +117,84 @@ def test_a_class_that_the_project_does_not_have_is_refused_before_anybody_pays(p
     assert result.exit_code == 2 and "gpt" in result.output
     (project / "lfs" / "small.py").write_text("from tasks.labeling import keyword_lf\n", encoding="utf-8")
     assert "has no labeling function of a language model" in ask().output
+
+
+ANSWER_READER = """\
+from tasks.labeling import keyword_lf, labeling_function
+
+{at_import}
+offer = keyword_lf("offer", column="text", keywords=["offer"], label="spam")
+
+@labeling_function()
+def reader(x):
+    return "ham" if {in_vote} else None
+"""
+
+
+def answer(project: Path, number: int) -> None:
+    """Append an answer about an item of train."""
+    ((_, plan),) = plan_all(root=project)
+    text = json.dumps(
+        {
+            "question": find_question(project),
+            "text": plan.asks[0].digest,
+            "item_id": plan.asks[0].item_id,
+            "answer": "spam",
+        }
+    )
+    path = project / "lfs/answers/gpt.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((path.read_text() if path.is_file() else "") + text + "\n")
+    assert len(read_answers(path)) == number
+
+
+def find_question(project: Path) -> str:
+    with project_lfs(project):
+        (lf,) = [lf for lf in load_module(project, "lfs/small.py").lfs if isinstance(lf, ModelLF)]
+    return lf.question.digest
+
+
+def find_pending(project: Path) -> list[str]:
+    return find_pending_lfs(project, read_params(project))["lf"].to_list()
+
+
+def test_a_new_answer_has_its_own_lf_asked_and_no_other(project: Path) -> None:
+    run_stage(project, "apply")
+    assert find_pending(project) == []
+    for number in (1, 2):
+        answer(project, number)
+        assert find_pending(project) == ["gpt"]
+        run_stage(project, "apply")
+        assert find_pending(project) == []
+        assert pl.read_parquet(project / "data/apply/votes.parquet")["gpt"].to_list().count(1) >= number
+
+
+@pytest.mark.parametrize(
+    ("at_import", "in_vote"),
+    [
+        ("SAID = (Path(__file__).parent / 'answers/gpt.jsonl').read_text()", "SAID.count('spam') > 1"),
+        ("SAID = Path(__file__).parent / 'answers/gpt.jsonl'", "SAID.read_text().count('spam') > 1"),
+    ],
+)
+def test_an_lf_that_reads_answers_by_itself_sees_new_ones(project: Path, at_import: str, in_vote: str) -> None:
+    answer(project, 1)
+    code = ANSWER_READER.format(at_import="from pathlib import Path\n" + at_import, in_vote=in_vote)
+    (project / "lfs" / "small.py").write_text(code)
+    run_stage(project, "apply")
+    assert set(pl.read_parquet(project / "data/apply/votes.parquet")["reader"]) == {-1}
+    path = project / "lfs/answers/gpt.jsonl"
+    path.write_text(path.read_text() * 2)
+    run_stage(project, "apply")
+    assert set(pl.read_parquet(project / "data/apply/votes.parquet")["reader"]) == {0}
+
+
+def test_plan_says_who_may_still_be_asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.plan.plan_run", lambda root: [])
+    assert plan(project).models.rows() == [("gpt", 0, 8)]
+    answer(project, 1)
+    shown = CliRunner().invoke(main, ["plan"]).output
+    assert (
+        "gpt has 1 answers of a budget of 8; a run asks nobody: 'epoxy ask gpt' asks about up to 7 more items" in shown
+    )
+    write_module(project, budget=1)
+    assert plan(project).models.is_empty()

@@ -170,6 +170,24 @@ def test_other_votes_than_the_model_knows_are_refused(root, file, old, new, name
         label_new_rows(root)
 
 
+@pytest.mark.parametrize("name", ["words.txt", "answers/gpt.jsonl"])
+def test_what_lies_beside_code_and_may_be_read_is_known_too(root, name):
+    file = root / "lfs" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("{}\n")
+    before = release(root)
+    assert f"lfs/{name}" in read_release(root, before).manifest.lf_sources
+    add_rows(root, [("e", (0.0, 1.0))])
+    (root / "lfs" / ".gitignore").write_text(f"/{name}\n")  # `dvc add` writes it and the other, and changes no vote
+    file.with_name(f"{file.name}.dvc").write_text("outs: []\n")
+    assert label_new_rows(root).labeled.counts.new == 1
+    file.write_text("{}\n{}\n")
+    with pytest.raises(
+        DataError, match=rf"lfs/{name} changed since release \w+, .* Run 'epoxy run', then 'epoxy release'"
+    ):
+        label_new_rows(root)
+
+
 def test_a_night_without_a_release_says_what_to_do(root):
     with pytest.raises(DataError, match="there is no release yet"):
         label_new_rows(root)

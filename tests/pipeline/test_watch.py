@@ -22,6 +22,10 @@ from flows.watch.session import Session
 from flows.watch.view import StageView, View, view_result
 from tasks import search
 from tasks.__main__ import run_stage
+from tasks.ask.choice import plan_asks
+from tasks.lf.language_model import ModelLF
+from tasks.lf.loading import load_module, project_lfs
+from tasks.params import Split
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.parquet import write_table
@@ -165,6 +169,23 @@ def test_only_what_an_edit_touches_is_computed(project: Path, session: Session) 
     write_lfs(project, _LFS.replace("1.2, ", "0.9, "))
     assert evaluate() == {"apply", "search", "tune", "extend", "fit"}
     assert session.evaluate().found.searched == ("large",)
+
+
+def test_answers_of_a_language_model_are_an_edit_of_its_lf_alone(project: Path, session: Session) -> None:
+    gpt = 'gpt = llm_lf("gpt", prompt="?", classes=["no", "yes"], model="m", budget=4)\n'
+    write_lfs(project, _LFS + "from tasks.labeling import llm_lf\n" + gpt)
+    session.look()
+    assert set(session.evaluate().votes["gpt"]) == {-1}
+    with project_lfs(project):
+        (lf,) = [lf for lf in load_module(project, "lfs/mine.py").lfs if isinstance(lf, ModelLF)]
+    ask = plan_asks(project, lf, [Split.TRAIN], limit=1).asks[0]
+    line = {"question": lf.question.digest, "text": ask.digest, "item_id": ask.item_id, "answer": "yes"}
+    (project / "lfs" / "answers").mkdir()
+    (project / "lfs" / "answers" / "gpt.jsonl").write_text(json.dumps(line) + "\n")
+    assert session.look()
+    result = session.evaluate()
+    row = result.votes["item_id"].to_list().index(ask.item_id)
+    assert result.votes["gpt"][row] == 1 and result.found.searched == ("gpt",)
 
 
 def test_new_data_is_taken_over(project: Path, session: Session) -> None:
