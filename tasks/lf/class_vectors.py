@@ -101,8 +101,11 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
             f"apply.describe: '{model}' gives vectors of length {vectors.shape[1]}, but the items' embeddings have {width}. "
             "Name the encoder that made them."
         )
-    column = params.column or (said.column if said and not said.is_of_images else "text")
-    notes = [*_check_encoder(root, choice, column), *_find_cut(root, choice, sentences)]
+    if said is not None and said.is_of_images:
+        checked = [f"embeddings are of images ('{said.model}'), so nothing checks that '{model}' is of the same kind"]
+    else:
+        checked = _check_encoder(root, choice, params.column or (said.column if said else "text"))
+    notes = [*checked, *_find_cut(root, choice, sentences)]
     return ClassVectors(
         vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=model, notes=tuple(notes)
     )

@@ -23,6 +23,9 @@ SUFFIX = ".onnx"
 LONGEST = 512
 """Tokens of a text that are read where the model does not say: what BERT and its kin can take."""
 
+_OUTPUTS = ("sentence_embedding", "text_embeds")
+"""Outputs that are the embedding of a text (the latter of CLIP's text half); of a model without them the first output is taken."""
+
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -41,7 +44,7 @@ class OnnxEncoder:
         self._session, self._tokenizer, self._settings = session, tokenizer, settings
         self._inputs = [field.name for field in session.get_inputs()]
         outputs = [field.name for field in session.get_outputs()]
-        self._output = "sentence_embedding" if "sentence_embedding" in outputs else outputs[0]
+        self._output = next((name for name in _OUTPUTS if name in outputs), outputs[0])
 
     def __call__(self, texts: Sequence[str]) -> Float32:
         """Return the vectors of `texts`, (n, d)."""

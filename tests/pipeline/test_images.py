@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from onnx_models import write_image_model
+from onnx_models import WORDS, write_image_model, write_model
 from PIL import Image
 
 from flows.workbench.pictures import draw_file
@@ -320,6 +320,13 @@ def test_a_description_cannot_be_compared_with_images_by_an_encoder_of_images(tm
         find_class_vectors(root, ("ham", "spam"), described)
     raw = root / "data/raw/items.parquet"
     pl.read_parquet(raw).with_columns(text=pl.Series(["red wine", "green tea", "blue sky"])).write_parquet(raw)
+    ingest(root, ENCODER)
+    write_model(root / "models", np.random.default_rng(0).normal(size=(len(WORDS), pixel_encoder.WIDTH)))
+    half = described.model_copy(update={"encoder": "models/model.onnx"})
+    found = find_class_vectors(root, ("ham", "spam"), half)  # a caption is not what was encoded
+    assert found.notes == (
+        "embeddings are of images ('pixels'), so nothing checks that 'models/model.onnx' is of the same kind",
+    )
     ingest(root, blocks={"look": {"encoder": ENCODER}, "words": {"encoder": "tfidf"}})
     (vector,) = find_class_vectors(root, ("ham", "spam"), described).vectors
     assert not vector[: pixel_encoder.WIDTH].any() and vector[pixel_encoder.WIDTH :].any()

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,25 @@ def test_a_text_is_the_mean_of_its_tokens_at_length_one(root: Path) -> None:
     (found,) = load(root)(["the war vote"])
     mean = VECTORS[[WORDS.index(word) for word in ("the", "war", "vote")]].mean(axis=0)
     assert found == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+
+
+class TwoOutputs:
+    """A session of the text half of CLIP: states of tokens, and what lies beside the vectors of images."""
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="input_ids")]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="last_hidden_state"), SimpleNamespace(name="text_embeds")]
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        known = {"last_hidden_state": np.ones((1, 2, 3)), "text_embeds": np.array([[0.0, 2.0, 0.0]])}
+        return [known[name] for name in outputs]
+
+
+def test_of_clip_a_text_is_what_lies_beside_images(root: Path) -> None:
+    plain = load(root)
+    assert OnnxEncoder(TwoOutputs(), plain._tokenizer, plain._settings)(["war"]).tolist() == [[0, 1, 0]]
 
 
 def test_the_models_own_files_choose_pooling_and_length(root: Path) -> None:
