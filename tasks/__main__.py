@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,9 @@ from tasks.errors import DataError, EpoxyError, ParamsError, StageError, require
 
 STAGES = ("ingest", "gold", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """The stages in the order of the pipeline; each is a module here, a DVC stage, a section of params and a folder in data/."""
+
+HASH_SEED = "6640"
+"""Python's seed for hashes of texts; Dask's nannies give their workers the same."""
 
 _PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h: a signal to this process when the one that started it dies."""
@@ -117,6 +121,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def fix_hash_seed() -> None:
+    """Start this process anew if Python's hashes of texts are not those of every other process that asks labeling functions.
+
+    An LF that uses hash(), or the order of a set, would vote otherwise in each of them.
+    """
+    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+        os.environ["PYTHONHASHSEED"] = HASH_SEED
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the same command
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies.
 
@@ -127,5 +141,6 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    fix_hash_seed()
     die_with_parent()
     sys.exit(main(sys.argv[1:]))

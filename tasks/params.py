@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tasks.core.class_names import find_twins
 from tasks.errors import ParamsError
 from tasks.strict_yaml import describe_yaml_error, parse_yaml
 
@@ -567,6 +568,10 @@ class Params(Section):
                 raise ValueError("class names must be text; quote numbers and yes/no")
             if len(set(value)) < len(value):
                 raise ValueError("class names must differ from each other")
+            if twins := find_twins(value):
+                raise ValueError(
+                    f"class names {twins[0]!a} and {twins[1]!a} differ in blanks or in the form of Unicode alone; write one"
+                )
             if not all(name.strip() for name in value):
                 raise ValueError("class names must not be blank: gold that is blank is unknown")
             if len(value) > MOST_CLASSES:

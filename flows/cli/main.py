@@ -41,14 +41,21 @@ from flows.cli.watch import watch_command
 from flows.cli.weigh import weigh_command
 from flows.cli.workbench import workbench_command
 from flows.runner.terminal import describe_error
+from tasks.__main__ import fix_hash_seed
 from tasks.errors import EpoxyError, StageError
 
 _CONTINUED = ("run", "stage", "label-new")
 """Commands whose work an interruption leaves half done."""
 
+_ASKING = ("describe", "plan", "try", "watch", "workbench")
+"""Commands that ask labeling functions."""
+
 
 class _Group(click.Group):
     def main(self, *arguments: Any, **options: Any) -> Any:
+        # With arguments of its own, the call is from a program.
+        if not arguments and options.get("args") is None and sys.argv[1:] and sys.argv[1] in _ASKING:
+            fix_hash_seed()
         _open_missing_streams()
         return super().main(*arguments, **options)
 

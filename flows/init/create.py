@@ -263,9 +263,9 @@ def _describe(
     """Lines on what was found and decided."""
     columns = sample.columns
     gold = "no gold yet; 'epoxy gold add' adds some"
-    if columns.gold is not None:
-        known = sample.table[columns.gold].drop_nulls()
-        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(Counter(map(str, known)).items()) if name)
+    if sample.gold is not None:
+        known = Counter(sample.gold.drop_nulls())
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(known.items()))
         gold = f"column {columns.gold!r}: {counts}"
     return (
         f"items   {sample.table.height:,} of {sample.path.name}, now in {folder}/data/raw"
@@ -289,4 +289,6 @@ def _describe(
 
 
 def _count_lfs(words: Mapping[str, list[str]]) -> str:
+    if len(words) == 1:
+        return "one labeling function is"
     return f"{[*_ORDINALS.values()][len(words) - 1]} labeling functions are" if words else "no labeling function is yet"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from tasks.core.class_names import find_twins
 from tasks.errors import DataError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import Split
@@ -65,6 +66,7 @@ class Columns:
 class Sample:
     """The items in the file at `path`, and the roles of its columns; `classes`: the classes in gold, ascending.
 
+    gold: the name of each row's class, null where it is unknown; None without a column of them.
     separator: what is between columns of a CSV where ingest expects commas, else None.
     """
 
@@ -72,6 +74,7 @@ class Sample:
     table: pl.DataFrame
     columns: Columns
     classes: tuple[str, ...]
+    gold: pl.Series | None = None
     separator: str | None = None
 
 
@@ -99,12 +102,25 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
     text = named.text or _find(table.select(texts), "text", lambda _: True) or _find_longest(table, texts)
     if text is None or table[text].dtype != pl.String:
         raise DataError(f"{path}: no column of text; it has {', '.join(table.columns)}. Name one with --text.")
-    found = _list_classes(path, table[gold]) if gold is not None else ()
+    if split is None and "split" in table.columns:
+        _refuse_splits(path, table["split"])
+    known = None if gold is None else _read_gold(path, table[gold], classes)
+    found = () if known is None else tuple(known.drop_nulls().unique().sort())
+    if pair := find_twins(classes or found):
+        raise DataError(
+            f"{path}: classes {pair[0]!a} and {pair[1]!a} differ in blanks or in the form of Unicode alone. Write both alike."
+        )
+    if strangers := sorted({*found} - {*classes}) if len(classes) > 1 else []:
+        raise DataError(
+            f"{path}: column {gold!r} has {strangers[0]!r}, which is none of --classes {','.join(classes)}. Name all classes "
+            "there, or another column with --gold."
+        )
     return Sample(
         path=path,
         table=table,
         columns=Columns(item_id=item_id, text=text, split=split, gold=gold),
         classes=tuple(classes) or found,
+        gold=known,
         separator=separator,
     )
 
@@ -155,12 +171,12 @@ def choose_salt(sample: Sample, ids: pl.Series) -> int:
     one; among equals the lowest salt wins. 0 where the table has splits.
     """
     columns = sample.columns
-    if columns.gold is None or columns.split is not None:
+    if sample.gold is None or columns.split is not None:
         return 0
     by_class: dict[str, list[str]] = {}
-    for item, gold in zip(ids, sample.table[columns.gold], strict=True):
-        if gold not in (None, ""):
-            by_class.setdefault(str(gold), []).append(str(item))
+    for item, gold in zip(ids, sample.gold, strict=True):
+        if gold is not None:
+            by_class.setdefault(gold, []).append(str(item))
     n = sum(map(len, by_class.values()))
 
     def measure(salt: int) -> float:
@@ -185,12 +201,12 @@ def find_telling_words(sample: Sample, ids: pl.Series, salt: int = 0) -> dict[st
     ]
     uses = _count(words)
     known: list[tuple[set[str], str]] = []
-    if columns.gold is not None:
+    if sample.gold is not None:
         splits = table[columns.split] if columns.split is not None else pl.Series([None] * table.height)
         known = [
-            (found, str(gold))
-            for found, item, split, gold in zip(words, ids, splits, table[columns.gold], strict=True)
-            if gold not in (None, "")
+            (found, gold)
+            for found, item, split, gold in zip(words, ids, splits, sample.gold, strict=True)
+            if gold is not None
             and (split == Split.VALID if columns.split else is_dealt_to_valid(item, VALID_SHARE, salt))
         ]
     signs: dict[str, list[tuple[float, str]]] = {}
@@ -207,10 +223,11 @@ def find_telling_words(sample: Sample, ids: pl.Series, salt: int = 0) -> dict[st
     best = best[: max(2, min(_MOST_LFS, sum(map(bool, signs.values()))))]
     # Words that occur in a tenth of the items: the user will know whether they mean something.
     frequent = sorted(uses, key=lambda word: (abs(uses[word] - table.height / 10), word))
-    return {
+    telling = {
         name: [word for _, word in signs[name]] or frequent[place : place + 1]
         for place, name in enumerate(sorted(best))
     }
+    return {name: found for name, found in telling.items() if found}
 
 
 def is_unspaced(word: str) -> bool:
@@ -254,7 +271,7 @@ def _find_first_ids(table: pl.DataFrame) -> str | None:
 
 
 def _are_splits(column: pl.Series) -> bool:
-    return column.dtype == pl.String and column.is_in([str(split) for split in Split]).all()
+    return column.dtype == pl.String and column.is_in([str(split) for split in Split]).fill_null(False).all()
 
 
 def _find_longest(table: pl.DataFrame, names: Sequence[str]) -> str | None:
@@ -262,16 +279,42 @@ def _find_longest(table: pl.DataFrame, names: Sequence[str]) -> str | None:
     return max(names, key=lambda name: table[name].str.len_chars().mean() or 0, default=None)
 
 
-def _list_classes(path: Path, gold: pl.Series) -> tuple[str, ...]:
-    """The distinct values of gold, as names of classes."""
-    known = gold.drop_nulls().unique().sort()
-    if known.dtype.is_integer():
-        if known.to_list() != list(range(len(known))):
+def _refuse_splits(path: Path, column: pl.Series) -> None:
+    """Say which values of the column 'split' are no split; ingest would refuse them."""
+    values = (
+        column.filter(~column.is_in([str(split) for split in Split]).fill_null(False))
+        if column.dtype == pl.String
+        else column
+    )
+    first = "missing" if values[0] is None else repr(values[0])
+    raise DataError(
+        f"{path}: column 'split' has a value that is {first}; expected {', '.join(Split)}. Write it as these, or call the "
+        "column otherwise if it means something else."
+    )
+
+
+def _read_gold(path: Path, gold: pl.Series, classes: Sequence[str]) -> pl.Series:
+    """The name of each row's class, null where it is unknown; numbers are positions in `classes`, or names without them."""
+    if gold.dtype in (pl.Categorical, pl.Enum):
+        gold = gold.cast(pl.String)
+    if gold.dtype.is_float() and (gold.is_nan() | gold.is_null() | (gold == gold.round())).all():
+        gold = gold.fill_nan(None).cast(pl.Int64)  # pandas turns integers with missing values into floats
+    if gold.dtype.is_integer():
+        known = gold.drop_nulls().unique().sort().to_list()
+        if not classes and known != list(range(len(known))):
             raise DataError(
                 f"{path}: column '{gold.name}' has numbers that are not 0 to k - 1, so they could be names or positions of "
-                "classes. Write them as text, or give --classes."
+                "classes. Write them as text, or give --classes, in which they are positions from 0."
             )
-        return tuple(str(position) for position in range(len(known)))
-    if known.dtype != pl.String:
-        raise DataError(f"{path}: column '{gold.name}' is {known.dtype}; expected names of classes. Name another one.")
-    return tuple(name for name in known if name.strip())
+        if classes and not all(0 <= position < len(classes) for position in known):
+            raise DataError(
+                f"{path}: column '{gold.name}' has numbers from {known[0]} to {known[-1]}; as positions in the "
+                f"{len(classes)} --classes they would be 0 to {len(classes) - 1}. Write names as text."
+            )
+        names = {position: classes[position] if classes else str(position) for position in known}
+        return gold.replace_strict(names, return_dtype=pl.String)
+    if gold.dtype == pl.Null:
+        return gold.cast(pl.String)
+    if gold.dtype != pl.String:
+        raise DataError(f"{path}: column '{gold.name}' is {gold.dtype}; expected names of classes. Name another one.")
+    return gold.to_frame().select(pl.when(pl.first().str.strip_chars() != "").then(pl.first())).to_series()

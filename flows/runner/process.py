@@ -63,14 +63,21 @@ class CommandStoppedError(Exception):
 
 
 def make_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """A copy of `base` in which `python` is this interpreter's and what Python prints arrives line by line.
+    """A copy of `base` in which `python` is this interpreter's, what it prints arrives line by line, and hashes are fixed.
 
     The environment's scripts folder comes first on PATH even where nobody activated the environment: under a Prefect
     worker, or when the flow was started by the interpreter's full path.
     """
+    from tasks.__main__ import HASH_SEED  # run as a script, this file finds nothing of the project
+
     scripts = sysconfig.get_path("scripts")
     path = base.get("PATH", "")
-    return {**base, "PATH": f"{scripts}:{path}" if path else scripts, "PYTHONUNBUFFERED": "1"}
+    return {
+        **base,
+        "PATH": f"{scripts}:{path}" if path else scripts,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": HASH_SEED,
+    }
 
 
 def start_guarded(

@@ -204,9 +204,9 @@ class _Named:
             raise LabelingFunctionError(
                 f"labeling function '{self.name}': on_error is {self.on_error!r}; expected 'raise' or 'abstain'."
             )
-        if not 0 <= self.error_budget <= 1:
+        if not isinstance(self.error_budget, int | float) or not 0 <= self.error_budget <= 1:
             raise LabelingFunctionError(
-                f"labeling function '{self.name}': error_budget is {self.error_budget}; expected a share of all items, "
+                f"labeling function '{self.name}': error_budget is {self.error_budget!r}; expected a share of all items, "
                 "0 to 1."
             )
 
@@ -224,9 +224,9 @@ class RowwiseLF(_Named):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and 0 < self.timeout < float("inf")):
             raise LabelingFunctionError(
-                f"labeling function '{self.name}': timeout is {self.timeout}; expected seconds, more than 0, or None."
+                f"labeling function '{self.name}': timeout is {self.timeout!r}; expected seconds, more than 0, or None."
             )
         if self.on_timeout not in tuple(OnError):
             raise LabelingFunctionError(

@@ -17,7 +17,7 @@ from tasks.errors import EpoxyError, LabelingFunctionError
 from tasks.lf.functions import Definition, LabelingFunction, RowwiseLF, VectorizedLF, definitions
 from tasks.lf.observation import SideInputs, is_edited_by_user, observe, unobserved
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
-from tasks.lf.voting import FAULTS, format_trace, restored_streams
+from tasks.lf.voting import format_trace, restored_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,5 +241,7 @@ def _import_module(root: Path, source: str) -> ModuleType:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path.resolve())), None)
         raise LabelingFunctionError(f"{source}{'' if line is None else f', line {line}'}: {error}") from None
-    except FAULTS as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise LabelingFunctionError(f"{source} cannot be imported:\n{format_trace(error)}") from None

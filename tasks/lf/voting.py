@@ -1,5 +1,6 @@
 """Votes and failures of labeling functions on a batch of items; a vote never depends on the other items."""
 
+import importlib
 import re
 import reprlib
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.class_names import find_misread_class
+from tasks.core.class_names import describe_twin, find_misread_class
 from tasks.core.types import ABSTAIN
 from tasks.lf.functions import Item, OnError, PatternLF, RowwiseLF, VectorizedLF, Vote
 from tasks.lf.monitor import Counter
@@ -34,9 +35,6 @@ _LONGEST = 1000
 
 _PIPELINE = Path(__file__).resolve().parents[1]
 """The pipeline's folder; tracebacks for authors of LFs leave out its frames."""
-
-FAULTS = (Exception, SystemExit, pl.exceptions.PanicException)
-"""What an LF's code may raise; SystemExit and Polars' panics are not subclasses of Exception."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,8 @@ def apply_rowwise(
             except TimeOutError as late:
                 on_error = lf.on_timeout
                 failures.append(Failure(row=row, error=str(late), trace=format_trace(late), is_late=True))
-            except (*FAULTS, KeyboardInterrupt) as error:
+            # Not every fault is an Exception: SystemExit, asyncio's CancelledError and Polars' panics are not.
+            except BaseException as error:
                 alarm.stop()
                 if isinstance(error, KeyboardInterrupt) and is_interrupted():
                     raise
@@ -167,7 +166,7 @@ def apply_vectorized(
                         expressions[lf.name] = value
                     else:
                         columns[lf.name] = _to_votes(value, items.height)
-                except (*FAULTS, KeyboardInterrupt) as error:
+                except BaseException as error:
                     if isinstance(error, KeyboardInterrupt) and is_interrupted():
                         raise
                     results[lf.name] = _fail_everywhere(items, _in_one_line(error, items), format_trace(error))
@@ -176,12 +175,16 @@ def apply_vectorized(
                 begin("' or '".join(expressions))
             try:
                 columns.update(_evaluate(items, expressions))
-            except FAULTS:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 # Evaluated one by one, to find out which is at fault.
                 for name, expression in expressions.items():
                     try:
                         columns.update(_evaluate(items, {name: expression}))
-                    except FAULTS as error:
+                    except KeyboardInterrupt:
+                        raise
+                    except BaseException as error:
                         results[name] = _fail_everywhere(items, _in_one_line(error, items))
     for name, column in columns.items():
         try:
@@ -219,6 +222,7 @@ class UnknownVoteError(Exception):
                 _remove_addresses(
                     f"voted {given}; expected a class ({shown}), a position 0..{len(classes) - 1}, or ABSTAIN"
                 )
+                + describe_twin(vote, classes)
             )
         else:
             super().__init__(
@@ -330,6 +334,7 @@ def format_trace(error: BaseException) -> str:
             for frame in traceback.extract_tb(error.__traceback__)
             if not Path(frame.filename).resolve().is_relative_to(_PIPELINE)
             and not frame.filename.startswith("<frozen importlib")
+            and frame.filename != importlib.__file__
         ]
         head = ["Traceback (most recent call last):\n", *traceback.format_list(kept)] if kept else []
     text = "".join([*head, *traceback.format_exception_only(error)]).rstrip()

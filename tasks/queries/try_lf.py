@@ -18,7 +18,7 @@ from tasks.lf.checks import require_fitting_patterns
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF, read_items
 from tasks.lf.loading import load_module, project_lfs
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
-from tasks.lf.voting import FAULTS, apply_rowwise, apply_vectorized, format_trace
+from tasks.lf.voting import apply_rowwise, apply_vectorized, format_trace
 from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, require_not_negative, to_names
 from tasks.tables import schemas
 from tasks.tables.parquet import read_schema, read_table
@@ -92,7 +92,9 @@ def read_lf(code: str, *, name: str = "", file: str = CODE) -> LabelingFunction:
         except SyntaxError:
             exec(compile(code, file, "exec"), space)  # noqa: S102
             found = [value for key, value in space.items() if key not in known]
-    except FAULTS as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise LabelingFunctionError(f"{file}: {format_trace(error)}") from None
     lfs = [
         _to_lf(value)

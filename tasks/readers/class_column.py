@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from tasks.core.class_names import find_misread_class
+from tasks.core.class_names import describe_twin, find_misread_class
 from tasks.errors import DataError
 from tasks.readers.ids import parse_integers
 from tasks.readers.quarantine import Note, Reason
@@ -20,7 +20,7 @@ def to_classes(
     is_typeless: bool,
     note: Note | None = None,
 ) -> pl.Series:
-    """Return gold as int8 class positions, null where it is unknown; with `note`, also where it is no class.
+    """Return gold as int8 class positions, null where it is unknown or blank; with `note`, also where it is no class.
 
     Text holds class names, and integers are class positions. In a file without types (CSV), integers count as positions
     only if no class has one of them as its name.
@@ -35,6 +35,8 @@ def to_classes(
         gold = gold.cast(pl.String)
     if gold.dtype.is_float():
         gold = gold.fill_nan(None)  # pandas turns integers with missing values into floats with NaN
+    if gold.dtype == pl.String:
+        gold = gold.to_frame().select(pl.when(pl.first().str.strip_chars() != "").then(pl.first())).to_series()
     misread = find_misread_class(classes)
     if is_typeless and gold.dtype == pl.String and misread is None and not gold.is_in(list(classes)).any():
         numbers = parse_integers(gold)
@@ -57,10 +59,12 @@ def to_classes(
     if wrong.any() and note:
         note(wrong, Reason.BAD_GOLD, gold)
     elif wrong.any():
-        values = ", ".join(repr(value) for value in show_distinct(gold.filter(wrong)))
+        distinct = show_distinct(gold.filter(wrong))
+        values = ", ".join(repr(value) for value in distinct)
+        twin = next(filter(None, (describe_twin(value, classes) for value in distinct)), "")
         raise DataError(
             f"{subject}: {wrong.sum():,} items are of an unknown class: {values}; expected one of {', '.join(classes)}, or a "
-            f"position 0..{len(classes) - 1}, and nothing (null) where gold is unknown. First ids {name_first_where(ids, wrong)}."
+            f"position 0..{len(classes) - 1}, and nothing (null) where gold is unknown{twin}. First ids {name_first_where(ids, wrong)}."
         )
     return positions.alias("gold")
 

@@ -202,8 +202,11 @@ def _read_csv(path: Path, content: bytes | None) -> pl.DataFrame:
 
 def _require_commas(path: Path, file: IO[bytes]) -> None:
     """Check that the first line of `file`, which is at its begin afterwards, has commas if it has separators at all."""
-    line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    first = file.readline()
+    line = first.decode("utf-8-sig", errors="replace").rstrip("\r\n")
     file.seek(0)
+    if not first.endswith(b"\n") and "\r" in line:
+        raise DataError(f"{path}: its lines end in a carriage return alone, as on old Macs. Save it with line feeds.")
     if separator := find_separator(line):
         raise DataError(
             f"{path}: its first line is {line!r}, which has no comma but {separator!r}. Write the file with commas between "

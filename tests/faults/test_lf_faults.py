@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -324,6 +325,13 @@ def test_a_vote_that_depends_on_its_batch_is_refused(tmp_path: Path, body: str) 
         (rowwise("raise KeyboardInterrupt"), "failed on item_id 0: KeyboardInterrupt"),
         (vectorized("raise KeyboardInterrupt"), "failed on item_id 0: KeyboardInterrupt"),
         (rowwise("os._exit(0)"), "failed on item_id 0: SystemExit: os._exit(0)"),
+        (rowwise("raise GeneratorExit"), "failed on item_id 0: GeneratorExit"),
+        (rowwise("import asyncio; raise asyncio.CancelledError"), "failed on item_id 0: asyncio.exceptions.CancelledError"),
+        (vectorized("raise BaseExceptionGroup('all', [SystemExit()])"), "failed on item_id 0: BaseExceptionGroup: all"),
+        ("raise GeneratorExit\n", "lfs/mine.py cannot be imported"),
+        (rowwise("return 'SPAM '"), "'SPAM ' differs from class 'SPAM' in blanks"),
+        ("@labeling_function(timeout='3')\ndef f(item): return 1", "timeout is '3'; expected seconds"),
+        ("@labeling_function(error_budget='.1')\ndef f(item): return 1", "error_budget is '.1'; expected a share"),
         (rowwise("os.chdir('/')"), "must not change the working directory"),
         ("os.chdir('/')\n", "must not change the working directory"),
         (rowwise("return 'x' * 500_000"), "voted 'xxx"),
@@ -332,6 +340,34 @@ def test_a_vote_that_depends_on_its_batch_is_refused(tmp_path: Path, body: str) 
 def test_what_is_wrong_is_said_in_few_words(tmp_path: Path, lfs: str, complaint: str) -> None:
     text = explain(make_project(tmp_path, lfs))
     assert complaint in text and len(text) < 2000
+
+
+def test_hashes_of_texts_are_the_same_in_each_process(tmp_path: Path) -> None:
+    lfs = rowwise("return 'SPAM' if hash(item.text) % 2 else list({'HAM', 'SPAM', item.text} - {item.text})[0]")
+    make_project(tmp_path, lfs)
+    (tmp_path / "params.yaml").write_text("classes: [HAM, SPAM]\napply: {source: lfs/mine.py}\n", encoding="utf-8")
+    found = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "tasks", "apply"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append((tmp_path / VOTES).read_bytes())
+        shutil.rmtree(tmp_path / "data" / ".cache")
+    assert found[0] == found[1]
+
+
+def test_commands_that_ask_lfs_have_the_same_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.cli.main import main
+
+    def execute(path: str, arguments: list[str]) -> None:
+        raise SystemExit(f"anew with {os.environ['PYTHONHASHSEED']}")
+
+    monkeypatch.setattr(os, "execv", execute)
+    monkeypatch.setattr(sys, "argv", ["epoxy", "try", "first"])
+    monkeypatch.setenv("PYTHONHASHSEED", "random")
+    with pytest.raises(SystemExit, match="anew with 6640"):
+        main()
 
 
 def test_an_lf_cannot_take_the_streams(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`epoxy init`: a project around somebody's table, without the tool's code, that knows which code its results are from."""
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tasks.errors import DataError, ParamsError, StageError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import GoldParams
 from tasks.tables.files import read_json
-from tasks.tables.paths import GOLD_SUMMARY, ITEMS, LF_SUMMARY, METRICS, SHIPPED_LABELS, VOTES
+from tasks.tables.paths import COLUMN_GOLD, GOLD_SUMMARY, ITEMS, LF_SUMMARY, METRICS, SHIPPED_LABELS, VOTES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HAM, SPAM = "dear friend the meeting is tomorrow", "win this offer now for a prize"
@@ -121,6 +122,58 @@ def test_numbers_are_classes_only_if_they_are_positions(tmp_path: Path) -> None:
         read_sample(tmp_path / "items.parquet", Columns())
 
 
+@pytest.mark.parametrize(
+    ("label", "classes", "found"),
+    [
+        ([1, 2, None], "a,b,c", ["b", "c", None]),  # positions
+        ([0.0, 1.0, float("nan")], "", ["0", "1", None]),  # as pandas writes 0, 1 and nothing
+        (pl.Series(["a", "b", None], dtype=pl.Categorical), "", ["a", "b", None]),
+        (["a", "b", " "], "", ["a", "b", None]),
+    ],
+)
+def test_gold_is_read_as_ingest_reads_it(
+    tmp_path: Path, label: list[object], classes: str, found: list[object]
+) -> None:
+    path = tmp_path / "items.parquet"
+    pl.DataFrame({"id": ["x", "y", "z"], "text": ["one", "two", "three"], "label": label}).write_parquet(path)
+    sample = read_sample(path, Columns(), tuple(filter(None, classes.split(","))))
+    assert sample.gold is not None and sample.gold.to_list() == found
+    assert sample.classes == (tuple(classes.split(",")) if classes else tuple(filter(None, found)))
+    create_project(tmp_path / "project", sample)
+    run_stage(tmp_path / "project", "ingest")
+    table = pl.read_parquet(tmp_path / "project" / COLUMN_GOLD)
+    read = dict(zip(table["item_id"], table["gold"], strict=True))
+    assert [None if (place := read.get(item)) is None else sample.classes[place] for item in "xyz"] == found
+
+
+@pytest.mark.parametrize(
+    ("columns", "classes", "said"),
+    [
+        ({"label": [1, 2, 2]}, "a,b", "numbers from 1 to 2; as positions in the 2 --classes they would be 0 to 1"),
+        ({"label": ["a", "b", "eggs"]}, "a,b", "'eggs', which is none of --classes a,b"),
+        ({"label": ["a", "a ", "b"]}, "", "classes 'a' and 'a ' differ in blanks"),
+        ({"label": ["caf\u00e9", "cafe\u0301", "b"]}, "", "'cafe\\u0301' and 'caf\\xe9' differ in blanks or in the form of Unicode"),
+        ({"label": ["a", "b", "b"], "split": ["train", "Valid", "test"]}, "", "'split' has a value that is 'Valid'"),
+        ({"label": ["a", "b", "b"], "split": ["train", None, "test"]}, "", "'split' has a value that is missing"),
+    ],
+)  # fmt: skip
+def test_what_ingest_would_refuse_makes_no_project(
+    tmp_path: Path, columns: dict[str, list[object]], classes: str, said: str
+) -> None:
+    path = tmp_path / "items.parquet"
+    pl.DataFrame({"id": ["x", "y", "z"], "text": ["one", "two", "three"], **columns}).write_parquet(path)
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_sample(path, Columns(), tuple(filter(None, classes.split(","))))
+
+
+def test_a_class_without_a_word_has_no_labeling_function(tmp_path: Path) -> None:
+    path = write_table(tmp_path, text=["hello"] * 4, label=["a", "b", "a", "b"])
+    lines = create_project(tmp_path / "project", read_sample(path, Columns()))
+    module = (tmp_path / "project" / "lfs" / "first.py").read_text(encoding="utf-8")
+    assert module.count("keyword_lf(") == 1 and "keywords=[]" not in module
+    assert lines[-1].startswith("one labeling function is")
+
+
 def test_words_come_from_valid_gold_and_not_from_test(tmp_path: Path) -> None:
     ids = [f"i{row}" for row in range(40)]
     # What test gold would say is the opposite of what valid gold says.
@@ -156,7 +209,9 @@ def test_gold_is_split_evenly_class_by_class_and_stays_where_it_is() -> None:
     gold = ["rare"] * 4 + ["common"] * 46 + [None] * 10
     columns = Columns(item_id="item_id", text="text", gold="gold")
     table = pl.DataFrame({"item_id": ids, "text": ids, "gold": gold})
-    sample = Sample(path=Path("items.csv"), table=table, columns=columns, classes=("common", "rare"))
+    sample = Sample(
+        path=Path("items.csv"), table=table, columns=columns, classes=("common", "rare"), gold=table["gold"]
+    )
     salt = choose_salt(sample, ids)
     params = GoldParams(salt=salt)
     valid = {item for item in ids if is_dealt_to_valid(item, params.valid_share, params.salt)}
@@ -164,7 +219,7 @@ def test_gold_is_split_evenly_class_by_class_and_stays_where_it_is() -> None:
     # Without a salt, ids are hashed as they ever were.
     assert {item for item in ids if is_dealt_to_valid(item, 0.5)} != valid
     assert choose_salt(replace(sample, columns=Columns(gold="gold", split="split")), ids) == 0
-    assert choose_salt(replace(sample, columns=Columns(text="text")), ids) == 0
+    assert choose_salt(replace(sample, gold=None), ids) == 0
 
 
 def test_a_table_becomes_labels(messages: Path, tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ ITEM_CASES: dict[str, tuple[Write, dict[str, object], list[tuple[object, ...]] |
         {"items": "items.csv"},
         [("a", TRAIN, "1"), ("b", TRAIN, "2"), ("c", TRAIN, "3")],
     ),
+    "csv: lines that end as on old Macs": (
+        write_csv("item_id,n\ra,1\rb,2\rc,3\r"),
+        {"items": "items.csv"},
+        "items.csv: its lines end in a carriage return alone, as on old Macs. Save it with line feeds.",
+    ),
+    "csv: a class that looks like another": (
+        write_csv("item_id,gold\na,ham\nb,ham \nc,spam\n"),
+        {"items": "items.csv"},
+        "'ham ' differs from class 'ham' in blanks or in the form of Unicode alone. First ids 'b'.",
+    ),
     "csv: UTF-16": (
         write_csv("item_id,n\na,1\n", encoding="utf-16"),
         {"items": "items.csv"},

@@ -38,6 +38,7 @@ def test_the_shipped_params_are_valid():
         (lambda raw: raw.update(classes=["a", " "]), "blank"),
         (lambda raw: raw["search"].update(reference=[]), "'search.reference'"),
         (lambda raw: raw.update(classes=[0, 1]), "quote numbers"),
+        (lambda raw: raw.update(classes=["ham", "ham "]), "'ham' and 'ham ' differ in blanks"),
         (lambda raw: raw["apply"].update(source="../lfs/x.py"), "below lfs/"),
         (lambda raw: raw["apply"].update(source="/lfs/x.py"), "below lfs/"),
         (lambda raw: raw["apply"].update(source="lfs/x.pkl"), ".parquet"),
