@@ -20,8 +20,8 @@ from flows.workbench.pictures import draw, draw_file
 from tasks.errors import EpoxyError
 from tasks.queries.edits import describe_edits
 from tasks.queries.project_data import ProjectData
-from tasks.readers.images import DIGEST
 from tasks.report.formatting import MINUS
+from tasks.tables.image_digests import DIGEST
 
 T = TypeVar("T")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.readers.image_decoder import UnreadableImageError, decode_image, read_capped
-from tasks.readers.images import DIGEST, MOST_BYTES
+from tasks.readers.images import MOST_BYTES
 from tasks.report.pictures import draw_square
+from tasks.tables.image_digests import DIGEST
 
 _SIDE = 256
 """Pixels of the longer side of what is shown of an image file: a page shows dozens."""

@@ -7,6 +7,7 @@ for; anything else is reported. Files opened by other compiled code, the clock a
 """
 
 import functools
+import hashlib
 import os
 import site
 import sys
@@ -26,6 +27,7 @@ from tasks.cache.code import PROJECT, find_code
 from tasks.cache.store import identify, identify_file
 from tasks.errors import LabelingFunctionError
 from tasks.tables.answer_table import FOLDER as ANSWERS
+from tasks.tables.image_digests import read_image_digests
 from tasks.tables.paths import ITEMS, VALID_GOLD
 
 PIPELINE = ("tasks.lf.ask_all", "tasks.labeling")
@@ -113,17 +115,27 @@ class SideInputs:
     def require_declared(self, root: Path, subject: str) -> None:
         """Check that every file of the project at `root` that was read is a dependency of the stage.
 
+        Of images that items name the items are, since they say what each held.
+
         Raises
         ------
         LabelingFunctionError
-            A file is not; the message names it and its reader, `subject`.
+            A file is not, or is no longer what the items say; the message names it and its reader, `subject`.
         """
         home = root.resolve()
+        images = _read_images(home) if self.files else {}
         for file, where in self.files.items():
             path = Path(file)
             if not path.is_relative_to(home) or not path.exists() or path in (home / ITEMS, home / VALID_GOLD):
                 continue
             relative = path.relative_to(home)
+            if path in images:
+                with unobserved():
+                    if hashlib.sha256(path.read_bytes()).hexdigest() == images[path]:
+                        continue
+                raise LabelingFunctionError(
+                    f"{subject} reads {relative} ({where}), which changed since ingest read it. Run 'epoxy run'."
+                )
             cure = "Put it into lfs/."
             if relative.parts[0] == "lfs":
                 cure = "It is called like an editor's temporary file: rename it."
@@ -138,6 +150,21 @@ class SideInputs:
         # A file that does not exist was only looked for, as Python does along its path.
         outside = [path for path in self.files if not Path(path).is_relative_to(root.resolve()) and Path(path).exists()]
         return [*outside, *(f"the environment variable {name}" for name in self.variables)]
+
+
+def _read_images(home: Path) -> dict[Path, str]:
+    """What `read_image_digests` says; the table is read once for each state of it."""
+    try:
+        state = (home / ITEMS).stat()
+    except OSError:
+        return {}
+    return _read_images_of(home, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_images_of(home: Path, state: tuple[int, int, int]) -> dict[Path, str]:
+    with unobserved():
+        return read_image_digests(home)
 
 
 def _identify_state(path: Path) -> str:

@@ -33,6 +33,8 @@ def to_classes(
     subject = f"{where}: column '{gold.name}'"
     if gold.dtype in (pl.Categorical, pl.Enum):
         gold = gold.cast(pl.String)
+    if gold.dtype == pl.String:  # many programs write "" where nothing is known
+        gold = gold.set(gold.str.strip_chars() == "", None)
     if gold.dtype.is_float():
         gold = gold.fill_nan(None)  # pandas turns integers with missing values into floats with NaN
     if gold.dtype == pl.String:

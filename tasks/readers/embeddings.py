@@ -24,9 +24,10 @@ from tasks.progress import Progress
 from tasks.readers import encoder, onnx_encoder, onnx_image_encoder, pixel_encoder, sentence_encoder
 from tasks.readers.files import explain_foreign_errors, find_files, require_one_suffix
 from tasks.readers.ids import concatenate_ids, ids_from_array, mark_last, normalize_ids, read_embedding_ids
-from tasks.readers.images import DIGEST, encode_images, find_images
+from tasks.readers.images import encode_images, find_images
 from tasks.readers.quarantine import Note, Quarantine, Reason, name_rows
 from tasks.readers.raw_tables import read_stored_column
+from tasks.tables.image_digests import DIGEST
 from tasks.tables.parquet import ROW_GROUP
 from tasks.tables.paths import EMBEDDINGS
 from tasks.tables.saved_encoder import read_encoder

@@ -26,9 +26,6 @@ MOST_BYTES = 64 * 2**20
 CHUNK = 256
 """Images that are in memory at once, at some hundred kilobytes each, and that an entry of the cache holds."""
 
-DIGEST = "{}_sha256"
-"""The column beside a column of paths that says what the file of each held: with it an edited image is an edited item."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Images:

@@ -12,16 +12,18 @@ import polars as pl
 import pytest
 from onnx_models import WORDS, write_image_model, write_model
 from PIL import Image
+from small_project import write_params
 
 from flows.workbench.pictures import draw_file
-from tasks.errors import DataError, EpoxyError, ParamsError
+from tasks.__main__ import run_stage
+from tasks.errors import DataError, EpoxyError, LabelingFunctionError, ParamsError
 from tasks.ingest import run
 from tasks.lf.class_vectors import find_class_vectors
 from tasks.params import DescribeParams, EncoderParams, IngestParams
 from tasks.readers import image_decoder, images, pixel_encoder
 from tasks.tables import schemas
 from tasks.tables.parquet import read_table
-from tasks.tables.paths import EMBEDDINGS, ITEMS, QUARANTINE
+from tasks.tables.paths import EMBEDDINGS, ITEMS, QUARANTINE, VOTES
 
 COLORS = {"a": (250, 10, 10), "b": (10, 250, 10), "c": (10, 10, 250)}
 ENCODER = {"model": "pixels", "column": "photo"}
@@ -330,3 +332,37 @@ def test_a_description_cannot_be_compared_with_images_by_an_encoder_of_images(tm
     ingest(root, blocks={"look": {"encoder": ENCODER}, "words": {"encoder": "tfidf"}})
     (vector,) = find_class_vectors(root, ("ham", "spam"), described).vectors
     assert not vector[: pixel_encoder.WIDTH].any() and vector[pixel_encoder.WIDTH :].any()
+
+
+LF = """\
+from pathlib import Path
+from tasks.labeling import labeling_function
+
+@labeling_function
+def red(x):
+    return "spam" if Path(x.photo).read_bytes() == Path("data/raw/photos/a.png").read_bytes() else None
+"""
+
+
+def test_an_lf_may_open_the_images_of_items_and_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path, PATHS)
+    write_params(root, apply={"source": "lfs/red.py"})
+    ingest(root)
+    run_stage(root, "gold")
+    (root / "lfs").mkdir()
+    (root / "lfs" / "red.py").write_text(LF)
+    monkeypatch.chdir(root)
+    run_stage(Path(), "apply")
+    assert pl.read_parquet(VOTES)["red"].to_list() == [1, -1, -1]
+    photo = root / "data/raw/photos/b.png"
+    photo.write_bytes(draw(COLORS["a"]))
+    with pytest.raises(
+        LabelingFunctionError, match=r"reads data/raw/photos/b.png .*, which changed since ingest read it"
+    ):
+        run_stage(Path(), "apply")
+    ingest(root)
+    run_stage(Path(), "apply")
+    assert pl.read_parquet(VOTES)["red"].to_list() == [1, 1, -1]
+    (root / "lfs" / "red.py").write_text(LF.replace("photos/a.png", "items.parquet"))
+    with pytest.raises(LabelingFunctionError, match=r"data/raw/items.parquet .*, which no stage depends on"):
+        run_stage(Path(), "apply")
