@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from flows.server_access import Server, ServerError, hide_passwords
+from flows.server_access import Server, ServerError, hide_passwords, open_client
 
 ANSWER_SECONDS = 20.0
 """For an answer of the configured server; a server with SQLite under load takes some seconds."""
@@ -33,9 +33,9 @@ def find_fault(server: Server, *, seconds: float) -> str | None:
     A server says which version it is, and whether it is in order; any program may answer 200.
     """
     try:
-        with httpx.Client(timeout=seconds, auth=server.find_auth()) as client:
+        with open_client(server.api_url, timeout=seconds, auth=server.find_auth()) as client:
             for path, expected in (("health", r"true"), ("admin/version", r'"\d+\.\d+.*"')):
-                answer = client.get(f"{server.api_url}/{path}")
+                answer = client.get(f"/{path}")
                 if answer.status_code != httpx.codes.OK:
                     return f"answers {answer.status_code} {answer.reason_phrase}".strip()
                 if not re.fullmatch(expected, answer.text.strip()):

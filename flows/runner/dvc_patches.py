@@ -2,8 +2,9 @@
 
 Two are replaced behind a context variable that only `flows/runner/dvc_run.py` sets, so that any other use of DVC in this
 process is untouched: how a command is spawned (`dvc.stage.run._run`) and under what name a stage locks its files
-(`dvc.rwlock.rwlock`). A third, `dvc.utils.strictyaml.load`, gets a cache of what it parsed. pyproject.toml pins DVC for
-this reason, and tests/servers/test_dvc_repo.py would notice a change.
+(`dvc.rwlock.rwlock`). A third, `dvc.utils.strictyaml.load`, gets a cache of what it parsed, and dvc.lock is read and
+written entry by entry (flows/runner/dvc_lock_text.py). pyproject.toml pins DVC for this reason, and
+tests/servers/test_dvc_repo.py would notice a change.
 """
 
 import logging
@@ -11,12 +12,13 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dvc.dvcfile
 import dvc.rwlock
 import dvc.stage.run
 import dvc.utils.strictyaml
@@ -26,6 +28,7 @@ from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.stage import Stage as DvcStage
 
+from flows.runner import dvc_lock_text
 from tasks.cache.dependencies import Dependencies, identify
 
 _SHELL = "/bin/sh"
@@ -82,6 +85,8 @@ def identify_dependencies(node: DvcStage) -> Dependencies:
 _spawn_as_dvc = dvc.stage.run._run
 _lock_as_dvc = dvc.rwlock.rwlock
 _load_as_dvc = dvc.utils.strictyaml.load
+_parse_as_dvc = dvc.utils.strictyaml.parse_yaml
+_modify_as_dvc = dvc.dvcfile.modify_yaml
 
 
 _PARSED: dict[str, tuple[bytes, Any, bytes]] = {}
@@ -122,7 +127,7 @@ _TORN_SECONDS = (0.05, 0.15, 0.3, 0.5)
 
 
 def _load(path: str, schema: Any = None, fs: Any = None, encoding: str = "utf-8", round_trip: bool = False) -> Any:
-    if Path(path).name == "dvc.lock":
+    if Path(path).name == dvc_lock_text.NAME:
         for pause in _TORN_SECONDS:
             try:
                 return _load_once(path, schema, fs, encoding, round_trip)
@@ -147,9 +152,23 @@ def _load_once(path: str, schema: Any, fs: Any, encoding: str, round_trip: bool)
     return data, text
 
 
+def _parse(text: str, path: str, typ: str = "safe") -> Any:
+    if typ == "safe" and Path(path).name == dvc_lock_text.NAME:
+        found = dvc_lock_text.parse_lock(text, path, _parse_as_dvc)
+        if found is not None:
+            return found
+    return _parse_as_dvc(text, path, typ)
+
+
+def _modify(path: str, fs: Any = None) -> AbstractContextManager[Any]:
+    return dvc_lock_text.modify_lock(path, fs, _parse_as_dvc, _modify_as_dvc)
+
+
 dvc.stage.run._run = _spawn
 dvc.rwlock.rwlock = _lock_files
 dvc.utils.strictyaml.load = _load
+dvc.utils.strictyaml.parse_yaml = _parse
+dvc.dvcfile.modify_yaml = _modify
 logging.getLogger("dvc").setLevel(logging.ERROR)  # the flow reports what matters
 for name in ("dvc.progress", "dvc_data.callbacks"):
     # DVC shows no bar where its module is silent; a bar would overwrite lines of stages that run at the same time.
