@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.core.copies import find_originals
+from tasks.core.default_lfs import find_default_lfs
 from tasks.core.extension import Neighbors, find_nearest_votes, to_similarity
 from tasks.core.offers import JudgedItems
 from tasks.core.progress_callback import WHOLE
@@ -77,6 +78,8 @@ class TuningSet:
     chosen_on: str
     is_hidden: bool
     """Whether hidden votes stand in for gold."""
+    has_default: bool
+    """Whether these count as they are, beside a default LF; else each class weighs the same."""
     may_choose: bool
     """Whether there is a threshold to choose, and something to choose by."""
     judged: JudgedItems
@@ -183,7 +186,13 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
         objective=f"{params.metric} of the majority vote" if choice else None,
         chosen_on=tuning_set.chosen_on,
         curve_metric=f"{params.metric} of the majority vote on "
-        + ("held-out votes, classes weighing the same" if tuning_set.is_hidden else "valid gold"),
+        + (
+            "valid gold"
+            if not tuning_set.is_hidden
+            else "held-out votes"
+            if tuning_set.has_default
+            else "held-out votes, classes weighing the same"
+        ),
         thresholds={lf: _to_user(value, inputs.metric) for lf, value in zip(lfs, thresholds[column], strict=True)},
     )
     return Chosen(thresholds=found, similarity=thresholds, candidates=candidates, tuning_set=tuning_set, choice=choice)
@@ -214,6 +223,8 @@ def _gather_tuning_set(
     known = np.flatnonzero(labels != ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
     hidden = draw_hidden(L) if is_hidden else None
+    # Whoever wrote a default LF believes that its class is the usual one; weighed equally, classes would drown it.
+    has_default = is_hidden and len(find_default_lfs(L)) > 0
     rows = known if hidden is None else hidden.rows
     nearest_votes = find_nearest_votes(read_rows(rows), m)
     judged = JudgedItems(
@@ -225,6 +236,9 @@ def _gather_tuning_set(
         k=inputs.k,
         objective=params.metric.value,
     )
+    if hidden is not None:
+        judged = hide_votes(judged, hidden.lf)
+        judged = replace(judged, weight=np.ones(len(rows))) if has_default else judged
     is_given = params.method == TuneMethod.FIXED or (
         is_hidden and params.method != TuneMethod.AGREEMENT and params.default is not None
     )
@@ -234,8 +248,9 @@ def _gather_tuning_set(
         else params.method,
         chosen_on=_say_chosen_on(params, is_given, is_hidden, len(rows), len(known)),
         is_hidden=is_hidden,
+        has_default=has_default,
         may_choose=not is_given and len(rows) > 0,
-        judged=judged if hidden is None else hide_votes(judged, hidden.lf),
+        judged=judged,
         column=column,
     )
 

@@ -12,6 +12,8 @@ import pytest
 from benchmarks import (
     ask,
     certify,
+    classes,
+    copies,
     dask,
     described,
     few_gold,
@@ -78,6 +80,40 @@ def test_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["labels"] == {}, "there are labels from fit on"
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and {line.count("|") for line in lines} == {10}
+
+
+def test_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(copies, "MADE_UP", {"two good": (copies.GOOD, copies.GOOD)})
+    out = tmp_path / "out.json"
+    assert copies.main(["--items", "120", "--lfs", "1", "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())
+    assert row["task"] == "two good" and row["changed"] == 0, "exact copies change no label"
+    assert 0.5 < row["alone"] <= 1 and 0.5 < row["near"] <= 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| two good | lf_")
+
+
+def test_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(classes, "MANY", (classes.Many(k=3, n=100, covers=0.5),))
+    out = tmp_path / "out.json"
+    classes.main(["--items", "250", "--draws", "1", "--json", str(out)])  # whose code tells which labels are better
+    many_classes, rare = json.loads(out.read_text())
+    assert many_classes["task"] == "3 classes, 250 items, 1 LF on 50%, right 80%"
+    assert many_classes["majority"] == pytest.approx(0.5 * 0.87 + 0.5 / 3, abs=0.1)
+    assert rare["regression"] is None and rare["task"].endswith("of 150"), "a hundred are gold of valid"
+    assert len(capsys.readouterr().out.splitlines()) >= 4
+
+
+def test_thinning_leaves_a_hundredth_of_the_second_class(tmp_path: Path) -> None:
+    truth = np.repeat([0, 1], [400, 100])
+    votes = np.repeat(truth[:, None], 2, axis=1).astype(np.int8)
+    source = copies.write_task(tmp_path / "task", np.eye(2, dtype=np.float32)[truth], votes, truth, ["ham", "spam"])
+    items = pl.read_parquet(source / "items.parquet")
+    known = pl.Series("gold", [int(c) if row % 2 else None for row, c in enumerate(truth)])
+    items.with_columns(known).write_parquet(source / "items.parquet")
+    thinned = pl.read_parquet(classes.thin(source, tmp_path / "thin", 0) / "items.parquet")
+    assert thinned.filter(pl.col("gold") == 1).height == 2 and thinned.filter(pl.col("gold") == 0).height == 200
+    assert thinned.filter(pl.col("split") == "valid")["gold"].to_list() == [0] * 100
+    assert np.load(tmp_path / "thin/embeddings.npy").shape == (404, 2)
 
 
 @pytest.mark.parametrize("has_gold", [False, True])

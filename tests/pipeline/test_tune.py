@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_datasets import DATASETS, needs_datasets
 
+from tasks import extend as extend_stage
 from tasks import tune
 from tasks.core import thresholds as thresholds_module
 from tasks.core.offers import ClassPoll, JudgedItems, TopPoll, count_votes, rank_offers
@@ -26,13 +27,14 @@ from tasks.core.thresholds import (
     trace_curve,
 )
 from tasks.errors import DataError, ParamsError
-from tasks.params import Metric, TuneMethod, TuneMetric, TuneParams
+from tasks.params import ExtendParams, Metric, TuneMethod, TuneMetric, TuneParams
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EMBEDDING_FITNESS,
     EMBEDDING_FITNESS_CURVES,
     EMBEDDINGS,
+    EXTENDED_VOTES,
     THRESHOLD_CURVES,
     THRESHOLDS,
     VALID_GOLD,
@@ -364,6 +366,27 @@ def write_voters(root, *, gold=None):
         gold=gold,
     )
     write_neighbors(root)
+
+
+def test_without_gold_rare_lfs_do_not_break_the_majority_of_a_default_lf(tmp_path):
+    """Of 400 items 360 have no vote but that of lf0; each of four rare classes has two LFs, on 7 of its 10 items."""
+    rng = np.random.default_rng(0)
+    classes = ("usual", "a", "b", "c", "d")
+    truth = np.r_[np.zeros(360, int), np.repeat([1, 2, 3, 4], 10)]
+    votes = np.full((400, 9), -1)
+    votes[:360, 0] = 0
+    for rare in range(1, 5):
+        rows = np.flatnonzero(truth == rare)
+        votes[rows[:7], 2 * rare - 1] = votes[rows[3:], 2 * rare] = rare
+    vectors = np.eye(5)[truth] * (truth[:, None] > 0) + 0.5 * rng.normal(size=(400, 5))
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train"] * 400, k=5)
+    write_neighbors(tmp_path, classes=classes)
+    tune.run(tmp_path, classes, TuneParams())
+    found = json.loads((tmp_path / THRESHOLDS).read_text())
+    assert found["curve_metric"] == "accuracy of the majority vote on held-out votes"
+    extend_stage.run(tmp_path, classes, ExtendParams())
+    extended = pl.read_parquet(tmp_path / EXTENDED_VOTES).sort("item_id").drop("item_id").to_numpy()[:360]
+    assert ((extended > 0).sum(axis=1) > 0).mean() < 0.05
 
 
 def test_without_gold_agreement_chooses_and_says_so(tmp_path, capsys):

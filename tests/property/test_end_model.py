@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
-from tasks.core.classifiers.class_balance import estimate_class_balance, find_default_lfs, update_class_balance
+from tasks.core.classifiers.class_balance import estimate_class_balance, update_class_balance
 from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline, predict_end_model
 from tasks.core.classifiers.folds import GOLD_FOLDS, LEAST_GOLD, assign_folds, is_enough_gold
 from tasks.core.classifiers.pool import EXPERTS, POOL_SPREAD, PoolPrior, fit_pool_weights, weigh_experts
@@ -20,6 +20,7 @@ from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_p
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
 from tasks.core.copies import group_copies
+from tasks.core.default_lfs import find_default_lfs
 from tasks.core.label_models.majority import MajorityVote
 from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
 from tasks.core.ties import score_labels
@@ -94,6 +95,9 @@ def test_a_default_lf_says_what_is_usual():
     head = head_of(np.full((20, 2), 0.5))
     assert find_default_lfs(votes).tolist() == [0]
     assert estimate_class_balance(head, votes, None) == pytest.approx(np.array([0.9, 0.1]))
+    near = np.tile(votes[:, :1], (1, 12))
+    near[np.arange(12), np.arange(12)] = 1  # each contradicts it once, all together on 12 of 18
+    assert find_default_lfs(np.hstack([votes, near])).tolist() == [0]
     votes[:2, 1] = 1  # contradicted on 2 of 18
     assert find_default_lfs(votes).tolist() == []
     assert estimate_class_balance(head, votes, None) == pytest.approx(np.array([0.5, 0.5]))

@@ -73,6 +73,14 @@ def test_a_majority_of_liars_passes_for_the_truth():
     assert np.flatnonzero(measure_worth(vectors, votes, 2) < 0).tolist() == [3, 4]
 
 
+def test_a_lie_that_is_told_often_is_told_by_one_witness():
+    # The liar casts most votes, so that counted vote by vote the others, whose votes are few, would be those that lie.
+    vectors, votes, truth = make_task(m=8, coverage=0.08)
+    votes[:, 0] = np.where(np.random.default_rng(1).random(len(truth)) < 0.95, 1 - truth, -1)
+    votes[:, 1] = np.where(np.random.default_rng(2).random(len(truth)) < 0.05, truth, -1)
+    assert np.flatnonzero(measure_worth(vectors, votes, 2) < 0).tolist() == [0]
+
+
 def test_the_order_of_lfs_and_of_items_changes_nothing():
     vectors, votes, _ = make_task()
     worth = measure_worth(vectors, votes, 2)

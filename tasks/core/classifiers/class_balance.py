@@ -5,7 +5,8 @@ from scipy.special import gammaln, xlogy
 
 from tasks.core.classifiers.vote_head import VoteHead, sum_votes
 from tasks.core.copies import weigh_copies
-from tasks.core.types import ABSTAIN, Float64, GoldRows, Int64, Votes
+from tasks.core.default_lfs import find_default_lfs
+from tasks.core.types import Float64, GoldRows, Int64, Votes
 
 BALANCE_STRENGTHS = (30.0, 10.0, 3.0, 1.0)
 """Weights, in gold rows per class, that the votes' balance may keep once gold has refuted it; see `update_class_balance`."""
@@ -17,30 +18,6 @@ chance, which cost one draw of a task 21 points."""
 REFUTATION = 20.0
 """Likelihood ratio from which gold refutes the votes' balance, conventionally called strong evidence. 100 rows of ten
 classes estimate a class's share only within 30 %, and adjusting to such noise cost the student 1.4 points on 23 tasks."""
-
-DEFAULT_COVERAGE = 0.5
-"""Coverage above which an LF that votes for a single class may be a default."""
-
-DEFAULT_CONFLICTS = 0.05
-"""Largest share of a default's votes that others may contradict: it was written to vote where no other LF does."""
-
-
-def find_default_lfs(votes: Votes) -> Int64:
-    """Return the default LFs ("otherwise this class"), which vote for a single class on over half of the items and are
-    hardly ever contradicted: their positions, ascending.
-
-    >>> find_default_lfs(np.array([[0, -1], [0, -1], [0, -1], [-1, 1]], dtype=np.int8)).tolist()
-    [0]
-    """
-    found = []
-    for lf in range(votes.shape[1]):
-        rows = votes[:, lf] != ABSTAIN
-        classes = np.unique(votes[rows, lf])
-        if len(classes) == 1 and rows.mean() > DEFAULT_COVERAGE:
-            others = votes[rows]
-            if ((others != ABSTAIN) & (others != classes[0])).any(axis=1).mean() < DEFAULT_CONFLICTS:
-                found.append(lf)
-    return np.array(found, dtype=np.int64)
 
 
 def estimate_class_balance(head: VoteHead, votes: Votes, gold: GoldRows | None) -> Float64:

@@ -7,7 +7,8 @@ class that the LF votes for: where others are silent, it is believed. The shares
 probability of each class.
 
 *Trust.* LFs that are contradicted should not judge others. So evidence is gathered in `ROUNDS` rounds: in each, an LF's
-votes count by how far above chance the round before believed them.
+votes count by how far above chance the round before believed them. Before the first, all votes of an LF together count as
+much as those of any other: a lie that is told often is told by one witness.
 
 *Game.* The players are the n LFs that vote on an item, a_c of them for class c. A coalition earns the share of its votes
 that is for the item's class; one without votes earns 1 / k. An LF that joins as the t-th of a random order, t > 1, finds on
@@ -94,7 +95,9 @@ def measure_worth(
     shares = np.nan_to_num(weigh_copies(drawn, n_classes))
     counts = sum_votes(drawn, np.ones((votes.shape[1], n_classes)))
     groups = _split_copies(drawn, n_classes)
-    trust, values = np.ones(votes.shape[1]), np.full(votes.shape[1], np.nan)
+    cast = (drawn != ABSTAIN).sum(axis=0)
+    trust = np.where(cast > 0, np.min(cast, where=cast > 0, initial=len(drawn)) / np.maximum(cast, 1), 1.0)
+    values = np.full(votes.shape[1], np.nan)
     for _ in range(ROUNDS):
         with count_steps(advance, len(groups)) as step:
             near = _sum_near(drawn, shares * trust[:, None], nearest)
