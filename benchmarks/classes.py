@@ -172,7 +172,9 @@ def measure_rare(task: Path) -> Found:
     table = pl.read_parquet(task / "votes.parquet").join(items, on=ITEM_ID, maintain_order="left")
     tests = table.filter(pl.col("split") == "test")
     gold = tests["gold"]
-    truth = (gold == "rare").to_numpy().astype(np.int64) if gold.dtype == pl.String else gold.to_numpy().astype(np.int64)
+    truth = (
+        (gold == "rare").to_numpy().astype(np.int64) if gold.dtype == pl.String else gold.to_numpy().astype(np.int64)
+    )
     votes = tests.drop(items.columns).to_numpy().astype(np.int8)
     share = fmean(truth.tolist())
     return Found(

@@ -52,7 +52,9 @@ class Copied:
 def main(arguments: list[str]) -> int:
     """0 after printing the table and, with --json, writing it; 2 where there is no task."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks copies", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="folder with one folder per task; none: made-up ones alone")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="folder with one folder per task; none: made-up ones alone"
+    )
     parser.add_argument("--tasks", nargs="+", default=None, help="names of tasks; all by default")
     parser.add_argument("--lfs", type=int, default=4, help="LFs that are copied, one after the other (default 4)")
     parser.add_argument("--items", type=int, default=1500, help="items of a made-up task (default 1,500)")
