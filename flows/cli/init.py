@@ -76,9 +76,17 @@ def read_meanings(described: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def ask_meanings(classes: tuple[str, ...]) -> dict[str, list[str]]:
-    """What somebody at the terminal says that each class means; Enter leaves a class out."""
-    answers = {name: click.prompt(f"What does {name!r} mean, in a sentence", default="") for name in classes}
-    return {name: [answer.strip()] for name, answer in answers.items() if answer.strip()}
+    """What somebody at the terminal says that each class means; Enter leaves a class out, and what was said before is asked again."""
+    said: dict[str, str] = {}
+    meanings = {}
+    for name in classes:
+        prompt = f"What does {name!r} mean, in a sentence (Enter leaves it out)"
+        while (answer := click.prompt(prompt, default="", show_default=False).strip()).casefold() in said:
+            click.echo(f"That is what {said[answer.casefold()]!r} means; say how they differ.")
+        if answer:
+            said[answer.casefold()] = name
+            meanings[name] = [answer]
+    return meanings
 
 
 def ask(items: Path, sample: "Sample", classes: tuple[str, ...]) -> "Sample":

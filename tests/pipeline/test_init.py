@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -284,6 +285,20 @@ def test_a_sentence_that_tells_no_class_is_refused(
     found = CliRunner().invoke(init_command, arguments)
     assert found.exit_code and said in f"{found.output} {found.exception}"
     assert not (tmp_path / "labels").exists()
+
+
+def test_at_a_terminal_each_class_is_asked_for_until_it_differs(
+    messages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.cli.init.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    columns = ["", "", "", "", "ham,spam,other"]
+    answers = [*columns, "a friend writes", " A friend writes", "an advertisement", ""]
+    arguments = [str(tmp_path / "labels"), "--items", str(messages)]
+    found = CliRunner().invoke(init_command, arguments, input="\n".join([*answers, ""]))
+    assert found.exit_code == 0, found.output
+    assert "That is what 'ham' means; say how they differ." in found.output
+    params = yaml.safe_load((tmp_path / "labels/params.yaml").read_text(encoding="utf-8"))
+    assert params["apply"]["describe"]["classes"] == {"ham": "a friend writes", "spam": "an advertisement"}
 
 
 def test_several_sentences_for_a_class_are_all_kept(messages: Path, tmp_path: Path) -> None:
