@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.core.types import ITEM_ID
 from tasks.params import IngestParams, Split
-from tasks.progress import WARNING, Progress
+from tasks.progress import WARNING
 from tasks.readers import encoder
 from tasks.readers.blocks import join_blocks, read_blocks
 from tasks.readers.items import Items, read_items
@@ -39,9 +39,7 @@ def run(
     """
     source = root / params.source
     quarantine = Quarantine(source, params.quarantine)
-    with Progress("reading items", total=1) as progress:
-        items = read_items(source, classes, params, quarantine)
-        progress.advance()
+    items = read_items(source, classes, params, quarantine)
     ids = items.table[ITEM_ID]
     matched = read_blocks(root, source, items, params, quarantine, load_encoder)
     blocks = matched.blocks

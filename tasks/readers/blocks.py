@@ -92,9 +92,7 @@ def read_blocks(
                 if alone.encoder is not None
                 else read_embeddings(root, source, ids.dtype, alone, items.ids_by_file, quarantine)
             )
-            with Progress("matching embeddings with items", total=1) as progress:
-                matched = match_rows(ids, found, alone, items.ids_by_file, quarantine)
-                progress.advance()
+            matched = match_rows(ids, found, alone, items.ids_by_file, quarantine)
         except EpoxyError as error:
             if share is None:
                 raise

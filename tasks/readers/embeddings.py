@@ -456,6 +456,22 @@ def match_rows(
     DataError
         The ids are not the same as those of the embeddings.
     """
+    with Progress("matching embeddings with items", total=_MATCHING) as progress:
+        return _match(ids, found, params, known, quarantine, progress)
+
+
+_MATCHING = 3
+"""Units of work: doubled ids, items and embeddings without each other, the order of ids."""
+
+
+def _match(
+    ids: pl.Series,
+    found: Embeddings,
+    params: IngestParams,
+    known: Mapping[Path, pl.Series],
+    quarantine: Quarantine,
+    progress: Progress,
+) -> Matched:
     where = f"{params.source}/{params.embeddings}"
     if found.ids.dtype != ids.dtype:
         cure = (
@@ -471,6 +487,7 @@ def match_rows(
     if bad:
         _note_embeddings(found, bad[0], Reason.DOUBLED_ID, quarantine)
         kept = ~bad[0]
+    progress.advance()
     found_ids, found_rows = found.ids.filter(kept), found.rows[kept.to_numpy()]
     if quarantine.is_on:
         lonely = ids.filter(~ids.is_in(found_ids.implode()))
@@ -479,6 +496,7 @@ def match_rows(
         is_of_item = found_ids.is_in(ids.implode())
         _note_embeddings(found, kept & ~found.ids.is_in(ids.implode()), Reason.NO_ITEM, quarantine)
         found_ids, found_rows = found_ids.filter(is_of_item), found_rows[is_of_item.to_numpy()]
+    progress.advance()
     order = found_ids.arg_sort()
     if not found_ids.gather(order).equals(ids):
         lines = []
@@ -489,6 +507,7 @@ def match_rows(
             if len(lonely):
                 lines.append(f"{where}: {len(lonely):,} {what}, first ids {name_first(lonely)}.")
         raise DataError("\n".join([*lines, "Each item needs one embedding, and each embedding an item."]))
+    progress.advance()
     return Matched(ids=ids, rows=found_rows[order.to_numpy()])
 
 

@@ -11,6 +11,7 @@ from polars.datatypes import DataTypeClass
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import IngestParams, Reads, Split
+from tasks.progress import Progress
 from tasks.readers.class_column import show_distinct, to_classes
 from tasks.readers.column_types import convert_column, describe_losses, guess_types, propose_types, write_key
 from tasks.readers.files import drop_empty, find_files, require_one_suffix
@@ -60,11 +61,28 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams, quara
     DataError
         There is no file or no row, or a column is invalid.
     """
-    where = f"{params.source}/{params.items}"
     found = find_files(source, params.items, "items")
+    with Progress("reading items", total=len(found) + _CHECKS) as progress:
+        return _read_files(source, found, classes, params, quarantine, progress)
+
+
+_CHECKS = 3
+"""Units of work after the last file is read: types, ids, the rest."""
+
+
+def _read_files(
+    source: Path,
+    found: Sequence[Path],
+    classes: Sequence[str],
+    params: IngestParams,
+    quarantine: Quarantine,
+    progress: Progress,
+) -> Items:
+    where = f"{params.source}/{params.items}"
     files = drop_empty(found)
     suffix = require_one_suffix(files)
-    parts = [read_raw_table(source, file, is_lenient=quarantine.is_on) for file in files]
+    progress.advance(len(found) - len(files))
+    parts = [read_raw_table(source, file, is_lenient=quarantine.is_on) for file in progress.follow(files)]
     raw = _concatenate(parts, where, params)
     if raw.is_empty():
         raise DataError(f"{where}: no items; expected at least one row.")
@@ -75,6 +93,7 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams, quara
     notes = RowNotes(quarantine, parts) if quarantine.is_on else None
     note = notes.note if notes else None
     raw = raw.with_columns(convert_column(raw[name], kind, where, note) for name, kind in params.types.items())
+    progress.advance()
     ids = normalize_ids(raw[params.item_id], where, note).alias(ITEM_ID)
     ids_by_file = _cut_ids(ids, parts)
     kept = mark_last(ids, where, params, files, note)
@@ -82,6 +101,7 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams, quara
     if replaced or notes:
         kept = notes.drop(ids, kept) if notes else kept
         raw, ids = raw.filter(kept), ids.filter(kept)
+    progress.advance()
     split = _read_split(raw[params.split], ids, where, note) if params.split in raw.columns else _all_train(ids)
     gold = (
         to_classes(raw[params.gold], ids, classes, where, is_typeless=params.gold in typeless, note=note)
@@ -109,6 +129,7 @@ def read_items(source: Path, classes: Sequence[str], params: IngestParams, quara
         remarks.append(f"{replaced:,} rows in {where} are replaced by later ones of the same id")
     if proposal := propose_types(rest, typeless - params.types.keys(), params.types, where):
         remarks.append(proposal)
+    progress.advance()
     return Items(
         table=pl.DataFrame([ids, split, *rest])[order],
         gold=gold[order],

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import progress
+from tasks import ingest, progress
 from tasks.core.classifiers.end_model import END_WORK, fit_end_model
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, fit_vote_head
@@ -19,6 +19,7 @@ from tasks.core.label_models.nearvote import LABEL_WORK, LFColumn, fit_nearvote,
 from tasks.core.metrics import resample
 from tasks.core.progress_callback import WHOLE, count_steps
 from tasks.core.types import GoldRows
+from tasks.params import IngestParams
 from tasks.progress import ENVIRONMENT, MARK, Progress
 
 
@@ -138,3 +139,20 @@ def test_the_rest_is_expected_to_go_as_fast_as_what_is_done(clock, capsys):
     work(clock, 2.5, 4)
     lines = capsys.readouterr().err.splitlines()
     assert [json.loads(line.removeprefix(MARK))["seconds_left"] for line in lines] == [7.5, 5.0, 2.5, None, None]
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_reading_items_tells_of_each_file_and_matching_of_each_step(files, tmp_path, capfd, monkeypatch):
+    raw = tmp_path / "data/raw"
+    for number in range(files):
+        (raw / "items").mkdir(parents=True, exist_ok=True)
+        (raw / "items" / f"{number}.csv").write_text(f"item_id,split\na{number},train\nb{number},train\n")
+    np.save(raw / "vectors.npy", np.ones((2 * files, 2), np.float32))
+    monkeypatch.setenv(ENVIRONMENT, "marked")
+    monkeypatch.setattr(progress.time, "monotonic", iter(range(0, 10_000, 3)).__next__)  # every step takes long
+    params = IngestParams(source="data/raw", items="items", embeddings="vectors.npy", embedding_ids="items")
+    ingest.run(tmp_path, ("0", "1"), params)
+    told = [json.loads(line.removeprefix(MARK)) for line in capfd.readouterr().err.splitlines() if MARK in line]
+    for what, total in (("reading items", files + 3), ("matching embeddings with items", 3)):
+        done = [line["done"] for line in told if line["what"] == what]
+        assert sorted(set(done)) == [*range(done[0], total + 1)] and done[0] <= 1
