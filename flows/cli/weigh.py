@@ -12,13 +12,18 @@ if TYPE_CHECKING:
 
 
 @click.command("weigh")
-@click.option("--votes", "by_votes", is_flag=True, help="Judge by held-out votes even if there is gold.")
+@click.option(
+    "--votes",
+    "by_votes",
+    is_flag=True,
+    help="Judge by held-out votes, and propose what they choose, whether there is gold or not.",
+)
 def weigh_command(by_votes: bool) -> None:
     """Propose weights for `ingest.blocks`, from the last run.
 
     Judges mixtures in steps of a quarter, each block alone among them, by how well a classifier on them foretells held-out gold of
-    valid; with fewer than 20 gold rows, the votes of labeling functions that were held out whole. Prints lines to paste into
-    params.yaml; nothing is changed.
+    valid. With fewer than 20 gold rows it judges by the votes of labeling functions that were held out whole, shows that, and
+    proposes equal weights all the same, unless --votes is given. Prints lines to paste into params.yaml; nothing is changed.
     """
     with in_project() as root:
         click.echo(describe_weights(weigh(root=root, by_votes=by_votes)))
@@ -53,4 +58,9 @@ def describe_weights(found: "Weighed") -> str:
     now = ", ".join(f"{name} {share:.2f}" for name, share in zip(found.blocks, found.now, strict=True))
     out = [name for name, weight in zip(found.blocks, mixtures.weights[mixtures.best], strict=True) if not weight]
     lines.append(f"# now: {now}" + (f"; best left out: {', '.join(out)}" if out else ""))
+    if not found.is_best:
+        lines.append(
+            "# fewer than 20 gold rows of valid: equal weights, which were better on average than what votes choose; --votes "
+            "gives those"
+        )
     return "\n".join([*lines, found.lines])

@@ -130,13 +130,13 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, list[str
     columns = sample.columns
     raw = folder / "data" / "raw"
     raw.mkdir(parents=True)
-    items = raw / f"items{'.csv' if sample.separator else sample.path.suffix.lower()}"
+    items = raw / f"items{sample.suffix}"
     if columns.item_id is None:
         ids = _make_ids(sample)
         _write_like(items, sample.table.insert_column(0, ids))
     else:
         ids = sample.table[columns.item_id]
-        if sample.separator:
+        if sample.separator or sample.suffix != sample.path.suffix.lower():
             _write_like(items, sample.table)
         else:
             shutil.copyfile(sample.path, items)
@@ -272,10 +272,20 @@ def _describe(
         + (
             f", with commas in place of {_SEPARATORS.get(sample.separator, sample.separator)}"
             if sample.separator
+            else ", an object in each line"
+            if sample.suffix != sample.path.suffix.lower()
             else ""
         ),
         f"ids     {f'column {columns.item_id!r}' if columns.item_id else 'made from the texts, as item_id'}",
         f"text    column {columns.text!r}, encoded by tfidf",
+        *(
+            [
+                f"images  column {columns.text!r} names image files, which say nothing as words: put them below {folder}/data/raw, and "
+                f"in params.yaml 'encoder: {{model: pixels, column: {columns.text}}}'"
+            ]
+            if names_images(sample)
+            else []
+        ),
         f"gold    {gold}",
         f"splits  {f'column {columns.split!r}' if columns.split else 'all in train; gold goes to valid or test by a hash of the id, each class by halves'}",
         f"classes {', '.join(sample.classes)}",
@@ -286,6 +296,13 @@ def _describe(
         ),
         f"{_count_lfs(words)} in {folder}/lfs/first.py; now: cd {folder} && epoxy run",
     )
+
+
+def names_images(sample: Sample) -> bool:
+    """Return whether most of what was taken for texts are paths of image files."""
+    texts = sample.table[sample.columns.text or "text"].drop_nulls()
+    is_path = texts.str.contains(r"(?i)^\S+\.(png|jpe?g|webp|gif|bmp|tiff?)$")
+    return int(is_path.sum()) * 2 > len(texts)
 
 
 def _count_lfs(words: Mapping[str, list[str]]) -> str:

@@ -1,6 +1,7 @@
 """Guesses about a table of items: its columns of ids, texts, splits and gold, and its classes."""
 
 import csv
+import json
 import re
 import tempfile
 from collections import Counter
@@ -15,7 +16,7 @@ from tasks.errors import DataError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import Split
 from tasks.readers.files import explain_foreign_errors
-from tasks.readers.raw_tables import find_separator, read_raw_table
+from tasks.readers.raw_tables import find_separator, parse_jsonl, read_raw_table
 
 _NAMES = {
     "item_id": ("item_id", "id", "uuid", "guid", "key", "message_id", "doc_id", "comment_id"),
@@ -77,6 +78,13 @@ class Sample:
     gold: pl.Series | None = None
     separator: str | None = None
 
+    @property
+    def suffix(self) -> str:
+        """That of the file which ingest will read: what it cannot read as it is, is written anew."""
+        return (
+            ".csv" if self.separator else ".jsonl" if self.path.suffix.lower() == ".json" else self.path.suffix.lower()
+        )
+
 
 def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Sample:
     """The items at `path`; columns that are not `named`, and classes that are not given, are guessed.
@@ -87,7 +95,10 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
         The file cannot be read, has no such column or no text, or its values do not fit.
     """
     separator = _find_separator(path)
-    table = read_raw_table(path.parent, path).table if separator is None else _read_separated(path, separator)
+    if path.suffix.lower() == ".json":
+        table = _read_json(path)
+    else:
+        table = read_raw_table(path.parent, path).table if separator is None else _read_separated(path, separator)
     if table.is_empty():
         raise DataError(f"{path}: no items; expected at least one row.")
     for name in (named.item_id, named.text, named.split, named.gold):
@@ -161,6 +172,27 @@ def _read_separated(path: Path, separator: str) -> pl.DataFrame:
             return read_raw_table(copy.parent, copy).table
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(path))) from None
+
+
+def _read_json(path: Path) -> pl.DataFrame:
+    """The table in a file of a list of JSON objects, or of an object in each line."""
+    with explain_foreign_errors(path):
+        content = path.read_bytes()
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        try:
+            rows = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is no JSON: {error}. Write the file again.") from None
+        strangers = [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]
+        if strangers:
+            raise DataError(
+                f"{path}: element {strangers[0]:,} of the list is no object; expected an object for each item."
+            )
+        content = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    try:
+        return parse_jsonl(path, content)
+    except DataError as error:
+        raise DataError(f"{error} A .json file holds a list of objects, or an object in each line.") from None
 
 
 def choose_salt(sample: Sample, ids: pl.Series) -> int:

@@ -27,7 +27,7 @@ from tasks.__main__ import STAGES, run_stage
 from tasks.cache.stage_code import NOTES
 from tasks.errors import DataError, ParamsError, StageError
 from tasks.gold import is_dealt_to_valid
-from tasks.params import GoldParams
+from tasks.params import GoldParams, read_params
 from tasks.tables.files import read_json
 from tasks.tables.paths import COLUMN_GOLD, GOLD_SUMMARY, ITEMS, LF_SUMMARY, METRICS, SHIPPED_LABELS, VOTES
 
@@ -99,6 +99,46 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, name: str) -> None:
     (items,) = (tmp_path / "project/data/raw").iterdir()
     assert items.name == "items.csv"
     assert pl.read_csv(items)[sample.columns.text].to_list() == ["one, two", "x; y"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"message": "one, two", "topic": "a"},\n {"topic": "b", "message": "x; y"}]',
+        '\ufeff[{"message": "one, two", "topic": "a"}, {"topic": "b", "message": "x; y"}]',
+        '{"message": "one, two", "topic": "a"}\n{"topic": "b", "message": "x; y"}\n',
+    ],
+)
+def test_a_list_of_json_objects_becomes_lines(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "in.json"
+    path.write_text(content, encoding="utf-8")
+    sample = read_sample(path, Columns())
+    said = "\n".join(create_project(tmp_path / "project", sample))
+    assert "items   2 of in.json" in said and "an object in each line" in said
+    (items,) = (tmp_path / "project/data/raw").iterdir()
+    assert items.name == "items.jsonl"
+    assert pl.read_ndjson(items).select("message", "topic").rows() == [("one, two", "a"), ("x; y", "b")]
+    assert read_params(tmp_path / "project").ingest.items == "items.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"text": "a"}, 3]', "element 2 of the list is no object"),
+        ('[{"text": "a"}', "is no JSON: "),
+        ('{"data": [\n{"text": "a"}\n]}', "A .json file holds a list of objects, or an object in each line"),
+    ],
+)
+def test_other_json_says_what_is_expected(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "in.json").write_text(content)
+    with pytest.raises(DataError, match=rf"in\.json.*{said}"):
+        read_sample(tmp_path / "in.json", Columns())
+
+
+def test_a_column_of_images_is_told_from_texts(tmp_path: Path) -> None:
+    path = write_table(tmp_path, id=["a", "b"], picture=["x/1.png", "x/2.JPG"], label=["no", "yes"])
+    said = "\n".join(create_project(tmp_path / "project", read_sample(path, Columns())))
+    assert "names image files" in said and "encoder: {model: pixels, column: picture}" in said
 
 
 def test_a_table_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:

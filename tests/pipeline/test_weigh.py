@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -15,7 +16,10 @@ from tasks.errors import QueryError
 from tasks.params import IngestParams, read_params
 from tasks.queries.project_data import ProjectData
 from tasks.queries.weigh import weigh_blocks
+from tasks.tables import schemas
 from tasks.tables.block_layout import BlockLayout, write_layout
+from tasks.tables.parquet import write_table
+from tasks.tables.paths import VALID_GOLD
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 300
@@ -102,6 +106,19 @@ def test_the_lines_are_params_without_what_weighs_nothing(project: Path, by_vote
     read = IngestParams.model_validate({"source": "raw", **yaml.safe_load(shown)["ingest"]})
     assert {name: block.weight for name, block in read.blocks.items()} == {"tells": 1}
     assert read.blocks["tells"] == read_params(project).ingest.blocks["tells"]
+
+
+def test_without_gold_weights_are_equal_unless_votes_are_asked(project: Path) -> None:
+    gold = pl.read_parquet(project / VALID_GOLD)
+    write_table(project / VALID_GOLD, gold.clear(), schemas.gold(2))
+    found = weigh_blocks(ProjectData(project))
+    assert "held-out votes" in found.judged_by
+    assert found.mixtures.weights[found.mixtures.best].tolist() == [1, 0]
+    shown = describe_weights(found)
+    assert "# fewer than 20 gold rows of valid: equal weights" in shown
+    read = IngestParams.model_validate({"source": "raw", **yaml.safe_load(shown)["ingest"]})
+    assert {name: block.weight for name, block in read.blocks.items()} == {"tells": 1, "noise": 1}
+    assert weigh_blocks(ProjectData(project), by_votes=True).proposed == (1, 0)
 
 
 def test_the_command_prints_the_same_twice_and_writes_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
