@@ -103,24 +103,33 @@ def _judge(task: Task, rows: Int64, students: dict[bytes, Student]) -> float:
 
 
 def format_table(results: list[Result]) -> str:
-    """Return a row per task and number of items: random, and of each other strategy the gain with its standard error."""
+    """Return a row per task and number of items: random; of each other strategy the gain, and that of half as many items,
+    with their standard errors.
+    """
     others = [strategy for strategy in get_args(Strategy) if strategy != "random"]
-    lines = [f"| task | items | random | {' | '.join(others)} |", "|---" * (3 + len(others)) + "|"]
+    heads = [head for strategy in others for head in (strategy, f"half as many {strategy}")]
+    lines = [f"| task | items | random | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
+    found = {(result.task, result.items, result.strategy): result.accuracy for result in results}
     for random in results:
         if random.strategy != "random":
             continue
         shown = []
         for strategy in others:
-            (other,) = (
-                found
-                for found in results
-                if (found.task, found.items, found.strategy) == (random.task, random.items, strategy)
-            )
-            gains = [a - b for a, b in zip(other.accuracy, random.accuracy, strict=True)]
-            error = f" ± {stdev(gains) / len(gains) ** 0.5:.3f}" if len(gains) > 1 else ""
-            shown.append(f"{fmean(gains):+.3f}{error}{'!' if fmean(gains) < -MOST_LOSS else ''}")
+            gains = _subtract(found[random.task, random.items, strategy], random.accuracy)
+            shown.append(_format_gains(gains) + ("!" if fmean(gains) < -MOST_LOSS else ""))
+            half = found.get((random.task, random.items // 2, strategy))
+            shown.append("" if half is None else _format_gains(_subtract(half, random.accuracy)))
         lines.append(f"| {random.task} | {random.items} | {fmean(random.accuracy):.3f} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _subtract(accuracy: list[float], other: list[float]) -> list[float]:
+    return [a - b for a, b in zip(accuracy, other, strict=True)]
+
+
+def _format_gains(gains: list[float]) -> str:
+    error = f" ± {stdev(gains) / len(gains) ** 0.5:.3f}" if len(gains) > 1 else ""
+    return f"{fmean(gains):+.3f}{error}"
 
 
 if __name__ == "__main__":

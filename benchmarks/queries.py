@@ -46,7 +46,7 @@ QUERIES: dict[str, ItemQuery] = {
     "all items": ItemQuery(),
     "uncertain first": ItemQuery(order="uncertain"),
     "ordered by text": ItemQuery(order="text"),
-    "page 2,000 of a label": ItemQuery(labels=("a",), order="-confidence", offset=100_000),
+    "a late page of a label": ItemQuery(labels=("a",), order="-confidence", offset=100_000),
     "wrong labels": ItemQuery(right=False),
     "an LF's extended votes": ItemQuery(votes=(VoteFilter(lf="lf03", source="extended"),)),
     "two LFs in conflict": ItemQuery(conflict=("lf03", "lf04")),

@@ -1,6 +1,6 @@
 """`python -m benchmarks workbench --n 1000000`: seconds until a page of items, or an edit, stands in a real browser.
 
-Pages are those of questions of `python -m benchmarks queries`, on its items, 50 a page: from following a link to the last item in
+Pages are those of questions of `python -m benchmarks queries`, on its items, 25 a page: from following a link to the last item in
 the document, measured by Chromium's own clock. The first visit of each is told apart, since it may read tables. Edits are
 those of an LF in the project of `python -m benchmarks watch`: from saving the file to the moment at which the overview shows
 what it comes to. Processor seconds are those of the workbench, and for edits of `epoxy watch` beside it.
@@ -27,7 +27,6 @@ sys.path.append(str(_ROOT / "tests"))  # whose browser this is
 
 from chromium import Page, open_page  # noqa: E402
 
-REPEATS = 3
 EDITS = 6
 
 
@@ -40,25 +39,26 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--edited", type=int, default=0, help="items of the project in which an LF is edited (default: no edit)"
     )
+    parser.add_argument("--repeats", type=int, default=3, help="visits of each page after the first (default 3)")
     options = parser.parse_args(arguments)
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory(prefix="epoxy-workbench-") as folder:
         if options.n:
-            measure_pages(Path(folder) / "pages", options.n)
+            measure_pages(Path(folder) / "pages", options.n, options.repeats)
         if options.edited:
             measure_edits(Path(folder) / "edits", options.edited)
     return 0
 
 
-def measure_pages(root: Path, n: int) -> None:
-    """Print the seconds of a page of each question at `n` items."""
+def measure_pages(root: Path, n: int, repeats: int) -> None:
+    """Print the seconds of a page of each question at `n` items, of the first visit and of `repeats` later ones."""
     root.mkdir()
     queries.write_project(root, n)
     with _Served(root, is_live=False) as served:
         for name, query in queries.QUERIES.items():
             path = write_address(query, page=1 + query.offset // ROWS)
             seen = [served.visit(path, "document.querySelectorAll('ol > li').length && document.querySelector('nav[aria-label=\"Pages of items\"]')")
-                    for _ in range(1 + REPEATS)]  # fmt: skip
+                    for _ in range(1 + repeats)]  # fmt: skip
             later = seen[1:]
             print(
                 f"{name:<24} first {seen[0][0]:6.2f} s   then {statistics.median(one[0] for one in later):6.2f} s   "
@@ -149,9 +149,9 @@ class _Served:
         return sum(sum(one.cpu_times()[:2]) for one in mine.children(recursive=True) if "chromium" in one.name())
 
     def count_processor_seconds(self) -> float:
-        """Processor seconds so far of the workbench and the processes that it started."""
+        """Processor seconds so far of the workbench and of `epoxy watch`, which it starts; not of the stages behind an edit."""
         process = psutil.Process(self._process.pid)
-        return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
+        return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children()))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def export_command(
     spreadsheet: bool,
     replace: bool,
 ) -> None:
-    """Write labels, joined with the items' columns, to PATH as FORMAT.
+    """Write labels and the items' columns to PATH as FORMAT.
 
     parquet, csv and jsonl are files with a row per item. hugging-face, wrench, label-studio (tasks with predictions) and
     argilla (records with suggestions) are folders. Gold of valid is written where it is known.

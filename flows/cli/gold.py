@@ -19,7 +19,7 @@ SPLIT = click.Choice(["valid", "test"])
 
 @click.group("gold")
 def gold_command() -> None:
-    """Add people's decisions about items, and list the resulting gold.
+    """Add people's decisions about items, and list the gold.
 
     Decisions are rows of the tables in the folder that gold.source in params.yaml names. Nothing there is rewritten: a
     later decision of the same person about an item replaces the earlier one.
@@ -53,7 +53,7 @@ def add_command(item: str, label: str | None, annotator: str, split: str | None,
 def import_command(
     file: Path, form: str | None, name: str | None, item_id: str, label: str, annotator: str | None, by: str | None
 ) -> None:
-    """Add the decisions in FILE, a table or an export of another tool.
+    """Add the decisions in FILE, a table or another tool's export.
 
     A table is Parquet, CSV or JSONL; --format names the other tool.
     Decisions that are known already are not added again, so that the same export can be imported whenever it has grown.

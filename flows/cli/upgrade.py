@@ -8,7 +8,7 @@ from flows.runner.project import in_project
 @click.command("upgrade")
 @click.option("--dry-run", is_flag=True, help="Show what would run again, and change nothing.")
 def upgrade_command(dry_run: bool) -> None:
-    """Bring the project to the version of the tool that is installed.
+    """Bring the project to the installed version of the tool.
 
     For projects that `epoxy init` made. Shows what will run again; stages whose code did not change stay up to date.
     """

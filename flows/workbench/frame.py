@@ -4,6 +4,7 @@ Text from data is only ever an element's text; it is never interpreted as HTML, 
 """
 
 import asyncio
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -170,16 +171,18 @@ def show_error(message: str) -> None:
         Text(message, "div", "data")
 
 
-def follow_changes(bench: Bench, read: Callable[[], object], show: Callable[[], Any]) -> None:
-    """From now on, call `show` whenever the value of `read` has changed."""
+def follow_changes(read: Callable[[], object], show: Callable[[], Any]) -> None:
+    """From now on, call `show` whenever the value of `read` has changed, and wait for it if it is a coroutine function."""
     last = read()
 
-    def look() -> None:
+    async def look() -> None:
         nonlocal last
         now = read()
         if now != last:
             last = now
-            show()
+            shown = show()
+            if inspect.isawaitable(shown):
+                await shown
 
     ui.timer(SECONDS, look)
 

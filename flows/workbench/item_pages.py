@@ -66,6 +66,9 @@ def add_pages(bench: Bench) -> None:
             _show_form(bench, query, release)
             before = None if release is None else await ask(lambda: open_release(bench.root, release).labels())
             answer = await ask(lambda: find_items(bench.data, query, before=before))
+            if number > (last := _count_pages(answer)):  # an address of before, when there were more
+                number, query = last, replace(query, offset=ROWS * (last - 1))
+                answer = await ask(lambda: find_items(bench.data, query, before=before))
             _show_answer(bench, query, number, release, answer)
 
     @page("/item")
@@ -139,13 +142,17 @@ def _show_answer(bench: Bench, query: ItemQuery, number: int, release: str | Non
     ):
         for row in answer.rows.iter_rows(named=True):
             _show_row(bench, row, raw, query)
-    pages = max(1, -(-answer.total // ROWS))
+    pages = _count_pages(answer)
     with ui.element("nav").props('aria-label="Pages of items"').classes("flex gap-4 items-center"):
         if number > 1:
             link("previous", write_address(query, page=number - 1, release=release))
         Text(f"page {number:,} of {pages:,}")
         if number < pages:
             link("next", write_address(query, page=number + 1, release=release))
+
+
+def _count_pages(answer: ItemPage) -> int:
+    return max(1, -(-answer.total // ROWS))
 
 
 def _show_row(bench: Bench, row: Mapping[str, Any], raw: list[str], query: ItemQuery) -> None:

@@ -102,7 +102,7 @@ def _show_table(bench: Bench, found: pl.DataFrame) -> None:
     with holder:
         show()
     asked.on_value_change(lambda event: _filter(holder, event.value))
-    follow_changes(bench, lambda: bench.live.state.version, show.refresh)
+    follow_changes(lambda: bench.live.state.version, show.refresh)
 
 
 def _link_items(lf: str) -> dict[str, str]:

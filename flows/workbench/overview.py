@@ -49,7 +49,7 @@ def add_pages(bench: Bench) -> None:
             _show_methods(bench, metrics)
             await _show_coverage(bench)
             _show_release(bench)
-            follow_changes(bench, lambda: (bench.root / METRICS).stat().st_mtime_ns, ui.navigate.reload)
+            follow_changes(lambda: (bench.root / METRICS).stat().st_mtime_ns, ui.navigate.reload)
 
 
 def _show_run(origin: str) -> None:
@@ -177,4 +177,4 @@ def _show_live(bench: Bench) -> None:
             Text(f"{state.doing}; last answer in {result['seconds']:.2f} s", "div", "quiet")
 
     card()
-    follow_changes(bench, lambda: bench.live.state.version, card.refresh)
+    follow_changes(lambda: bench.live.state.version, card.refresh)

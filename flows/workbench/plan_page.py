@@ -53,7 +53,7 @@ def add_pages(bench: Bench) -> None:
                     await _fill(bench, flips, "Labels that would flip", lambda: _show_flips(bench))
 
         ui.timer(0, renew, once=True)
-        follow_changes(bench, lambda: bench.live.state.version, renew)
+        follow_changes(lambda: bench.live.state.version, renew)
 
 
 async def _fill(bench: Bench, holder: ui.element, title: str, show: Any) -> None:

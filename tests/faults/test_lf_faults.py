@@ -383,6 +383,12 @@ def test_failures_hold_no_addresses(tmp_path: Path) -> None:
     assert len(errors) == 1 and "object at 0x...>" in errors[0]
 
 
+def test_what_pythons_import_did_is_no_part_of_a_traceback(tmp_path: Path) -> None:
+    with pytest.raises(LabelingFunctionError, match="never closed") as error:
+        run(make_project(tmp_path, "words = (\n"))
+    assert "lfs/mine.py" in str(error.value) and "import_module" not in str(error.value)
+
+
 @pytest.mark.parametrize("cookie", ["# -*- coding: latin-1 -*-\n", ""])
 def test_a_module_that_is_not_utf8_votes_or_is_told(tmp_path: Path, cookie: str) -> None:
     root = make_project(tmp_path, "")

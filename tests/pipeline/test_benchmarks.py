@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -27,6 +29,7 @@ from benchmarks import (
     search,
     votes,
     watch,
+    workbench,
     worth,
 )
 from benchmarks import blocks as blocks_of_embeddings
@@ -386,6 +389,18 @@ def test_queries_are_timed_and_find_what_was_planted(tmp_path: Path) -> None:
     texts = pl.read_parquet(tmp_path / ITEMS)["text"]
     assert found["a word in the texts"].total == texts.str.contains("word17 ").sum() > 10
     assert all(result.seconds > 0 for result in found.values())
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's package chromium")
+def test_workbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {name: queries.QUERIES[name] for name in ("wrong labels", "a late page of a label")}
+    monkeypatch.setattr(queries, "QUERIES", asked)
+    assert workbench.main(["--n", "2000", "--repeats", "1"]) == 0
+    load, *lines = capsys.readouterr().out.splitlines()
+    assert load.startswith("load before") and len(lines) == len(asked)
+    for name, line in zip(asked, lines, strict=True):
+        seconds = [float(number) for number in re.findall(r"(\d+\.\d+) s", line)]
+        assert line.startswith(name) and len(seconds) == 4 and seconds[1] > 0
 
 
 def test_described_needs_tasks_and_shows_what_sentences_add(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The workbench: who may ask, every page in a real browser, hostile texts, and labels that survive a kill."""
 
+import asyncio
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import polars as pl
 import pytest
 from chromium import Page, open_page
 from finished_runs import run_small
+from nicegui import ui
 from small_project import REPOSITORY
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from flows.releases.last_run import describe_origin
+from flows.workbench.frame import follow_changes
 from flows.workbench.item_address import ROWS, read_address, write_address
 from flows.workbench.label_page import save_decision
 from flows.workbench.lf_pages import find_source
@@ -129,6 +132,7 @@ PAGES = {
     "/lfs": "Labeling functions",
     "/lf?name=offer": "Precision on valid",
     "/items?right=no": "items; gold of",
+    "/items?page=900": "page 8 of 8",
     "/items?split=nowhere": "no split 'nowhere'",
     "/item?id=i00003": "Why this label",
     "/item?id=nobody": "no item 'nobody'",
@@ -350,6 +354,23 @@ def test_a_question_is_an_address(query: ItemQuery) -> None:
 def test_an_address_that_asks_nonsense_is_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(QueryError, match=f"^{pair[0]}: got"):
         read_address([pair])
+
+
+def test_what_follows_changes_is_called_whether_it_waits_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Callable[[], Awaitable[None]]] = []
+    monkeypatch.setattr(ui, "timer", lambda seconds, look: looks.append(look))
+    now, shown = [0], list[str]()
+
+    async def show_later() -> None:
+        shown.append("later")
+
+    for show in (show_later, lambda: shown.append("at once")):
+        follow_changes(lambda: now[0], show)
+    for value in (0, 1, 1, 2):
+        now[0] = value
+        for look in looks:
+            asyncio.run(look())  # type: ignore[arg-type]
+    assert shown == ["later", "at once"] * 2
 
 
 def test_an_error_keeps_the_last_good_result() -> None:

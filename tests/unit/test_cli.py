@@ -25,6 +25,12 @@ def test_everything_has_help(name: str) -> None:
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
+@pytest.mark.parametrize("group", ["", "gold", "releases"])
+def test_help_lists_commands_in_whole_sentences(group: str) -> None:
+    listed = epoxy(*group.split(), "--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert len(listed) > 2 and all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
 def test_help_comes_without_prefect_and_dvc() -> None:
     code = "import sys, flows.cli.main; print(sorted({'prefect', 'dvc', 'polars'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
