@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -46,6 +47,9 @@ def run_stage(root: Path, stage: str) -> None:
 
     params = read_stage_params(root, stage)
     module = importlib.import_module(f"tasks.{stage}")
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     # Once imported, Polars makes system calls resume after Ctrl-C (pola-rs/polars#21739), so that waiting for workers
     # would never end.
     signal.siginterrupt(signal.SIGINT, True)
@@ -141,6 +145,9 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    # Libraries leave no garbage when they are imported, and stay until the end: not to look for it in them, then or later,
+    # saves a quarter of a short stage's time (.96 s of a processor against 1.32 in `extend` of the demo).
+    gc.disable()
     fix_hash_seed()
     die_with_parent()
     sys.exit(main(sys.argv[1:]))
