@@ -32,6 +32,7 @@ from tasks.params import Split
 from tasks.queries.explain import Explanation, explain_item
 from tasks.queries.items import ItemPage, ItemQuery, VoteFilter, find_items
 from tasks.queries.project_data import SHIPPED
+from tasks.report.evaluation import name_method
 
 _SHOWN = (
     "label",
@@ -201,7 +202,7 @@ def _show_explanation(bench: Bench, told: Explanation, *, withheld_gold: bool) -
     table(
         [column("of", "Part of"), column("source", "Source"), column("lf", "LF"),
          column("log_odds", f"For {told.label}", DECIMAL)],
-        [{**row, "key": at, "link": _lf_address(row["lf"])} for at, row in enumerate(parts.to_dicts())],
+        [{**row, "of": row["of"].replace("_", " "), "key": at, "link": _lf_address(row["lf"])} for at, row in enumerate(parts.to_dicts())],
         key="key", links={"lf": "link"},
     )  # fmt: skip
 
@@ -236,7 +237,7 @@ def _show_explanation(bench: Bench, told: Explanation, *, withheld_gold: bool) -
         table(
             [column("method", "Method"), column("label", "Label"), column("p_label", f"P({told.label})", DECIMAL),
              column("p_runner_up", f"P({told.runner_up})", DECIMAL)],
-            told.methods.to_dicts(), key="method",
+            [{**row, "method": name_method(row["method"])} for row in told.methods.to_dicts()], key="method",
         )  # fmt: skip
 
 

@@ -164,6 +164,8 @@ async def _show_lf(bench: Bench, row: Mapping[str, Any], muted: Sequence[str]) -
             + ("" if row["threshold"] is None else f", from neighbors within {row['threshold']:.3f}"),
         )
         count(ItemQuery(wrong_lf=lf), "items of valid on which it is wrong")
+        own = ItemQuery(wrong_lf=lf, votes=(VoteFilter(lf=lf, source="original"),))
+        count(own, "those of them on which it votes itself, and not by a neighbor")
         right = ItemQuery(votes=(VoteFilter(lf=lf),), has_gold=True)
         count(right, f"{row['all_n']:,} items of valid on which it votes: {format_share(row['all_precision'])} right")
         if row["threshold"] is not None:
