@@ -28,6 +28,19 @@ class Door:
         return f"epoxy-workbench-{self.port}"
 
 
+_GONE = "No response returned."
+"""What Starlette's middleware raises where a browser has left before the answer."""
+
+
+async def _serve(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Have `app` answer; that nobody waits for the answer any more is no error, and would fill the terminal."""
+    try:
+        await app(scope, receive, send)
+    except RuntimeError as error:
+        if str(error) != _GONE:
+            raise
+
+
 class Guard:
     """A middleware that passes on requests of the workbench's own pages with the token, and refuses all others.
 
@@ -51,7 +64,7 @@ class Guard:
         if problem is None and not self._has_cookie(headers):
             problem = "open the address that 'epoxy workbench' printed: it holds the token of this workbench"
         if problem is None:
-            await self._app(scope, receive, send)
+            await _serve(self._app, scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": problem})
         else:

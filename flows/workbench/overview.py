@@ -26,6 +26,7 @@ from flows.workbench.frame import (
 )
 from flows.workbench.item_address import write_address
 from flows.workbench.item_pages import wrong_address
+from flows.workbench.release_pages import describe_reason
 from tasks.params import Split
 from tasks.queries.items import Covered, ItemQuery, find_items
 from tasks.queries.project_data import SHIPPED
@@ -139,7 +140,8 @@ def _show_release(bench: Bench) -> None:
     with ui.element("p"):
         link(current.id, f"/release?name={current.id}")
         if current.made is not None:
-            Text(f" of {current.made.time[:16].replace('T', ' ')} by {current.made.user}: {current.made.reason}")
+            reason = describe_reason(current.made.reason, current.made.accepted)
+            Text(f" of {current.made.time[:16].replace('T', ' ')} by {current.made.user}: {reason or 'no reason'}")
     with ui.element("p"):
         link("items that are labeled otherwise now", write_address(ItemQuery(flipped=True), release=current.id))
 

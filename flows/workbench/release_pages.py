@@ -62,7 +62,7 @@ def add_pages(bench: Bench) -> None:
 
 def _show_list(listed: tuple[ListedRelease, ...]) -> None:
     rows = []
-    for release in listed:
+    for release in reversed(listed):  # the newest first
         made = release.made
         previous = None if made is None else made.previous
         rows.append(
@@ -71,17 +71,26 @@ def _show_list(listed: tuple[ListedRelease, ...]) -> None:
                 "current": "current" if release.is_current else "" if release.is_here else "not here",
                 "time": "" if made is None else made.time[:16].replace("T", " "),
                 "user": "" if made is None else made.user,
-                "reason": "" if made is None else made.reason,
+                "reason": "" if made is None else describe_reason(made.reason, made.accepted),
                 "items": release.items,
                 "difference": "" if previous is None else "what changed",
                 "difference_link": None if previous is None else address("/difference", before=previous, after=release.id),
             }
         )  # fmt: skip
     table(
-        [column("id", "Release"), column("difference", "Against the last"), column("current", ""),
+        [column("id", "Release"), column("difference", "Against the last"), column("current", "State"),
          column("time", "Made"), column("reason", "Reason"), column("user", "By"), column("items", "Items", NUMBER)],
         rows, key="id", links={"id": "link", "difference": "difference_link"},
     )  # fmt: skip
+
+
+def describe_reason(reason: str, accepted: str | None) -> str:
+    """Return why a release was made, with why failed gates were accepted.
+
+    >>> describe_reason("first labels", None), describe_reason("", "a new product")
+    ('first labels', 'accepted: a new product')
+    """
+    return "; ".join([*([reason] if reason else []), *([f"accepted: {accepted}"] if accepted else [])])
 
 
 def _show_release(release: ListedRelease) -> None:

@@ -1,6 +1,7 @@
 """The workbench: who may ask, every page in a real browser, hostile texts, and labels that survive a kill."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from flows.releases.last_run import describe_origin
+from flows.workbench.access import Door, Guard
 from flows.workbench.frame import follow_changes
 from flows.workbench.item_address import ROWS, read_address, write_address
 from flows.workbench.label_page import save_decision
@@ -371,6 +373,19 @@ def test_what_follows_changes_is_called_whether_it_waits_or_not(monkeypatch: pyt
         for look in looks:
             asyncio.run(look())  # type: ignore[arg-type]
     assert shown == ["later", "at once"] * 2
+
+
+@pytest.mark.parametrize("said", ["No response returned.", "another"])
+def test_a_browser_that_leaves_early_is_no_error(said: str) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError(said)
+
+    door = Door(port=4300)
+    headers = [(b"host", b"127.0.0.1:4300"), (b"cookie", f"{door.cookie}={door.token}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+    asked = Guard(fail, door)(scope, None, None)  # type: ignore[arg-type]
+    with contextlib.nullcontext() if said.startswith("No") else pytest.raises(RuntimeError, match=said):
+        asyncio.run(asked)  # type: ignore[arg-type]
 
 
 def test_an_error_keeps_the_last_good_result() -> None:
