@@ -80,10 +80,9 @@ def append_suggestion(*, root: Path, found: "Suggestions", number: int) -> str:
 def show_suggestions(found: "Suggestions") -> None:
     """Print `found` as a table, and the source of the first."""
     rows = found.rows.to_dicts()
-    of = "" if found.sampled == found.items else f", in a sample of {found.sampled:,}"
     if not rows:
         click.echo(
-            f"nothing to suggest for the {found.in_need:,} items that need it{of}; try a lower --least-precision"
+            f"{found.describe_need()}; nothing would vote precisely enough for them: try a lower --least-precision"
         )
         return
 
@@ -102,8 +101,6 @@ def show_suggestions(found: "Suggestions") -> None:
             Column(name="judged on", cells=[f"{row['n']:,} {row['judged_on']}" for row in rows], rank=1),
         ]
     )
-    click.echo(
-        f"\n{found.in_need:,} items have an uncertain label, or no vote but by what classes mean{of}; number 1 would be (--append 1):\n"
-    )
+    click.echo(f"\n{found.describe_need()}; number 1 would be (--append 1):\n")
     for line in rows[0]["source"].split("\n"):
         click.echo(f"    {make_printable(line)}".rstrip())

@@ -71,8 +71,7 @@ def _show_form(bench: Bench, label: str, bound: float) -> None:
 
 
 def _show_suggestions(bench: Bench, found: Suggestions) -> None:
-    of = "" if found.sampled == found.items else f", in a sample of {found.sampled:,}"
-    said = f"{found.in_need:,} items have an uncertain label, or no vote but by what classes mean{of}. "
+    said = f"{found.describe_need()}. "
     if found.rows.is_empty():
         Text(f"{said}Nothing would vote precisely enough for them; try a lower bound, or label more of valid.", "p")
         return

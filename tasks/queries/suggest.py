@@ -23,7 +23,7 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Int64
 from tasks.errors import LabelingFunctionError, QueryError
 from tasks.params import Split
 from tasks.queries.items import measure_items
-from tasks.queries.project_data import LFVotes, ProjectData, find_name, require_not_negative
+from tasks.queries.project_data import ProjectData, find_name, require_not_negative
 from tasks.tables.files import read_json, write_text
 from tasks.tables.paths import DESCRIPTIONS_SUMMARY
 
@@ -79,6 +79,14 @@ class Suggestions:
     sampled: int
     items: int
     in_need: int
+    is_described: bool
+    """Whether an LF votes by what classes mean; its votes alone leave an item in need."""
+
+    def describe_need(self) -> str:
+        """How many items are in need of an LF, and what that means."""
+        but = " but by what classes mean" if self.is_described else ""
+        of = "" if self.sampled == self.items else f", in a sample of {self.sampled:,}"
+        return f"{self.in_need:,} items have an uncertain label, or no vote{but}{of}"
 
 
 def suggest_lfs(
@@ -100,7 +108,10 @@ def suggest_lfs(
     wanted = range(len(classes)) if label is None else [classes.index(find_name(label, classes, "class"))]
     rows = _draw(data, seed)
     votes = data.votes()
-    need = ~_have_votes(data, votes) | (measure_items(data)["margin"] < UNCERTAIN).to_numpy()
+    described = _find_described(data)
+    counted = [j for j, lf in enumerate(votes.lfs) if lf != described]
+    have_votes = (votes.extended[:, counted] != ABSTAIN).any(axis=1)
+    need = ~have_votes | (measure_items(data)["margin"] < UNCERTAIN).to_numpy()
     in_need = need[rows]
     items = data.items()[rows]
     gold, labels = data.gold()[rows], data.label_positions()[rows]
@@ -133,6 +144,7 @@ def suggest_lfs(
         sampled=len(rows),
         items=len(need),
         in_need=int(in_need.sum()),
+        is_described=described in votes.lfs,
     )
 
 
@@ -190,13 +202,10 @@ _WIDTH = 120
 """Most characters in a line of source code."""
 
 
-def _have_votes(data: ProjectData, votes: LFVotes) -> Bool:
-    """Whether an LF votes on the item, (n,), other than by what classes mean."""
+def _find_described(data: ProjectData) -> str | None:
+    """The name of the LF that votes by what classes mean, if there is one."""
     summary = data.root / DESCRIPTIONS_SUMMARY
-    described = read_json(summary)["lf"] if summary.is_file() else None
-    counted = [j for j, lf in enumerate(votes.lfs) if lf != described]
-    found: Bool = (votes.extended[:, counted] != ABSTAIN).any(axis=1)
-    return found
+    return read_json(summary)["lf"] if summary.is_file() else None
 
 
 def _draw(data: ProjectData, seed: int) -> Int64:

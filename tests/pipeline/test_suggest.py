@@ -144,11 +144,15 @@ def test_without_gold_shipped_labels_judge(project: Path, tmp_path: Path) -> Non
 def test_items_on_which_classes_are_only_described_are_in_need_of_an_lf(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "project")
     data = ProjectData(tmp_path / "project")
-    before, votes = suggest_lfs(data, count=0).in_need, data.votes()
+    found, votes = suggest_lfs(data, count=0), data.votes()
+    before = found.in_need
+    assert "classes mean" not in found.describe_need()
     write_json(data.root / DESCRIPTIONS_SUMMARY, {"lf": "odd"})
     rare, odd = (votes.extended[:, votes.lfs.index(lf)] != ABSTAIN for lf in ("rare", "odd"))
     alone = odd & ~rare & (measure_items(data)["margin"].to_numpy() >= UNCERTAIN)
-    assert suggest_lfs(data, count=0).in_need == before + alone.sum() > before
+    found = suggest_lfs(data, count=0)
+    assert found.in_need == before + alone.sum() > before
+    assert "or no vote but by what classes mean" in found.describe_need()
 
 
 def test_the_command_shows_and_appends(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
