@@ -27,7 +27,7 @@ ingest:
   items: {items}
   item_id: {item_id}
 {columns}  encoder: {{model: tfidf, column: {text}}}   # or embeddings of your own: a file, and embedding_ids
-
+{quarantine}
 gold:
   source: gold            # tables of what people decide later: epoxy gold add
   resolve: majority       # or dawid_skene
@@ -52,6 +52,10 @@ fit: {{label_model: auto, class_balance: valid}}
 train: {{class_balance: estimated, gold: valid, seed: 0}}
 
 evaluate: {{bootstrap: 1000, confidence: 0.95, seed: 0}}
+"""
+
+_QUARANTINE = """\
+  quarantine: {{rows: {rows}}}    # so many rows had no text; they are left out and listed by 'epoxy quarantine'
 """
 
 _LFS = '''\
@@ -136,10 +140,10 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, list[str
         _write_like(items, sample.table.insert_column(0, ids))
     else:
         ids = sample.table[columns.item_id]
-        if sample.separator or sample.suffix != sample.path.suffix.lower():
-            _write_like(items, sample.table)
-        else:
+        if sample.is_readable:
             shutil.copyfile(sample.path, items)
+        else:
+            _write_like(items, sample.table)
     salt = choose_salt(sample, ids)
     words = _find_words(sample, ids, salt, meanings or {})
     _write_files(folder, sample, items.name, salt, words, meanings or {})
@@ -167,6 +171,7 @@ def _write_files(
             item_id=_quote(columns.item_id or "item_id"),
             columns="".join(f"  {key}: {_quote(name)}\n" for key, name in named.items() if name is not None),
             text=_quote(columns.text or "text"),
+            quarantine=_QUARANTINE.format(rows=empty) if (empty := sample.rows_without_text) else "",
             describe=_write_meanings(meanings),
             valid_share=VALID_SHARE,
             salt=salt,
@@ -275,9 +280,17 @@ def _describe(
             else ", an object in each line"
             if sample.suffix != sample.path.suffix.lower()
             else ""
-        ),
+        )
+        + (f", without {sample.blank_rows:,} blank rows" if sample.blank_rows else ""),
         f"ids     {f'column {columns.item_id!r}' if columns.item_id else 'made from the texts, as item_id'}",
         f"text    column {columns.text!r}, encoded by tfidf",
+        *(
+            [
+                f"empty   {empty:,} rows have no text: left out and listed by 'epoxy quarantine'; params.yaml allows so many"
+            ]
+            if (empty := sample.rows_without_text)
+            else []
+        ),
         *(
             [
                 f"images  column {columns.text!r} names image files, which say nothing as words: put them below {folder}/data/raw, and "

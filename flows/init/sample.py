@@ -29,6 +29,9 @@ _NAMES = {
 _MOST_CLASSES = 50
 """Most distinct values of a column that is taken for gold without being named."""
 
+_MISSING = {"nan", "null", "<na>", "n/a", "#n/a"}
+"""What programs write for a value that is missing, when asked to write something."""
+
 _MOST_LFS = 6
 """Labeling functions of a new project at most: enough to reach every class of most tasks, few enough to read."""
 
@@ -68,7 +71,8 @@ class Sample:
     """The items in the file at `path`, and the roles of its columns; `classes`: the classes in gold, ascending.
 
     gold: the name of each row's class, null where it is unknown; None without a column of them.
-    separator: what is between columns of a CSV where ingest expects commas, else None.
+    separator: what is between columns of a CSV where ingest expects commas, else None. blank_rows: rows without any value, which are
+    not in the table.
     """
 
     path: Path
@@ -77,6 +81,17 @@ class Sample:
     classes: tuple[str, ...]
     gold: pl.Series | None = None
     separator: str | None = None
+    blank_rows: int = 0
+
+    @property
+    def rows_without_text(self) -> int:
+        """The number of items that have no text to encode."""
+        return self.table[self.columns.text or "text"].null_count()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether ingest can read the file as it is."""
+        return self.separator is None and not self.blank_rows and self.path.suffix.lower() == self.suffix
 
     @property
     def suffix(self) -> str:
@@ -99,6 +114,7 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
         table = _read_json(path)
     else:
         table = read_raw_table(path.parent, path).table if separator is None else _read_separated(path, separator)
+    whole, table = table.height, table.filter(~pl.all_horizontal(pl.all().is_null()))
     if table.is_empty():
         raise DataError(f"{path}: no items; expected at least one row.")
     for name in (named.item_id, named.text, named.split, named.gold):
@@ -117,6 +133,11 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
         _refuse_splits(path, table["split"])
     known = None if gold is None else _read_gold(path, table[gold], classes)
     found = () if known is None else tuple(known.drop_nulls().unique().sort())
+    if not classes and (blank := next((name for name in found if name.casefold() in _MISSING), None)):
+        raise DataError(
+            f"{path}: column {gold!r} has {(known == blank).sum():,} rows of class {blank!r}, which looks like a value that is "
+            "missing. Leave these empty, or name all classes with --classes if it is one."
+        )
     if pair := find_twins(classes or found):
         raise DataError(
             f"{path}: classes {pair[0]!a} and {pair[1]!a} differ in blanks or in the form of Unicode alone. Write both alike."
@@ -133,6 +154,7 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
         classes=tuple(classes) or found,
         gold=known,
         separator=separator,
+        blank_rows=whole - table.height,
     )
 
 
@@ -280,7 +302,7 @@ def _count(sets: Iterable[set[str]]) -> Counter[str]:
 
 def _find(table: pl.DataFrame, kind: str, fits: Callable[[pl.Series], bool]) -> str | None:
     """The first column with a usual name of this kind that fits."""
-    lower = {name.casefold(): name for name in reversed(table.columns)}
+    lower = {name.strip().casefold(): name for name in reversed(table.columns)}
     for name in _NAMES[kind]:
         if name in lower and fits(table[lower[name]]):
             return lower[name]
@@ -296,7 +318,8 @@ def _are_ids(column: pl.Series) -> bool:
 def _find_first_ids(table: pl.DataFrame) -> str | None:
     """The first column, if its values are all different and none is empty or of several words."""
     first = table.get_column(table.columns[0])
-    if first.name.casefold() in _NAMES["text"] or not _are_ids(first):
+    # pandas leaves the column of its row numbers without a name; they are of other rows in the next file.
+    if not first.name.strip() or first.name.casefold() in _NAMES["text"] or not _are_ids(first):
         return None
     others = [name for name in table.columns[1:] if table[name].dtype == pl.String]
     return first.name if others and not first.cast(pl.String).str.contains(r"^$|\s").any() else None

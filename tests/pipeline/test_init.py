@@ -28,8 +28,10 @@ from tasks.cache.stage_code import NOTES
 from tasks.errors import DataError, ParamsError, StageError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import GoldParams, read_params
+from tasks.tables import schemas
 from tasks.tables.files import read_json
-from tasks.tables.paths import COLUMN_GOLD, GOLD_SUMMARY, ITEMS, LF_SUMMARY, METRICS, SHIPPED_LABELS, VOTES
+from tasks.tables.parquet import read_table
+from tasks.tables.paths import COLUMN_GOLD, GOLD_SUMMARY, ITEMS, LF_SUMMARY, METRICS, QUARANTINE, SHIPPED_LABELS, VOTES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HAM, SPAM = "dear friend the meeting is tomorrow", "win this offer now for a prize"
@@ -139,6 +141,34 @@ def test_a_column_of_images_is_told_from_texts(tmp_path: Path) -> None:
     path = write_table(tmp_path, id=["a", "b"], picture=["x/1.png", "x/2.JPG"], label=["no", "yes"])
     said = "\n".join(create_project(tmp_path / "project", read_sample(path, Columns())))
     assert "names image files" in said and "encoder: {model: pixels, column: picture}" in said
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("id,text,label", "{at},word {at},{gold}"),
+        (" Text ,Label ,x", "word {at},{gold},{at}"),
+        (",text,label", "{at},word {at},{gold}"),
+    ],
+)
+def test_what_spreadsheets_and_pandas_leave_in_a_csv_is_no_obstacle(tmp_path: Path, head: str, row: str) -> None:
+    lines = [row.format(at=at, gold=("no", "yes", "")[at % 3]) for at in range(9)]
+    empty = row.replace("word {at}", "").format(at=9, gold="no")
+    (tmp_path / "in.csv").write_text("\n".join([head, *lines, "", empty, "", ""]))
+    root = tmp_path / "project"
+    said = "\n".join(create_project(root, read_sample(tmp_path / "in.csv", Columns())))
+    assert "items   10 of in.csv" in said and "without 2 blank rows" in said and "empty   1 rows have no text" in said
+    assert ("ids     column 'id'" in said) == head.startswith("id")
+    run_stage(root, "ingest")
+    assert read_table(root / ITEMS, schemas.ITEMS).height == 9
+    assert read_table(root / QUARANTINE, schemas.QUARANTINE)["reason"].to_list() == ["no text"]
+
+
+def test_a_class_that_looks_like_a_missing_value_is_asked_about(tmp_path: Path) -> None:
+    path = write_table(tmp_path, text=["a b", "c d", "e f"], label=["no", "yes", "NaN"])
+    with pytest.raises(DataError, match="has 1 rows of class 'NaN', which looks like a value that is missing"):
+        read_sample(path, Columns())
+    assert read_sample(path, Columns(), ["NaN", "no", "yes"]).classes == ("NaN", "no", "yes")
 
 
 def test_a_table_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:
