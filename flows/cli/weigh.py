@@ -60,7 +60,7 @@ def describe_weights(found: "Weighed") -> str:
     lines.append(f"# now: {now}" + (f"; best left out: {', '.join(out)}" if out else ""))
     if not found.is_best:
         lines.append(
-            "# fewer than 20 gold rows of valid: equal weights, which were better on average than what votes choose; --votes "
+            "# fewer than 20 gold rows of valid: equal weights, which lost less at worst than what votes choose; --votes "
             "gives those"
         )
     return "\n".join([*lines, found.lines])
