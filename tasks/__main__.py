@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.cache.dependencies import describe_changes, find_dependencies, identify, list_changes
 from tasks.cache.stage_code import CHECK, require_noted_code
 from tasks.cache.store import forget_since
-from tasks.errors import DataError, EpoxyError, ParamsError, StageError, require_sound_environment
+from tasks.errors import DataError, EpoxyError, ParamsError, StageError, blame_machine, require_sound_environment
 
 # Everything else is imported by `run_stage`, so that code is read only after its digest was taken.
 
@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except OSError as error:
         # A fault of the machine, not of the program: a full disk, a folder without write permission.
-        print(f"error: {arguments[0]}: {error}. Check free space and permissions, then run it again.", file=sys.stderr)
+        print(f"error: {arguments[0]}: {blame_machine(error)}", file=sys.stderr)
         return StageError.exit_code
     except KeyboardInterrupt:
         print(f"{arguments[0]}: interrupted", file=sys.stderr)

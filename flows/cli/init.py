@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.cli.tables import make_printable
+
 if TYPE_CHECKING:
     from flows.init.sample import Sample
 
@@ -61,7 +63,7 @@ def init_command(
         sample = ask(items, sample, given)
         meanings = meanings or ask_meanings(sample.classes)
     for line in create_project(folder, sample, meanings):
-        click.echo(line)
+        click.echo(make_printable(line))
 
 
 def read_meanings(described: tuple[str, ...]) -> dict[str, list[str]]:

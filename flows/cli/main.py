@@ -42,7 +42,7 @@ from flows.cli.weigh import weigh_command
 from flows.cli.workbench import workbench_command
 from flows.runner.terminal import describe_error
 from tasks.__main__ import fix_hash_seed
-from tasks.errors import EpoxyError, StageError
+from tasks.errors import EpoxyError, StageError, blame_machine
 
 _CONTINUED = ("run", "stage", "label-new")
 """Commands whose work an interruption leaves half done."""
@@ -67,7 +67,7 @@ class _Group(click.Group):
         except OSError as error:
             # Of the machine: output to a full disk, a folder that may not be written.
             _give_up_output()
-            blamed = StageError(f"{error}. Check free space and permissions, then run it again.")
+            blamed = StageError(blame_machine(error))
             click.echo(describe_error(blamed, sys.stderr), err=True)
             return context.exit(blamed.exit_code)
         except EpoxyError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.cli.tables import make_printable
 from flows.runner.project import in_project
 from tasks.errors import DataError
 
@@ -30,7 +31,7 @@ def list_command() -> None:
     from flows.releases.store import describe_releases, list_releases
 
     with in_project() as root:
-        click.echo(describe_releases(list_releases(root)))
+        click.echo("\n".join(map(make_printable, describe_releases(list_releases(root)).splitlines())))
 
 
 @releases_command.command("show")

@@ -127,8 +127,8 @@ def describe_releases(listed: Sequence[ListedRelease]) -> str:
         record = release.last
         rows = f": {release.made.rows.describe()}" if release.made and release.made.rows else ""
         who = f"  {record.time[:19]}Z  {record.user}" if record else ""
-        why = f"  {record.reason}" if record and record.reason else ""
-        accepted = f"  accepted: {record.accepted}" if record and record.accepted else ""
+        why = f"  {' '.join(record.reason.split())}" if record and record.reason else ""
+        accepted = f"  accepted: {' '.join(record.accepted.split())}" if record and record.accepted else ""
         lines.append(f"{'*' if release.is_current else ' '} {release.id}  {what}{rows}{who}{why}{accepted}")
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from flows.runner.dvc_patches import RUNNING, RunningStage, Spawn, identify_depe
 from flows.runner.dvc_repo import explain_error, open_repo
 from flows.runner.report import Outcome
 from tasks.cache.dependencies import describe_changes, list_changes
-from tasks.errors import EpoxyError, StageError
+from tasks.errors import EpoxyError, StageError, blame_machine
 
 
 class EditedError(StageError):
@@ -98,4 +98,4 @@ def _list_edited(run: RunningStage, root: Path) -> tuple[str, ...]:
 
 def _blame_machine(name: str, error: OSError) -> StageError:
     """An error of the machine, such as a full disk or a folder that may not be written, as a stage's error."""
-    return StageError(f"stage {name}: {error}. Check free space and permissions, then run it again.")
+    return StageError(f"stage {name}: {blame_machine(error)}")

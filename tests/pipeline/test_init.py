@@ -245,6 +245,12 @@ def test_a_class_without_a_word_has_no_labeling_function(tmp_path: Path) -> None
     assert lines[-1].startswith("one labeling function is")
 
 
+def test_names_of_classes_reach_no_terminal_as_commands(tmp_path: Path) -> None:
+    path = write_table(tmp_path, text=["one", "two"], label=["\x1b[31mred", "two\nlines"])
+    result = CliRunner().invoke(main, ["init", str(tmp_path / "p"), "--items", str(path)], color=True)
+    assert "classes \\x1b[31mred, two lines" in result.output.splitlines() and "\x1b" not in result.output
+
+
 def test_words_come_from_valid_gold_and_not_from_test(tmp_path: Path) -> None:
     ids = [f"i{row}" for row in range(40)]
     # What test gold would say is the opposite of what valid gold says.

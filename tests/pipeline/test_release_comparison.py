@@ -138,7 +138,7 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
     with pytest.raises(RefusedError, match="rows: 0 new, 1 changed, 3 deleted, 2 kept"):
         create_release(root, SETTLED.model_copy(update={"maximum_centroid_shift": 0.0}))
     third = create_release(root, SETTLED)
-    again = create_release(root, SETTLED)
+    again = create_release(root, SETTLED, reason="twice,\nto be sure")
     counts = RowChanges(kept=2, new=0, changed=1, deleted=3)
     assert third.rows == counts and again.rows == RowChanges(kept=3, new=0, changed=0, deleted=0)
     assert roll_back(root, first.id).rows is None
@@ -146,7 +146,8 @@ def test_each_release_counts_its_rows_against_the_one_before(root):
     assert [record.rows for record in records] == [None, night.rows, counts, counts, again.rows, None]
     listed = describe_releases(list_releases(root)).splitlines()
     assert listed[1].startswith(f"  {night.id}  6 items: 2 new, 0 changed, 0 deleted, 4 kept  ")
-    # What it brought, not that the night after brought nothing.
+    # What it brought, not that the night after brought nothing; in one line, whatever the reason.
+    assert listed[2].endswith("  twice, to be sure")
     assert listed[2].startswith(f"  {third.id}  3 items: 0 new, 1 changed, 3 deleted, 2 kept  ")
 
 

@@ -63,6 +63,13 @@ def test_stage_gives_the_stages_exit_code_and_words(toy: Toy, monkeypatch: pytes
     assert "no stage 'deom'" in result.stderr
 
 
+def test_a_file_that_is_gone_is_to_be_brought_back(toy: Toy) -> None:
+    (toy.root / "step.py").unlink()
+    result = epoxy("stage", "data/demo/dvc.yaml:demo")
+    assert result.exit_code == 5
+    assert "step.py'. Bring it back (from Git or by dvc checkout), then run it again." in result.stderr
+
+
 def test_status_names_what_changed(toy: Toy) -> None:
     result = epoxy("status")
     assert result.exit_code == 0
