@@ -5,10 +5,10 @@ each for the demo. Here an entry that was parsed before is not parsed again, and
 was. A file that holds more than DVC writes itself is left to DVC.
 """
 
-import pickle
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ _ENTRY = re.compile(r"^(?=  \S)", re.MULTILINE)
 _NAMED = re.compile(r"  [A-Za-z_][\w@.-]*:\n")
 """How an entry begins: with the name of a stage that needs no quotes."""
 
-_PARSED: dict[str, bytes] = {}
-"""By the text of an entry, the pickle of its value, as callers change what they get. Never leaves memory."""
+_PARSED: dict[str, dict[str, Any]] = {}
+"""By the text of an entry, its value, of which callers get copies, as they change what they get."""
 
 _MOST = 4096
 """Entries that are remembered, some 5 kB each."""
@@ -102,9 +102,8 @@ def _parse_entry(entry: str, path: str, parse: Parse) -> dict[str, Any] | None:
             return None
         if len(_PARSED) >= _MOST:
             _PARSED.clear()
-        _PARSED[entry] = pickle.dumps(found["stages"], pickle.HIGHEST_PROTOCOL)
-    value: dict[str, Any] = pickle.loads(_PARSED[entry])  # noqa: S301, made above, by this process
-    return value
+        _PARSED[entry] = found["stages"]
+    return deepcopy(_PARSED[entry])
 
 
 def _write_entry(name: str, value: Any, kept: dict[str, tuple[Any, str]]) -> str:

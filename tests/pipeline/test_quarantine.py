@@ -96,6 +96,7 @@ FAILED: dict[str, tuple[Sequence[str], Rows]] = {
             (None, "unreadable", "items.jsonl", 3, "is not JSON: Expecting value: line 1 column 13 (char 12)"),
         ],
     ),
+    "items: csv: a class that looks like another": ("ac", [("b", "unknown class", "items.csv", 3, "ham ")]),
     "items: jsonl: half a character": (
         "a",
         [

@@ -149,6 +149,7 @@ def test_reading_items_tells_of_each_file_and_matching_of_each_step(files, tmp_p
         (raw / "items" / f"{number}.csv").write_text(f"item_id,split\na{number},train\nb{number},train\n")
     np.save(raw / "vectors.npy", np.ones((2 * files, 2), np.float32))
     monkeypatch.setenv(ENVIRONMENT, "marked")
+    monkeypatch.setattr(Progress, "last_line_at", None)  # another test may have run a stage in this process
     monkeypatch.setattr(progress.time, "monotonic", iter(range(0, 10_000, 3)).__next__)  # every step takes long
     params = IngestParams(source="data/raw", items="items", embeddings="vectors.npy", embedding_ids="items")
     ingest.run(tmp_path, ("0", "1"), params)
