@@ -55,7 +55,7 @@ FORMULAS: dict[str, dict[str, float]] = {
     "apply": {"MiB": 130, "n": 60, "n m": 10},
     "search": {"MiB": 400, "n": 280, "n m": 8, "n m k": 8, "G d": 4},
     "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
-    "extend": {"MiB": 165, "n": 50, "G m": 140},
+    "extend": {"MiB": 165, "n": 50, "G m": 60},
     "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 82, "S d": 38},
     "train": {"MiB": 250, "n": 110, "n m": 1, "n k": 190, "n m k": 12, "R d": 5.5},
     "evaluate": {"MiB": 285, "n": 540, "n m": 6, "n k": 125},
