@@ -6,11 +6,18 @@ import sys
 
 import benchmarks
 
+SHARED = frozenset({"__main__", "descriptions", "memory", "real_tasks", "spaces"})
+"""Modules that benchmarks share and that are none themselves."""
+
+
+def list_names() -> list[str]:
+    """The names of all benchmarks, ascending."""
+    return sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - SHARED)
+
 
 def main(arguments: list[str]) -> int:
     """The exit code of the benchmark that `arguments` names."""
-    modules = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)}
-    names = sorted(modules - {"__main__", "descriptions", "memory", "spaces"})  # which several of them share
+    names = list_names()
     if not arguments or arguments[0] not in names:
         print(f"usage: python -m benchmarks {{{','.join(names)}}} [options]", file=sys.stderr)
         return 2

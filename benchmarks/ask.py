@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from benchmarks.quality import find_tasks, lay_out
+from benchmarks.real_tasks import find_tasks, lay_out
 from tasks import train
 from tasks.__main__ import run_stage
 from tasks.core.cover import choose_cover

@@ -13,7 +13,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.few_gold import Task, draw_gold, fit_draw, judge, open_task
-from benchmarks.quality import find_tasks
+from benchmarks.real_tasks import find_tasks
 from tasks.core.classifiers.folds import is_enough_gold
 from tasks.core.classifiers.mixtures import JudgedMixtures, judge_by_gold, judge_by_votes, list_mixtures
 from tasks.core.description_scores import to_units

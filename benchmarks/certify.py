@@ -14,7 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.few_gold import Task, fit_draw, open_task
-from benchmarks.quality import find_tasks
+from benchmarks.real_tasks import find_tasks
 from tasks import train
 from tasks.core.certificate import find_certified
 from tasks.core.classifiers.student import Student

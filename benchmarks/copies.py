@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from benchmarks.quality import find_tasks, lay_out
+from benchmarks.real_tasks import find_tasks, lay_out
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Int64, Votes
 from tasks.tables.files import write_json

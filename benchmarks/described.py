@@ -15,7 +15,7 @@ import polars as pl
 import yaml
 
 from benchmarks.descriptions import DESCRIPTIONS
-from benchmarks.quality import FILES, lay_out
+from benchmarks.real_tasks import FILES, lay_out
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.types import ITEM_ID
 from tasks.params import read_params

@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 import polars as pl
 
-from benchmarks.quality import find_tasks, lay_out
+from benchmarks.real_tasks import find_tasks, lay_out
 from tasks import train
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.classifiers.softmax import predict_log_proba

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.few_gold import Task, fit_draw, open_task
-from benchmarks.quality import find_tasks, lay_out
+from benchmarks.real_tasks import find_tasks, lay_out
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.classifiers.end_model import Student
 from tasks.core.ties import score_labels

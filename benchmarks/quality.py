@@ -7,12 +7,9 @@ evaluate alone reads test gold; after it, standard errors and paired differences
 """
 
 import argparse
-import json
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import yaml
 
+from benchmarks.real_tasks import find_tasks, lay_out
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.ties import score_labels
 from tasks.core.types import ITEM_ID, Float64
@@ -29,18 +26,7 @@ from tasks.report.evaluation import BASELINE
 from tasks.tables.files import read_json, write_json
 from tasks.tables.paths import END_MODEL_PREDICTIONS, ITEMS, LABEL_MODEL_PREDICTIONS, METRICS, WITHHELD_GOLD
 
-ROOT = Path(__file__).resolve().parents[1]
 GOLD_ROWS = {"all gold": None, "100 gold": 100, "no gold": 0}
-FILES = ("items.parquet", "votes.parquet", "embeddings.npy", "dataset.json")
-
-
-def find_tasks(folder: Path, names: Sequence[str] | None) -> list[Path]:
-    """The folders of tasks in `folder`, ascending, of those called `names` if given; that there is none is said."""
-    tasks = [path for path in sorted(folder.iterdir()) if all((path / file).is_file() for file in FILES)]
-    tasks = [path for path in tasks if names is None or path.name in names]
-    if not tasks:
-        print(f"{folder}: no task there; a task is a folder with {', '.join(FILES)}", file=sys.stderr)
-    return tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +41,7 @@ class Outcome:
 def main(arguments: list[str]) -> int:
     """Print the table and, with --json, write all that was measured."""
     if arguments[:2] == ["--only", "described"]:
-        from benchmarks import described  # which runs this module's tasks
+        from benchmarks import described  # only where it is asked for: it loads an encoder
 
         return described.main(arguments[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=(__doc__ or "").split("\n\n")[0])
@@ -109,43 +95,6 @@ def _score_items(root: Path) -> dict[str, Float64]:
             probabilities = table.select(pl.col(f"^{method}/.*$")).to_numpy()
             hits[method] = score_labels(probabilities, judged["gold"].to_numpy().astype(np.int64))
     return hits
-
-
-def lay_out(
-    task: Path,
-    root: Path,
-    *,
-    gold_rows: int | None,
-    seed: int,
-    is_tfidf: bool = False,
-    ingest: Mapping[str, object] | None = None,
-) -> None:
-    """Put the files of `task` where a user would, beside params.yaml with nothing changed but names, places and `ingest`."""
-    raw = root / "data" / "raw"
-    raw.mkdir(parents=True)
-    (root / "lfs").mkdir()
-    _keep_gold(pl.read_parquet(task / "items.parquet"), gold_rows, seed).write_parquet(raw / "items.parquet")
-    shutil.copy(task / "embeddings.npy", raw / "embeddings.npy")
-    shutil.copy(task / "votes.parquet", root / "lfs" / "votes.parquet")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["classes"] = json.loads((task / "dataset.json").read_text())["classes"]
-    params["ingest"]["source"] = "data/raw"
-    if is_tfidf:
-        params["ingest"] = {"source": "data/raw", "encoder": "tfidf"}
-    if ingest is not None:
-        params["ingest"] = dict(ingest)
-    params["apply"]["source"] = "lfs/votes.parquet"
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-
-
-def _keep_gold(items: pl.DataFrame, gold_rows: int | None, seed: int) -> pl.DataFrame:
-    """`items` with gold on `gold_rows` valid items alone, drawn with `seed`, besides what the test split has."""
-    if gold_rows is None:
-        return items
-    valid = np.flatnonzero((items["split"] == "valid").to_numpy() & items["gold"].is_not_null().to_numpy())
-    kept = np.random.default_rng(seed).permutation(valid)[:gold_rows]
-    is_kept = np.isin(np.arange(items.height), kept) | (items["split"] == "test").to_numpy()
-    return items.with_columns(pl.when(pl.Series(is_kept)).then(pl.col("gold")).otherwise(None).alias("gold"))
 
 
 def _is_sampled(task: Path, gold_rows: int | None) -> bool:

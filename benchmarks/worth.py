@@ -22,7 +22,7 @@ import polars as pl
 import yaml
 
 from benchmarks.labels import draw_votes
-from benchmarks.quality import find_tasks, lay_out
+from benchmarks.real_tasks import find_tasks, lay_out
 from tasks.__main__ import run_stage
 from tasks.core.classifiers.lf_worth import measure_worth
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import click
 
+from benchmarks.__main__ import list_names
 from docs.pages.markdown import NOTE, ROOT, first_sentence, table
 from flows.cli.main import main as epoxy
 from tasks.__main__ import STAGES
@@ -34,8 +35,7 @@ def read_make_targets() -> dict[str, str]:
 
 def list_benchmarks() -> dict[str, str]:
     """What each benchmark measures, from the first sentence of its module."""
-    shared = {"__init__", "__main__", "memory", "spaces"}
-    files = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in shared]
+    files = [ROOT / "benchmarks" / f"{name}.py" for name in list_names()]
     return {path.stem: first_sentence(ast.get_docstring(ast.parse(path.read_text()))) for path in files}
 
 
