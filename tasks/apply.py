@@ -7,7 +7,6 @@ the others was given back.
 
 import faulthandler
 import itertools
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -118,9 +117,7 @@ def _write_given_votes(root: Path, classes: Sequence[str], params: ApplyParams, 
 
 def _write_computed_votes(root: Path, classes: Sequence[str], params: ApplyParams, summary: LFSummary) -> pl.DataFrame:
     """Write the votes of the LFs in `params.source`; their failures."""
-    # If an LF crashes the interpreter, or the process is killed, standard error shows the line it had reached.
-    faulthandler.enable()
-    faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
+    faulthandler.enable()  # if loading the LFs crashes the interpreter, standard error shows the line it had reached
     with project_lfs(root):
         module = load_module(root, params.source, may_be_empty=params.describe is not None)
 

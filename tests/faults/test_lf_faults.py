@@ -459,6 +459,7 @@ apply.run(Path(), ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
     [
         (rowwise("re.match('(a+)+$', 'a' * 29 + 'b') if item.item_id == 35 else None"), "warning: labeling function 'a' (lfs/mine.py) has been at item_id 35 for more than 1 s"),
         (rowwise("os.kill(os.getpid(), 9) if item.item_id == 35 else None"), "warning: the process ended while labeling function 'a' (lfs/mine.py) was at item_id 35"),
+        (rowwise("os.kill(os.getpid(), 15) if item.item_id == 35 else None"), "warning: the process ended while labeling function 'a' (lfs/mine.py) was at item_id 35"),
         (vectorized("os.kill(os.getpid(), 11)"), "labeling function 'a' (lfs/mine.py) ended the Python interpreter at the items from item_id 0 to 39"),
     ],
 )  # fmt: skip
@@ -478,3 +479,4 @@ def test_an_lf_that_hangs_or_dies_is_named(tmp_path: Path, lfs: str, said: str) 
     stage.wait()
     stage.stderr.close()
     assert any(said in line for line in lines), "".join(lines)
+    assert not any("most recent call first" in line for line in lines), "".join(lines)
