@@ -96,6 +96,22 @@ class _Settings:
         self.is_normalized = not modules or "Normalize" in kinds
 
 
+def find_model_folder(file: Path) -> Path:
+    """The folder of a model whose .onnx file is `file`: beside it, or above its folder `onnx`, is what was published with it."""
+    return file.parent.parent if file.parent.name == "onnx" else file.parent
+
+
+def open_session(file: Path) -> Any:
+    """A session of ONNX Runtime with the model in `file`, without what is optimized otherwise on each processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings are about how a graph was exported
+    # Further optimization picks other kernels for other processors, and with them other last bits.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
 def load_encoder(root: Path, params: ModelChoice) -> OnnxEncoder:
     """Return the encoder in the file `params.model` below `root`.
 
@@ -105,31 +121,27 @@ def load_encoder(root: Path, params: ModelChoice) -> OnnxEncoder:
         ONNX Runtime or tokenizers is not installed, or the model or its tokenizer is missing or cannot be loaded.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401, opened by `open_session`
         import tokenizers
     except ImportError as missing:
         raise EpoxyError(
             f"ingest.encoder: '{params.model}' needs {missing.name}. Install it: pip install 'epoxy-flow[onnx]'"
         ) from None
     file = root / params.model
-    folder = file.parent.parent if file.parent.name == "onnx" else file.parent
+    folder = find_model_folder(file)
     for needed in (file, folder / "tokenizer.json"):
         if not needed.is_file():
             raise EpoxyError(
                 f"ingest.encoder: '{params.model}' needs {needed.relative_to(root)}, which is missing. A model is its "
                 ".onnx file with the tokenizer.json that was published with it."
             )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about how a graph was exported
-    # Further optimization picks other kernels for other processors, and with them other last bits.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         settings = _Settings(folder)
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_padding()
         settings.longest = settings.longest or int((tokenizer.truncation or {}).get("max_length", LONGEST))
         tokenizer.enable_truncation(settings.longest)
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = open_session(file)
     except Exception as error:  # tokenizers raises Exception itself, ONNX Runtime classes of its own
         raise EpoxyError(f"ingest.encoder: '{params.model}' cannot be loaded: {error}") from None
     return OnnxEncoder(session, tokenizer, settings)

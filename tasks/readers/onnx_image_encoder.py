@@ -18,6 +18,7 @@ from tasks.core.types import Float32
 from tasks.errors import EpoxyError
 from tasks.readers.encoder import ModelChoice
 from tasks.readers.image_decoder import UnreadableImageError, decode_image, require_pillow
+from tasks.readers.onnx_encoder import find_model_folder, open_session
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -135,14 +136,14 @@ def load_encoder(root: Path, params: ModelChoice) -> OnnxImageEncoder:
         ONNX Runtime or Pillow is not installed, or the model or its configuration is missing or cannot be used.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401, opened by `open_session`
     except ImportError:
         raise EpoxyError(
             f"ingest.encoder: '{params.model}' needs onnxruntime. Install it: pip install 'epoxy-flow[onnx]'"
         ) from None
     require_pillow(params.model)
     file = root / params.model
-    folder = file.parent.parent if file.parent.name == "onnx" else file.parent
+    folder = find_model_folder(file)
     for needed in (file, folder / CONFIG):
         if not needed.is_file():
             raise EpoxyError(
@@ -150,15 +151,11 @@ def load_encoder(root: Path, params: ModelChoice) -> OnnxImageEncoder:
                 f"file with the {CONFIG} that was published with it, or one that you write: "
                 '{"size": 256, "crop_size": 224} and, if they differ from ImageNet\'s, image_mean and image_std.'
             )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about how a graph was exported
-    # Further optimization picks other kernels for other processors, and with them other last bits.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError(f"{CONFIG} holds no object of settings")
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = open_session(file)
         return OnnxImageEncoder(session, Settings(found))
     except Exception as error:  # ONNX Runtime raises classes of its own
         raise EpoxyError(f"ingest.encoder: '{params.model}' cannot be loaded: {error}") from None
