@@ -78,9 +78,11 @@ def import_decisions(root: Path, file: Path, columns: Columns, name: str, form: 
     ]
     if note := append_decisions(folder / name, decisions):
         yield f"note: {note}"
+    silent = joined["label"].null_count() - new["label"].null_count()
+    known_before = brought.table.height - len(decisions) - silent
     yield (
-        f"{len(decisions):,} decisions added to {params.gold.source}/{name}, {brought.table.height - len(decisions):,} were "
-        "known"
+        f"{len(decisions):,} decisions added to {params.gold.source}/{name}, {known_before:,} were known"
+        + (f", {silent:,} rows are without a label" if silent else "")
     )
     if len(brought.unknown):
         yield f"{len(brought.unknown):,} are of no item, and left out, first {name_first(brought.unknown)}"

@@ -33,6 +33,7 @@ from tasks.lf.functions import (
     RowwiseLF,
     VectorizedLF,
     Vote,
+    require_label,
 )
 from tasks.lf.language_model import ModelLF, llm_lf
 from tasks.lf.preprocess import BatchPreprocessor, batch_preprocessor, with_results
@@ -209,7 +210,7 @@ def keyword_lf(
     Raises
     ------
     LabelingFunctionError
-        There is no keyword, a keyword is empty, or `keywords` is a string rather than a list.
+        There is no keyword, a keyword is empty, `keywords` is a string rather than a list, or `label` is no class.
     """
     if isinstance(keywords, str) or not keywords or not all(keywords):
         raise LabelingFunctionError(
@@ -229,7 +230,7 @@ def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_ins
     Raises
     ------
     LabelingFunctionError
-        `pattern` is not a regular expression.
+        `pattern` is not a regular expression, or `label` is no class.
     """
     try:
         compiled = compile_regex(pattern, case_insensitive=case_insensitive)
@@ -242,6 +243,7 @@ def regex_lf(name: str, *, column: str, pattern: str, label: str | int, case_ins
 
 def _pattern_lf(name: str, column: str, pattern: TextPattern, label: str | int) -> PatternLF:
     """An LF that votes `label` where `column` matches `pattern`."""
+    require_label(name, label)
 
     def vote(items: pl.DataFrame) -> pl.Expr:
         return vote_where(match_patterns([pattern], items[column])[0], label)

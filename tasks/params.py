@@ -25,9 +25,6 @@ MOST_CLASSES = 127
 _SHOWN = 120
 """Characters of a refused value that are shown."""
 
-REFERENCE = "docs/reference/params.md"
-"""The page of the documentation that lists every key."""
-
 
 class Split(StrEnum):
     """Which part of the data an item belongs to."""
@@ -657,15 +654,13 @@ def read_sections(root: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ParamsError(f"{FILE} not found in {root.resolve()}. Run from the project's root folder.") from None
     except IsADirectoryError:
-        raise ParamsError(f"{FILE} is a folder; expected a file. {REFERENCE} lists its keys.") from None
+        raise ParamsError(f"{FILE} is a folder; expected a file with {_list_keys(())}.") from None
     try:
         raw = parse_yaml(content.decode("utf-8"), FILE)
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, or a date such as 2026-13-01
         raise ParamsError(describe_yaml_error(FILE, content, error)) from None
     if not isinstance(raw, dict):
-        raise ParamsError(
-            f"{FILE}: got {type(raw).__name__}, expected a mapping of sections; {REFERENCE} lists every key."
-        )
+        raise ParamsError(f"{FILE}: got {type(raw).__name__}, expected a mapping with {_list_keys(())}.")
     return raw
 
 
@@ -699,7 +694,8 @@ def _describe(found: object) -> str:
         near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1, cutoff=0)
         return f"{FILE}: unknown key '{key}'." + (f" Did you mean '{near[0]}'?" if near else "")
     if found["type"] == "missing":
-        return f"{FILE}: '{key}' is missing. Add it; {REFERENCE} lists every key."
+        keys = f", with {_list_keys(found['loc'])}" if _known_keys(found["loc"]) else ""
+        return f"{FILE}: '{key}' is missing. Add it{keys}."
     message = found["msg"].removeprefix("Value error, ")
     got = "" if isinstance(found["input"], dict) else f" Got {_shorten(repr(found['input']))}."
     if found["type"] in ("int_type", "float_type") and isinstance(found["input"], str) and _is_number(found["input"]):
@@ -719,6 +715,12 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _list_keys(location: tuple[int | str, ...]) -> str:
+    """The keys of the section at `location`, in words."""
+    *keys, last = _known_keys(location)
+    return f"the keys {', '.join(keys)} and {last}" if keys else f"the key {last}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

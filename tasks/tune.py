@@ -78,8 +78,8 @@ class TuningSet:
     chosen_on: str
     is_hidden: bool
     """Whether hidden votes stand in for gold."""
-    has_default: bool
-    """Whether these count as they are, beside a default LF; else each class weighs the same."""
+    judged_by: str
+    """What judges, in words: valid gold, or hidden votes and how much each weighs."""
     may_choose: bool
     """Whether there is a threshold to choose, and something to choose by."""
     judged: JudgedItems
@@ -185,14 +185,7 @@ def choose(inputs: Inputs, params: TuneParams, read_rows: Callable[[npt.NDArray[
         method=tuning_set.method.value,
         objective=f"{params.metric} of the majority vote" if choice else None,
         chosen_on=tuning_set.chosen_on,
-        curve_metric=f"{params.metric} of the majority vote on "
-        + (
-            "valid gold"
-            if not tuning_set.is_hidden
-            else "held-out votes"
-            if tuning_set.has_default
-            else "held-out votes, classes weighing the same"
-        ),
+        curve_metric=f"{params.metric} of the majority vote on {tuning_set.judged_by}",
         thresholds={lf: _to_user(value, inputs.metric) for lf, value in zip(lfs, thresholds[column], strict=True)},
     )
     return Chosen(thresholds=found, similarity=thresholds, candidates=candidates, tuning_set=tuning_set, choice=choice)
@@ -223,8 +216,6 @@ def _gather_tuning_set(
     known = np.flatnonzero(labels != ABSTAIN)
     is_hidden = params.method == TuneMethod.AGREEMENT or not len(known)
     hidden = draw_hidden(L) if is_hidden else None
-    # Whoever wrote a default LF believes that its class is the usual one; weighed equally, classes would drown it.
-    has_default = is_hidden and len(find_default_lfs(L)) > 0
     rows = known if hidden is None else hidden.rows
     nearest_votes = find_nearest_votes(read_rows(rows), m)
     judged = JudgedItems(
@@ -236,9 +227,12 @@ def _gather_tuning_set(
         k=inputs.k,
         objective=params.metric.value,
     )
+    judged_by = "valid gold"
     if hidden is not None:
-        judged = hide_votes(judged, hidden.lf)
-        judged = replace(judged, weight=np.ones(len(rows))) if has_default else judged
+        judged, judged_by = hide_votes(judged, hidden.lf), "held-out votes, classes weighing the same"
+        # Whoever wrote a default LF believes that its class is the usual one; weighed equally, classes would drown it.
+        if len(find_default_lfs(L)):
+            judged, judged_by = replace(judged, weight=np.ones(len(rows))), "held-out votes"
     is_given = params.method == TuneMethod.FIXED or (
         is_hidden and params.method != TuneMethod.AGREEMENT and params.default is not None
     )
@@ -248,7 +242,7 @@ def _gather_tuning_set(
         else params.method,
         chosen_on=_say_chosen_on(params, is_given, is_hidden, len(rows), len(known)),
         is_hidden=is_hidden,
-        has_default=has_default,
+        judged_by=judged_by,
         may_choose=not is_given and len(rows) > 0,
         judged=judged,
         column=column,

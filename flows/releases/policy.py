@@ -141,7 +141,7 @@ def describe_defaults(root: Path) -> str | None:
     *names, last = Policy.model_fields
     return (
         f"{FILE} is {state}: {', '.join(names)} and {last} have their default values. Bring it back from Git, or write "
-        "one with the keys that docs/reference/release-yaml.md lists."
+        "one with these keys."
     )
 
 
@@ -152,7 +152,9 @@ def _read_values(root: Path) -> Any:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ParamsError(f"{FILE}: {error.strerror}; docs/reference/release-yaml.md lists its keys.") from None
+        raise ParamsError(
+            f"{FILE}: {error.strerror}; expected a file with the keys {', '.join(Policy.model_fields)}."
+        ) from None
     try:
         return parse_yaml(content.decode("utf-8"), str(FILE))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or an impossible date

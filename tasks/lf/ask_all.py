@@ -38,6 +38,7 @@ from tasks.lf.clocks import find_clocks, find_clocks_at_import
 from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF
 from tasks.lf.language_model import ModelLF, describe_answers
+from tasks.lf.libraries import unchanged_libraries
 from tasks.lf.loading import LFModule, list_imported
 from tasks.lf.monitor import Monitor
 from tasks.lf.packages import PINS, require_pinned
@@ -104,7 +105,7 @@ def ask_all(
         # An LF that failed on a whole batch is asked about all rows, as it would be without a cache.
         asked = [lf for question in questions.values() for lf in question.lfs]
         if asked:
-            with Monitor(source, [lf.name for lf in asked]) as monitor:
+            with Monitor(source, [lf.name for lf in asked]) as monitor, unchanged_libraries(source):
                 asking = Asking(root=root, source=source, classes=classes, monitor=monitor)
                 again = [lf for question in questions.values() for lf in _ask(asking, question, votes, cache)]
                 for lf in again:

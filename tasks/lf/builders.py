@@ -10,7 +10,7 @@ import polars as pl
 
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, LabelingFunctionError
-from tasks.lf.functions import VectorizedLF
+from tasks.lf.functions import VectorizedLF, require_label
 from tasks.readers.raw_tables import read_raw_table
 
 Entries = Collection[str] | str | Path
@@ -77,6 +77,7 @@ def lookup_lf(
     >>> capital(pl.DataFrame({"city": ["paris ", "Lyon", None]})).to_list()
     ['capital', None, None]
     """
+    require_label(name, label)
     texts = _read(name, entries, sys._getframe(1).f_globals)
     known = sorted({text.casefold() if case_insensitive else text for text in texts})
 
@@ -156,6 +157,8 @@ def probability_lf(
             f"labeling function '{name}': cut-offs at_least={at_least}, at_most={at_most}; expected "
             "0 <= at_most < at_least <= 1."
         )
+    for voted in (label,) if otherwise is None else (label, otherwise):
+        require_label(name, voted)
     value = pl.col(column)
     votes = pl.when(value.is_not_nan() & (value >= at_least)).then(pl.lit(label))
     if at_most is None:
@@ -245,5 +248,6 @@ def _answers(name: str, ids: list[str], answers: list[str | int]) -> VectorizedL
 
 def _where(name: str, condition: pl.Expr, label: str | int) -> VectorizedLF:
     """An LF that votes `label` where `condition` holds."""
+    require_label(name, label)
     votes = pl.when(condition).then(pl.lit(label)).alias("vote")
     return VectorizedLF(name=name, function=lambda items: votes)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
+import numpy as np
 import numpy.typing as npt
 import polars as pl
 
@@ -175,6 +176,20 @@ class Definition:
 
 definitions: ContextVar[list[Definition] | None] = ContextVar("definitions", default=None)
 """Collects every LF that is defined while an LF module is loaded, so that lost ones can be named."""
+
+
+def require_label(name: str, label: object) -> None:
+    """Check that the LF called `name`, which can vote for `label` alone, can vote.
+
+    Raises
+    ------
+    LabelingFunctionError
+        `label` is no class by name or position, such as ABSTAIN.
+    """
+    if isinstance(label, bool) or not isinstance(label, str | int | np.integer) or label == ABSTAIN:
+        raise LabelingFunctionError(
+            f"labeling function '{name}': label is {label!r}, so that it would never vote; expected a class, by name or position."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

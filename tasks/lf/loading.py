@@ -15,9 +15,10 @@ from typing import Any
 
 from tasks.errors import EpoxyError, LabelingFunctionError
 from tasks.lf.functions import Definition, LabelingFunction, RowwiseLF, VectorizedLF, definitions
+from tasks.lf.libraries import unchanged_libraries
 from tasks.lf.observation import SideInputs, is_edited_by_user, observe, unobserved
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
-from tasks.lf.voting import format_trace, restored_streams
+from tasks.lf.voting import caught_fault, restored_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def load_module(root: Path, source: str, *, may_be_empty: bool = False) -> LFMod
     defined: list[Definition] = []
     token = definitions.set(defined)
     try:
-        with observe(root) as side_inputs, restored_streams():
+        with observe(root) as side_inputs, restored_streams(), unchanged_libraries(source):
             module = _import_module(root, source)
     finally:
         definitions.reset(token)
@@ -70,8 +71,8 @@ def load_module(root: Path, source: str, *, may_be_empty: bool = False) -> LFMod
     lfs = list(found.values())
     if not lfs and not may_be_empty:
         raise LabelingFunctionError(
-            f"{source} holds no labeling function. Decorate one with @labeling_function, or bind keyword_lf(...) to a "
-            "name; see lfs/digits.py."
+            f"{source} holds no labeling function. Decorate one with @labeling_function, or bind one to a name, as in "
+            "offer = keyword_lf('offer', column='text', keywords=['offer'], label='spam')."
         )
     names = [lf.name for lf in lfs]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -236,12 +237,10 @@ def _import_module(root: Path, source: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise LabelingFunctionError(f"{source} cannot be imported: use letters, digits and '_' in its name.")
     try:
-        return importlib.import_module(name)
+        with caught_fault(but=(EpoxyError,)) as fault:
+            return importlib.import_module(name)
     except EpoxyError as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path.resolve())), None)
         raise LabelingFunctionError(f"{source}{'' if line is None else f', line {line}'}: {error}") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise LabelingFunctionError(f"{source} cannot be imported:\n{format_trace(error)}") from None
+    raise LabelingFunctionError(f"{source} cannot be imported:\n{fault.trace}")

@@ -92,12 +92,45 @@ def apply_rowwise(
                 if isinstance(error, KeyboardInterrupt) and is_interrupted():
                     raise
                 trace = "" if failures and on_error is OnError.ABSTAIN else format_trace(error)
-                failures.append(Failure(row=row, error=_in_one_line(error), trace=trace))
+                failures.append(Failure(row=row, error=_shorten(_in_one_line(error)), trace=trace))
             restore()
             progress.advance()
             if failures and failures[-1].row == row and on_error is OnError.RAISE:
                 break
     return ColumnVotes(votes=votes, failures=failures, side_inputs=side_inputs)
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """What code of an LF raised, in words; false where it raised nothing. The error itself would keep all it saw in memory."""
+
+    error: str = ""
+    """Type and message in one line."""
+    trace: str = ""
+    lacks_column: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.error)
+
+
+@contextmanager
+def caught_fault(
+    is_interrupted: Callable[[], bool] = lambda: True, *, but: tuple[type[BaseException], ...] = ()
+) -> Iterator[Fault]:
+    """What the block raised, whatever it is, as a fault of an LF; Ctrl-C goes on, and so does what is one of `but`.
+
+    Not every fault is an Exception: SystemExit, asyncio's CancelledError and Polars' panics are not.
+    """
+    fault = Fault()
+    try:
+        yield fault
+    except but:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and is_interrupted():
+            raise
+        fault.error, fault.trace = _in_one_line(error), format_trace(error)
+        fault.lacks_column = isinstance(error, pl.exceptions.ColumnNotFoundError)
 
 
 @contextmanager
@@ -159,33 +192,26 @@ def apply_vectorized(
             if begin is not None:
                 begin(lf.name)
             with observe(root) as read[lf.name]:
-                try:
+                with caught_fault(is_interrupted) as fault:
                     # Each LF gets its own table, so that it cannot change what others see.
                     value = lf.function(items.clone())
                     if isinstance(value, pl.Expr):
                         expressions[lf.name] = value
                     else:
                         columns[lf.name] = _to_votes(value, items.height)
-                except BaseException as error:
-                    if isinstance(error, KeyboardInterrupt) and is_interrupted():
-                        raise
-                    results[lf.name] = _fail_everywhere(items, _in_one_line(error, items), format_trace(error))
+                if fault:
+                    results[lf.name] = _fail_everywhere(items, _name_columns(fault, items), fault.trace)
         with observe(root) as together:
             if begin is not None and expressions:
                 begin("' or '".join(expressions))
-            try:
+            with caught_fault() as fault:
                 columns.update(_evaluate(items, expressions))
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                # Evaluated one by one, to find out which is at fault.
-                for name, expression in expressions.items():
-                    try:
-                        columns.update(_evaluate(items, {name: expression}))
-                    except KeyboardInterrupt:
-                        raise
-                    except BaseException as error:
-                        results[name] = _fail_everywhere(items, _in_one_line(error, items))
+            # Evaluated one by one, to find out which is at fault.
+            for name, expression in expressions.items() if fault else ():
+                with caught_fault() as its_own:
+                    columns.update(_evaluate(items, {name: expression}))
+                if its_own:
+                    results[name] = _fail_everywhere(items, _name_columns(its_own, items))
     for name, column in columns.items():
         try:
             results[name] = _to_positions(column, classes)
@@ -312,13 +338,19 @@ def _fail_everywhere(items: pl.DataFrame, error: str, trace: str = "") -> Column
     )
 
 
-def _in_one_line(error: BaseException, items: pl.DataFrame | None = None) -> str:
-    """Type and message of `error`, shortened, without memory addresses; a missing column is told with those of `items`."""
+def _in_one_line(error: BaseException) -> str:
+    """Type and message of `error`, without memory addresses."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines() or [type(error).__name__]
-    text = _remove_addresses(lines[0])
-    if items is not None and isinstance(error, pl.exceptions.ColumnNotFoundError):
-        text += f"; items have {', '.join(items.columns)}"
+    return _remove_addresses(lines[0])
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _name_columns(fault: Fault, items: pl.DataFrame) -> str:
+    """What a fault says, shortened; a missing column is told with those of `items`."""
+    return _shorten(fault.error + (f"; items have {', '.join(items.columns)}" if fault.lacks_column else ""))
 
 
 def _remove_addresses(text: str) -> str:

@@ -16,9 +16,10 @@ from tasks.core.types import ABSTAIN, ITEM_ID, Int64
 from tasks.errors import LabelingFunctionError
 from tasks.lf.checks import require_fitting_patterns
 from tasks.lf.functions import LabelingFunction, OnError, PatternLF, RowwiseLF, VectorizedLF, read_items
+from tasks.lf.libraries import unchanged_libraries
 from tasks.lf.loading import load_module, project_lfs
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
-from tasks.lf.voting import apply_rowwise, apply_vectorized, format_trace
+from tasks.lf.voting import apply_rowwise, apply_vectorized, caught_fault
 from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, require_not_negative, to_names
 from tasks.tables import schemas
 from tasks.tables.parquet import read_schema, read_table
@@ -85,17 +86,16 @@ def read_lf(code: str, *, name: str = "", file: str = CODE) -> LabelingFunction:
     """
     known = {name: getattr(tasks.labeling, name) for name in tasks.labeling.__all__}
     space: dict[str, Any] = {**known, "pl": pl, "np": np, "re": re, "__name__": "code"}
-    try:
+    found: list[Any] = []
+    with unchanged_libraries(file), caught_fault() as fault:
         # This is the user's own code, like that of an LF module.
         try:
-            found: list[Any] = [eval(compile(code.strip(), file, "eval"), space)]  # noqa: S307
+            found = [eval(compile(code.strip(), file, "eval"), space)]  # noqa: S307
         except SyntaxError:
             exec(compile(code, file, "exec"), space)  # noqa: S102
             found = [value for key, value in space.items() if key not in known]
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise LabelingFunctionError(f"{file}: {format_trace(error)}") from None
+    if fault:
+        raise LabelingFunctionError(f"{file}: {fault.trace}")
     lfs = [
         _to_lf(value)
         for value in found

@@ -37,8 +37,6 @@ def to_classes(
         gold = gold.set(gold.str.strip_chars() == "", None)
     if gold.dtype.is_float():
         gold = gold.fill_nan(None)  # pandas turns integers with missing values into floats with NaN
-    if gold.dtype == pl.String:
-        gold = gold.to_frame().select(pl.when(pl.first().str.strip_chars() != "").then(pl.first())).to_series()
     misread = find_misread_class(classes)
     if is_typeless and gold.dtype == pl.String and misread is None and not gold.is_in(list(classes)).any():
         numbers = parse_integers(gold)

@@ -116,13 +116,10 @@ def make_part(path: Path, raw: pl.DataFrame, *, by: str, id_type: pl.DataType) -
         raise DataError(
             f"{path}: column {column!r} is almost called '{name}'. Rename it if it is meant, or name it otherwise."
         )
-    label = raw["label"]
-    if label.dtype == pl.String:
-        label = label.replace("", None)
     table = pl.DataFrame(
         [
             _convert_ids(normalize_ids(raw[ITEM_ID], str(path)), id_type, path).alias(ITEM_ID),
-            label.alias("label"),
+            raw["label"],
             _read_text(raw, "annotator", path).fill_null(by),
             _read_times(raw, path),
             _read_text(raw, "split", path),
@@ -210,12 +207,13 @@ def _convert_ids(ids: pl.Series, id_type: pl.DataType, path: Path) -> pl.Series:
 
 
 def _read_text(raw: pl.DataFrame, name: str, path: Path) -> pl.Series:
-    """An optional column as text, null where it is empty."""
+    """An optional column as text, null where it is blank."""
     if name not in raw.columns:
         return pl.Series(name, [None] * raw.height, dtype=pl.String)
     if raw[name].dtype.is_nested():
         raise DataError(f"{path}: column '{name}' is {raw[name].dtype}; expected single values.")
-    return raw[name].cast(pl.String).replace("", None)
+    text = raw[name].cast(pl.String)
+    return text.set(text.str.strip_chars() == "", None)
 
 
 def _read_times(raw: pl.DataFrame, path: Path) -> pl.Series:

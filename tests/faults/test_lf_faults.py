@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -335,11 +336,19 @@ def test_a_vote_that_depends_on_its_batch_is_refused(tmp_path: Path, body: str) 
         (rowwise("os.chdir('/')"), "must not change the working directory"),
         ("os.chdir('/')\n", "must not change the working directory"),
         (rowwise("return 'x' * 500_000"), "voted 'xxx"),
+        ("pl.Series = None\n" + rowwise("return 1"), "lfs/mine.py replaces polars.Series, with which everything"),
+        ("np.full = lambda *given, **named: []\n" + rowwise("return 1"), "lfs/mine.py replaces numpy.full, with"),
+        ("del np.full\n" + rowwise("return 1"), "lfs/mine.py replaces numpy.full, with"),
+        ("pl.DataFrame.width = 7\n" + rowwise("return 1"), "lfs/mine.py replaces polars.DataFrame.width, with"),
+        ("import builtins; builtins.len = lambda it: 1\n" + rowwise("return 1"), "lfs/mine.py replaces builtins.len, with"),
+        (rowwise("pl.Series = np.full = None; return 1"), "lfs/mine.py replaces numpy.full, polars.Series, with"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_few_words(tmp_path: Path, lfs: str, complaint: str) -> None:
+    before = pl.Series, np.full, len, pl.DataFrame.width
     text = explain(make_project(tmp_path, lfs))
     assert complaint in text and len(text) < 2000
+    assert before == (pl.Series, np.full, len, pl.DataFrame.width), "the libraries are as they were"
 
 
 def test_hashes_of_texts_are_the_same_in_each_process(tmp_path: Path) -> None:

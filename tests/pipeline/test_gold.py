@@ -92,6 +92,25 @@ def test_every_form_of_a_table_says_the_same(tmp_path: Path, form: str) -> None:
     assert run(tmp_path) == {"a": ("valid", 0), "c": ("test", 1)}
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_what_is_blank_is_unknown_and_no_decision_that_was_known(tmp_path: Path, form: str) -> None:
+    write_params(write(tmp_path, "vvvv"))
+    blank = {"item_id": list("abcd"), "label": ["ham", "", "  ", None], "annotator": [" ", "ann", "ann", ""]}
+    table = pl.DataFrame(blank)
+    path = tmp_path / f"mine.{form}"
+    {"parquet": table.write_parquet, "csv": table.write_csv, "jsonl": table.write_ndjson}[form](path)
+    columns = Columns(item_id="item_id", label="label", annotator=None, by="ben")
+    for told in (
+        "1 decisions added to gold/decisions.jsonl, 0 were known",
+        "0 decisions added to gold/decisions.jsonl, 1 were known",
+    ):
+        (said,) = import_decisions(tmp_path, path, columns, "decisions.jsonl")
+        assert said == f"{told}, 3 rows are without a label"
+    path.rename(tmp_path / "gold" / path.name)
+    assert run(tmp_path) == {"a": ("valid", 0)}
+    assert json.loads((tmp_path / "gold/decisions.jsonl").read_text())["annotator"] == "ben"
+
+
 def test_ids_that_are_integers_are_read_from_csv(tmp_path: Path) -> None:
     write_table(tmp_path / ITEMS, pl.DataFrame({"item_id": [7, 8], "split": ["valid"] * 2}), schemas.ITEMS)
     write_table(tmp_path / COLUMN_GOLD, pl.DataFrame(schema={"item_id": pl.Int64, "gold": pl.Int8}), schemas.gold(2))

@@ -4,6 +4,8 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +15,18 @@ from hypothesis import strategies as st
 from shared_datasets import DATASETS, needs_datasets
 
 from tasks.errors import LabelingFunctionError
-from tasks.labeling import ABSTAIN, keyword_lf, labeling_function, regex_lf, vectorized_labeling_function, vote_where
+from tasks.labeling import (
+    ABSTAIN,
+    compare_lf,
+    examples_lf,
+    keyword_lf,
+    labeling_function,
+    lookup_lf,
+    probability_lf,
+    regex_lf,
+    vectorized_labeling_function,
+    vote_where,
+)
 from tasks.lf.functions import Item, OnError, VectorizedLF
 
 
@@ -64,6 +77,22 @@ def test_impossible_policies_and_patterns_are_refused() -> None:
     for keywords in ("free", [], ["free", ""]):
         with pytest.raises(LabelingFunctionError, match="expected a list of at least one text"):
             keyword_lf("lf", column="text", keywords=keywords, label=1)
+
+
+@pytest.mark.parametrize("label", [None, ABSTAIN, True, 0.0])
+def test_a_label_that_is_no_class_is_refused_since_it_would_never_vote(label: Any) -> None:
+    makers: list[Callable[[Any], object]] = [
+        lambda label: keyword_lf("a", column="text", keywords=["x"], label=label),
+        lambda label: regex_lf("a", column="text", pattern="x", label=label),
+        lambda label: compare_lf("a", column="n", above=1, label=label),
+        lambda label: lookup_lf("a", column="text", entries=["x"], label=label),
+        lambda label: examples_lf("a", ids=["x"], label=label),
+        lambda label: probability_lf("a", column="p", at_least=0.9, label=label),
+    ]
+    for make in makers:
+        with pytest.raises(LabelingFunctionError, match=rf"'a': label is {label!r}, so that it would never vote"):
+            make(label)
+        make("SPAM"), make(1), make(np.int64(0))
 
 
 def test_vote_where_takes_arrays_and_series() -> None:
