@@ -16,6 +16,10 @@ NEAR_COPY = 0.8
 """Share of common votes from which LFs are named as near-copies: together two of them count as 1.4 at most."""
 
 
+BLOCK = 4096
+"""Rows of which votes are listed at a time; whatever their number, the counts are the same."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CopyGroup:
     """LFs that say much the same, and for how many LFs they count together."""
@@ -32,6 +36,18 @@ def find_originals(votes: Votes) -> Int64:
     """
     known: dict[bytes, int] = {}
     return np.array([known.setdefault(votes[:, lf].tobytes(), lf) for lf in range(votes.shape[1])], dtype=np.int64)
+
+
+def count_votes(votes: Votes, n_classes: int) -> Int64:
+    """Return how often LF j votes for class c, (m, k).
+
+    >>> count_votes(np.array([[0, 1], [-1, 1]], dtype=np.int8), 2).tolist()
+    [[1, 0], [0, 2]]
+    """
+    counts = [
+        np.bincount(votes[:, lf].astype(np.int64) + 1, minlength=n_classes + 1)[1:] for lf in range(votes.shape[1])
+    ]
+    return np.array(counts, dtype=np.int64).reshape(votes.shape[1], n_classes)
 
 
 def weigh_copies(votes: Votes, n_classes: int) -> Float64:
@@ -55,9 +71,10 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
     """
     m = votes.shape[1]
     is_first = find_originals(votes) == np.arange(m)
+    counts = count_votes(votes, n_classes)
     shares = np.full((m, n_classes), np.nan)
     for c in range(n_classes):
-        voting = (votes == c).any(axis=0)
+        voting = counts[:, c] > 0
         shares[voting & ~is_first, c] = 0.0
         lfs = np.flatnonzero(voting & is_first)
         cast = sparse.csc_array((votes[:, lfs] == c).astype(np.int64))
@@ -79,13 +96,16 @@ def group_copies(votes: Votes, n_classes: int) -> tuple[CopyGroup, ...]:
     (CopyGroup(lfs=(0, 1), worth=1.0),)
     """
     m = votes.shape[1]
-    cast = [sparse.csc_array((votes == c).astype(np.int64)) for c in range(n_classes)]
-    same = sum((votes_c.T @ votes_c for votes_c in cast), start=sparse.csc_array((m, m), dtype=np.int64)).toarray()
-    voted = sparse.csc_array((votes >= 0).astype(np.int64))
-    both = (voted.T @ voted).toarray()
+    same, both = np.zeros((m, m), np.int64), np.zeros((m, m), np.int64)
+    for start in range(0, len(votes), BLOCK):
+        item, lf = np.nonzero(votes[start : start + BLOCK] >= 0)
+        said = item * n_classes + votes[start + item, lf]
+        for total, row, width in ((same, said, n_classes), (both, item, 1)):
+            cast = sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(BLOCK * width, m))
+            total += (cast.T @ cast).toarray()
     either = np.diag(both)[:, None] + np.diag(both)[None, :] - both
     _, group = connected_components((same >= NEAR_COPY * either) & (same > 0), directed=False)
-    counts = np.stack([votes_c.sum(axis=0) for votes_c in cast], axis=1)
+    counts = count_votes(votes, n_classes)
     totals = np.maximum(counts.sum(axis=1), 1)
     worth = (counts * np.nan_to_num(weigh_copies(votes, n_classes))).sum(axis=1) / totals
     groups = [np.flatnonzero(group == number) for number in dict.fromkeys(group.tolist())]

@@ -11,6 +11,7 @@ from classifier_data import end, gold_of, head_of, soften, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
+from scipy.special import entr
 
 from tasks.core.classifiers.class_balance import estimate_class_balance, update_class_balance
 from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline, predict_end_model
@@ -18,8 +19,14 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, LEAST_GOLD, assign_folds, i
 from tasks.core.classifiers.pool import EXPERTS, POOL_SPREAD, PoolPrior, fit_pool_weights, weigh_experts
 from tasks.core.classifiers.softmax import fit_softmax_regression, predict_log_proba
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.student import (
+    STUDENT_FOLDS,
+    STUDENT_PENALTIES,
+    STUDENT_SHARE,
+    choose_student_penalty,
+)
 from tasks.core.classifiers.vote_head import fit_vote_head
-from tasks.core.copies import group_copies
+from tasks.core.copies import count_votes, group_copies
 from tasks.core.default_lfs import find_default_lfs
 from tasks.core.label_models.majority import MajorityVote
 from tasks.core.label_models.nearvote import LFColumn, fit_nearvote, pool_votes
@@ -201,6 +208,25 @@ def test_confidence_follows_the_votes_and_moves_no_label():
     assert sure.max(axis=1).mean() > unsure.max(axis=1).mean() + 0.1
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5, 0.9, 1.0])
+def test_penalties_that_cannot_change_the_choice_are_not_needed_for_it(noise):
+    features, _, truth = task(n=300, k=3, d=20)
+    rng = np.random.default_rng(0)
+    weak = soften(np.where(rng.random(len(truth)) < noise, rng.integers(0, 3, len(truth)), truth), k=3)
+    fold = np.random.default_rng(0).permutation(len(truth)) % STUDENT_FOLDS
+    losses = np.zeros(len(STUDENT_PENALTIES))
+    for held in range(STUDENT_FOLDS):
+        kept = fold != held
+        for number, penalty in enumerate(STUDENT_PENALTIES):
+            strength = penalty * len(truth) / kept.sum()
+            model = fit_softmax_regression(features[kept], weak[kept], np.ones(kept.sum()), strength)
+            losses[number] -= (weak[~kept] * predict_log_proba(model, features[~kept])).sum()
+    explained = entr(weak.mean(axis=0)).sum() - losses / len(truth)
+    enough = np.flatnonzero(explained >= STUDENT_SHARE * max(explained.max(), 0))
+    first = STUDENT_PENALTIES[enough[0] if len(enough) else 0]
+    assert choose_student_penalty(features, weak) == first
+
+
 @pytest.mark.parametrize(("rows", "one_class"), [(19, False), (60, True), (0, False)])
 def test_too_little_gold_counts_as_none(rows, one_class):
     features, votes, truth = task()
@@ -342,6 +368,19 @@ def test_copies_are_grouped_with_what_they_count_for():
     groups = group_copies(np.column_stack([votes, votes[:, 2], near]), 2)
     assert [group.lfs for group in groups] == [(0, 5), (2, 4)]
     assert 1 < groups[0].worth < 1.2 and 0.95 < groups[1].worth <= 1
+
+
+@pytest.mark.parametrize("block", [7, 4096])
+def test_votes_are_counted_block_by_block_as_all_at_once(block, monkeypatch):
+    rng = np.random.default_rng(0)
+    votes = np.where(rng.random((50, 6)) < 0.1, 0, rng.integers(-1, 2, (50, 1))).astype(np.int8)
+    either = [[((votes[:, [a, b]] >= 0).any(axis=1)).sum() for b in range(6)] for a in range(6)]
+    same = [[((votes[:, a] == votes[:, b]) & (votes[:, a] >= 0)).sum() for b in range(6)] for a in range(6)]
+    expected = [(a, b) for a in range(6) for b in range(a) if same[a][b] >= 0.8 * either[a][b]]
+    monkeypatch.setattr("tasks.core.copies.BLOCK", block)
+    linked = {lf for group in group_copies(votes, 2) for lf in group.lfs}
+    assert linked == {lf for pair in expected for lf in pair} and len(linked) > 0
+    assert count_votes(votes, 2).tolist() == [[(votes[:, lf] == c).sum() for c in range(2)] for lf in range(6)]
 
 
 @pytest.mark.parametrize("lf", [0, 3])

@@ -83,8 +83,9 @@ def choose_student_penalty(
     Notes
     -----
     A penalty explains as much as the cross-entropy on the weak labels of left-out rows lies below the entropy of their
-    mean. At most `PENALTY_ROWS` random rows are used. With fewer rows than folds the answer is the strongest penalty,
-    since nothing can be left out.
+    mean. From each penalty to the next weaker one it explains less and less more, and then less: where that settles the choice,
+    weaker ones are not fitted. At most `PENALTY_ROWS` random rows are used. With fewer rows than folds the answer is the
+    strongest penalty, since nothing can be left out.
     """
     rows = draw_rows(np.arange(len(features)), PENALTY_ROWS, seed)
     if len(rows) < STUDENT_FOLDS:
@@ -92,20 +93,40 @@ def choose_student_penalty(
         return STUDENT_PENALTIES[0]
     drawn = min(len(features), TRAINING_ROWS)
     fold = np.random.default_rng(seed).permutation(len(rows)) % STUDENT_FOLDS
-    losses = np.zeros(len(STUDENT_PENALTIES))
+    entropy = entr(weak_labels[rows].mean(axis=0)).sum()
+    models: list[SoftmaxRegression | None] = [None] * STUDENT_FOLDS
+    explained: list[float] = []
     with threadpool_limits(limits=1):
-        for held in range(STUDENT_FOLDS):
-            kept, out = rows[fold != held], rows[fold == held]
-            model: SoftmaxRegression | None = None
-            for number, penalty in enumerate(STUDENT_PENALTIES):
+        for penalty in STUDENT_PENALTIES:
+            loss = 0.0
+            for held in range(STUDENT_FOLDS):
+                kept, out = rows[fold != held], rows[fold == held]
                 # A fold has fewer rows than the whole: the same penalty per row.
                 strength = penalty * drawn / len(kept)
-                model = fit_softmax(features[kept], weak_labels[kept], np.ones(len(kept)), strength, model, advance)
-                losses[number] -= (weak_labels[out] * normalize_scores(score_rows(model, features[out]))).sum()
-    mean = weak_labels[rows].mean(axis=0)
-    explained = entr(mean).sum() - losses / len(rows)
-    # If none explains anything, the strongest penalty.
-    return STUDENT_PENALTIES[int(np.argmax(explained >= STUDENT_SHARE * max(explained.max(), 0.0)))]
+                model = fit_softmax(
+                    features[kept], weak_labels[kept], np.ones(len(kept)), strength, models[held], advance
+                )
+                loss -= float((weak_labels[out] * normalize_scores(score_rows(model, features[out]))).sum())
+                models[held] = model
+            explained.append(float(entropy - loss / len(rows)))
+            if _is_decided(explained):
+                advance((len(STUDENT_PENALTIES) - len(explained)) * STUDENT_FOLDS * WHOLE)
+                break
+    return STUDENT_PENALTIES[_choose_first(explained, max(explained))]
+
+
+def _choose_first(explained: list[float], most: float) -> int:
+    """Return the position of the first that is `STUDENT_SHARE` of `most`; 0, the strongest penalty, if none explains anything."""
+    return int(np.argmax(np.array(explained) >= STUDENT_SHARE * max(most, 0.0)))
+
+
+def _is_decided(explained: list[float]) -> bool:
+    """Return whether no weaker penalty can change the choice, if each explains at most as much more as the last one did."""
+    if len(explained) < 2:
+        return False
+    left = len(STUDENT_PENALTIES) - len(explained)
+    most = max(explained) + left * max(explained[-1] - explained[-2], 0.0)
+    return explained[_choose_first(explained, max(explained))] >= STUDENT_SHARE * max(most, 0.0)
 
 
 def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64) -> float:

@@ -25,7 +25,7 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
-from tasks.core.copies import find_originals, weigh_copies
+from tasks.core.copies import count_votes, find_originals, weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, Votes
 
@@ -139,10 +139,11 @@ def measure_skill(votes: Votes, proba: Float64) -> float:
     identical votes count once. NaN if fewer than two classes have votes.
     """
     votes = votes[:, np.unique(find_originals(votes))]
+    casts = has_votes(votes, proba.shape[1])
     gains = [
-        float(np.log(np.maximum(np.repeat(proba[:, c], (votes == c).sum(axis=1)), LOG_FLOOR)).mean())
+        float(np.log(np.maximum(np.repeat(proba[:, c], (votes[:, casts[:, c]] == c).sum(axis=1)), LOG_FLOOR)).mean())
         for c in range(proba.shape[1])
-        if (votes == c).any()
+        if casts[:, c].any()
     ]
     return 1.0 + float(np.mean(gains)) / np.log(len(gains)) if len(gains) > 1 else float("nan")
 
@@ -196,7 +197,7 @@ def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) 
 
 def has_votes(votes: Votes, n_classes: int) -> npt.NDArray[np.bool_]:
     """Return whether LF j votes for class c anywhere, bool of shape (m, k)."""
-    return np.stack([(votes == c).any(axis=0) for c in range(n_classes)], axis=1)
+    return count_votes(votes, n_classes) > 0
 
 
 def sum_votes(votes: Votes, weights: Float64) -> Float64:
