@@ -29,7 +29,7 @@ import polars as pl
 from benchmarks.spaces import draw_space, draw_votes
 from tasks import apply, index, search
 from tasks.cache import store
-from tasks.compute.cluster import ENVIRONMENT
+from tasks.compute.dask_cluster import ENVIRONMENT
 from tasks.params import ApplyParams, EncoderParams, IndexKind, IndexParams, SearchParams
 from tasks.readers import encoder
 from tasks.tables import schemas

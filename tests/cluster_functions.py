@@ -1,4 +1,4 @@
-"""What workers of tests/test_cluster.py run; they import it by name."""
+"""What workers of tests/servers/test_dask.py and test_ray.py run; they import it by name."""
 
 import os
 import signal

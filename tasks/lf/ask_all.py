@@ -27,7 +27,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.cache.store import Cache
-from tasks.compute.cluster import Cluster, open_cluster
+from tasks.compute.cluster import open_cluster
+from tasks.compute.engine import Cluster
 from tasks.compute.read_ahead import read_ahead
 from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError
@@ -196,7 +197,7 @@ def _ask(asking: Asking, question: _Question, votes: VoteFile, cache: VoteCache)
     with Progress("apply", total=len(rows) * len(question.lfs)) as progress, open_cluster() as cluster:
         kinds: list[list[LabelingFunction]] = [[*patterns], [*others], [*rowwise]]
         if cluster is not None and timed:
-            # Only the main thread of a process can be interrupted, and Dask's workers use other threads.
+            # Only the main thread of a process can be interrupted, and workers of a cluster may use other threads.
             names = ", ".join(lf.name for lf in timed)
             print(f"apply: asked on this machine, since they have a timeout: {names}", file=sys.stderr)
             kinds = [[*patterns], [*others], [*untimed], [*timed]]

@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from tasks.cache.store import identify
-from tasks.compute.cluster import Cluster, ShardLostError
+from tasks.compute import engine
+from tasks.compute.engine import Cluster, ShardLostError
 from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError, StageError
 from tasks.lf.asking import Asking
@@ -112,7 +113,7 @@ def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[
                 columns |= found
         except ShardLostError:
             raise LabelingFunctionError(
-                f"labeling function '{lf}' ({module.source}) ended the Python interpreter of every Dask worker that asked "
+                f"labeling function '{lf}' ({module.source}) ended the Python interpreter of every worker that asked "
                 f"it about {_name_items(shard)}. No policy can turn that into an abstain: correct the LF, or what it "
                 "calls; it may also want more memory than a worker has."
             ) from None
@@ -140,7 +141,7 @@ def require_closed(scratch: Path) -> None:
         is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
         if is_open or found.st_uid not in (os.getuid(), 0):
             raise StageError(
-                f"a Dask worker on {platform.node()} works in {folder}, where other users could change the labeling "
+                f"a worker on {platform.node()} works in {folder}, where other users could change the labeling "
                 "functions that it runs. Start it with '--local-directory' and a folder of its user."
             )
 
@@ -160,15 +161,12 @@ _loaded: _Loaded | None = None
 
 def _load(module: Module) -> _Loaded:
     """The LFs of `module`, loaded at the first call; a worker keeps a single version of lfs/ at a time."""
-    from distributed import get_worker
-
     global _loaded
     with _loading:
         if _loaded is None or _loaded.digest != module.digest:
-            # In the worker's own folder, which Dask removes even if the worker was killed.
-            scratch = Path(get_worker().local_directory)
-            require_closed(scratch)
-            folder = TemporaryDirectory(dir=scratch)
+            if engine.scratch is not None:
+                require_closed(engine.scratch)
+            folder = TemporaryDirectory(dir=engine.scratch)
             for name, content in module.files.items():
                 path = Path(folder.name, name)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -169,7 +169,7 @@ def encode_shard(job: _Job, texts: pl.Series) -> Float32:
         if job.identity not in _encoders:
             if _identify_model(Path(), job.params.model) != job.identity:
                 raise StageError(
-                    f"ingest.encoder: the folder {job.params.model} of a Dask worker on {platform.node()} is not that of "
+                    f"ingest.encoder: the folder {job.params.model} of a worker on {platform.node()} is not that of "
                     f"this project. Start workers in a copy of the project's folder ({Path.cwd()} there) with the model."
                 )
             _encoders.clear()

@@ -16,19 +16,19 @@ import cluster_functions
 import numpy as np
 import polars as pl
 import pytest
+from cluster_project import HELPER, LFS, make_items, name, run_apply
 from extension_data import write_neighbors, write_project
 
-from tasks import apply
 from tasks.cache import store
-from tasks.compute import cluster
-from tasks.compute.cluster import ENVIRONMENT, open_cluster
+from tasks.compute import engine
+from tasks.compute.cluster import open_cluster
+from tasks.compute.dask_cluster import ENVIRONMENT
 from tasks.errors import LabelingFunctionError, StageError
 from tasks.lf.shards import require_closed
-from tasks.params import ApplyParams, EncoderParams, IndexKind, Metric
+from tasks.params import EncoderParams, IndexKind, Metric
 from tasks.readers import encoder
-from tasks.tables import schemas
-from tasks.tables.parquet import read_votes, write_table
-from tasks.tables.paths import ITEMS, NEIGHBORS, RECALL, VALID_GOLD, VOTES
+from tasks.tables.parquet import read_votes
+from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
 
 dask = pytest.importorskip("dask", reason="the extra 'dask' is not installed")
 distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
@@ -73,67 +73,6 @@ def brittle():
 def places(one, two):
     """Addresses to compare: this machine, one worker, two."""
     return ["", one.scheduler_address, two.scheduler_address]
-
-
-def name(shard):
-    return f"shard {shard}"
-
-
-LFS = """
-import time
-from pathlib import Path
-import polars as pl
-from tasks.labeling import *
-from lfs.helper import choose
-
-words = (Path(__file__).parent / "words.txt").read_text().split()
-by_word = [keyword_lf("word_" + word, column="text", keywords=[word], label="SPAM") for word in words]
-by_regex = regex_lf("by_regex", column="text", pattern=r"(?<!x)4[02]$", label="HAM")
-
-@vectorized_labeling_function
-def by_length(items):
-    return pl.when(pl.col("text").str.len_chars() > 7).then(pl.lit("HAM"))
-
-@vectorized_labeling_function(on_error="abstain", error_budget=0.2)
-def odd(items):
-    return items["text"].str.ends_with("13").replace_strict({True: "OTHER", False: "HAM"})
-
-@labeling_function(on_error="abstain", error_budget=0.5)
-def by_helper(item):
-    return choose(item.text)
-
-@labeling_function(timeout=0.2, on_timeout="abstain", error_budget=0.5)
-def timed(item):
-    if item.item_id == 77:
-        time.sleep(5)
-    return "HAM"
-"""
-HELPER = """
-def choose(text):
-    if text.endswith("99"):
-        raise ValueError(f"cannot read {text}")
-    return "SPAM" if "7" in text else None
-"""
-
-
-def make_items(root, n, lfs=LFS):
-    ids = list(range(n))
-    items = pl.DataFrame({"item_id": ids, "split": ["train"] * n, "text": [f"item {number}" for number in ids]})
-    write_table(root / ITEMS, items, schemas.ITEMS)
-    gold = pl.DataFrame({"item_id": [0, 1], "gold": pl.Series([0, 1], dtype=pl.Int8)})
-    write_table(root / VALID_GOLD, gold, schemas.gold(2))
-    (root / "lfs").mkdir()
-    (root / "lfs" / "mine.py").write_text(lfs)
-    (root / "lfs" / "__init__.py").touch()
-    (root / "lfs" / "helper.py").write_text(HELPER)
-    (root / "lfs" / "words.txt").write_text("5 55")
-
-
-def run_apply(root):
-    """Everything that apply writes, without help of the cache."""
-    shutil.rmtree(root / store.FOLDER, ignore_errors=True)
-    apply.run(root, ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
-    return {path.name: path.read_bytes() for path in (root / "data/apply").iterdir()}
 
 
 def test_apply_writes_the_same_bytes_everywhere(tmp_path, monkeypatch, places):
@@ -194,7 +133,7 @@ def test_a_model_that_workers_do_not_have_is_an_error(tmp_path, monkeypatch, one
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "models" / "mine" / "weights").write_text("0.5")
     params = EncoderParams(model="models/mine")
-    with pytest.raises(StageError, match="the folder models/mine of a Dask worker on"):
+    with pytest.raises(StageError, match="the folder models/mine of a worker on"):
         encoder.encode_texts(tmp_path, pl.Series(["a"]), params, cluster_functions.load_lengths)
 
 
@@ -249,7 +188,7 @@ def test_a_cluster_that_goes_away_is_an_error(monkeypatch):
 
 def test_workers_that_go_away_are_waited_for_only_so_long(monkeypatch, none):
     monkeypatch.setenv(ENVIRONMENT, none.scheduler_address)
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(engine, "PATIENCE_SECONDS", 1)
     none.scale(1)
     with open_cluster() as connected, pytest.raises(StageError, match="has had no worker for 1 s"):
         for shard, _ in connected.spread(cluster_functions.pause_and_add, range(1000), name=name, shared=[[1]]):
@@ -258,7 +197,7 @@ def test_workers_that_go_away_are_waited_for_only_so_long(monkeypatch, none):
 
 
 def test_a_scheduler_without_workers_is_an_error(monkeypatch, none):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 1)
     monkeypatch.setenv(ENVIRONMENT, none.scheduler_address)
     with pytest.raises(StageError, match=r"has no worker\. Start some"), open_cluster():
         pass
@@ -266,7 +205,7 @@ def test_a_scheduler_without_workers_is_an_error(monkeypatch, none):
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:{closed}", "tcp://127.0.0.1:{mute}", "127.0.0.1", "x://y:1"])
 def test_an_address_where_no_scheduler_is_is_an_error(monkeypatch, address):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute, socket.create_server(("127.0.0.1", 0)) as closed:
         ports = {"mute": mute.getsockname()[1], "closed": closed.getsockname()[1]}
         closed.close()
@@ -312,8 +251,8 @@ def test_a_worker_with_other_code_is_an_error_that_names_the_file(tmp_path, monk
 def test_a_worker_that_joins_later_is_checked_as_well(monkeypatch, one):
     monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
     with open_cluster() as running:
-        other = cluster.Environment(parts={}, digest="other")
-        monkeypatch.setattr(cluster, "describe_environment", lambda: other)
+        other = engine.Environment(parts={}, digest="other")
+        monkeypatch.setattr(engine, "describe_environment", lambda: other)
         with pytest.raises(StageError, match="joined during the run has other code"):
             list(running.spread(cluster_functions.pause_and_add, range(4), name=name, shared=[[1]]))
 
@@ -355,7 +294,7 @@ def test_an_lf_that_hangs_on_a_worker_is_told_here(tmp_path, monkeypatch, one, c
     slow = LFS + "\n@labeling_function\ndef slow(item):\n    time.sleep(3 if item.item_id == 9 else 0)\n"
     make_items(tmp_path, 20, slow)
     monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
-    monkeypatch.setattr(cluster, "SLOW_SECONDS", 1)
+    monkeypatch.setattr(engine, "SLOW_SECONDS", 1)
     run_apply(tmp_path)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
     # A busy machine may be slow at the other labeling functions, too.
