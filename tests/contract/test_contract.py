@@ -155,7 +155,9 @@ def test_modules_of_tests_have_names_of_their_own():
 
 def test_every_dependency_says_why_it_is_there():
     text = (ROOT / "pyproject.toml").read_text()
-    for block in re.findall(r"^(?:dependencies|dev|text|onnx|dask|ray) = \[(.*?)\]\s*(?:#.*)?$", text, flags=re.S | re.M):
+    for block in re.findall(
+        r"^(?:dependencies|dev|text|onnx|dask|ray) = \[(.*?)\]\s*(?:#.*)?$", text, flags=re.S | re.M
+    ):
         for line in block.strip().splitlines():
             assert "#" in line or block.count("\n") == 0, line
 
