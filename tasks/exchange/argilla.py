@@ -1,7 +1,8 @@
 """Argilla's data sets on disk (2.x): records with the shipped label as a suggestion out, records with responses in.
 
 Out, a folder that `rg.Dataset.from_disk` takes: `records.json`, `.argilla/settings.json` and `.argilla/dataset.json`. In, such
-a folder as `dataset.to_disk` writes it, or the file that `dataset.records(with_responses=True).to_json` writes.
+a folder as `dataset.to_disk` writes it, the file that `dataset.records(with_responses=True).to_json` writes, or the data set of
+`dataset.records(with_responses=True).to_datasets()`, saved to disk. Only the last says which answers are drafts.
 """
 
 from pathlib import Path
@@ -21,12 +22,21 @@ from tasks.exchange.contents import (
     tabulate,
     to_plain,
 )
+from tasks.exchange.hugging_face import read_split
 from tasks.tables.files import write_json
 
 QUESTION = "label"
 """What the question for the class is called."""
 
 _REMEDY = "Export it with dataset.to_disk(folder), or dataset.records(with_responses=True).to_json(file)."
+
+_ANSWERS = ".responses"
+"""How the name of a column of answers ends, where records are the rows of a data set."""
+
+_PARTS = ("", ".users", ".status")
+"""How the names of columns on answers go on: what, by whom, and whether it was submitted."""
+
+_WITH_STATUS = "dataset.records(with_responses=True).to_datasets().save_to_disk(folder) says which are drafts"
 
 
 def write_records(folder: Path, labeled: Labeled) -> None:
@@ -81,13 +91,18 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
     DataError
         The file holds no records, or answers are no single classes.
     """
-    path = path / "records.json" if path.is_dir() else path
-    records = read_json_file(path, _REMEDY)
+    least = _read_least_answers(path)
+    if (path / "state.json").is_file():
+        records: Any = _read_flat_records(path)
+    else:
+        path = path / "records.json" if path.is_dir() else path
+        records = read_json_file(path, _REMEDY)
     if not isinstance(records, list) or not records:
         raise refuse(path, "the file", "records", got=records, expected="a list of records", remedy=_REMEDY)
     found = [require_object(path, f"record {number}", "record", one, _REMEDY) for number, one in enumerate(records)]
     asked = _find_question(path, found, question)
     rows, decisions = [], []
+    drafts = doubtful = 0
     for number, record in enumerate(found):
         item = record.get("id")
         where = f"record {number if item is None else item}"
@@ -104,8 +119,13 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
             raise refuse(path, where, f"responses.{asked}", got=answers, expected="a list of answers", remedy=_REMEDY)
         for answer in answers:
             said = require_object(path, where, f"responses.{asked}", answer, _REMEDY)
-            if said.get("status") in ("draft", "discarded") or said.get("value") is None:
+            if said.get("value") is None:
                 continue
+            is_pending = "status" not in said and record.get("status") == "pending"
+            if said.get("status") in ("draft", "discarded") or (is_pending and least == 1):
+                drafts += 1
+                continue
+            doubtful += is_pending
             if not isinstance(said["value"], str):
                 raise refuse(
                     path, where, f"responses.{asked}.value", got=said["value"], expected="the name of a class",
@@ -116,6 +136,12 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
                 {ITEM_ID: str(item), "label": said["value"], "annotator": None if user is None else str(user)}
             )
     table, mixed = tabulate(rows)
+    remarks = [f"{drafts:,} answers that nobody submitted (drafts, or discarded) are left out"] if drafts else []
+    if doubtful:
+        remarks.append(
+            f"{doubtful:,} answers are to records that are still pending, and may be drafts, which this form does not say: "
+            f"{_WITH_STATUS}"
+        )
     return Brought(
         items=table,
         decisions=pl.DataFrame([decision | {"time": None} for decision in decisions], schema=DECISIONS),
@@ -132,7 +158,47 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
             Field(name=f"responses.{asked}", became=f"{len(decisions):,} decisions; user_id is the annotator"),
             Field(name="suggestions, vectors, status", became="left out"),
         ),
+        remarks=tuple(remarks),
     )
+
+
+def _read_least_answers(folder: Path) -> int | None:
+    """How many answers a record needs in order not to be pending; None where no settings lie beside the records."""
+    path = folder / ".argilla" / "settings.json"
+    if not path.is_file():
+        return None
+    settings = read_json_file(path, _REMEDY)
+    given = settings.get("distribution") if isinstance(settings, dict) else None
+    least = given.get("min_submitted") if isinstance(given, dict) else None
+    return least if isinstance(least, int) else None
+
+
+def _read_flat_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a data set whose columns are `<question>.responses`, `.responses.users` and `.responses.status`."""
+    table, _, _ = read_split(folder)
+    questions = [name.removesuffix(_ANSWERS) for name in table.columns if name.endswith(_ANSWERS)]
+    needed = [f"{name}{_ANSWERS}{part}" for name in questions or [QUESTION] for part in _PARTS]
+    if absent := [name for name in needed if name not in table.columns]:
+        raise refuse(
+            folder, "the features", absent[0], got=table.columns, expected="answers, users and statuses",
+            remedy="Export it with dataset.records(with_responses=True).to_datasets().save_to_disk(folder).",
+        )  # fmt: skip
+    fields = [name for name in table.columns if "." not in name and name not in ("id", "status", "_server_id")]
+    records = []
+    for number, row in enumerate(table.iter_rows(named=True)):
+        responses = {}
+        for question in questions:
+            parts = [row[f"{question}{_ANSWERS}{part}"] or [] for part in _PARTS]
+            if len({len(part) for part in parts}) > 1:
+                raise refuse(
+                    folder, f"record {number}", f"{question}{_ANSWERS}", got=parts, expected="a user and a status per answer",
+                    remedy=_REMEDY,
+                )  # fmt: skip
+            responses[question] = [
+                {"value": value, "user_id": user, "status": status} for value, user, status in zip(*parts, strict=True)
+            ]
+        records.append({"id": row.get("id"), "fields": {name: row[name] for name in fields}, "responses": responses})
+    return records
 
 
 def _find_question(path: Path, records: list[dict[str, Any]], question: str | None) -> str:

@@ -140,7 +140,7 @@ def read_data_set(folder: Path, *, label: str | None = None) -> Brought:
     tables, remarks = [], []
     features: dict[str, Any] = {}
     for name in names:
-        found, features, stored = _read_split(folder if name is None else folder / name)
+        found, features, stored = read_split(folder if name is None else folder / name)
         split = _SPLITS.get(name or stored or "train")
         if split is None:
             split = "train"
@@ -217,7 +217,7 @@ def _is_readable(feature: object) -> bool:
     return feature.get("_type") in ("Value", "ClassLabel")
 
 
-def _read_split(folder: Path) -> tuple[pl.DataFrame, dict[str, Any], str | None]:
+def read_split(folder: Path) -> tuple[pl.DataFrame, dict[str, Any], str | None]:
     """The rows of a saved data set, its features, and the name of its split where it says so."""
     path = folder / "state.json"
     state = require_object(path, "the file", "state", read_json_file(path, _REMEDY), _REMEDY)

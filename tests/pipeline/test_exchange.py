@@ -88,7 +88,7 @@ def test_annotations_come_back_as_gold(tool: str, project: Path) -> None:
     else:
         records = json.loads(Path("asked/records.json").read_text(encoding="utf-8"))
         for record in records:
-            record["responses"] = {"label": [{"value": "spam", "user_id": "u1"}]}
+            record |= {"responses": {"label": [{"value": "spam", "user_id": "u1"}]}, "status": "completed"}
         Path("asked/records.json").write_text(json.dumps(records), encoding="utf-8")
         back, by = "asked", "u1"
     assert "5 decisions added" in epoxy("gold", "import", back, "--format", tool)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from tasks.errors import DataError
@@ -195,11 +196,48 @@ def test_argilla_there_and_back(labeled: Labeled, tmp_path: Path) -> None:
     assert records[1]["suggestions"] == {"label": {"value": "ham", "score": 0.75, "agent": "epoxy-flow release 0123"}}
     settings = json.loads((tmp_path / ".argilla" / "settings.json").read_text())
     assert [option["value"] for option in settings["questions"][0]["settings"]["options"]] == list(CLASSES)
-    for record in records[:2]:
+    # As the library writes them (2.8.0): without the status of an answer, with that of the record.
+    for record in records[:3]:
         record["responses"] = {"label": [{"value": "spam", "user_id": "u1"}, {"value": None, "user_id": "u2"}]}
+    for record in records[:2]:
+        record["status"] = "completed"
     (tmp_path / "records.json").write_text(json.dumps(records))
     found = argilla.read_records(tmp_path)
     assert list_decisions(found) == [("a", "spam", "u1", None), ("b", "spam", "u1", None)]
+    assert found.remarks == ("1 answers that nobody submitted (drafts, or discarded) are left out",)
+    # Alone, the file does not say whether records are pending for want of answers.
+    found = argilla.read_records(tmp_path / "records.json")
+    assert [decision[0] for decision in list_decisions(found)] == ["a", "b", "c"]
+    assert "1 answers are to records that are still pending, and may be drafts" in found.remarks[0]
+
+
+def test_argilla_says_which_answers_are_drafts_in_a_data_set(tmp_path: Path) -> None:
+    answers = {
+        "label.responses": ["spam", "ham"],
+        "label.responses.users": ["u1", "u2"],
+        "label.responses.status": ["submitted", "draft"],
+    }
+    rows = [
+        {"id": "a", "status": "completed", "text": "x", **answers},
+        {"id": "b", "status": "pending", "text": "y", **{name: [] for name in answers}},
+    ]
+    table = pl.DataFrame(rows).to_arrow()
+    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    text = {"dtype": "string", "_type": "Value"}
+    features = {name: {"feature": text, "_type": "List"} if name in answers else text for name in rows[0]}
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}], "_split": None}))
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"features": features}))
+    found = argilla.read_records(tmp_path)
+    assert list_decisions(found) == [("a", "spam", "u1", None)]
+    assert found.items is not None and found.items.rows() == [("a", "x"), ("b", "y")]
+    assert found.remarks == ("1 answers that nobody submitted (drafts, or discarded) are left out",)
+    features.pop("label.responses.status")
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"features": features}))
+    with pytest.raises(
+        DataError, match=r"field 'label\.responses\.status': .*; expected answers, users and statuses\. Export it with"
+    ):
+        argilla.read_records(tmp_path)
 
 
 def test_prodigy_of_both_kinds(tmp_path: Path) -> None:
