@@ -169,12 +169,12 @@ class _Run:
         pending.count = 0
         lf_class = entry // q  # quicker than np.divmod
         query = self._asking[entry - lf_class * q]
-        similarity = _score(self._support, self._queries, query, row)
+        similarity = score_pairs(self._support, self._queries, query, row)
         found = np.asarray(self._search.lf_classes)[lf_class] * len(self._queries.vectors) + query
         keep_nearest(found, position, similarity, self._found.similarity.reshape(-1), self._found.position.reshape(-1))
 
 
-def _score(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
+def score_pairs(support: Support, queries: Queries, query: Int64, row: Int64) -> Float32:
     """The exact similarities of queries and support vectors, pair by pair.
 
     Summed in the order that is fastest where every number within the errors of both orders rounds to the same float32;
