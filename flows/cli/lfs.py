@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.tables import Column, output_options, print_csv, print_json, print_table, warn_of_edits, write_number
+from flows.cli.tables import (
+    Column,
+    output_options,
+    print_csv,
+    print_json,
+    print_square,
+    print_table,
+    warn_of_edits,
+    write_number,
+)
 from flows.runner.project import in_project
 
 if TYPE_CHECKING:
@@ -53,7 +62,7 @@ def lfs_command(
         elif as_csv:
             print_csv(table)
         elif matrix:
-            print_table(_number_columns(table))
+            print_square(*_number_columns(table))
         elif pairs:
             print_table([_show_column(table[name]) for name in table.columns])
         else:
@@ -121,21 +130,37 @@ def _arrange(table: "pl.DataFrame", order: str | None, limit: int | None) -> "pl
     return table if limit is None else table.head(limit)
 
 
+_PAIR_RANKS = {"same": 3, "overlap": 2, "agreement": 1, "near_copy": 1}
+"""Ranks of the columns of pairs that a narrow terminal may lack."""
+
+
 def _show_column(values: "pl.Series") -> Column:
-    """The column unchanged, except that shares have two decimals."""
-    is_number = values.dtype.is_numeric()
+    """The column unchanged, except that shares have two decimals, and what is true is called so."""
     cells = [
-        write_number(value, 2) if isinstance(value, float) else "" if value is None else str(value) for value in values
+        write_number(value, 2)
+        if isinstance(value, float)
+        else ("yes" if value else "")
+        if isinstance(value, bool)
+        else ""
+        if value is None
+        else str(value)
+        for value in values
     ]
-    return Column(name=values.name, cells=cells, is_number=is_number)
+    return Column(
+        name=values.name,
+        cells=cells,
+        is_number=values.dtype.is_numeric(),
+        is_wide=values.name in ("lf", "other"),
+        rank=_PAIR_RANKS.get(values.name, 0),
+    )
 
 
-def _number_columns(table: "pl.DataFrame") -> list[Column]:
-    """The square `table` with numbers for the names of its columns, which stand before those of its rows."""
+def _number_columns(table: "pl.DataFrame") -> tuple[Column, list[Column]]:
+    """The names of the rows of the square `table`, and its columns, which have the rows' numbers for names."""
     position = {lf: str(number) for number, lf in enumerate(table.columns[1:], start=1)}
     names = [f"{position[lf]} {lf}" for lf in table["lf"]]
-    shown = (_show_column(table[lf].alias(number)) for lf, number in position.items())
-    return [Column(name="LF", cells=names), *shown]
+    shown = [_show_column(table[lf].alias(number)) for lf, number in position.items()]
+    return Column(name="LF", cells=names, is_wide=True), shown
 
 
 def _choose_columns(table: "pl.DataFrame") -> list[Column]:

@@ -23,8 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 FILE_WIDTH = 120
 """Width of a table that is not written to a terminal, unless COLUMNS is set."""
 
-_GAP = 3
-"""Spaces between columns."""
+_GAP, _NARROW_GAP = 3, 2
+"""Spaces between columns: where all of them fit with so many, and elsewhere."""
 
 _LEAST, _MOST = 16, 32
 """Fewest characters of a wide column, and most of any other."""
@@ -103,23 +103,38 @@ def print_table(columns: Sequence[Column], *, title: str = "") -> None:
     print_rich(lay_out(columns, title=title))
 
 
+def print_square(first: Column, others: Sequence[Column]) -> None:
+    """Print `first` and as many of `others` beside it as fit whole; then `first` again with the next ones, and so on."""
+    blocks: list[list[Column]] = [[]]
+    for column in others:
+        if blocks[-1] and _sum_widths([first, *blocks[-1], column], _NARROW_GAP) > find_width():
+            blocks.append([])
+        blocks[-1].append(column)
+    parts: list[RenderableType] = []
+    for block in blocks:
+        parts += ["", lay_out([first, *block])] if parts else [lay_out([first, *block])]
+    print_rich(*parts)
+
+
 def lay_out(columns: Sequence[Column], *, title: str = "") -> "Table":
     """Return the table of `columns`, without those for which the terminal is too narrow."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), show_edge=False)
+    width = find_width()
+    gap = _GAP if _sum_widths(columns, _GAP) <= width else _NARROW_GAP
+    table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
     if title:
         table.title, table.title_justify, table.title_style = Text(make_printable(title)), "left", "bold"
-    shown = _fit(columns, find_width())
-    for column, width in zip(shown, _share_width(shown, find_width()), strict=True):
+    shown = _fit(columns, width, gap)
+    for column, share in zip(shown, _share_width(shown, width, gap), strict=True):
         table.add_column(
             Text(make_printable(column.name), style="bold"),
             justify="right" if column.is_number else "left",
             no_wrap=True,
             overflow="ellipsis",
-            width=width,
+            width=share,
         )
     for row in range(len(shown[0].cells) if shown else 0):
         table.add_row(
@@ -131,15 +146,15 @@ def lay_out(columns: Sequence[Column], *, title: str = "") -> "Table":
     return table
 
 
-def _share_width(columns: Sequence[Column], width: int) -> list[int]:
+def _share_width(columns: Sequence[Column], width: int, gap: int) -> list[int]:
     """The width of each column: wide columns share what the others leave, and none gets more than it needs."""
     widths = [_measure(column) for column in columns]
-    left = width - sum(size + _GAP for size, column in zip(widths, columns, strict=True) if not column.is_wide)
+    left = width - sum(size + gap for size, column in zip(widths, columns, strict=True) if not column.is_wide)
     wide = sorted((_measure_whole(column), place) for place, column in enumerate(columns) if column.is_wide)
     for number, (whole, place) in enumerate(wide):
-        share = max(left // (len(wide) - number) - _GAP, _SMALLEST)
+        share = max(left // (len(wide) - number) - gap, _SMALLEST)
         widths[place] = min(whole, share)
-        left -= widths[place] + _GAP
+        left -= widths[place] + gap
     return widths
 
 
@@ -148,10 +163,14 @@ def _measure_whole(column: Column) -> int:
     return max((len(make_printable(cell)) for cell in (column.name, *column.cells)), default=1)
 
 
-def _fit(columns: Sequence[Column], width: int) -> list[Column]:
+def _sum_widths(columns: Sequence[Column], gap: int) -> int:
+    return sum(_measure(column) + gap for column in columns)
+
+
+def _fit(columns: Sequence[Column], width: int, gap: int) -> list[Column]:
     """The `columns` that fit `width`, those of the lowest ranks."""
     shown = list(columns)
-    while sum(_measure(column) + _GAP for column in shown) > width:
+    while _sum_widths(shown, gap) > width:
         last = max(shown, key=lambda column: column.rank)
         if not last.rank:
             break

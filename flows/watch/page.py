@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -83,13 +84,20 @@ class TerminalPage:
     """A page on a terminal, which each result replaces; anywhere else plain lines, each result below the last.
 
     What changed since the last result is bold, with the difference, in green where more is better and in red where less
-    is worse. A page that is longer than the terminal leaves out LFs that did not change, and says how many.
+    is worse. What follows a result, and an error, are drawn into the page. A page that is longer than the terminal leaves
+    out pairs of flipped labels, then LFs that did not change, and says how many.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-        self._last: View | None = None
+        self._before: View | None = None
+        self._shown: View | None = None
+        self._title = Text()
+        self._stages: list[StageView] = []
         self._scores: dict[str, Score] = {}
+        """Of the result that is shown."""
+        self._old_scores: dict[str, Score] = {}
+        """The last ones of each method before those."""
 
     def say(self, text: str) -> None:
         """A faint line."""
@@ -97,51 +105,74 @@ class TerminalPage:
 
     def fail(self, message: str) -> None:
         """The message; what is above it still holds."""
-        self._console.print(Text(f"error: {message}", style="bold red"))
-        if self._last is not None:
-            self.say("the last result above stands until this is corrected")
+        error = [Text(f"error: {message}", style="bold red")]
+        if self._shown is not None:
+            error.append(Text("the last result above stands until this is corrected", style="dim"))
+        if self._shown is not None and self._console.is_terminal:
+            self._draw(self._shown, error)
+        else:
+            self._console.print(Group(*error))
 
     def show(self, view: View) -> None:
         """The whole page."""
-        if self._console.is_terminal:
-            self._console.clear()
         steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in view.steps.items()) or "nothing to compute"
-        below = [
-            self._describe_coverage(view),
-            *self._tabulate_scores(view.scores, view.valid_gold),
-            *_describe_flips("labels of the label model", "since the last result", view.flipped, view.flips),
-            *(Text(f"note: {note}", style="yellow") for note in view.notes),
-        ]
-        if view.failures:
-            below.append(Text(f"note: {view.failures:,} failures of LFs counted as abstains", style="yellow"))
-        if view.follows:
-            below.append(Text(f"follows, unless there is an edit first: {', '.join(view.follows)}", style="dim"))
-        title = Text(f"{time.strftime('%H:%M:%S')}  {view.seconds:.2f} s ({steps})", style="bold")
-        # A line for the title, one for the table's head, one for LFs left out, one for the cursor.
-        room = self._console.height - self._count_lines(below) - 4 if self._console.is_terminal else len(view.lfs)
-        self._console.print(Group(title, *self._tabulate_lfs(view, max(room, _LEAST)), *below))
-        self._last = view
-
-    def _count_lines(self, parts: list[Table | Text]) -> int:
-        return len(self._console.render_lines(Group(*parts), pad=False))
+        self._title = Text(f"{time.strftime('%H:%M:%S')}  {view.seconds:.2f} s ({steps})", style="bold")
+        self._before, self._shown, self._stages = self._shown, view, []
+        self._old_scores |= self._scores
+        self._scores = {score.method: score for score in view.scores}
+        self._draw(view)
 
     def show_stage(self, view: StageView) -> None:
-        """A few lines below the page."""
-        if view.scores or view.flipped is not None:
-            self._console.print(Text(f"after {view.seconds:.0f} s: {view.stage}", style="bold"))
-            gold = self._last.valid_gold if self._last else 0
+        """What `view` adds to the page: on a terminal the page with it, elsewhere a few lines below the page."""
+        self._stages.append(view)
+        self._scores |= {score.method: score for score in view.scores}
+        if self._shown is not None and self._console.is_terminal:
+            self._draw(self._shown)
+        elif view.scores or view.flipped is not None:
+            gold = self._shown.valid_gold if self._shown else 0
+            title = Text(f"after {view.seconds:.0f} s: {view.stage}", style="bold")
+            scores = self._tabulate_scores([score.method for score in view.scores], gold)
+            self._console.print(Group(title, *scores, *_describe_stage(view, _PAIRS)))
+
+    def _draw(self, view: View, error: Sequence[Text] = ()) -> None:
+        if not self._console.is_terminal:
             self._console.print(
-                Group(
-                    *self._tabulate_scores(view.scores, gold),
-                    *_describe_flips(
-                        "shipped labels", "since those of the last result that got so far", view.flipped, view.flips
-                    ),
-                )
+                Group(self._title, *self._tabulate_lfs(view, len(view.lfs)), *self._list_below(view, _PAIRS))
             )
+            return
+        for pairs in range(_PAIRS, -1, -1):
+            below = [*self._list_below(view, pairs), *error]
+            # A line for the title, one for the table's head, one for LFs left out, one for the cursor.
+            room = self._console.height - self._count_lines(below) - 4
+            if room >= min(_LEAST, len(view.lfs)):
+                break
+        self._console.clear()
+        self._console.print(Group(self._title, *self._tabulate_lfs(view, max(room, _LEAST)), *below))
+
+    def _list_below(self, view: View, pairs: int) -> list[Table | Text]:
+        """What stands below the LFs, with at most so many `pairs` of flipped labels."""
+        below = [
+            self._describe_coverage(view),
+            *self._tabulate_scores(list(self._scores), view.valid_gold),
+            *_describe_flips("labels of the label model", "since the last result", view.flipped, view.flips, pairs),
+        ]
+        for stage in self._stages:
+            below += _describe_stage(stage, pairs)
+        below += [Text(f"note: {note}", style="yellow") for note in view.notes]
+        if view.failures:
+            below.append(Text(f"note: {view.failures:,} failures of LFs counted as abstains", style="yellow"))
+        ended = self._stages[-1].stage if self._stages else None
+        follows = view.follows[view.follows.index(ended) + 1 :] if ended in view.follows else view.follows
+        if follows:
+            below.append(Text(f"follows, unless there is an edit first: {', '.join(follows)}", style="dim"))
+        return below
+
+    def _count_lines(self, parts: Sequence[Table | Text]) -> int:
+        return len(self._console.render_lines(Group(*parts), pad=False))
 
     def _tabulate_lfs(self, view: View, room: int) -> list[Table | Text]:
         """The LFs in at most `room` lines, those that changed first."""
-        before = {row.lf: row for row in self._last.lfs} if self._last else {}
+        before = {row.lf: row for row in self._before.lfs} if self._before else {}
         changed = {row.lf for row in view.lfs if before and before.get(row.lf) != row}
         by_need = sorted(view.lfs, key=lambda row: row.lf not in changed)
         count = min(len(view.lfs), room)
@@ -177,7 +208,7 @@ class TerminalPage:
         return table
 
     def _describe_coverage(self, view: View) -> Text:
-        last = self._last
+        last = self._before
         return Text.assemble(
             f"of {view.items:,} items have a vote ",
             _share(view.coverage, None if last is None else last.coverage),
@@ -185,19 +216,18 @@ class TerminalPage:
             _share(view.coverage_extended, None if last is None else last.coverage_extended),
         )
 
-    def _tabulate_scores(self, scores: tuple[Score, ...], gold: int) -> list[Table | Text]:
-        if not scores:
+    def _tabulate_scores(self, methods: Sequence[str], gold: int) -> list[Table | Text]:
+        """The scores of these `methods` of the result that is shown."""
+        if not methods:
             return []
         if not gold:
             return [Text("no valid gold to score methods on", style="dim")]
-        by_name = {score.method: score for score in scores}
-        before, self._scores = self._scores, self._scores | by_name
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column(f"on {gold:,} valid items with gold")
         for name in ("accuracy", "macro F1"):
             table.add_column(name, justify="right", no_wrap=True)
-        for method in order_methods(list(by_name)):
-            score, old = by_name[method], before.get(method)
+        for method in order_methods(list(methods)):
+            score, old = self._scores[method], self._old_scores.get(method)
             table.add_row(
                 name_method(method),
                 _number(score.accuracy, None if old is None else old.accuracy),
@@ -228,16 +258,24 @@ def _list_cells(row: LFRow, old: LFRow | None, *, is_new: bool) -> list[Text]:
     ]
 
 
-def _describe_flips(what: str, against: str, flipped: int | None, flips: tuple[FlipGroup, ...]) -> list[Text]:
+def _describe_stage(view: StageView, pairs: int) -> list[Text]:
+    against = "since those of the last result that got so far"
+    return _describe_flips("shipped labels", against, view.flipped, view.flips, pairs)
+
+
+def _describe_flips(
+    what: str, against: str, flipped: int | None, flips: tuple[FlipGroup, ...], pairs: int
+) -> list[Text]:
+    """How many labels flipped, and the most frequent `pairs` of classes."""
     if flipped is None:
         return []
     lines = [Text(f"{flipped:,} {what} flipped {against}", style="bold" if flipped else "")]
-    for group in flips[:_PAIRS]:
+    for group in flips[:pairs]:
         first = ", ".join(str(item) for item in group.first) + (", ..." if group.count > len(group.first) else "")
         lines.append(Text(f"  {group.before} -> {group.after}: {group.count:,} ({first})"))
-    if len(flips) > _PAIRS:
-        rest = sum(group.count for group in flips[_PAIRS:])
-        lines.append(Text(f"  {len(flips) - _PAIRS:,} other pairs: {rest:,}"))
+    if len(flips) > pairs > 0:
+        rest = sum(group.count for group in flips[pairs:])
+        lines.append(Text(f"  {len(flips) - pairs:,} other pair{'s' if len(flips) > pairs + 1 else ''}: {rest:,}"))
     return lines
 
 

@@ -18,7 +18,7 @@ from snippets import read_snippets
 
 from epoxy_flow import EpoxyError, VoteFilter, apply_lfs, lf_summary, open_project
 from flows.cli.main import main
-from flows.cli.tables import Column, print_table
+from flows.cli.tables import Column, print_square, print_table
 from tasks.labeling import ABSTAIN, keyword_lf, labeling_function, vectorized_labeling_function, vote_where
 from tasks.lf.functions import Item
 from tasks.queries.items import ItemQuery, find_items
@@ -178,6 +178,22 @@ def test_positions_of_other_classes_are_never_shown_as_those_of_now(
     finally:
         (project / "params.yaml").write_text(params)
         lock.unlink()
+
+
+def test_a_square_that_is_too_wide_is_shown_in_parts_with_every_number_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    others = [Column(name=str(lf), cells=["12,345", str(lf)], is_number=True) for lf in range(1, 10)]
+    print_square(Column(name="LF", cells=["a_name_that_is_too_long_for_it", "b"], is_wide=True), others)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 40
+    assert shown.count("12,345") == 9 and shown.count("a_name_that_is") == shown.count("LF") > 2
+
+
+def test_heads_of_columns_are_never_cut(epoxy) -> None:
+    for arguments in (("lfs",), ("lfs", "--pairs"), ("items",)):
+        assert "…" not in epoxy(*arguments, width=80).stdout.splitlines()[0]
 
 
 def test_tables_are_shown_whatever_they_hold(

@@ -31,8 +31,8 @@ def edit(view: View, lf: int, **changes) -> View:
     return replace(view, lfs=tuple(rows))
 
 
-def show(*views: View, width: int = 100, height: int = 30, colors: bool = True) -> list[Text]:
-    """The lines of the last of `views`, shown one after the other."""
+def show(*views: View | StageView | str, width: int = 100, height: int = 30, colors: bool = True) -> list[Text]:
+    """The lines after the last of `views`, shown one after the other; a string is an error."""
     screen = io.StringIO()
     console = Console(
         file=screen, force_terminal=colors, color_system="standard" if colors else None, width=width, height=height,
@@ -42,7 +42,12 @@ def show(*views: View, width: int = 100, height: int = 30, colors: bool = True) 
     for view in views:
         screen.seek(0)
         screen.truncate()
-        page.show(view)
+        if isinstance(view, str):
+            page.fail(view)
+        elif isinstance(view, StageView):
+            page.show_stage(view)
+        else:
+            page.show(view)
     text = screen.getvalue().replace("\x1b[2J", "").replace("\x1b[H", "")
     return [Text.from_ansi(line) for line in text.rstrip("\n").split("\n")]
 
@@ -124,3 +129,34 @@ def test_a_file_gets_every_function():
     first = make_view(80)
     lines = show(first, colors=False, width=120)
     assert sum(line.plain.startswith("keyword") for line in lines) == 80
+
+
+def test_what_follows_and_an_error_are_drawn_into_the_page():
+    """Six LFs as in the tutorial: neither the shipped labels nor an error push the first line off the terminal."""
+    first = make_view(6)
+    group = FlipGroup(before="delivery", after="advice", count=9, first=("i1", "i2", "i3", "i4", "i5"))
+    flips = (group, replace(group, after="payment"), replace(group, before="payment"), replace(group, before="advice"))
+    second = replace(edit(first, 2, coverage=0.25), flipped=36, flips=flips)
+
+    def follow(stage: str, *methods: str) -> StageView:
+        scores = tuple(Score(method=name, accuracy=0.9, macro_f1=0.9) for name in methods)
+        is_shipped = stage == "train"
+        return StageView(
+            stage=stage, seconds=3, scores=scores, flipped=36 if is_shipped else None, flips=flips if is_shipped else ()
+        )
+
+    train, fit = (
+        follow("train", "nearvote", "end_model", "gold_only"),
+        follow("fit", "dawid_skene", "generative", "liger"),
+    )
+    for height in (30, 24):
+        for views in ((first, second, train), (first, second, train, fit), (first, second, train, "lfs/x.py: no")):
+            lines = [line.plain for line in show(*views, height=height)]
+            assert len(lines) < height, (height, len(lines))
+            assert "0.20 s (apply 0.10)" in lines[0] and any("keyword_02" in line for line in lines)
+            assert any("36 shipped labels flipped" in line for line in lines)
+            assert any(line.startswith("Nearvote") for line in lines)
+    assert lines[-2:] == ["error: lfs/x.py: no", "the last result above stands until this is corrected"]
+    lines = [line.plain for line in show(first, second, train)]
+    assert "follows, unless there is an edit first: tune, extend, fit" in lines
+    assert not any(line.plain.startswith("follows") for line in show(first, second, train, fit))
