@@ -1,5 +1,6 @@
 """What differs between two releases, and how a label came about: as data and as text to read."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def _lines(difference: Difference, shown: int, is_whole: bool, texts: Mapping[ob
     labels = difference.labels
     yield f"{difference.before} -> {difference.after}"
     yield f"shipped labels ({name_method(difference.shipped)}): {_count(difference.shipped_metrics, ' metric')}"
-    yield from _changes(difference.shipped_metrics, shown, skip=1)
+    yield from _changes(difference.shipped_metrics, shown, shipped=difference.shipped)
     share = "" if labels.share is None else f" ({labels.share:.2%})"
     yield f"rows: {difference.rows.describe()}"
     yield f"labels: {labels.flipped.height:,} of {labels.common:,} common items flipped{share}"
@@ -190,25 +191,59 @@ def _count(changes: Sequence[object], what: str = "") -> str:
     return f"{len(changes):,}{what}{plural} changed" if changes else "no change"
 
 
-def _changes(changes: Sequence[Change], shown: int, *, skip: int = 0) -> Iterator[str]:
-    """A line each, with the difference of numbers."""
+def _changes(changes: Sequence[Change], shown: int, *, shipped: str | None = None) -> Iterator[str]:
+    """A line each, with the difference of numbers; of metrics of the method `shipped` without its name."""
     for change in changes[:shown]:
-        parts = change.name.split(".")
-        name = change.name if not skip else " ".join([*parts[:skip], *parts[skip + 1 :]])
-        gap = ""
-        if isinstance(change.before, float) and isinstance(change.after, float):
-            gap = f" ({change.after - change.before:+.4g})"
-        yield f"  {name}: {_show(change.before)} -> {_show(change.after)}{gap}"
+        before, after, gap = write_change(change)
+        name = change.name if shipped is None else name_metric(change.name, shipped)
+        yield f"  {name}: {before or '-'} -> {after or '-'}" + (f" ({gap})" if gap else "")
     yield from _rest(len(changes), shown)
+
+
+def name_metric(name: str, shipped: str = "") -> str:
+    """Return a metric's path in metrics.json in words, without the method if it is `shipped`.
+
+    >>> name_metric("test.end_model.log_loss", "end_model"), name_metric("valid.epoxy.accuracy")
+    ('test log loss', 'valid, Epoxy: FlyingSquid, extended votes: accuracy')
+    """
+    split, method, *rest = name.split(".")
+    words = " ".join(rest or [method]).replace("_", " ").replace("macro f1", "macro F1")
+    return f"{split} {words}" if not rest or method == shipped else f"{split}, {name_method(method)}: {words}"
+
+
+def write_change(change: Change) -> tuple[str, str, str]:
+    """Return both values as text and their difference, numbers with equally many decimals; empty where there is none.
+
+    >>> write_change(Change(name="accuracy", before=0.5, after=0.9871234))
+    ('0.5000', '0.9871', '+0.4871')
+    >>> write_change(Change(name="votes", before=1200, after=None))
+    ('1,200', '', '')
+    """
+    pair = [change.before, change.after]
+    numbers = [value for value in pair if isinstance(value, float | int) and not isinstance(value, bool)]
+    style = "," if not any(isinstance(value, float) for value in numbers) else _choose_style(numbers)
+    before, after = (
+        ""
+        if value is None
+        else format(value, style)
+        if value in numbers and not isinstance(value, bool)
+        else str(value)
+        for value in pair
+    )
+    return before, after, f"{numbers[1] - numbers[0]:+{style}}" if len(numbers) == 2 else ""
+
+
+def _choose_style(numbers: Sequence[float]) -> str:
+    """The format of these numbers: four decimals, fewer if they are large, four digits if they are tiny."""
+    largest = max(abs(number) for number in numbers)
+    if not 0.001 <= largest < 1e6:
+        return ".4f" if largest == 0 else ".4g"
+    return f".{min(max(3 - math.floor(math.log10(largest)), 0), 4)}f"
 
 
 def _rest(count: int, shown: int) -> Iterator[str]:
     if count > shown:
         yield f"  and {count - shown:,} more"
-
-
-def _show(value: Scalar) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else ("-" if value is None else str(value))
 
 
 def _compare_documents(old: Release, new: Release, name: str) -> tuple[Change, ...]:

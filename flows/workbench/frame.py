@@ -48,11 +48,12 @@ SECONDS = 0.25
 
 STYLE = """
 .nicegui-content { padding: 0; gap: 0; }
-main { max-width: 1400px; margin: 0 auto; padding: 1rem; width: 100%; }
+#content { max-width: 1400px; margin: 0 auto; padding: 1rem; width: 100%; }
+.nicegui-header { background: none; color: inherit; padding: 0; gap: 0; border-bottom: 1px solid #8884; }
 nav a { padding: .5rem .75rem; text-decoration: none; color: inherit; }
 nav a[aria-current] { border-bottom: 3px solid currentColor; }
 .skip { position: absolute; left: -100vw; } .skip:focus { left: 0; z-index: 9; padding: .5rem 1rem; background: Canvas; }
-main:focus { outline: none; }
+#content:focus { outline: none; }
 h1 { font-size: 1.6rem; line-height: 1.3; margin: 0 0 .75rem; font-weight: 600; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 1.25rem 0 .5rem; font-weight: 600; }
 h3 { font-size: 1rem; line-height: 1.3; margin: 1rem 0 .25rem; font-weight: 600; }
@@ -64,7 +65,7 @@ body { --q-primary: #1a5fb4 !important; } body.body--dark { --q-primary: #8ab8f0
 .quiet { opacity: .75; }
 p { margin: .25rem 0 .5rem; }
 ul { list-style: disc; padding-left: 1.5rem; margin: .25rem 0; }
-.fields { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .25rem .75rem; }
+.fields { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .25rem .75rem; }
 .lines { gap: .25rem; }
 .picture { image-rendering: pixelated; width: 96px; height: 96px; }
 .photo { width: 256px; height: 256px; max-width: 100%; }
@@ -77,6 +78,16 @@ a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px s
   .q-table th, .q-table td { padding: 4px 6px !important; }
   .q-table td { white-space: normal; }
   .q-table th:not(.sorted) .q-table__sort-icon { display: none; }
+  .q-table td:first-child { overflow-wrap: anywhere; }
+  .cards .q-table, .cards tbody { display: block; }  /* a row is a card, each cell under its column's name */
+  .cards thead tr { display: flex; flex-wrap: wrap; height: auto; padding: 2px 0; }
+  .cards thead th { border: 0; }
+  .cards tbody tr { display: grid; grid-template-columns: repeat(4, 1fr); height: auto; padding: 6px 0; border-bottom: 1px solid #8884; }
+  .cards tbody td { border: 0 !important; height: auto !important; text-align: left !important; overflow-wrap: anywhere; }
+  .cards tbody td:first-child { grid-column: 1 / -1; font-weight: 600; }
+  .cards tbody td:not(:first-child)::before { content: attr(data-label); position: static; display: block;
+    font-size: 11px; opacity: .75; background: none; }
+  .cards tbody td.empty { display: none; }
 }
 a.link { color: #1a5fb4; } .body--dark a.link { color: #8ab8f0; }
 """
@@ -140,15 +151,15 @@ def frame(bench: Bench, title: str, path: str) -> Iterator[None]:
     ui.page_title(f"{title} · {bench.name}")
     ui.add_css(STYLE)
     ui.dark_mode(None)  # as the browser prefers
-    ui.html('<a href="#content" class="skip">Skip to content</a>', sanitize=False)
-    with ui.element("header").classes("w-full flex flex-wrap items-center").style("border-bottom: 1px solid #8884"):
+    with ui.header(fixed=False).classes("items-center"):  # beside the page's main element, not in it
+        ui.html('<a href="#content" class="skip">Skip to content</a>', sanitize=False)
         Text(bench.name, "strong").style("padding: .5rem 1rem")
         with ui.element("nav").props('aria-label="Pages"').classes("flex flex-wrap"):
             for name, target in PAGES:
                 entry = ui.link(name, target)
                 if target == path:
                     entry.props('aria-current="page"')
-    with ui.element("main").props('id="content" tabindex="-1"'):
+    with ui.element("div").props('id="content" tabindex="-1"'):
         heading(title, 1)
         edits = describe_edits(bench.root)
         if edits is not None:
@@ -212,7 +223,7 @@ POINTS = (
     "(value < 0 ? '\u2212' : '+') + Math.abs(100 * value).toFixed(1)"
 )
 FINE_POINTS = POINTS.replace("toFixed(1)", "toFixed(2)")
-SHARE = "value => value === null || value === undefined ? '' : (100 * value).toFixed(1) + ' %'"
+SHARE = "value => value === null || value === undefined ? '' : (100 * value).toFixed(1) + '\u00a0%'"
 NUMBER = "value => value === null || value === undefined ? '' : Number(value).toLocaleString('en')"
 DECIMAL = "value => value === null || value === undefined ? '' : Number(value).toFixed(3)"
 """JavaScript that formats the cells of a table; sorting uses the value itself."""
@@ -232,21 +243,32 @@ def table(
     links: Mapping[str, str] | None = None,
     shown: int = 50,
 ) -> ui.table:
-    """Return a table that a click on a header sorts; links: by column, the field of a row that has the address."""
+    """Return a table that a click on a header sorts; links: by column, the field of a row that has the address.
+
+    On a narrow screen the rows of a table with many columns are cards.
+    """
     pagination = {"rowsPerPage": shown if len(rows) > shown else 0}
     made = ui.table(
         columns=[dict(c) for c in columns], rows=[dict(r) for r in rows], row_key=key, pagination=pagination
     )
-    made.classes("w-full").props("dense flat bordered")
+    made.classes("w-full" + (" cards" if len(columns) > _MOST_NARROW else "")).props("dense flat bordered")
     if len(rows) <= shown:
         made.props("hide-bottom")
+    made.add_slot("body-cell", f"{_CELL}{{{{ props.value }}}}</q-td>")
     for name, field in (links or {}).items():
         made.add_slot(
             f"body-cell-{name}",
-            f'<q-td :props="props"><a v-if="props.row.{field}" class="link" :href="props.row.{field}">{{{{ props.value }}}}</a>'
+            f'{_CELL}<a v-if="props.row.{field}" class="link" :href="props.row.{field}">{{{{ props.value }}}}</a>'
             "<span v-else>{{ props.value }}</span></q-td>",
         )
     return made
+
+
+_MOST_NARROW = 5
+"""Columns that fit beside each other at the width of a phone."""
+
+_CELL = """<q-td :props="props" :data-label="props.col.label" :class="{empty: props.value === '' || props.value == null}">"""
+"""The start of a table's cell, which names its column for a narrow screen."""
 
 
 def item_address(item: object, release: str | None = None) -> str:

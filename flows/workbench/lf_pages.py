@@ -35,6 +35,9 @@ from tasks.report.lf_harm import describe_harm, write_mute
 from tasks.tables.files import read_csv
 from tasks.tables.paths import THRESHOLD_CURVES
 
+_INK = "#777"
+"""The color of a chart's texts: as far from white as from the dark page."""
+
 
 def add_pages(bench: Bench) -> None:
     """Add the pages /lfs and /lf."""
@@ -222,13 +225,20 @@ async def _show_curve(bench: Bench, lf: str) -> None:
         {"name": what, "type": "line", "showSymbol": False, "data": points.select("threshold", name).rows()}
         for what, name in (("coverage of all items", "coverage"), ("metric that tune judges by", "metric"))
     ]
+    axis = {
+        "nameLocation": "middle",
+        "nameGap": 28,
+        "nameTextStyle": {"color": _INK},
+        "axisLabel": {"color": _INK},
+        "splitLine": {"lineStyle": {"color": "#8884"}},
+    }
     ui.echart(
         {
             "aria": {"enabled": True},
-            "legend": {},
+            "legend": {"textStyle": {"color": _INK}},
             "tooltip": {"trigger": "axis"},
-            "xAxis": {"type": "value", "name": "threshold", "scale": True},
-            "yAxis": {"type": "value"},
+            "xAxis": {"type": "value", "name": "threshold", "scale": True, **axis},
+            "yAxis": {"type": "value", **axis},
             "series": series,
         }
     ).classes("w-full").style("height: 300px").props('role="img" aria-label="Coverage and metric by threshold"')

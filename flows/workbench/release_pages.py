@@ -1,11 +1,11 @@
 """Releases: the list, one release with its gates, and what differs between two."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nicegui import ui
 
-from flows.releases.diff import Change, Difference, compare_releases
+from flows.releases.diff import Change, Difference, compare_releases, name_metric, write_change
 from flows.releases.gates import GateVerdict
 from flows.releases.store import ListedRelease, list_releases
 from flows.workbench.frame import (
@@ -133,23 +133,21 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int | str | bool) else str(value)
 
 
-def _tabulate(changes: Sequence[Change]) -> None:
-    """A table of what differs."""
+def _tabulate(changes: Sequence[Change], name: Callable[[str], str] = str) -> None:
+    """A table of what differs; name: what a value is called."""
     rows = [
-        {
-            "name": change.name, "before": _plain(change.before), "after": _plain(change.after),
-            "change": f"{change.after - change.before:+.4g}"
-            if isinstance(change.before, float) and isinstance(change.after, float) else "",
-        }
+        {"key": change.name, "name": name(change.name), "before": before, "after": after, "change": gap}
         for change in changes
-    ]  # fmt: skip
-    table([column(name, name.capitalize()) for name in ("name", "before", "after", "change")], rows, key="name")
+        for before, after, gap in [write_change(change)]
+    ]
+    numbers = [{**column(what, what.capitalize()), "align": "right"} for what in ("before", "after", "change")]
+    table([column("name", "Name"), *numbers], rows, key="key")
 
 
 def _show_difference(bench: Bench, found: Difference) -> None:
     heading("Metrics of the shipped labels")
     if found.shipped_metrics:
-        _tabulate(found.shipped_metrics)
+        _tabulate(found.shipped_metrics, lambda name: name_metric(name, found.shipped))
     else:
         Text("No change.", "p")
     heading("Labels")
@@ -175,7 +173,7 @@ def _show_difference(bench: Bench, found: Difference) -> None:
                            ("LFs", found.lfs), ("Learned parameters", found.model)):  # fmt: skip
         if changes:
             with ui.expansion(f"{title}: {len(changes):,} differ", value=title == "Params").classes("w-full"):
-                _tabulate(changes)
+                _tabulate(changes, name_metric if title == "Metrics of other methods" else str)
     if found.inputs:
         heading("Other inputs")
         for path in found.inputs:

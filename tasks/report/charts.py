@@ -66,6 +66,7 @@ def choose_scale(result: SplitResult) -> Scale:
     """The range, in whole steps of five points, that holds every accuracy and interval of the table."""
     ends = np.array([[row.accuracy.value, row.accuracy.low, row.accuracy.high] for row in result.methods])
     low, high = np.floor(np.nanmin(ends) * 20) / 20, np.ceil(np.nanmax(ends) * 20) / 20
+    low = min(low, 0.95)
     return Scale(low=float(low), high=float(max(high, low + 0.05)))
 
 

@@ -90,7 +90,7 @@ def test_the_difference_of_two_releases(root):
     assert "rows: 1 new, 0 changed, 0 deleted, 4 kept" in text
     assert "hello.threshold" not in text and "; --all lists them" in text.splitlines()[-1]
     whole = describe_difference(difference, is_whole=True)
-    assert "  hello.threshold: 0.5 -> 0.75 (+0.25)" in whole and "--all" not in whole
+    assert "  hello.threshold: 0.5000 -> 0.7500 (+0.2500)" in whole and "--all" not in whole
     back = compare_releases(root, after, before)
     assert (back.labels.new, back.labels.deleted, back.rows.deleted) == (0, 1, 1)
     same = compare_releases(root, before, before)
@@ -115,11 +115,13 @@ def test_the_shipped_labels_come_first_and_flipped_items_have_their_text(root):
     lines = describe_difference(difference, texts=read_texts(root, difference)).splitlines()
     assert lines[1:3] == [
         "shipped labels (End model on nearvote): 1 metric changed",
-        "  valid accuracy: 0.75 -> 0.5 (-0.25)",
+        "  valid accuracy: 0.7500 -> 0.5000 (-0.2500)",
     ]
     assert "  c: ham -> spam  a text c" in lines
     assert "valid.majority_vote.accuracy" not in "\n".join(lines)
-    assert "  valid.majority_vote.accuracy: 0.75 -> 0.5 (-0.25)" in describe_difference(difference, is_whole=True)
+    assert "  valid.majority_vote.accuracy: 0.7500 -> 0.5000 (-0.2500)" in describe_difference(
+        difference, is_whole=True
+    )
     (root / ITEMS).unlink()
     assert read_texts(root, difference) == {}
 
