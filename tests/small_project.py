@@ -1,10 +1,12 @@
 """A project of a hundred items on which every stage takes a fraction of a second, with real DVC and Git around it."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from tasks.__main__ import STAGES
+from tasks.__main__ import STAGES, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -100,6 +102,7 @@ def make_project(root: Path, *, n: int = 100, d: int = 6) -> Path:
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns(*left_out))
         else:
             shutil.copy2(source, root / name)
+    copy_compiled_loops(root)
     (root / "lfs" / "small.py").write_text(LFS)
     write_raw(root / "data" / "raw", n, d=d)
     write_params(root)
@@ -112,6 +115,26 @@ def make_project(root: Path, *, n: int = 100, d: int = 6) -> Path:
     ):
         subprocess.run(["git", *command], cwd=root, check=True)
     return root
+
+
+def copy_compiled_loops(root: Path) -> None:
+    """Give the copy of this code at `root` the machine code that Numba made of these compiled loops.
+
+    It takes 5 s of a processor to make, and Numba keeps it beside the source: each copy would make it anew. What differs
+    from the source is not used.
+    """
+    kept = Path("tasks", "core", "search", "__pycache__")
+    if not any((REPOSITORY / kept).glob("*.nbi")):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            write_raw(Path("data", "raw"), 100)
+            write_params(Path())
+            Path("lfs").mkdir()
+            Path("lfs", "small.py").write_text(LFS, encoding="utf-8")
+            for stage in ("ingest", "gold", "index", "apply", "search"):
+                run_stage(Path(), stage)
+    (root / kept).mkdir(exist_ok=True)
+    for file in (REPOSITORY / kept).glob("*.nb[ci]"):
+        shutil.copy2(file, root / kept)
 
 
 def make_environment(root: Path, **more: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from small_project import copy_compiled_loops
 from toy_project import Toy
 
 from flows.watch.loop import Loop, prepare_data
@@ -361,6 +362,7 @@ def test_the_command_brings_the_index_up_to_date_answers_edits_and_ends_tidily(
     root = tmp_path / "project"
     for name in ("tasks", "flows", "gold"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_compiled_loops(root)
     for name in ("dvc.yaml", "requirements.lock"):
         shutil.copyfile(ROOT / name, root / name)
     write_raw(root)
