@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandera.polars as pa
 import polars as pl
 
 from tasks.core.types import ABSTAIN, ITEM_ID, LF_NAME
 from tasks.params import Split
+from tasks.tables.lean_pandera import pandas_left_out
+
+with pandas_left_out():
+    import pandera.polars as pa
 
 ASCENDS = "each item_id once, ascending"
 """The name of the check that also holds from one batch of a table to the next."""

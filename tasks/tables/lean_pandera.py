@@ -1,0 +1,59 @@
+"""Imports pandera for Polars alone.
+
+pandera also imports pandas wherever that is installed, which takes longer than all else that a stage imports, and which
+nothing here needs. It is told that there is no pandas; who asks pandera for what needs pandas, as an LF module may, gets it
+then.
+"""
+
+import contextlib
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+
+class _WithoutPandas:
+    """Finds no pandas for one thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Return nothing, so that the next finder is asked, unless this thread asks for pandas."""
+        if name == "pandas" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError("No module named 'pandas'", name=name)
+
+
+@contextlib.contextmanager
+def pandas_left_out() -> Iterator[None]:
+    """A block that imports pandera without pandas, unless one of them is there already."""
+    if "pandas" in sys.modules or "pandera" in sys.modules:
+        yield
+        return
+    finder = _WithoutPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+    modules = [sys.modules[name] for name in ("pandera.typing", "pandera")]
+    for module in modules:
+        vars(module)["__getattr__"] = _complete_when_asked(module, modules)
+
+
+def _complete_when_asked(module: ModuleType, modules: list[ModuleType]) -> Callable[[str], Any]:
+    """The `__getattr__` of `module` that imports `modules` once more, now with pandas, for a name that is missing."""
+
+    def find(name: str) -> Any:
+        if not name.startswith("__"):
+            for one in modules:
+                vars(one).pop("__getattr__", None)
+            for one in modules:
+                importlib.reload(one)
+            if name in vars(module):
+                return vars(module)[name]
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=module)
+
+    return find
