@@ -49,7 +49,7 @@ UNITS: dict[str, Callable[[Size], float]] = {
 from at most; C, the vectors that cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
 
 FORMULAS: dict[str, dict[str, float]] = {
-    "ingest": {"MiB": 180, "n": 150, "G d": 14},
+    "ingest": {"MiB": 180, "n": 150, "G d": 32},
     "index": {"MiB": 140, "n": 60, "G d": 36, "C d": 8},
     "gold": {"MiB": 165, "n": 220},
     "apply": {"MiB": 130, "n": 60, "n m": 10},

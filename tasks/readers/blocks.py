@@ -133,9 +133,11 @@ def join_blocks(matched: MatchedBlocks, items: Items, quarantine: Quarantine) ->
     with Progress("writing embeddings", total=len(ids)) as progress:
         for start in range(0, len(ids), ROW_GROUP):
             part = ids[start : start + ROW_GROUP]
+            whole = np.empty((len(part), sum(block.width for block in blocks)), np.float32)
             pieces: dict[str, npt.NDArray[np.float32]] = {}
+            scales: dict[str, npt.NDArray[np.float64]] = {}
             is_good = np.ones(len(part), np.bool_)
-            for block in blocks:
+            for block, end in zip(blocks, np.cumsum([block.width for block in blocks]).tolist(), strict=True):
                 rows = block.rows[start : start + len(part)]
                 vectors = to_float32(block.found.matrix[rows])
                 is_infinite, is_zero = ~np.isfinite(vectors).all(axis=1), ~vectors.any(axis=1)
@@ -151,13 +153,21 @@ def join_blocks(matched: MatchedBlocks, items: Items, quarantine: Quarantine) ->
                     infinite[block.name].append(part.filter(pl.Series(is_infinite)))
                     zero[block.name].append(part.filter(pl.Series(is_zero)))
                     is_good &= ~(is_infinite | is_zero)
-                pieces[block.name] = vectors
+                pieces[block.name] = whole[:, end - block.width : end]
+                pieces[block.name][:] = vectors
+                if block.share is not None:
+                    scales[block.name] = _find_scales(vectors, block.share)
             twins = {(one, other) for one, other in twins if np.array_equal(pieces[one], pieces[other])}
             kept += int(is_good.sum())
             if quarantine.is_on or is_good.all():
-                scaled = [_scale(pieces[block.name][is_good], block.share) for block in blocks]
-                whole = scaled[0] if len(scaled) == 1 else np.hstack(scaled)
-                yield pl.DataFrame([part.filter(pl.Series(is_good)), pl.Series("embedding", whole, dtype=kind)])
+                with np.errstate(invalid="ignore"):  # in rows that are left out
+                    for name, scale in scales.items():
+                        # In float64 and rounded at once, without a copy of the block.
+                        np.multiply(pieces[name], scale[:, None], out=pieces[name], casting="same_kind")
+                embedding = pl.Series("embedding", whole if is_good.all() else whole[is_good], dtype=kind)
+                del whole, vectors  # while the part is written
+                pieces.clear()
+                yield pl.DataFrame([part.filter(pl.Series(is_good)), embedding])
             progress.advance(len(part))
     quarantine.require_few(kept)
     _require_none(infinite, "have NaN or infinity (in float32)", "Compute them again, or leave the items out.")
@@ -180,13 +190,13 @@ def _note(
         quarantine.add_items(ids, Reason.BAD_EMBEDDING, [what] * len(ids), items.ids_by_file)
 
 
-def _scale(vectors: npt.NDArray[np.float32], share: float | None) -> npt.NDArray[np.float32]:
-    """`vectors`, each of length sqrt(`share`); as they are if that is None."""
-    if share is None:
-        return vectors
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    scaled: npt.NDArray[np.float32] = (vectors * (np.sqrt(share) / norms)[:, None]).astype(np.float32)
-    return scaled
+def _find_scales(vectors: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.float64]:
+    """What each of `vectors` is multiplied by to become as long as sqrt(`share`)."""
+    with np.errstate(divide="ignore"):  # a zero vector, which is left out
+        scales: npt.NDArray[np.float64] = np.sqrt(share) / np.sqrt(
+            np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        )
+    return scales
 
 
 def _require_none(found: Mapping[str, list[pl.Series]], what: str, remedy: str) -> None:

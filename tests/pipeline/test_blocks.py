@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from tasks.core.tfidf import fit_tfidf
 from tasks.errors import DataError, EpoxyError
 from tasks.params import IngestParams, TuneParams
 from tasks.readers import blocks
+from tasks.readers.embeddings import Embeddings
+from tasks.readers.items import Items
+from tasks.readers.quarantine import Quarantine
 from tasks.report.facts import describe_fitness
 from tasks.tables.block_layout import BlockLayout, read_layout, write_layout
 from tasks.tables.parquet import find_shards
@@ -130,6 +134,32 @@ def test_other_blocks_leave_nothing_of_the_former(tmp_path: Path) -> None:
     run(write(tmp_path))
     run(tmp_path, {"own": OWN})
     assert [path.name for path in (tmp_path / BLOCKS).iterdir()] == ["layout.json"]
+
+
+def test_blocks_are_joined_without_copies_of_the_whole(tmp_path: Path) -> None:
+    """A row group of vectors is up to some hundred MiB; what is held beside it is a block at a time."""
+    n, width = 1000, 256
+    ids = pl.Series("item_id", np.arange(n))
+    rng = np.random.default_rng(0)
+    kinds = tuple(
+        blocks.Block(
+            name=name,
+            found=Embeddings(ids=ids, matrix=rng.standard_normal((n, width), np.float32), rows=np.arange(n)),
+            rows=np.arange(n), share=0.25, model=None,
+        )
+        for name in "abcd"
+    )  # fmt: skip
+    items = Items(table=ids.to_frame(), gold=pl.Series("gold", [None] * n), remarks=(), losses=(), ids_by_file={})
+    quarantine = Quarantine(tmp_path, None)
+    tracemalloc.start()
+    try:
+        (table,) = blocks.join_blocks(blocks.MatchedBlocks(ids=ids, blocks=kinds), items, quarantine)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert table["embedding"].to_numpy().shape == (n, 4 * width)
+    # The whole, a block as it is read, and a byte per number for checks: with copies of the whole it was four times the whole.
+    assert peak < 2 * 4 * n * 4 * width
 
 
 def spoil(row: int, value: float | list[float]) -> npt.NDArray[np.float32]:
