@@ -81,9 +81,7 @@ def show_suggestions(found: "Suggestions") -> None:
     """Print `found` as a table, and the source of the first."""
     rows = found.rows.to_dicts()
     if not rows:
-        click.echo(
-            f"{found.describe_need()}; nothing would vote precisely enough for them: try a lower --least-precision"
-        )
+        click.echo(f"{found.describe_need()}; {found.describe_lack()}")
         return
 
     def column(name: str, cells: list[str], rank: int = 0) -> Column:

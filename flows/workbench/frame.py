@@ -43,8 +43,8 @@ SHORT = 600
 LONG = 20_000
 """Most characters of a text on the item's page."""
 
-SECONDS = 0.25
-"""Seconds between checks for changes."""
+SECONDS = 0.05
+"""Seconds between checks for changes: a fifth of what `epoxy watch` takes for an edit; a check takes a thousandth of that."""
 
 STYLE = """
 .nicegui-content { padding: 0; gap: 0; }
@@ -243,7 +243,7 @@ def table(
     links: Mapping[str, str] | None = None,
     shown: int = 50,
 ) -> ui.table:
-    """Return a table that a click on a header sorts; links: by column, the field of a row that has the address.
+    """Return a table that a click on a head, or Enter, sorts; links: by column, the field of a row that has the address.
 
     On a narrow screen the rows of a table with many columns are cards.
     """
@@ -254,6 +254,7 @@ def table(
     made.classes("w-full" + (" cards" if len(columns) > _MOST_NARROW else "")).props("dense flat bordered")
     if len(rows) <= shown:
         made.props("hide-bottom")
+    made.add_slot("header-cell", _HEAD)
     made.add_slot("body-cell", f"{_CELL}{{{{ props.value }}}}</q-td>")
     for name, field in (links or {}).items():
         made.add_slot(
@@ -266,6 +267,14 @@ def table(
 
 _MOST_NARROW = 5
 """Columns that fit beside each other at the width of a phone."""
+
+_HEAD = """
+<q-th :props="props" tabindex="0"
+  @keydown.enter="props.sort(props.col.name)" @keydown.space.prevent="props.sort(props.col.name)"
+  :aria-sort="!props.col.__thClass.includes('sorted') ? null
+    : props.col.__thClass.includes('sort-desc') ? 'descending' : 'ascending'">{{ props.col.label }}</q-th>
+"""
+"""The head of a table's column, which sorts by keyboard, too, and says how."""
 
 _CELL = """<q-td :props="props" :data-label="props.col.label" :class="{empty: props.value === '' || props.value == null}">"""
 """The start of a table's cell, which names its column for a narrow screen."""

@@ -73,7 +73,8 @@ def _show_form(bench: Bench, label: str, bound: float) -> None:
 def _show_suggestions(bench: Bench, found: Suggestions) -> None:
     said = f"{found.describe_need()}. "
     if found.rows.is_empty():
-        Text(f"{said}Nothing would vote precisely enough for them; try a lower bound, or label more of valid.", "p")
+        lack = found.describe_lack()
+        Text(f"{said}{lack[0].upper()}{lack[1:]}.", "p")
         return
     Text(
         f"{said}What helps most of them comes first; each is counted without what those above it reach. 'At least' is the "

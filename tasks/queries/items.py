@@ -27,6 +27,7 @@ from tasks.queries.project_data import (
     require_not_negative,
     to_names,
 )
+from tasks.queries.text_search import search_texts
 from tasks.tables.label_matrix import read_all_gold
 from tasks.tables.paths import (
     END_MODEL_PREDICTIONS,
@@ -264,7 +265,7 @@ def _list_conditions(data: ProjectData, query: ItemQuery, before: pl.DataFrame |
             raise QueryError("flipped: nothing to compare with. Name a release.")
         yield (_find_before(data, before) != data.labels()["label"]).fill_null(False).to_numpy()
     if query.text is not None:
-        yield _search_text(items, query.text)
+        yield search_texts(items, query.text)
 
 
 def _list_vote_conditions(votes: LFVotes, query: ItemQuery, gold: Votes, classes: Sequence[str]) -> Iterator[Bool]:
@@ -327,16 +328,6 @@ def _find_before(data: ProjectData, before: pl.DataFrame) -> pl.Series:
         return pl.Series("label", [None] * len(ids), dtype=pl.String)
     joined = ids.to_frame().join(before.select(ITEM_ID, "label"), on=ITEM_ID, how="left", maintain_order="left")
     return joined["label"]
-
-
-def _search_text(items: pl.DataFrame, text: str) -> Bool:
-    """Whether each item contains `text` in some column, in upper or lower case, bool of shape (n,)."""
-    columns = [name for name, dtype in items.schema.items() if dtype == pl.String and name != "split"]
-    if not columns:
-        return np.zeros(items.height, dtype=np.bool_)
-    pattern = f"(?i){pl.escape_regex(text)}"
-    found = items.lazy().select(pl.any_horizontal(pl.col(name).str.contains(pattern) for name in columns))
-    return found.collect().to_series().fill_null(False).to_numpy()
 
 
 def _column_of(order: str | None) -> str | None:

@@ -81,12 +81,20 @@ class Suggestions:
     in_need: int
     is_described: bool
     """Whether an LF votes by what classes mean; its votes alone leave an item in need."""
+    tried: int
+    """Rules that were tried."""
 
     def describe_need(self) -> str:
         """How many items are in need of an LF, and what that means."""
         but = " but by what classes mean" if self.is_described else ""
         of = "" if self.sampled == self.items else f", in a sample of {self.sampled:,}"
         return f"{self.in_need:,} items have an uncertain label, or no vote{but}{of}"
+
+    def describe_lack(self) -> str:
+        """Why there is no suggestion, and what to do."""
+        if not self.tried:
+            return "no rule can be tried: rules are made of texts, numbers and categories in the items' columns"
+        return "nothing would vote precisely enough for them: try a lower bound of precision, or label more of valid"
 
 
 def suggest_lfs(
@@ -117,7 +125,9 @@ def suggest_lfs(
     gold, labels = data.gold()[rows], data.label_positions()[rows]
     taken = {*votes.lfs}
     found: list[tuple[Rule, Int64, int, GoldCounts, bool]] = []
+    tried = 0
     for rules, fits in _list_rules(items, in_need):
+        tried += len(rules)
         for c in wanted:
             by_gold, by_labels = (_count(fits, truth, c) for truth in (gold, labels))
             is_judged = by_gold.votes >= LEAST_GOLD
@@ -145,6 +155,7 @@ def suggest_lfs(
         items=len(need),
         in_need=int(in_need.sum()),
         is_described=described in votes.lfs,
+        tried=tried,
     )
 
 

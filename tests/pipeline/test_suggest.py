@@ -22,8 +22,10 @@ from tasks.queries.items import measure_items
 from tasks.queries.project_data import ProjectData
 from tasks.queries.suggest import EXAMPLES, UNCERTAIN, append_lf, suggest_lfs
 from tasks.queries.try_lf import choose_rows, try_lf
+from tasks.tables import schemas
 from tasks.tables.files import write_json
-from tasks.tables.paths import DESCRIPTIONS_SUMMARY
+from tasks.tables.parquet import read_table, write_table
+from tasks.tables.paths import DESCRIPTIONS_SUMMARY, ITEMS
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +155,19 @@ def test_items_on_which_classes_are_only_described_are_in_need_of_an_lf(project:
     found = suggest_lfs(data, count=0)
     assert found.in_need == before + alone.sum() > before
     assert "or no vote but by what classes mean" in found.describe_need()
+
+
+def test_that_no_rule_can_be_made_is_told_apart_from_rules_that_are_not_precise_enough(
+    project: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(project, tmp_path / "project")
+    found = suggest_lfs(ProjectData(tmp_path / "project"), least_precision=1.0)
+    assert found.rows.is_empty() and found.tried
+    assert "try a lower bound of precision" in found.describe_lack()
+    items = read_table(tmp_path / "project" / ITEMS, schemas.ITEMS).select("item_id", "split")
+    images = items.with_columns(image=pl.lit([0.0, 1.0], dtype=pl.List(pl.Float64)))
+    write_table(tmp_path / "project" / ITEMS, images, schemas.ITEMS)
+    assert "rules are made of texts" in suggest_lfs(ProjectData(tmp_path / "project")).describe_lack()
 
 
 def test_the_command_shows_and_appends(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,6 +290,21 @@ def test_tab_goes_through_a_page_in_the_order_in_which_it_is_read(workbench: Wor
 
 
 @needs_chromium
+def test_a_table_is_sorted_by_keyboard(workbench: Workbench, tmp_path: Path) -> None:
+    with open_page(workbench.open("/lfs"), tmp_path) as page:
+        page.wait_for("window.did_handshake !== false && document.querySelectorAll('.q-table tbody tr').length > 2")
+        head = "[...document.querySelectorAll('th')].find(th => th.innerText.includes('Coverage'))"
+        for order in ("ascending", "descending"):
+            page.evaluate(f"{head}.focus()")
+            press(page, "Enter", "Enter", 13)
+            page.wait_for(f"{head}.getAttribute('aria-sort') == '{order}'")
+            shown = page.evaluate(
+                "[...document.querySelectorAll('td[data-label=Coverage]')].map(td => parseFloat(td.innerText))"
+            )
+            assert len(set(shown)) > 1 and shown == sorted(shown, reverse=order == "descending")
+
+
+@needs_chromium
 def test_an_edit_is_seen_and_an_error_leaves_the_last_good_state(project: Path, tmp_path: Path) -> None:
     root = shutil.copytree(project, tmp_path / "project")
     # What watch brings up to date at its start is there already.
