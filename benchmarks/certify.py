@@ -1,8 +1,9 @@
 """`python -m benchmarks certify FOLDER`: whether certified labels are as good as they claim, and how many there are.
 
 Tasks are those of `python -m benchmarks quality`. Each draw deals the items of valid and test that have gold anew: so many
-rows are the gold of valid, the labels are fitted with it and certified as train does, and the other rows judge. Test gold is
-read here, to simulate and to judge.
+rows are the gold of valid, the labels are fitted with it and certified as train does, and the other rows judge. With
+`--judges-alone` gold teaches nothing (`train.gold: none`), so that the same labels are certified in every draw, and draws cost
+next to nothing. Test gold is read here, to simulate and to judge.
 """
 
 import argparse
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> int:
         "--error-rate", type=float, default=CertifyParams().error_rate, help="of certified labels at most"
     )
     parser.add_argument("--confidence", type=float, default=CertifyParams().confidence)
+    parser.add_argument("--judges-alone", action="store_true", help="gold certifies labels that are fitted without it")
     parser.add_argument("--tasks", nargs="+", default=None, help="names of tasks; all by default")
     parser.add_argument("--json", type=Path, default=None, help="file for all draws")
     chosen = parser.parse_args(arguments)
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
         return 2
     results = []
     for path in paths:
-        results += measure_task(path, chosen.gold, chosen.draws, params)
+        results += measure_task(path, chosen.gold, chosen.draws, params, judges_alone=chosen.judges_alone)
         if chosen.json:
             write_json(chosen.json, [asdict(result) for result in results])
         print(f"{path.name}: done", file=sys.stderr, flush=True)
@@ -64,7 +66,9 @@ def main(arguments: list[str]) -> int:
     return 1 if any(fmean(result.certified_error) > params.error_rate for result in results) else 0
 
 
-def measure_task(path: Path, amounts: list[int], draws: int, params: CertifyParams) -> list[Result]:
+def measure_task(
+    path: Path, amounts: list[int], draws: int, params: CertifyParams, *, judges_alone: bool
+) -> list[Result]:
     """Return the results of the task at `path` by number of gold rows; as many as valid has, where fewer than asked for."""
     results = []
     with open_task(path) as task:
@@ -72,9 +76,12 @@ def measure_task(path: Path, amounts: list[int], draws: int, params: CertifyPara
         rows = np.r_[gold.rows, task.tests] if gold else task.tests
         classes = np.r_[gold.classes, task.test_gold] if gold else task.test_gold
         students: dict[bytes, Student] = {}
+        untaught = fit_draw(task, None, students) if judges_alone else None
         there = 0 if gold is None else len(gold.rows)
         for amount in dict.fromkeys(min(amount, there) for amount in amounts):
-            found = [_measure_draw(task, rows, classes, amount, seed, params, students) for seed in range(draws)]
+            found = [
+                _measure_draw(task, rows, classes, amount, seed, params, students, untaught) for seed in range(draws)
+            ]
             error, share, certified = (list(column) for column in zip(*found, strict=True))
             results.append(
                 Result(task=path.name, gold_rows=amount, error=error, share=share, certified_error=certified)
@@ -90,13 +97,17 @@ def _measure_draw(
     seed: int,
     params: CertifyParams,
     students: dict[bytes, Student],
+    untaught: train.FittedLabels | None,
 ) -> tuple[float, float, float]:
-    """Return the error rate of all labels, the share of certified ones, and their error rate, on rows that are not drawn."""
+    """Return the error rate of all labels, the share of certified ones, and their error rate, on rows that are not drawn.
+
+    untaught: the labels, where gold does not teach them.
+    """
     drawn = np.zeros(len(rows), dtype=np.bool_)
     drawn[np.random.default_rng(seed).permutation(len(rows))[:amount]] = True
     order = np.argsort(rows[drawn])
     gold = GoldRows(rows=rows[drawn][order], classes=classes[drawn][order])
-    fitted = fit_draw(task, gold, students)
+    fitted = fit_draw(task, gold, students) if untaught is None else untaught
     certificate = train.certify_labels(fitted, gold, params)
     posterior = fitted.posterior[rows[~drawn]]
     is_wrong = pick_labels(posterior, fitted.balance) != classes[~drawn]

@@ -53,10 +53,11 @@ def count_votes(votes: Votes, n_classes: int) -> Int64:
 def weigh_copies(votes: Votes, n_classes: int) -> Float64:
     """Return the share (m, k) in [0, 1] that LF j has in what it and its near-copies say of class c.
 
-    One over the sum over LFs l of J(j, l, c)^4, where J is the share of the items on which both vote c among those on
-    which either does; l = j is one of them. LFs that have little in common count fully. Of LFs whose votes are all the
-    same the first speaks for all and the others have 0, so that exact copies change not a digit. NaN where LF j never
-    votes c.
+    One over the sum over LFs l of J^4, l = j being one of them. J is the larger of two shares: of the items on which both vote c
+    among those on which either does, and of the items on which both vote alike among those on which either votes. By the
+    second, what a near-copy says where it is none counts no more than what it copies. LFs that have little in common count
+    fully. Of LFs whose votes are all the same the first speaks for all and the others have 0, so that exact copies change not a
+    digit. NaN where LF j never votes c.
 
     Parameters
     ----------
@@ -67,22 +68,47 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
     --------
     >>> votes = np.array([[0, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 0]], dtype=np.int8)
     >>> weigh_copies(votes, 2).round(3).tolist()
-    [[0.941, 1.0], [0.0, 0.0], [0.941, nan]]
+    [[0.941, 0.941], [0.0, 0.0], [0.941, nan]]
     """
     m = votes.shape[1]
     is_first = find_originals(votes) == np.arange(m)
+    firsts = np.flatnonzero(is_first)
+    common = _count_common(votes[:, firsts], n_classes)
+    alike = common.same / np.maximum(common.either, 1)
     counts = count_votes(votes, n_classes)
     shares = np.full((m, n_classes), np.nan)
     for c in range(n_classes):
         voting = counts[:, c] > 0
         shares[voting & ~is_first, c] = 0.0
-        lfs = np.flatnonzero(voting & is_first)
-        cast = sparse.csc_array((votes[:, lfs] == c).astype(np.int64))
+        lfs = np.flatnonzero(voting[firsts])
+        cast = sparse.csc_array((votes[:, firsts[lfs]] == c).astype(np.int64))
         both = (cast.T @ cast).toarray().astype(np.float64)
         each = np.diag(both)
-        common = both / (each[:, None] + each[None, :] - both)
-        shares[lfs, c] = 1.0 / np.sort(common**COPY_POWER, axis=1).sum(axis=1)
+        found = alike[lfs]
+        found[:, lfs] = np.maximum(found[:, lfs], both / (each[:, None] + each[None, :] - both))
+        shares[firsts[lfs], c] = 1.0 / np.sort(found**COPY_POWER, axis=1).sum(axis=1)
     return shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    """On how many items two LFs vote for the same class, and on how many at least one of them votes, (m, m) each."""
+
+    same: Int64
+    either: Int64
+
+
+def _count_common(votes: Votes, n_classes: int) -> _Common:
+    m = votes.shape[1]
+    same, both = np.zeros((m, m), np.int64), np.zeros((m, m), np.int64)
+    for start in range(0, len(votes), BLOCK):
+        item, lf = np.nonzero(votes[start : start + BLOCK] >= 0)
+        said = item * n_classes + votes[start + item, lf]
+        for total, row, width in ((same, said, n_classes), (both, item, 1)):
+            cast = sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(BLOCK * width, m))
+            total += (cast.T @ cast).toarray()
+    each = np.diag(both)
+    return _Common(same=same, either=each[:, None] + each[None, :] - both)
 
 
 def group_copies(votes: Votes, n_classes: int) -> tuple[CopyGroup, ...]:
@@ -95,16 +121,9 @@ def group_copies(votes: Votes, n_classes: int) -> tuple[CopyGroup, ...]:
     >>> group_copies(np.array([[0, 0, -1], [1, 1, 0]], dtype=np.int8), 2)
     (CopyGroup(lfs=(0, 1), worth=1.0),)
     """
-    m = votes.shape[1]
-    same, both = np.zeros((m, m), np.int64), np.zeros((m, m), np.int64)
-    for start in range(0, len(votes), BLOCK):
-        item, lf = np.nonzero(votes[start : start + BLOCK] >= 0)
-        said = item * n_classes + votes[start + item, lf]
-        for total, row, width in ((same, said, n_classes), (both, item, 1)):
-            cast = sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(BLOCK * width, m))
-            total += (cast.T @ cast).toarray()
-    either = np.diag(both)[:, None] + np.diag(both)[None, :] - both
-    _, group = connected_components((same >= NEAR_COPY * either) & (same > 0), directed=False)
+    common = _count_common(votes, n_classes)
+    is_near = (common.same >= NEAR_COPY * common.either) & (common.same > 0)
+    _, group = connected_components(is_near, directed=False)
     counts = count_votes(votes, n_classes)
     totals = np.maximum(counts.sum(axis=1), 1)
     worth = (counts * np.nan_to_num(weigh_copies(votes, n_classes))).sum(axis=1) / totals

@@ -317,6 +317,9 @@ def test_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pairs = zip(found["share"], found["certified_error"], strict=True)
         assert all(error == 0 for share, error in pairs if share == 0) and len(found["error"]) == 2
     assert "| clusters | 100 | 2 |" in capsys.readouterr().out
+    assert certify.main([*command[:2], "60", "--draws", "3", "--judges-alone", "--json", str(out)]) == 0
+    (found,) = json.loads(out.read_text())
+    assert found["gold_rows"] == 60 and max(found["error"]) - min(found["error"]) < 0.05 < max(found["share"])
 
 
 def test_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
