@@ -13,6 +13,7 @@ from tasks.readers import encoder
 from tasks.readers.blocks import join_blocks, read_blocks
 from tasks.readers.items import Items, read_items
 from tasks.readers.quarantine import Quarantine
+from tasks.readers.unknown_words import describe_unread
 from tasks.tables import schemas
 from tasks.tables.block_layout import BlockLayout, write_layout
 from tasks.tables.parquet import write_shards, write_table
@@ -73,7 +74,9 @@ def run(
     print(_summarize(items, widths[-1], layout))
     if remark := describe_quarantine(failed):
         print(f"{WARNING}{remark}", file=sys.stderr)
-    for loss in items.losses:
+    read = [block.model for block in blocks if block.model and not block.model.is_of_images]
+    unread = [describe_unread(root, encoded.model, items.table[encoded.column]) for encoded in read]
+    for loss in [*items.losses, *filter(None, unread)]:
         print(f"{WARNING}{loss}.", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ from tasks.errors import DataError, ParamsError
 from tasks.params import TFIDF, DescribeParams, EncoderParams, Split
 from tasks.readers.embeddings import choose_loader
 from tasks.readers.encoder import encode_texts
+from tasks.readers.unknown_words import find_unread
 from tasks.tables import schemas
 from tasks.tables.block_layout import BlockLayout, name_encoder, read_layout
 from tasks.tables.parquet import read_schema, read_table
@@ -105,7 +106,7 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
         checked = [f"embeddings are of images ('{said.model}'), so nothing checks that '{model}' is of the same kind"]
     else:
         checked = _check_encoder(root, choice, params.column or (said.column if said else "text"))
-    notes = [*checked, *_find_cut(root, choice, sentences)]
+    notes = [*checked, *_find_cut(root, choice, sentences), *_find_unread(root, model, sentences)]
     return ClassVectors(
         vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=model, notes=tuple(notes)
     )
@@ -145,7 +146,7 @@ def _encode_in_blocks(
             choice = EncoderParams(model=said.model, batch_size=64)
             encoded = encode_texts(root, pl.Series(sentences), choice, choose_loader(said.model))
             part = np.asarray(encoded.matrix[encoded.rows])
-            notes += _find_cut(root, choice, sentences)
+            notes += [*_find_cut(root, choice, sentences), *_find_unread(root, said.model, sentences)]
         if part.shape[1] != block.width:
             raise DataError(
                 f"apply.describe: '{block.model}' gives vectors of length {part.shape[1]}, but block '{block.name}' has "
@@ -207,6 +208,12 @@ def _find_cut(root: Path, choice: EncoderParams, texts: Sequence[str]) -> list[s
         return []
     long = [text for text in texts if count(text) > longest]
     return [f"{text[:40]!r}... has {count(text):,} tokens, of which the encoder reads {longest:,}" for text in long]
+
+
+def _find_unread(root: Path, model: str, texts: Sequence[str]) -> list[str]:
+    """Notes on descriptions of which the encoder knows hardly a word."""
+    unread = find_unread(root, model, texts)
+    return [f"'{model}' knows at most half of the words of {text[:40]!r}, so its vector says little" for text in unread]
 
 
 def _read_vectors(root: Path, source: str, classes: Sequence[str]) -> ClassVectors:

@@ -283,6 +283,14 @@ def test_a_sentence_that_is_longer_than_the_encoder_takes_is_told(
     assert "30 tokens" in read_summary(tmp_path)["notes"][0]
 
 
+def test_a_sentence_of_which_the_encoder_knows_hardly_a_word_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(make_project(tmp_path, make_items()), classes=SENTENCES | {"world": "สงคราม และ การเลือกตั้ง war"})
+    said = f"'{MODEL}' knows at most half of the words of 'สงคราม และ การเลือกตั้ง war'"
+    assert said in capfd.readouterr().err and said in " ".join(read_summary(tmp_path)["notes"])
+
+
 def test_tfidf_says_that_it_knows_words_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     votes = run(make_project(tmp_path, make_items(), "tfidf"), classes=SENTENCES | {"business": "銀行と市場"})
     said = capfd.readouterr().err

@@ -1,5 +1,6 @@
 """encoder: a file that ends in .onnx; the real runtime and tokenizer with a model of ten words."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from tasks.ingest import run
 from tasks.params import EncoderParams, IngestParams
 from tasks.readers.encoder import CACHE_KIND, EncodedTexts, encode_texts
 from tasks.readers.onnx_encoder import OnnxEncoder, load_encoder
+from tasks.readers.unknown_words import find_unread
 from tasks.tables.parquet import read_table
 from tasks.tables.paths import EMBEDDINGS
 from tasks.tables.schemas import embeddings
@@ -126,6 +128,36 @@ def test_tokens_beyond_the_longest_do_not_count(root: Path) -> None:
     encoder = load(root)
     assert (encoder.longest, encoder.count_tokens("war " * 9)) == (8, 9)
     assert encoder(["war " * 8 + "code"]).tolist() == encoder(["war " * 8]).tolist()
+
+
+@pytest.mark.parametrize(("strange", "is_told"), [(1, False), (2, True)])
+def test_items_of_which_it_knows_hardly_a_word_are_told(
+    root: Path, strange: int, is_told: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "data" / "raw").mkdir(parents=True)
+    texts = ["the war"] * (10 - strange) + ["สงคราม เลือกตั้ง war"] * strange
+    items = pl.DataFrame({"item_id": range(10), "text": texts})
+    items.write_parquet(root / "data" / "raw" / "items.parquet")
+    run(root, ("a", "b"), IngestParams.model_validate({"source": "data/raw", "encoder": {"model": MODEL}}))
+    said = f"knows at most half of the words of {strange} of 10 items that were looked at, such as 'สงคราม"
+    assert (said in capfd.readouterr().err) == is_told
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"type": "WordLevel", "vocab": {"[UNK]": 0, "war": 1}, "unk_token": "[UNK]"}, ["สงคราม"]),
+        ({"type": "Unigram", "vocab": [["war", 0.0], ["<unk>", 0.0]], "unk_id": 1}, ["สงคราม"]),
+        ({"type": "BPE", "vocab": {"war": 0}, "merges": [], "unk_token": None}, []),
+    ],
+)
+def test_what_a_tokenizer_does_not_know(root: Path, model: dict, expected: list[str]) -> None:
+    path = root / "models" / "words" / "tokenizer.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_id": 5, "pad_type_id": 0, "pad_token": "."}
+    path.write_text(json.dumps(whole | {"model": model, "padding": padding}), encoding="utf-8")
+    assert find_unread(root, "a-public-model", ["สงคราม"]) == []
+    assert find_unread(root, MODEL, ["war", "สงคราม", ""]) == expected
 
 
 def test_ingest_encodes_a_column_with_it(root: Path) -> None:
