@@ -42,6 +42,8 @@ def find_unread(root: Path, model: str, texts: Sequence[str]) -> list[str]:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     number = tokenizer.token_to_id(unknown)
+    if number is None:
+        return []
     unread = []
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
