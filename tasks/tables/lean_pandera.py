@@ -36,11 +36,20 @@ def pandas_left_out() -> Iterator[None]:
     sys.meta_path.insert(0, finder)
     try:
         yield
+        _check_a_table()
     finally:
         sys.meta_path.remove(finder)
-    modules = [sys.modules[name] for name in ("pandera.typing", "pandera")]
-    for module in modules:
-        vars(module)["__getattr__"] = _complete_when_asked(module, modules)
+    complete = [sys.modules[name] for name in ("pandera.backends.register_checks", "pandera.typing", "pandera")]
+    for module in complete[1:]:
+        vars(module)["__getattr__"] = _complete_when_asked(module, complete)
+
+
+def _check_a_table() -> None:
+    """Let pandera check a table: at the first check it looks for pandas once more, and remembers what it found."""
+    import pandera.polars as pa
+    import polars as pl
+
+    pa.DataFrameSchema({"number": pa.Column(pl.Int64, pa.Check.gt(0))}).validate(pl.DataFrame({"number": [1]}))
 
 
 def _complete_when_asked(module: ModuleType, modules: list[ModuleType]) -> Callable[[str], Any]:

@@ -5,7 +5,25 @@ import sys
 
 import pytest
 
-_CHECKS = """
+_OURS = """
+import sys
+from pathlib import Path
+import polars
+import tasks.tables.schemas as ours
+from tasks.tables.validation import validate_table
+
+def check(ids):
+    validate_table(Path("x"), polars.DataFrame({"item_id": ids}), ours.votes(2, ()))
+
+check([1, 2])
+try:
+    check([2, 1])
+except Exception as error:
+    assert "failed 'each item_id once, ascending'" in str(error)
+assert "pandas" not in sys.modules
+"""
+
+_THEIRS = """
 import pandas
 try:
     schema.validate(pandas.DataFrame({"size": [0]}))
@@ -26,11 +44,7 @@ except pandera.errors.SchemaError as error:
 )
 def test_pandas_is_imported_for_who_asks_for_it(begin: str) -> None:
     """In a process of its own: this one may have imported anything."""
-    code = (
-        f"import sys\nimport tasks.tables.schemas as ours\nassert 'pandas' not in sys.modules\n{begin}\n{_CHECKS}"
-        "import polars\nfrom pathlib import Path\nfrom tasks.tables.validation import validate_table\n"
-        "validate_table(Path('x'), polars.DataFrame({'item_id': [2, 1]}), ours.votes(2, ()))"
-    )
+    code = f"{_OURS}{begin}\n{_THEIRS}check([2, 1])"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert "greater_than(0)" in done.stdout, done.stderr
     assert "failed 'each item_id once, ascending'" in done.stderr
