@@ -36,7 +36,7 @@ def pandas_left_out() -> Iterator[None]:
     sys.meta_path.insert(0, finder)
     try:
         yield
-        _check_a_table()
+        _look_for_pandas()
     finally:
         sys.meta_path.remove(finder)
     complete = [sys.modules[name] for name in ("pandera.backends.register_checks", "pandera.typing", "pandera")]
@@ -44,12 +44,15 @@ def pandas_left_out() -> Iterator[None]:
         vars(module)["__getattr__"] = _complete_when_asked(module, complete)
 
 
-def _check_a_table() -> None:
-    """Let pandera check a table: at the first check it looks for pandas once more, and remembers what it found."""
+def _look_for_pandas() -> None:
+    """Let pandera look for pandas as it does at the first check, once; it remembers what it found.
+
+    No table is checked: that would start the threads of Polars, which a process that is forked from this would miss.
+    """
     import pandera.polars as pa
     import polars as pl
 
-    pa.DataFrameSchema({"number": pa.Column(pl.Int64, pa.Check.gt(0))}).validate(pl.DataFrame({"number": [1]}))
+    pa.Check.get_backend(pl.LazyFrame())
 
 
 def _complete_when_asked(module: ModuleType, modules: list[ModuleType]) -> Callable[[str], Any]:
