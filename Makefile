@@ -2,12 +2,13 @@
 PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
+GPU := .venv-gpu
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # What you need beyond the lock, a requirement a line, as dvc[s3]; it is yours, and may be missing.
 MORE := $(wildcard requirements-more.txt)
 
-.PHONY: help env run test check lint audit deps lock docs server clean
+.PHONY: help env run test check kernels lint audit deps lock docs server clean
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -36,6 +37,17 @@ test: env        ## all tests
 check: lint      ## lint, and the tests that take seconds: for every edit
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property tests/contract
 
+# PyTorch with what it brings of CUDA is 5 GB, which no other test needs: an environment of its own, which sees the locked one.
+kernels: $(GPU)/ready  ## tests of search on graphics cards, on a processor
+	TRITON_INTERPRET=1 $(GPU)/bin/python -m pytest tests/property/test_card_search.py
+
+$(GPU)/ready: | $(ENV)/ready
+	@echo "environment: $(GPU), with PyTorch, 5 GB and some minutes"
+	@$(BIN)/python -m venv --clear --without-pip $(GPU)
+	@$(BIN)/python -c 'import sys, sysconfig; from pathlib import Path; here = sysconfig.get_path("purelib"); (Path("$(GPU)") / Path(here).relative_to(sys.prefix) / "locked.pth").write_text(here)'
+	@$(BIN)/uv pip install --quiet --python $(GPU)/bin/python "$$(grep -o 'torch>=[0-9.]*' pyproject.toml)"
+	@touch $@
+
 deps: env        ## write into dvc.yaml which code each stage imports
 	$(BIN)/python -m flows.runner.code_deps
 
@@ -60,5 +72,5 @@ docs: env        ## the documentation as a site, in site/; fails on a broken lin
 server: env      ## Prefect server, worker and deployments, until Ctrl-C
 	@$(BIN)/epoxy server
 
-clean:           ## remove the environment (never data)
-	rm -rf $(ENV)
+clean:           ## remove the environments (never data)
+	rm -rf $(ENV) $(GPU)

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from tasks.compute.cluster import open_cluster
-from tasks.compute.device import search_block
+from tasks.compute.device import choose_block_size, choose_cards, search_block
 from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
 from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, iterate_queries, locate_members
@@ -43,22 +43,27 @@ class Pass:
     """What the progress line says."""
 
 
-def cut_into_blocks(items: Int64) -> Iterator[Block]:
-    """Blocks of `QUERIES` of `items` at most, in their order."""
-    return (Block(items=items[start : start + QUERIES]) for start in range(0, len(items), QUERIES))
+def cut_into_blocks(items: Int64, size: int = QUERIES) -> Iterator[Block]:
+    """Blocks of `size` of `items` at most, in their order."""
+    return (Block(items=items[start : start + size]) for start in range(0, len(items), size))
 
 
 def plan_exact_task(support: Support, lf_classes: Sequence[LFClass], asking: Bool, n: int) -> SearchTask:
     """The exact search of `lf_classes` for those of `n` items that ask, (n, m)."""
-    searches = plan_searches(lf_classes, asking.sum(axis=0), n, support.factors.shape[1])
-    return SearchTask(support=support, plan=SamePlan(lf_classes=lf_classes, searches=searches))
+    asked, width = asking.sum(axis=0), support.factors.shape[1]
+    pairs = sum(int(asked[lf_class.lf]) * len(lf_class.members) for lf_class in lf_classes)
+    searches = plan_searches(lf_classes, asked, n, width)
+    return SearchTask(
+        support=support, plan=SamePlan(lf_classes=lf_classes, searches=searches, multiply_adds=width * pairs)
+    )
 
 
 def plan_exact_pass(support: Support, lf_classes: Sequence[LFClass], asking: Bool, title: str) -> Pass:
     """The exact search of `lf_classes` for all items that ask, (n, m), in their order."""
     items = np.flatnonzero(asking.any(axis=1))
     task = plan_exact_task(support, lf_classes, asking, len(items))
-    return Pass(task=task, asking=asking, blocks=cut_into_blocks(items), total=len(items), title=title)
+    size = choose_block_size(task.plan) if isinstance(task.plan, SamePlan) else QUERIES
+    return Pass(task=task, asking=asking, blocks=cut_into_blocks(items, size), total=len(items), title=title)
 
 
 def plan_nearby_pass(
@@ -129,6 +134,8 @@ def _search_here(work: Pass, cut: Callable[[Block], QueryBlock]) -> Iterator[tup
     controller = ThreadpoolController()
     # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
     threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
+    if isinstance(work.task.plan, SamePlan) and (cards := choose_cards(work.task.plan)):
+        threads = max(threads, len(cards) + 1)  # while cards search, somebody makes ready what is next
     with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[tuple[QueryBlock, FoundInBlock]]] = deque()
         for block in work.blocks:

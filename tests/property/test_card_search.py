@@ -1,5 +1,5 @@
 """Exact search as a graphics card does it, run by Triton's interpreter on the processor, against the search of the processor
-and against brute force. `make test-gpu` runs it; where PyTorch is not installed, as in `make test`, it is skipped.
+and against brute force. `make kernels` runs it; where PyTorch is not installed, as in `make test`, it is skipped.
 
 What an interpreter cannot show is said in tasks/core/search/card_kernels.py. That the kernels compile for cards is tested here
 as well: Triton needs none for that."""
@@ -14,9 +14,9 @@ import numpy as np
 import oracle
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: 'make test-gpu' has it")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: 'make kernels' has it")
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("TRITON_INTERPRET is not 1: 'make test-gpu' sets it", allow_module_level=True)
+    pytest.skip("TRITON_INTERPRET is not 1: 'make kernels' sets it", allow_module_level=True)
 
 from tasks.core.search import on_cards  # noqa: E402
 from tasks.core.search.card import TILES_TO_INTERPRET, TorchCard  # noqa: E402

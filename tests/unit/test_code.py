@@ -22,7 +22,7 @@ KEYS = {
 
 CODE = {
     "tasks/core/search/kernels.py": {"search"},
-    "tasks/core/search/candidates.py": {"search"},
+    "tasks/core/search/card.py": {"search"},
     "tasks/tables/parquet.py": {"votes", "search"},
     "tasks/lf/functions.py": {"votes"},
     "tasks/lf/fingerprint.py": {"votes"},

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tasks.core.search.candidates import CandidateIndexes, find_neighbors_among_candidates
 from tasks.core.search.exact import Nearest, find_neighbors
 from tasks.core.search.ivf import Cells, MemberCells, rank_cells, visit
+from tasks.core.search.on_cards import CardSearch
 from tasks.core.search.plan import Search, plan_searches
 from tasks.core.search.support import LFClass, Support, build_queries
 from tasks.core.types import Bool, Float32, Int64
@@ -33,6 +33,10 @@ class QueryBlock:
 class Plan(Protocol):
     """How blocks are searched."""
 
+    @property
+    def lf_classes(self) -> Sequence[LFClass]:
+        """Those of the support, some perhaps without members."""
+
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
         """The searches that answer `block`."""
 
@@ -45,6 +49,8 @@ class SamePlan:
     """Those of the support, some perhaps without members."""
     searches: tuple[Search, ...]
     """Of `lf_classes`."""
+    multiply_adds: int
+    """What products of all items that ask with all members take."""
 
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
         """The same searches for every block."""
@@ -88,13 +94,13 @@ class FoundInBlock:
     """Pairs of an item and a support vector whose product was computed."""
 
 
-def find_block(task: SearchTask, block: QueryBlock, indexes: CandidateIndexes | None = None) -> FoundInBlock:
-    """The neighbors of the items of `block`, among what `indexes`, of the same task, name where there are any."""
+def find_block(task: SearchTask, block: QueryBlock, on_cards: CardSearch | None = None) -> FoundInBlock:
+    """The neighbors of the items of `block`, found by `on_cards`, of the same task, where that is given."""
     queries = build_queries(task.support.geometry, block.vectors, block.index_vectors)
-    if indexes is not None:
+    if on_cards is not None:
         asked = block.asking.sum(axis=0)
-        compared = sum(int(asked[lf_class.lf]) * len(lf_class.members) for lf_class in indexes.lf_classes)
-        return FoundInBlock(nearest=find_neighbors_among_candidates(indexes, queries, block.asking), compared=compared)
+        compared = sum(int(asked[lf_class.lf]) * len(lf_class.members) for lf_class in task.plan.lf_classes)
+        return FoundInBlock(nearest=on_cards.find_neighbors(queries, block.asking), compared=compared)
     searches = task.plan.choose(block)
     compared = sum(_count_products(search, block.asking) for search in searches)
     nearest = find_neighbors(task.support, searches, queries, block.asking)

@@ -28,7 +28,7 @@ import numpy as np
 
 from tasks.core.search import card_kernels as kernels
 from tasks.core.search.exact import NOBODY, find_neighbors
-from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, FoundByCard, Part
+from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, FoundByCard, NoCard, Part
 from tasks.core.search.plan import plan_per_lf
 from tasks.core.search.support import Geometry, Support, build_queries, build_support, cut_slices
 from tasks.core.types import Bool, Float32, Float64, MetricName
@@ -51,10 +51,6 @@ _UNIT = 2.0**-24
 """Unit roundoff of float32."""
 
 _PHASES = ("copies", "products", "collecting", "scoring")
-
-
-class NoCard(Exception):
-    """There is no card that can be used; the message says why, and goes on after "since"."""
 
 
 @dataclass(frozen=True, kw_only=True)

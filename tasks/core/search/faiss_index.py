@@ -211,23 +211,3 @@ def assign_cells(
         found[part] = quantizer.search(vectors[part] * np.float32(scale), 1)[1][:, 0]
         advance(len(found[part]))
     return found
-
-
-def count_gpus() -> int:
-    """How many GPUs faiss sees; 0 where it was built without support for them."""
-    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
-
-
-def make_gpu_builder() -> Callable[[npt.NDArray[np.float32]], Any]:
-    """Makes flat indexes of inner products on the first GPU, which round as float32 does: faiss allows no coarser type.
-
-    What it makes is for one thread at a time.
-    """
-    resources = faiss.StandardGpuResources()
-
-    def build(vectors: npt.NDArray[np.float32]) -> Any:
-        index = faiss.GpuIndexFlatIP(resources, vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors))
-        return index
-
-    return build

@@ -35,6 +35,10 @@ _LENT = 0.6
 _LAST = np.iinfo(np.int64).max
 
 
+class NoCard(Exception):
+    """There is no card that can be used; the message says why, and goes on after "since"."""
+
+
 class CardIsFull(Exception):
     """The card has too little memory for what was asked; less may fit."""
 
