@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.releases.commands import CarryError, run_command
+from flows.releases.last_run import ENGLISH, is_foreign, trust_folder
 from flows.releases.lineage import merge_logs
 from flows.releases.manifest import FOLDER
 from flows.releases.store import CURRENT, LOG
@@ -46,7 +47,9 @@ class GitRepo:
         """Why pointers cannot be committed (and pushed, where `is_pushed`), with what to do; None if they can."""
         try:
             self._ask("rev-parse", "--git-dir")
-        except CarryError:
+        except CarryError as error:
+            if is_foreign(str(error)):
+                return f"Git refuses the project's folder, which is another user's: {trust_folder(self.root)}"
             return "the project is not under Git: run 'git init' in its root and commit it"
         try:
             branch = self._ask("symbolic-ref", "--quiet", "--short", "HEAD")
@@ -195,7 +198,7 @@ class GitRepo:
     def _ask_bytes(self, *arguments: str, index: Path | None = None, stdin: bytes = b"") -> bytes:
         """What Git writes to standard output, from this machine's disk alone."""
         command = ["git", *arguments]
-        env = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
+        env = os.environ | ENGLISH | ({"GIT_INDEX_FILE": str(index)} if index else {})
         try:
             ended = subprocess.run(
                 command, cwd=self.root, env=env, input=stdin, capture_output=True, timeout=self.timeout_seconds

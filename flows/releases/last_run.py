@@ -3,6 +3,7 @@
 The report names its labels by their content; who shows it adds this.
 """
 
+import os
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from tasks.cache.store import hash_as_dvc
 from tasks.errors import EpoxyError
 from tasks.tables.paths import METRICS, SHIPPED_LABELS
+
+ENGLISH = {"LC_ALL": "C"}
+"""The environment in which Git says what `is_foreign` knows."""
 
 _SHOWN = 12
 """Digits of a hash that are shown, as in the report."""
@@ -32,11 +36,23 @@ def describe_commit(root: Path) -> str:
     try:
         ended = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=, with edits"],
-            capture_output=True, text=True, timeout=10, check=False,
+            capture_output=True, text=True, timeout=10, check=False, env=os.environ | ENGLISH,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return "no Git here"
+    if is_foreign(ended.stderr):
+        return "a folder of another user, which Git refuses"
     return f"now at commit {ended.stdout.strip()}" if ended.returncode == 0 else "no commit yet"
+
+
+def is_foreign(complaint: str) -> bool:
+    """Whether Git complains that the folder belongs to another user."""
+    return "dubious ownership" in complaint
+
+
+def trust_folder(root: Path) -> str:
+    """What to do where Git refuses the folder of a project, and the user trusts whoever owns it."""
+    return f"run 'git config --global --add safe.directory {root.resolve()}' if you trust its owner"
 
 
 def _describe_labels(root: Path) -> str:

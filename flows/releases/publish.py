@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.releases.commands import CarryError, run_dvc
 from flows.releases.create import ReleaseResult, create_release
 from flows.releases.git import GitRepo
+from flows.releases.last_run import trust_folder
 from flows.releases.manifest import FOLDER
 from flows.releases.new_rows import STAGES, NewRows, label_new_rows
 from flows.releases.policy import FILE, Carry, Git, Policy, describe_defaults, read_policy
@@ -158,11 +159,12 @@ def _publish(
 def _add_notes(root: Path, result: ReleaseResult) -> ReleaseResult:
     """`result` with notes on what the project lacks: release.yaml, or a commit that the manifest could name."""
     notes = [] if (defaults := describe_defaults(root)) is None else [defaults]
-    if read_commit(root).id is None:
-        notes.append(
-            "the project has no commit of Git, so that the run record cannot name the code by its commit: run 'git init' "
-            "and commit the project"
-        )
+    commit = read_commit(root)
+    if commit.id is None:
+        lack, remedy = "the project has no commit of Git", "run 'git init' and commit the project"
+        if commit.is_foreign:
+            lack, remedy = "Git refuses the project's folder, which is another user's", trust_folder(root)
+        notes.append(f"{lack}, so that the run record cannot name the code by its commit: {remedy}")
     return replace(result, notes=(*result.notes, *notes))
 
 

@@ -1,5 +1,6 @@
 """Run records of what is done to releases: numbered, and written to the log before anything shows."""
 
+import os
 import socket
 import subprocess
 import uuid
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.releases.gates import GateResult
+from flows.releases.last_run import ENGLISH, is_foreign
 from flows.releases.lineage import Action, Log, Record, append_event, format_event, now, record_gates
 from flows.releases.lock import user_name
 from flows.releases.manifest import FOLDER, Manifest
@@ -83,6 +85,8 @@ class Commit:
 
     id: str | None
     is_dirty: bool | None
+    is_foreign: bool = False
+    """Whether Git does not say it, since the folder is another user's."""
 
 
 def read_commit(root: Path) -> Commit:
@@ -90,12 +94,16 @@ def read_commit(root: Path) -> Commit:
 
     def ask(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", *arguments]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        env = os.environ | ENGLISH
+        ended = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=True, timeout=60)
+        return ended.stdout.strip()
 
     try:
         commit = ask("rev-parse", "--verify", "HEAD")
         # What releasing itself writes is no change to what the labels were made from.
         changed = ask("status", "--porcelain", "--", ".", f":(exclude){FOLDER}")
+    except subprocess.CalledProcessError as error:
+        return Commit(id=None, is_dirty=None, is_foreign=is_foreign(error.stderr))
     except (OSError, subprocess.SubprocessError):
         return Commit(id=None, is_dirty=None)
     return Commit(id=commit, is_dirty=bool(changed))

@@ -30,7 +30,13 @@ def find_site_cache(root: Path) -> Path:
     if configured:
         return Path(configured)
     folder = root / ".dvc" / "tmp" / f"site-cache-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError:
+        raise StageError(
+            f"{folder} cannot be made: DVC keeps there what it knows of files, for each user. Whoever runs the pipeline, or asks what is "
+            "out of date, must be able to write into the project"
+        ) from None
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise StageError(

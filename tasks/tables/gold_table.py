@@ -5,6 +5,7 @@ How a line gets to disk is in tasks.tables.json_lines.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
     Raises
     ------
     DataError
-        The file is not a table of JSON lines, or a name is none.
+        The file is not a table of JSON lines, a name is none, or the clock is behind a decision that it would replace.
     OSError
         The disk is full, or the file may not be written; the table is as it was.
     """
@@ -55,8 +56,10 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> str | None:
         require_name(name)
     if not decisions:
         return None
+    now = datetime.now(UTC)
     with open_to_append(path) as descriptor:
-        return append_lines(path, descriptor, "".join(map(_write_line, decisions)))
+        _require_later(path, decisions, now)
+        return append_lines(path, descriptor, "".join(_write_line(decision, now) for decision in decisions))
 
 
 def require_name(annotator: str) -> None:
@@ -71,14 +74,40 @@ def require_name(annotator: str) -> None:
         raise DataError(f"annotator {annotator!r}: expected a name in one line. Name who decides.")
 
 
-def _write_line(decision: Decision) -> str:
+def _require_later(path: Path, decisions: Sequence[Decision], now: datetime) -> None:
+    """Check that what is decided `now` is later than what the same person said of the same item in the table at `path`."""
+    asked = {(str(decision.item_id), decision.annotator) for decision in decisions if decision.time is None}
+    text, said_now = path.read_bytes(), _write_time(now)
+    if not asked or max(_TIME.findall(text), default=b"") <= said_now.encode():
+        return  # a clock that is set back is rare
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue  # half a line
+        key = (str(found.get("item_id")), found.get("annotator")) if isinstance(found, dict) else None
+        if key in asked and str(found.get("time")) > said_now:
+            raise DataError(
+                f"{path}: {key[1]} said something of {key[0]!r} at {found['time']}, and it is {said_now} by this machine's clock: a "
+                "decision of now would not count. Set the clock."
+            )
+
+
+_TIME = re.compile(rb'"time": "([^"]*)"')
+"""The time of a line, written as `_write_time` does; times in this form are in the order of their letters."""
+
+
+def _write_time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _write_line(decision: Decision, now: datetime) -> str:
     """The decision as JSON, without keys that say nothing."""
-    time = (decision.time or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
     line = {
         "item_id": decision.item_id,
         "label": decision.label,
         "annotator": decision.annotator,
-        "time": time.replace("+00:00", "Z"),
+        "time": _write_time(decision.time or now),
     }
     if decision.split is not None:
         line["split"] = decision.split

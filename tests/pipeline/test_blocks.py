@@ -158,7 +158,7 @@ def test_blocks_are_joined_without_copies_of_the_whole(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert table["embedding"].to_numpy().shape == (n, 4 * width)
-    # The whole, a block as it is read, and a byte per number for checks: with copies of the whole it was four times the whole.
+    # The whole, a block as it is read, and a byte per number for checks: with copies of the whole it was three times the whole.
     assert peak < 2 * 4 * n * 4 * width
 
 

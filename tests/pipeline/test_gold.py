@@ -9,7 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -402,6 +402,22 @@ for number in itertools.count():
         found = sum(count > 0 for count in read_json(tmp_path / GOLD_SUMMARY)["decisions"].values())
         assert found >= confirmed
         (tmp_path / "gold/decisions.jsonl").unlink()
+
+
+def test_a_decision_that_would_not_count_since_the_clock_was_set_back_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "vv")
+    path = tmp_path / "gold/decisions.jsonl"
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    decide(tmp_path, ("a", "ham", "ann"), time=tomorrow)
+    before = path.read_bytes()
+    with pytest.raises(
+        DataError, match=r"ann said something of 'a' at .*: a decision of now would not count. Set the clock"
+    ):
+        decide(tmp_path, ("a", "spam", "ann"))
+    assert path.read_bytes() == before
+    decide(tmp_path, ("b", "spam", "ann"), ("a", "ham", "ben"))
+    decide(tmp_path, ("a", "spam", "ann"), time=tomorrow + timedelta(days=1))
+    assert run(tmp_path) == {"b": ("valid", 1)}, "on a, what ann said last is not what ben said"
 
 
 def append_many(path: Path, who: str) -> None:

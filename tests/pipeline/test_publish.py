@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from flows.released_asset import name_asset
 from flows.releases.commands import CarryError
 from flows.releases.create import RefusedError
 from flows.releases.git import GitRepo
+from flows.releases.last_run import describe_commit, trust_folder
 from flows.releases.lineage import read_log
 from flows.releases.policy import read_policy
 from flows.releases.publish import publish_release, publish_rollback, push_releases
+from flows.releases.records import Commit, read_commit
 from flows.releases.store import find_release, list_releases, verify_all, verify_release
 from tasks.errors import DataError, ParamsError
 from tasks.tables.paths import ARTIFACTS, SHIPPED_LABELS
@@ -400,6 +403,23 @@ def test_what_git_could_not_take_is_refused_before_anything_is_made(team, monkey
         assert f"release.yaml: 'git: {git}' is not possible. {said}" in refused.stderr
         assert refused.stderr.strip().endswith("or set 'git: none'.")
     assert hash_tree(checkout.root / "releases") == before
+
+
+def test_a_project_of_another_user_is_not_called_one_without_git(
+    team: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = team.root.resolve()
+    assert read_commit(root).id is not None
+    for name, value in (
+        ("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1"),
+        ("GIT_CONFIG_GLOBAL", os.devnull),
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    assert read_commit(root) == Commit(id=None, is_dirty=None, is_foreign=True)
+    assert describe_commit(root) == "a folder of another user, which Git refuses"
+    obstacle = GitRepo(root=root, timeout_seconds=60).find_obstacle(is_pushed=False)
+    assert obstacle == f"Git refuses the project's folder, which is another user's: {trust_folder(root)}"
 
 
 def test_a_project_without_git_says_how_to_go_on_and_what_its_releases_lack(team):
