@@ -39,8 +39,8 @@ def preview_flips(root: Path) -> Flips:
     return compare_labels(before, result.labels)
 
 
-def write_flips(flips: Flips) -> str:
-    """Return `flips` as a table in Markdown, for a pull request."""
+def write_flips(flips: Flips, limit: int | None = None) -> str:
+    """Return `flips` as a table in Markdown, for a pull request, with at most `limit` pairs of labels."""
     if flips.flipped.is_empty():
         return f"No label of the label model flips, of {flips.common:,}."
     groups = (
@@ -52,6 +52,6 @@ def write_flips(flips: Flips) -> str:
     head = f"{flips.flipped.height:,} of {flips.common:,} labels of the label model flip ({share:.1%}).\n\n"
     lines = [
         f"| {row['before']} | {row['after']} | {row['items']:,} | {', '.join(row['first'])} |"
-        for row in groups.to_dicts()
+        for row in (groups if limit is None else groups.head(limit)).to_dicts()
     ]
     return head + "\n".join(["| from | to | items | first |", "| --- | --- | ---: | --- |", *lines])

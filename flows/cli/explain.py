@@ -92,10 +92,14 @@ def show_explanation(found: "Explanation", *, show_all: bool, limit: int) -> Non
     parts: list[RenderableType] = [Text("\n").join(lines), Text()]
     if said:
         parts.append(lay_out(_list_votes(said, found), title="Votes"))
+        if any(row["vote"] is None and row["nearest_vote"] for row in said):
+            parts.append(Text("in parentheses: the vote of its nearest voter, too far away to be lent", style="dim"))
     else:
         parts.append(Text("no LF votes on it, itself or by extension"))
     if (hidden := len(votes) - len(said)) and not show_all:
-        parts.append(Text(f"{hidden} LFs say nothing of it (--all shows them)", style="dim"))
+        parts.append(
+            Text(f"{hidden} LF{'s say' if hidden > 1 else ' says'} nothing of it (--all shows them)", style="dim")
+        )
     title = f"What makes it {found.label} and not {found.runner_up}: log-odds {found.log_odds:+.3f}"
     parts += [Text(), lay_out(_list_parts(found), title=title)]
     if limit and found.neighbors.height:
@@ -137,7 +141,7 @@ def _list_parts(found: "Explanation") -> list[Column]:
     bars = ["█" * round(_BAR * abs(row["log_odds"]) / largest) for row in rows]
     names = [row["source"] + (f" of {row['lf']}" if row["lf"] else "") for row in rows]
     return [
-        Column(name="source", cells=[*(row["of"] for row in rows), "together"]),
+        Column(name="source", cells=[*(row["of"].replace("_", " ") for row in rows), "together"]),
         Column(name="", cells=[*names, ""]),
         Column(
             name="log-odds",

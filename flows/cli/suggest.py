@@ -90,13 +90,13 @@ def show_suggestions(found: "Suggestions") -> None:
     print_table(
         [
             column("", [str(number) for number in range(1, len(rows) + 1)]),
-            Column(name="rule", cells=[row["rule"] for row in rows], is_wide=True),
+            Column(name="rule", cells=[row["rule"] for row in rows], is_wide=True, least=32),
             Column(name="votes", cells=[row["label"] for row in rows]),
             column("new", [f"{row['new_items']:,}" for row in rows]),
             column("items", [f"{row['items']:,}" for row in rows], rank=1),
-            column("precision", [write_number(row["precision"], 2) for row in rows], rank=2),
+            column("precision", [write_number(row["precision"], 2) for row in rows], rank=3),
             column("at least", [write_number(row["low"], 2) for row in rows]),
-            Column(name="judged on", cells=[f"{row['n']:,} {row['judged_on']}" for row in rows], rank=1),
+            Column(name="judged on", cells=[f"{row['n']:,} {row['judged_on']}" for row in rows], rank=2),
         ]
     )
     click.echo(f"\n{found.describe_need()}; number 1 would be (--append 1):\n")

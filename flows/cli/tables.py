@@ -27,7 +27,7 @@ _GAP, _NARROW_GAP = 3, 2
 """Spaces between columns: where all of them fit with so many, and elsewhere."""
 
 _LEAST, _MOST = 16, 32
-"""Fewest characters of a wide column, and most of any other."""
+"""Fewest characters of a wide column unless it says so itself, and most of any other."""
 
 _SMALLEST = 4
 """Characters of a wide column if even the columns of rank 0 do not fit."""
@@ -48,6 +48,8 @@ class Column:
     """The Rich style of each cell; empty for plain."""
     rank: int = 0
     """If the terminal is too narrow, columns of the highest rank are dropped first, and those of rank 0 never."""
+    least: int = _LEAST
+    """Characters of a wide column below which columns of a higher rank than 0 are dropped."""
 
 
 def warn_of_edits(root: Path) -> None:
@@ -180,7 +182,7 @@ def _fit(columns: Sequence[Column], width: int, gap: int) -> list[Column]:
 
 def _measure(column: Column) -> int:
     """The width of `column` in characters, or the least width of a wide column."""
-    return min(_measure_whole(column), _LEAST if column.is_wide else _MOST)
+    return min(_measure_whole(column), column.least if column.is_wide else _MOST)
 
 
 def find_width() -> int:

@@ -207,7 +207,7 @@ def name_metric(name: str, shipped: str = "") -> str:
     ('test log loss', 'valid, Epoxy: FlyingSquid, extended votes: accuracy')
     """
     split, method, *rest = name.split(".")
-    words = " ".join(rest or [method]).replace("_", " ").replace("macro f1", "macro F1")
+    words = " ".join(rest or [method]).replace("_", " ").replace("macro f1", "macro F1").replace("brier", "Brier score")
     return f"{split} {words}" if not rest or method == shipped else f"{split}, {name_method(method)}: {words}"
 
 

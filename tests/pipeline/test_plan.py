@@ -18,7 +18,7 @@ from flows.cli.items import list_items
 from flows.cli.main import main
 from flows.flip_preview import preview_flips, write_flips
 from flows.plan import plan
-from flows.releases.figures import compare_labels
+from flows.releases.figures import Flips, compare_labels
 from tasks.__main__ import run_stage
 from tasks.cache.code import PROJECT
 from tasks.params import read_params
@@ -119,3 +119,17 @@ def test_flips_are_those_of_the_run_that_follows(project: Path) -> None:
     lines = text.split("\n\n")[1].splitlines()
     assert lines[0] == "| from | to | items | first |"
     assert sum(int(line.split(" | ")[2]) for line in lines[2:]) == flips.flipped.height
+    assert write_flips(flips, 1).splitlines()[:5] == text.splitlines()[:5]
+    assert len(write_flips(flips, 0).splitlines()) == 4
+
+
+def test_a_plan_is_told_for_programs(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = plan(toy.root).stages
+    told = epoxy("plan", "--csv").stdout.splitlines()
+    assert told[0] == ",".join(stages.columns) and len(told) == 1 + stages.height > 1
+    flipped = pl.DataFrame({"item_id": ["a", "b"], "before": "ham", "after": "spam"})
+    monkeypatch.setattr(
+        "flows.flip_preview.preview_flips", lambda root: Flips(common=3, new=0, deleted=0, flipped=flipped)
+    )
+    assert epoxy("plan", "--flips", "--csv", "--limit", "1").stdout == "item_id,before,after\na,ham,spam\n"
+    assert len(json.loads(epoxy("plan", "--flips", "--json").stdout)["flips"]) == 2
