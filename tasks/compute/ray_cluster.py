@@ -8,6 +8,7 @@ use a private network.
 """
 
 import functools
+import importlib
 import logging
 import os
 import socket
@@ -46,8 +47,7 @@ class RayCluster:
         rescue: Callable[[Shard], Result] | None = None,
     ) -> Iterator[tuple[Shard, Result]]:
         """As `Cluster.spread`. A shard kills `RETRIES` workers and one more."""
-        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
-
+        ends = _import_ray("ray.exceptions")
         source, held, digest = iter(shards), self._ray.put(tuple(shared)), engine.describe_environment().digest
         submit = self._ray.remote(num_cpus=1, max_retries=RETRIES)(perform).remote
         waiting: deque[tuple[Shard, Any]] = deque()
@@ -65,9 +65,9 @@ class RayCluster:
             try:
                 self._wait(reference, name(shard))
                 result: Result = self._ray.get(reference)
-            except RayTaskError as error:
+            except ends.RayTaskError as error:
                 raise error.cause from None
-            except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
+            except (ends.WorkerCrashedError, ends.NodeDiedError, ends.OutOfMemoryError) as error:
                 if rescue is None:
                     raise ShardLostError(
                         f"{name(shard)}: every worker of the Ray cluster at {self._address} that tried it died "
@@ -78,14 +78,13 @@ class RayCluster:
 
     def require_same_environment(self) -> None:
         """Check that all nodes have the code and packages of this process, and say how many there are."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+        strategies = _import_ray("ray.util.scheduling_strategies")
         processors = self._find_processors("nothing yet")
         nodes = [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         ask, found = self._ray.remote(num_cpus=1)(_describe), {}
         for node in nodes:
             where = f"node {node['NodeID'][:8]} at {node['NodeManagerAddress']}"
-            strategy = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+            strategy = strategies.NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
             try:
                 found[where] = self._ray.get(ask.options(scheduling_strategy=strategy).remote())
             except Exception as error:  # whatever importing meets there
@@ -133,10 +132,15 @@ def connect(address: str) -> Iterator[RayCluster]:
     yield _join(address)
 
 
+def _import_ray(module: str) -> Any:
+    """`module`, imported by name: where Ray is not installed its version is unknown, and keys of caches would name every package."""
+    return importlib.import_module(module)
+
+
 @functools.lru_cache(maxsize=1)
 def _join(address: str) -> RayCluster:
     try:
-        import ray
+        ray = _import_ray("ray")
     except ImportError:
         raise StageError(
             f"{ENVIRONMENT} is {address}, but Ray is not installed. Install it: pip install 'epoxy-flow[ray]'; or unset "

@@ -19,6 +19,7 @@ from benchmarks import (
     dask,
     described,
     few_gold,
+    gpu,
     intents,
     labels,
     many,
@@ -36,8 +37,20 @@ from benchmarks import blocks as blocks_of_embeddings
 from benchmarks import next as next_items
 from benchmarks.descriptions import DESCRIPTIONS
 from tasks.__main__ import main as run_task
+from tasks.core.search.on_cards import NoCard
 from tasks.queries.next_items import Strategy
 from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
+
+
+def test_gpu_without_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its figures are tested in tests/property/test_card_search.py."""
+
+    def find_none() -> None:
+        raise NoCard("PyTorch sees no GPU")
+
+    monkeypatch.setattr(gpu, "find_cards", find_none)
+    assert gpu.main([]) == 1
+    assert capsys.readouterr() == ("", "nothing is measured, since PyTorch sees no GPU\n")
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: 'make ker
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("TRITON_INTERPRET is not 1: 'make kernels' sets it", allow_module_level=True)
 
+from benchmarks import gpu  # noqa: E402
 from tasks.core.search import on_cards  # noqa: E402
 from tasks.core.search.card import TILES_TO_INTERPRET, TorchCard  # noqa: E402
 from tasks.core.search.exact import NOBODY, find_neighbors  # noqa: E402
@@ -195,6 +196,16 @@ def test_the_processor_decides_what_rounding_leaves_in_doubt():
     found, expected, card = search_both_ways(vectors, votes, "cosine")
     assert_same(found, expected)
     assert card.doubted == (vectors[:, 1] < 0).sum() > 0
+
+
+def test_the_benchmark_measures_and_compares(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    size = ["--items", "60", "--lfs", "2", "--d", "16", "--compared", "20"]
+    assert gpu.main([*size, "--metric", "l2", "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())
+    assert (row["differ"], row["compared"]) == (0, 20 * 3)  # one of the LFs has votes for one class alone
+    assert row["asked"] > 0 and row["groups"] >= 1 and row["teraflops"] > 0 and row["bare_teraflops"] > 0
+    assert "bytes equal to the processor's (60 compared)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -105,6 +105,23 @@ class TorchCard:
         self.seconds = dict.fromkeys(_PHASES, 0.0)
         self.looked_at = self.asked = self.doubted = 0
 
+    def describe(self) -> str:
+        """What it is called."""
+        return "the processor, interpreted" if IS_INTERPRETED else str(torch.cuda.get_device_name(self.device))
+
+    def time_bare_products(self, q: int, d: int) -> float:
+        """TFLOP/s of PyTorch's products of `q` vectors with as many, in float16."""
+        x = torch.randn((q, d), device=self.device).half()
+        out = torch.empty((q, q), dtype=torch.float16, device=self.device)
+        seconds = []
+        for _ in range(4):  # the first chooses how
+            self.wait()
+            began = time.perf_counter()
+            torch.mm(x, x.T, out=out)
+            self.wait()
+            seconds.append(time.perf_counter() - began)
+        return 2 * d * q * q / min(seconds[1:]) / 1e12
+
     def wait(self) -> None:
         """Return when the card has done what it was given."""
         if not IS_INTERPRETED:
