@@ -1,16 +1,18 @@
 """Labeling functions on frames, without a project."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from epoxy_flow.arguments import require_list, require_text
 from tasks.core import lf_analysis
-from tasks.core.types import ABSTAIN, Votes
+from tasks.core.types import ABSTAIN, Int8, Votes
 from tasks.errors import LabelingFunctionError
-from tasks.lf.functions import LabelingFunction, RowwiseLF, read_items, to_frame
+from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF, read_items, to_frame
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
 from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
 from tasks.queries.project_data import to_names, to_positions
@@ -38,7 +40,9 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
     Raises
     ------
     LabelingFunctionError
-        An LF raises, or votes for something that is not a class; the message names the row.
+        An LF raises, or votes for something that is not a class; the message names the row. Or two have the same name.
+    TypeError
+        An argument is of another type; the message names it.
 
     >>> from tasks.labeling import keyword_lf
     >>> texts = pl.DataFrame({"text": ["an offer", "hello"]})
@@ -49,9 +53,18 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
     items = to_frame(frame)
     if items is None:
         raise TypeError(f"frame: got {type(frame).__name__}; expected a Polars or pandas DataFrame")
-    columns = []
-    for given in lfs:
+    classes = [require_text("classes", name) for name in require_list("classes", classes)]
+    columns: list[pl.Series] = []
+    for number, given in enumerate(require_list("lfs", lfs)):
         lf = adapt_snorkel_lf(given) if is_snorkel_lf(given) else given
+        if not isinstance(lf, RowwiseLF | VectorizedLF):
+            raise TypeError(
+                f"lfs: got {lf!r} ({type(lf).__name__}); expected labeling functions: a function becomes one by "
+                "labeling_function(...)"
+            )
+        lf = lf if lf.name else replace(lf, name=f"lf_{number}")
+        if lf.name in {column.name for column in columns}:
+            raise LabelingFunctionError(f"more than one labeling function is called '{lf.name}'. Rename all but one.")
         found = _ask(lf, items, classes)
         for failure in found.failures[:1]:
             trace = f"\n{failure.trace}" if failure.trace else ""
@@ -66,14 +79,30 @@ def lf_summary(votes: pl.DataFrame, classes: Sequence[str], gold: pl.Series | No
     lf, polarity (the classes it votes for, joined by a comma); coverage, overlaps and conflicts as shares of all rows; and
     with `gold` (class names, null where unknown) n, the votes on rows with gold, precision, and its 95 % interval low, high.
 
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of another type, of another length than `votes`, or names no class.
+
     >>> votes = pl.DataFrame({"offer": ["spam", None], "hello": ["ham", "ham"]})
     >>> lf_summary(votes, ["ham", "spam"], pl.Series(["spam", "ham"]))["precision"].to_list()
     [1.0, 0.5]
     """
+    names = [require_text("classes", name) for name in require_list("classes", classes)]
+    frame = to_frame(votes)
+    if frame is None:
+        raise TypeError(f"votes: got {type(votes).__name__}; expected a Polars or pandas DataFrame")
+    votes, classes = frame, names
     L: Votes = np.full((votes.height, votes.width), ABSTAIN, dtype=np.int8)
     for position, column in enumerate(votes):
-        L[:, position] = to_positions(column.cast(pl.String), classes)
-    truth = np.full(votes.height, ABSTAIN, dtype=np.int8) if gold is None else to_positions(gold, classes)
+        L[:, position] = _read_names(f"votes, column '{column.name}'", column, classes)
+    truth = np.full(votes.height, ABSTAIN, dtype=np.int8)
+    if gold is not None:
+        truth = _read_names("gold", gold if isinstance(gold, pl.Series) else pl.Series(list(gold)), classes)
+        if len(truth) != votes.height:
+            raise ValueError(
+                f"gold: got {len(truth):,} values; expected one for each of {votes.height:,} rows of votes"
+            )
     counts = lf_analysis.count_all(L, truth, len(classes))
     columns: dict[str, Any] = {
         "lf": votes.columns,
@@ -89,6 +118,14 @@ def lf_summary(votes: pl.DataFrame, classes: Sequence[str], gold: pl.Series | No
         columns |= {"n": counts.gold.votes, "precision": lf_analysis.measure_precision(counts.gold)}
         columns |= {"low": low, "high": high}
     return pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
+
+
+def _read_names(what: str, column: pl.Series, classes: Sequence[str]) -> Int8:
+    """The positions of the class names in `column`."""
+    text = column.cast(pl.String)
+    if unknown := sorted(set(text.drop_nulls()) - set(classes)):
+        raise ValueError(f"{what}: {unknown[0]!r} is none of the classes {', '.join(classes)}")
+    return to_positions(text, classes)
 
 
 def _ask(lf: LabelingFunction, items: pl.DataFrame, classes: Sequence[str]) -> ColumnVotes:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import polars as pl
 
+from epoxy_flow.arguments import require_flag, require_list, require_number, require_text, require_whole
 from flows.releases.opened import open_release
 from flows.releases.store import list_releases
 from flows.runner.project import find_root
@@ -16,9 +18,11 @@ from tasks.queries.explain import Explanation, explain_item
 from tasks.queries.items import Covered, ItemQuery, VoteFilter, find_items
 from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix
 from tasks.queries.next_items import Strategy, choose_next
-from tasks.queries.project_data import SHIPPED, ProjectData
+from tasks.queries.project_data import SHIPPED, ProjectData, ReleaseData
 from tasks.queries.suggest import suggest_lfs
 from tasks.queries.try_lf import Trial, choose_rows, read_lf, saved_lf, try_lf
+
+T = TypeVar("T")
 
 
 def open_project(path: str | Path = ".") -> "Project":
@@ -29,6 +33,8 @@ def open_project(path: str | Path = ".") -> "Project":
     EpoxyError
         The folder is not in a project.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: got {path!r} ({type(path).__name__}); expected a folder, as text or Path")
     return Project(find_root(Path(path)))
 
 
@@ -99,27 +105,27 @@ class Project:
             A name is unknown, or artifacts are missing or damaged.
         """
         query = ItemQuery(
-            ids=tuple(ids),
-            splits=tuple(splits),
-            labels=tuple(labels),
-            gold=tuple(gold),
-            has_gold=has_gold,
-            right=right,
-            method=method,
-            votes=tuple(VoteFilter(lf=vote) if isinstance(vote, str) else vote for vote in votes),
-            wrong_lf=wrong_lf,
-            conflict=conflict,
+            ids=require_list("ids", ids),
+            splits=require_list("splits", splits),
+            labels=require_list("labels", labels),
+            gold=require_list("gold", gold),
+            has_gold=require_flag("has_gold", has_gold),
+            right=require_flag("right", right),
+            method=require_text("method", method),
+            votes=tuple(map(_to_filter, require_list("votes", votes))),
+            wrong_lf=_maybe(require_text, "wrong_lf", wrong_lf),
+            conflict=_maybe(_require_pair, "conflict", conflict),
             covered=covered,
-            near_threshold=near_threshold,
-            near_threshold_lf=near_threshold_lf,
+            near_threshold=_maybe(require_number, "near_threshold", near_threshold),
+            near_threshold_lf=_maybe(require_text, "near_threshold_lf", near_threshold_lf),
             flipped=flipped_since is not None,
-            text=text,
-            order=order,
-            limit=len(self._data.ids()) if limit is None else limit,
-            offset=offset,
+            text=_maybe(require_text, "text", text),
+            order=_maybe(require_text, "order", order),
+            limit=len(self._data.ids()) if limit is None else require_whole("limit", limit),
+            offset=require_whole("offset", offset),
             withheld_gold=test_gold,
         )
-        before = None if flipped_since is None else open_release(self.root, flipped_since).labels()
+        before = None if flipped_since is None else self._open("flipped_since", flipped_since).labels()
         return find_items(self._data, query, before=before).rows
 
     def lfs(self, *, since: str | None = None) -> pl.DataFrame:
@@ -132,7 +138,7 @@ class Project:
         EpoxyError
             There is no such release, or artifacts are missing or damaged.
         """
-        return tabulate_lfs(self._data, before=None if since is None else open_release(self.root, since))
+        return tabulate_lfs(self._data, before=None if since is None else self._open("since", since))
 
     def lf_pairs(self) -> pl.DataFrame:
         """Return a row per pair of labeling functions that vote on common items, with how often they agree."""
@@ -150,7 +156,7 @@ class Project:
         EpoxyError
             There is no such item or release, or artifacts are missing or damaged.
         """
-        opened = None if release is None else open_release(self.root, release)
+        opened = None if release is None else self._open("release", release)
         return explain_item(self._data, item, release=opened, withheld_gold=test_gold)
 
     def try_lf(
@@ -174,7 +180,17 @@ class Project:
         EpoxyError
             There is no such labeling function or item.
         """
-        rows = choose_rows(self._data, ids=ids, count=count, seed=seed)
+        if not isinstance(lf, str | RowwiseLF | VectorizedLF):
+            raise TypeError(
+                f"lf: got {lf!r} ({type(lf).__name__}); expected a labeling function (a function becomes one by "
+                "labeling_function(...)), the name of a saved one, or code that makes one"
+            )
+        rows = choose_rows(
+            self._data,
+            ids=require_list("ids", ids),
+            count=require_whole("count", count),
+            seed=_maybe(require_whole, "seed", seed),
+        )
         if isinstance(lf, RowwiseLF | VectorizedLF):
             return try_lf(self._data, lf, rows, withheld_gold=test_gold)
         if not lf.isidentifier():
@@ -191,7 +207,8 @@ class Project:
         EpoxyError
             There is no such class, or artifacts are missing or damaged.
         """
-        return suggest_lfs(self._data, count=count, least_precision=least_precision, label=label).rows
+        least = require_number("least_precision", least_precision)
+        return suggest_lfs(self._data, count=require_whole("count", count), least_precision=least, label=label).rows
 
     def next_items(self, *, count: int = 20, strategy: Strategy = "random", seed: int = 0) -> pl.DataFrame:
         """Return up to `count` items to label by hand next, each with a reason; `mixed` takes turns among reasons.
@@ -201,6 +218,7 @@ class Project:
         EpoxyError
             Artifacts are missing or damaged.
         """
+        count, seed = require_whole("count", count), require_whole("seed", seed)
         return choose_next(self._data, count=count, strategy=strategy, seed=seed).rows
 
     def labels(self, *, release: str | None = None) -> pl.DataFrame:
@@ -211,7 +229,7 @@ class Project:
         EpoxyError
             There is no such release, or it is damaged.
         """
-        return self._data.labels() if release is None else open_release(self.root, release).labels()
+        return self._data.labels() if release is None else self._open("release", release).labels()
 
     def releases(self) -> pl.DataFrame:
         """Return a row per release, oldest first: id, is_current, is_here, items, time, user, reason."""
@@ -231,6 +249,10 @@ class Project:
         kinds = {"id": text, "is_current": pl.Boolean, "is_here": pl.Boolean, "items": pl.Int64}
         return pl.DataFrame(rows, schema={**kinds, "time": text, "user": text, "reason": text}, orient="row")
 
+    def _open(self, name: str, release: str) -> ReleaseData:
+        """The release that the argument called `name` says."""
+        return open_release(self.root, require_text(name, release))
+
     def run(self, *stages: str) -> None:
         """Bring the pipeline, or `stages` and all they need, up to date, as `epoxy run` does; its lines are printed.
 
@@ -249,3 +271,21 @@ class Project:
                 print(line, end="")
         if run.returncode:
             raise StageError(f"'epoxy run' ended with {run.returncode}; its last lines say why.")
+
+
+def _maybe(require: Callable[[str, Any], T], name: str, value: Any) -> T | None:
+    """None where that is given, else what `require` makes of the value."""
+    return None if value is None else require(name, value)
+
+
+def _to_filter(vote: VoteFilter | str) -> VoteFilter:
+    """What a condition on votes says."""
+    return vote if isinstance(vote, VoteFilter) else VoteFilter(lf=require_text("votes", vote))
+
+
+def _require_pair(name: str, value: Any) -> tuple[str, str]:
+    """The names of two labeling functions."""
+    pair = require_list(name, value)
+    if len(pair) != 2:
+        raise TypeError(f"{name}: got {value!r}; expected the names of two labeling functions")
+    return require_text(name, pair[0]), require_text(name, pair[1])

@@ -5,6 +5,7 @@ everything about caching.
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def open_repo(root: Path) -> Iterator[Repo]:
     ParamsError
         `root` is not the working directory, no repository of DVC or Git, or an address needs a plugin that is missing.
     StageError
-        DVC's settings cannot be read.
+        DVC's settings cannot be read, or its notes not be written.
     """
     with BOOKKEEPING, _open(root) as repo:
         yield repo
@@ -45,6 +46,8 @@ def _open(root: Path) -> Iterator[Repo]:
         raise ParamsError(text if str(root) in text else f"{root}: {text}") from error
     except OSError as error:
         raise StageError(f"DVC cannot read its settings: {error}. Check HOME and the permissions there") from error
+    except sqlite3.OperationalError as error:
+        raise _tell_notes(root, error) from error
     try:
         with repo:
             repair_locks(repo)
@@ -52,6 +55,13 @@ def _open(root: Path) -> Iterator[Repo]:
     except ImportError as error:
         # DVC loads its plugin for S3, GCS or SSH when it meets such an address, even in a file that is not needed now.
         raise ParamsError(f"an address in a .dvc file or .dvc/config: {error}{_name_plugin(str(error))}") from None
+    except sqlite3.OperationalError as error:
+        raise _tell_notes(root, error) from error
+
+
+def _tell_notes(root: Path, error: sqlite3.OperationalError) -> StageError:
+    """The error that a database of DVC's is in the way of; mostly the disk is full."""
+    return StageError(f"DVC cannot write its notes below {root.resolve() / '.dvc'}: {error}. Make room on that disk")
 
 
 def explain_error(error: BaseException) -> str:

@@ -1,7 +1,9 @@
 """Disks fill up and folders cannot be written: it is told in a line, nothing is half-written, and room heals it."""
 
 import contextlib
+import gc
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from finished_project import LONG, remove_outputs, require_whole, spawn
 from small_project import hash_outputs, write_params
 from stage_processes import finish_stage
 
+from flows.runner.dvc_repo import open_repo
 from flows.runner.dvc_run import run_stage
 from flows.runner.report import Outcome
 from tasks.__main__ import STAGES
@@ -97,6 +100,26 @@ def test_a_full_disk_under_dvcs_cache(project: Path, monkeypatch: pytest.MonkeyP
         require_whole(project, expected)
     assert run_stage(project, "extend", spawn) is Outcome.COMPLETED
     assert hash_outputs(project) == expected
+
+
+def test_a_full_disk_under_dvcs_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that only look ask DVC, too, which opens its databases for it."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\nno_scm = true\n")
+    monkeypatch.chdir(tmp_path)
+
+    def ask() -> str:
+        try:
+            with open_repo(tmp_path):
+                return ""
+        except StageError as error:
+            return str(error)
+
+    with mounted(tmp_path / ".dvc" / "tmp", "-t", "tmpfs", "-o", "size=32k", "tmpfs"):
+        said = ask()
+        gc.collect()  # half a database is open as long as the error's frames are there
+    assert re.search(r"DVC cannot write its notes below .*: d.*\. Make room on that disk", said), said
+    assert ask() == ""
 
 
 def test_a_folder_that_nobody_may_write(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
