@@ -1,6 +1,6 @@
 """evaluate: how good each method's labels are, as metrics, plots, tables and a page. The only reader of test gold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +112,7 @@ class Inputs:
     thresholds: dict[str, float | None]
     worth: dict[str, float | None]
     harmful: tuple[str, ...]
+    said_instead: Mapping[str, Mapping[str, str]]
     summary: pl.DataFrame
     curves: pl.DataFrame
     curve_metric: str
@@ -194,7 +195,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         certified = describe_certified(found)
         alternative = None if found["alternative"] is None else str(found["alternative"]["summary"])
         worth = {str(lf): None if value is None else float(value) for lf, value in found["lf_worth"].items()}
-        harmful = tuple(map(str, found["harmful_lfs"]))
+        harmful, said_instead = tuple(map(str, found["harmful_lfs"])), dict(found["said_instead"])
     with _open_summary(root / LABEL_MODEL) as found:
         findings = tuple(map(str, found["findings"]))
         facts += [Fact(name="Label model on votes", value=describe_label_model(found))]
@@ -232,6 +233,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         thresholds=thresholds,
         worth=worth,
         harmful=harmful,
+        said_instead=said_instead,
         summary=summary,
         curves=read_csv(root / THRESHOLD_CURVES, _CURVE_COLUMNS),
         curve_metric=curve_metric,
@@ -272,7 +274,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
         certified=inputs.certified,
         alternative=inputs.alternative,
         left_out=inputs.left_out,
-        harm=describe_harm(inputs.harmful, inputs.muted),
+        harm=describe_harm(inputs.harmful, inputs.muted, inputs.said_instead),
         lfs=tabulate_lfs(
             inputs.lfs,
             original=inputs.cast,

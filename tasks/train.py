@@ -181,8 +181,15 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     )
     with Progress("judging labeling functions", total=WORTH_WORK) as progress:
         worth = measure_worth(vectors, inputs.votes, k, params.seed, progress.advance)
-    description["lf_worth"] = {lf: round_number(value) for lf, value in zip(inputs.lfs, worth, strict=True)}
-    description["harmful_lfs"] = [inputs.lfs[lf] for lf in find_harmful(worth, inputs.votes, k)]
+    description["lf_worth"] = {lf: round_number(value) for lf, value in zip(inputs.lfs, worth.values, strict=True)}
+    harmful = find_harmful(worth, inputs.votes, k).tolist()
+    description["harmful_lfs"] = [inputs.lfs[lf] for lf in harmful]
+    description["said_instead"] = {
+        inputs.lfs[lf]: {
+            classes[c]: classes[said] for c, said in enumerate(worth.said_instead[lf].tolist()) if said >= 0
+        }
+        for lf in harmful
+    }
     other: Method = "nearvote" if shipped == "end_model" else "end_model"
     description["alternative"] = (
         None
@@ -212,7 +219,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     write_model(root / END_MODEL, model)
     print(f"train: {description['summary']}", file=sys.stderr)
     print(f"train: {description['certificate']['summary']}", file=sys.stderr)
-    if harm := describe_harm(description["harmful_lfs"], inputs.muted):
+    if harm := describe_harm(description["harmful_lfs"], inputs.muted, description["said_instead"]):
         print(f"train: {harm}", file=sys.stderr)
 
 

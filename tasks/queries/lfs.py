@@ -41,7 +41,7 @@ def tabulate_lfs(data: ProjectData, *, before: ReleaseData | None = None) -> pl.
     on which no other LF votes, by original and by all votes, which is what coverage would lose without it; threshold
     (null: not extended); on valid gold `<original, added, all>_n`, `_precision`, `_low`, `_high` (95 % Wilson interval);
     decides and adds (on how many items majority vote is another without it, and what it adds to its accuracy on valid gold);
-    worth (what it earns of the accuracy of the labels, as other LFs tell, below 0 where it harms; null if unknown); is_harmful (whether that is more than noise);
+    worth (what it earns of the accuracy of the labels, as other LFs tell, below 0 where it harms; null if unknown); is_harmful (whether it is below 0, or others say another class where they vote near its votes);
     believed (the label model's estimate of the precision, averaged over its votes); failures (number of items);
     near_copies (LFs that vote much the same); is_muted: its original votes are counted here, and nowhere else.
 

@@ -1,6 +1,6 @@
 """The labeling functions that harm the labels, and the line of params that mutes them, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -8,11 +8,17 @@ _SHOWN = 5
 """Most names in a sentence; the line of params has all."""
 
 
-def describe_harm(harmful: Sequence[str], muted: Sequence[str] = ()) -> str | None:
+def describe_harm(
+    harmful: Sequence[str], muted: Sequence[str] = (), said_instead: Mapping[str, Mapping[str, str]] | None = None
+) -> str | None:
     """Return a sentence that names the `harmful` LFs, and how to mute them beside those that are `muted`; None if none is.
+
+    said_instead: by LF and class that it votes for, the class that others mostly say there.
 
     >>> describe_harm(["b"], ["z"])
     "1 labeling function seems to harm the labels: b. To mute it, in params.yaml below 'apply': mute: [z, b]"
+    >>> describe_harm(["b"], (), {"b": {"ham": "spam"}}).partition(" To mute")[0]
+    '1 labeling function seems to harm the labels: b. Where b votes ham, others mostly say spam.'
     >>> describe_harm([]) is None
     True
     """
@@ -22,7 +28,9 @@ def describe_harm(harmful: Sequence[str], muted: Sequence[str] = ()) -> str | No
     listed = ", ".join(harmful[:_SHOWN]) + (f" and {len(harmful) - _SHOWN} more" if len(harmful) > _SHOWN else "")
     which = "it" if len(harmful) == 1 else "them"
     line = write_mute([*muted, *harmful])
-    return f"{what} to harm the labels: {listed}. To mute {which}, in params.yaml below 'apply': {line}"
+    found = [(lf, pair) for lf in harmful for pair in (said_instead or {}).get(lf, {}).items()]
+    said = [f" Where {lf} votes {label}, others mostly say {other}." for lf, (label, other) in found[:_SHOWN]]
+    return f"{what} to harm the labels: {listed}.{''.join(said)} To mute {which}, in params.yaml below 'apply': {line}"
 
 
 def write_mute(lfs: Sequence[str]) -> str:

@@ -348,7 +348,8 @@ def test_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert worth.main([str(tmp_path / "tasks"), "--draws", "1", "--sizes", "500x4", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     (clean,), (draw,) = found["clean"], found["draws"]
-    assert clean["named"] == 0 and clean["muted"] == clean["accuracy"] > 0.8
+    assert clean["named"] == 0 and clean["muted"] == clean["mended"] == clean["accuracy"] > 0.8
+    assert draw["mended"] == clean["accuracy"], "of two classes, the other one is what it meant"
     assert (draw["named_liars"], draw["named"]) == (1, 0) and draw["muted"] == draw["liars_muted"] >= draw["lying"]
     shown = capsys.readouterr().out
     assert "| clusters |" in shown and "500 items, 4 LFs:" in shown

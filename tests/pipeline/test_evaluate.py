@@ -152,6 +152,7 @@ class Project:
             "end_model_weights": None,
             "lf_worth": {"lf_a": 0.25, "lf_b": -0.125},
             "harmful_lfs": ["lf_b"],
+            "said_instead": {"lf_b": {}},
             "alternative": {"summary": "Those of nearvote would differ on 3 of 8 items."},
             "certificate": {
                 "summary": "2 items are certified.",

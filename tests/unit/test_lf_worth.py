@@ -9,6 +9,7 @@ import pytest
 from tasks.core.classifiers.lf_worth import (
     LEAST_VOTES,
     MOST_ITEMS,
+    LFWorth,
     draw_items,
     find_harmful,
     measure_worth,
@@ -64,13 +65,27 @@ def test_liars_are_below_zero_and_nobody_else(k):
     vectors, votes, _ = make_task(m=10, k=k)
     for lf in (2, 7):
         votes[:, lf] = np.where(votes[:, lf] < 0, -1, (votes[:, lf] + 1) % k)
-    assert np.flatnonzero(measure_worth(vectors, votes, k) < 0).tolist() == [2, 7]
+    assert np.flatnonzero(measure_worth(vectors, votes, k).values < 0).tolist() == [2, 7]
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_silence_elsewhere_does_not_speak_for_a_liar(lies):
+    # Nine tenths of the last LF's votes are far from all others, where it is believed; near all others it contradicts them.
+    vectors, votes, truth = make_task(n=300, m=5, k=2)
+    far = np.concatenate([vectors, vectors[:270] + np.float32(50)])
+    cast = np.full((570, 6), -1, np.int8)
+    cast[:300, :5] = votes
+    cast[:, 5] = np.where(np.arange(570) < 270, -1, np.r_[1 - truth if lies else truth, truth[:270]])
+    worth = measure_worth(far, cast, 2)
+    assert worth.values[5] > 0 and worth.is_refuted.tolist() == [False] * 5 + [lies]
+    assert find_harmful(worth, cast, 2).tolist() == [5] * lies
+    assert worth.said_instead.tolist() == [[-1, -1]] * 5 + [[1, 0] if lies else [-1, -1]]
 
 
 def test_a_majority_of_liars_passes_for_the_truth():
     vectors, votes, _ = make_task(m=5)
     votes[:, :3] = np.where(votes[:, :3] < 0, -1, 1 - votes[:, :3])
-    assert np.flatnonzero(measure_worth(vectors, votes, 2) < 0).tolist() == [3, 4]
+    assert np.flatnonzero(measure_worth(vectors, votes, 2).values < 0).tolist() == [3, 4]
 
 
 def test_a_lie_that_is_told_often_is_told_by_one_witness():
@@ -78,23 +93,23 @@ def test_a_lie_that_is_told_often_is_told_by_one_witness():
     vectors, votes, truth = make_task(m=8, coverage=0.08)
     votes[:, 0] = np.where(np.random.default_rng(1).random(len(truth)) < 0.95, 1 - truth, -1)
     votes[:, 1] = np.where(np.random.default_rng(2).random(len(truth)) < 0.05, truth, -1)
-    assert np.flatnonzero(measure_worth(vectors, votes, 2) < 0).tolist() == [0]
+    assert np.flatnonzero(measure_worth(vectors, votes, 2).values < 0).tolist() == [0]
 
 
 def test_the_order_of_lfs_and_of_items_changes_nothing():
     vectors, votes, _ = make_task()
-    worth = measure_worth(vectors, votes, 2)
+    worth = measure_worth(vectors, votes, 2).values
     rng = np.random.default_rng(1)
     lfs, items = rng.permutation(6), rng.permutation(len(votes))
-    assert measure_worth(vectors, votes[:, lfs], 2) == pytest.approx(worth[lfs], abs=1e-12)
-    assert measure_worth(vectors[items], votes[items], 2) == pytest.approx(worth, abs=1e-6)
+    assert measure_worth(vectors, votes[:, lfs], 2).values == pytest.approx(worth[lfs], abs=1e-12)
+    assert measure_worth(vectors[items], votes[items], 2).values == pytest.approx(worth, abs=1e-6)
 
 
 def test_copies_share_what_one_of_them_earned_and_do_not_vouch_for_each_other():
     vectors, votes, _ = make_task()
     liar = np.where(votes[:, 0] < 0, -1, 1 - votes[:, 0]).astype(np.int8)
-    alone = measure_worth(vectors, np.column_stack([votes[:, 1:], liar]), 2)
-    copied = measure_worth(vectors, np.column_stack([votes[:, 1:], *[liar] * 12]), 2)
+    alone = measure_worth(vectors, np.column_stack([votes[:, 1:], liar]), 2).values
+    copied = measure_worth(vectors, np.column_stack([votes[:, 1:], *[liar] * 12]), 2).values
     assert alone[5] < 0 and (copied[5:] < 0).all() and np.ptp(copied[5:]) == 0
     assert alone[5] / 4 < copied[5] < alone[5] / 12  # each of twelve has its part of a little more harm
     # The others earn less beside twelve that err, and still none of them harms.
@@ -103,13 +118,13 @@ def test_copies_share_what_one_of_them_earned_and_do_not_vouch_for_each_other():
 
 def test_what_nothing_tells_is_unknown():
     vectors, votes, _ = make_task()
-    assert np.isnan(measure_worth(vectors, votes[:, :1], 2)).all()
-    assert np.isnan(measure_worth(vectors, np.full_like(votes, -1), 2)).all()
-    assert measure_worth(vectors, votes[:, :0], 2).tolist() == []
+    assert np.isnan(measure_worth(vectors, votes[:, :1], 2).values).all()
+    assert np.isnan(measure_worth(vectors, np.full_like(votes, -1), 2).values).all()
+    assert measure_worth(vectors, votes[:, :0], 2).values.tolist() == []
     silent = np.column_stack([votes, np.full(len(votes), -1, np.int8)])
-    worth = measure_worth(vectors, silent, 2)
-    assert np.isnan(worth[6]) and worth[:6] == pytest.approx(measure_worth(vectors, votes, 2), abs=1e-12)
-    assert np.isnan(measure_worth(vectors[:1], votes[:1], 2)[votes[0] < 0]).all()
+    worth = measure_worth(vectors, silent, 2).values
+    assert np.isnan(worth[6]) and worth[:6] == pytest.approx(measure_worth(vectors, votes, 2).values, abs=1e-12)
+    assert np.isnan(measure_worth(vectors[:1], votes[:1], 2).values[votes[0] < 0]).all()
 
 
 def test_rare_lfs_are_among_the_items_that_are_drawn():
@@ -125,9 +140,9 @@ def test_rare_lfs_are_among_the_items_that_are_drawn():
 
 def test_the_worth_of_all_items_is_estimated_from_those_that_are_drawn(monkeypatch):
     vectors, votes, _ = make_task(n=1200)
-    whole = measure_worth(vectors, votes, 2)
+    whole = measure_worth(vectors, votes, 2).values
     monkeypatch.setattr("tasks.core.classifiers.lf_worth.MOST_ITEMS", 400)
-    assert measure_worth(vectors, votes, 2) == pytest.approx(whole, rel=0.35)
+    assert measure_worth(vectors, votes, 2).values == pytest.approx(whole, rel=0.35)
 
 
 def test_the_sentence_names_few_and_the_line_all():
@@ -138,7 +153,10 @@ def test_the_sentence_names_few_and_the_line_all():
 
 def test_the_last_lf_of_a_class_is_not_named():
     votes = np.array([[0, 1, 1, 0, 2], [-1, 1, 1, 0, 0], [0, 1, 1, 0, 1]], dtype=np.int8)
-    worth = np.array([np.nan, -0.2, -0.1, 0.3, -0.5])
+    values = np.array([np.nan, -0.2, -0.1, 0.3, -0.5])
+    worth, four = (
+        LFWorth(values=values[:m], is_refuted=np.zeros(m, np.bool_), said_instead=np.full((m, 3), -1)) for m in (5, 4)
+    )
     # lf4 is the first by harm per vote, and the only one for class 2; beside it, both of class 1 may go.
     assert find_harmful(worth, votes, 3).tolist() == [1, 2]
-    assert find_harmful(worth[:4], votes[:, :4], 2).tolist() == [1], "lf2 is then the last for class 1"
+    assert find_harmful(four, votes[:, :4], 2).tolist() == [1], "lf2 is then the last for class 1"

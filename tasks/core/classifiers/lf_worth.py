@@ -22,6 +22,10 @@ is worth
 An LF's worth is the sum over its votes, divided by the number of items: what it earns of the accuracy of labels that are
 shares of votes. A negative worth is harm.
 
+*Refutation.* Worth believes an LF where others are silent, and a vote that is alone on its item earns little either way. So what
+others say is also added up over all votes of an LF for a class, silence counting nothing. An LF is refuted if the class that it
+votes for has less of that than by chance, and another has most of it and `OUTWEIGHED` times as much. That is harm, too.
+
 Without gold a majority cannot be told from a conspiracy: of LFs that err alike, and are more than those that do not, each
 is worth something here, and the others harm.
 
@@ -39,7 +43,7 @@ from threadpoolctl import threadpool_limits
 from tasks.core.classifiers.vote_head import has_votes, sum_votes
 from tasks.core.copies import group_copies, weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
-from tasks.core.types import ABSTAIN, Float32, Float64, Int64, Votes
+from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, Votes
 
 NEIGHBORS = 20
 """Nearest items whose votes are evidence, the item itself included."""
@@ -56,6 +60,9 @@ LEAST_TRUST = 0.02
 TRUST_VOTES = 2.0
 """An LF's trust is smoothed by this many votes at chance."""
 
+OUTWEIGHED = 2.0
+"""Times as much that others say for another class, from which on an LF may be refuted."""
+
 MOST_ITEMS = 8_000
 """Most items that are compared, each with each."""
 
@@ -68,10 +75,23 @@ WORTH_WORK = (1 + ROUNDS) * WHOLE
 _BLOCK = 1024
 
 
+@dataclass(frozen=True, kw_only=True)
+class LFWorth:
+    """What each LF is worth, (m,), a share of the labels' accuracy; negative is harm, NaN is unknown.
+
+    is_refuted: (m,). said_instead: (m, k) the class of which others say more than half near LF j's votes for class c, if that is another;
+    -1 where there is none.
+    """
+
+    values: Float64
+    is_refuted: Bool
+    said_instead: Int64
+
+
 def measure_worth(
     vectors: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = ignore_progress
-) -> Float64:
-    """Return the worth (m,) of each LF, a share of the labels' accuracy; negative is harm, NaN is unknown.
+) -> LFWorth:
+    """Return the worth of each LF, and whether it is refuted.
 
     Parameters
     ----------
@@ -97,7 +117,8 @@ def measure_worth(
     groups = _split_copies(drawn, n_classes)
     cast = (drawn != ABSTAIN).sum(axis=0)
     trust = np.where(cast > 0, np.min(cast, where=cast > 0, initial=len(drawn)) / np.maximum(cast, 1), 1.0)
-    values = np.full(votes.shape[1], np.nan)
+    values, is_refuted = np.full(votes.shape[1], np.nan), np.zeros(votes.shape[1], np.bool_)
+    said_instead = np.full((votes.shape[1], n_classes), -1, np.int64)
     for _ in range(ROUNDS):
         with count_steps(advance, len(groups)) as step:
             near = _sum_near(drawn, shares * trust[:, None], nearest)
@@ -112,14 +133,16 @@ def measure_worth(
                 for number, lf in enumerate(group):
                     voted = own[at, number] != ABSTAIN
                     judgment = _judge(said[voted], own[at[voted], number], counts[at[voted]])
-                    values[lf], judged[lf] = judgment.value, judgment.trust
+                    values[lf], judged[lf], is_refuted[lf] = judgment.value, judgment.trust, judgment.is_refuted
+                    said_instead[lf] = judgment.said_instead
                 step(1)
             trust = (trust + judged) / 2
-    return np.asarray(values * (votes != ABSTAIN).sum(axis=0) / max(len(votes), 1))
+    values = values * (votes != ABSTAIN).sum(axis=0) / max(len(votes), 1)
+    return LFWorth(values=values, is_refuted=is_refuted, said_instead=said_instead)
 
 
-def find_harmful(worth: Float64, votes: Votes, n_classes: int) -> Int64:
-    """Return the positions of the LFs whose `worth` (m,) is negative, the most harmful vote first.
+def find_harmful(worth: LFWorth, votes: Votes, n_classes: int) -> Int64:
+    """Return the positions of the LFs whose worth is negative or that are refuted, the most harmful vote first.
 
     The last LF that is left for a class is not among them: nobody else could vouch for it, and to mute it would rule the class
     out.
@@ -129,15 +152,17 @@ def find_harmful(worth: Float64, votes: Votes, n_classes: int) -> Int64:
     Here the second would be, if another voted for class 1.
 
     >>> votes = np.array([[0, 1, 0], [0, -1, 0]], dtype=np.int8)
-    >>> find_harmful(np.array([0.1, -0.2, -0.1]), votes, 2).tolist()
+    >>> values, nobody = np.array([0.1, -0.2, -0.1]), np.full((3, 2), -1)
+    >>> worth = LFWorth(values=values, is_refuted=np.zeros(3, dtype=np.bool_), said_instead=nobody)
+    >>> find_harmful(worth, votes, 2).tolist()
     [2]
     """
     cast = has_votes(votes, n_classes)
     counts = cast.sum(axis=0)
-    per_vote = worth / np.maximum((votes != ABSTAIN).sum(axis=0), 1)
+    per_vote = worth.values / np.maximum((votes != ABSTAIN).sum(axis=0), 1)
     harmful = []
     for lf in np.argsort(per_vote, kind="stable").tolist():
-        if worth[lf] < 0 and (counts[cast[lf]] > 1).all():
+        if (worth.values[lf] < 0 or worth.is_refuted[lf]) and (counts[cast[lf]] > 1).all():
             harmful.append(lf)
             counts -= cast[lf]
     return np.array(harmful, dtype=np.int64)
@@ -206,23 +231,45 @@ def value_votes(proba: Float64, cast: Int64, counts: Float64) -> Float64:
 
 @dataclass(frozen=True, kw_only=True)
 class _Judgment:
-    """The mean Shapley value of an LF's votes, NaN where it is unknown, and how far it is trusted in the next round."""
+    """The mean Shapley value of an LF's votes, NaN where it is unknown, how far it is trusted in the next round, whether it is
+    refuted, and by class that it votes for what others say instead, (k,), -1 where that is nothing else.
+    """
 
     value: float
     trust: float
+    is_refuted: bool
+    said_instead: Int64
 
 
 def _judge(said: Float64, cast: Votes, counts: Float64) -> _Judgment:
     """Return what comes of an LF by what others say, (r, k), near its votes `cast` (r,), of all `counts` (r, k) there."""
-    if not said.any():
-        return _Judgment(value=float("nan"), trust=LEAST_TRUST)
     r, k = said.shape
+    said_instead = np.full(k, -1, np.int64)
+    if not said.any():
+        return _Judgment(value=float("nan"), trust=LEAST_TRUST, is_refuted=False, said_instead=said_instead)
     evidence = said.copy()
     evidence[np.arange(r), cast] += BENEFIT
     proba = evidence / evidence.sum(axis=1, keepdims=True)
     above = float((proba[np.arange(r), cast] - 1.0 / k).sum()) / (1.0 - 1.0 / k) / (r + TRUST_VOTES)
     value = value_votes(proba, cast.astype(np.int64), counts)
-    return _Judgment(value=float(value.mean()), trust=min(max(above, LEAST_TRUST), 1.0))
+    heard = said.sum(axis=1) > 0
+    own = other = 0.0
+    for c in np.unique(cast[heard]).tolist():
+        rows = heard & (cast == c)
+        shares = said[rows].sum(axis=0)
+        shares /= shares.sum()
+        weight = float(rows.sum() / heard.sum())
+        own += weight * float(shares[c])
+        shares[c] = 0.0
+        other += weight * float(shares.max())
+        if shares.max() > 0.5:
+            said_instead[c] = int(shares.argmax())
+    return _Judgment(
+        value=float(value.mean()),
+        trust=min(max(above, LEAST_TRUST), 1.0),
+        is_refuted=own < 1.0 / k and other > 0.5 and other > OUTWEIGHED * own,
+        said_instead=said_instead,
+    )
 
 
 def _split_copies(votes: Votes, n_classes: int) -> list[list[int]]:
