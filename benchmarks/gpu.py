@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.spaces import draw_space, draw_votes
-from tasks.compute.device import find_cards
+from tasks.compute.device import THREADS_PER_CARD, find_cards
 from tasks.core.search.exact import find_neighbors
 from tasks.core.search.faiss_index import normalize
 from tasks.core.search.on_cards import AT_ONCE, CardSearch, NoCard
@@ -185,13 +185,13 @@ def measure(cards: Sequence[Any], n: int, m: int, d: int, metric: MetricName, co
 
 
 def search_all(cards: Sequence[Any], task: Task) -> None:
-    """Search all items, as the stage does: one thread more than cards, so that somebody makes ready what is next."""
+    """Search all items, as the stage does."""
     search = CardSearch(task.support, task.support.lf_classes, cards)
 
     def find(start: int) -> None:
         search.find_neighbors(*task.cut(slice(start, start + AT_ONCE)))
 
-    with ThreadPoolExecutor(len(cards) + 1) as pool:
+    with ThreadPoolExecutor(THREADS_PER_CARD * len(cards)) as pool:
         list(pool.map(find, range(0, len(task.vectors), AT_ONCE)))
 
 

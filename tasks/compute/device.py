@@ -26,6 +26,9 @@ WORTH = 10**12
 """Multiply-adds from which on `auto` looks for a GPU: 2 s of one core in 8-bit integers at 1,000 GFLOP/s, 13 s in float32 at
 150; to import PyTorch alone takes seconds."""
 
+THREADS_PER_CARD = 4
+"""They make ready what a card searches next and put together what it found; how many are best was not measured."""
+
 _making = threading.RLock()
 _made: "WeakKeyDictionary[SearchTask, CardSearch]" = WeakKeyDictionary()
 

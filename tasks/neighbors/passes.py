@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from tasks.compute.cluster import open_cluster
-from tasks.compute.device import choose_block_size, choose_cards, search_block
+from tasks.compute.device import THREADS_PER_CARD, choose_block_size, choose_cards, search_block
 from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
 from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, iterate_queries, locate_members
@@ -135,7 +135,7 @@ def _search_here(work: Pass, cut: Callable[[Block], QueryBlock]) -> Iterator[tup
     # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
     threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
     if isinstance(work.task.plan, SamePlan) and (cards := choose_cards(work.task.plan)):
-        threads = max(threads, len(cards) + 1)  # while cards search, somebody makes ready what is next
+        threads = THREADS_PER_CARD * len(cards)
     with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[tuple[QueryBlock, FoundInBlock]]] = deque()
         for block in work.blocks:

@@ -20,7 +20,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from benchmarks import gpu  # noqa: E402
 from tasks.core.search import on_cards  # noqa: E402
-from tasks.core.search.card import TILES_TO_INTERPRET, TorchCard  # noqa: E402
+from tasks.core.search.card import TILES, TILES_TO_INTERPRET, TorchCard  # noqa: E402
 from tasks.core.search.exact import NOBODY, find_neighbors  # noqa: E402
 from tasks.core.search.faiss_index import normalize  # noqa: E402
 from tasks.core.search.on_cards import CardIsFull, CardSearch  # noqa: E402
@@ -158,6 +158,17 @@ def test_a_list_of_hits_that_overflows_is_made_again_in_halves(metric):
     found, expected, card = search_both_ways(vectors, votes, metric, room=60)
     assert_same(found, expected)
     assert card.looked_at >= 5 * 24
+
+
+@pytest.mark.parametrize("tiles", TILES, ids=lambda tiles: f"{tiles.tall}x{tiles.wide}{'d' * tiles.has_descriptors}")
+def test_tiles_of_every_shape_give_the_same_products(tiles):
+    rng = np.random.default_rng(6)
+    # Small integers, whose sums are exact; more tiles of members than one band has.
+    x, y = (torch.from_numpy(rng.integers(-4, 5, (rows, 64))).half() for rows in (2 * tiles.tall, 9 * tiles.wide))
+    maxima = torch.empty((len(y) // 16, len(x)), dtype=torch.float32)
+    TorchCard("cpu", tiles).multiply(tiles, x, y, maxima)
+    products = x.double().numpy() @ y.double().numpy().T
+    np.testing.assert_array_equal(maxima.numpy().T, products.reshape(len(x), -1, 16).max(axis=2))
 
 
 def test_one_member_and_a_class_without_any():

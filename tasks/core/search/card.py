@@ -30,6 +30,7 @@ from tasks.core.search import card_kernels as kernels
 from tasks.core.search.exact import NOBODY, find_neighbors
 from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, FoundByCard, NoCard, Part
 from tasks.core.search.plan import plan_per_lf
+from tasks.core.search.products import take_rows
 from tasks.core.search.support import Geometry, Support, build_queries, build_support, cut_slices
 from tasks.core.types import Bool, Float32, Float64, MetricName
 
@@ -175,17 +176,18 @@ class TorchCard:
         Both have as many rows as fill whole tiles.
         """
         down, across = len(queries) // tiles.tall, len(members) // tiles.wide
-        programs = down * across
+        grid, processors = down * across, 1
         left, right = queries, members
         if tiles.has_descriptors:
             descriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
             left = descriptor.from_tensor(queries, [tiles.tall, tiles.deep])
             right = descriptor.from_tensor(members, [tiles.wide, tiles.deep])
             if not IS_INTERPRETED:
-                programs = min(programs, torch.cuda.get_device_properties(self.device).multi_processor_count)
-        kernels.multiply[(programs,)](
+                processors = torch.cuda.get_device_properties(self.device).multi_processor_count
+            grid = min(grid, processors)
+        kernels.multiply[(grid,)](
             left, right, maxima, maxima.shape[1], down, across, COLUMNS=queries.shape[1], TALL=tiles.tall,
-            WIDE=tiles.wide, DEEP=tiles.deep, GROUP=GROUP, BAND=_BAND, PROGRAMS=programs,
+            WIDE=tiles.wide, DEEP=tiles.deep, GROUP=GROUP, BAND=_BAND, PROGRAMS=processors,
             HAS_DESCRIPTORS=tiles.has_descriptors, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
 
@@ -253,10 +255,11 @@ class HeldPart:
         rows, slot_rows = np.unique(part.rows, return_inverse=True)
         self._embeddings = torch.empty((len(rows), self._d), dtype=torch.float32, device=card.device)
         for some in cut_slices(len(rows), _AT_ONCE):
-            self._embeddings[some] = card.copy(support.embeddings[rows[some]])
+            self._embeddings[some] = card.copy(take_rows(support.embeddings, rows[some]))
         self._norms = card.copy(support.norms[rows])
         self._rows = card.copy(slot_rows.reshape(-1).astype(np.int32))
         self._positions = card.copy(part.positions)
+        self._position_type = torch.int32 if part.positions.max() < 1 << 31 else torch.int64  # half as much to copy
         self._starts, self._lfs = card.copy(part.starts.astype(np.int32)), card.copy(part.lfs.astype(np.int32))
         lf_class_of = np.repeat(np.arange(len(part.lfs), dtype=np.int32), np.diff(part.starts))
         self._lf_class_of = card.copy(lf_class_of)
@@ -351,9 +354,7 @@ class HeldPart:
         order, position = best >> 32, 0xFFFFFFFF - (best & 0xFFFFFFFF)
         bits = torch.where(order < 0, -order - (1 << 31), order)
         similarity = bits.to(torch.int32).view(torch.float32)
-        position = torch.where(best == _LOWEST, NOBODY, position)
-        if len(self._positions) and int(self._positions.max()) < 1 << 31:
-            position = position.to(torch.int32)  # half as much to copy
+        position = torch.where(best == _LOWEST, NOBODY, position).to(self._position_type)
         hits = torch.cat([torch.empty(0, dtype=torch.int64, device=best.device), *unsure])
         if card.seconds is not None:
             card.asked += int(asks.sum())

@@ -18,12 +18,15 @@ triton = importlib.import_module("triton")
 tl = importlib.import_module("triton.language")
 
 
-def compile_kernel(function):
-    """`function`, compiled by Triton at its first launch."""
-    return triton.jit(function)
+def compile_kernel(*changing):
+    """A decorator for what Triton compiles at the first launch, once for all values of the arguments `changing`.
+
+    Of others it compiles anew where a number is 1, or is a multiple of 16, for the first time.
+    """
+    return triton.jit(do_not_specialize=changing)
 
 
-@compile_kernel
+@compile_kernel("query_tiles", "member_tiles")
 def multiply(
     queries,
     members,
@@ -49,10 +52,14 @@ def multiply(
     queries, members
         (TALL * query_tiles, COLUMNS) and (WIDE * member_tiles, COLUMNS) in float16, or descriptors of them; COLUMNS is a
         multiple of DEEP, and what is beyond the vectors is 0.
+    PROGRAMS
+        Of descriptors: as many programs as the card has processors go on from tile to tile. Else there is one per tile.
     maxima
         (member slots / GROUP, width) in float32.
     """
-    for tile in tl.range(tl.program_id(0), query_tiles * member_tiles, PROGRAMS, flatten=HAS_DESCRIPTORS):
+    # Without descriptors the number of programs changes with the block, and is therefore no constant.
+    step = PROGRAMS if HAS_DESCRIPTORS else tl.num_programs(0)
+    for tile in tl.range(tl.program_id(0), query_tiles * member_tiles, step, flatten=HAS_DESCRIPTORS):
         band = tile // (BAND * query_tiles)
         within = tile - band * BAND * query_tiles
         height = tl.minimum(member_tiles - band * BAND, BAND)
@@ -60,9 +67,9 @@ def multiply(
         j = band * BAND + within % height
         products = tl.zeros((TALL, WIDE), tl.float32)
         if HAS_DESCRIPTORS:
-            for step in range(0, COLUMNS // DEEP):
-                left = queries.load([i * TALL, step * DEEP])
-                right = members.load([j * WIDE, step * DEEP])
+            for part in range(0, COLUMNS // DEEP):
+                left = queries.load([i * TALL, part * DEEP])
+                right = members.load([j * WIDE, part * DEEP])
                 products = tl.dot(left, right.T, products)
         else:
             column = tl.arange(0, DEEP)
@@ -73,15 +80,15 @@ def multiply(
             member = (
                 members + j.to(tl.int64) * (WIDE * COLUMNS) + tl.arange(0, WIDE)[None, :] * COLUMNS + column[:, None]
             )
-            for step in range(0, COLUMNS // DEEP):
-                products = tl.dot(tl.load(query + step * DEEP), tl.load(member + step * DEEP), products)
+            for part in range(0, COLUMNS // DEEP):
+                products = tl.dot(tl.load(query + part * DEEP), tl.load(member + part * DEEP), products)
         largest = tl.max(tl.reshape(products, (TALL, WIDE // GROUP, GROUP)), axis=2)
         group = j.to(tl.int64) * (WIDE // GROUP) + tl.arange(0, WIDE // GROUP)
         row = i * TALL + tl.arange(0, TALL)
         tl.store(maxima + group[None, :] * width + row[:, None], largest)
 
 
-@compile_kernel
+@compile_kernel("begin", "end", "room")
 def find_hits(
     maxima,
     width,
@@ -147,14 +154,14 @@ def find_hits(
                 tl.store(hits + slot, tl.reshape(hit, (DOWN * ACROSS,)), mask=(is_hit > 0) & (slot < room))
 
 
-@compile_kernel
+@compile_kernel()
 def rank(similarity):
     """Integers (int64) that are ordered as the float32 numbers `similarity` are; 0 and -0 have the same."""
     bits = similarity.to(tl.int32, bitcast=True).to(tl.int64)
     return tl.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
-@compile_kernel
+@compile_kernel("found")
 def score_hits(
     hits,
     found,

@@ -8,7 +8,7 @@ Here is what goes around that, without a word of any card's language: members th
 queries whose products do not fit are halved, and several cards take queries from whoever asks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from queue import Queue
 from typing import Protocol
@@ -153,6 +153,7 @@ class CardSearch:
     """The search of `lf_classes` of a support on some cards, of which each takes the queries of one caller at a time."""
 
     def __init__(self, support: Support, lf_classes: Sequence[LFClass], cards: Sequence[Card]) -> None:
+        self._support = support
         self._free: Queue[_Seat] = Queue()
         for card in cards:
             self._free.put(_Seat(support, lf_classes, card))
@@ -167,9 +168,30 @@ class CardSearch:
         """
         seat = self._free.get()
         try:
-            return seat.search(queries, asking)
+            pieces = seat.search(queries, asking)
         finally:
             self._free.put(seat)
+        # The card works for others meanwhile.
+        shape = len(self._support.lf_classes), len(queries.vectors)
+        found = Nearest(similarity=np.full(shape, -np.inf, np.float32), position=np.full(shape, _LAST, np.int64))
+        for piece in pieces:
+            _improve(piece, found)
+            _settle(self._support, piece, queries, found)
+        nobody = found.position == _LAST
+        return Nearest(
+            similarity=np.where(nobody, np.float32(np.nan), found.similarity),
+            position=np.where(nobody, NOBODY, found.position),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """What a card says about a part and some queries."""
+
+    part: Part
+    start: int
+    """The first of the queries."""
+    found: FoundByCard
 
 
 class _Seat:
@@ -185,11 +207,11 @@ class _Seat:
         self._held: Held | None = None
         """The part, where there is a single one."""
 
-    def search(self, queries: Queries, asking: Bool) -> Nearest:
-        """As `CardSearch.find_neighbors`."""
+    def search(self, queries: Queries, asking: Bool) -> list[_Piece]:
+        """What the card says about all parts and all of `queries`; arguments and errors are those of `CardSearch`."""
         while True:
             try:
-                return self._try(queries, asking)
+                return list(self._try(queries, asking))
             except CardIsFull:
                 self._held = None
                 if self._most <= LEAST_MEMBERS:
@@ -198,34 +220,26 @@ class _Seat:
             self._parts = cut_into_parts(self._lf_classes, self._most)
             self._at_once = AT_ONCE
 
-    def _try(self, queries: Queries, asking: Bool) -> Nearest:
-        shape = len(self._support.lf_classes), len(queries.vectors)
-        found = Nearest(similarity=np.full(shape, -np.inf, np.float32), position=np.full(shape, _LAST, np.int64))
+    def _try(self, queries: Queries, asking: Bool) -> Iterator[_Piece]:
         for part in self._parts:
             held = self._held or self._card.hold(self._support, part)
             if len(self._parts) == 1:
                 self._held = held
-            self._search_part(part, held, queries, asking, found)
+            yield from self._search_part(part, held, queries, asking)
             del held  # before the next part needs its memory
-        nobody = found.position == _LAST
-        return Nearest(
-            similarity=np.where(nobody, np.float32(np.nan), found.similarity),
-            position=np.where(nobody, NOBODY, found.position),
-        )
 
-    def _search_part(self, part: Part, held: Held, queries: Queries, asking: Bool, found: Nearest) -> None:
+    def _search_part(self, part: Part, held: Held, queries: Queries, asking: Bool) -> Iterator[_Piece]:
         start = 0
         while start < len(queries.vectors):
             block = slice(start, start + self._at_once)
             try:
-                new = held.search(queries.vectors[block], queries.norms[block], asking[block])
+                found = held.search(queries.vectors[block], queries.norms[block], asking[block])
             except CardIsFull:
                 if self._at_once <= LEAST_QUERIES:
                     raise
                 self._at_once = max(self._at_once // 2, LEAST_QUERIES)
                 continue
-            _improve(found, part.lf_classes, start, new)
-            _settle(self._support, part, queries, start, new, found)
+            yield _Piece(part=part, start=start, found=found)
             start += self._at_once
 
 
@@ -233,21 +247,24 @@ def _floor(slots: int) -> int:
     return max(slots // GROUP * GROUP, LEAST_MEMBERS)
 
 
-def _improve(found: Nearest, lf_classes: Int64, start: int, new: FoundByCard) -> None:
+def _improve(piece: _Piece, found: Nearest) -> None:
     """Take over what is nearer, or as near and of a smaller position."""
-    columns = slice(start, start + new.position.shape[1])
-    for lf_class, similarity, position in zip(lf_classes, new.similarity, new.position, strict=True):
+    new = piece.found
+    columns = slice(piece.start, piece.start + new.position.shape[1])
+    for lf_class, similarity, position in zip(piece.part.lf_classes, new.similarity, new.position, strict=True):
         best, first = found.similarity[lf_class, columns], found.position[lf_class, columns]
         wins = (position != NOBODY) & ((similarity > best) | ((similarity == best) & (position < first)))
-        best[wins], first[wins] = similarity[wins], position[wins]
+        np.copyto(best, similarity, where=wins)
+        np.copyto(first, position, where=wins)
 
 
-def _settle(support: Support, part: Part, queries: Queries, start: int, new: FoundByCard, found: Nearest) -> None:
+def _settle(support: Support, piece: _Piece, queries: Queries, found: Nearest) -> None:
     """Score what the card is in doubt about, as the processor does."""
+    part, new = piece.part, piece.found
     lf_class_of = np.repeat(part.lf_classes, np.diff(part.starts))
     for some in cut_slices(len(new.group), PENDING // GROUP):
         slots = (GROUP * new.group[some, None] + np.arange(GROUP)).reshape(-1)
-        query = np.repeat(start + new.query[some], GROUP)
+        query = np.repeat(piece.start + new.query[some], GROUP)
         entry = np.repeat(lf_class_of[new.group[some]], GROUP) * len(queries.vectors) + query
         similarity = score_pairs(support, queries, query, part.rows[slots])
         keep_nearest(entry, part.positions[slots], similarity, found.similarity.reshape(-1), found.position.reshape(-1))
