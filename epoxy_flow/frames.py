@@ -1,5 +1,6 @@
 """Labeling functions on frames, without a project."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from epoxy_flow.arguments import require_list, require_text
 from tasks.core import lf_analysis
 from tasks.core.types import ABSTAIN, Int8, Votes
 from tasks.errors import LabelingFunctionError
+from tasks.hash_seed import HASH_SEED, are_hashes_fixed
+from tasks.lf.clocks import uses_hash
 from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF, read_items, to_frame
 from tasks.lf.snorkel import adapt_snorkel_lf, is_snorkel_lf
 from tasks.lf.voting import ColumnVotes, apply_rowwise, apply_vectorized
@@ -65,6 +68,7 @@ def apply_lfs(frame: Any, lfs: Sequence[LabelingFunction], classes: Sequence[str
         lf = lf if lf.name else replace(lf, name=f"lf_{number}")
         if lf.name in {column.name for column in columns}:
             raise LabelingFunctionError(f"more than one labeling function is called '{lf.name}'. Rename all but one.")
+        warn_of_hashes(lf)
         found = _ask(lf, items, classes)
         for failure in found.failures[:1]:
             trace = f"\n{failure.trace}" if failure.trace else ""
@@ -118,6 +122,16 @@ def lf_summary(votes: pl.DataFrame, classes: Sequence[str], gold: pl.Series | No
         columns |= {"n": counts.gold.votes, "precision": lf_analysis.measure_precision(counts.gold)}
         columns |= {"low": low, "high": high}
     return pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
+
+
+def warn_of_hashes(lf: LabelingFunction) -> None:
+    """Warn where `lf` calls hash() and this process was not started with the seed that stages have."""
+    if not are_hashes_fixed() and uses_hash(lf):
+        warnings.warn(
+            f"labeling function '{lf.name}' calls hash(), which in this process is not what it is in the pipeline: its votes here "
+            f"are others. Start Python with PYTHONHASHSEED={HASH_SEED}, or use hashlib.",
+            stacklevel=3,
+        )
 
 
 def _read_names(what: str, column: pl.Series, classes: Sequence[str]) -> Int8:

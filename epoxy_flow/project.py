@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from epoxy_flow.arguments import require_flag, require_list, require_number, require_text, require_whole
+from epoxy_flow.frames import warn_of_hashes
 from flows.releases.opened import open_release
 from flows.releases.store import list_releases
 from flows.runner.project import find_root
@@ -192,11 +193,15 @@ class Project:
             seed=_maybe(require_whole, "seed", seed),
         )
         if isinstance(lf, RowwiseLF | VectorizedLF):
+            warn_of_hashes(lf)
             return try_lf(self._data, lf, rows, withheld_gold=test_gold)
         if not lf.isidentifier():
-            return try_lf(self._data, read_lf(lf), rows, withheld_gold=test_gold)
+            made = read_lf(lf)
+            warn_of_hashes(made)
+            return try_lf(self._data, made, rows, withheld_gold=test_gold)
         source = self._data.params().apply.source
         with saved_lf(self.root, source, lf) as saved:
+            warn_of_hashes(saved)
             return try_lf(self._data, saved, rows, source=source, withheld_gold=test_gold)
 
     def suggest(self, *, label: str | None = None, least_precision: float = 0.8, count: int = 10) -> pl.DataFrame:

@@ -14,14 +14,12 @@ from tasks.cache.dependencies import describe_changes, find_dependencies, identi
 from tasks.cache.stage_code import CHECK, require_noted_code
 from tasks.cache.store import forget_since
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError, blame_machine, require_sound_environment
+from tasks.hash_seed import HASH_SEED, are_hashes_fixed
 
 # Everything else is imported by `run_stage`, so that code is read only after its digest was taken.
 
 STAGES = ("ingest", "gold", "index", "apply", "search", "tune", "extend", "fit", "train", "evaluate")
 """The stages in the order of the pipeline; each is a module here, a DVC stage, a section of params and a folder in data/."""
-
-HASH_SEED = "6640"
-"""Python's seed for hashes of texts; Dask's nannies give their workers the same."""
 
 _PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h: a signal to this process when the one that started it dies."""
@@ -130,7 +128,7 @@ def fix_hash_seed() -> None:
 
     An LF that uses hash(), or the order of a set, would vote otherwise in each of them.
     """
-    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+    if not are_hashes_fixed():
         os.environ["PYTHONHASHSEED"] = HASH_SEED
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the same command
 

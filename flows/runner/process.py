@@ -68,7 +68,7 @@ def make_environment(base: Mapping[str, str]) -> dict[str, str]:
     The environment's scripts folder comes first on PATH even where nobody activated the environment: under a Prefect
     worker, or when the flow was started by the interpreter's full path.
     """
-    from tasks.__main__ import HASH_SEED  # run as a script, this file finds nothing of the project
+    from tasks.hash_seed import HASH_SEED  # run as a script, this file finds nothing of the project
 
     scripts = sysconfig.get_path("scripts")
     path = base.get("PATH", "")

@@ -53,6 +53,13 @@ def find_clocks(*values: object) -> tuple[str, ...]:
     return tuple(sorted(search.found))
 
 
+def uses_hash(lf: LabelingFunction) -> bool:
+    """Whether `lf` calls Python's hash(), which differs between processes that were started with other seeds."""
+    search = _Search()
+    search.visit(lf)
+    return search.uses_hash
+
+
 def find_clocks_at_import(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of those that the module at `path`, whose globals are `values`, uses while it is imported, ascending."""
     code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
@@ -66,6 +73,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.found: set[str] = set()
+        self.uses_hash = False
         self._met: dict[int, object] = {}
 
     def visit(self, value: Any) -> None:
@@ -138,6 +146,7 @@ class _Search:
                 value = getattr(value, name, _MISSING) if isinstance(value, ModuleType | type) else _MISSING
             elif operation.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")):
                 value = known.get(name[-1] if isinstance(name, tuple) else name, _MISSING)
+                self.uses_hash |= name == "hash" and value is _MISSING
             else:
                 value = _MISSING
             names = [name]

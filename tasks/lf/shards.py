@@ -22,7 +22,9 @@ from tasks.compute import engine
 from tasks.compute.engine import Cluster, ShardLostError
 from tasks.core.types import ITEM_ID
 from tasks.errors import LabelingFunctionError, StageError
+from tasks.hash_seed import HASH_SEED, are_hashes_fixed
 from tasks.lf.asking import Asking
+from tasks.lf.clocks import uses_hash
 from tasks.lf.functions import LabelingFunction, RowwiseLF, VectorizedLF
 from tasks.lf.loading import load_lfs
 from tasks.lf.monitor import Monitor
@@ -95,12 +97,28 @@ def vote_shard(module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:
     loaded = _load(module)
     by_name = {lf.name: lf for lf in loaded.lfs}
     lfs = [by_name[name] for name in shard.lfs]
+    require_fixed_hashes(lfs, module.source)
     vectorized = [lf for lf in lfs if isinstance(lf, VectorizedLF)]
     rowwise = [lf for lf in lfs if isinstance(lf, RowwiseLF)]
     with Monitor(module.source, shard.lfs) as monitor:
         asking = Asking(root=Path(loaded.folder.name), source=module.source, classes=module.classes, monitor=monitor)
         votes = asking.ask_vectorized(vectorized, shard.items) if vectorized else {}
         return votes | (asking.ask_all_rowwise(rowwise, shard.items) if rowwise else {})
+
+
+def require_fixed_hashes(lfs: Sequence[LabelingFunction], source: str) -> None:
+    """Check that this worker hashes texts as the stages do, or that no LF asks it to.
+
+    Raises
+    ------
+    LabelingFunctionError
+        An LF calls hash(), and the worker was started with another seed.
+    """
+    if not are_hashes_fixed() and (named := [lf.name for lf in lfs if uses_hash(lf)]):
+        raise LabelingFunctionError(
+            f"labeling function '{named[0]}' ({source}) calls hash(), which differs on a Dask worker on {platform.node()} "
+            f"that was started without a nanny. Start it with PYTHONHASHSEED={HASH_SEED}, or use hashlib."
+        )
 
 
 def _ask_one_by_one(cluster: Cluster, module: Module, shard: VoteShard) -> dict[str, ColumnVotes]:

@@ -1,5 +1,6 @@
 """What Python users get wrong: an argument of another type is told by its name, before anything is read."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from epoxy_flow import Project, apply_lfs, lf_summary, open_project
 from tasks.errors import LabelingFunctionError
 from tasks.labeling import keyword_lf, labeling_function
+from tasks.lf.shards import require_fixed_hashes
 
 CLASSES = ["HAM", "SPAM"]
 TEXTS = pl.DataFrame({"text": ["x", "y"]})
@@ -66,3 +68,30 @@ def test_votes_and_gold_of_another_length_or_of_no_class() -> None:
         lf_summary(pl.DataFrame({"a": [1, None]}), CLASSES)
     with pytest.raises(TypeError, match=r"^votes: got list"):
         lf_summary([1], CLASSES)  # type: ignore[arg-type]
+
+
+def hashes(item: Any) -> str:
+    return CLASSES[hash(item.text) % 2]
+
+
+@labeling_function
+def by_hash(item: Any) -> str:
+    return hashes(item)
+
+
+def test_hashes_that_differ_from_those_of_stages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "random")
+    with pytest.warns(
+        UserWarning, match=r"'by_hash' calls hash\(\), which in this process .*PYTHONHASHSEED=6640, or use hashlib"
+    ):
+        apply_lfs(TEXTS, [by_hash], CLASSES)
+    with pytest.raises(
+        LabelingFunctionError, match=r"'by_hash' \(lfs/mine.py\) calls hash\(\), which differs on a Dask worker"
+    ):
+        require_fixed_hashes([LF, by_hash], "lfs/mine.py")
+    with warnings.catch_warnings(action="error"):
+        apply_lfs(TEXTS, [LF], CLASSES)
+        require_fixed_hashes([LF], "lfs/mine.py")
+        monkeypatch.setenv("PYTHONHASHSEED", "6640")
+        apply_lfs(TEXTS, [by_hash], CLASSES)
+        require_fixed_hashes([by_hash], "lfs/mine.py")
