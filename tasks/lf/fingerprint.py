@@ -255,6 +255,12 @@ def is_library(module: Any) -> bool:
     if file in (None, "built-in", "frozen"):
         name = str(getattr(module, "__name__", None) or getattr(module, "name", ""))
         return name.partition(".")[0] in sys.stdlib_module_names
-    path = Path(file).resolve()
+    return _is_library_file(Path(file).absolute())
+
+
+@functools.cache
+def _is_library_file(file: Path) -> bool:
+    """Whether the file at an absolute path does; kept, since links are followed for hundreds of values of each module."""
+    path = file.resolve()
     is_ours = path in _list_pipeline() or (path.parent == PROJECT / "tasks" and path.name == "__init__.py")
     return is_ours or any(path.is_relative_to(library) for library in _LIBRARIES)
