@@ -78,7 +78,7 @@ a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 3px s
   .q-table th, .q-table td { padding: 4px 6px !important; }
   .q-table td { white-space: normal; }
   .q-table th:not(.sorted) .q-table__sort-icon { display: none; }
-  .q-table td:first-child { overflow-wrap: anywhere; }
+  .q-table td:first-child { overflow-wrap: anywhere; min-width: 5.5rem; }
   .cards .q-table, .cards tbody { display: block; }  /* a row is a card, each cell under its column's name */
   .cards thead tr { display: flex; flex-wrap: wrap; height: auto; padding: 2px 0; }
   .cards thead th { border: 0; }
