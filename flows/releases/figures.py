@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ import pydantic
 
 from tasks.core import metrics
 from tasks.core.types import ABSTAIN, ITEM_ID
-from tasks.label_new import LabeledRows
 from tasks.params import Metric, Params
 from tasks.tables import schemas
 from tasks.tables.files import read_json
@@ -19,6 +19,9 @@ from tasks.tables.muted import mute
 from tasks.tables.parquet import read_batches, read_schema, read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, SHIPPED_LABELS, VALID_GOLD, VOTES
 from tasks.tables.validation import require_same_items
+
+if TYPE_CHECKING:  # it imports search and models, a second of a processor for whoever only reads a release
+    from tasks.label_new import LabeledRows
 
 DECIMALS = 6
 """Of every figure: hides the order of summation, which processors may differ in, and no gate asks for more."""
@@ -237,7 +240,7 @@ def _embedding_batches(path: Path, width: int) -> Iterator[npt.NDArray[np.float6
         yield batch["embedding"].to_numpy().astype(np.float64)
 
 
-def measure_new_rows(labeled: LabeledRows, last: Figures) -> NewRowFigures:
+def measure_new_rows(labeled: "LabeledRows", last: Figures) -> NewRowFigures:
     """Where the rows that were labeled now lie, to be compared with all rows of the `last` release."""
     counts, centroid = labeled.counts, labeled.centroid
     metric = last.embeddings.metric if last.embeddings else ""

@@ -1,8 +1,8 @@
 """Imports pandera for Polars alone.
 
-pandera also imports pandas wherever that is installed, which takes longer than all else that a stage imports, and which
-nothing here needs. It is told that there is no pandas; who asks pandera for what needs pandas, as an LF module may, gets it
-then.
+pandera also imports pandas, and Hypothesis beside it, wherever they are installed, which takes longer than all else that a
+stage imports, and which nothing here needs. It is told that there is neither; who asks pandera for what needs pandas, as an
+LF module may, gets it then.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+_LEFT_OUT = ("pandas", "hypothesis")
+
 
 class _WithoutPandas:
     """Finds no pandas for one thread."""
@@ -21,9 +23,9 @@ class _WithoutPandas:
         self._thread = threading.get_ident()
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Return nothing, so that the next finder is asked, unless this thread asks for pandas."""
-        if name == "pandas" and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError("No module named 'pandas'", name=name)
+        """Return nothing, so that the next finder is asked, unless this thread asks for what is left out."""
+        if name in _LEFT_OUT and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @contextlib.contextmanager
