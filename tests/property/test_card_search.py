@@ -18,6 +18,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: 'make ker
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("TRITON_INTERPRET is not 1: 'make kernels' sets it", allow_module_level=True)
 
+from extension_data import write_neighbors, write_project  # noqa: E402
+
 from benchmarks import gpu  # noqa: E402
 from tasks.core.search import on_cards  # noqa: E402
 from tasks.core.search.card import TILES, TILES_TO_INTERPRET, TorchCard  # noqa: E402
@@ -26,6 +28,7 @@ from tasks.core.search.faiss_index import normalize  # noqa: E402
 from tasks.core.search.on_cards import CardIsFull, CardSearch  # noqa: E402
 from tasks.core.search.plan import plan_per_lf  # noqa: E402
 from tasks.core.search.support import build_queries, build_support  # noqa: E402
+from tasks.tables.paths import NEIGHBORS  # noqa: E402
 
 METRICS = ("cosine", "l2")
 
@@ -160,6 +163,36 @@ def test_a_list_of_hits_that_overflows_is_made_again_in_halves(metric):
     assert card.looked_at >= 5 * 24
 
 
+STEP = 2.0**-13
+"""Of float16 between 1/8 and 1/4."""
+
+
+def spread_over(first, components, d=40):
+    """A unit vector with these `components` from position `first` on, and what is left of its length in the last one."""
+    vector = np.zeros(d)
+    vector[first : first + len(components)] = components
+    vector[-1] = np.sqrt(1 - (vector**2).sum())
+    return vector
+
+
+@pytest.mark.parametrize("is_query_exact", [True, False])
+def test_what_half_precision_turns_round_is_found(is_query_exact):
+    """Each component of the nearest is rounded down, and most of another's are rounded up, so that the other seems nearer."""
+    start = 1229 * STEP  # some .15
+    down, up = 16 * [start + 0.49 * STEP], 8 * [start + 0.51 * STEP] + 8 * [start + 0.3 * STEP]
+    if is_query_exact:
+        query, nearest, other = spread_over(0, 16 * [0.25]), spread_over(0, down), spread_over(0, up)
+    else:
+        query, nearest, other = spread_over(0, down + up), spread_over(0, 16 * [0.25]), spread_over(16, 16 * [0.25])
+    far = -np.eye(40)[:20]
+    vectors = np.concatenate([[query, nearest], far, [other]])
+    votes = np.zeros((len(vectors), 1), np.int8)
+    votes[0] = -1
+    found, expected, _ = search_both_ways(vectors, votes, "cosine")
+    assert_same(found, expected)
+    assert found.position[0, 0] == 1
+
+
 @pytest.mark.parametrize("tiles", TILES, ids=lambda tiles: f"{tiles.tall}x{tiles.wide}{'d' * tiles.has_descriptors}")
 def test_tiles_of_every_shape_give_the_same_products(tiles):
     rng = np.random.default_rng(6)
@@ -230,3 +263,16 @@ def test_the_kernels_compile_for_cards(capability):
     # What a block of threads may have: 163 KiB on an A100, 227 KiB on an H100.
     assert max(shared) <= {80: 163, 90: 227}[capability] * 1024
     assert used  # tensor cores, by every shape of tiles
+
+
+def test_the_stage_writes_the_same_bytes(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(7)
+    vectors, votes = draw_normal(rng, 150, 6), draw_votes(rng, 150)
+    written = []
+    for choice in ("cpu", "gpu"):
+        monkeypatch.setenv("EPOXY_DEVICE", choice)
+        write_project(tmp_path / choice, vectors=vectors, votes=votes, splits=["train"] * 150)
+        write_neighbors(tmp_path / choice)
+        written.append((tmp_path / choice / NEIGHBORS).read_bytes())
+    assert written[0] == written[1]
+    assert "search: exact products on a GPU\n" in capsys.readouterr().err
