@@ -316,12 +316,12 @@ def test_the_workbench_shows_what_ingest_read_and_nothing_else(tmp_path: Path) -
 
 def test_a_description_cannot_be_compared_with_images_by_an_encoder_of_images(tmp_path: Path) -> None:
     root = write(tmp_path, PATHS)
-    described = DescribeParams(classes={"ham": ("a red square",)})
+    described = DescribeParams(classes={"ham": ("the phone",)})
     ingest(root)
     with pytest.raises(ParamsError, match=r"are of images .'pixels'., which reads no sentences. Name a model of texts"):
         find_class_vectors(root, ("ham", "spam"), described)
     raw = root / "data/raw/items.parquet"
-    pl.read_parquet(raw).with_columns(text=pl.Series(["red wine", "green tea", "blue sky"])).write_parquet(raw)
+    pl.read_parquet(raw).with_columns(text=pl.Series(["red phone", "green tea", "blue sky"])).write_parquet(raw)
     ingest(root, ENCODER)
     write_model(root / "models", np.random.default_rng(0).normal(size=(len(WORDS), pixel_encoder.WIDTH)))
     half = described.model_copy(update={"encoder": "models/model.onnx"})
