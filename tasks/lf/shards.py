@@ -116,8 +116,8 @@ def require_fixed_hashes(lfs: Sequence[LabelingFunction], source: str) -> None:
     """
     if not are_hashes_fixed() and (named := [lf.name for lf in lfs if uses_hash(lf)]):
         raise LabelingFunctionError(
-            f"labeling function '{named[0]}' ({source}) calls hash(), which differs on a Dask worker on {platform.node()} "
-            f"that was started without a nanny. Start it with PYTHONHASHSEED={HASH_SEED}, or use hashlib."
+            f"labeling function '{named[0]}' ({source}) calls hash(), which differs on a worker on {platform.node()}: it was started "
+            f"without PYTHONHASHSEED={HASH_SEED}, which Dask's nannies set. Start it with that, or use hashlib."
         )
 
 

@@ -86,7 +86,7 @@ def test_hashes_that_differ_from_those_of_stages_are_told(monkeypatch: pytest.Mo
     ):
         apply_lfs(TEXTS, [by_hash], CLASSES)
     with pytest.raises(
-        LabelingFunctionError, match=r"'by_hash' \(lfs/mine.py\) calls hash\(\), which differs on a Dask worker"
+        LabelingFunctionError, match=r"'by_hash' \(lfs/mine.py\) calls hash\(\), which differs on a worker on"
     ):
         require_fixed_hashes([LF, by_hash], "lfs/mine.py")
     with warnings.catch_warnings(action="error"):
