@@ -30,10 +30,9 @@ $(ENV)/ready: requirements.lock pyproject.toml $(MORE)
 run: env         ## the whole pipeline on the demo; a second run recomputes nothing
 	@$(BIN)/epoxy run
 
-# Folder by folder, not the files with the most tests first: short tests come last, and all processes end together. Three of them,
-# for two cores: tests wait for servers and for other processes a fifth of the time.
+# Folder by folder, not the files with the most tests first: short tests come last, and both processes end together.
 test: env        ## all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint      ## lint, and the tests that take seconds: for every edit
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property tests/contract
