@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import is_alive
 from toy_project import Toy
 
 
@@ -24,7 +24,7 @@ def test_interrupted_stage_ends_with_130_and_leaves_no_process(toy: Toy, monkeyp
     assert process.returncode == 130
     assert "the next run continues" in error
     assert "Traceback" not in error
-    assert not any(psutil.pid_exists(pid) for pid in toy.read_pids())
+    assert not any(is_alive(pid) for pid in toy.read_pids())
 
 
 def run_in_shell(toy: Toy, command: str, **environment: str) -> "subprocess.CompletedProcess[str]":

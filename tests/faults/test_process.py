@@ -5,11 +5,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import wait_until_dead
 
 from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
 
@@ -35,15 +34,6 @@ def run(code: str, tmp_path: Path, timeout_seconds: float | None = None) -> tupl
         on_line=lines.append,
     )
     return code_, lines
-
-
-def wait_until_dead(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_run_gives_every_line_with_its_stream(tmp_path: Path) -> None:
@@ -88,7 +78,7 @@ def test_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
         )
     pids = [int(line.text) for line in lines]
     assert len(pids) == 3
-    assert wait_until_dead(pids)
+    wait_until_dead(pids)
 
 
 def test_stop_ends_the_whole_tree_and_refuses_later_commands(tmp_path: Path) -> None:
@@ -102,7 +92,7 @@ def test_stop_ends_the_whole_tree_and_refuses_later_commands(tmp_path: Path) -> 
 
     with pytest.raises(CommandStoppedError):
         commands.run([sys.executable, "-c", TREE], cwd=tmp_path, env=os.environ, timeout_seconds=60, on_line=see)
-    assert wait_until_dead(pids)
+    wait_until_dead(pids)
     with pytest.raises(CommandStoppedError):
         commands.run(["true"], cwd=tmp_path, env=os.environ, timeout_seconds=60, on_line=see)
     with pytest.raises(CommandStoppedError):
@@ -118,7 +108,7 @@ def test_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         Commands().run(
             [sys.executable, "-c", stubborn], cwd=tmp_path, env=os.environ, timeout_seconds=1, on_line=lines.append
         )
-    assert wait_until_dead([int(lines[0].text)])
+    wait_until_dead([int(lines[0].text)])
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
@@ -136,13 +126,13 @@ Commands().run([{sys.executable!r}, "-c", {TREE!r}], cwd=Path("."), env=os.envir
     process.send_signal(end)
     process.wait()
     process.stdout.close()
-    assert wait_until_dead(pids)
+    wait_until_dead(pids)
 
 
 def test_a_child_left_behind_ends_with_its_command(tmp_path: Path) -> None:
     code, lines = run("import subprocess; print(subprocess.Popen(['sleep', '600']).pid)", tmp_path, timeout_seconds=60)
     assert code == 0
-    assert wait_until_dead([int(lines[0].text)])
+    wait_until_dead([int(lines[0].text)])
 
 
 def test_python_is_this_environments_and_writes_line_by_line(tmp_path: Path) -> None:

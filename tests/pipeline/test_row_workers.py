@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import polars as pl
-import psutil
 import pytest
+from processes import is_alive, wait_until_dead
 
 from tasks import apply
 from tasks.errors import LabelingFunctionError, StageError
@@ -83,7 +83,7 @@ def test_the_votes_come_from_other_processes(tmp_path: Path, spread: None) -> No
     run(make_project(tmp_path, lf.replace("'pids'", repr(str(tmp_path / "pids")))))
     pids = set((tmp_path / "pids").read_text().split())
     assert str(os.getpid()) in pids and 2 <= len(pids) <= 3
-    assert not any(psutil.pid_exists(int(pid)) for pid in pids - {str(os.getpid())})
+    assert not any(is_alive(int(pid)) for pid in pids - {str(os.getpid())})
 
 
 def test_an_error_in_a_worker_names_lf_item_and_line(tmp_path: Path, spread: None) -> None:
@@ -150,10 +150,7 @@ def test_a_stage_that_is_ended_leaves_nobody_behind(tmp_path: Path, number: sign
         stage.send_signal(number)
         stage.wait(timeout=20)
         assert stage.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
-        _, alive = psutil.wait_procs(
-            [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))], timeout=20
-        )
-        assert alive == []
+        wait_until_dead(map(int, pids))
     finally:
         stage.kill()
         stage.wait()

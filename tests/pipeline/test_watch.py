@@ -14,6 +14,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from processes import wait_until_dead
 from small_project import copy_compiled_loops
 from toy_project import Toy
 
@@ -242,22 +243,6 @@ def test_the_page_scores_valid_gold_alone(project: Path, session: Session) -> No
         page.show(view)
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """A killed orphan stays a zombie for as long as its new parent likes."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until_dead(processes: list[psutil.Process], seconds: float = 20.0) -> None:
-    """Killed is not yet dead: the system takes its time to give back what a process held."""
-    deadline = time.monotonic() + seconds
-    while any(is_alive(process) for process in processes):
-        assert time.monotonic() < deadline, processes
-        time.sleep(0.02)
-
-
 def run_loop(loop: Loop, until: float = 60.0, *, done: object) -> None:
     """Let the loop look until `done()`."""
     assert callable(done)
@@ -332,7 +317,7 @@ def test_what_takes_longer_follows_agrees_with_the_page_and_ends_with_the_next_e
         assert children
         write_lfs(project, _LFS.replace("1.2, ", "0.9, "))
         loop.step()
-        wait_until_dead(children)
+        wait_until_dead(child.pid for child in children)
         run_loop(loop, done=lambda: len(page.stages) == 2)
         assert [one.stage for one in page.stages] == ["train", "fit"]
         assert {"nearvote", "end_model", "gold_only"} == {score.method for score in page.stages[0].scores}
@@ -343,7 +328,7 @@ def test_what_takes_longer_follows_agrees_with_the_page_and_ends_with_the_next_e
         assert page.views[-1].follows == ("tune", "extend", "fit")
     finally:
         loop.close()
-    wait_until_dead([child for child in me.children(recursive=True) if child not in others])
+    wait_until_dead([child.pid for child in me.children(recursive=True) if child not in others])
 
 
 def test_what_dead_runs_left_beside_outputs_is_removed_first(toy: Toy) -> None:
@@ -393,7 +378,7 @@ def test_the_command_brings_the_index_up_to_date_answers_edits_and_ends_tidily(
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(2)
         assert process.wait(60) == 0
-        wait_until_dead(children)
+        wait_until_dead(child.pid for child in children)
         assert list((tmp_path / "tmp").glob("epoxy-*")) == []
     done = subprocess.run(["dvc", "repro", "search"], cwd=root, check=True, capture_output=True, text=True)
     assert "Stage 'index' didn't change, skipping" in done.stdout

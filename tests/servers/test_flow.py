@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import is_alive
 from toy_project import TOY_STAGES, Toy
 
 from tasks.errors import StageError
@@ -53,13 +53,6 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | No
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def is_dead(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 def find_parts(toy: Toy) -> list[Path]:
@@ -170,7 +163,7 @@ def test_timeout_ends_the_stage_and_its_children(toy: Toy, monkeypatch: pytest.M
     assert summary.skipped == ("evaluate",)
     assert isinstance(summary.error, TimeoutError)
     assert toy.read_log().count("fit") == 1
-    assert all(is_dead(pid) for pid in toy.read_pids())
+    assert not any(is_alive(pid) for pid in toy.read_pids())
     monkeypatch.delenv("SLEEP_fit")
     assert run() == {**ALL_CACHED, "fit": "Completed", "evaluate": "Completed"}
     assert find_parts(toy) == []
@@ -207,7 +200,7 @@ def test_killed_flow_leaves_no_process_and_the_next_run_continues(
     finally:
         flow.kill()
     assert flow.returncode == (130 if end is signal.SIGINT else -end), error
-    wait_for(lambda: all(is_dead(pid) for pid in toy.read_pids()))
+    wait_for(lambda: not any(is_alive(pid) for pid in toy.read_pids()))
     toy.clear_log()
     assert run() == {**ALL_CACHED, "fit": "Completed", "evaluate": "Completed"}
     assert toy.read_log() == ["fit", "evaluate"]

@@ -10,9 +10,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
 from dvc.repo import Repo
+from processes import find_children
 from toy_project import Toy
 
 from flows.runner.dvc_graph import read_stages
@@ -115,7 +115,7 @@ def test_a_web_server_that_answers_404_then_hangs(toy: Toy, server: _Server, tmp
     with mute, pytest.raises(StageTimeoutError, match=r"did not give its data in 3 seconds .* in place again"):
         execute(toy, timeout_seconds=3)
     assert read(toy) == "raw1"
-    assert not [child for child in psutil.Process().children(recursive=True) if "dvc" in child.cmdline()]
+    assert find_children("dvc") == []
 
 
 _FLOW = """

@@ -1,6 +1,8 @@
 """Progress: core tells of the whole of each work, whatever way it takes; a stage is never silent for long."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,7 +101,7 @@ def test_the_parts_of_the_end_model_tell_of_all_their_fits():
 def clock(monkeypatch):
     """A clock that goes only as it is told to, and no stage yet."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Progress, "last_line_at", None)
     monkeypatch.setenv(ENVIRONMENT, "marked")
     return now
@@ -150,7 +152,9 @@ def test_reading_items_tells_of_each_file_and_matching_of_each_step(files, tmp_p
     np.save(raw / "vectors.npy", np.ones((2 * files, 2), np.float32))
     monkeypatch.setenv(ENVIRONMENT, "marked")
     monkeypatch.setattr(Progress, "last_line_at", None)  # another test may have run a stage in this process
-    monkeypatch.setattr(progress.time, "monotonic", iter(range(0, 10_000, 3)).__next__)  # every step takes long
+    monkeypatch.setattr(
+        progress, "time", SimpleNamespace(monotonic=itertools.count(step=3).__next__)
+    )  # every step takes long
     params = IngestParams(source="data/raw", items="items", embeddings="vectors.npy", embedding_ids="items")
     ingest.run(tmp_path, ("0", "1"), params)
     told = [json.loads(line.removeprefix(MARK)) for line in capfd.readouterr().err.splitlines() if MARK in line]
