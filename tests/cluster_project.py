@@ -2,14 +2,16 @@
 
 import shutil
 
+import numpy as np
 import polars as pl
+from extension_data import write_neighbors, write_project
 
 from tasks import apply
 from tasks.cache import store
-from tasks.params import ApplyParams
+from tasks.params import ApplyParams, Metric
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
-from tasks.tables.paths import ITEMS, VALID_GOLD
+from tasks.tables.paths import ITEMS, NEIGHBORS, RECALL, VALID_GOLD
 
 
 def name(shard):
@@ -71,3 +73,18 @@ def run_apply(root):
     shutil.rmtree(root / store.FOLDER, ignore_errors=True)
     apply.run(root, ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
     return {path.name: path.read_bytes() for path in (root / "data/apply").iterdir()}
+
+
+def make_search_task(root):
+    """A project whose embeddings lie in groups, with three LFs: one rare."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5000, 6)) + 4 * rng.standard_normal((10, 6))[rng.integers(0, 10, 5000)]
+    votes = np.where(rng.random((5000, 3)) < [0.3, 0.02, 0.5], rng.integers(0, 2, (5000, 3)), -1)
+    write_project(root, vectors=vectors, votes=votes, splits=["train", "valid"] * 2500)
+
+
+def run_search(root, kind):
+    """Everything that search writes, without help of the cache."""
+    shutil.rmtree(root / store.FOLDER, ignore_errors=True)
+    write_neighbors(root, metric=Metric.L2, kind=kind)
+    return [(root / path).read_bytes() for path in (NEIGHBORS, RECALL)]

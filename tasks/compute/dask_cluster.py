@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -52,12 +53,8 @@ class DaskCluster:
         waiting: deque[tuple[Shard, Any]] = deque()
         while True:
             most = engine.AHEAD * self._find_workers(name(waiting[0][0]) if waiting else "nothing yet")
-            while len(waiting) < most:
-                try:
-                    shard = next(source)
-                except StopIteration:
-                    break
-                waiting.append((shard, self._submit(function, held, shard)))
+            room = max(0, most - len(waiting))
+            waiting.extend((shard, self._submit(function, held, shard)) for shard in islice(source, room))
             if not waiting:
                 return
             shard, future = waiting[0]

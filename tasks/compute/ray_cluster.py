@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from tasks.compute import engine
@@ -53,12 +54,8 @@ class RayCluster:
         waiting: deque[tuple[Shard, Any]] = deque()
         while True:
             most = engine.AHEAD * self._find_processors(name(waiting[0][0]) if waiting else "nothing yet")
-            while len(waiting) < most:
-                try:
-                    shard = next(source)
-                except StopIteration:
-                    break
-                waiting.append((shard, submit(digest, function, held, shard)))
+            room = max(0, most - len(waiting))
+            waiting.extend((shard, submit(digest, function, held, shard)) for shard in islice(source, room))
             if not waiting:
                 return
             shard, reference = waiting.popleft()

@@ -137,13 +137,13 @@ class _Search:
             if operation == "IMPORT_NAME":
                 value = imported = _find_module(name, is_whole=bool(names and names[-1]))
             elif operation == "IMPORT_FROM":
-                value = getattr(imported, name, _MISSING)
+                value = _find_attribute(imported, name)
             elif operation.startswith("STORE_") and value is not _MISSING and name is not None:
                 stored, *loaded = name if isinstance(name, tuple) else (name,)
                 known[stored] = value
                 value = known.get(loaded[0], _MISSING) if loaded else _MISSING
             elif operation in ("LOAD_ATTR", "LOAD_METHOD"):
-                value = getattr(value, name, _MISSING) if isinstance(value, ModuleType | type) else _MISSING
+                value = _find_attribute(value, name) if isinstance(value, ModuleType | type) else _MISSING
             elif operation.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")):
                 value = known.get(name[-1] if isinstance(name, tuple) else name, _MISSING)
                 self.uses_hash |= name == "hash" and value is _MISSING
@@ -164,21 +164,29 @@ class _Search:
 
 def _name_source(value: Any) -> str | None:
     """The name of `value` if it is a clock or source of randomness, else None."""
-    name, owner = getattr(value, "__name__", None), getattr(value, "__self__", None)
+    name, owner = _find_attribute(value, "__name__"), _find_attribute(value, "__self__")
     if not isinstance(name, str):
         return None
     if isinstance(owner, type) and issubclass(owner, datetime.date) and name in _TODAY:
         return f"{owner.__name__}.{name}"
     if isinstance(owner, random.SystemRandom):
         return f"secrets.{name}"
-    if owner is not None and owner is getattr(random.random, "__self__", None):
+    if owner is getattr(random.random, "__self__", None):
         return None if name in ("seed", "getstate", "setstate") else f"random.{name}"
-    if owner is not None and owner is getattr(np.random.rand, "__self__", None):
+    if owner is getattr(np.random.rand, "__self__", None):
         return f"numpy.random.{name}"
-    module = getattr(value, "__module__", None)
+    module = _find_attribute(value, "__module__")
     if isinstance(module, str) and name in _CHANGING.get(module, ()):
         return f"{'os' if module == 'posix' else module}.{name}"
     return None
+
+
+def _find_attribute(value: Any, name: str) -> Any:
+    """Its attribute of this name; where it has none, or does not give it, `_MISSING`."""
+    try:
+        return getattr(value, name, _MISSING)
+    except Exception:  # modules that import their parts when asked raise whatever such an import raises
+        return _MISSING
 
 
 def _find_module(name: str, *, is_whole: bool) -> Any:

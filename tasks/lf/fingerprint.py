@@ -36,7 +36,11 @@ _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _CHANGES_GLOBAL = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _CACHED = type(functools.lru_cache(len))
 
-_LIBRARIES = tuple(Path(path).resolve() for path in set(sysconfig.get_paths().values()) if path)
+_PACKAGE_FOLDERS = [
+    path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")
+]  # a user's, the system's
+
+_LIBRARIES = tuple({Path(path).resolve() for path in (*sysconfig.get_paths().values(), *_PACKAGE_FOLDERS) if path})
 
 _CLOSED = frozenset(
     """__future__ _abc _bisect _collections _functools _heapq _json _operator _sre _struct abc array ast base64 binascii
@@ -81,7 +85,7 @@ class Fingerprints:
                 kind += [str(lf.timeout), str(lf.on_timeout)]
             code = identify_code(*PIPELINE)
             return identify(*kind, self._shared, _read_versions(), code, _Walk(self._all)(lf.function))
-        except (_UnknownError, RecursionError):
+        except Exception:  # objects of the user may raise anything when their attributes are read
             return None
 
 

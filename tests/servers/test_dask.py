@@ -16,19 +16,17 @@ import cluster_functions
 import numpy as np
 import polars as pl
 import pytest
-from cluster_project import HELPER, LFS, make_items, name, run_apply
-from extension_data import write_neighbors, write_project
+from cluster_project import HELPER, LFS, make_items, make_search_task, name, run_apply, run_search
 
-from tasks.cache import store
 from tasks.compute import engine
 from tasks.compute.cluster import open_cluster
 from tasks.compute.dask_cluster import ENVIRONMENT
 from tasks.errors import LabelingFunctionError, StageError
 from tasks.lf.shards import require_closed
-from tasks.params import EncoderParams, IndexKind, Metric
+from tasks.params import EncoderParams, IndexKind
 from tasks.readers import encoder
 from tasks.tables.parquet import read_votes
-from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
+from tasks.tables.paths import VOTES
 
 dask = pytest.importorskip("dask", reason="the extra 'dask' is not installed")
 distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
@@ -104,16 +102,11 @@ def test_an_edit_below_lfs_reaches_workers_that_run(tmp_path, monkeypatch, one):
 
 @pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.IVF])
 def test_search_writes_the_same_bytes_everywhere(tmp_path, monkeypatch, places, kind):
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((5000, 6)) + 4 * rng.standard_normal((10, 6))[rng.integers(0, 10, 5000)]
-    votes = np.where(rng.random((5000, 3)) < [0.3, 0.02, 0.5], rng.integers(0, 2, (5000, 3)), -1)
-    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train", "valid"] * 2500)
+    make_search_task(tmp_path)
     found = []
-    for place, metric in zip(places, [Metric.L2] * 3, strict=True):
+    for place in places:
         monkeypatch.setenv(ENVIRONMENT, place)
-        shutil.rmtree(tmp_path / store.FOLDER, ignore_errors=True)
-        write_neighbors(tmp_path, metric=metric, kind=kind)
-        found.append([(tmp_path / path).read_bytes() for path in (NEIGHBORS, RECALL)])
+        found.append(run_search(tmp_path, kind))
     assert found[0] == found[1] == found[2]
 
 

@@ -1,7 +1,6 @@
 """The stages on a real Ray cluster of this machine: the same bytes as here, and what happens when things die."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,18 +14,16 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from cluster_project import LFS, make_items, name, run_apply
-from extension_data import write_neighbors, write_project
+from cluster_project import LFS, make_items, make_search_task, name, run_apply, run_search
 
-from tasks.cache import store
 from tasks.compute import engine
 from tasks.compute.cluster import open_cluster
 from tasks.compute.dask_cluster import ENVIRONMENT as DASK
 from tasks.compute.ray_cluster import ENVIRONMENT
 from tasks.errors import LabelingFunctionError, StageError
-from tasks.params import EncoderParams, IndexKind, Metric
+from tasks.params import EncoderParams, IndexKind
 from tasks.readers import encoder
-from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
+from tasks.tables.paths import VOTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,17 +72,10 @@ def test_apply_writes_the_same_bytes(tmp_path, monkeypatch, address):
 
 @pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.IVF])
 def test_search_writes_the_same_bytes(tmp_path, monkeypatch, address, kind):
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((5000, 6)) + 4 * rng.standard_normal((10, 6))[rng.integers(0, 10, 5000)]
-    votes = np.where(rng.random((5000, 3)) < [0.3, 0.02, 0.5], rng.integers(0, 2, (5000, 3)), -1)
-    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train", "valid"] * 2500)
-    found = []
-    for place in ("", address):
-        monkeypatch.setenv(ENVIRONMENT, place)
-        shutil.rmtree(tmp_path / store.FOLDER, ignore_errors=True)
-        write_neighbors(tmp_path, metric=Metric.L2, kind=kind)
-        found.append([(tmp_path / path).read_bytes() for path in (NEIGHBORS, RECALL)])
-    assert found[0] == found[1]
+    make_search_task(tmp_path)
+    here = run_search(tmp_path, kind)
+    monkeypatch.setenv(ENVIRONMENT, address)
+    assert run_search(tmp_path, kind) == here
 
 
 def test_encoding_gives_the_same_vectors(tmp_path, monkeypatch, address):

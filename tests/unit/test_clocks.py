@@ -98,3 +98,26 @@ word = keyword_lf("word", column="text", keywords=["free"], label=1)
     apply.run(project, ("HAM", "SPAM"), ApplyParams(source="lfs/mine.py"))
     said = capfd.readouterr().err
     assert [name in said for name in ("'batch'", "'again'", "'first'", "'word'")] == [True, True, True, False]
+
+
+LAZY = {
+    "a module": "from lfs import lazy\ndef is_old():\n    try:\n        return lazy.gone > 0\n    except ModuleNotFoundError:\n        return True",
+    "a name of a module": "def is_old():\n    try:\n        from lfs.lazy import gone\n    except ModuleNotFoundError:\n        return True",
+    "a class": "from lfs.lazy import Lazy\ndef is_old():\n    try:\n        return Lazy.gone\n    except ModuleNotFoundError:\n        return True",
+    "an object": "from lfs.lazy import Lazy\nLAZY = Lazy()\ndef is_old():\n    try:\n        return LAZY.gone\n    except ModuleNotFoundError:\n        return True",
+    "a library's module": "import polars\ndef is_old(): return len(str(type(polars._dependencies.torch))) > 0 or polars._dependencies.torch.Tensor",
+}
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_attributes_that_cannot_be_had_are_no_clocks(
+    project: Path,  # noqa: F811
+    name: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (project / "lfs" / "lazy.py").write_text(
+        "def __getattr__(name):\n    raise (AttributeError if name == '__path__' else ModuleNotFoundError)(name)\n\nclass Later(type):\n    __getattr__ = lambda self, name: "
+        "__getattr__(name)\n\nclass Lazy(metaclass=Later):\n    __getattr__ = lambda self, name: __getattr__(name)\n"
+    )
+    assert run(project, LAZY[name] + LF) == ["old"]
+    assert "warning: " not in capfd.readouterr().err

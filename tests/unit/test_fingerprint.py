@@ -2,7 +2,10 @@
 full run."""
 
 import importlib.metadata
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -220,3 +223,15 @@ def test_pythons_path_is_no_input_of_an_lf() -> None:
         assert importlib.metadata.version("numpy")
         list(importlib.metadata.distributions(name="no-such-package"))
     assert not found.files
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])  # a user's or the system's; Debian's
+def test_packages_outside_of_the_environment_are_libraries(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "elsewhere.py").touch()
+    code = "import elsewhere; from tasks.lf.fingerprint import is_library; print(is_library(elsewhere))"
+    path = os.pathsep.join([str(tmp_path / folder), str(PROJECT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "True\n"
