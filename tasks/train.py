@@ -21,7 +21,7 @@ from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import END_WORK, EndModel, PredictFold, fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.lf_worth import WORTH_WORK, find_harmful, measure_worth
-from tasks.core.classifiers.nearest_items import NearestItems, choose_reference, find_nearest_items
+from tasks.core.classifiers.nearest_items import NearestItems
 from tasks.core.classifiers.pool import Leader
 from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.student import Student
@@ -40,6 +40,7 @@ from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows, Int64
 from tasks.errors import DataError
+from tasks.neighbors.nearest_cache import find_nearest_items_again
 from tasks.params import CertifyParams, Metric, TrainParams
 from tasks.progress import Progress
 from tasks.report.certificate import tabulate_certificate
@@ -251,9 +252,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         bandwidth = choose_bandwidth(progress.follow(columns))
         pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
     with Progress("comparing items", total=WHOLE) as progress:
-        reference = choose_reference(vectors)
-        others = vectors if len(reference.rows) == len(vectors) else vectors[reference.rows]
-        nearest = find_nearest_items(vectors, reference, others, progress.advance)
+        nearest = find_nearest_items_again(root, inputs.items[ITEM_ID], vectors, progress.advance)
     return Evidence(spectral_map=spectral_map, features=features, head=head, pooled=pooled, nearest=nearest)
 
 

@@ -1,14 +1,17 @@
 """Nearest items: who they are, against all pairs sorted, and what their labels say."""
 
 import numpy as np
+import polars as pl
 import pytest
 from classifier_data import gold_of, task
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from tasks.core.classifiers import nearest_items
+from tasks.cache.store import FOLDER
+from tasks.core.classifiers import known_nearest, nearest_items
 from tasks.core.classifiers.end_model import fit_end_model
+from tasks.core.classifiers.known_nearest import EarlierNearest, recall_nearest_items
 from tasks.core.classifiers.nearest_items import (
     NEAREST,
     choose_reference,
@@ -17,8 +20,10 @@ from tasks.core.classifiers.nearest_items import (
     find_nearest_items,
     follow_steps,
     measure_agreement,
+    rank_reference,
     smooth_labels,
 )
+from tasks.neighbors.nearest_cache import CACHE_KIND, find_nearest_items_again
 
 
 def search(points, **options):
@@ -77,6 +82,76 @@ def test_a_part_of_very_many_items_is_drawn_by_their_embeddings_alone(monkeypatc
     assert np.array_equal(choose_reference(points, reference.cut).rows, reference.rows)
     fewer = choose_reference(points[:300], reference.cut)
     assert set(fewer.rows.tolist()) == {row for row in reference.rows.tolist() if row < 300}
+
+
+@given(st.integers(0, 2**32), st.integers(1, 120), st.booleans(), st.sampled_from([1 << 30, 1000]))
+def test_nights_find_what_a_search_of_all_finds(seed, n, is_coarse, pairs):
+    rng = np.random.default_rng(seed)
+
+    def draw(count):
+        points = rng.normal(size=(count, 3)).astype(np.float32)
+        return np.round(points) if is_coarse else points  # coarse: copies and equally near ones are the rule
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest_items, "FEWEST", 25)
+        ids, points, before, remembered = np.arange(n) * 10, draw(n), None, None
+        for _ in range(4):
+            reference = choose_reference(points, pairs=pairs)
+            if before is None:
+                earlier = None
+            else:
+                row = match(before[0], before[1], ids, points)
+                now = match(ids[reference.rows], points[reference.rows], before[0][before[2]], before[1][before[2]])
+                is_new = ~np.isin(np.arange(len(reference.rows)), now)
+                earlier = EarlierNearest(nearest=remembered, row=row, now=now.astype(np.int32), is_new=is_new)
+            others = points[reference.rows]
+            found, remembered = recall_nearest_items(points, reference, others, earlier)
+            assert np.array_equal(found.nearest, find_nearest_items(points, reference, others).nearest)
+            before = ids, points, reference.rows
+            kept = np.flatnonzero(rng.random(len(ids)) > rng.choice([0, 0.05, 0.4]))
+            points = np.where((rng.random(len(ids)) < 0.05)[:, None], draw(len(ids)), points)[kept]
+            late = np.setdiff1d(rng.integers(0, 2000, 10), ids)
+            order = np.argsort(np.concatenate([ids[kept], late]))
+            ids, points = np.concatenate([ids[kept], late])[order], np.concatenate([points, draw(len(late))])[order]
+
+
+def match(earlier_ids, earlier_points, ids, points):
+    """Where each of the items is among the earlier ones, with the same point; -1: nowhere."""
+    at = {
+        (int(one), *point): number
+        for number, (one, point) in enumerate(zip(earlier_ids, earlier_points.tolist(), strict=True))
+    }
+    return np.array(
+        [at.get((int(one), *point), -1) for one, point in zip(ids, points.tolist(), strict=True)], dtype=np.int64
+    )
+
+
+def test_a_cache_of_nearest_items_is_asked_and_believed_only_where_it_is_sound(tmp_path, monkeypatch):
+    compared = []
+
+    def count(points, *rest, **options):
+        compared.append(len(points))
+        return rank_reference(points, *rest, **options)
+
+    monkeypatch.setattr(known_nearest, "rank_reference", count)
+
+    def find(ids, points):
+        compared.clear()
+        reference = choose_reference(points)
+        found = find_nearest_items_again(tmp_path, pl.Series("item_id", ids), points, lambda _: None)
+        assert np.array_equal(found.nearest, find_nearest_items(points, reference, points[reference.rows]).nearest)
+        return sum(compared)
+
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(300, 4)).astype(np.float32)
+    ids = [f"item {number:03}" for number in range(300)]
+    assert find(ids[:290], points[:290]) == 290
+    assert find(ids[:290], points[:290]) == 0, "an edit of a labeling function"
+    assert find(ids, points) == 10, "a night"
+    assert find(ids[5:], points[5:]) < 20, "five are gone"
+    for entry in (tmp_path / FOLDER / CACHE_KIND).iterdir():
+        entry.write_bytes(entry.read_bytes()[:-1] + b"x")
+    assert find(ids, points) == 300
 
 
 def test_labels_settle_where_each_is_its_own_and_its_neighbors_mean():

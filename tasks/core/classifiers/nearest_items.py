@@ -10,7 +10,8 @@ embeddings. An item's copies are not among its neighbors. F is settled among the
 included, takes it from there; so rows do not depend on each other unless they are the reference.
 
 Products in float32 only select candidates, within a bound of their errors; squared distances in float64 rank them, and equally
-near ones by position. Batches and threads cannot change the result.
+near ones by position. Batches and threads cannot change the result, and neither can what `tasks.core.classifiers.known_nearest`
+takes from an earlier run.
 
 Source: X. Zhu, Z. Ghahramani and J. Lafferty, "Semi-supervised learning using Gaussian fields and harmonic functions", ICML 2003;
 D. Zhou, O. Bousquet, T. Lal, J. Weston and B. Schölkopf, "Learning with local and global consistency", NIPS 2003. Higham, as in
@@ -101,6 +102,12 @@ def find_nearest_items(
 
     `advance` receives a single piece of work. O(n r d).
     """
+    nearest = rank_reference(points, find_itself(points, reference), others, NEAREST, advance)
+    return NearestItems(reference=reference, nearest=nearest)
+
+
+def find_itself(points: Float32, reference: Reference) -> Int64:
+    """Return the position (n,) in the reference of the item with the same embedding as each of `points`; -1 where there is none."""
     hashes = _hash_points(points)
     order = np.argsort(reference.hashes)
     at = np.searchsorted(reference.hashes[order], hashes)
@@ -109,51 +116,84 @@ def find_nearest_items(
     same = order[at[inside]]
     is_same = reference.hashes[same] == hashes[inside]
     itself[inside[is_same]] = same[is_same]
-    nearest = np.full((len(points), NEAREST), -1, dtype=np.int32)
+    return itself
+
+
+def rank_reference(
+    points: Float32, itself: Int64, others: Float32, most: int, advance: Advance = ignore_progress
+) -> npt.NDArray[np.int32]:
+    """Return the positions (n, most) in `others` (r, d) of those nearest to each of `points`, the nearest first, -1 where fewer.
+
+    None of them is that at the position `itself` (n,). `most` is `NEAREST` at least.
+    """
+    nearest = np.full((len(points), most), -1, dtype=np.int32)
     r = len(others)
-    squares = np.einsum("nd,nd->n", others, others, dtype=np.float64)
-    longest = float(np.sqrt(squares.max(initial=0.0)))
-    halves = (squares / 2).astype(np.float32)
-    terms = points.shape[1] + 4
-    growth = terms * _UNIT / (1 - terms * _UNIT)
+    scorer = Scorer(others)
     size = max(_PRODUCTS // max(r, 1), 1)
     starts = range(0, len(points) if r else 0, size)
     with count_steps(advance, len(starts)) as step:
         for start in starts:
             block = points[start : start + size]
-            scores = block @ others.T
-            scores -= halves
-            known = np.flatnonzero(itself[start : start + size] >= 0)
-            scores[known, itself[start + known]] = -np.inf
-            lengths = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64))
-            # Each of two products errs by growth times the lengths, twice to be safe.
-            margin = 4 * growth * longest * (lengths + longest)
-            floor = _bound_tenth(scores) - margin
+            scores, margin = scorer.score(block, itself[start : start + size])
+            floor = _bound_largest(scores, most) - margin
             row, column = np.nonzero(scores >= np.maximum(floor, np.finfo(np.float32).min)[:, None].astype(np.float32))
-            distance = np.empty(len(row))
-            for part in cut_blocks(len(row)):
-                difference = np.subtract(block[row[part]], others[column[part]], dtype=np.float64)
-                distance[part] = np.add.reduce(difference * difference, axis=1)
-            ranked = np.lexsort((column, distance, row))
-            row, column = row[ranked], column[ranked]
-            rank = np.arange(len(row)) - np.searchsorted(row, row)
-            kept = rank < NEAREST
+            rank, row, column = rank_pairs(block, row, others, column)
+            kept = rank < most
             nearest[start + row[kept], rank[kept]] = column[kept]
             step(1)
-    return NearestItems(reference=reference, nearest=nearest)
+    return nearest
 
 
-def _bound_tenth(scores: Float32) -> Float64:
-    """Return a number (b,) that at least ten scores of each row reach, or as many as there are; close to the tenth largest."""
+class Scorer:
+    """Scores of items by how near they are: product with a point less half the item's squared length, in float32."""
+
+    def __init__(self, others: Float32) -> None:
+        """`others` (r, d) are scored."""
+        self._others = others
+        squares = np.einsum("nd,nd->n", others, others, dtype=np.float64)
+        self._halves = (squares / 2).astype(np.float32)
+        self._longest = float(np.sqrt(squares.max(initial=0.0)))
+        terms = others.shape[1] + 4
+        self._growth = terms * _UNIT / (1 - terms * _UNIT)
+
+    def score(self, block: Float32, itself: Int64) -> tuple[Float32, Float64]:
+        """Return scores (b, r) for the points `block` (b, d), of `itself` (b,) minus infinity, and by how much two may err, (b,)."""
+        scores = block @ self._others.T
+        scores -= self._halves
+        known = np.flatnonzero(itself >= 0)
+        scores[known, itself[known]] = -np.inf
+        lengths = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64))
+        # Each of two products errs by growth times the lengths, twice to be safe.
+        return scores, 4 * self._growth * self._longest * (lengths + self._longest)
+
+
+def rank_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> tuple[Int64, Int64, Int64]:
+    """Return the pairs of `row` (p,) of `points` and `column` (p,) of `others` by row and nearness: rank within the row, row, column."""
+    ranked = np.lexsort((column, measure_pairs(points, row, others, column), row))
+    row, column = row[ranked], column[ranked]
+    return np.arange(len(row)) - np.searchsorted(row, row), row, column
+
+
+def measure_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> Float64:
+    """Return the squared distances (p,) between `row` (p,) of `points` and `column` (p,) of `others`."""
+    distance = np.empty(len(row))
+    for part in cut_blocks(len(row)):
+        difference = np.subtract(points[row[part]], others[column[part]], dtype=np.float64)
+        distance[part] = np.add.reduce(difference * difference, axis=1)
+    return distance
+
+
+def _bound_largest(scores: Float32, most: int) -> Float64:
+    """Return a number (b,) that at least `most` scores of each row reach, or as many as there are; close to the largest such."""
     r = scores.shape[1]
-    if r <= NEAREST * _GROUPS:
-        tenth = np.partition(scores, r - NEAREST, axis=1)[:, r - NEAREST] if r > NEAREST else scores.min(axis=1)
-        return np.asarray(tenth, dtype=np.float64)
+    if r <= most * _GROUPS:
+        reached = np.partition(scores, r - most, axis=1)[:, r - most] if r > most else scores.min(axis=1)
+        return np.asarray(reached, dtype=np.float64)
     width = r // _GROUPS
     largest = scores[:, :width].copy()
     for group in range(1, _GROUPS):
         np.maximum(largest, scores[:, group * width : (group + 1) * width], out=largest)
-    return np.asarray(np.partition(largest, width - NEAREST, axis=1)[:, width - NEAREST], dtype=np.float64)
+    return np.asarray(np.partition(largest, width - most, axis=1)[:, width - most], dtype=np.float64)
 
 
 def measure_agreement(labels: Int64, items: NearestItems, n_classes: int) -> float:

@@ -1,0 +1,133 @@
+"""The nearest items of a run, from those of an earlier run as far as they hold: the same numbers as a search of all.
+
+An item that has kept its embedding has kept its nearest reference items, but for those that are gone and for new ones that are
+nearer. More than ten are remembered of each, nearest first, so that ten are left when some have gone: who is not among these
+was no nearer than the last of them then, and still is not. An item with fewer than ten left is compared with the whole
+reference; all others with what is new in it.
+
+Reference items are in the order of item ids in both runs, so that equally near ones keep their order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.classifiers.nearest_items import (
+    NEAREST,
+    NearestItems,
+    Reference,
+    Scorer,
+    find_itself,
+    measure_pairs,
+    rank_pairs,
+    rank_reference,
+)
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.types import Bool, Float32, Int32, Int64
+
+REMEMBERED = 14
+"""Nearest items that are remembered: if 2 % of the reference go in a night, one item in a million has fewer than ten left after
+it, and few have after a month."""
+
+_BLOCK = 8192
+"""Items looked at at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierNearest:
+    """What an earlier run found.
+
+    nearest: (n', `REMEMBERED`) positions in its reference, as `Remembered`. row: (n,) where each present item, with the same embedding,
+    was; -1: nowhere. now: (r',) the present positions of its reference, ascending; -1: gone. is_new: (r,) the present reference
+    items that it had not.
+    """
+
+    nearest: Int32
+    row: Int64
+    now: Int32
+    is_new: Bool
+
+
+def recall_nearest_items(
+    points: Float32,
+    reference: Reference,
+    others: Float32,
+    earlier: EarlierNearest | None = None,
+    advance: Advance = ignore_progress,
+) -> tuple[NearestItems, Int32]:
+    """Return what `find_nearest_items` does, and what is to be remembered: (n, `REMEMBERED`), the nearest first, -1 where not known."""
+    itself = find_itself(points, reference)
+    if earlier is None:
+        nearest = rank_reference(points, itself, others, REMEMBERED, advance)
+    else:
+        nearest = np.full((len(points), REMEMBERED), -1, dtype=np.int32)
+        fresh = np.flatnonzero(earlier.is_new)
+        # The reference is sorted by item, so that positions among the fresh are in the order of those in it.
+        fresh_self = np.full(len(points), -1, dtype=np.int64)
+        is_fresh = itself >= 0
+        is_fresh[is_fresh] = earlier.is_new[itself[is_fresh]]
+        fresh_self[is_fresh] = np.searchsorted(fresh, itself[is_fresh])
+        scorer = Scorer(others[fresh])
+        starts = range(0, len(points), _BLOCK)
+        with count_steps(advance, len(starts)) as step:
+            for start in starts:
+                part = slice(start, start + _BLOCK)
+                block, found = points[part], nearest[part]
+                found[:] = _take_what_is_left(earlier, part)
+                is_left = found[:, NEAREST - 1] >= 0
+                if len(fresh):
+                    scores, margin = scorer.score(block, fresh_self[part])
+                    _add_fresh(block, others, found, np.flatnonzero(is_left), scores, margin, fresh)
+                rest = np.flatnonzero(~is_left)
+                found[rest] = rank_reference(block[rest], itself[part][rest], others, REMEMBERED)
+                step(1)
+    return NearestItems(reference=reference, nearest=np.ascontiguousarray(nearest[:, :NEAREST])), nearest
+
+
+def _take_what_is_left(earlier: EarlierNearest, part: slice) -> Int32:
+    """Return the present positions (b, `REMEMBERED`) of what is known of the items in `part`, the nearest first, then -1."""
+    rows = earlier.row[part]
+    before = np.where(rows[:, None] >= 0, earlier.nearest[rows], -1)
+    left = np.where(before >= 0, earlier.now[before], -1).astype(np.int32)
+    return np.take_along_axis(left, np.argsort(left < 0, axis=1, kind="stable"), axis=1)
+
+
+def _add_fresh(
+    block: Float32,
+    others: Float32,
+    found: Int32,
+    rows: Int64,
+    scores: Float32,
+    margin: npt.NDArray[np.float64],
+    fresh: Int64,
+) -> None:
+    """Insert into `found` (b, `REMEMBERED`) the `fresh` reference items that are nearer to `rows` than the last known one.
+
+    Whoever is farther stays out, even where there is room: somebody unknown may be between.
+    """
+    if not len(rows):
+        return
+    count = (found[rows] >= 0).sum(axis=1)
+    last = found[rows, count - 1]
+    reach = measure_pairs(block, rows, others, last)
+    squares = np.einsum("nd,nd->n", block[rows], block[rows], dtype=np.float64)
+    floor = (squares - reach) / 2 - margin[rows]
+    at, column = np.nonzero(scores[rows] >= np.maximum(floor, np.finfo(np.float32).min)[:, None].astype(np.float32))
+    touched = np.unique(at)
+    slot, place = np.nonzero(found[rows[touched]] >= 0)
+    row = np.concatenate([rows[touched[slot]], rows[at]])
+    position = np.concatenate([found[rows[touched[slot]], place], fresh[column]])
+    rank, row, position = rank_pairs(block, row, others, position)
+    end = np.zeros(len(block), dtype=np.int64)
+    is_last = position == _spread(last, rows, len(block))[row]
+    end[row[is_last]] = rank[is_last]
+    kept = (rank <= end[row]) & (rank < REMEMBERED)
+    found[rows[touched]] = -1
+    found[row[kept], rank[kept]] = position[kept]
+
+
+def _spread(values: Int32, rows: Int64, n: int) -> Int32:
+    spread = np.full(n, -1, dtype=np.int32)
+    spread[rows] = values
+    return spread
