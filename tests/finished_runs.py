@@ -2,9 +2,10 @@
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from small_project import LFS, REPOSITORY, write_params, write_raw
+from small_project import CLASSES, LFS, REPOSITORY, write_params, write_raw
 
 from tasks.__main__ import STAGES, run_stage
 
@@ -16,12 +17,12 @@ def run_demo(root: Path) -> Path:
     return run_all(root, ("demo", *STAGES))
 
 
-def run_small(root: Path, *, n: int = 300, **changes: dict[str, object]) -> Path:
-    """A project of `n` texts in two classes at `root` after all its stages, with `changes` of params by section."""
+def run_small(root: Path, *, n: int = 300, classes: Sequence[str] = CLASSES, **changes: dict[str, object]) -> Path:
+    """A project of `n` texts in two of `classes` at `root` after all its stages, with `changes` of params by section."""
     shutil.copytree(REPOSITORY / "lfs", root / "lfs", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "lfs" / "small.py").write_text(LFS)
     write_raw(root / "data" / "raw", n)
-    write_params(root, **changes)
+    write_params(root, classes=classes, **changes)
     return run_all(root, STAGES)
 
 

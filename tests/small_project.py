@@ -80,10 +80,10 @@ def write_raw(folder: Path, n: int, *, d: int = 6, seed: int = 0) -> None:
     np.save(folder / "embeddings.npy", (centers[kind] + chosen.normal(size=(n, d))).astype(np.float32))
 
 
-def write_params(root: Path, **changes: dict[str, object]) -> None:
+def write_params(root: Path, *, classes: Sequence[str] = CLASSES, **changes: dict[str, object]) -> None:
     """Write params.yaml: the shipped one for the small data, with `changes` by section."""
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    params["classes"] = list(CLASSES)
+    params["classes"] = list(classes)
     params["ingest"] |= {"source": "data/raw"}
     params["apply"] |= {"source": "lfs/small.py"}
     params["evaluate"] |= {"bootstrap": 20}

@@ -1,5 +1,6 @@
 """The page Label: items one after another, by keyboard alone; a decision is on disk before the next item is shown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from tasks.tables.paths import DECISIONS
 _QUEUE = 200
 """The number of items in a queue, which are chosen as by `epoxy next`."""
 
+_DIGITS = 10
+"""The number of classes that a key of its own chooses."""
+
 
 @dataclass
 class Round:
@@ -43,6 +47,8 @@ class Round:
     said: dict[str | int, str | None] = field(default_factory=dict)
     done: list[str | int] = field(default_factory=list)
     """Ids in the order of decisions, for undo."""
+    typed: str = ""
+    """What narrows the classes shown, where they are too many for digits."""
 
 
 def add_pages(bench: Bench) -> None:
@@ -56,6 +62,19 @@ def add_pages(bench: Bench) -> None:
                 return
             rows, people = await ask(lambda: (find_queue(bench, annotator), describe_people(_read_table(bench))))
             _show_round(bench, Round(annotator=annotator, rows=rows, people=people))
+
+
+def find_classes(classes: Sequence[str], typed: str) -> list[str]:
+    """Return the classes whose names hold what was typed, in either case: those that begin with it first.
+
+    >>> find_classes(["lost card", "card arrival", "exchange rate"], "Card ")
+    ['card arrival', 'lost card']
+    >>> find_classes(["lost card", "card arrival"], "")
+    ['lost card', 'card arrival']
+    """
+    part = typed.strip().casefold()
+    found = [name for name in classes if part in name.casefold()]
+    return sorted(found, key=lambda name: not name.casefold().startswith(part))
 
 
 def _ask_name() -> None:
@@ -118,6 +137,7 @@ def _show_round(bench: Bench, state: Round) -> None:
         state.said[item] = label
         state.done.append(item)
         state.at += 1
+        narrow("")
         show.refresh()
 
     def undo() -> None:
@@ -135,10 +155,27 @@ def _show_round(bench: Bench, state: Round) -> None:
         state.at = int(np.clip(state.at + step, 0, len(state.rows)))
         show.refresh()
 
+    def narrow(typed: str) -> None:
+        if state.typed == typed:
+            return
+        state.typed = typed
+        if search is not None:
+            search.value = typed
+        show_classes.refresh()
+
+    def choose_first() -> None:
+        if state.typed.strip() and (found := find_classes(classes, state.typed)):
+            decide(found[0])
+
+    def leave() -> None:
+        narrow("")
+        if search is not None:
+            search.run_method("blur")
+
     def press(event: KeyEventArguments) -> None:
         if not event.action.keydown or event.action.repeat or event.modifiers.ctrl or event.modifiers.meta:
             return
-        if event.key.number is not None and event.key.number < min(len(classes), 10):
+        if event.key.number is not None and event.key.number < min(len(classes), _DIGITS):
             decide(classes[event.key.number])
         elif event.key.arrow_right or event.key.arrow_down:
             move(1)
@@ -146,6 +183,8 @@ def _show_round(bench: Bench, state: Round) -> None:
             move(-1)
         elif str(event.key) == "u":
             undo()
+        elif str(event.key) == "/" and search is not None:
+            search.run_method("focus")
 
     @ui.refreshable
     def show() -> None:
@@ -162,18 +201,34 @@ def _show_round(bench: Bench, state: Round) -> None:
                 link(str(row[ITEM_ID]), item_address(row[ITEM_ID]))
                 said = state.said.get(row[ITEM_ID])
                 Text("" if said is None else f"you said {said}", "strong")
-        with ui.element("div").classes("flex flex-wrap gap-2").style("margin-top: 1rem"):
-            for number, name in enumerate(classes):
-                text = f"{number}  {name}" if number < 10 else name
-                ui.button(text, on_click=lambda _, name=name: decide(name)).props("outline no-caps")
-        with ui.element("div").classes("flex flex-wrap gap-2").style("margin-top: 1rem"):
-            ui.button("← back", on_click=lambda: move(-1)).props("flat no-caps")
-            ui.button("skip →", on_click=lambda: move(1)).props("flat no-caps")
-            ui.button("undo (u)", on_click=undo).props("flat no-caps")
-        Text("Digits choose, arrows move, u takes the last decision back.", "p", "quiet")
 
-    ui.keyboard(on_key=press)
+    @ui.refreshable
+    def show_classes() -> None:
+        found = find_classes(classes, state.typed)
+        with ui.element("div").classes("flex flex-wrap gap-2").style("margin-top: 1rem"):
+            for name in found:
+                number = classes.index(name)
+                text = f"{number}  {name}" if number < _DIGITS else name
+                ui.button(text, on_click=lambda _, name=name: decide(name)).props("outline no-caps")
+        if not found:
+            Text(f"No class has {state.typed.strip()!r} in its name.", "p")
+
     show()
+    search = None
+    if len(classes) > _DIGITS:
+        search = ui.input("class", on_change=lambda event: narrow(event.value or ""))
+        search.on("keydown.enter", choose_first).on("keydown.esc", leave)
+    show_classes()
+    with ui.element("div").classes("flex flex-wrap gap-2").style("margin-top: 1rem"):
+        ui.button("← back", on_click=lambda: move(-1)).props("flat no-caps")
+        ui.button("skip →", on_click=lambda: move(1)).props("flat no-caps")
+        ui.button("undo (u)", on_click=undo).props("flat no-caps")
+    keys = "Digits choose, arrows move, u takes the last decision back."
+    many = (
+        "Slash goes to the field of classes: type a part of a name, Enter takes the first that is shown, Escape leaves."
+    )
+    Text(keys if search is None else f"{keys} {many}", "p", "quiet")
+    ui.keyboard(on_key=press)
 
 
 def save_decision(path: Path, decision: Decision) -> bool:

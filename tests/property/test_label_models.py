@@ -170,6 +170,22 @@ def test_three_copies_of_a_labeling_function_count_once_and_are_reported(kind):
     assert thrice.predict_proba(copied) == pytest.approx(once.predict_proba(votes), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("k", "said"),
+    [
+        (3, "class {2}"),
+        (5, "3 classes: {2}, {3}, {4}"),
+        (30, f"28 classes: {', '.join(f'{{{c}}}' for c in range(2, 22))} and 8 more"),
+    ],
+)
+def test_classes_without_votes_are_reported_in_a_line(k, said):
+    votes, _ = plant(500, np.full(3, 0.8), 0.6)
+    model = fit_flyingsquid(votes, np.full(k, 1 / k))
+    assert [finding.message for finding in model.findings if "class" in finding.message] == [
+        f"no labeling function votes for {said}"
+    ]
+
+
 def test_near_copies_are_reported():
     votes, _ = plant(3000, np.array([0.7, 0.8, 0.75]), 0.6)
     near = np.concatenate([votes, votes[:, :1]], axis=1)

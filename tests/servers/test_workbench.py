@@ -21,7 +21,7 @@ import pytest
 from chromium import Page, open_page
 from finished_runs import run_small
 from nicegui import ui
-from small_project import REPOSITORY
+from small_project import CLASSES, REPOSITORY
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -79,12 +79,16 @@ def start(root: Path, *, is_live: bool = False) -> Workbench:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = run_small(tmp_path_factory.mktemp("workbench") / "project", n=200)
+def put_under_dvc(root: Path) -> None:
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     (root / "dvc.yaml").write_text((REPOSITORY / "dvc.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = run_small(tmp_path_factory.mktemp("workbench") / "project", n=200)
+    put_under_dvc(root)
     items = read_table(root / ITEMS, schemas.ITEMS)
     texts = [HOSTILE, "long " * 200_000, *items["text"].to_list()[2:]]
     write_table(root / ITEMS, items.with_columns(pl.Series("text", texts)), schemas.ITEMS)
@@ -360,6 +364,37 @@ def test_fifty_labels_by_keyboard_survive_a_kill(project: Path, tmp_path: Path) 
     assert lines[-1] == {**lines[-1], "item_id": lines[-2]["item_id"], "label": None}
     assert {line["annotator"] for line in lines} == {"ann"}
     shutil.rmtree(project / "gold")
+
+
+@needs_chromium
+def test_many_classes_are_chosen_by_a_part_of_their_names(tmp_path: Path) -> None:
+    others = [f"offer {number}" for number in range(9)]
+    root = run_small(tmp_path / "project", n=60, classes=(*CLASSES, *others, "no offer"))
+    put_under_dvc(root)
+    workbench = start(root)
+    try:
+        with open_page(workbench.open("/label?annotator=ann"), tmp_path / "browser") as page:
+            page.wait_for("window.did_handshake !== false && document.querySelectorAll('button').length > 12")
+            press(page, "/", "Slash", 191)
+            page.wait_for("document.activeElement.tagName == 'INPUT'")
+            page.ask("Input.insertText", text="Offer")
+            page.wait_for("!document.body.innerText.includes('0 ham')")
+            press(page, "Enter", "Enter", 13)
+            page.wait_for(
+                "document.body.innerText.includes('ann: 1 decided') && document.querySelector('input').value == ''"
+            )
+            page.ask("Input.insertText", text="9")  # no number while a name is typed
+            page.wait_for("document.body.innerText.includes('No class has')")
+            press(page, "Enter", "Enter", 13)
+            press(page, "Escape", "Escape", 27)
+            page.wait_for("document.body.innerText.includes('0 ham') && document.activeElement.tagName != 'INPUT'")
+            press(page, "1", "Digit1", 49)
+            page.wait_for("document.body.innerText.includes('ann: 2 decided')")
+    finally:
+        workbench.process.send_signal(signal.SIGINT)
+        workbench.process.wait(60)
+    lines = (root / "gold" / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["offer 0", "spam"]
 
 
 @pytest.mark.parametrize(

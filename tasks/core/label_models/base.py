@@ -28,6 +28,9 @@ NEAR_COPY = 0.98
 """Two LFs are near-copies if they cast the same vote on this share of the items on which either votes. It is a finding
 only, since two excellent LFs may agree as often."""
 
+_NAMED = 20
+"""Most classes that a finding names."""
+
 _ENTRIES = 1 << 22
 """Most entries of an indicator matrix in memory: 16 MiB in float32."""
 
@@ -209,8 +212,12 @@ def inspect_votes(counts: JointVotes, *, of_copies: str = "so they count as one"
         Finding(message=f"cast the same vote on at least {NEAR_COPY:.0%} of the items where either votes", lfs=pair)
         for pair in _find_near_copies(counts)
     ]
-    for c in np.flatnonzero(~counts.seen.any(axis=0)):
-        findings.append(Finding(message=f"no labeling function votes for class {{{c}}}"))
+    unnamed = np.flatnonzero(~counts.seen.any(axis=0))
+    if len(unnamed):
+        names = ", ".join(f"{{{c}}}" for c in unnamed[:_NAMED])
+        more = f" and {len(unnamed) - _NAMED} more" if len(unnamed) > _NAMED else ""
+        kind = "class" if len(unnamed) == 1 else f"{len(unnamed)} classes:"
+        findings.append(Finding(message=f"no labeling function votes for {kind} {names}{more}"))
     return tuple(findings)
 
 
