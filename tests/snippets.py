@@ -8,8 +8,8 @@ A mark is an HTML comment on the line above the fence, so that no reader sees it
     <!-- edit: params.yaml -->       keys of a YAML file of the project
     <!-- tested by: FILE::TEST -->   a server, a cloud or another machine is needed; that test does the same
 
-Another stands alone: `<!-- let: <ID>: COMMAND -->` says that in later blocks `<ID>` stands for what COMMAND prints. How-to
-guides work on a small project that has run and was released, README and tutorial on a fresh clone.
+Two others stand alone: `<!-- let: <ID>: COMMAND -->` says that in later blocks `<ID>` stands for what COMMAND prints, and
+`<!-- in: FOLDER -->` that later blocks are meant in FOLDER. How-to guides work on a small project that has run and was released, README and tutorial on a fresh clone.
 """
 
 import re
@@ -46,7 +46,7 @@ class Snippet:
 
 
 def read_snippets(page: Path) -> list[Snippet]:
-    """All blocks and `let` marks of `page`, in their order.
+    """All blocks, and marks that stand alone, of `page`, in their order.
 
     Raises
     ------
@@ -58,10 +58,12 @@ def read_snippets(page: Path) -> list[Snippet]:
     number, mark = 0, None
     while number < len(lines):
         line = lines[number].strip()
-        comment = re.fullmatch(r"<!-- (run|prints|write|edit|tested by|let)(?:: (.*))? -->", line)
+        comment = re.fullmatch(r"<!-- (run|prints|write|edit|tested by|let|in)(?:: (.*))? -->", line)
         if comment and comment[1] == "let":
             name, _, command = comment[2].partition(": ")
             found.append(Snippet(line=number + 1, kind="let", argument=name, language="", text=command))
+        elif comment and comment[1] == "in":
+            found.append(Snippet(line=number + 1, kind="in", argument=comment[2], language="", text=""))
         elif comment:
             mark = comment
         elif line.startswith("```"):
@@ -150,6 +152,8 @@ def run_page(page: Path, root: Path, server: str | None = None) -> int:
     printed = ""
     snippets = read_snippets(page)
     for snippet in snippets:
+        if snippet.kind == "in":
+            root = (root / snippet.argument).resolve(strict=True)
         try:
             printed = follow(snippet, root, names, printed, environment)
         except AssertionError as error:

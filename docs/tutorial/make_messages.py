@@ -1,4 +1,4 @@
-"""Write the messages of the tutorial: `python docs/tutorial/make_messages.py FOLDER [--count N] [--seed S]`.
+"""Write the messages of the tutorial: `python docs/tutorial/make_messages.py FILE [--count N] [--seed S]`.
 
 They are put together from phrases, so that nothing has to be downloaded: messages to a shop that sells plants by mail, each
 about a late or lost parcel (`delivery`), about money (`payment`), or asking for advice (`advice`). People say the same thing
@@ -109,15 +109,14 @@ def make_messages(count: int, seed: int) -> pl.DataFrame:
 
 
 def main() -> None:
-    """Write items.parquet below the folder."""
+    """Write the messages as CSV."""
     parser = argparse.ArgumentParser(description="Write the messages of the tutorial.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("file", type=Path)
     parser.add_argument("--count", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     messages = make_messages(options.count, options.seed)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    messages.write_parquet(options.folder / "items.parquet")
+    messages.write_csv(options.file)
     gold = messages.filter(pl.col("gold").is_not_null()).height
     print(f"{messages.height} messages, {gold} of them with gold")
 
