@@ -178,11 +178,18 @@ def vote_where(condition: Condition, label: str | int) -> pl.Expr:
     ------
     TypeError
         `condition` is none of these.
+    ValueError
+        `label` is no class by name or position, such as None or ABSTAIN: nothing would ever be voted.
 
     >>> items = pl.DataFrame({"length": [3, 30, None]})
     >>> items.select(vote_where(pl.col("length") < 10, "HAM")).to_series().to_list()
     ['HAM', None, None]
     """
+    if label is None or isinstance(label, bool | float) or (isinstance(label, int) and label == ABSTAIN):
+        raise ValueError(
+            f"vote_where got the label {label!r}, so that it would never vote; expected a class, by name or position. It abstains "
+            "by itself where the condition does not hold"
+        )
     if not isinstance(condition, pl.Expr):
         series = pl.Series(condition) if isinstance(condition, list | tuple) else to_series(condition)
         if series.dtype not in (pl.Boolean, pl.Null):

@@ -102,7 +102,7 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
     found = [require_object(path, f"record {number}", "record", one, _REMEDY) for number, one in enumerate(records)]
     asked = _find_question(path, found, question)
     rows, decisions = [], []
-    drafts = doubtful = 0
+    drafts = doubtful = surplus = 0
     for number, record in enumerate(found):
         item = record.get("id")
         where = f"record {number if item is None else item}"
@@ -117,8 +117,12 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
         answers = parts["responses"].get(asked) or []
         if not isinstance(answers, list):
             raise refuse(path, where, f"responses.{asked}", got=answers, expected="a list of answers", remedy=_REMEDY)
-        for answer in answers:
-            said = require_object(path, where, f"responses.{asked}", answer, _REMEDY)
+        said_by_all = [require_object(path, where, f"responses.{asked}", answer, _REMEDY) for answer in answers]
+        if record.get("status") == "completed":
+            # As many answers as complete a record were submitted; which ones, only a status would say.
+            unclear = sum(said.get("value") is not None and "status" not in said for said in said_by_all)
+            surplus += max(unclear - (least or 1), 0)
+        for said in said_by_all:
             if said.get("value") is None:
                 continue
             is_pending = "status" not in said and record.get("status") == "pending"
@@ -141,6 +145,11 @@ def read_records(path: Path, *, question: str | None = None) -> Brought:
         remarks.append(
             f"{doubtful:,} answers are to records that are still pending, and may be drafts, which this form does not say: "
             f"{_WITH_STATUS}"
+        )
+    if surplus:
+        remarks.append(
+            f"{surplus:,} answers to completed records are more than complete them, and may be drafts, which this form does not "
+            f"say: {_WITH_STATUS}"
         )
     return Brought(
         items=table,

@@ -323,6 +323,7 @@ def test_a_vote_that_depends_on_its_batch_is_refused(tmp_path: Path, body: str) 
         ("a = keyword_lf('a', column='number', keywords=['1'], label=1)", "column 'number' is Int64"),
         ("a = keyword_lf('a', column='txet', keywords=['1'], label=1)", "no column 'txet', but item_id, split, text, number"),
         (vectorized("return vote_where(pl.col('txet') == 'a', 1)"), "items have item_id, split, text, number"),
+        (vectorized("return vote_where(pl.col('number') > 1, None)"), "ValueError: vote_where got the label None, so that it"),
         (rowwise("raise KeyboardInterrupt"), "failed on item_id 0: KeyboardInterrupt"),
         (vectorized("raise KeyboardInterrupt"), "failed on item_id 0: KeyboardInterrupt"),
         (rowwise("os._exit(0)"), "failed on item_id 0: SystemExit: os._exit(0)"),

@@ -209,6 +209,15 @@ def test_argilla_there_and_back(labeled: Labeled, tmp_path: Path) -> None:
     found = argilla.read_records(tmp_path / "records.json")
     assert [decision[0] for decision in list_decisions(found)] == ["a", "b", "c"]
     assert "1 answers are to records that are still pending, and may be drafts" in found.remarks[0]
+    # A second answer to a completed record may be a draft, unless two complete it.
+    records[0]["responses"]["label"][1]["value"] = "ham"
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    for least, remarks in ((1, ["1 answers to completed records are more than complete them"]), (2, [])):
+        settings["distribution"]["min_submitted"] = least
+        (tmp_path / ".argilla" / "settings.json").write_text(json.dumps(settings))
+        found = argilla.read_records(tmp_path)
+        assert [remark[: remark.index(", and")] for remark in found.remarks if "completed" in remark] == remarks
+        assert ("a", "ham", "u2", None) in list_decisions(found)
 
 
 def test_argilla_says_which_answers_are_drafts_in_a_data_set(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def test_a_label_that_is_no_class_is_refused_since_it_would_never_vote(label: An
         make("SPAM"), make(1), make(np.int64(0))
 
 
+@pytest.mark.parametrize("label", [None, ABSTAIN, True, float("nan")])
+def test_vote_where_takes_no_label_that_never_votes(label) -> None:
+    with pytest.raises(ValueError, match=rf"the label {label!r}, so that it would never vote; expected a class"):
+        vote_where(pl.col("text") == "a", label)
+
+
 def test_vote_where_takes_arrays_and_series() -> None:
     items = pl.DataFrame({"text": ["a", "b", "c"]})
     for condition in (np.array([True, False, True]), pl.Series([True, False, None]), pl.col("text") == "a"):
