@@ -1,5 +1,6 @@
 """A toy pipeline under DVC and Git, a project ready to release, and one Prefect server for the whole session."""
 
+import compileall
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from small_project import CODE, REPOSITORY
 from toy_project import TOY_DEMO, TOY_PIPELINE, TOY_STEP, Toy
 
 # The tests must neither read nor write what belongs to the person who runs them; Prefect and DVC read these while they
@@ -19,9 +21,19 @@ for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE", "D
     os.environ.pop(name, None)
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Byte-code of a file that was edited twice in a second is told from the newer by nothing: what tests start reads the one
+# made below, and makes none.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 # How long an example takes is a matter of what else the machine does.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the code once, for hundreds of processes that import it and for the copies of it in projects."""
+    if not hasattr(config, "workerinput"):
+        for name in CODE:
+            compileall.compile_dir(REPOSITORY / name, quiet=2)
 
 
 @pytest.fixture(scope="session")

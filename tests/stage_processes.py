@@ -19,13 +19,19 @@ from tasks.__main__ import STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+_MORE = (
+    # What LF modules import, too: in two whole runs of the tests such a process did not find it, for reasons unknown.
+    *("tasks.labeling", "tasks.__main__", "flows.releases.create"),
+    # What stages import where they compute; 3 s for all of them.
+    *("scipy.linalg", "scipy.optimize", "scipy.sparse.csgraph", "scipy.special", "sklearn.cluster", "sklearn.metrics"),
+    *("numba.np.linalg", "numpy.ma"),
+)
+
 
 def start(function: Callable[..., None], *arguments: Any) -> multiprocessing.Process:
     """A process of its own that runs `function` and has the stages and the making of releases imported already."""
     context = multiprocessing.get_context("forkserver")
-    # What LF modules import, too: in two whole runs of the tests such a process did not find it, for reasons unknown.
-    more = ["tasks.labeling", "tasks.__main__", "flows.releases.create"]
-    context.set_forkserver_preload([*(f"tasks.{stage}" for stage in STAGES), *more])
+    context.set_forkserver_preload([*(f"tasks.{stage}" for stage in STAGES), *_MORE])
     process = context.Process(target=function, args=arguments)
     # The server of these processes imports from the folder in which it is first started, for as long as it lives; the
     # folder of the test at hand may hold a part of this code only.

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr
+import scipy
 
 from tasks.core.types import Bool, Float64, Int64
 
@@ -114,7 +114,7 @@ def certify(judged: Float64, is_wrong: Bool, everywhere: Float64, error_rate: fl
 
 def _find_last(rows: Int64, errors: Int64, error_rate: float, chance: float) -> int | None:
     """Return the last threshold that passes, None where none does; (STEPS,) gold rows above each, and how many are wrong."""
-    chances = bdtr(errors, rows, error_rate)
+    chances = scipy.special.bdtr(errors, rows, error_rate)
     found, carried = None, 0.0
     for step, given in enumerate(_share_chance(rows, error_rate, chance).tolist()):
         passes = carried + given > 0 and chances[step] <= carried + given

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+import scipy
 
 from tasks.core.types import Float64, Int64, Votes
 
@@ -81,7 +80,7 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
         voting = counts[:, c] > 0
         shares[voting & ~is_first, c] = 0.0
         lfs = np.flatnonzero(voting[firsts])
-        cast = sparse.csc_array((votes[:, firsts[lfs]] == c).astype(np.int64))
+        cast = scipy.sparse.csc_array((votes[:, firsts[lfs]] == c).astype(np.int64))
         both = (cast.T @ cast).toarray().astype(np.float64)
         each = np.diag(both)
         found = alike[lfs]
@@ -105,7 +104,7 @@ def _count_common(votes: Votes, n_classes: int) -> _Common:
         item, lf = np.nonzero(votes[start : start + BLOCK] >= 0)
         said = item * n_classes + votes[start + item, lf]
         for total, row, width in ((same, said, n_classes), (both, item, 1)):
-            cast = sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(BLOCK * width, m))
+            cast = scipy.sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(BLOCK * width, m))
             total += (cast.T @ cast).toarray()
     each = np.diag(both)
     return _Common(same=same, either=each[:, None] + each[None, :] - both)
@@ -123,7 +122,7 @@ def group_copies(votes: Votes, n_classes: int) -> tuple[CopyGroup, ...]:
     """
     common = _count_common(votes, n_classes)
     is_near = (common.same >= NEAR_COPY * common.either) & (common.same > 0)
-    _, group = connected_components(is_near, directed=False)
+    _, group = scipy.sparse.csgraph.connected_components(is_near, directed=False)
     counts = count_votes(votes, n_classes)
     totals = np.maximum(counts.sum(axis=1), 1)
     worth = (counts * np.nan_to_num(weigh_copies(votes, n_classes))).sum(axis=1) / totals

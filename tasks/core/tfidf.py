@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy.sparse as sparse
+import scipy
 from threadpoolctl import threadpool_limits
 
 from tasks.core.types import Float32, Float64
@@ -91,9 +91,9 @@ def fit_tfidf(texts: Sequence[str], dimensions: int) -> TfidfEncoder:
     return TfidfEncoder(blocks=tuple(blocks), components=components, fallback=fallback)
 
 
-def weigh(texts: Sequence[str], vectorizers: "Sequence[TfidfVectorizer]") -> sparse.csr_matrix:
+def weigh(texts: Sequence[str], vectorizers: "Sequence[TfidfVectorizer]") -> "scipy.sparse.csr_matrix":
     """Return the weights of n-grams in each text, each kind of them of length one together."""
-    return sparse.hstack([vectorizer.transform(texts) for vectorizer in vectorizers], format="csr")
+    return scipy.sparse.hstack([vectorizer.transform(texts) for vectorizer in vectorizers], format="csr")
 
 
 def _count(texts: Sequence[str], kind: Kind) -> TextBlock:

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from small_project import copy_compiled_loops
+from small_project import copy_compiled_code
 
 from tasks.__main__ import STAGES
 from tasks.gold import is_dealt_to_valid
@@ -92,7 +92,7 @@ def clone(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    copy_compiled_loops(target)
+    copy_compiled_code(target)
     for command in (
         ["init", "-q"],
         ["config", "user.name", "t"],

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 from processes import wait_until_dead
-from small_project import copy_compiled_loops
+from small_project import copy_compiled_code
 from toy_project import Toy
 
 from flows.watch.loop import Loop, prepare_data
@@ -347,7 +347,7 @@ def test_the_command_brings_the_index_up_to_date_answers_edits_and_ends_tidily(
     root = tmp_path / "project"
     for name in ("tasks", "flows", "gold"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    copy_compiled_loops(root)
+    copy_compiled_code(root)
     for name in ("dvc.yaml", "requirements.lock"):
         shutil.copyfile(ROOT / name, root / name)
     write_raw(root)

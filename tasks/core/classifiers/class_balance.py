@@ -1,7 +1,7 @@
 """The class balance, estimated from votes and from gold rows, if there are any."""
 
 import numpy as np
-from scipy.special import gammaln, xlogy
+import scipy
 
 from tasks.core.classifiers.vote_head import VoteHead, sum_votes
 from tasks.core.copies import weigh_copies
@@ -70,14 +70,14 @@ def update_class_balance(balance: Float64, classes: Int64) -> Float64:
     if len(classes) < BALANCE_ROWS * len(balance):
         return balance
     counts = np.bincount(classes, minlength=len(balance)).astype(np.float64)
-    as_it_is = float(xlogy(counts, balance).sum())
+    as_it_is = float(scipy.special.xlogy(counts, balance).sum())
     best, updated = as_it_is + np.log(REFUTATION), balance
     for strength in BALANCE_STRENGTHS:
         prior = strength * len(balance) * balance
         likelihood = float(
-            gammaln(prior.sum())
-            - gammaln(prior.sum() + counts.sum())
-            + (gammaln(prior + counts) - gammaln(prior)).sum()
+            scipy.special.gammaln(prior.sum())
+            - scipy.special.gammaln(prior.sum() + counts.sum())
+            + (scipy.special.gammaln(prior + counts) - scipy.special.gammaln(prior)).sum()
         )
         if likelihood > best:
             best, updated = likelihood, (prior + counts) / (prior + counts).sum()

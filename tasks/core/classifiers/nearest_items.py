@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
+import scipy
 
 from tasks.core.classifiers.pool import trust_gold
 from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
@@ -300,12 +300,12 @@ def follow_steps(own: Float64, at: Float64, nearest: npt.NDArray[np.int32], of_g
     return np.stack(heard)
 
 
-def _average(nearest: npt.NDArray[np.int32], r: int) -> csr_array:
+def _average(nearest: npt.NDArray[np.int32], r: int) -> scipy.sparse.csr_array:
     """Return the matrix (q, r) that takes the mean over each row's neighbors; rows without any have zeros."""
     there = nearest >= 0
     count = there.sum(axis=1)
     weights = np.repeat(1.0 / np.maximum(count, 1), count)
-    return csr_array((weights, nearest[there], np.r_[0, np.cumsum(count)]), shape=(len(nearest), r))
+    return scipy.sparse.csr_array((weights, nearest[there], np.r_[0, np.cumsum(count)]), shape=(len(nearest), r))
 
 
 def _hash_points(points: Float32) -> npt.NDArray[np.uint64]:

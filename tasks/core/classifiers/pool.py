@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 
 from tasks.core.classifiers.softmax import normalize_scores
 from tasks.core.types import Float64, Int64
@@ -81,5 +81,5 @@ def fit_pool_weights(held_out: Float64, classes: Int64, prior: PoolPrior) -> Flo
         value = -float(log_p[rows, classes].sum()) + 0.5 * strength * float(offset @ offset)
         return value, np.einsum("gk,gke->e", residual, held_out) + strength * offset
 
-    fitted = minimize(objective, prior.mean, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * e)
+    fitted = scipy.optimize.minimize(objective, prior.mean, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * e)
     return np.asarray(fitted.x, dtype=np.float64)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import logsumexp
+import scipy
 from threadpoolctl import threadpool_limits
 
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
@@ -86,7 +85,9 @@ def fit_temperature(scores: Float64, targets: Float64) -> Float64:
         return -float((targets * log_p).sum()) / total, gradient / total
 
     k = scores.shape[1]
-    v = minimize(objective, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-1.0, 3.0)] + [(-10.0, 10.0)] * k).x
+    v = scipy.optimize.minimize(
+        objective, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-1.0, 3.0)] + [(-10.0, 10.0)] * k
+    ).x
     return np.asarray(np.r_[np.exp(v[0]), v[1:]], dtype=np.float64)
 
 
@@ -128,7 +129,9 @@ def fit_softmax(
     v0 = np.zeros((d + 1) * k) if start is None else np.vstack([start.coef, start.intercept]).ravel()
     options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "ftol": 1e-7, "gtol": 1e-4}
     with count_steps(advance, MOST_STEPS) as step:
-        found = minimize(objective, v0, jac=True, method="L-BFGS-B", options=options, callback=lambda _: step(1))
+        found = scipy.optimize.minimize(
+            objective, v0, jac=True, method="L-BFGS-B", options=options, callback=lambda _: step(1)
+        )
     stacked = found.x.reshape(d + 1, k)
     return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
 
@@ -155,7 +158,7 @@ def _sum_exponentials(scores: Float64) -> Float64:
     """
     top = scores.max(axis=1, keepdims=True)
     if not np.isfinite(top).all():
-        return np.asarray(logsumexp(scores, axis=1, keepdims=True))
+        return np.asarray(scipy.special.logsumexp(scores, axis=1, keepdims=True))
     below = scores - top
     is_top = below == 0
     np.exp(below, out=below)

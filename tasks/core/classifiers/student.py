@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import entr
+import scipy
 from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
@@ -93,7 +93,7 @@ def choose_student_penalty(
         return STUDENT_PENALTIES[0]
     drawn = min(len(features), TRAINING_ROWS)
     fold = np.random.default_rng(seed).permutation(len(rows)) % STUDENT_FOLDS
-    entropy = entr(weak_labels[rows].mean(axis=0)).sum()
+    entropy = scipy.special.entr(weak_labels[rows].mean(axis=0)).sum()
     models: list[SoftmaxRegression | None] = [None] * STUDENT_FOLDS
     explained: list[float] = []
     with threadpool_limits(limits=1):

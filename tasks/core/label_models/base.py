@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+import scipy
 
 from tasks.core.patterns import Patterns, find_patterns
 from tasks.core.types import ABSTAIN, Float64, Votes
@@ -179,8 +179,8 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
         lf_class[lf, vote] = np.arange(r)
         row, by = np.nonzero(patterns.votes.T != ABSTAIN)
         column = lf_class[by, patterns.votes[by, row]]
-        cast = sparse.csr_array((np.ones(len(row), dtype=np.int64), (row, column)), shape=(u, r))
-        counted = sparse.csr_array((patterns.counts[row], (row, column)), shape=(u, r))
+        cast = scipy.sparse.csr_array((np.ones(len(row), dtype=np.int64), (row, column)), shape=(u, r))
+        counted = scipy.sparse.csr_array((patterns.counts[row], (row, column)), shape=(u, r))
         sparsely: Float64 = (cast.T @ counted).toarray().astype(np.float64)
         return sparsely
     together = np.zeros((r, r))

@@ -14,7 +14,7 @@ Supervision", AAAI 2019.
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 from threadpoolctl import threadpool_limits
 
 from tasks.core.label_models.base import VoteTable, count_joint_votes, inspect_votes
@@ -61,7 +61,7 @@ def fit_generative(votes: Votes, class_balance: Float64, *, advance: Advance = i
     # The moments are the same if classes of equal share change names: an LF is taken to be right more often than not.
     gain = np.zeros((k, k))
     np.add.at(gain, counts.vote, mu)
-    _, names = linear_sum_assignment(-gain)
+    _, names = scipy.optimize.linear_sum_assignment(-gain)
     is_alike = np.isclose(class_balance[names], class_balance).all()
     mu = np.clip(mu[:, names] if is_alike else mu, LEAST, 1.0 - LEAST)
     scores = np.zeros((m, k + 1, k))

@@ -41,8 +41,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.special import logsumexp
+import scipy  # whose parts are imported where they are used: together they take .3 s
 from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
@@ -394,7 +393,7 @@ def _log_relative(values: Float64, mean: float, floor: float) -> Float64:
 def _posterior(log_evidence: Float64, fitted: Float64) -> Float64:
     """Return the posterior (n, k) float64 of a fitted conditional logit."""
     scores = log_evidence @ fitted[: len(SOURCES)] + fitted[len(SOURCES) :]
-    return np.asarray(np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
+    return np.asarray(np.exp(scores - scipy.special.logsumexp(scores, axis=1, keepdims=True)))
 
 
 def _fit_conditional_logit(log_evidence: Float64, classes: npt.NDArray[np.int64]) -> Float64:
@@ -409,7 +408,7 @@ def _fit_conditional_logit(log_evidence: Float64, classes: npt.NDArray[np.int64]
     def objective(v: Float64) -> tuple[float, Float64]:
         """Return penalized log loss and its gradient."""
         scores = log_evidence @ v[:p] + v[p:]
-        log_p = scores - logsumexp(scores, axis=1, keepdims=True)
+        log_p = scores - scipy.special.logsumexp(scores, axis=1, keepdims=True)
         residual = np.exp(log_p)
         residual[rows, classes] -= 1.0
         shift = (v[:p] - prior) / WEIGHT_SPREAD**2
@@ -420,4 +419,4 @@ def _fit_conditional_logit(log_evidence: Float64, classes: npt.NDArray[np.int64]
         ]
         return value, gradient
 
-    return np.asarray(minimize(objective, np.r_[prior, np.zeros(k)], jac=True, method="L-BFGS-B").x)
+    return np.asarray(scipy.optimize.minimize(objective, np.r_[prior, np.zeros(k)], jac=True, method="L-BFGS-B").x)
