@@ -61,7 +61,13 @@ _LF = ("(middle < 0.1)", "(middle < 0.15)")
 """A threshold in the demo's `hollow_middle`, and what it is edited to."""
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["flows.releases.publish", *(f"tasks.{stage}" for stage in STAGES)])
+# With what stages import where they compute, and labeling functions.
+_PROCESSES.set_forkserver_preload(
+    [
+        *("flows.releases.publish", "tasks.labeling", *(f"tasks.{stage}" for stage in STAGES)),
+        *("scipy.optimize", "scipy.sparse.csgraph", "scipy.special", "sklearn.cluster", "sklearn.metrics"),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
