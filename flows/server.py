@@ -34,6 +34,14 @@ _DATABASE_SIZE = 2**20
 _START_SECONDS = 120.0
 """The first start creates a database; 8 seconds were measured on an idle machine with two cores."""
 
+_PORTS = 3
+"""Ports that a temporary server tries: between the search for a free port and the server's start, which takes seconds,
+any connection of another program may take it."""
+
+
+class _EndedError(ServerError):
+    """A server ended before it answered."""
+
 
 def find_server() -> Server | None:
     """The server that Prefect is set up for (PREFECT_API_URL or the profile), else that of `epoxy server` if it answers.
@@ -68,13 +76,19 @@ def start_temporary_server() -> Server:
     Raises
     ------
     ServerError
-        It did not answer in time.
+        It did not answer in time, or ended at each start.
     """
     _check_home()
-    server = Server(api_url=make_api_url(_find_free_port()), password=read_password())
-    guard = _start_server(server, cwd=Path.cwd(), has_ui=False)
-    atexit.register(end_guarded, guard)
-    _wait_for(server, guard)
+    for attempt in range(_PORTS):
+        server = Server(api_url=make_api_url(_find_free_port()), password=read_password())
+        guard = _start_server(server, cwd=Path.cwd(), has_ui=False)
+        atexit.register(end_guarded, guard)
+        try:
+            _wait_for(server, guard)
+            break
+        except _EndedError:
+            if attempt == _PORTS - 1:
+                raise
     return server
 
 
@@ -288,9 +302,10 @@ def _ending(guard: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[byte
 def _wait_for(server: Server, guard: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not server.is_ours():
-        if guard.poll() is not None or time.monotonic() > deadline:
+        has_ended = guard.poll() is not None
+        if has_ended or time.monotonic() > deadline:
             end_guarded(guard)
-            raise ServerError(
+            raise (_EndedError if has_ended else ServerError)(
                 f"no Prefect server came up at {server.api_url}; run 'epoxy server' to see what it says, or set "
                 f"PREFECT_API_URL to a server that runs"
             )

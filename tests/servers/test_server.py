@@ -663,3 +663,28 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pytest.raises(ServerError, match=r"Prefect cannot write its database there.*PREFECT_HOME"),
     ):
         start_temporary_server()
+
+
+def test_a_server_whose_port_was_taken_meanwhile_starts_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    from flows.server import start_temporary_server
+
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], **_: object) -> "subprocess.Popen[bytes]":
+        """A server that ends at once, as without its port, and then another that lives until its life line is cut."""
+        started.append(subprocess.Popen(["cat"] if started else ["false"], stdin=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr("flows.server.start_guarded", start)
+    monkeypatch.setattr(Server, "is_ours", lambda self: len(started) == 2)
+    with temporary_settings({PREFECT_HOME: tmp_path / "prefect"}):
+        start_temporary_server()
+    first, second = started
+    assert first.wait() == 1 and second.poll() is None
+    assert second.stdin is not None
+    second.stdin.close()
+    second.wait()
