@@ -29,7 +29,7 @@ def gold_command() -> None:
 @gold_command.command("add")
 @click.argument("item")
 @click.argument("label", required=False)
-@click.option("--annotator", default=getpass.getuser, show_default="your name here", help="Who decides.")
+@click.option("--annotator", "--by", default=getpass.getuser, show_default="your name here", help="Who decides.")
 @click.option("--split", type=SPLIT, help="Of a train item; by default dealt by a hash of the id.")
 @click.option("--retract", is_flag=True, help="Take back what the annotator said of ITEM.")
 def add_command(item: str, label: str | None, annotator: str, split: str | None, retract: bool) -> None:

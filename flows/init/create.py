@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections import Counter
@@ -13,7 +14,15 @@ import polars as pl
 from pydantic import ValidationError
 
 from flows.init.pipeline import TEMPLATE, write_pipeline
-from flows.init.sample import VALID_SHARE, Sample, choose_salt, find_telling_words, is_unspaced, list_candidates
+from flows.init.sample import (
+    VALID_SHARE,
+    Sample,
+    choose_salt,
+    find_repeated_id,
+    find_telling_words,
+    is_unspaced,
+    list_candidates,
+)
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
 from tasks.params import MOST_CLASSES, DescribeParams
@@ -117,8 +126,8 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, list[str
         candidates = [name for name in list_candidates(sample) if name != sample.columns.gold]
         raise ParamsError(
             f"{sample.path}: fewer than two classes are known ({', '.join(sample.classes) or 'none'}; {named}). Name the "
-            f"column that has them, with --gold {candidates[0] if candidates else 'COLUMN'}"
-            + (f" (or {', '.join(candidates[1:])})" if candidates[1:] else "")
+            f"column that has them, with --gold {shlex.quote(candidates[0]) if candidates else 'COLUMN'}"
+            + (f" (or {', '.join(map(shlex.quote, candidates[1:]))})" if candidates[1:] else "")
             + ", or the classes: --classes ham,spam"
         )
     if len(sample.classes) > MOST_CLASSES:
@@ -137,7 +146,7 @@ def create_project(folder: Path, sample: Sample, meanings: Mapping[str, list[str
     items = raw / f"items{sample.suffix}"
     if columns.item_id is None:
         ids = _make_ids(sample)
-        _write_like(items, sample.table.insert_column(0, ids))
+        _write_like(items, sample.table.select(ids, pl.all()))
     else:
         ids = sample.table[columns.item_id]
         if sample.is_readable:
@@ -283,6 +292,13 @@ def _describe(
         )
         + (f", without {sample.blank_rows:,} blank rows" if sample.blank_rows else ""),
         f"ids     {f'column {columns.item_id!r}' if columns.item_id else 'made from the texts, as item_id'}",
+        *(
+            [
+                f"note    column {repeated[0]!r} would be ids, were not some values there twice or more, such as {repeated[1]!r}"
+            ]
+            if (repeated := find_repeated_id(sample))
+            else []
+        ),
         f"text    column {columns.text!r}, encoded by tfidf",
         *(
             [

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.core.class_names import find_twins
+from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.gold import is_dealt_to_valid
 from tasks.params import Split
@@ -28,6 +29,9 @@ _NAMES = {
 
 _MOST_CLASSES = 50
 """Most distinct values of a column that is taken for gold without being named."""
+
+_MOST_REPEATED = 0.2
+"""Share of rows that repeat a value, up to which a column looks like ids with mistakes, rather than like something else."""
 
 _MISSING = {"nan", "null", "<na>", "n/a", "#n/a"}
 """What programs write for a value that is missing, when asked to write something."""
@@ -123,6 +127,8 @@ def read_sample(path: Path, named: Columns, classes: Sequence[str] = ()) -> Samp
     item_id = named.item_id or _find(table, "item_id", _are_ids)
     if item_id is None and named.text != table.columns[0]:
         item_id = _find_first_ids(table)
+    if (ids := item_id or (ITEM_ID if ITEM_ID in table.columns else None)) and not _are_ids(table[ids]):
+        _refuse_ids(path, table[ids])
     split = named.split or _find(table, "split", lambda column: _are_splits(column))
     gold = named.gold or _find(table, "gold", lambda column: column.n_unique() <= _MOST_CLASSES)
     texts = [name for name in table.columns if table[name].dtype == pl.String and name not in (item_id, split, gold)]
@@ -315,6 +321,21 @@ def _are_ids(column: pl.Series) -> bool:
     )
 
 
+def _refuse_ids(path: Path, column: pl.Series) -> None:
+    """Say why the column that has to hold ids does not; ingest would refuse it."""
+    repeated = column.drop_nulls().filter(column.drop_nulls().is_duplicated())
+    if column.has_nulls():
+        fault = f"has {column.null_count():,} empty values"
+    elif len(repeated):
+        fault = f"has {repeated.n_unique():,} values twice or more, such as {repeated[0]!r}"
+    else:
+        fault = f"is {column.dtype}"
+    raise DataError(
+        f"{path}: column {column.name!r} {fault}; expected an id for each row, text or integers, each once. Mend it, name another "
+        f"column with --id, or rename or leave out the column: then ids are made from the texts."
+    )
+
+
 def _find_first_ids(table: pl.DataFrame) -> str | None:
     """The first column, if its values are all different and none is empty or of several words."""
     first = table.get_column(table.columns[0])
@@ -323,6 +344,27 @@ def _find_first_ids(table: pl.DataFrame) -> str | None:
         return None
     others = [name for name in table.columns[1:] if table[name].dtype == pl.String]
     return first.name if others and not first.cast(pl.String).str.contains(r"^$|\s").any() else None
+
+
+def find_repeated_id(sample: Sample) -> tuple[str, str] | None:
+    """The column that would have been taken for ids if its values did not repeat, and one that does; None if there is none."""
+    if sample.columns.item_id is not None:
+        return None
+    table = sample.table.drop(
+        [name for name in (sample.columns.text, sample.columns.gold, sample.columns.split) if name]
+    )
+    for name in table.columns:
+        if name.strip().casefold() not in _NAMES["item_id"] and name != sample.table.columns[0]:
+            continue
+        column = table[name].cast(pl.String)
+        is_repeated = column.is_duplicated()
+        if (
+            name.strip()
+            and not (column.has_nulls() or column.str.contains(r"^$|\s").any())
+            and 0 < is_repeated.sum() <= _MOST_REPEATED * len(column)
+        ):
+            return name, str(column.filter(is_repeated)[0])
+    return None
 
 
 def _are_splits(column: pl.Series) -> bool:

@@ -134,7 +134,7 @@ def create_release(
         raise RefusedError(
             f"the gates refuse these labels; {kept}.\n{f'rows: {rows.describe()}' if rows else 'no rows to compare with'}\n"
             f"{describe_gates(results)}\n"
-            'Look at what changed. To release them all the same, repeat with --accept "REASON".',
+            'Look at what changed; limits are in release.yaml. To release them all the same, repeat with --accept "REASON".',
             results=results,
         )
     return ReleaseResult(

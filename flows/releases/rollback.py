@@ -58,6 +58,8 @@ def _find_before(root: Path, current: str | None) -> str:
     made = list(dict.fromkeys(released))
     known = {listed.id for listed in list_releases(root)}
     before = [release for release in made[: made.index(current)] if release in known] if current in made else []
+    if not known:
+        raise DataError(f"{FOLDER}: no release yet, so there is none to go back to; 'epoxy release' makes one.")
     if not before:
         raise DataError(
             f"{FOLDER}: there is no release before {current or 'the first'}. Name a release: epoxy rollback ID."

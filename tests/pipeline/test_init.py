@@ -185,6 +185,33 @@ def test_columns_that_could_have_the_classes_are_named(tmp_path: Path) -> None:
         create_project(tmp_path / "project", read_sample(path, Columns()))
 
 
+def test_names_of_columns_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    path = write_table(tmp_path, body=["a b", "c d", "e f", "g h"] * 2, **{"Topic / class?": ["x", "y"] * 4})
+    with pytest.raises(ParamsError, match=r"--gold 'Topic / class\?'"):
+        create_project(tmp_path / "new", read_sample(path, Columns()))
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [(["a", "b", "a"], "has 1 values twice or more, such as 'a'"), (["a", None, "b"], "has 1 empty values")],
+)
+@pytest.mark.parametrize("name", ["item_id", "number"])
+def test_ids_that_cannot_be_are_refused(tmp_path: Path, ids: list[object], said: str, name: str) -> None:
+    path = write_table(tmp_path, body=["x", "y", "z"], **{name: ids})
+    with pytest.raises(DataError, match=rf"messages.csv: column '{name}' {said}; expected an id for each row"):
+        read_sample(path, Columns(item_id=None if name == "item_id" else name), ["ham", "spam"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"), [([*"abcdefghijk", "a"], True), ([*"abcdefghijkl"], False), ([*"ab"] * 6, False)]
+)
+def test_ids_that_repeat_are_told(tmp_path: Path, ids: list[object], told: bool) -> None:
+    path = write_table(tmp_path, ticket=ids, body=[f"{SPAM if row % 2 else HAM} {row}" for row in range(12)])
+    lines = create_project(tmp_path / "new", read_sample(path, Columns(), ["ham", "spam"]))
+    note = "note    column 'ticket' would be ids, were not some values there twice or more, such as 'a'"
+    assert (note in lines) == told
+
+
 def test_numbers_are_classes_only_if_they_are_positions(tmp_path: Path) -> None:
     pl.DataFrame({"text": ["a", "b"], "label": [0, 1]}).write_parquet(tmp_path / "items.parquet")
     assert read_sample(tmp_path / "items.parquet", Columns()).classes == ("0", "1")
