@@ -26,7 +26,7 @@ from tasks.__main__ import run_stage
 from tasks.core.cover import choose_cover
 from tasks.core.ties import score_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Int8, Int64
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.tables.files import write_json
 from tasks.tables.paths import END_MODEL_SUMMARY
 

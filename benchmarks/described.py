@@ -18,7 +18,7 @@ from benchmarks.descriptions import DESCRIPTIONS
 from benchmarks.real_tasks import FILES, lay_out
 from tasks.__main__ import STAGES, run_stage
 from tasks.core.types import ITEM_ID
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.tables.files import read_json, write_json
 from tasks.tables.paths import DESCRIPTIONS_SUMMARY, ITEMS, SHIPPED_LABELS, WITHHELD_GOLD
 

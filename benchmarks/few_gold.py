@@ -24,7 +24,8 @@ from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.classifiers.student import Student
 from tasks.core.ties import score_labels
 from tasks.core.types import ITEM_ID, GoldRows, Int64
-from tasks.params import TrainParams, read_params
+from tasks.params import TrainParams
+from tasks.params_file import read_params
 from tasks.tables.files import write_json
 from tasks.tables.paths import END_MODEL_SUMMARY, WITHHELD_GOLD
 

@@ -27,7 +27,7 @@ from benchmarks.real_tasks import find_tasks, lay_out
 from tasks.__main__ import run_stage
 from tasks.core.classifiers.lf_worth import measure_worth
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32
-from tasks.params import FILE, read_params
+from tasks.params_file import FILE, read_params
 from tasks.tables.files import read_json, write_json
 from tasks.tables.paths import END_MODEL_SUMMARY, ITEMS, SHIPPED_LABELS, WITHHELD_GOLD
 

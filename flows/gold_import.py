@@ -11,7 +11,7 @@ from tasks.errors import DataError
 from tasks.exchange.contents import require_decisions
 from tasks.exchange.formats import ANNOTATIONS
 from tasks.gold import require_same_splits
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.readers.gold_tables import combine_parts, find_near_misses, make_part, read_decisions
 from tasks.readers.raw_tables import read_raw_table
 from tasks.tables import schemas

@@ -8,7 +8,7 @@ import polars as pl
 from flows.runner.changes import summarize_changes
 from flows.runner.dvc_status import plan_run
 from flows.runner.timings import read_seconds
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.tables.paths import ITEMS
 
 

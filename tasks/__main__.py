@@ -40,7 +40,7 @@ def run_stage(root: Path, stage: str) -> None:
     if stage == "demo":
         importlib.import_module("tasks.demo").run(root)
         return
-    from tasks.params import FILE, read_stage_params
+    from tasks.params_file import FILE, read_stage_params
     from tasks.progress import Progress
 
     params = read_stage_params(root, stage)

@@ -54,7 +54,7 @@ def plan_all(
     from tasks.errors import LabelingFunctionError
     from tasks.lf.language_model import ModelLF
     from tasks.lf.loading import load_module, project_lfs
-    from tasks.params import read_params
+    from tasks.params_file import read_params
     from tasks.queries.project_data import find_name
 
     params = read_params(root)

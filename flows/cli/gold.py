@@ -120,7 +120,7 @@ def gather(*, root: Path) -> "tuple[Gold, tuple[str, ...]]":
         A table is invalid, or ingest has not run, or ran with other classes.
     """
     from tasks.gold import gather_gold
-    from tasks.params import read_params
+    from tasks.params_file import read_params
     from tasks.queries.recorded_classes import require_recorded_classes
 
     params = read_params(root)
@@ -140,7 +140,7 @@ def add_decision(*, root: Path, item: str, label: str | None, annotator: str, sp
 
     from tasks.core.types import ITEM_ID
     from tasks.gold import require_same_splits
-    from tasks.params import read_params
+    from tasks.params_file import read_params
     from tasks.tables import schemas
     from tasks.tables.gold_table import Decision, append_decision
     from tasks.tables.parquet import read_table

@@ -67,7 +67,7 @@ def append_suggestion(*, root: Path, found: "Suggestions", number: int) -> str:
     EpoxyError
         There is no suggestion of this number, or the module cannot be changed.
     """
-    from tasks.params import read_params
+    from tasks.params_file import read_params
     from tasks.queries.suggest import append_lf
 
     if number > found.rows.height:

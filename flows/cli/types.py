@@ -26,7 +26,7 @@ def propose_types(*, root: Path) -> str:
     EpoxyError
         params.yaml is not valid, or the raw items cannot be read.
     """
-    from tasks.params import read_params
+    from tasks.params_file import read_params
     from tasks.readers.items import describe_types
 
     params = read_params(root).ingest

@@ -29,7 +29,8 @@ from flows.releases.records import next_sequence, read_commit
 from flows.releases.store import LOG, Release, check_file, read_release, validate_contents
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
-from tasks.params import FILE, Params, read_params
+from tasks.params import Params
+from tasks.params_file import FILE, read_params
 from tasks.tables import schemas
 from tasks.tables.files import mask_mode, sync_folder
 from tasks.tables.parquet import count_rows, read_table, write_table

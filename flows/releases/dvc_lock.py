@@ -9,7 +9,7 @@ import yaml
 
 from flows.releases.files import describe_error, read_small_file
 from tasks.errors import DataError
-from tasks.params import FILE
+from tasks.params_file import FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flows.releases.figures import Frozen
 from flows.releases.files import FileEntry
-from tasks.params import FILE
+from tasks.params_file import FILE
 from tasks.tables.paths import (
     END_MODEL,
     END_MODEL_SUMMARY,

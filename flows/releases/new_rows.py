@@ -11,7 +11,7 @@ from tasks.cache.store import hash_as_dvc
 from tasks.errors import DataError
 from tasks.label_new import LabeledRows, label_rows
 from tasks.lf.observation import find_lf_files
-from tasks.params import FILE, read_params
+from tasks.params_file import FILE, read_params
 from tasks.tables.block_layout import read_layout
 from tasks.tables.parquet import count_rows
 from tasks.tables.paths import BLOCKS, EMBEDDINGS, ENCODER, ITEMS, VALID_GOLD, VOTES

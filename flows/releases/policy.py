@@ -14,7 +14,8 @@ import yaml
 from pydantic import Field
 
 from tasks.errors import ParamsError
-from tasks.params import Section, TuneMetric, check_strictly
+from tasks.params import Section, TuneMetric
+from tasks.params_file import check_strictly
 from tasks.strict_yaml import describe_yaml_error, parse_yaml
 
 FILE = Path("release.yaml")

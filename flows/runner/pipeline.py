@@ -12,7 +12,7 @@ from flows.runner.project import describe_end, find_results
 from flows.runner.report import Outcome, Report, Summary
 from tasks.__main__ import STAGES
 from tasks.cache.stage_code import NOTES
-from tasks.params import read_params, read_stage_params
+from tasks.params_file import read_params, read_stage_params
 from tasks.tables.paths import LF_REPORT, REPORT_SUMMARY
 
 

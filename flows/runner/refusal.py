@@ -11,7 +11,7 @@ from dvc.utils.strictyaml import YAMLValidationError
 from flows.runner.dvc_repo import explain_error
 from flows.runner.project import PIPELINE
 from tasks.errors import ParamsError
-from tasks.params import FILE, read_sections
+from tasks.params_file import FILE, read_sections
 from tasks.strict_yaml import describe_yaml_error
 
 LOCK = "dvc.lock"

@@ -28,7 +28,8 @@ from tasks.core.extension import Neighbors
 from tasks.core.types import ABSTAIN, ITEM_ID
 from tasks.errors import EpoxyError
 from tasks.neighbors.run import SearchInputs, SearchResult, search_items
-from tasks.params import FILE, Params, read_params
+from tasks.params import Params
+from tasks.params_file import FILE, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_csv
 from tasks.tables.label_matrix import read_gold, to_matrix

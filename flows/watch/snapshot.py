@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.cache.store import identify_file
 from tasks.lf.observation import find_lf_files
-from tasks.params import FILE
+from tasks.params_file import FILE
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, VALID_GOLD
 
 INPUTS = (ITEMS, VALID_GOLD, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, CELLS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.cache.store import hash_as_dvc
-from tasks.params import FILE as PARAMS
+from tasks.params_file import FILE as PARAMS
 from tasks.queries.recorded_classes import read_lock, read_recorded_params
 from tasks.strict_yaml import parse_yaml
 

@@ -16,8 +16,8 @@ from tasks.core.extension import find_abstaining_entries, find_abstaining_rows, 
 from tasks.core.ties import find_top
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import QueryError
-from tasks.params import FILE as PARAMS
 from tasks.params import Scope, Split
+from tasks.params_file import FILE as PARAMS
 from tasks.queries.project_data import (
     SHIPPED,
     LFVotes,

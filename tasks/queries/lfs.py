@@ -10,7 +10,7 @@ from tasks.core.copies import group_copies
 from tasks.core.leave_one_out import leave_out_each
 from tasks.core.lf_pairs import count_pairs
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
-from tasks.params import FILE as PARAMS
+from tasks.params_file import FILE as PARAMS
 from tasks.queries.project_data import LFVotes, ProjectData, ReleaseData, find_name
 from tasks.tables.label_matrix import join_gold
 from tasks.tables.paths import (

@@ -17,8 +17,9 @@ import polars as pl
 from tasks.core.extension import NearestVotes, find_nearest_votes
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import DataError, QueryError
-from tasks.params import FILE as PARAMS
-from tasks.params import Params, read_params, read_stage_params
+from tasks.params import Params
+from tasks.params_file import FILE as PARAMS
+from tasks.params_file import read_params, read_stage_params
 from tasks.queries.recorded_classes import LOCK, require_recorded_classes
 from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors, read_json

@@ -15,7 +15,7 @@ from tasks.core.classifiers.mixtures import JudgedMixtures, judge_by_gold, judge
 from tasks.core.description_scores import to_units
 from tasks.core.types import ABSTAIN, ITEM_ID, GoldRows
 from tasks.errors import QueryError
-from tasks.params import FILE
+from tasks.params_file import FILE
 from tasks.progress import Progress
 from tasks.queries.project_data import ProjectData
 from tasks.strict_yaml import parse_yaml

@@ -61,7 +61,7 @@ def test_only_evaluate_depends_on_withheld_gold():
 FLOORS = (
     ("tasks.errors", "tasks.hash_seed", "tasks.strict_yaml", "tasks.core"),
     ("tasks.params", "tasks.progress", "tasks.cache.store"),
-    ("tasks.cache", "tasks.compute"),
+    ("tasks.params_file", "tasks.cache", "tasks.compute"),
     ("tasks.tables",),
     ("tasks.readers",),
     ("tasks.lf", "tasks.neighbors", "tasks.report", "tasks.exchange"),

@@ -28,7 +28,8 @@ from tasks import apply, gold, ingest
 from tasks.__main__ import STAGES
 from tasks.core.search.faiss_index import read_index
 from tasks.errors import DataError, EpoxyError, ParamsError
-from tasks.params import ApplyParams, GoldParams, IngestParams, read_params
+from tasks.params import ApplyParams, GoldParams, IngestParams
+from tasks.params_file import read_params
 from tasks.tables import schemas
 from tasks.tables.index_file import read_description
 from tasks.tables.parquet import read_batches, read_schema, read_table, read_votes

@@ -23,7 +23,8 @@ from tasks.__main__ import run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
 from tasks.cache.store import FOLDER, Cache
 from tasks.errors import EpoxyError, ParamsError, StageError
-from tasks.params import ExtendParams, Params, Scope, read_stage_params
+from tasks.params import ExtendParams, Params, Scope
+from tasks.params_file import read_stage_params
 
 # What depends on what.
 
@@ -132,7 +133,7 @@ def test_a_key_that_is_edited_before_it_is_read_and_back_is_seen(
         assert params.scope is Scope.ROWS
         (root / "params.yaml").write_text(text)
 
-    monkeypatch.setattr("tasks.params.read_stage_params", edit_and_read)
+    monkeypatch.setattr("tasks.params_file.read_stage_params", edit_and_read)
     monkeypatch.setattr("tasks.extend.run", run_extend)
     with pytest.raises(StageError, match=r"extend: params\.yaml: classes or extend changed while the stage ran"):
         run_identified_stage(tmp_path, "extend")

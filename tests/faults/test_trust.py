@@ -25,7 +25,8 @@ from flows.runner.site_cache import find_site_cache
 from tasks import ingest
 from tasks.__main__ import STAGES
 from tasks.errors import DataError, EpoxyError, ParamsError, StageError
-from tasks.params import IngestParams, read_params
+from tasks.params import IngestParams
+from tasks.params_file import read_params
 from tasks.tables.files import open_atomic, open_atomic_folder
 from tasks.tables.gold_table import Decision, append_decision
 

@@ -16,7 +16,7 @@ from tasks.__main__ import run_stage
 from tasks.core.cover import choose_cover
 from tasks.lf.language_model import ModelLF
 from tasks.lf.loading import load_module, project_lfs
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.queries.pending import find_pending_lfs
 from tasks.tables.answer_table import read_answers
 from tasks.tables.scaled_embeddings import read_vectors

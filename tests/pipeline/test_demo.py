@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from tasks import apply, demo, gold, ingest
-from tasks.params import Split, read_params
+from tasks.params import Split
+from tasks.params_file import read_params
 from tasks.tables.parquet import read_votes
 from tasks.tables.paths import LF_SUMMARY, VOTES
 

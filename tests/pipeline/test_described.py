@@ -20,7 +20,8 @@ from tasks.core.descriptions import guess, vote
 from tasks.errors import DataError, LabelingFunctionError, ParamsError
 from tasks.label_new import label_rows
 from tasks.lf.class_vectors import find_class_vectors
-from tasks.params import ApplyParams, DescribeParams, GoldParams, IngestParams, read_params
+from tasks.params import ApplyParams, DescribeParams, GoldParams, IngestParams
+from tasks.params_file import read_params
 from tasks.queries.describe import try_sentence
 from tasks.queries.project_data import ProjectData
 from tasks.tables import schemas

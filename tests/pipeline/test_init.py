@@ -27,7 +27,8 @@ from tasks.__main__ import STAGES, run_stage
 from tasks.cache.stage_code import NOTES
 from tasks.errors import DataError, ParamsError, StageError
 from tasks.gold import is_dealt_to_valid
-from tasks.params import GoldParams, read_params
+from tasks.params import GoldParams
+from tasks.params_file import read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.parquet import read_table

@@ -14,7 +14,8 @@ from test_label_new import run_to_the_end
 from tasks import apply, extend, fit, tune
 from tasks.__main__ import STAGES, run_stage
 from tasks.label_new import label_rows
-from tasks.params import ApplyParams, FitParams, LabelModelKind, read_params
+from tasks.params import ApplyParams, FitParams, LabelModelKind
+from tasks.params_file import read_params
 from tasks.tables.files import read_json
 from tasks.tables.paths import (
     LABEL_MODEL,

@@ -15,7 +15,7 @@ from tasks.__main__ import run_stage
 from tasks.core.types import ABSTAIN
 from tasks.errors import DataError, ParamsError
 from tasks.label_new import label_rows
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.queries.explain import explain_item
 from tasks.queries.items import ItemQuery, VoteFilter, find_items
 from tasks.queries.lfs import tabulate_lfs

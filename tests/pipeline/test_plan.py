@@ -21,7 +21,7 @@ from flows.plan import plan
 from flows.releases.figures import Flips, compare_labels
 from tasks.__main__ import run_stage
 from tasks.cache.code import PROJECT
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.queries.items import ItemQuery
 from tasks.queries.pending import find_pending_lfs
 from tasks.tables import schemas

@@ -14,7 +14,7 @@ from tasks.core.classifiers.vote_head import fit_vote_head
 from tasks.core.ties import find_top
 from tasks.core.types import ABSTAIN
 from tasks.errors import DataError, QueryError
-from tasks.params import read_params
+from tasks.params_file import read_params
 from tasks.queries.explain import explain_item, take_apart_items
 from tasks.queries.items import ItemQuery, VoteFilter, find_items
 from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix

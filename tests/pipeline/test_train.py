@@ -10,7 +10,8 @@ import yaml
 from flows.runner.project import describe_end
 from tasks import index, search, train
 from tasks.errors import DataError, ParamsError
-from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, TrainParams, read_params
+from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, TrainParams
+from tasks.params_file import read_params
 from tasks.tables import schemas
 from tasks.tables.block_layout import write_layout
 from tasks.tables.files import read_json, write_json

@@ -13,7 +13,8 @@ from flows.cli.main import main
 from flows.cli.weigh import describe_weights
 from tasks.core.classifiers.mixtures import judge_by_gold, judge_by_votes, list_mixtures, mix_blocks
 from tasks.errors import QueryError
-from tasks.params import IngestParams, read_params
+from tasks.params import IngestParams
+from tasks.params_file import read_params
 from tasks.queries.project_data import ProjectData
 from tasks.queries.weigh import weigh_blocks
 from tasks.tables import schemas

@@ -9,7 +9,8 @@ import yaml
 
 from tasks.__main__ import STAGES
 from tasks.errors import ParamsError
-from tasks.params import Split, read_params, read_stage_params
+from tasks.params import Split
+from tasks.params_file import read_params, read_stage_params
 from tasks.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
