@@ -15,6 +15,7 @@ from tasks.core.classifiers.lf_worth import (
     measure_worth,
     value_votes,
 )
+from tasks.core.types import GoldRows
 from tasks.report.lf_harm import describe_harm
 
 
@@ -80,6 +81,12 @@ def test_silence_elsewhere_does_not_speak_for_a_liar(lies):
     assert worth.values[5] > 0 and worth.is_refuted.tolist() == [False] * 5 + [lies]
     assert find_harmful(worth, cast, 2).tolist() == [5] * lies
     assert worth.said_instead.tolist() == [[-1, -1]] * 5 + [[1, 0] if lies else [-1, -1]]
+    # Gold has the last word: three right votes of three leave it open whether more than half are right, four of four do not.
+    for right, found in ((3, [5] * lies), (4, [])):
+        rows = np.arange(270, 270 + right)
+        assert (
+            find_harmful(worth, cast, 2, GoldRows(rows=rows, classes=cast[rows, 5].astype(np.int64))).tolist() == found
+        )
 
 
 def test_a_majority_of_liars_passes_for_the_truth():

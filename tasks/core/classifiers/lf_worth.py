@@ -42,8 +42,9 @@ from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.vote_head import has_votes, sum_votes
 from tasks.core.copies import group_copies, weigh_copies
+from tasks.core.lf_analysis import count_correct, wilson_interval
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
-from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64, Votes
+from tasks.core.types import ABSTAIN, Bool, Float32, Float64, GoldRows, Int64, Votes
 
 NEIGHBORS = 20
 """Nearest items whose votes are evidence, the item itself included."""
@@ -141,10 +142,11 @@ def measure_worth(
     return LFWorth(values=values, is_refuted=is_refuted, said_instead=said_instead)
 
 
-def find_harmful(worth: LFWorth, votes: Votes, n_classes: int) -> Int64:
+def find_harmful(worth: LFWorth, votes: Votes, n_classes: int, gold: GoldRows | None = None) -> Int64:
     """Return the positions of the LFs whose worth is negative or that are refuted, the most harmful vote first.
 
-    The last LF that is left for a class is not among them: nobody else could vouch for it, and to mute it would rule the class
+    An LF that `gold` vouches for is not among them: one that is surely (95 % interval) right more often than not, whatever others
+    say. The last LF that is left for a class is not among them: nobody else could vouch for it, and to mute it would rule the class
     out.
 
     Examples
@@ -160,9 +162,13 @@ def find_harmful(worth: LFWorth, votes: Votes, n_classes: int) -> Int64:
     cast = has_votes(votes, n_classes)
     counts = cast.sum(axis=0)
     per_vote = worth.values / np.maximum((votes != ABSTAIN).sum(axis=0), 1)
+    truth = np.full(len(votes), ABSTAIN)
+    if gold is not None:
+        truth[gold.rows] = gold.classes
+    is_vouched = wilson_interval(count_correct(votes, truth))[0] > 0.5
     harmful = []
     for lf in np.argsort(per_vote, kind="stable").tolist():
-        if (worth.values[lf] < 0 or worth.is_refuted[lf]) and (counts[cast[lf]] > 1).all():
+        if (worth.values[lf] < 0 or worth.is_refuted[lf]) and not is_vouched[lf] and (counts[cast[lf]] > 1).all():
             harmful.append(lf)
             counts -= cast[lf]
     return np.array(harmful, dtype=np.int64)
