@@ -41,7 +41,7 @@ def odd(items):
 def by_helper(item):
     return choose(item.text)
 
-@labeling_function(timeout=0.2, on_timeout="abstain", error_budget=0.5)
+@labeling_function(timeout=1, on_timeout="abstain", error_budget=0.5)
 def timed(item):
     if item.item_id == 77:
         time.sleep(5)

@@ -443,12 +443,12 @@ def test_names_and_abstain_mean_one_thing(tmp_path: Path) -> None:
 
 def test_an_lf_that_takes_too_long_abstains_or_stops(tmp_path: Path) -> None:
     hang = "re.match('(a+)+$', 'a' * 40 + 'b') if item.item_id == 35 else None"
-    lfs = rowwise(hang + "\n    return 1", arguments="timeout=0.2, on_timeout='abstain', error_budget=0.5")
+    lfs = rowwise(hang + "\n    return 1", arguments="timeout=1, on_timeout='abstain', error_budget=0.5")
     votes = run(make_project(tmp_path, lfs))
     assert votes.filter(pl.col("a") == -1)["item_id"].to_list() == [35]
     failures = read_table(tmp_path / LF_FAILURES, schemas.FAILURES).rows()
-    assert failures == [(35, "a", "gave no vote within its timeout of 0.2 s")]
-    lfs = rowwise("time.sleep(60) if item.item_id == 35 else None\n    return 1", arguments="timeout=0.2")
+    assert failures == [(35, "a", "gave no vote within its timeout of 1 s")]
+    lfs = rowwise("time.sleep(60) if item.item_id == 35 else None\n    return 1", arguments="timeout=1")
     text = explain(make_project(tmp_path / "stops", lfs))
     assert "on item_id 35: gave no vote within its timeout" in text and "on_timeout='abstain'" in text
 

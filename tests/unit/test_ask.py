@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -36,7 +37,8 @@ from tasks.labeling import llm_lf
 gpt = llm_lf("gpt", prompt="Is it spam?", classes={{"ham": "from a friend", "spam": ""}}, model="m", budget={budget}, {more})
 """
 
-PATIENCE = Patience(timeout=0.5, attempts=3, first_wait=0.01, longest_wait=1.0)
+# A busy machine may take a second to answer; what is to be late takes 3.
+PATIENCE = Patience(timeout=2.0, attempts=3, first_wait=0.01, longest_wait=1.0)
 KEY = "sk-secret-0123456789"
 
 
@@ -152,13 +154,16 @@ def test_a_limit_is_waited_for_by_all(project: Path, monkeypatch: pytest.MonkeyP
 
     def choose(number: int, request: fake.Request) -> fake.Reaction:
         times.append(time.monotonic())
-        return fake.fail(429, Retry_After="0.6") if number == 2 else fake.judge
+        if number == 2:
+            return fake.fail(429, Retry_After="3")
+        return fake.sleep(0.5) if 2 < number <= 8 else fake.judge  # else all would be asked before anybody could wait
 
-    asked = run(project, choose, monkeypatch, [f"text {at}" for at in range(12)], parallel=3)
+    patience = replace(PATIENCE, longest_wait=5.0)
+    asked = run(project, choose, monkeypatch, [f"text {at}" for at in range(12)], parallel=3, patience=patience)
     assert len(asked.answers) == 12
     limited = sorted(times)[2]
     # Calls that were on their way may still arrive; after them nobody asks until the time is over.
-    assert not [at for at in times if 0.2 < at - limited < 0.55]
+    assert not [at for at in times if 1.0 < at - limited < 2.9]
 
 
 FATAL = {
