@@ -7,6 +7,7 @@ the others was given back.
 
 import faulthandler
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,9 @@ from tasks.tables.paths import (
 )
 from tasks.tables.saved_descriptions import write_descriptions, write_no_descriptions
 
+_SHOWN = 5
+"""Most names of labeling functions in a warning."""
+
 
 def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
     """Write votes, LF summary and LF failures of the project at `root`.
@@ -58,8 +62,12 @@ def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
     summary = LFSummary(read_table(root / VALID_GOLD, schemas.gold(len(classes))), classes)
     write = _write_computed_votes if Path(params.source).suffix == ".py" else _write_given_votes
     failures = write(root, classes, params, summary)
-    write_csv(root / LF_SUMMARY, summary.tabulate())
+    table = summary.tabulate()
+    write_csv(root / LF_SUMMARY, table)
     write_table(root / LF_FAILURES, failures, schemas.FAILURES)
+    if silent := table.filter(pl.col("coverage") == 0)["lf"].to_list():
+        names = ", ".join(silent[:_SHOWN]) + (f" and {len(silent) - _SHOWN:,} more" if len(silent) > _SHOWN else "")
+        print(f"apply: warning: on no item votes {names}. A function has to return its class.", file=sys.stderr)
 
 
 class LFSummary:

@@ -90,7 +90,7 @@ def test_every_kind_of_lf_votes_alike(tmp_path: Path) -> None:
     assert read_failures(tmp_path) == []
 
 
-def test_summary_counted_by_hand(tmp_path: Path) -> None:
+def test_summary_counted_by_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lfs = """
 money = keyword_lf("money", column="text", keywords=["money"], label="SPAM")
 call = keyword_lf("call", column="text", keywords=["call"], label="SPAM")
@@ -103,6 +103,7 @@ def never(item):
     return ABSTAIN
 """
     run(make_project(tmp_path, lfs))
+    assert "on no item votes never. " in capfd.readouterr().err
     summary = pl.read_csv(tmp_path / LF_SUMMARY)
     assert summary.drop("precision_low", "precision_high").rows() == [
         ("anything", "HAM", 5 / 5, 4 / 5, 3 / 5, 3, 2 / 3),
