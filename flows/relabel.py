@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,9 @@ from prefect.states import Completed, Failed
 
 from flows.report_links import name_artifact, write_link
 from flows.run_form import Reason
+from flows.run_head import Head, begin_head
 from flows.runner.dvc_graph import Stage
+from flows.runner.early_stages import EarlyStages
 from flows.runner.failure import StageFailedError, StageTimeoutError
 from flows.runner.leftovers import remove_leftovers
 from flows.runner.listener import TERMINAL, StageProgress, TerminalListener, show_stages_in_terminal
@@ -53,6 +56,9 @@ _INTERRUPTED = 130
 
 _STAGES: ContextVar[tuple[Stage, ...] | None] = ContextVar("_STAGES", default=None)
 """The stages that `run` has read for the flow it starts."""
+
+_EARLY: ContextVar[EarlyStages | None] = ContextVar("_EARLY", default=None)
+"""The stages that ran while the flow's server started."""
 
 _COMMANDS: ContextVar[Commands] = ContextVar("_COMMANDS")
 """The running flow's commands; Prefect copies the context into the threads of its tasks."""
@@ -80,6 +86,10 @@ class RunListener(TerminalListener):
         """One line, to the run's log and the terminal, as a warning."""
         super().warn(text)
         self._logger.warning("%s", text)
+
+    def log(self, level: int, text: str) -> None:
+        """One line that the terminal has, to the run's log."""
+        self._logger.log(level, "%s", text)
 
     def record(self, lines: Sequence[str]) -> None:
         """The error that the stage ended with, to the run's log; the terminal has it as the run's last words."""
@@ -117,7 +127,10 @@ def _is_to_repeat(stage: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_to_repeat)
 def run_stage(stage: Stage, root: Path) -> State[Report]:
     """A state that is named after the outcome of `stage`."""
-    report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=RunListener(root, stage.name))
+    listener, early = RunListener(root, stage.name), _EARLY.get()
+    report = early.take(stage.name, listener.log) if early else None
+    if report is None:
+        report = execute_stage(stage, root=root, commands=_COMMANDS.get(), listener=listener)
     return Completed(name=report.outcome, message=f"{report.seconds:.1f} s", data=report)
 
 
@@ -171,9 +184,10 @@ def relabel(
 def bring_up_to_date(root: Path, stages: Sequence[Stage]) -> Summary:
     """What became of `stages` of the project at `root`: a task each, inside a flow, with their lines in its log."""
     logger = get_run_logger()
-    for part in remove_leftovers(root, stages):
+    early = _EARLY.get()
+    for part in early.leftovers if early else remove_leftovers(root, stages):
         logger.info("removed a half-written file of a run that was killed: %s", part.relative_to(root))
-    commands = Commands()
+    commands = early.commands if early else Commands()
     token = _COMMANDS.set(commands)
     try:
         summary = _run_all(stages, root)
@@ -216,7 +230,9 @@ def _run_all(stages: Sequence[Stage], root: Path) -> Summary:
         failure = result if isinstance(result, Exception) else StageError(f"stage {name}: {result}")
         errors.append(failure)
         outcome = "TimedOut" if isinstance(failure, StageTimeoutError) else "Failed"
-        reports[name] = Report(name=name, outcome=outcome, seconds=time.monotonic() - began[name])
+        seconds, early = time.monotonic() - began[name], _EARLY.get()
+        seconds += early.seconds.get(name, 0.0) if early else 0.0
+        reports[name] = Report(name=name, outcome=outcome, seconds=seconds)
     skipped = tuple(stage.name for stage in stages if stage.name not in futures)
     return Summary(reports=tuple(reports.values()), skipped=skipped, errors=tuple(errors))
 
@@ -277,7 +293,7 @@ def shorten_lf_row(row: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False) -> Summary:
+def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False, head: Head | None = None) -> Summary:
     """What the flow did in the project that the current folder lies in.
 
     It runs on the Prefect server that is configured or answers on this machine, or else on a temporary server.
@@ -290,23 +306,32 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         First ask the sources of imports what is new.
     quiet
         Relay no lines of the stages to standard error but warnings.
+    head
+        What was begun of the run, which no other server is for.
 
     Raises
     ------
     EpoxyError
         The flow could not start: dvc.yaml is wrong, a target unknown, or no server can be had.
     """
-    with in_project() as root:
+    with in_project() as root, ExitStack() as stack:
         # An error in dvc.yaml or params.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
-        _STAGES.set(read_pipeline(root, targets))
+        stages = head.stages if head else read_pipeline(root, targets)
+        _STAGES.set(stages)
+        stack.callback(_STAGES.set, None)
         show_stages_in_terminal(least=logging.WARNING if quiet else logging.INFO)
         _hush_prefect()
-        server = find_server()
+        server = None if head else find_server()
         if server:
             check_server(server)
-        else:
+        elif update:  # stages are to wait for what it brings
             TERMINAL.info("starting a Prefect server for this run, which takes some seconds")
             server = start_temporary_server()
+        else:
+            head = head or stack.enter_context(begin_head(root, stages, quiet=quiet))
+            _EARLY.set(head.early)
+            stack.callback(_EARLY.set, None)
+            server = head.server.wait()
         # Prefect's heartbeats tell a server's automations that a run is alive; ending them costs up to a second, which
         # a person at a terminal would notice. Runs of deployments do not come this way and keep them.
         settings = {**server.settings(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
@@ -320,8 +345,6 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
                 f"the Prefect server {verb} ({what}). What stages have done is kept: start the server (or unset "
                 "PREFECT_API_URL, or switch the Prefect profile), and run again"
             ) from None
-        finally:
-            _STAGES.set(None)
     result = state.result(raise_on_failure=False)
     if isinstance(result, Summary):
         return result
@@ -339,10 +362,10 @@ def _hush_prefect() -> None:
         handler.addFilter(is_wanted)
 
 
-def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False) -> int:
-    """The exit code of a run whose summary has been printed: that of the first stage that failed."""
+def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False, head: Head | None = None) -> int:
+    """The exit code of a run, as for `run`, whose summary has been printed: that of the first stage that failed."""
     try:
-        summary = run(targets=targets, update=update, quiet=quiet)
+        summary = run(targets=targets, update=update, quiet=quiet, head=head)
     except EpoxyError as error:
         print(describe_error(error, sys.stderr), file=sys.stderr)
         return error.exit_code

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -67,8 +68,35 @@ def find_server() -> Server | None:
     return Server(api_url=str(configured), password=password)
 
 
-def start_temporary_server() -> Server:
-    """A new server, which ends when this process ends, however it ends.
+@dataclass(frozen=True, kw_only=True)
+class TemporaryServer:
+    """A server that was started, and does not answer yet; if it ends at once, others are started on other ports."""
+
+    server: Server
+    guard: "subprocess.Popen[bytes]"
+
+    def wait(self) -> Server:
+        """The server that answers.
+
+        Raises
+        ------
+        ServerError
+            It did not answer in time, or ended at each start.
+        """
+        begun = self
+        for left in reversed(range(_PORTS)):
+            try:
+                _wait_for(begun.server, begun.guard)
+                break
+            except _EndedError:
+                if not left:
+                    raise
+                begun = begin_temporary_server()
+        return begun.server
+
+
+def begin_temporary_server() -> TemporaryServer:
+    """A new server, not waited for, which ends when this process ends, however it ends.
 
     Unlike a server that Prefect would start, it also ends when this process is killed by SIGKILL, and Ctrl-C does not
     end it before the run has recorded how it ended.
@@ -76,20 +104,24 @@ def start_temporary_server() -> Server:
     Raises
     ------
     ServerError
-        It did not answer in time, or ended at each start.
+        Prefect cannot write its database.
     """
     _check_home()
-    for attempt in range(_PORTS):
-        server = Server(api_url=make_api_url(_find_free_port()), password=read_password())
-        guard = _start_server(server, cwd=Path.cwd(), has_ui=False)
-        atexit.register(end_guarded, guard)
-        try:
-            _wait_for(server, guard)
-            break
-        except _EndedError:
-            if attempt == _PORTS - 1:
-                raise
-    return server
+    server = Server(api_url=make_api_url(_find_free_port()), password=read_password())
+    guard = _start_server(server, cwd=Path.cwd(), has_ui=False)
+    atexit.register(end_guarded, guard)
+    return TemporaryServer(server=server, guard=guard)
+
+
+def start_temporary_server() -> Server:
+    """As `begin_temporary_server`, and answers.
+
+    Raises
+    ------
+    ServerError
+        It did not answer in time, ended at each start, or Prefect cannot write its database.
+    """
+    return begin_temporary_server().wait()
 
 
 def serve(*, root: Path, port: int = PORT) -> None:

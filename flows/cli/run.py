@@ -3,6 +3,9 @@
 import gc
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pydantic import ValidationError
@@ -10,6 +13,9 @@ from pydantic import ValidationError
 from flows.runner.listener import TERMINAL, show_stages_in_terminal
 from flows.runner.terminal import is_terminal
 from tasks.errors import ParamsError
+
+if TYPE_CHECKING:
+    from flows.runner.dvc_graph import Stage
 
 
 @click.command("run")
@@ -34,39 +40,43 @@ def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False
         show_stages_in_terminal()
         TERMINAL.info("reading the pipeline")  # with Prefect and DVC imported; a second where the machine is idle
     gc.disable()  # collecting garbage while Prefect is imported finds none and takes .3 s
-    try:
-        # Without a server, nobody would read the record of a run that does nothing; to start a server for it takes 8 s.
-        if not update and (summary := _find_nothing_to_do(stages)):
-            click.echo(summary)
-            return 0
-        from flows import relabel
-    except ValidationError as error:
-        # Without the values: an address may hold a password.
-        found = "; ".join(mistake["msg"] for mistake in error.errors())
-        raise ParamsError(
-            f"Prefect cannot read its settings: {found}. Correct PREFECT_API_URL and other variables that begin with "
-            "PREFECT_, or the Prefect profile"
-        ) from None
+    with ExitStack() as stack:
+        try:
+            from flows.run_head import begin_head
+            from flows.runner.project import in_project
 
-    gc.freeze()
-    gc.enable()
-    return relabel.main(stages, update=update, quiet=quiet)
+            root = stack.enter_context(in_project())
+            # Without a server, nobody would read the record of a run that does nothing; to start a server for it takes 8 s.
+            found = None if update else _look_ahead(root, stages)
+            if isinstance(found, str):
+                click.echo(found)
+                return 0
+            head = stack.enter_context(begin_head(root, found, quiet=quiet)) if found else None
+            from flows import relabel
+        except ValidationError as error:
+            # Without the values: an address may hold a password.
+            said = "; ".join(mistake["msg"] for mistake in error.errors())
+            raise ParamsError(
+                f"Prefect cannot read its settings: {said}. Correct PREFECT_API_URL and other variables that begin with "
+                "PREFECT_, or the Prefect profile"
+            ) from None
+
+        gc.freeze()
+        gc.enable()
+        return relabel.main(stages, update=update, quiet=quiet, head=head)
 
 
-def _find_nothing_to_do(stages: Sequence[str]) -> str | None:
-    """What a run of `stages` that finds all of them up to date prints; None if it would not, or a Prefect server runs."""
-    from flows.runner.pipeline import describe_run, find_nothing_to_do
-    from flows.runner.project import in_project
+def _look_ahead(root: Path, targets: Sequence[str]) -> "str | tuple[Stage, ...] | None":
+    """What a run of `targets` that finds all of them up to date prints; None where a Prefect server may run; else its stages."""
+    from flows.runner.pipeline import describe_run, find_nothing_to_do, read_pipeline
+    from flows.server_signs import has_signs_of_server
 
-    with in_project() as root:
-        summary = find_nothing_to_do(root, stages)
-        if summary is None:
+    summary = find_nothing_to_do(root, targets)
+    if has_signs_of_server(root):
+        from flows.server import find_server
+
+        if summary is None or find_server():
             return None
-        from flows.server_signs import has_signs_of_server
-
-        if has_signs_of_server(root):
-            from flows.server import find_server
-
-            if find_server():
-                return None
-        return describe_run(root, stages, summary, sys.stdout)
+    if summary is None:
+        return read_pipeline(root, targets)
+    return describe_run(root, targets, summary, sys.stdout)

@@ -360,7 +360,7 @@ def test_epoxy_run_ends_with_where_the_results_are(toy: Toy) -> None:
 def test_a_run_that_finds_nothing_to_do_starts_no_server(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
-    from flows import relabel
+    from flows import relabel, run_head
     from flows.cli.main import main
     from flows.server_access import ServerError
 
@@ -371,6 +371,7 @@ def test_a_run_that_finds_nothing_to_do_starts_no_server(toy: Toy, monkeypatch: 
     for module in ("flows.server", "flows.relabel"):
         monkeypatch.setattr(f"{module}.find_server", lambda: None)
     monkeypatch.setattr(relabel, "start_temporary_server", refuse)
+    monkeypatch.setattr(run_head, "begin_temporary_server", refuse)
     result = CliRunner().invoke(main, ["run"])
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -383,6 +384,62 @@ def test_a_run_that_finds_nothing_to_do_starts_no_server(toy: Toy, monkeypatch: 
     (toy.root / "data/fit/labels.txt").unlink()
     assert CliRunner().invoke(main, ["run", "index"]).exit_code == 0
     assert CliRunner().invoke(main, ["run"]).exit_code == ServerError.exit_code
+
+
+class LateServer:
+    """Stands for a temporary server: the session's, which answers when a stage has begun; or Ctrl-C comes then."""
+
+    def __init__(self, toy: Toy, stage: str, *, is_interrupted: bool = False) -> None:
+        self._toy, self._stage, self.is_interrupted = toy, stage, is_interrupted
+
+    def wait(self) -> object:
+        from flows.server import find_server
+
+        deadline = time.monotonic() + 120
+        while self._stage not in self._toy.read_log():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+        return find_server()
+
+
+def run_early(toy: Toy, monkeypatch: pytest.MonkeyPatch, server: LateServer) -> int:
+    from flows import relabel, run_head
+
+    monkeypatch.setattr(relabel, "find_server", lambda: None)
+    monkeypatch.setattr(run_head, "begin_temporary_server", lambda: server)
+    return relabel.main([])
+
+
+def test_stages_run_while_the_server_starts_and_none_twice(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_early(toy, monkeypatch, LateServer(toy, "ingest")) == 0
+    words = capfd.readouterr()
+    assert sorted(toy.read_log()) == sorted(["demo", "ingest", "index", "apply", "fit", "evaluate"])
+    assert len(re.findall(r"Completed", words.out)) == 6 and "ingest | ingest reads 2 files" in words.err
+    assert run() == ALL_CACHED
+
+
+def test_a_stage_that_fails_before_the_server_is_there_fails_the_run(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIL_ingest", "4")
+    assert run_early(toy, monkeypatch, LateServer(toy, "ingest")) == 4
+    words = capfd.readouterr()
+    assert "ingest cannot go on" in words.err and re.search(r"^ingest +Failed", words.out, re.M)
+    assert toy.read_log() == ["demo", "ingest"]
+
+
+def test_ctrl_c_while_the_server_starts_ends_the_stage(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLEEP_ingest", "600")
+    server = LateServer(toy, "ingest", is_interrupted=True)
+    assert run_early(toy, monkeypatch, server) == 130
+    assert toy.read_log() == ["demo", "ingest"] and not any(map(is_alive, toy.read_pids()))
+    server.is_interrupted = False
+    monkeypatch.delenv("SLEEP_ingest")
+    assert run()["ingest"] == "Completed"
 
 
 def test_a_python_user_runs_stages_and_is_told_of_a_failure(
