@@ -38,7 +38,7 @@ class Page:
 
     def wait_for(self, script: str) -> None:
         """Return once `script` is true in the page."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not self.evaluate(script):
             assert time.monotonic() < deadline, f"never true: {script}; {self.evaluate('document.body.innerText')}"
             time.sleep(0.2)
