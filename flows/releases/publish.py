@@ -161,7 +161,7 @@ def _add_notes(root: Path, result: ReleaseResult) -> ReleaseResult:
     notes = [] if (defaults := describe_defaults(root)) is None else [defaults]
     commit = read_commit(root)
     if commit.id is None:
-        lack, remedy = "the project has no commit of Git", "run 'git init' and commit the project"
+        lack, remedy = "the project has no commit of Git", "commit it ('git init' first where it is not under Git)"
         if commit.is_foreign:
             lack, remedy = "Git refuses the project's folder, which is another user's", trust_folder(root)
         notes.append(f"{lack}, so that the run record cannot name the code by its commit: {remedy}")
