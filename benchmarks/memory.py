@@ -57,7 +57,7 @@ FORMULAS: dict[str, dict[str, float]] = {
     "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
     "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 82, "S d": 38},
-    "train": {"MiB": 250, "n": 110, "n m": 1, "n k": 190, "n m k": 12, "R d": 5.5},
+    "train": {"MiB": 250, "n": 280, "n m": 1, "n k": 190, "n m k": 12, "R d": 5.5},
     "evaluate": {"MiB": 285, "n": 540, "n m": 6, "n k": 125},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
