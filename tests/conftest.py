@@ -19,6 +19,9 @@ from toy_project import TOY_DEMO, TOY_PIPELINE, TOY_STEP, Toy
 os.environ.update(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, DO_NOT_TRACK="1")
 for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE", "DVC_ROOT", "DVC_STAGE"):
     os.environ.pop(name, None)
+# A process that has loaded readline hands its children a width of 80: those of pytest-xdist, but not pytest alone.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Byte-code of a file that was edited twice in a second is told from the newer by nothing: what tests start reads the one
