@@ -25,7 +25,7 @@ from tasks.lf.loading import load_module, project_lfs
 from tasks.lf.vote_file import VoteFile, make_no_failures
 from tasks.lf.vote_table import read_vote_table
 from tasks.params import ApplyParams, DescribeParams
-from tasks.progress import Progress
+from tasks.progress import WARNING, Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_csv
 from tasks.tables.label_matrix import join_gold, to_matrix
@@ -67,7 +67,8 @@ def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
     write_table(root / LF_FAILURES, failures, schemas.FAILURES)
     if silent := table.filter(pl.col("coverage") == 0)["lf"].to_list():
         names = ", ".join(silent[:_SHOWN]) + (f" and {len(silent) - _SHOWN:,} more" if len(silent) > _SHOWN else "")
-        print(f"apply: warning: on no item votes {names}. A function has to return its class.", file=sys.stderr)
+        hint = " A function has to return its class." if Path(params.source).suffix == ".py" else ""
+        print(f"{WARNING}labeling functions ({params.source}) vote on no item: {names}.{hint}", file=sys.stderr)
 
 
 class LFSummary:

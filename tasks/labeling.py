@@ -33,6 +33,7 @@ from tasks.lf.functions import (
     RowwiseLF,
     VectorizedLF,
     Vote,
+    can_be_voted,
     require_label,
 )
 from tasks.lf.language_model import ModelLF, llm_lf
@@ -185,7 +186,7 @@ def vote_where(condition: Condition, label: str | int) -> pl.Expr:
     >>> items.select(vote_where(pl.col("length") < 10, "HAM")).to_series().to_list()
     ['HAM', None, None]
     """
-    if label is None or isinstance(label, bool | float) or (isinstance(label, int) and label == ABSTAIN):
+    if not can_be_voted(label):
         raise ValueError(
             f"vote_where got the label {label!r}, so that it would never vote; expected a class, by name or position. It abstains "
             "by itself where the condition does not hold"

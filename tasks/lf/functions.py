@@ -178,6 +178,11 @@ definitions: ContextVar[list[Definition] | None] = ContextVar("definitions", def
 """Collects every LF that is defined while an LF module is loaded, so that lost ones can be named."""
 
 
+def can_be_voted(label: object) -> bool:
+    """Whether `label` has the form of a class, a name or a position: None, ABSTAIN, Booleans and fractions have not."""
+    return isinstance(label, str | int | np.integer) and not isinstance(label, bool) and label != ABSTAIN
+
+
 def require_label(name: str, label: object) -> None:
     """Check that the LF called `name`, which can vote for `label` alone, can vote.
 
@@ -186,7 +191,7 @@ def require_label(name: str, label: object) -> None:
     LabelingFunctionError
         `label` is no class by name or position, such as ABSTAIN.
     """
-    if isinstance(label, bool) or not isinstance(label, str | int | np.integer) or label == ABSTAIN:
+    if not can_be_voted(label):
         raise LabelingFunctionError(
             f"labeling function '{name}': label is {label!r}, so that it would never vote; expected a class, by name or position."
         )

@@ -15,7 +15,7 @@ import pytest
 
 from tasks import apply
 from tasks.errors import LabelingFunctionError
-from tasks.labeling import vote_where
+from tasks.labeling import keyword_lf, vote_where
 from tasks.lf.functions import Item, read_items
 from tasks.lf.loading import load_lfs
 from tasks.params import ApplyParams
@@ -258,6 +258,14 @@ def test_a_pandas_series_is_taken() -> None:
 def test_vote_where_takes_nothing_else(condition: object) -> None:
     with pytest.raises(TypeError, match=r"vote_where|expected an expression"):
         vote_where(condition, "X")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", [None, -1, np.int64(-1), True, np.True_, 1.0, ("X",)])
+def test_a_label_that_no_class_can_have_is_refused_by_all_that_take_one(label: object) -> None:
+    with pytest.raises(ValueError, match="vote_where got the label"):
+        vote_where(pl.col("text") == "a", label)  # type: ignore[arg-type]
+    with pytest.raises(LabelingFunctionError, match="'a': label is"):
+        keyword_lf("a", column="text", keywords=["a"], label=label)  # type: ignore[arg-type]
 
 
 # Which LFs vote.

@@ -103,7 +103,7 @@ def never(item):
     return ABSTAIN
 """
     run(make_project(tmp_path, lfs))
-    assert "on no item votes never. " in capfd.readouterr().err
+    assert "warning: labeling functions (lfs/mine.py) vote on no item: never. " in capfd.readouterr().err
     summary = pl.read_csv(tmp_path / LF_SUMMARY)
     assert summary.drop("precision_low", "precision_high").rows() == [
         ("anything", "HAM", 5 / 5, 4 / 5, 3 / 5, 3, 2 / 3),
