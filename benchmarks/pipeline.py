@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--lfs", type=int, default=20, help="number of labeling functions")
     parser.add_argument("--space", choices=["clustered", "uniform"], default="clustered")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float32", help="of the embeddings on disk")
+    parser.add_argument("--index", choices=["auto", "flat", "ivf"], default="auto", help="index.kind of new projects")
     parser.add_argument("--folder", type=Path, help="where to work (needs 16 n d bytes); default: the system's")
     parser.add_argument("--keep", type=Path, help="where to work and leave the project; stages it has are not repeated")
     parser.add_argument("--limit", type=float, help="MiB of data (RLIMIT_DATA) that a stage may allocate")
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
         with _open_project(options.keep, options.folder, size) as root:
             if not (root / "params.yaml").is_file():
-                _make_project(root, options.space, size, options.dtype)
+                _make_project(root, options.space, size, options.dtype, options.index)
             _measure(root, size, results[-1], STAGES[: STAGES.index(options.until) + 1], options.limit, save)
         print(_tabulate(results[-1]), flush=True)
     stages = [stage for result in results for stage in result["stages"]]
@@ -94,9 +95,9 @@ def _open_project(keep: Path | None, folder: Path | None, size: Size) -> Iterato
         yield Path(name)
 
 
-def _make_project(root: Path, kind: Kind, size: Size, dtype: str) -> None:
+def _make_project(root: Path, kind: Kind, size: Size, dtype: str, index: str = "auto") -> None:
     # In a process of its own, so that its memory is given back before a stage is measured.
-    arguments = (root, kind, size.n, size.d, size.m, dtype)
+    arguments = (root, kind, size.n, size.d, size.m, dtype, index)
     maker = multiprocessing.get_context("spawn").Process(target=write_project, args=arguments)
     maker.start()
     maker.join()
@@ -104,7 +105,7 @@ def _make_project(root: Path, kind: Kind, size: Size, dtype: str) -> None:
         raise RuntimeError(f"the items could not be made: exit code {maker.exitcode}")
 
 
-def write_project(root: Path, kind: Kind, n: int, d: int, m: int, dtype: str) -> None:
+def write_project(root: Path, kind: Kind, n: int, d: int, m: int, dtype: str, index: str = "auto") -> None:
     """Write raw items, embeddings and votes of m LFs, and params last."""
     space = draw_space(kind, n, d)
     rng = np.random.default_rng(5)
@@ -131,6 +132,7 @@ def write_project(root: Path, kind: Kind, n: int, d: int, m: int, dtype: str) ->
     params["classes"] = names.tolist()
     params["ingest"] |= {"source": "data/raw", "embeddings": "embeddings.npy", "embedding_ids": "items.parquet"}
     params["apply"]["source"] = "lfs/votes.parquet"
+    params["index"]["kind"] = index
     (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 

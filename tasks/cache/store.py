@@ -8,11 +8,12 @@ believed, and a stage without its cache writes the same bytes, later.
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -83,13 +84,24 @@ class Cache:
 
     def read(self, key: str) -> bytes | None:
         """The value of `key`; None where there is no entry, or a damaged entry, which is removed."""
+        value = self.map(key)
+        return None if value is None else bytes(value)
+
+    def map(self, key: str) -> memoryview | None:
+        """As `read`, but the value is a mapped file, which the system drops from memory when it is needed elsewhere.
+
+        An entry is never written in place, so that it stays as it was checked for as long as somebody holds it.
+        """
         path = self._folder / key
         try:
-            stored = path.read_bytes()
+            with path.open("rb") as file:
+                stored = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError:
             return None
+        except ValueError:  # an empty file cannot be mapped
+            stored = memoryview(b"")
         value = stored[_DIGEST:]
-        is_sound = stored[:_DIGEST] == _check(key, value)
+        is_sound = stored[:_DIGEST] == _check(key, [value])
         with contextlib.suppress(OSError):
             if is_sound:
                 os.utime(path)
@@ -120,15 +132,15 @@ class Cache:
             with contextlib.suppress(OSError):
                 (self._folder / key).unlink(missing_ok=True)
 
-    def write(self, key: str, value: bytes) -> None:
-        """Keep `value` under `key` (letters, digits and '-')."""
+    def write(self, key: str, *value: bytes | memoryview) -> None:
+        """Keep the parts of `value`, one after the other, under `key` (letters, digits and '-')."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{key}.", suffix=".part", dir=self._folder)
             try:
                 with os.fdopen(handle, "wb") as part:
                     part.write(_check(key, value))
-                    part.write(value)
+                    part.writelines(value)
                 # Not synced: after a power cut, the check tells what did not reach the disk.
                 Path(name).replace(self._folder / key)
             except BaseException:
@@ -164,8 +176,9 @@ def forget_since(root: Path, began_ns: int) -> None:
                 path.unlink()
 
 
-def _check(key: str, value: bytes) -> bytes:
+def _check(key: str, value: Iterable[bytes | memoryview]) -> bytes:
     """The head of an entry; it covers the key, too, so that a renamed entry is not believed."""
     digest = hashlib.sha256(key.encode())
-    digest.update(value)
+    for part in value:
+        digest.update(part)
     return digest.digest()

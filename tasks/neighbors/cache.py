@@ -64,7 +64,7 @@ class NeighborCache:
         state = self._identify(votes)
         for name in self._names:
             if name.endswith(state):
-                stored = self._entries.read(name)
+                stored = self._entries.map(name)
                 if stored is not None:
                     return unpack(stored).columns
         return None
@@ -72,7 +72,7 @@ class NeighborCache:
     def recall_previous(self, lf: str) -> PreviousEntry | None:
         """What the LF of this name found last, with other votes or among other items."""
         for name in self._entries.find(self._name(lf)):
-            stored = self._entries.read(name)
+            stored = self._entries.map(name)
             entry = None if stored is None else unpack(stored)
             match = None if entry is None else self._match(entry.snapshot)
             if entry is not None and match is not None:
@@ -82,13 +82,13 @@ class NeighborCache:
     def keep(self, lf: str, votes: Votes, columns: NeighborColumns) -> None:
         """Store what an LF with these votes found among the current items."""
         entry = Entry(columns=columns, snapshot=self._snapshot, support=mark_support(votes, self._run.lends))
-        self._entries.write(self._name(lf) + self._identify(votes), pack(entry))
+        self._entries.write(self._name(lf) + self._identify(votes), *pack(entry))
         self._entries.keep_latest(self._name(lf), _SNAPSHOTS)
 
     def keep_rows(self) -> None:
         """Store the keys of the current items, without which a later run cannot tell what of an entry is valid."""
         if not self._entries.find(f"rows-{self._snapshot}"):
-            self._entries.write(f"rows-{self._snapshot}", self._hash().tobytes())
+            self._entries.write(f"rows-{self._snapshot}", self._hash().data)
             self._entries.keep_latest("rows-", _SNAPSHOTS)
 
     def describe_changes(self) -> str | None:
@@ -115,7 +115,7 @@ class NeighborCache:
         if snapshot == self._snapshot:
             return Match(earlier=np.arange(self._n), new=0, changed=0, gone=0)
         if snapshot not in self._matches:
-            stored = self._entries.read(f"rows-{snapshot}")
+            stored = self._entries.map(f"rows-{snapshot}")
             rows = None if stored is None else np.frombuffer(stored, np.uint64).reshape(-1, 3)
             self._matches[snapshot] = None if rows is None else match_rows(rows, self._hash())
         return self._matches[snapshot]

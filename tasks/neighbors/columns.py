@@ -46,8 +46,12 @@ class Entry:
         )
 
 
-def pack(entry: Entry) -> bytes:
-    """`entry` as it is stored."""
+_LONGEST_HEAD = 1 << 16
+"""Bytes of an entry among which its head ends: a class takes six at most."""
+
+
+def pack(entry: Entry) -> tuple[bytes | memoryview, ...]:
+    """The parts of `entry`, as they are stored one after the other."""
     columns = entry.columns
     head = {
         "labels": columns.labels,
@@ -57,15 +61,21 @@ def pack(entry: Entry) -> bytes:
         "right": columns.right,
         "snapshot": entry.snapshot,
     }
-    similarity, position = columns.similarity.astype("<f4", copy=False), columns.position.astype("<i4", copy=False)
-    support = zlib.compress(entry.support.tobytes(), 1)
-    return b"".join([json.dumps(head).encode(), b"\n", similarity.tobytes(), position.tobytes(), support])
+    text = json.dumps(head).encode()
+    # Arrays that are mapped have to begin at a multiple of their width.
+    text += b" " * (-(len(text) + 1) % 8) + b"\n"
+    similarity, position = (
+        np.ascontiguousarray(columns.similarity, "<f4"),
+        np.ascontiguousarray(columns.position, "<i4"),
+    )
+    return text, similarity.data, position.data, zlib.compress(np.ascontiguousarray(entry.support).data, 1)
 
 
-def unpack(stored: bytes) -> Entry:
-    """The entry that the cache, which has checked it, holds as `stored`."""
-    start = stored.index(b"\n") + 1
-    head = json.loads(stored[:start])
+def unpack(stored: memoryview) -> Entry:
+    """The entry that the cache, which has checked it, holds as `stored`; its columns are views of it."""
+    beginning = bytes(stored[:_LONGEST_HEAD])
+    start = beginning.index(b"\n") + 1
+    head = json.loads(beginning[:start])
     shape = tuple(head["shape"])
     half, end = start + 4 * shape[0] * shape[1], start + 8 * shape[0] * shape[1]
     columns = NeighborColumns(
@@ -76,5 +86,5 @@ def unpack(stored: bytes) -> Entry:
         checked=head["checked"],
         right=head["right"],
     )
-    support = np.frombuffer(zlib.decompress(memoryview(stored)[end:]), np.int8)
+    support = np.frombuffer(zlib.decompress(stored[end:]), np.int8)
     return Entry(columns=columns, snapshot=head["snapshot"], support=support)

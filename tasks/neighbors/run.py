@@ -104,7 +104,7 @@ def search_items(root: Path, inputs: SearchInputs, params: SearchParams) -> Sear
         missing = [lf for lf, columns in enumerate(known) if columns is None]
         searched = _Searched(columns=[], compared=0)
         if missing:
-            L = np.asfortranarray(inputs.L[:, missing])
+            L = inputs.L if len(missing) == len(known) else np.asfortranarray(inputs.L[:, missing])
             if inputs.cells is None:
                 names = [inputs.lfs[lf] for lf in missing]
                 searched = _search_exactly(inputs, L, _reuse(inputs, L, names, cache))
@@ -186,7 +186,8 @@ def _search_exactly(inputs: SearchInputs, L: Votes, known: Iterable[ReusedNeighb
     """The neighbors of LFs with the votes `L` (n, m), of which some are `known`."""
     lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
     labels = [np.unique(votes[votes >= 0]).tolist() for votes in lent.T]
-    table = NeighborTable([(lf, label) for lf, of_lf in enumerate(labels) for label in of_lf], len(L))
+    keys = [(lf, label) for lf, of_lf in enumerate(labels) for label in of_lf]
+    table = NeighborTable(keys, len(L), inputs.scratch)
     is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
     for lf, reused in enumerate(known):
         is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
@@ -217,14 +218,14 @@ def _search_approximately(inputs: SearchInputs, cells: Cells, L: Votes, params: 
     support = _build_support(inputs, np.where(inputs.lends[:, None], L, np.int8(ABSTAIN)))
     asking = L == ABSTAIN
     keys = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
-    table = NeighborTable(keys, n)
+    table = NeighborTable(keys, n, inputs.scratch)
     rows = table.index_rows(keys)
     shuffled = np.random.default_rng(0).permutation(n)
     tuning = np.sort(shuffled[:SAMPLE])
     # Of few items the second sample is all of them, since no other would be left.
     checking = np.sort(shuffled[SAMPLE : 2 * SAMPLE] if n >= 2 * SAMPLE else shuffled)
     sampled = np.union1d(tuning, checking)
-    exact = NeighborTable(keys, n, of=sampled)
+    exact = NeighborTable(keys, n, inputs.scratch, of=sampled)
     task = plan_exact_task(support, support.lf_classes, asking, n)
     title = "searching a sample exactly"
     sample = Pass(task=task, asking=asking, blocks=cut_into_blocks(sampled), total=len(sampled), title=title)

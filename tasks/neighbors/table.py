@@ -1,6 +1,7 @@
-"""The neighbors found so far, in memory: a row for each LF class, a column for each item."""
+"""The neighbors found so far: a row for each LF class, a column for each item; those of all items lie in mapped files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from tasks.core.search.exact import NOBODY, Nearest
 from tasks.core.search.incremental import ReusedNeighbors
 from tasks.core.types import Float32, Int32, Int64
 from tasks.neighbors.columns import NeighborColumns
+from tasks.tables.scratch import open_scratch
 
 LFClassKey = tuple[int, int]
 """The position of an LF among the LFs searched, and a class that it votes for."""
@@ -24,11 +26,14 @@ class NeighborTable:
         (LF classes, n) of the neighbor among all items; NOBODY where there is none yet.
     """
 
-    def __init__(self, lf_classes: Sequence[LFClassKey], n: int, of: Int64 | None = None) -> None:
+    def __init__(self, lf_classes: Sequence[LFClassKey], n: int, scratch: Path, of: Int64 | None = None) -> None:
+        """Begin with nobody; mapped files without a name are made in the folder `scratch`."""
         self._lf_classes, self._of = lf_classes, of
-        size = n if of is None else len(of)
-        self.similarity: Float32 = np.full((len(lf_classes), size), np.nan, np.float32)
-        self.position: Int32 = np.full((len(lf_classes), size), NOBODY, np.int32)
+        shape = len(lf_classes), n if of is None else len(of)
+        self.similarity: Float32 = np.asarray(open_scratch(scratch, shape))
+        self.position: Int32 = np.asarray(open_scratch(scratch, shape)).view(np.int32)
+        for row in range(len(lf_classes)):
+            self.similarity[row], self.position[row] = np.nan, NOBODY
 
     def put(self, lf: int, reused: ReusedNeighbors) -> None:
         """Begin with what is known of one LF."""

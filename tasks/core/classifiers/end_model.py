@@ -11,7 +11,7 @@ caller passes (valid). `predict_end_model` applies what was fitted to later rows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.gold_experts import (
     GOLD_PENALTIES,
+    FeatureBlock,
     GoldExpert,
     VoteCode,
     center_scores,
@@ -328,7 +329,7 @@ def _pool_without_fold(
     fold: int,
     rows: Int64,
     experts: tuple[GoldExpert, GoldExpert],
-    blocks: list[Float32],
+    blocks: Sequence[FeatureBlock],
     predict_fold: PredictFold,
     student: Float64,
     weights: Float64,

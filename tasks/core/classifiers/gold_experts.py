@@ -55,8 +55,39 @@ class VoteCode:
     scale: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class VoteColumns:
+    """Votes as the columns of a code, (n, V), made for the rows that are asked for: all together take 4 V bytes a row.
+
+    votes: (n, m) int8, -1 abstains; those without a column are ignored.
+    """
+
+    votes: Votes
+    code: VoteCode
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, V)."""
+        return len(self.votes), int((self.code.heights > 0).sum())
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    def __getitem__(self, rows: slice | Int64) -> Float32:
+        votes, heights = self.votes[rows], self.code.heights
+        columns = [
+            (votes[:, j] == c).astype(np.float32) * np.float32(self.code.scale * heights[j, c])
+            for j, c in np.argwhere(heights > 0)
+        ]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(votes), 0), dtype=np.float32)
+
+
+FeatureBlock = Float32 | VoteColumns
+"""Columns of features of all rows."""
+
+
 def fit_gold_expert(
-    blocks: Sequence[Float32], gold: GoldRows, fold: Int64, n_classes: int, advance: Advance
+    blocks: Sequence[FeatureBlock], gold: GoldRows, fold: Int64, n_classes: int, advance: Advance
 ) -> GoldExpert:
     """Return the expert on stacked feature blocks, its penalty chosen by cross-fitted log loss (ties: the smaller)."""
     x = np.hstack([block[gold.rows] for block in blocks])
@@ -82,7 +113,7 @@ def fit_gold_expert(
     return GoldExpert(regression=model, held_out=best[2], folds=best[3], penalty=best[1], loss=best[0])
 
 
-def predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Float64:
+def predict_stacked(model: SoftmaxRegression, blocks: Sequence[FeatureBlock]) -> Float64:
     """Return log class probabilities (n, k) float64 for features given as blocks of columns."""
     scores = np.tile(model.intercept, (len(blocks[0]), 1))
     at = 0
@@ -93,9 +124,9 @@ def predict_stacked(model: SoftmaxRegression, blocks: Sequence[Float32]) -> Floa
     return normalize_scores(scores)
 
 
-def stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[Float32]:
+def stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[FeatureBlock]:
     """Return the blocks of features for the expert that also sees the student and the votes."""
-    return [features, (centered / norm).astype(np.float32), _encode_votes(votes, code)]
+    return [features, (centered / norm).astype(np.float32), VoteColumns(votes=votes, code=code)]
 
 
 def center_scores(log_proba: Float64) -> Float64:
@@ -109,12 +140,3 @@ def fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:
     heights = np.where(has_votes(votes, n_classes), np.sqrt(weigh_copies(votes, n_classes)), 0.0)
     mean = sum_votes(votes, heights**2).sum(axis=1).mean()
     return VoteCode(heights=heights, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if heights.any() else 0.0)
-
-
-def _encode_votes(votes: Votes, code: VoteCode) -> Float32:
-    """Return the votes as the columns of `code`, (n, V) float32; votes without a column are ignored."""
-    columns = [
-        (votes[:, j] == c).astype(np.float32) * np.float32(code.scale * code.heights[j, c])
-        for j, c in np.argwhere(code.heights > 0)
-    ]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(votes), 0), dtype=np.float32)

@@ -7,6 +7,7 @@ the number of threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import scipy
@@ -23,6 +24,14 @@ MOST_STEPS = 200
 
 BLOCK = 4096
 """Rows per block of a float64 reduction, so that the order of summation is fixed for every n."""
+
+
+class Rows(Protocol):
+    """A matrix of features that is read by rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +145,7 @@ def fit_softmax(
     return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
 
 
-def score_rows(model: SoftmaxRegression, features: Float32) -> Float64:
+def score_rows(model: SoftmaxRegression, features: Rows) -> Float64:
     """Return unnormalized log probabilities (n, k) float64."""
     scores = np.empty((len(features), len(model.intercept)))
     coef = model.coef.astype(np.float32)

@@ -86,7 +86,7 @@ def take_apart_pool(
         gold_alone = predict_stacked(learned.alone, [features])
         ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
         of_embedding, of_student, _ = (
-            block.astype(np.float64) @ coef
+            block[:].astype(np.float64) @ coef
             for block, coef in zip(blocks, np.split(learned.fused.coef, ends), strict=True)
         )
     fused_name, label_name = EXPERTS[1], EXPERTS[2]
