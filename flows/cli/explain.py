@@ -28,6 +28,12 @@ _BAR = 16
 """Characters of the longest bar on either side."""
 
 
+_WEIGHT = (
+    "weight: what an LF's vote counts for in these labels, 0 to 1, by the vote head; 'epoxy lfs' shows beside it what the "
+    "label model of 'fit' believes of its precision"
+)
+
+
 @click.command("explain")
 @click.argument("item")
 @click.option("--release", metavar="RELEASE", help="Explain the label of this release, not of the last run.")
@@ -94,6 +100,7 @@ def show_explanation(found: "Explanation", *, show_all: bool, limit: int) -> Non
         parts.append(lay_out(_list_votes(said, found), title="Votes"))
         if any(row["vote"] is None and row["nearest_vote"] for row in said):
             parts.append(Text("in parentheses: the vote of its nearest voter, too far away to be lent", style="dim"))
+        parts.append(Text(_WEIGHT, style="dim"))
     else:
         parts.append(Text("no LF votes on it, itself or by extension"))
     if (hidden := len(votes) - len(said)) and not show_all:
@@ -129,7 +136,7 @@ def _list_votes(rows: list[dict[str, Any]], found: "Explanation") -> list[Column
         numbers("similar", "similarity"),
         numbers("threshold", "threshold"),
         Column(name="next", cells=nexts, rank=3),
-        numbers("reliab.", "reliability", rank=1),
+        numbers("weight", "reliability", rank=1),
         numbers(f"for {found.label}", "for_label", rank=2),
         numbers(f"for {found.runner_up}", "for_runner_up", rank=2),
     ]

@@ -220,7 +220,7 @@ def _show_explanation(bench: Bench, told: Explanation, *, withheld_gold: bool) -
         [column("lf", "LF"), column("vote", "Vote"), column("from", "From"), column("neighbor", "Nearest voter"),
          column("nearest_vote", "Its vote"), column("similarity", "Similarity", DECIMAL),
          column("threshold", "Threshold", DECIMAL), column("next_vote", "Next class"),
-         column("next_similarity", "Similarity", DECIMAL), column("reliability", "Reliability", DECIMAL)],
+         column("next_similarity", "Similarity", DECIMAL), column("reliability", "Weight", DECIMAL)],
         rows, key="key", links={"lf": "link", "neighbor": "neighbor_link"},
     )  # fmt: skip
 

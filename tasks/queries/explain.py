@@ -25,8 +25,9 @@ class Explanation:
     natural log-odds of the label against the runner-up. gold: its gold class if that takes part, else None.
     votes: a row per LF: lf, vote (null: abstains), from (`itself`, `neighbor`, null), neighbor and similarity (the
     nearest item on which the LF votes, extended or not), threshold, next_vote and next_similarity (the nearest item on
-    which it votes for another class), reliability, and the weight that the LF adds to the label and to the runner-up in
-    the pool of votes (for_label, for_runner_up; null if neighbors are not known).
+    which it votes for another class), reliability (what its vote counts for in these labels, 0 to 1, by the vote head; the
+    `believed` of an LF is another model's estimate of its precision), and the weight that the LF adds to the label and to the
+    runner-up in the pool of votes (for_label, for_runner_up; null if neighbors are not known).
     parts: of, source, lf, log_odds, which add up to `log_odds`.
     neighbors: the items that lent a vote, or would be next to lend one, with their labels and raw columns.
     methods: a row per method of the report: method, label (null where classes tie), p_label, p_runner_up.

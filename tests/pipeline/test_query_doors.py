@@ -113,6 +113,8 @@ def test_a_label_is_explained(epoxy) -> None:
     assert sum(part["log_odds"] for part in answer["parts"]) == pytest.approx(answer["log_odds"], abs=1e-9)
     shown = epoxy("explain", "i00003", width=120).stdout
     assert f"log-odds {answer['log_odds']:+.3f}" in shown and answer["item"]["text"] in shown
+    # What a vote counts for is by another model than what `epoxy lfs` believes of the same LF.
+    assert " weight " in shown and "weight: what an LF's vote counts for" in shown and "reliab" not in shown
     assert epoxy("explain", "i00003", "--csv").stdout.startswith("of,source,lf,log_odds\n")
 
 
