@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tasks.cache.store import hash_as_dvc
 from tasks.core import metrics
 from tasks.core.progress_callback import WHOLE, Advance
 from tasks.core.ties import TIE
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int8, Int64, Votes
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
 from tasks.progress import Progress
@@ -58,9 +57,9 @@ from tasks.report.rounding import round_table
 from tasks.report.summary import render_summary
 from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
-from tasks.tables.label_matrix import read_all_gold, to_matrix
-from tasks.tables.muted import mute, read_muted
-from tasks.tables.parquet import read_schema, read_table, read_votes
+from tasks.tables.label_matrix import encode_split, read_all_gold, to_matrix
+from tasks.tables.muted import mute_matrix, read_muted
+from tasks.tables.parquet import ROW_GROUP, read_batches, read_schema, read_table, read_votes
 from tasks.tables.paths import (
     DESCRIPTIONS_SUMMARY,
     EMBEDDING_FITNESS,
@@ -84,10 +83,14 @@ from tasks.tables.paths import (
     VOTES,
 )
 from tasks.tables.quarantine import describe_quarantine, read_quarantine
+from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
 """Splits from the best evidence to the weakest: valid gold may have chosen params, and train items lend votes to others."""
+
+_BYTES_AT_ONCE = 1 << 24
+"""Bytes of a table that are read at a time; to check a part takes milliseconds, however short."""
 
 _SUMMARY_COLUMNS = {"lf": pl.String, "polarity": pl.String, "overlaps": pl.Float64, "conflicts": pl.Float64}
 _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float64, "metric": pl.Float64}
@@ -95,20 +98,28 @@ _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The inputs of the evaluation, with rows in the order of items: gold is -1 where unknown, votes are (n, m)."""
+    """The inputs of the evaluation, with rows in the order of items: gold is -1 where unknown, votes are (n, m).
+
+    splits: by `encode_split`. judged: (g,) the rows with gold; probabilities: (g, k) theirs by each method, those of other items
+    stay on disk. labels: (n,) what ships. picked, confidence: (n,) the most probable class by the method `shipped`, held out on gold of
+    valid, and its probability.
+    """
 
     ids: pl.Series
-    split: npt.NDArray[np.str_]
-    gold: npt.NDArray[np.int8]
+    splits: Int8
+    gold: Votes
+    judged: Int64
     lfs: tuple[str, ...]
     muted: tuple[str, ...]
     cast: Votes
     """What LFs voted; `original` is the same with muted LFs abstaining."""
     original: Votes
     extended: Votes
-    labels: npt.NDArray[np.int64]
+    labels: Int8
     probabilities: dict[str, Float64]
     shipped: str
+    picked: Int8
+    confidence: Float64
     thresholds: dict[str, float | None]
     worth: dict[str, float | None]
     harmful: tuple[str, ...]
@@ -125,6 +136,16 @@ class Inputs:
     findings: tuple[str, ...]
     balances: tuple[Balance, ...]
     labels_id: str
+
+    def is_of(self, split: Split) -> Bool:
+        """Whether each item is of `split`, (n,)."""
+        found: Bool = self.splits == encode_split(split)
+        return found
+
+    def is_judging(self, split: Split) -> Bool:
+        """Whether each item has gold that judges `split`, (n,)."""
+        found: Bool = self.is_of(split) & (self.gold != ABSTAIN)
+        return found
 
 
 def run(root: Path, classes: tuple[str, ...], params: EvaluateParams) -> None:
@@ -162,33 +183,24 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     """
     k = len(classes)
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    cast, muted = read_votes(root / VOTES, k), read_muted(root)
-    original = mute(cast, muted)
-    extended = read_votes(root / EXTENDED_VOTES, k)
-    labels = read_table(root / SHIPPED_LABELS, schemas.end_labels(classes))
-    predictions = _read_predictions(root, LABEL_MODEL_PREDICTIONS, k)
-    end_predictions = _read_predictions(root, END_MODEL_PREDICTIONS, k)
-    for other_path, table in (
-        (VOTES, original),
-        (EXTENDED_VOTES, extended),
-        (SHIPPED_LABELS, labels),
-        (LABEL_MODEL_PREDICTIONS, predictions),
-        (END_MODEL_PREDICTIONS, end_predictions),
-    ):
-        require_same_items(root / ITEMS, items, root / other_path, table)
-    lfs = tuple(name for name in original.columns if name != ITEM_ID)
-    if set(extended.columns) != set(original.columns):
+    lfs = tuple(name for name in read_schema(root / VOTES) if name != ITEM_ID)
+    if set(read_schema(root / EXTENDED_VOTES)) != {ITEM_ID, *lfs}:
         raise DataError(f"{root / EXTENDED_VOTES}: other labeling functions than in {root / VOTES}. Run 'dvc repro'.")
-    predictions = predictions.hstack(end_predictions.drop(ITEM_ID))
-    probabilities = _to_probabilities(root / LABEL_MODEL_PREDICTIONS, predictions, k)
-    shipped = labels.select(schemas.probability_column(name) for name in classes).to_numpy()
+    muted = read_muted(root)
+    cast = _read_matrix(root, items, VOTES, lfs, k)
+    original = mute_matrix(cast, lfs, muted)
+    extended = _read_matrix(root, items, EXTENDED_VOTES, lfs, k)
     known = read_all_gold(root, items, k)
-    gold, split = known.classes, known.splits
+    items = items.select(ITEM_ID)
+    judged = np.flatnonzero(known.classes != ABSTAIN)
     # For valid items with gold, use the held-out predictions: the shipped labels learned from their gold.
-    alike = ~((split == Split.VALID) & (gold != ABSTAIN))
-    same = [name for name, P in probabilities.items() if np.allclose(P[alike], shipped[alike], rtol=0, atol=TIE)]
-    if not same:
-        probabilities[SHIPPED] = shipped
+    is_alike = ~((known.splits == encode_split(Split.VALID)) & (known.classes != ABSTAIN))
+    labels = _read_labels(root, items, classes)
+    predictions = _find_predictions(root, k)
+    probabilities, same = {}, []
+    for method, path in predictions.items():
+        probabilities[method], is_shipped = _read_judged(root, items, method, path, labels.P, judged, is_alike)
+        same += [method] if is_shipped else []
     with _open_summary(root / END_MODEL_SUMMARY) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
         balances = [read_balance("Model of the shipped labels", found, classes)]
@@ -213,23 +225,35 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     with _open_summary(root / EMBEDDING_FITNESS) as found:
         fitness = describe_fitness(found)
         facts += [Fact(name="Embeddings", value=fitness.blocks)] if fitness.blocks else []
+    # If several methods have exactly the shipped probabilities, the most elaborate, which comes last, is meant.
+    shipped = trained if trained in same else [SHIPPED, *same][-1]
+    if not same:
+        probabilities[SHIPPED] = np.array(labels.P[judged])
     summary = read_csv(root / LF_SUMMARY, _SUMMARY_COLUMNS)
     if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
-    position = {name: index for index, name in enumerate(classes)}
+    if same:
+        for start, P in _read_probabilities(root, items, shipped, predictions[shipped], k):
+            labels.P[start : start + len(P)] = P
+    picked, confidence = np.empty(items.height, np.int8), np.empty(items.height)
+    for start in range(0, items.height, ROW_GROUP):
+        P = labels.P[start : start + ROW_GROUP]
+        picked[start : start + ROW_GROUP], confidence[start : start + ROW_GROUP] = P.argmax(axis=1), P.max(axis=1)
     return Inputs(
         ids=items[ITEM_ID],
-        split=split,
-        gold=gold,
+        splits=known.splits,
+        gold=known.classes,
+        judged=judged,
         lfs=lfs,
         muted=muted,
-        cast=to_matrix(cast),
-        original=to_matrix(original),
-        extended=to_matrix(extended.select(ITEM_ID, *lfs)),
-        labels=labels["label"].replace_strict(position, return_dtype=pl.Int64).to_numpy(),
+        cast=cast,
+        original=original,
+        extended=extended,
+        labels=labels.position,
         probabilities=probabilities,
-        # If several methods have exactly the shipped probabilities, the most elaborate, which comes last, is meant.
-        shipped=trained if trained in same else [SHIPPED, *same][-1],
+        shipped=shipped,
+        picked=picked,
+        confidence=confidence,
         thresholds=thresholds,
         worth=worth,
         harmful=harmful,
@@ -252,21 +276,22 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
 def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -> Evaluation:
     """The evaluation of `inputs`: scores, intervals, strata, coverage and the table of LFs."""
     k = len(classes)
-    splits = [split for split in EVIDENCE if (inputs.gold[inputs.split == split] != ABSTAIN).any()]
+    splits = [split for split in EVIDENCE if inputs.is_judging(split).any()]
+    covered, reached = _find_covered(inputs.original), _find_covered(inputs.extended)
     with Progress("resampling", total=len(splits) * WHOLE) as progress:
-        results = [_evaluate_split(inputs, split, params, progress.advance) for split in splits]
+        results = [_evaluate_split(inputs, split, covered, reached, params, progress.advance) for split in splits]
     confusion = None
     if splits:
-        judged = (inputs.split == splits[0]) & (inputs.gold != ABSTAIN)
+        judged = inputs.is_judging(splits[0])
         pairs = inputs.gold[judged].astype(np.int64) * k + inputs.labels[judged]
         confusion = np.bincount(pairs, minlength=k * k).reshape(k, k)
-    present = [split for split in Split if (inputs.split == split).any()]
+    present = [split for split in Split if inputs.is_of(split).any()]
     return Evaluation(
         classes=classes,
         splits=tuple(results),
         coverage=(
-            _count_coverage(inputs, "all", np.ones(len(inputs.split), bool)),
-            *(_count_coverage(inputs, str(split), inputs.split == split) for split in present),
+            _count_coverage("all", np.ones(len(inputs.splits), bool), covered, reached),
+            *(_count_coverage(str(split), inputs.is_of(split), covered, reached) for split in present),
         ),
         shipped=inputs.shipped,
         confusion=confusion,
@@ -279,7 +304,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
             inputs.lfs,
             original=inputs.cast,
             extended=inputs.extended,
-            gold={split: np.where(inputs.split == split, inputs.gold, ABSTAIN) for split in splits},
+            gold={split: np.where(inputs.is_of(split), inputs.gold, np.int8(ABSTAIN)) for split in splits},
             thresholds=inputs.thresholds,
             worth=inputs.worth,
             harmful=inputs.harmful,
@@ -311,11 +336,12 @@ def choose_labeled(inputs: Inputs) -> Labeled:
     """Return what examples are chosen from."""
     return Labeled(
         ids=inputs.ids,
-        split=inputs.split,
+        splits=inputs.splits,
         gold=inputs.gold,
         original=inputs.original,
         extended=inputs.extended,
-        P=inputs.probabilities[inputs.shipped],
+        label=inputs.picked,
+        confidence=inputs.confidence,
     )
 
 
@@ -323,9 +349,9 @@ def _measure_balances(inputs: Inputs, k: int) -> list[Balance]:
     """How often each class is the label, and the gold of each split that has some."""
     counted = [("Shipped labels", "all items", inputs.labels)]
     for split in EVIDENCE:
-        known = inputs.gold[(inputs.split == split) & (inputs.gold != ABSTAIN)]
+        known = inputs.gold[inputs.is_judging(split)]
         if len(known):
-            counted.append((f"Gold of {split}", f"{len(known):,} items", known.astype(np.int64)))
+            counted.append((f"Gold of {split}", f"{len(known):,} items", known))
     return [
         Balance(name=name, source=source, shares=tuple((np.bincount(found, minlength=k) / len(found)).tolist()))
         for name, source, found in counted
@@ -343,32 +369,96 @@ def _open_summary(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: not what its stage writes ({reason}). Run 'dvc repro {path.parent.name}'.") from None
 
 
-def _read_predictions(root: Path, path: Path, k: int) -> pl.DataFrame:
-    """The table of predictions at `path` below `root`."""
-    return read_table(root / path, schemas.predictions(k, read_schema(root / path)))
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What ships: the position (n,) of each label among the classes, and the probabilities (n, k), a mapped file."""
+
+    position: Int8
+    P: Float64
 
 
-def _to_probabilities(path: Path, predictions: pl.DataFrame, k: int) -> dict[str, Float64]:
-    """Probabilities (n, k) of each method, in the order of reports."""
-    found = dict.fromkeys(name.split("/")[0] for name in predictions.columns if name != ITEM_ID)
+def _read_matrix(root: Path, items: pl.DataFrame, path: Path, lfs: tuple[str, ...], k: int) -> Votes:
+    """The votes (n, m) of `lfs` at `path` below `root`."""
+    votes = read_votes(root / path, k)
+    require_same_items(root / ITEMS, items, root / path, votes)
+    return to_matrix(votes.select(ITEM_ID, *lfs))
+
+
+def _read_labels(root: Path, items: pl.DataFrame, classes: tuple[str, ...]) -> _Labels:
+    """The shipped labels of `items`."""
+    position = {name: number for number, name in enumerate(classes)}
+    shares = [schemas.probability_column(name) for name in classes]
+    scratch = open_scratch((root / REPORT).parent, (items.height, 2 * len(classes)))
+    labels = _Labels(position=np.empty(items.height, np.int8), P=np.asarray(scratch).view(np.float64))
+    for start, batch in _read_in_order(root, items, SHIPPED_LABELS, schemas.end_labels(classes)):
+        part = slice(start, start + batch.height)
+        labels.P[part] = batch.select(shares).to_numpy()
+        labels.position[part] = batch["label"].replace_strict(position, return_dtype=pl.Int8).to_numpy()
+    return labels
+
+
+def _read_in_order(
+    root: Path, items: pl.DataFrame, path: Path, schema: schemas.TableSchema, columns: list[str] | None = None
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The table at `path` below `root` part by part, each with its first row among `items`, which it holds exactly."""
+    ids, start = items[ITEM_ID], 0
+    for batch in read_batches(root / path, schema, columns, size=_BYTES_AT_ONCE):
+        if not batch[ITEM_ID].equals(ids[start : start + batch.height]):
+            break
+        yield start, batch
+        start += batch.height
+    if start < len(ids) or (batch.height and batch[ITEM_ID][-1] != ids[start - 1]):
+        require_same_items(root / ITEMS, items, root / path, read_table(root / path, schema, [ITEM_ID]))
+
+
+def _find_predictions(root: Path, k: int) -> dict[str, Path]:
+    """The file that has the probabilities of each method, in the order of reports."""
+    columns = {
+        name: path for path in (LABEL_MODEL_PREDICTIONS, END_MODEL_PREDICTIONS) for name in read_schema(root / path)
+    }
+    found = {name.split("/")[0]: path for name, path in columns.items() if name != ITEM_ID}
+    path = root / LABEL_MODEL_PREDICTIONS
     if BASELINE not in found:
         raise DataError(f"{path}: method '{BASELINE}' is missing, which all are compared with. Run 'dvc repro fit'.")
-    probabilities = {}
-    for method in order_methods(list(found)):
-        columns = [f"{method}/{label}" for label in range(k)]
-        missing = [column for column in columns if column not in predictions.columns]
+    for method in found:
+        missing = [name for label in range(k) if (name := f"{method}/{label}") not in columns]
         if missing:
             raise DataError(f"{path}: columns {', '.join(missing)} are missing. Run 'dvc repro fit'.")
-        probabilities[method] = predictions.select(columns).to_numpy()
-    return probabilities
+    return {method: found[method] for method in order_methods(list(found))}
 
 
-def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advance: Advance) -> SplitResult:
-    """The scores and intervals of every method on the gold of `split`."""
-    judged = (inputs.split == split) & (inputs.gold != ABSTAIN)
+def _read_probabilities(
+    root: Path, items: pl.DataFrame, method: str, path: Path, k: int
+) -> Iterator[tuple[int, Float64]]:
+    """The probabilities (b, k) of `method` part by part, each with its first row among `items`."""
+    columns = [f"{method}/{label}" for label in range(k)]
+    schema = schemas.predictions(k, read_schema(root / path))
+    for start, batch in _read_in_order(root, items, path, schema, [ITEM_ID, *columns]):
+        yield start, batch.select(columns).to_numpy()
+
+
+def _read_judged(
+    root: Path, items: pl.DataFrame, method: str, path: Path, shipped: Float64, judged: Int64, is_alike: Bool
+) -> tuple[Float64, bool]:
+    """The probabilities (g, k) of `method` for the rows `judged`, and whether it ships: as `shipped` (n, k) where `is_alike` (n,)."""
+    k = shipped.shape[1]
+    taken, is_shipped = np.empty((len(judged), k)), True
+    for start, P in _read_probabilities(root, items, method, path, k):
+        low, high = np.searchsorted(judged, [start, start + len(P)])
+        taken[low:high] = P[judged[low:high] - start]
+        rows = is_alike[start : start + len(P)]
+        is_shipped &= np.allclose(P[rows], shipped[start : start + len(P)][rows], rtol=0, atol=TIE)
+    return taken, is_shipped
+
+
+def _evaluate_split(
+    inputs: Inputs, split: Split, covered: Bool, reached: Bool, params: EvaluateParams, advance: Advance
+) -> SplitResult:
+    """The scores and intervals of every method on the gold of `split`; covered, reached: (n,) as in `_count_coverage`."""
+    judged = inputs.is_judging(split)
     gold = inputs.gold[judged]
     names = list(inputs.probabilities)
-    probabilities = [P[judged] for P in inputs.probabilities.values()]
+    probabilities = [P[judged[inputs.judged]] for P in inputs.probabilities.values()]
     samples = metrics.resample(probabilities, gold, resamples=params.bootstrap, seed=params.seed, advance=advance)
     baseline, shipped = names.index(BASELINE), names.index(inputs.shipped)
     scores = [metrics.score(P, gold) for P in probabilities]
@@ -394,7 +484,7 @@ def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advanc
         )
         for row, name in enumerate(names)
     )
-    covered, reached = _covered(inputs.original[judged]), _covered(inputs.extended[judged])
+    covered, reached = covered[judged], reached[judged]
     strata = tuple(
         Stratum(
             covered_by=name,
@@ -410,27 +500,27 @@ def _evaluate_split(inputs: Inputs, split: Split, params: EvaluateParams, advanc
     return SplitResult(split=split, n=len(gold), methods=methods, strata=strata)
 
 
-def _count_coverage(inputs: Inputs, name: str, rows: npt.NDArray[np.bool_]) -> Coverage:
-    """How many of these `rows` (bool, (n,)) have an original vote, an extended vote only, or none."""
-    covered, reached = _covered(inputs.original[rows]), _covered(inputs.extended[rows])
+def _count_coverage(name: str, rows: Bool, covered: Bool, reached: Bool) -> Coverage:
+    """How many of these `rows` (n,) have an original vote (`covered`), an extended vote only (`reached` by one), or none."""
     return Coverage(
-        name=name, n=int(rows.sum()), original=int(covered.sum()), extended_only=int((reached & ~covered).sum())
+        name=name,
+        n=int(rows.sum()),
+        original=int((rows & covered).sum()),
+        extended_only=int((rows & reached & ~covered).sum()),
     )
 
 
-def _covered(L: Votes) -> npt.NDArray[np.bool_]:
-    """Whether any LF votes on each row."""
-    covered: npt.NDArray[np.bool_] = (L != ABSTAIN).any(axis=1)
+def _find_covered(L: Votes) -> Bool:
+    """Whether any LF votes on each row, (n,)."""
+    covered = np.zeros(len(L), np.bool_)
+    for column in L.T:
+        covered |= column != ABSTAIN
     return covered
 
 
 def _describe_gold(inputs: Inputs) -> str:
     """The number of items with gold in each split, as text."""
-    parts = [
-        f"{split} {count:,}"
-        for split in EVIDENCE
-        if (count := int((inputs.gold[inputs.split == split] != ABSTAIN).sum()))
-    ]
+    parts = [f"{split} {count:,}" for split in EVIDENCE if (count := int(inputs.is_judging(split).sum()))]
     return ", ".join(parts) + " items" if parts else "none"
 
 

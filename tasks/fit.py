@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tasks.core.label_models.base import LabelModel
@@ -28,16 +27,16 @@ from tasks.core.label_models.majority import MajorityVote
 from tasks.core.patterns import find_patterns
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, Int8, Votes
 from tasks.errors import DataError, ParamsError
 from tasks.params import FitParams, LabelModelKind, Split
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import read_description
-from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
+from tasks.tables.label_matrix import encode_split, encode_splits, find_gold_rows, read_gold, to_matrix
 from tasks.tables.muted import read_counted_votes
-from tasks.tables.parquet import read_table, read_votes, write_table
+from tasks.tables.parquet import cut_rows, read_table, read_votes, write_batches
 from tasks.tables.paths import (
     EXTENDED_VOTES,
     ITEMS,
@@ -46,6 +45,7 @@ from tasks.tables.paths import (
     LABEL_MODEL_PREDICTIONS,
     VOTES,
 )
+from tasks.tables.predictions import write_predictions
 from tasks.tables.scaled_embeddings import read_scaled_embeddings
 from tasks.tables.schemas import probability_column
 from tasks.tables.validation import require_same_items
@@ -65,7 +65,8 @@ class Inputs:
     """The inputs of the stage; rows are those of items, by ascending id."""
 
     items: pl.DataFrame
-    split: npt.NDArray[np.str_]
+    splits: Int8
+    """By `encode_split`."""
     gold: Votes
     """The classes of valid items with gold, -1 elsewhere."""
     lfs: tuple[str, ...]
@@ -127,9 +128,9 @@ def run(root: Path, classes: tuple[str, ...], params: FitParams) -> None:
         epoxy = params.model_copy(update={"label_model": LabelModelKind.FLYINGSQUID})
         options = _make_options(inputs, balance, params)
         methods["epoxy"] = _fit(inputs.extended, inputs, balance, options, classes, epoxy).probabilities
-    predictions = schemas.tabulate_predictions(inputs.items, methods)
-    write_table(root / LABEL_MODEL_LABELS, tabulate_labels(inputs, labeled, classes), schemas.labels(classes))
-    write_table(root / LABEL_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    tables = (tabulate_labels(inputs, labeled, classes, rows) for rows in cut_rows(inputs.items.height))
+    write_batches(root / LABEL_MODEL_LABELS, tables, schemas.labels(classes))
+    write_predictions(root / LABEL_MODEL_PREDICTIONS, inputs.items, methods)
     described = _describe(inputs, raw, extended, balance, classes, params)
     write_json(root / LABEL_MODEL, described | {"liger": _describe_liger(liger)})
 
@@ -165,8 +166,8 @@ def join_inputs(items: pl.DataFrame, gold: Votes, raw: pl.DataFrame, extended: p
         )
     lfs = tuple(raw.columns[1:])
     inputs = Inputs(
-        items=items,
-        split=items.get_column("split").to_numpy().astype(str),
+        items=items.select(ITEM_ID),
+        splits=encode_splits(items["split"]),
         gold=gold,
         lfs=lfs,
         raw=np.ascontiguousarray(to_matrix(raw)),
@@ -247,7 +248,7 @@ def _make_options(inputs: Inputs, balance: Balance, params: FitParams) -> Option
         )
     counted = None
     if asked.sequence_length > 1 and balance.given is None:
-        counted = count_sequences(inputs.gold[inputs.split == Split.VALID], asked.sequence_length)
+        counted = count_sequences(inputs.gold[inputs.splits == encode_split(Split.VALID)], asked.sequence_length)
     return Options(
         mode=asked.mode,
         estimate=asked.estimate,
@@ -262,7 +263,7 @@ def _fit(
 ) -> Fitted:
     """Return the label model that `params` asks for, fitted on train and, if it can learn from gold, on valid gold."""
     notes = []
-    train = inputs.split == Split.TRAIN
+    train = inputs.splits == encode_split(Split.TRAIN)
     known = inputs.gold != ABSTAIN
     if not (votes[train] != ABSTAIN).any():
         notes.append("no labeling function votes on a train item: the label model is fitted on all items")
@@ -310,7 +311,7 @@ def _fit(
     return Fitted(
         kind=kind,
         model=model,
-        probabilities=_predict(model, votes, inputs.split),
+        probabilities=_predict(model, votes, inputs.splits),
         rows=len(fitted_rows),
         gold_rows=len(anchors.rows) if anchored else 0,
         choice=choice,
@@ -320,7 +321,7 @@ def _fit(
 
 def _fit_baselines(inputs: Inputs, balance: Balance) -> dict[str, Float64]:
     """Return what published label models say of every item (n, k), from original votes and the class balance alone."""
-    train = inputs.split == Split.TRAIN
+    train = inputs.splits == encode_split(Split.TRAIN)
     votes = inputs.raw[train] if (inputs.raw[train] != ABSTAIN).any() else inputs.raw
     with Progress("fitting a generative label model", total=WHOLE) as progress:
         generative = fit_generative(votes, balance.values, advance=progress.advance)
@@ -340,8 +341,8 @@ def _fit_baselines(inputs: Inputs, balance: Balance) -> dict[str, Float64]:
 
 def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     """Return Liger on the extended votes, in partitions of the embeddings."""
-    train = np.flatnonzero(inputs.split == Split.TRAIN)
-    reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.split))
+    train = np.flatnonzero(inputs.splits == encode_split(Split.TRAIN))
+    reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.splits))
     points = read_scaled_embeddings(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
     gold = find_gold_rows(inputs.gold)
     with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
@@ -353,26 +354,28 @@ def _describe_liger(liger: Liger) -> dict[str, Any]:
     return {"parts": liger.parts, "parts_with_own_model": liger.own_model, "held_out_accuracy": accuracy}
 
 
-def _predict(model: LabelModel, votes: Votes, split: npt.NDArray[np.str_]) -> Float64:
+def _predict(model: LabelModel, votes: Votes, splits: Int8) -> Float64:
     """Return the model's posterior, (n, k); sequences do not cross from one split into another."""
     if not isinstance(model, SequenceModel):
         return model.predict_proba(votes)
     probabilities = np.empty((len(votes), 2))
     for name in Split:
-        rows = split == name
+        rows = splits == encode_split(name)
         probabilities[rows] = model.predict_proba(votes[rows])
     return probabilities
 
 
-def tabulate_labels(inputs: Inputs, labeled: Labeled, classes: tuple[str, ...]) -> pl.DataFrame:
-    """Return the table of labels that the label model gives for the extended votes."""
-    probabilities = labeled.extended.probabilities
+def tabulate_labels(
+    inputs: Inputs, labeled: Labeled, classes: tuple[str, ...], rows: slice = slice(None)
+) -> pl.DataFrame:
+    """Return the table of labels that the label model gives for the extended votes of the items in `rows`."""
+    probabilities = labeled.extended.probabilities[rows]
     columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(probabilities, labeled.balance.values)]}
     columns |= {probability_column(name): probabilities[:, c] for c, name in enumerate(classes)}
-    original = inputs.raw != ABSTAIN
+    original = inputs.raw[rows] != ABSTAIN
     columns["original_votes"] = original.sum(axis=1, dtype=np.int32)
-    columns["extended_votes"] = ((inputs.extended != ABSTAIN) & ~original).sum(axis=1, dtype=np.int32)
-    return inputs.items.select(ITEM_ID).with_columns(pl.Series(name, values) for name, values in columns.items())
+    columns["extended_votes"] = ((inputs.extended[rows] != ABSTAIN) & ~original).sum(axis=1, dtype=np.int32)
+    return inputs.items[rows].select(ITEM_ID).with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
 def _describe(

@@ -54,7 +54,7 @@ from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
 from tasks.tables.lf_columns import StoredColumns
 from tasks.tables.muted import read_counted_votes, read_muted
 from tasks.tables.neighbor_columns import find_neighbor_columns
-from tasks.tables.parquet import read_table, write_table
+from tasks.tables.parquet import cut_rows, read_table, write_batches
 from tasks.tables.paths import (
     END_MODEL,
     END_MODEL_PREDICTIONS,
@@ -65,6 +65,7 @@ from tasks.tables.paths import (
     SHIPPED_LABELS,
     VOTES,
 )
+from tasks.tables.predictions import HeldOut, write_predictions
 from tasks.tables.saved_descriptions import read_descriptions
 from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings
@@ -144,20 +145,19 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     evidence = gather_evidence(root, inputs, k, params)
     fitted = fit_labels(inputs, evidence, k, params)
     head, balance, nearvote, end, shipped = evidence.head, fitted.balance, fitted.nearvote, fitted.end, fitted.shipped
-    vectors, bandwidth = inputs.points.vectors, evidence.pooled.bandwidth
+    vectors, bandwidth, spectral_map = inputs.points.vectors, evidence.pooled.bandwidth, evidence.spectral_map
+    del evidence  # of ten million items it is most of a gigabyte
     methods: dict[str, Float64] = {name: posterior for name, posterior in fitted.posteriors.items()}
     if inputs.gold is not None:
         with Progress("fitting gold alone", total=WHOLE) as progress:
             gold_only = fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
         methods["gold_only"] = np.exp(gold_only)
     certificate = certify_labels(fitted, inputs.judges, params.certify)
-    labels = _tabulate_labels(inputs, fitted, certificate, classes)
-    judged = _hold_out(inputs, methods, nearvote, end, k, params.seed)
-    predictions = schemas.tabulate_predictions(inputs.items, judged)
-    write_table(root / SHIPPED_LABELS, labels, schemas.end_labels(classes))
-    own = schemas.tabulate_predictions(inputs.items, {"own": fitted.own})
-    write_table(root / OWN_PROBABILITIES, own, schemas.predictions(k, own.columns))
-    write_table(root / END_MODEL_PREDICTIONS, predictions, schemas.predictions(k, predictions.columns))
+    tables = (_tabulate_labels(inputs, fitted, certificate, classes, rows) for rows in cut_rows(inputs.items.height))
+    held_out = _hold_out(inputs, nearvote, end, k, params.seed)
+    write_batches(root / SHIPPED_LABELS, tables, schemas.end_labels(classes))
+    write_predictions(root / OWN_PROBABILITIES, inputs.items, {"own": fitted.own})
+    write_predictions(root / END_MODEL_PREDICTIONS, inputs.items, methods, held_out)
     description = tabulate_end_model(
         shipped,
         inputs.gold,
@@ -175,7 +175,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     description["certificate"] = tabulate_certificate(
         certificate,
         params.certify,
-        is_certified=labels["is_certified"].to_numpy(),
+        is_certified=find_certified(fitted.posterior, certificate.threshold),
         labels=fitted.pick_labels(shipped),
         gold_rows=0 if inputs.judges is None else len(inputs.judges.rows),
         classes=classes,
@@ -206,7 +206,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         shipped=shipped,
         center=inputs.points.center,
         scale=inputs.points.scale,
-        spectral_map=evidence.spectral_map,
+        spectral_map=spectral_map,
         head=head.regression,
         reliability=head.reliability,
         bandwidth=bandwidth,
@@ -385,15 +385,14 @@ def _find_leader(inputs: Inputs, head: VoteHead) -> Leader:
 
 def _hold_out(
     inputs: Inputs,
-    methods: dict[str, Float64],
     nearvote: NearvoteLabels,
     end: EndModel,
     k: int,
     seed: int,
-) -> dict[str, Float64]:
-    """Return the methods with held-out predictions for gold rows, so that valid gold can judge them."""
+) -> HeldOut | None:
+    """Return held-out predictions of all methods for gold rows, so that valid gold can judge them; None if no gold taught any."""
     if inputs.gold is None or not _can_learn_from_gold(inputs):
-        return methods
+        return None
     gold, vectors = inputs.gold, inputs.points.vectors[inputs.gold.rows]
     fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     alone = np.empty((len(gold.rows), k))
@@ -402,11 +401,10 @@ def _hold_out(
             rest = GoldRows(rows=np.flatnonzero(fold != held), classes=gold.classes[fold != held])
             said = fit_gold_baseline(vectors, rest, k, advance=progress.advance)
             alone[fold == held] = np.exp(said)[fold == held]
-    held_out = {"nearvote": nearvote.held_out, "end_model": end.held_out, "gold_only": alone}
-    judged = {name: probabilities.copy() for name, probabilities in methods.items()}
-    for name, probabilities in held_out.items():
-        judged[name][gold.rows] = probabilities
-    return judged
+    return HeldOut(
+        rows=gold.rows,
+        probabilities={"nearvote": nearvote.held_out, "end_model": end.held_out, "gold_only": alone},
+    )
 
 
 def find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) -> Float64:
@@ -425,11 +423,11 @@ def _log(probabilities: Float64) -> Float64:
 
 
 def _tabulate_labels(
-    inputs: Inputs, fitted: FittedLabels, certificate: Certificate, classes: tuple[str, ...]
+    inputs: Inputs, fitted: FittedLabels, certificate: Certificate, classes: tuple[str, ...], rows: slice
 ) -> pl.DataFrame:
-    posterior = fitted.posterior
+    posterior = fitted.posterior[rows]
     columns: dict[str, Any] = {"label": np.array(classes)[pick_labels(posterior, fitted.balance)]}
     columns |= {probability_column(name): np.ascontiguousarray(posterior[:, c]) for c, name in enumerate(classes)}
-    columns["original_votes"] = (inputs.votes != ABSTAIN).sum(axis=1, dtype=np.int32)
+    columns["original_votes"] = (inputs.votes[rows] != ABSTAIN).sum(axis=1, dtype=np.int32)
     columns["is_certified"] = find_certified(posterior, certificate.threshold)
-    return inputs.items.with_columns(pl.Series(name, values) for name, values in columns.items())
+    return inputs.items[rows].with_columns(pl.Series(name, values) for name, values in columns.items())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from tasks.core.types import Float64, Int64, Votes
+from tasks.core.types import Bool, Float64, Int64, Votes
 
 COPY_POWER = 4
 """Power of the share of common votes: half of the votes in common by chance or merit costs a sixteenth, a copy all."""
@@ -80,13 +80,21 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
         voting = counts[:, c] > 0
         shares[voting & ~is_first, c] = 0.0
         lfs = np.flatnonzero(voting[firsts])
-        cast = scipy.sparse.csc_array((votes[:, firsts[lfs]] == c).astype(np.int64))
-        both = (cast.T @ cast).toarray().astype(np.float64)
+        both = _count_both(votes[:, firsts[lfs]] == c)
         each = np.diag(both)
         found = alike[lfs]
         found[:, lfs] = np.maximum(found[:, lfs], both / (each[:, None] + each[None, :] - both))
         shares[firsts[lfs], c] = 1.0 / np.sort(found**COPY_POWER, axis=1).sum(axis=1)
     return shares
+
+
+def _count_both(cast: Bool) -> Float64:
+    """Return on how many items each two of the columns of `cast` (n, m) are true, (m, m)."""
+    both = np.zeros((cast.shape[1], cast.shape[1]), np.int64)
+    for start in range(0, len(cast), BLOCK):
+        block = scipy.sparse.csr_array(cast[start : start + BLOCK].astype(np.int64))
+        both += (block.T @ block).toarray()
+    return both.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

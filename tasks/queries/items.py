@@ -28,7 +28,7 @@ from tasks.queries.project_data import (
     to_names,
 )
 from tasks.queries.text_search import search_texts
-from tasks.tables.label_matrix import read_all_gold
+from tasks.tables.label_matrix import encode_split, read_all_gold
 from tasks.tables.paths import (
     END_MODEL_PREDICTIONS,
     EXTENDED_VOTES,
@@ -178,7 +178,7 @@ def describe_gold(data: ProjectData, *, withheld: bool) -> str:
             return f"gold of valid {known:,} items; none of test or train" if known else "no gold of valid"
         found = read_all_gold(data.root, data.splits(), len(data.classes))
         used = found.splits[found.classes != ABSTAIN]
-        counts = [f"{split} {count:,}" for split in Split if (count := np.count_nonzero(used == str(split)))]
+        counts = [f"{split} {count:,}" for split in Split if (count := np.count_nonzero(used == encode_split(split)))]
         return f"gold of {', '.join(counts)} items, as asked" if counts else "no gold at all"
 
     return data.recall(("gold described", withheld), [PARAMS, ITEMS, VALID_GOLD, WITHHELD_GOLD], describe)

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int8, Int64, Votes
 from tasks.params import Split
 from tasks.report.evaluation import Example, ExampleGroup
 from tasks.tables import schemas
+from tasks.tables.label_matrix import encode_split
 from tasks.tables.parquet import read_rows
 from tasks.tables.paths import ITEMS
 
@@ -23,17 +24,30 @@ LONGEST = 400
 MOST_VOTES = 12
 """Votes that are spelled out for an item."""
 
+_BLOCK = 1 << 16
+"""Rows whose votes are compared at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """What examples are chosen from, rows in the order of items: P (n, k) of what ships, held out on gold of valid."""
+    """What examples are chosen from, rows in the order of items.
+
+    splits: by `encode_split`. label, confidence: (n,) the most probable class of what ships, held out on gold of valid, and its
+    probability.
+    """
 
     ids: pl.Series
-    split: npt.NDArray[np.str_]
+    splits: Int8
     gold: Votes
     original: Votes
     extended: Votes
-    P: Float64
+    label: Int8
+    confidence: Float64
+
+    def is_of(self, split: Split) -> Bool:
+        """Whether each item is of `split`, (n,)."""
+        found: Bool = self.splits == encode_split(split)
+        return found
 
 
 def find_examples(
@@ -63,15 +77,22 @@ def find_examples(
 
 def _list_kinds(labeled: Labeled) -> list[tuple[str, str, Int64]]:
     """Title, note and rows of each kind, the most telling first."""
-    may_be_read = labeled.split != Split.TEST
-    judged = (labeled.split == Split.VALID) & (labeled.gold != ABSTAIN)
-    label, confidence = labeled.P.argmax(axis=1), labeled.P.max(axis=1)
-    voted = labeled.original != ABSTAIN
-    added = (labeled.extended != ABSTAIN) & ~voted
-    against = (voted & (labeled.original != label[:, None])).sum(axis=1)
-    highest = np.where(voted, labeled.original, -1).max(axis=1)
-    lowest = np.where(voted, labeled.original, np.iinfo(np.int8).max).min(axis=1)
-    astray = (added & (labeled.extended != labeled.gold[:, None])).sum(axis=1)
+    may_be_read = ~labeled.is_of(Split.TEST)
+    judged = labeled.is_of(Split.VALID) & (labeled.gold != ABSTAIN)
+    label, confidence = labeled.label, labeled.confidence
+    n = len(label)
+    against, astray = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    is_disputed, is_uncovered = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    for start in range(0, n, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        original, extended = labeled.original[part], labeled.extended[part]
+        voted = original != ABSTAIN
+        added = (extended != ABSTAIN) & ~voted
+        against[part] = (voted & (original != label[part, None])).sum(axis=1)
+        highest = np.where(voted, original, -1).max(axis=1)
+        is_disputed[part] = np.where(voted, original, np.iinfo(np.int8).max).min(axis=1) < highest
+        is_uncovered[part] = ~voted.any(axis=1) & ~added.any(axis=1)
+        astray[part] = (added & (extended != labeled.gold[part, None])).sum(axis=1)
     return [
         (
             "Wrong",
@@ -82,12 +103,12 @@ def _list_kinds(labeled: Labeled) -> list[tuple[str, str, Int64]]:
         (
             "In conflict",
             "Labeling functions vote for several classes, first where most are against the label.",
-            _order(may_be_read & (lowest < highest), -against),
+            _order(may_be_read & is_disputed, -against),
         ),
         (
             "Uncovered",
             "No labeling function votes, not even by extension, the least certain first.",
-            _order(may_be_read & ~voted.any(axis=1) & ~added.any(axis=1), confidence),
+            _order(may_be_read & is_uncovered, confidence),
         ),
         (
             "Wrong by extension",
@@ -112,8 +133,7 @@ def _describe(
         if (vote := int(labeled.extended[row, j])) != ABSTAIN
     ]
     more = [f"{len(votes) - MOST_VOTES} more"] if len(votes) > MOST_VOTES else []
-    label = int(labeled.P[row].argmax())
-    gold = int(labeled.gold[row]) if labeled.split[row] == Split.VALID else ABSTAIN
+    gold = int(labeled.gold[row]) if labeled.splits[row] == encode_split(Split.VALID) else ABSTAIN
     return Example(
         item=str(content[ITEM_ID]),
         content=tuple(
@@ -121,8 +141,8 @@ def _describe(
             for name, value in content.items()
             if name not in (ITEM_ID, "split") and value is not None
         ),
-        label=classes[label],
-        confidence=float(labeled.P[row, label]),
+        label=classes[labeled.label[row]],
+        confidence=float(labeled.confidence[row]),
         gold=None if gold == ABSTAIN else classes[gold],
         votes=(*votes[:MOST_VOTES], *more),
     )

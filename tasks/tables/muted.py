@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.core.types import ABSTAIN
+from tasks.core.types import ABSTAIN, Votes
 from tasks.errors import DataError, ParamsError
 from tasks.tables.files import read_json, write_json
 from tasks.tables.parquet import read_votes
@@ -60,6 +60,15 @@ def mute(votes: pl.DataFrame, muted: Collection[str]) -> pl.DataFrame:
     [(1, -1, 1), (2, -1, -1)]
     """
     return votes.with_columns(pl.lit(ABSTAIN, pl.Int8).alias(name) for name in votes.columns if name in muted)
+
+
+def mute_matrix(votes: Votes, lfs: Sequence[str], muted: Collection[str]) -> Votes:
+    """Return the label matrix `votes` (n, m) of `lfs` with those that are `muted` abstaining; itself where none is."""
+    if not muted:
+        return votes
+    counted = votes.copy(order="F")
+    counted[:, [lf in muted for lf in lfs]] = ABSTAIN
+    return counted
 
 
 def read_counted_votes(root: Path, k: int) -> pl.DataFrame:

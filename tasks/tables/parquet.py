@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ROW_GROUP = 16_384
 """Rows per Parquet row group: 24 MiB of 384-d float32 embeddings, small enough to stream, large enough to scan fast."""
 
+AT_ONCE = 8 * ROW_GROUP
+"""Most rows that are encoded, or tabulated from arrays, at a time: while they are, there are three copies of them."""
+
 SHARD = 131_072
 """Mean rows of a shard (192 MiB at d = 384): what DVC sends to a remote again when any row of it changes."""
 
@@ -98,6 +101,12 @@ def _cut_shards(tables: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFr
 def _ends_shard(item: int | str) -> bool:
     """Whether the row with this id is the last of its shard."""
     return int.from_bytes(sha256(str(item).encode()).digest()[:8]) % SHARD == 0
+
+
+def cut_rows(n: int) -> Iterator[slice]:
+    """Slices of `AT_ONCE` rows that cover n rows in order, at least one of them."""
+    for start in range(0, max(n, 1), AT_ONCE):
+        yield slice(start, min(start + AT_ONCE, n))
 
 
 def _write_file(path: Path, tables: Iterable[pl.DataFrame]) -> None:
@@ -262,7 +271,8 @@ def _regroup(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         held = batch if held is None else pl.concat([held, batch])
         whole = held.height // ROW_GROUP * ROW_GROUP
         if whole:
-            yield held[:whole]
+            for part in cut_rows(whole):
+                yield held[part]
             held, wrote = held[whole:], True
     if held is not None and (held.height or not wrote):
         yield held

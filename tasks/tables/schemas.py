@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tasks.core.types import ABSTAIN, ITEM_ID, LF_NAME
@@ -238,15 +236,6 @@ def predictions(k: int, columns: Iterable[str]) -> TableSchema:
             for name in columns
             if re.fullmatch(r"[a-z0-9_]+/\d+", name) and int(name.split("/")[1]) < k
         }
-    )
-
-
-def tabulate_predictions(items: pl.DataFrame, methods: dict[str, npt.NDArray[np.float64]]) -> pl.DataFrame:
-    """The table that `predictions` describes: of each method the probabilities (n, k) of the classes of `items` (n rows)."""
-    return items.select(ITEM_ID).with_columns(
-        pl.Series(f"{method}/{c}", np.ascontiguousarray(column))
-        for method, probabilities in methods.items()
-        for c, column in enumerate(probabilities.T)
     )
 
 

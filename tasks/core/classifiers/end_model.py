@@ -94,8 +94,7 @@ class EndParameters:
 class EndModel:
     """The end model's result for every item.
 
-    posterior: (n, k) float64, rows sum to 1. own: (n, k) float64, what it would be without nearest items. student: (n, k) float64, the model trained on weak labels alone.
-    gold_alone: (n, k) float64, the gold-only expert (all NaN without gold). held_out: (g, k) float64, the
+    posterior: (n, k) float64, rows sum to 1. own: (n, k) float64, what it would be without nearest items. held_out: (g, k) float64, the
     posterior of gold rows from folds without them, pooling weights and the say of nearest items included (empty without gold).
     pool_weights: (4,) float64, in the order of `EXPERTS` (NaN without gold).
     parameters: what was fitted.
@@ -103,8 +102,6 @@ class EndModel:
 
     posterior: Float64
     own: Float64
-    student: Float64
-    gold_alone: Float64
     held_out: Float64
     pool_weights: Float64
     parameters: EndParameters
@@ -182,7 +179,7 @@ def fit_end_model(
     ValueError
         Gold without the label model's posteriors.
     """
-    n, n_classes = weak_labels.shape
+    n_classes = weak_labels.shape[1]
     without_gold = weigh_experts(0, n_classes, leader).mean[2:]
     fitted = fit_student(features, votes, weak_labels, seed, advance) if student is None else student
     with threadpool_limits(limits=1):
@@ -191,12 +188,9 @@ def fit_end_model(
         own = _pool_without_gold(said, weak_labels, without_gold)
         usual = 0.0 if nearest is None else find_usual_say(own.argmax(axis=1), nearest, n_classes)
         if gold is None or not is_enough_gold(gold):
-            nothing = np.full((n, n_classes), np.nan)
             return EndModel(
                 posterior=own if nearest is None else smooth_labels(own, nearest, usual),
                 own=own,
-                student=np.exp(said),
-                gold_alone=nothing,
                 held_out=np.empty((0, n_classes)),
                 pool_weights=np.full(len(EXPERTS), np.nan),
                 parameters=EndParameters(
@@ -228,9 +222,10 @@ def fit_end_model(
         ]
         for f in range(GOLD_FOLDS):
             pooled[fold == f] = held_out[fold == f] @ without_fold[f]
-        gold_alone = predict_stacked(alone.regression, [features])
-        everywhere = [gold_alone, predict_stacked(fused.regression, blocks), label_log_proba, said]
-        own = _restore_classes(np.stack(everywhere, axis=2) @ weights, weak_labels, has_gold)
+        regressions = alone.regression, fused.regression
+        own = _restore_classes(
+            _pool_everywhere(regressions, blocks, label_log_proba, said, weights), weak_labels, has_gold
+        )
         pooled = _restore_classes(pooled, weak_labels[gold.rows], has_gold)
         posterior, say = own, 0.0
         if nearest is not None:
@@ -267,8 +262,6 @@ def fit_end_model(
     return EndModel(
         posterior=posterior,
         own=own,
-        student=np.exp(said),
-        gold_alone=np.exp(gold_alone),
         held_out=pooled,
         pool_weights=weights,
         parameters=parameters,
@@ -323,6 +316,18 @@ def _pool_without_gold(student: Float64, weak_labels: Float64, weights: Float64)
     """Return the pool (q, k) of the student's log probabilities and the weak labels, which may be nought and then are not final."""
     said = np.log(np.maximum(weak_labels, LOG_FLOOR))
     return np.asarray(np.exp(normalize_scores(weights[0] * said + weights[1] * student)))
+
+
+def _pool_everywhere(
+    experts: tuple[SoftmaxRegression, SoftmaxRegression],
+    blocks: Sequence[FeatureBlock],
+    label_model: Float64,
+    student: Float64,
+    weights: Float64,
+) -> Float64:
+    """Return the pool's scores (n, k) of all rows."""
+    alone, fused = predict_stacked(experts[0], blocks[:1]), predict_stacked(experts[1], blocks)
+    return np.asarray(np.stack([alone, fused, label_model, student], axis=2) @ weights)
 
 
 def _pool_without_fold(

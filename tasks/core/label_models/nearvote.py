@@ -137,7 +137,6 @@ class NearvoteLabels:
     posterior: (n, k) float64, rows sum to 1; with learned weights if there is enough gold, else `weak`.
     weak: (n, k) float64, rows sum to 1; neighbors and vote head in equal parts. Gold affects it through the class balance
     only, so it may be a feature of gold rows.
-    neighbors_only: (n, k) float64, own votes and neighbors alone, balanced.
     held_out: (g, k) float64, posterior of gold rows from weights fitted without their fold (empty without enough gold).
     weights: (4,) float64 in the order of `SOURCES` (NaN without enough gold); offsets: (k,) float64 likewise. folds: both, of
     the logit fitted without each fold, (folds, 4 + k), empty without enough gold.
@@ -146,7 +145,6 @@ class NearvoteLabels:
 
     posterior: Float64
     weak: Float64
-    neighbors_only: Float64
     held_out: Float64
     weights: Float64
     offsets: Float64
@@ -273,7 +271,6 @@ def fit_nearvote(
         return NearvoteLabels(
             posterior=weak,
             weak=weak,
-            neighbors_only=neighbors_only,
             held_out=np.empty((0, n_classes)),
             weights=np.full(len(SOURCES), np.nan),
             offsets=np.full(n_classes, np.nan),
@@ -302,7 +299,6 @@ def fit_nearvote(
     return NearvoteLabels(
         posterior=posterior,
         weak=weak,
-        neighbors_only=neighbors_only,
         held_out=held_out,
         weights=weights,
         offsets=offsets,
