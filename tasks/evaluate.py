@@ -59,7 +59,7 @@ from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
 from tasks.tables.label_matrix import encode_split, read_all_gold, to_matrix
 from tasks.tables.muted import mute_matrix, read_muted
-from tasks.tables.parquet import ROW_GROUP, read_batches, read_schema, read_table, read_votes
+from tasks.tables.parquet import BYTES_AT_ONCE, ROW_GROUP, read_batches, read_schema, read_table, read_votes
 from tasks.tables.paths import (
     DESCRIPTIONS_SUMMARY,
     EMBEDDING_FITNESS,
@@ -88,9 +88,6 @@ from tasks.tables.validation import require_same_items
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
 """Splits from the best evidence to the weakest: valid gold may have chosen params, and train items lend votes to others."""
-
-_BYTES_AT_ONCE = 1 << 24
-"""Bytes of a table that are read at a time; to check a part takes milliseconds, however short."""
 
 _SUMMARY_COLUMNS = {"lf": pl.String, "polarity": pl.String, "overlaps": pl.Float64, "conflicts": pl.Float64}
 _CURVE_COLUMNS = {"lf": pl.String, "threshold": pl.Float64, "coverage": pl.Float64, "metric": pl.Float64}
@@ -402,7 +399,7 @@ def _read_in_order(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The table at `path` below `root` part by part, each with its first row among `items`, which it holds exactly."""
     ids, start = items[ITEM_ID], 0
-    for batch in read_batches(root / path, schema, columns, size=_BYTES_AT_ONCE):
+    for batch in read_batches(root / path, schema, columns, size=BYTES_AT_ONCE):
         if not batch[ITEM_ID].equals(ids[start : start + batch.height]):
             break
         yield start, batch

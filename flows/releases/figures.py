@@ -1,5 +1,6 @@
 """What is kept of a release so that the next can be compared with it: shares, scores and drift statistics."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tasks.params import Metric, Params
 from tasks.tables import schemas
 from tasks.tables.files import read_json
 from tasks.tables.muted import mute
-from tasks.tables.parquet import read_batches, read_schema, read_table, read_votes
+from tasks.tables.parquet import BYTES_AT_ONCE, read_batches, read_schema, read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, SHIPPED_LABELS, VALID_GOLD, VOTES
 from tasks.tables.validation import require_same_items
 
@@ -154,20 +155,18 @@ def measure_figures(root: Path, files: Path, params: Params) -> Figures:
     votes = mute(read_votes(files / "votes.parquet", len(params.classes)), params.apply.mute)
     require_same_items(SHIPPED_LABELS, labels, VOTES, votes)
     lent = schemas.provenance(len(params.classes), votes.schema[ITEM_ID])
-    provenance = read_table(files / "provenance.parquet", lent, [ITEM_ID, "lf"])
+    extended = _count_extended(files / "provenance.parquet", lent, labels)
     rows = read_table(files / "rows.parquet", schemas.ROWS, [ITEM_ID, "similarity"])
     thresholds = read_json(files / "thresholds.json")["thresholds"]
     n = max(labels.height, 1)
-    covered = labels.filter(labels["original_votes"] > 0)[ITEM_ID]
-    reached = pl.concat([covered, provenance[ITEM_ID]]).n_unique()
     by_label = dict(labels["label"].value_counts().iter_rows())
     return Figures(
         items=labels.height,
-        coverage=_plain(reached / n),
-        coverage_original=_plain(len(covered) / n),
+        coverage=_plain(extended.reached / n),
+        coverage_original=_plain(int((labels["original_votes"] > 0).sum()) / n),
         labels={name: by_label.get(name, 0) for name in params.classes},
         valid=_score(root / VALID_GOLD, labels, params.classes),
-        lfs=_measure_lfs(votes, provenance, labels, params.classes, thresholds),
+        lfs=_measure_lfs(votes, extended.by_lf, labels, params.classes, thresholds),
         embeddings=_measure_embeddings(root / EMBEDDINGS, params.index.metric),
         similarity=_measure_similarity(rows["similarity"].drop_nulls().to_numpy()),
         columns={
@@ -176,6 +175,24 @@ def measure_figures(root: Path, files: Path, params: Params) -> Figures:
             **{f"items.{name}": str(kind) for name, kind in read_schema(root / ITEMS).items()},
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Extended:
+    """Extended votes of each LF, and how many items have a vote of any kind."""
+
+    by_lf: Mapping[str, int]
+    reached: int
+
+
+def _count_extended(path: Path, schema: schemas.TableSchema, labels: pl.DataFrame) -> _Extended:
+    """The extended votes at `path`, read part by part: there may be ten times as many as items, which are those of `labels`."""
+    by_lf: Counter[str] = Counter()
+    ids, is_reached = labels[ITEM_ID], (labels["original_votes"] > 0).to_numpy().copy()
+    for batch in read_batches(path, schema, [ITEM_ID, "lf"], size=BYTES_AT_ONCE):
+        by_lf.update(dict(batch["lf"].value_counts().iter_rows()))
+        is_reached[ids.search_sorted(batch[ITEM_ID].unique()).to_numpy()] = True
+    return _Extended(by_lf=by_lf, reached=int(is_reached.sum()))
 
 
 def _score(path: Path, labels: pl.DataFrame, classes: tuple[str, ...]) -> ValidScores | None:
@@ -191,12 +208,11 @@ def _score(path: Path, labels: pl.DataFrame, classes: tuple[str, ...]) -> ValidS
 
 def _measure_lfs(
     votes: pl.DataFrame,
-    provenance: pl.DataFrame,
+    extended: Mapping[str, int],
     labels: pl.DataFrame,
     classes: tuple[str, ...],
     thresholds: Mapping[str, float | None],
 ) -> dict[str, LfFigures]:
-    extended = dict(provenance["lf"].value_counts().iter_rows())
     position = {name: index for index, name in enumerate(classes)}
     label = labels["label"].replace_strict(position, return_dtype=pl.Int8)
     n = max(labels.height, 1)

@@ -39,10 +39,10 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.tables import schemas
 from tasks.tables.files import sync_folder
-from tasks.tables.parquet import read_table, read_votes
+from tasks.tables.parquet import BYTES_AT_ONCE, check_table, read_batches, read_schema, read_table
 from tasks.tables.paths import REPORT
 from tasks.tables.saved_model import read_model
-from tasks.tables.validation import require_same_items
+from tasks.tables.validation import name_first, require_same_items
 
 CURRENT = "current"
 LOG = "log.jsonl"
@@ -324,16 +324,19 @@ def validate_contents(path: Path, classes: Sequence[str]) -> None:
         A table breaks its schema, tables hold different items, or a document is not what its stage writes.
     """
     k = len(classes)
-    labels = read_table(path / "labels.parquet", schemas.end_labels(classes))
-    votes = read_votes(path / "votes.parquet", k)
+    labels = check_table(path / "labels.parquet", schemas.end_labels(classes))
+    columns = read_schema(path / "votes.parquet")
+    votes = check_table(path / "votes.parquet", schemas.votes(k, columns))
     require_same_items(path / "labels.parquet", labels, path / "votes.parquet", votes)
-    read_table(path / "provenance.parquet", schemas.provenance(k, votes.schema[ITEM_ID]))
-    rows = read_table(path / ROWS, schemas.ROWS)
+    lent = schemas.provenance(k, votes.schema[ITEM_ID])
+    for batch in read_batches(path / "provenance.parquet", lent, size=BYTES_AT_ONCE):
+        _require_items(path / "provenance.parquet", batch[ITEM_ID], labels[ITEM_ID])
+    rows = check_table(path / ROWS, schemas.ROWS)
     require_same_items(path / "labels.parquet", labels, path / ROWS, rows)
     if (path / QUARANTINED).exists():
         read_table(path / QUARANTINED, schemas.QUARANTINE)
     model = read_model(path / "model.parquet")
-    if model.classes != tuple(classes) or [ITEM_ID, *model.lfs] != votes.columns:
+    if model.classes != tuple(classes) or [ITEM_ID, *model.lfs] != columns.names():
         raise DataError(f"{CONTENTS['model.parquet']}: is of other classes or labeling functions. Run 'epoxy run'.")
     for name in ("end_model.json", "label_model.json", "metrics.json", "thresholds.json"):
         try:
@@ -345,6 +348,23 @@ def validate_contents(path: Path, classes: Sequence[str]) -> None:
     with (path / "report.html").open("rb") as report:
         if not report.read(64).lstrip().lower().startswith(b"<!doctype html"):
             raise DataError(f"{REPORT}: not a page of HTML. Run 'epoxy run'.")
+
+
+def _require_items(path: Path, found: pl.Series, ids: pl.Series) -> None:
+    """Check that the items `found` in the table at `path` are among `ids`, which ascend.
+
+    Raises
+    ------
+    DataError
+        Some are not.
+    """
+    different = found.unique()
+    at = ids.search_sorted(different).to_numpy()
+    is_there = at < len(ids)
+    is_there[is_there] = (ids.gather(at[is_there]) == different.filter(is_there)).to_numpy()
+    if not is_there.all():
+        lost = name_first(different.filter(~is_there))
+        raise DataError(f"{path}: holds items that have no label, first {lost}. Run 'epoxy run'.")
 
 
 def _are_thresholds(document: dict[str, Any]) -> bool:

@@ -49,21 +49,21 @@ def find_nearest_items_again(root: Path, ids: pl.Series, points: Float32, advanc
             (found for name in cache.find(base) if (found := _read(cache, name, keys, reference)) is not None), None
         )
         nearest, remembered = recall_nearest_items(points, reference, others, earlier, advance)
-        cache.write(base + sha256(keys.tobytes()).hexdigest(), _pack(keys, reference, remembered))
+        cache.write(base + sha256(keys.data).hexdigest(), *_pack(keys, reference, remembered))
         cache.keep_latest(base, _RUNS)
     return nearest
 
 
-def _pack(keys: Keys, reference: Reference, remembered: Int32) -> bytes:
-    """Return an entry as it is stored."""
+def _pack(keys: Keys, reference: Reference, remembered: Int32) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of an entry, as they are stored one after the other."""
     head = len(keys).to_bytes(8, "little")
     rows = reference.rows.astype("<i4")
-    return b"".join([head, keys.tobytes(), remembered.astype("<i4", copy=False).tobytes(), rows.tobytes()])
+    return head, keys.data, remembered.astype("<i4", copy=False).data, rows.data
 
 
 def _read(cache: Cache, name: str, keys: Keys, reference: Reference) -> EarlierNearest | None:
     """Return what the entry `name` says of the items with these `keys`; None where it is damaged."""
-    stored = cache.read(name)
+    stored = cache.map(name)
     if stored is None:
         return None
     n = int.from_bytes(stored[:8], "little")

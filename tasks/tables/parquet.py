@@ -26,6 +26,9 @@ ROW_GROUP = 16_384
 AT_ONCE = 8 * ROW_GROUP
 """Most rows that are encoded, or tabulated from arrays, at a time: while they are, there are three copies of them."""
 
+BYTES_AT_ONCE = 1 << 24
+"""Bytes of a table that are read at a time by whoever passes through it: to check a part takes milliseconds, however short."""
+
 SHARD = 131_072
 """Mean rows of a shard (192 MiB at d = 384): what DVC sends to a remote again when any row of it changes."""
 
@@ -206,6 +209,22 @@ def read_batches(
     yield from validate_batches(path, _join(stored, size, beside), schema)
 
 
+def pair_batches(
+    one: Iterable[pl.DataFrame], other: Iterable[pl.DataFrame]
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """The rows at the same positions of two tables, each of at least one batch, until either ends.
+
+    A table of several files begins a row group with each, so that batches of two tables seldom have the same rows.
+    """
+    batches, others = iter(one), iter(other)
+    left, right = next(batches, None), next(others, None)
+    while left is not None and right is not None:
+        n = min(left.height, right.height)
+        yield left[:n], right[:n]
+        left = left[n:] if left.height > n else next(batches, None)
+        right = right[n:] if right.height > n else next(others, None)
+
+
 def _join(batches: Iterable[pl.DataFrame], size: int, beside: int) -> Iterator[pl.DataFrame]:
     """The same rows in fewer batches, each of at least `size` bytes (the last may be smaller), `beside` bytes a row included."""
     held: list[pl.DataFrame] = []
@@ -216,6 +235,17 @@ def _join(batches: Iterable[pl.DataFrame], size: int, beside: int) -> Iterator[p
             held = []
     if held:
         yield pl.concat(held)
+
+
+def check_table(path: Path, schema: "TableSchema") -> pl.DataFrame:
+    """The item ids of the table at `path`, all of which was read part by part and checked against `schema`.
+
+    Raises
+    ------
+    DataError
+        As for `read_batches`.
+    """
+    return pl.concat([batch.select(ITEM_ID) for batch in read_batches(path, schema, size=BYTES_AT_ONCE)])
 
 
 def read_schema(path: Path) -> pl.Schema:

@@ -17,7 +17,7 @@ from tasks.errors import DataError
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.index_file import read_width
-from tasks.tables.parquet import count_rows, read_batches, read_schema
+from tasks.tables.parquet import count_rows, pair_batches, read_batches, read_schema
 from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS
 from tasks.tables.validation import require_same_items
 
@@ -54,10 +54,8 @@ def hash_rows(root: Path) -> pl.DataFrame:
     d = read_width(root / EMBEDDINGS)
     parts = []
     with Progress("reading rows", total=count_rows(root / ITEMS)) as progress:
-        for items, batch in zip(
-            read_batches(root / ITEMS, schemas.ITEMS),
-            read_batches(root / EMBEDDINGS, schemas.embeddings(d)),
-            strict=False,  # tables that differ in length differ in items, which is said below
+        for items, batch in pair_batches(  # tables that differ in length differ in items, which is said below
+            read_batches(root / ITEMS, schemas.ITEMS), read_batches(root / EMBEDDINGS, schemas.embeddings(d))
         ):
             require_same_items(root / ITEMS, items, root / EMBEDDINGS, batch)
             vectors = batch["embedding"].to_numpy().reshape(batch.height, d)

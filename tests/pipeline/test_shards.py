@@ -14,7 +14,18 @@ from toy_project import Toy
 from tasks.cache.store import hash_as_dvc
 from tasks.errors import DataError
 from tasks.tables import schemas
-from tasks.tables.parquet import count_rows, find_shards, read_batches, read_schema, read_table, write_shards
+from tasks.tables.parquet import (
+    count_rows,
+    find_shards,
+    pair_batches,
+    read_batches,
+    read_schema,
+    read_table,
+    write_shards,
+    write_table,
+)
+from tasks.tables.paths import EMBEDDINGS, ITEMS
+from tasks.tables.release_rows import hash_rows
 
 SCHEMA = schemas.embeddings(2)
 
@@ -51,6 +62,30 @@ def test_shards_are_read_as_the_one_table_that_was_written(tmp_path: Path) -> No
     assert pl.read_parquet(tmp_path / "rows").equals(table)  # as anybody reads it
     assert max(count_rows(file) for file in files) <= 4 * 16
     assert list(tmp_path.iterdir()) == [tmp_path / "rows"]
+
+
+def test_rows_of_a_release_are_hashed_although_embeddings_are_in_shards(tmp_path: Path) -> None:
+    table = make_table(list(range(100)))
+    items = table.select("item_id", split=pl.lit("train"))
+    for name, write in (("whole", write_table), ("shards", write_shards)):
+        write_table(tmp_path / name / ITEMS, items, schemas.ITEMS)
+        write(tmp_path / name / EMBEDDINGS, table if name == "whole" else [table], SCHEMA)
+    assert len(find_shards(tmp_path / "shards" / EMBEDDINGS)) > 1
+    assert hash_rows(tmp_path / "shards").equals(hash_rows(tmp_path / "whole"))
+
+
+@given(
+    cuts=st.lists(st.integers(0, 9), max_size=4), others=st.lists(st.integers(0, 9), max_size=4), more=st.integers(0, 2)
+)
+def test_rows_of_two_tables_come_side_by_side(cuts: list[int], others: list[int], more: int) -> None:
+    one, other = pl.DataFrame({"a": range(9)}), pl.DataFrame({"a": range(9 + more)})
+    pairs = list(pair_batches(cut(one, cuts), cut(other, others)))
+    assert pl.concat(left for left, _ in pairs).equals(one)
+    assert all(left.equals(right) for left, right in pairs)
+
+
+def cut(table: pl.DataFrame, cuts: list[int]) -> list[pl.DataFrame]:
+    return [table[a:b] for a, b in itertools.pairwise([0, *sorted(cuts), table.height])]
 
 
 @settings(max_examples=25, deadline=None)
