@@ -154,6 +154,19 @@ def test_a_cache_of_nearest_items_is_asked_and_believed_only_where_it_is_sound(t
     assert find(ids, points) == 300
 
 
+def test_who_is_as_near_as_the_last_known_one_within_float32_is_not_remembered_before_those_between(tmp_path):
+    """A new item that is far away makes float32 products so coarse that each new item is a candidate for all others."""
+    first = [0, *range(1, 16)]  # 14 are remembered of item 0: 1 to 14, but not 15
+    gone = [0, 1, 2, 3, 4, *range(6, 17), 10_000]  # 16 is no candidate before 15, who is not known
+    gone_again = [position for position in gone if position not in (1, 2, 3, 4)]
+    for positions in (first, gone, gone_again):
+        points = np.array(positions, dtype=np.float32)[:, None]
+        ids = pl.Series("item_id", [f"item {position:05}" for position in positions])
+        reference = choose_reference(points)
+        found = find_nearest_items_again(tmp_path, ids, points, lambda _: None)
+        assert np.array_equal(found.nearest, find_nearest_items(points, reference, points[reference.rows]).nearest)
+
+
 def test_labels_settle_where_each_is_its_own_and_its_neighbors_mean():
     rng = np.random.default_rng(0)
     points, own = rng.normal(size=(80, 3)).astype(np.float32), rng.dirichlet(np.ones(3), 80)
