@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 from cluster_project import HELPER, LFS, make_items, make_search_task, name, run_apply, run_search
 
-from tasks.compute import engine
+from tasks.compute import engine, object_store
 from tasks.compute.cluster import open_cluster
 from tasks.compute.dask_cluster import ENVIRONMENT
 from tasks.errors import LabelingFunctionError, StageError
@@ -130,9 +130,44 @@ def test_a_model_that_workers_do_not_have_is_an_error(tmp_path, monkeypatch, one
         encoder.encode_texts(tmp_path, pl.Series(["a"]), params, cluster_functions.load_lengths)
 
 
-@pytest.mark.parametrize("workers", ["one", "two"])
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """The folder of objects, which all parts of shards become."""
+    monkeypatch.setattr(object_store, "LARGE", 1)
+    monkeypatch.setenv(object_store.ENVIRONMENT, tmp_path.as_uri())
+    return tmp_path / object_store.FOLDER
+
+
+def test_search_by_way_of_a_store_writes_the_same_bytes(tmp_path, monkeypatch, two, store):
+    make_search_task(tmp_path / "project")
+    here = run_search(tmp_path / "project", IndexKind.IVF)
+    assert not store.exists()
+    monkeypatch.setenv(ENVIRONMENT, two.scheduler_address)
+    assert run_search(tmp_path / "project", IndexKind.IVF) == here
+    written = set(store.iterdir())
+    assert written and not any("-" in path.name for path in written)
+    times = {path.stat().st_mtime_ns for path in written}
+    assert run_search(tmp_path / "project", IndexKind.IVF) == here
+    assert {path.stat().st_mtime_ns for path in store.iterdir()} == times
+
+
+def test_apply_and_encoding_by_way_of_a_store_write_the_same(tmp_path, monkeypatch, one, store):
+    make_items(tmp_path, 300, LFS.partition("@labeling_function(timeout")[0])
+    here = run_apply(tmp_path)
+    monkeypatch.setenv(ENVIRONMENT, one.scheduler_address)
+    assert run_apply(tmp_path) == here
+    count = len(list(store.iterdir()))
+    texts = pl.Series(["one", "three"])
+    found = encoder.encode_texts(tmp_path, texts, EncoderParams(model="lengths"), cluster_functions.load_lengths)
+    assert found.matrix[found.rows].tolist() == [[3, ord("o")], [5, ord("t")]]
+    assert len(list(store.iterdir())) == count + 2  # texts, and the function with its arguments
+
+
+@pytest.mark.parametrize("workers", ["one", "two", "two with a store"])
 def test_a_worker_that_is_killed_costs_its_shard(tmp_path, monkeypatch, request, workers):
-    monkeypatch.setenv(ENVIRONMENT, request.getfixturevalue(workers).scheduler_address)
+    monkeypatch.setenv(ENVIRONMENT, request.getfixturevalue(workers.split()[0]).scheduler_address)
+    if "store" in workers:
+        request.getfixturevalue("store")
 
     def kill():
         while not (started := list(tmp_path.glob("1.*"))):
@@ -145,6 +180,7 @@ def test_a_worker_that_is_killed_costs_its_shard(tmp_path, monkeypatch, request,
         found = list(running.spread(cluster_functions.leave_pid, range(20), name=name, shared=[tmp_path]))
     assert found == [(shard, shard * shard) for shard in range(20)]
     assert len(list(tmp_path.glob("1.*"))) == 2
+    assert not list(tmp_path.glob("*/*-*"))  # results in a store
 
 
 def test_shards_are_taken_as_they_are_needed(monkeypatch, one):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from cluster_project import LFS, make_items, make_search_task, name, run_apply, run_search
 
-from tasks.compute import engine
+from tasks.compute import engine, object_store
 from tasks.compute.cluster import open_cluster
 from tasks.compute.dask_cluster import ENVIRONMENT as DASK
 from tasks.compute.ray_cluster import ENVIRONMENT
@@ -76,6 +76,11 @@ def test_search_writes_the_same_bytes(tmp_path, monkeypatch, address, kind):
     here = run_search(tmp_path, kind)
     monkeypatch.setenv(ENVIRONMENT, address)
     assert run_search(tmp_path, kind) == here
+    monkeypatch.setattr(object_store, "LARGE", 1)
+    monkeypatch.setenv(object_store.ENVIRONMENT, tmp_path.as_uri())
+    assert run_search(tmp_path, kind) == here
+    written = list((tmp_path / object_store.FOLDER).iterdir())
+    assert written and not any("-" in path.name for path in written)
 
 
 def test_encoding_gives_the_same_vectors(tmp_path, monkeypatch, address):

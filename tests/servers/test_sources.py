@@ -1,4 +1,4 @@
-"""Imports and DVC remotes on real servers on this machine: HTTP, SSH, S3 and GCS.
+"""Imports, DVC remotes and shards of a cluster on real servers on this machine: HTTP, SSH, S3 and GCS.
 
 DVC speaks HTTP by itself. The others need their part of DVC, which is not in the lock: `pip install "dvc[ssh,s3,gs]"
 "moto[server,s3]" gcp-storage-emulator` in a copy of the environment, then run this file there.
@@ -6,8 +6,12 @@ DVC speaks HTTP by itself. The others need their part of DVC, which is not in th
 
 import asyncio
 import contextlib
+import datetime
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +24,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cluster_functions
 import pytest
+from cluster_project import make_search_task, run_search
 from dvc.repo import Repo
 from toy_project import Toy
 
@@ -33,7 +39,10 @@ from flows.runner.listener import TerminalListener
 from flows.runner.process import Commands
 from flows.runner.report import Report
 from flows.runner.stage import ask_for_updates, execute_stage
-from tasks.errors import ParamsError
+from tasks.compute import dask_cluster, object_store
+from tasks.compute.cluster import open_cluster
+from tasks.errors import ParamsError, StageError
+from tasks.params import IndexKind
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +176,15 @@ class S3(Server):
 
     def remove(self, name: str) -> None:
         self._client.delete_object(Bucket="rows", Key=f"files/{name}")
+
+    def list(self) -> set[str]:
+        """The names of all objects."""
+        return {found["Key"] for found in self._client.list_objects_v2(Bucket="rows").get("Contents", [])}
+
+    def forbid(self, action: str) -> None:
+        """Let nobody do `action` any more."""
+        rule = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": "arn:aws:s3:::rows/*"}
+        self._client.put_bucket_policy(Bucket="rows", Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
 
     def stop(self) -> None:
         self._process.kill()
@@ -331,6 +349,75 @@ def test_releases_are_carried_to_a_remote_and_back(toy: Toy, server: Server) -> 
     server.stop()
     with pytest.raises(CarryError, match=r"'dvc --wait-for-lock push .*' failed with exit code \d+: (?!Having)\S"):
         push_releases(toy.root, policy, "push")
+
+
+@pytest.mark.parametrize("server", [S3], indirect=True)
+def test_shards_go_by_a_bucket_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: S3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+    import s3fs
+
+    def start(workers: int) -> Any:
+        return distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        )
+
+    def refuse(message: str) -> None:
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(StageError, match=message) as error:
+            run_search(root, IndexKind.FLAT)
+        assert SECRET not in str(error.value)
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.options["endpointurl"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.options["access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    root = tmp_path / "project"
+    make_search_task(root)
+    here = run_search(root, IndexKind.FLAT)
+    monkeypatch.setattr(object_store, "LARGE", 1)
+    with start(1) as ignorant:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.options["secret_access_key"])
+        monkeypatch.setenv(dask_cluster.ENVIRONMENT, ignorant.scheduler_address)
+        monkeypatch.setenv(object_store.ENVIRONMENT, "s3://rows/some/prefix")
+        refuse(r"cannot read s3://rows/some/prefix \(EPOXY_SHARDS\): PermissionError: .*every worker need")
+    with start(2) as cluster:
+        monkeypatch.setenv(dask_cluster.ENVIRONMENT, cluster.scheduler_address)
+        assert run_search(root, IndexKind.FLAT) == here
+        inputs = server.list()
+        assert inputs and all(re.fullmatch(r"some/prefix/epoxy-shards/\w{64}", key) for key in inputs)
+        with monkeypatch.context() as patched:
+            patched.setattr(object_store.Store, "_write", None)  # in this process
+            assert run_search(root, IndexKind.FLAT) == here and server.list() == inputs
+        threading.Thread(target=_kill_first, args=[tmp_path], daemon=True).start()
+        with open_cluster() as running:
+            assert running is not None
+            found = list(running.spread(cluster_functions.leave_pid, range(20), name=str, shared=[tmp_path]))
+        assert found == [(shard, shard * shard) for shard in range(20)]
+        assert len(list(tmp_path.glob("1.*"))) == 2
+        monkeypatch.setattr(object_store, "KEEP", datetime.timedelta(seconds=-60))
+        assert run_search(root, IndexKind.FLAT) == here and server.list() == set()
+        monkeypatch.setenv(object_store.ENVIRONMENT, "s3://nobody/some")
+        refuse(r"cannot write to s3://nobody/some .*FileNotFoundError: The specified bucket does not exist")
+        monkeypatch.setenv(object_store.ENVIRONMENT, "s3://rows")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        refuse(r"cannot write to s3://rows .*PermissionError: .*unset EPOXY_SHARDS")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.options["secret_access_key"])
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.forbid("s3:DeleteObject")
+        capsys.readouterr()
+        assert run_search(root, IndexKind.FLAT) == here and server.list()
+        assert "objects below s3://rows/epoxy-shards cannot be removed: " in capsys.readouterr().err
+        server.stop()
+        refuse(r"cannot write to s3://rows .*127.0.0.1")
+
+
+def _kill_first(folder: Path) -> None:
+    """Kill the process that does shard 1."""
+    while not (started := list(folder.glob("1.*"))):
+        time.sleep(0.01)
+    os.kill(int(started[0].suffix[1:]), signal.SIGKILL)
 
 
 def test_an_address_whose_part_of_dvc_is_missing_says_what_to_install(toy: Toy) -> None:
