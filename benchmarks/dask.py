@@ -6,6 +6,8 @@ way wrote is compared. The LFs are ten regular expressions and a fuzzy compariso
 model: it counts hashed pieces of text, in Python, on one core, some .1 ms a text, where a small transformer takes
 milliseconds; items and votes of the search are those of benchmarks/spaces.py. On a machine with two cores the two workers
 have to share them with this process and with the scheduler.
+
+With --bytes, what the stage exchanges with two workers, and with an object store between them (`EPOXY_SHARDS`), is counted as well.
 """
 
 import argparse
@@ -17,15 +19,17 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from benchmarks.carried import count_bytes, print_table
 from benchmarks.spaces import draw_space, draw_votes
 from tasks import apply, index, search
 from tasks.cache import store
@@ -75,48 +79,44 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--encode", type=int, default=40_000, help="texts that are encoded (default 40,000)")
     parser.add_argument("--search", type=int, default=100_000, help="items that look for neighbors (default 100,000)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the best counts (default 2)")
+    parser.add_argument("--bytes", action="store_true", help="count what is sent, without and with an object store")
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("distributed") is None:
         print("Dask is not installed: pip install 'epoxy-flow[dask]'", file=sys.stderr)
         return 2
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", file=sys.stderr)
-    results = measure({"apply": options.apply, "encode": options.encode, "search": options.search}, options.repeats)
+    sizes = {"apply": options.apply, "encode": options.encode, "search": options.search}
+    results, carried = [], []
+    with _start([1, 2]) as clusters, ExitStack() as stack:
+        for work, prepare in WORKS.items():
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            run = prepare(root, sizes[work])
+            results.append(_measure(work, sizes[work], root, run, ["", *clusters], options.repeats))
+            carried += count_bytes(work, run, root, clusters[-1]) if options.bytes else []
     print(f"{'work':8} {'items':>9} {'here':>8} {'1 worker':>9} {'2 workers':>10} {'ratio':>6} {'same bytes':>11}")
     for one in results:
         print(
             f"{one.work:8} {one.items:9,} {one.here:8.2f} {one.one:9.2f} {one.two:10.2f} {one.ratio:6.2f} "
             f"{'yes' if one.is_equal else 'NO':>11}"
         )
+    if carried:
+        print_table(carried)
     if options.json:
         write_json(options.json, [asdict(one) for one in results])
-    return 0 if all(one.is_equal for one in results) else 1
+    return 0 if all(one.is_equal for one in [*results, *carried]) else 1
 
 
-def measure(sizes: dict[str, int], repeats: int) -> list[Result]:
-    """A result for each kind of work."""
+@contextmanager
+def _start(counts: Sequence[int]) -> Iterator[list[str]]:
+    """The addresses of clusters of so many workers each."""
     from distributed import LocalCluster
 
     # Read by workers as they start. One thread in Polars as well (nannies see to BLAS); memory as the README advises.
     settings = {"POLARS_MAX_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-    before = {name: os.environ.get(name) for name in (*settings, ENVIRONMENT)}
-    os.environ |= settings
-    try:
-        with ExitStack() as stack:
-            places = [""]
-            for count in (1, 2):
-                cluster = stack.enter_context(
-                    LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0")
-                )
-                places.append(cluster.scheduler_address)
-            results = []
-            for work, prepare in WORKS.items():
-                root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                results.append(_measure(work, sizes[work], root, prepare(root, sizes[work]), places, repeats))
-            return results
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with patch.dict(os.environ, settings), ExitStack() as stack:
+        options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+        yield [stack.enter_context(LocalCluster(n_workers=count, **options)).scheduler_address for count in counts]
 
 
 Run = Callable[[], bytes]

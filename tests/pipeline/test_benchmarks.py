@@ -237,14 +237,18 @@ def test_watch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_dask(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
     sizes = ["--apply", "3000", "--encode", "200", "--search", "1500"]
-    assert dask.main([*sizes, "--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
+    assert dask.main([*sizes, "--repeats", "1", "--bytes", "--json", str(tmp_path / "out.json")]) == 0
     results = json.loads((tmp_path / "out.json").read_text())
     assert [(one["work"], one["items"], one["is_equal"]) for one in results] == [
         ("apply", 3000, True),
         ("encode", 200, True),
         ("search", 1500, True),
     ]
-    assert len(capfd.readouterr().out.splitlines()) == 4
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 4 + 10
+    sent, _, written, *_ = zip(*(line[25:].split() for line in lines[-3:]), strict=True)  # of search
+    assert float(sent[0]) > 10 * float(sent[1])
+    assert float(written[1]) > 2 and written[0] == written[2] == "0.00"
 
 
 @pytest.mark.slow
