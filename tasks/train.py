@@ -181,7 +181,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         classes=classes,
     )
     with Progress("judging labeling functions", total=WORTH_WORK) as progress:
-        worth = measure_worth(vectors, inputs.votes, k, params.seed, progress.advance)
+        worth = measure_worth(vectors, inputs.votes, k, params.seed, progress.advance, foretold=head.proba)
     description["lf_worth"] = {lf: round_number(value) for lf, value in zip(inputs.lfs, worth.values, strict=True)}
     harmful = find_harmful(worth, inputs.votes, k, inputs.judges).tolist()
     description["harmful_lfs"] = [inputs.lfs[lf] for lf in harmful]

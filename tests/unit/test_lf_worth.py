@@ -89,6 +89,40 @@ def test_silence_elsewhere_does_not_speak_for_a_liar(lies):
         )
 
 
+def test_what_others_say_instead_may_be_less_than_half():
+    # Of eight classes others say the right one less than half of the time, and still far more often than the liar's.
+    vectors, votes, truth = make_task(n=600, k=8, right=0.45)
+    liar = np.where(np.random.default_rng(1).random(600) < 0.4, (truth + 1) % 8, -1).astype(np.int8)
+    cast = np.column_stack([votes, liar])
+    worth = measure_worth(vectors, cast, 8)
+    assert find_harmful(worth, cast, 8).tolist() == [6]
+    assert worth.said_instead[6].tolist() == [(c - 1) % 8 for c in range(8)]
+    assert (worth.said_instead[:6] == -1).all()
+
+
+@pytest.mark.parametrize(("believes", "found"), [("others", True), ("the liar", False), (None, False)])
+def test_a_second_witness_refutes_who_is_outweighed(believes, found):
+    # Nine tenths of the liar's votes are far from all others. Near them no class has half of what others say, which is no proof.
+    vectors, votes, truth = make_task(n=300, m=5, k=8, right=0.45)
+    far = np.concatenate([vectors, vectors[:270] + np.float32(50)])
+    cast = np.full((570, 6), -1, np.int8)
+    cast[:300, :5] = votes
+    cast[:, 5] = np.where(np.arange(570) < 270, -1, np.r_[(truth + 1) % 8, truth[:270]])
+    said = {"others": (cast[:, 5] - 1) % 8, "the liar": cast[:, 5] % 8}
+    foretold = None if believes is None else np.eye(8)[said[believes]]
+    worth = measure_worth(far, cast, 8, foretold=foretold)
+    assert worth.values[5] > 0 and worth.is_refuted.tolist() == [False] * 5 + [found]
+
+
+@pytest.mark.parametrize(("count", "found"), [(4, []), (5, [5])])
+def test_a_few_contradictions_may_be_chance(count, found):
+    vectors, votes, truth = make_task(n=300, m=5, k=2)
+    rare = np.where(np.arange(300) < count, 1 - truth, -1).astype(np.int8)
+    cast = np.column_stack([votes, rare])
+    worth = measure_worth(vectors, cast, 2)
+    assert worth.values[5] < 0 and find_harmful(worth, cast, 2).tolist() == found
+
+
 def test_a_majority_of_liars_passes_for_the_truth():
     vectors, votes, _ = make_task(m=5)
     votes[:, :3] = np.where(votes[:, :3] < 0, -1, 1 - votes[:, :3])
@@ -159,7 +193,7 @@ def test_the_sentence_names_few_and_the_line_all():
 
 
 def test_the_last_lf_of_a_class_is_not_named():
-    votes = np.array([[0, 1, 1, 0, 2], [-1, 1, 1, 0, 0], [0, 1, 1, 0, 1]], dtype=np.int8)
+    votes = np.array([[0, 1, 1, 0, 2], [-1, 1, 1, 0, 0], [0, 1, 1, 0, 1]] * 2, dtype=np.int8)
     values = np.array([np.nan, -0.2, -0.1, 0.3, -0.5])
     worth, four = (
         LFWorth(values=values[:m], is_refuted=np.zeros(m, np.bool_), said_instead=np.full((m, 3), -1)) for m in (5, 4)

@@ -24,7 +24,9 @@ shares of votes. A negative worth is harm.
 
 *Refutation.* Worth believes an LF where others are silent, and a vote that is alone on its item earns little either way. So what
 others say is also added up over all votes of an LF for a class, silence counting nothing. An LF is refuted if the class that it
-votes for has less of that than by chance, and another has most of it and `OUTWEIGHED` times as much. That is harm, too.
+votes for has less of that than by chance, and another has most of it and `OUTWEIGHED` times as much. It is refuted as well if
+another has `OUTWEIGHED` times as much and a second witness agrees: the vote head, which learned from the LF's own votes, too,
+and still foretells another class there rather than its own. That is harm, too.
 
 Without gold a majority cannot be told from a conspiracy: of LFs that err alike, and are more than those that do not, each
 is worth something here, and the others harm.
@@ -62,7 +64,10 @@ TRUST_VOTES = 2.0
 """An LF's trust is smoothed by this many votes at chance."""
 
 OUTWEIGHED = 2.0
-"""Times as much that others say for another class, from which on an LF may be refuted."""
+"""Times as much that others say for another class, from which on an LF may be refuted, and they say that class instead."""
+
+LEAST_NAMED = 5
+"""Votes below which no LF is called harmful: of fewer, others may contradict each by chance (a sign test of five has p = .03)."""
 
 MOST_ITEMS = 8_000
 """Most items that are compared, each with each."""
@@ -80,8 +85,8 @@ _BLOCK = 1024
 class LFWorth:
     """What each LF is worth, (m,), a share of the labels' accuracy; negative is harm, NaN is unknown.
 
-    is_refuted: (m,). said_instead: (m, k) the class of which others say more than half near LF j's votes for class c, if that is another;
-    -1 where there is none.
+    is_refuted: (m,). said_instead: (m, k) another class of which others say more than half near LF j's votes for class c, or
+    `OUTWEIGHED` times as much as of c; -1 where there is none.
     """
 
     values: Float64
@@ -90,7 +95,13 @@ class LFWorth:
 
 
 def measure_worth(
-    vectors: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = ignore_progress
+    vectors: Float32,
+    votes: Votes,
+    n_classes: int,
+    seed: int = 0,
+    advance: Advance = ignore_progress,
+    *,
+    foretold: Float64 | None = None,
 ) -> LFWorth:
     """Return the worth of each LF, and whether it is refuted.
 
@@ -104,6 +115,8 @@ def measure_worth(
         Seed for drawing `MOST_ITEMS`, if there are more.
     advance
         Receives `WORTH_WORK` in all.
+    foretold
+        (n, k) `VoteHead.proba`, the second witness against an LF; None: there is none.
 
     Notes
     -----
@@ -115,6 +128,7 @@ def measure_worth(
     drawn = np.asfortranarray(votes[rows])
     shares = np.nan_to_num(weigh_copies(drawn, n_classes))
     counts = sum_votes(drawn, np.ones((votes.shape[1], n_classes)))
+    other_foretold = np.zeros(votes.shape[1], np.bool_) if foretold is None else _find_foretold(foretold[rows], drawn)
     groups = _split_copies(drawn, n_classes)
     cast = (drawn != ABSTAIN).sum(axis=0)
     trust = np.where(cast > 0, np.min(cast, where=cast > 0, initial=len(drawn)) / np.maximum(cast, 1), 1.0)
@@ -134,7 +148,8 @@ def measure_worth(
                 for number, lf in enumerate(group):
                     voted = own[at, number] != ABSTAIN
                     judgment = _judge(said[voted], own[at[voted], number], counts[at[voted]])
-                    values[lf], judged[lf], is_refuted[lf] = judgment.value, judgment.trust, judgment.is_refuted
+                    values[lf], judged[lf] = judgment.value, judgment.trust
+                    is_refuted[lf] = judgment.is_refuted or (judgment.is_outweighed and other_foretold[lf])
                     said_instead[lf] = judgment.said_instead
                 step(1)
             trust = (trust + judged) / 2
@@ -145,15 +160,15 @@ def measure_worth(
 def find_harmful(worth: LFWorth, votes: Votes, n_classes: int, gold: GoldRows | None = None) -> Int64:
     """Return the positions of the LFs whose worth is negative or that are refuted, the most harmful vote first.
 
-    An LF that `gold` vouches for is not among them: one that is surely (95 % interval) right more often than not, whatever others
-    say. The last LF that is left for a class is not among them: nobody else could vouch for it, and to mute it would rule the class
-    out.
+    An LF with fewer than `LEAST_NAMED` votes is not among them, nor is one that `gold` vouches for: one that is surely (95 %
+    interval) right more often than not, whatever others say. The last LF that is left for a class is not among them: nobody
+    else could vouch for it, and to mute it would rule the class out.
 
     Examples
     --------
     Here the second would be, if another voted for class 1.
 
-    >>> votes = np.array([[0, 1, 0], [0, -1, 0]], dtype=np.int8)
+    >>> votes = np.array([[0, 1, 0]] * 5 + [[0, -1, 0]], dtype=np.int8)
     >>> values, nobody = np.array([0.1, -0.2, -0.1]), np.full((3, 2), -1)
     >>> worth = LFWorth(values=values, is_refuted=np.zeros(3, dtype=np.bool_), said_instead=nobody)
     >>> find_harmful(worth, votes, 2).tolist()
@@ -161,14 +176,16 @@ def find_harmful(worth: LFWorth, votes: Votes, n_classes: int, gold: GoldRows | 
     """
     cast = has_votes(votes, n_classes)
     counts = cast.sum(axis=0)
-    per_vote = worth.values / np.maximum((votes != ABSTAIN).sum(axis=0), 1)
+    said = (votes != ABSTAIN).sum(axis=0)
+    per_vote = worth.values / np.maximum(said, 1)
     truth = np.full(len(votes), ABSTAIN)
     if gold is not None:
         truth[gold.rows] = gold.classes
     is_vouched = wilson_interval(count_correct(votes, truth))[0] > 0.5
     harmful = []
     for lf in np.argsort(per_vote, kind="stable").tolist():
-        if (worth.values[lf] < 0 or worth.is_refuted[lf]) and not is_vouched[lf] and (counts[cast[lf]] > 1).all():
+        is_harm = said[lf] >= LEAST_NAMED and (worth.values[lf] < 0 or worth.is_refuted[lf])
+        if is_harm and not is_vouched[lf] and (counts[cast[lf]] > 1).all():
             harmful.append(lf)
             counts -= cast[lf]
     return np.array(harmful, dtype=np.int64)
@@ -237,12 +254,14 @@ def value_votes(proba: Float64, cast: Int64, counts: Float64) -> Float64:
 
 @dataclass(frozen=True, kw_only=True)
 class _Judgment:
-    """The mean Shapley value of an LF's votes, NaN where it is unknown, how far it is trusted in the next round, whether it is
-    refuted, and by class that it votes for what others say instead, (k,), -1 where that is nothing else.
+    """The mean Shapley value of an LF's votes, NaN where it is unknown, how far it is trusted in the next round, whether others
+    say another class `OUTWEIGHED` times as much, whether that refutes it by itself, and by class that it votes for what others say
+    instead, (k,), -1 where that is nothing else.
     """
 
     value: float
     trust: float
+    is_outweighed: bool
     is_refuted: bool
     said_instead: Int64
 
@@ -252,7 +271,9 @@ def _judge(said: Float64, cast: Votes, counts: Float64) -> _Judgment:
     r, k = said.shape
     said_instead = np.full(k, -1, np.int64)
     if not said.any():
-        return _Judgment(value=float("nan"), trust=LEAST_TRUST, is_refuted=False, said_instead=said_instead)
+        return _Judgment(
+            value=float("nan"), trust=LEAST_TRUST, is_outweighed=False, is_refuted=False, said_instead=said_instead
+        )
     evidence = said.copy()
     evidence[np.arange(r), cast] += BENEFIT
     proba = evidence / evidence.sum(axis=1, keepdims=True)
@@ -265,17 +286,36 @@ def _judge(said: Float64, cast: Votes, counts: Float64) -> _Judgment:
         shares = said[rows].sum(axis=0)
         shares /= shares.sum()
         weight = float(rows.sum() / heard.sum())
-        own += weight * float(shares[c])
+        mine = float(shares[c])
+        own += weight * mine
         shares[c] = 0.0
         other += weight * float(shares.max())
-        if shares.max() > 0.5:
+        if shares.max() > min(0.5, OUTWEIGHED * mine):
             said_instead[c] = int(shares.argmax())
+    is_outweighed = other > OUTWEIGHED * own
     return _Judgment(
         value=float(value.mean()),
         trust=min(max(above, LEAST_TRUST), 1.0),
-        is_refuted=own < 1.0 / k and other > 0.5 and other > OUTWEIGHED * own,
+        is_outweighed=is_outweighed,
+        is_refuted=own < 1.0 / k and other > 0.5 and is_outweighed,
         said_instead=said_instead,
     )
+
+
+def _find_foretold(foretold: Float64, votes: Votes) -> Bool:
+    """Return whether `foretold` (n, k) has more of other classes than of those that LF j votes for where it does, (m,).
+
+    The other class is one for each class that the LF votes for.
+    """
+    found = np.zeros(votes.shape[1], np.bool_)
+    for lf in range(votes.shape[1]):
+        own = other = 0.0
+        for c in np.unique(votes[votes[:, lf] != ABSTAIN, lf]).tolist():
+            total = foretold[votes[:, lf] == c].sum(axis=0)
+            own += float(total[c])
+            other += float(np.delete(total, c).max())
+        found[lf] = other > own
+    return found
 
 
 def _split_copies(votes: Votes, n_classes: int) -> list[list[int]]:
