@@ -26,7 +26,10 @@ from benchmarks.pipeline import run_stage, write_project
 from tasks.__main__ import STAGES
 from tasks.cache.store import FOLDER
 from tasks.tables.index_file import hash_file
-from tasks.tables.paths import INDEX_DESCRIPTION
+from tasks.tables.paths import EXTENDED_VOTES, INDEX_DESCRIPTION, NEIGHBORS, SHIPPED_LABELS, VOTES
+
+_TABLES = (VOTES, NEIGHBORS, EXTENDED_VOTES, SHIPPED_LABELS)
+"""Of which the rows are compared before and after the night: what stays could be a file that is neither written nor stored again."""
 
 Measured = dict[str, dict[str, Any]]
 """By stage."""
@@ -55,8 +58,10 @@ def main(arguments: list[str]) -> int:
         size = Size(n=raw.height, d=options.d, m=options.lfs, k=2)
         raw.write_before()
         full = _run(root, stages, size)
+        before = _read_tables(root)
         raw.write_after()
         night = _run(root, stages, size)
+        kept = _count_kept(before, _read_tables(root))
         hashes = _hash_outputs(root)
         differing: list[str] = []
         if options.check:
@@ -72,11 +77,13 @@ def main(arguments: list[str]) -> int:
         "kind": kind,
         "full": full,
         "night": night,
+        "kept": kept,
         "differing": differing,
     }
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(_tabulate(options, kind, full, night))
+    print("\n".join(f"{path}: {share:.3f} of the rows stay as they were" for path, share in kept.items()))
     print(
         "\n".join(f"DIFFERENT BYTES {path}" for path in differing)
         or ("the bytes of a run from scratch" if options.check else "")
@@ -130,6 +137,19 @@ def _run(root: Path, stages: tuple[str, ...], size: Size) -> Measured:
         if found[stage]["exit_code"]:
             raise SystemExit((root / f"{stage}.log").read_text(encoding="utf-8"))
     return found
+
+
+def _read_tables(root: Path) -> dict[str, pl.DataFrame]:
+    return {str(path): pl.read_parquet(root / path) for path in _TABLES if (root / path).exists()}
+
+
+def _count_kept(before: dict[str, pl.DataFrame], after: dict[str, pl.DataFrame]) -> dict[str, float]:
+    """By table, the share of the rows of `before` that are the same `after`."""
+    kept = {}
+    for path, table in before.items():
+        same = table.join(after[path], on=table.columns, how="semi", nulls_equal=True)
+        kept[path] = round(same.height / max(table.height, 1), 4)
+    return kept
 
 
 def _hash_outputs(root: Path) -> dict[str, str]:

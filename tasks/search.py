@@ -3,10 +3,10 @@
 The bytes written are those of a full search, whatever was in the cache (see tasks/neighbors/run.py). A run whose recall
 is below the target fails.
 
-Peak memory for n items of d dimensions, m LFs, p LF classes, and v distinct vectors in the support: 8 n p bytes for
-neighbors, 8 n m for votes and who asks, 24 n (200 n for a moment) to compare items with those of an earlier run, and per
-thread 100 MiB. The index, a copy of the embeddings (4 n d bytes each) and the support (8 v d) are mapped files, which the
-system drops from memory when it is needed elsewhere.
+Peak memory for n items of d dimensions, m LFs, p LF classes, and v distinct vectors in the support: 8 n m bytes for votes and
+who asks, 24 n (200 n for a moment) to compare items with those of an earlier run, and per thread 100 MiB. The index, a
+copy of the embeddings (4 n d bytes each), the support (8 v d) and the neighbors (8 n p) are mapped files, which the system
+drops from memory when it is needed elsewhere.
 """
 
 import sys

@@ -28,6 +28,7 @@ from benchmarks import (
     pipeline,
     queries,
     search,
+    unchanged,
     votes,
     watch,
     workbench,
@@ -39,7 +40,7 @@ from benchmarks.descriptions import DESCRIPTIONS
 from tasks.__main__ import main as run_task
 from tasks.core.search.on_cards import NoCard
 from tasks.queries.next_items import Strategy
-from tasks.tables.paths import EXTENDED_VOTES, ITEMS, VOTES
+from tasks.tables.paths import EXTENDED_VOTES, ITEMS, NEIGHBORS, SHIPPED_LABELS, VOTES
 
 
 def test_gpu_without_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +205,26 @@ def test_new_rows_leave_the_bytes_of_a_run_from_scratch(
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == "the bytes of a run from scratch"
     assert ("6 new, 3 changed, 3 gone" in printed.err) == (kind == "flat")
+
+
+@pytest.mark.parametrize(("said", "code"), [("everything is up to date", 0), ("search: one file changed", 1)])
+def test_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str, code: int
+) -> None:
+    """Without DVC: the project has a file for each output, as large as stated, and three commands have to find nothing to do."""
+    sizes: dict[str, int] = {}
+
+    def run(root: Path, *command: str) -> str:
+        if command[:2] == ("dvc", "commit"):
+            sizes.update({str(path.relative_to(root)): path.stat().st_size for path in root.glob("data/*/**/*.*")})
+        return said
+
+    monkeypatch.setattr(unchanged, "_run", run)
+    assert unchanged.main(["--n", "300000", "--folder", str(tmp_path)]) == code
+    assert sizes["data/index/index.faiss"] == 300_000 * 4 * 384 and sizes["data/evaluate/metrics.json"] == 2
+    assert sizes["data/ingest/embeddings/part-00001-of-00002.parquet"] > 100_000_000
+    assert {str(path) for path in (NEIGHBORS, SHIPPED_LABELS)} <= {*sizes}
+    assert "epoxy run" in capsys.readouterr().out
 
 
 def test_a_stage_that_needs_more_memory_than_its_limit_says_so(tmp_path: Path) -> None:
