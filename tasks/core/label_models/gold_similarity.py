@@ -77,6 +77,7 @@ def _measure_nearest(
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
     gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
     starts = range(0, len(embeddings), BLOCK)
+    of_class = [np.flatnonzero(classes == c) for c in range(n_classes)]
     # A single thread, since the number of threads must not change a result.
     with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
         for at in starts:
@@ -85,9 +86,8 @@ def _measure_nearest(
             s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
             is_gold = np.flatnonzero(position[at : at + BLOCK] >= 0)
             s[is_gold, position[at + is_gold]] = np.nan
-            for c in range(n_classes):
-                columns = classes == c
-                if columns.any():
-                    nearest[at : at + BLOCK, c] = np.fmax.reduce(s[:, columns], axis=1)
+            for c, columns in enumerate(of_class):
+                if len(columns):
+                    nearest[at : at + BLOCK, c] = np.fmax.reduce(s.take(columns, axis=1), axis=1)
             step(1)
     return nearest
