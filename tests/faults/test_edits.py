@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_project import REPOSITORY, hash_outputs, make_environment, make_project, run, write_params, write_raw
+from small_project import REPOSITORY, hash_outputs, make_environment, run, write_params, write_raw
 from toy_project import Toy
 
 from flows.runner.dvc_patches import Command
@@ -214,20 +214,12 @@ if sys.orig_argv[1:] == ["-m", "tasks", os.environ.get("HOLD", "")]:
 """
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose stages have run."""
-    root = make_project(tmp_path_factory.mktemp("edits") / "project")
-    (root / "sitecustomize.py").write_text(_HOLD)
-    done = run(root, "dvc", "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root
-
-
 @pytest.fixture
-def project(template: Path, tmp_path: Path) -> Path:
-    shutil.copytree(template, tmp_path / "project", symlinks=True)
-    return tmp_path / "project"
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A project whose stages have run, and can be held."""
+    root = shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    (root / "sitecustomize.py").write_text(_HOLD)
+    return root
 
 
 def edit_text(path: str, pattern: str) -> Callable[[Path, int], None]:
@@ -264,9 +256,9 @@ KINDS = {
         "lfs/small.py",
     ),
     "params": Kind(
-        "evaluate",
-        lambda root, state: write_params(root, evaluate={"bootstrap": 30 + state}),
-        "params.yaml: evaluate.bootstrap",
+        "search",
+        lambda root, state: write_params(root, search={"target_recall": 0.95 + state / 100}),
+        "params.yaml: search.target_recall",
     ),
     "raw file": Kind(
         "ingest", lambda root, state: write_raw(root / "data/raw", 100, seed=state), "data/raw/items.parquet"
