@@ -25,6 +25,7 @@ from benchmarks.memory import Size
 from benchmarks.pipeline import run_stage, write_project
 from tasks.__main__ import STAGES
 from tasks.cache.store import FOLDER
+from tasks.core.search import kernels
 from tasks.tables.index_file import hash_file
 from tasks.tables.paths import EXTENDED_VOTES, INDEX_DESCRIPTION, NEIGHBORS, SHIPPED_LABELS, VOTES
 
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args(arguments)
     stages = STAGES[: STAGES.index(options.until) + 1]
+    _compile(stages, options)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name)
         raw = _Raw(root, options)
@@ -89,6 +91,15 @@ def main(arguments: list[str]) -> int:
         or ("the bytes of a run from scratch" if options.check else "")
     )
     return int(bool(differing) or any(one["exit_code"] for run in (full, night) for one in run.values()))
+
+
+def _compile(stages: tuple[str, ...], options: argparse.Namespace) -> None:
+    """Run `stages` on a few items if this checkout has no compiled kernels yet: to make them is no part of a full run."""
+    if any((Path(kernels.__file__).parent / "__pycache__").glob("*.nbi")):
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        write_project(Path(name), "clustered", 500, options.d, options.lfs, "float32")
+        _run(Path(name), stages, Size(n=500, d=options.d, m=options.lfs, k=2))
 
 
 class _Raw:
