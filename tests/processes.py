@@ -1,10 +1,15 @@
 """What tests ask of other processes."""
 
 import contextlib
+import random
+import socket
 import time
 from collections.abc import Iterable
 
 import psutil
+
+_PORTS = range(20_000, 32_000)
+"""Below those that Linux and macOS give to every connection and to whoever asks for any port."""
 
 
 def is_alive(pid: int) -> bool:
@@ -31,3 +36,14 @@ def find_children(word: str) -> list[int]:
             if word in child.cmdline():
                 found.append(child.pid)
     return found
+
+
+def find_free_port() -> int:
+    """A port on which nothing listens, for a server that is started later and takes only a number.
+
+    Had the system chosen it, the system could give it to another process before that server listens.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):  # taken: try another
+            probe.bind(("127.0.0.1", random.SystemRandom().choice(_PORTS)))
+            return int(probe.getsockname()[1])

@@ -1,7 +1,6 @@
 """Both doors at once, and a Prefect server that dies in mid-run: nothing runs twice, nothing is lost, the end is told."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from processes import find_free_port
 from toy_project import Toy
 
 from flows.runner.process import end_tree
@@ -101,9 +101,7 @@ class Server:
     """A Prefect server with a database of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = find_free_port()
         self.url = make_api_url(self.port)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None

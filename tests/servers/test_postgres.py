@@ -13,7 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from test_server import find_free_port
+from processes import find_free_port
 from toy_project import TOY_STAGES, Toy
 
 pytestmark = pytest.mark.slow

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from chromium import open_page
 from prefect_api import ask, know_server
+from processes import find_free_port
 from toy_project import Toy
 
 from flows.deployments import deploy
@@ -187,14 +188,6 @@ def test_the_configured_server_comes_first() -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
         server = find_server()
     assert server is not None and server.api_url == "http://127.0.0.1:1/api"
-
-
-def find_free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_runs(home: Path, port: int, state: str, count: int, process: "subprocess.Popen[bytes]") -> list[Any]:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 from chromium import Page, open_page
 from finished_runs import run_small
 from nicegui import ui
+from processes import find_free_port
 from small_project import CLASSES, REPOSITORY
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -60,11 +60,8 @@ class Workbench:
 def start(root: Path, *, is_live: bool = False) -> Workbench:
     command = [sys.executable, "-m", "flows.cli", "workbench", "--no-browser", *([] if is_live else ["--no-watch"])]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*command, "--port", str(port)], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+        [*command, "--port", str(find_free_port())], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     found = re.search(r"(http://[^/]+)/\?token=(\S+)", process.stdout.readline())
