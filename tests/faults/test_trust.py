@@ -39,6 +39,7 @@ CODE = [path for package in ("tasks", "flows", "lfs", "epoxy_flow") for path in 
 ALLOWED = {
     ("flows/runner/dvc_patches.py", "pickle"),
     ("tasks/lf/workers.py", "pickle"),
+    ("tasks/compute/object_store.py", "pickle"),
     ("tasks/lf/fingerprint.py", "importlib"),
     ("tasks/lf/loading.py", "importlib"),
     ("tasks/lf/clocks.py", "compile"),
@@ -46,8 +47,9 @@ ALLOWED = {
     ("tasks/queries/try_lf.py", "eval"),
     ("tasks/queries/try_lf.py", "exec"),
 }
-"""dvc_patches copies what it parsed, in memory; workers talk with the stage that started them; LF modules are code of the project:
-clocks compiles one without running it, and `epoxy try` runs the LF that its user types."""
+"""dvc_patches copies what it parsed, in memory; workers talk with the stage that started them; those of a cluster read from an
+object store what has the digest that the cluster told them; LF modules are code of the project: clocks compiles one without
+running it, and `epoxy try` runs the LF that its user types."""
 
 NEVER = r"""
     (?<![\w.])(eval|exec|compile)\( | \bmarshal\b | \bshelve\b | \bjoblib\b | \bcloudpickle\b | \bdill\b | allow_pickle=True

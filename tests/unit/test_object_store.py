@@ -49,6 +49,13 @@ def die(shard):
     raise ChildProcessError
 
 
+class Program:
+    """What runs when somebody unpickles it."""
+
+    def __reduce__(self):
+        return print, ("executed",)
+
+
 def name(shard):
     return f"the shard from {shard[0]:g} on"
 
@@ -118,19 +125,23 @@ def test_without_the_variable_nothing_changes(monkeypatch):
 
 
 @pytest.mark.parametrize("when", range(4), ids=["all", "a result", "a shard", "the last result"])
-@pytest.mark.parametrize("damage", ["removed", "cut", "changed"])
-def test_what_is_lost_or_damaged_is_written_again(folder, written, when, damage):
+@pytest.mark.parametrize("damage", ["removed", "cut", "changed", "a program"])
+def test_what_is_lost_or_damaged_is_written_again_and_never_executed(folder, written, when, damage, capsys):
     moments = iter(range(100))
+    program = pickle.dumps(Program())
 
     def disturb():
         if next(moments) == when:
             for path in folder.iterdir():
-                path.unlink() if damage == "removed" else path.write_bytes(
-                    bytes(damage == "cut" or path.stat().st_size)
-                )
+                if damage == "removed":
+                    path.unlink()
+                else:
+                    size = path.stat().st_size
+                    path.write_bytes({"cut": bytes(1), "changed": bytes(size), "a program": program}[damage])
 
     assert equals(spread(workers=Workers(disturb)))
     assert max(map(written.count, written)) == 2
+    assert "executed" not in capsys.readouterr().out
 
 
 def test_an_object_that_is_never_there_is_an_error(folder, monkeypatch):
