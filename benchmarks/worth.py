@@ -3,7 +3,7 @@
 Tasks are folders as `python -m benchmarks quality` reads them. A fifth of the LFs that vote become liars: each votes on the
 same items, for another class than before, a number of places further on in the list that is drawn for the LF. There is no gold
 but that of test, which judges. Then the LFs that `train` names are muted; or mended, as who wrote them would who believes
-it: they vote for the class that others mostly say there, and abstain where there is none. Beside that the liars alone are
+it: they vote for the class that others say there instead, and abstain where there is none. Beside that the liars alone are
 muted, which nobody could know.
 
 Then worth is measured on drawn votes and vectors of 384 dimensions, in seconds of processors.
@@ -190,7 +190,7 @@ def _write_mute(root: Path, lfs: Sequence[str]) -> None:
 
 
 def _name_harmful(root: Path) -> dict[str, dict[str, str]]:
-    """By name of a harmful LF, and class that it votes for, what others mostly say there."""
+    """By name of a harmful LF, and class that it votes for, what others say there instead."""
     found: dict[str, dict[str, str]] = read_json(root / END_MODEL_SUMMARY)["said_instead"]
     return found
 

@@ -13,12 +13,13 @@ def describe_harm(
 ) -> str | None:
     """Return a sentence that names the `harmful` LFs, and how to mute them beside those that are `muted`; None if none is.
 
-    said_instead: by LF and class that it votes for, the class that others mostly say there.
+    said_instead: by LF and class that it votes for, the class that others say there instead: with more than half of what they
+    say, or twice as much as of its own.
 
     >>> describe_harm(["b"], ["z"])
     "1 labeling function seems to harm the labels: b. To mute it, in params.yaml below 'apply': mute: [z, b]"
     >>> describe_harm(["b"], (), {"b": {"ham": "spam"}}).partition(" To mute")[0]
-    '1 labeling function seems to harm the labels: b. Where b votes ham, others mostly say spam.'
+    '1 labeling function seems to harm the labels: b. Where b votes ham, others say spam instead.'
     >>> describe_harm([]) is None
     True
     """
@@ -29,7 +30,7 @@ def describe_harm(
     which = "it" if len(harmful) == 1 else "them"
     line = write_mute([*muted, *harmful])
     found = [(lf, pair) for lf in harmful for pair in (said_instead or {}).get(lf, {}).items()]
-    said = [f" Where {lf} votes {label}, others mostly say {other}." for lf, (label, other) in found[:_SHOWN]]
+    said = [f" Where {lf} votes {label}, others say {other} instead." for lf, (label, other) in found[:_SHOWN]]
     return f"{what} to harm the labels: {listed}.{''.join(said)} To mute {which}, in params.yaml below 'apply': {line}"
 
 
