@@ -65,7 +65,8 @@ def run(root: Path, classes: tuple[str, ...], params: ApplyParams) -> None:
     table = summary.tabulate()
     write_csv(root / LF_SUMMARY, table)
     write_table(root / LF_FAILURES, failures, schemas.FAILURES)
-    if silent := table.filter(pl.col("coverage") == 0)["lf"].to_list():
+    told = params.describe.name if params.describe else ""  # what it says of itself tells why
+    if silent := table.filter((pl.col("coverage") == 0) & (pl.col("lf") != told))["lf"].to_list():
         names = ", ".join(silent[:_SHOWN]) + (f" and {len(silent) - _SHOWN:,} more" if len(silent) > _SHOWN else "")
         hint = " A function has to return its class." if Path(params.source).suffix == ".py" else ""
         print(f"{WARNING}labeling functions ({params.source}) vote on no item: {names}.{hint}", file=sys.stderr)

@@ -337,7 +337,7 @@ class DescribeParams(Section):
         for name, texts in (value or {}).items():
             if not texts or not all(text.strip() for text in texts):
                 raise ValueError(f"{name!r} has no description or a blank one; write what it means, or leave it out")
-            for text in {text.strip().casefold() for text in texts}:
+            for text in {" ".join(text.split()).casefold() for text in texts}:
                 if of.setdefault(text, name) != name:
                     raise ValueError(f"{of[text]!r} and {name!r} have the same description; say how they differ")
         return value

@@ -32,6 +32,9 @@ ENOUGH = 20
 NEIGHBORS = 5
 """Nearest items whose best class is compared."""
 
+EQUAL = 1e-6
+"""Margin up to which no class is nearer than another: embeddings are float32, whose rounding moves a cosine by some 1e-7."""
+
 LEAST_COMMON = 5
 """Common items below which an LF's agreement is not known."""
 
@@ -58,7 +61,7 @@ class DescribedLF:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guesses:
-    """The best class (n,) of items, and by how much it is better than the second (n,)."""
+    """The best class (n,) of items, ABSTAIN where none is, and by how much it is better than the second (n,)."""
 
     classes: Int8
     margins: Float64
@@ -101,14 +104,15 @@ class Agreement:
 def guess(X: Float32, scores: DescriptionScores, k: int) -> Guesses:
     """Return the best class of each row of X (n, d) and its margin; of a single described class, the score itself.
 
-    Of equal scores the class that comes first.
+    No class is best where the margin is at most `EQUAL`: of equal scores the one that comes first would win.
     """
     by_class = scores.score_classes(X, k)
     best = by_class.argmax(axis=1)
     first = by_class[np.arange(len(X)), best]
     by_class[np.arange(len(X)), best] = -np.inf
     second = by_class.max(axis=1)
-    return Guesses(classes=best.astype(np.int8), margins=first - np.where(np.isfinite(second), second, 0))
+    margins = first - np.where(np.isfinite(second), second, 0)
+    return Guesses(classes=np.where(np.abs(margins) > EQUAL, best, ABSTAIN).astype(np.int8), margins=margins)
 
 
 def vote(guesses: Guesses, cuts: Float64, is_filling: bool, has_others: Bool) -> Int8:
@@ -162,7 +166,7 @@ def compare_neighbors(X: Float32, guesses: Guesses, k: int) -> Evidence:
         nearest = np.argpartition(-near, count - 1, axis=1)[:, :count]
         same = guesses.classes[nearest] == guesses.classes[start : start + 1024, None]
         agreement[start : start + 1024] = same.mean(axis=1)
-    chance = np.bincount(guesses.classes, minlength=k) / max(len(X), 1)
+    chance = np.bincount(guesses.classes[guesses.classes != ABSTAIN], minlength=k) / max(len(X), 1)
     return Evidence(
         kind="neighbors", classes=guesses.classes, margins=guesses.margins, agreement=agreement, chance=chance
     )

@@ -13,7 +13,7 @@ import numpy as np
 import scipy
 from threadpoolctl import threadpool_limits
 
-from tasks.core.types import Float32, Float64
+from tasks.core.types import Bool, Float32, Float64
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -55,15 +55,24 @@ class TfidfEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Float32:
         """Return the vectors of `texts`, float32 of shape (n, d); that of a text does not depend on the others."""
-        if not self.blocks:
-            return np.repeat(self.fallback[None], len(texts), axis=0)
-        X = weigh(texts, [_make_vectorizer(block) for block in self.blocks])
-        vectors: Float64 = X @ self.components.astype(np.float64)
+        vectors = self._project(texts)
         norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
         with np.errstate(invalid="ignore", divide="ignore"):
             units: Float32 = (vectors / norms[:, None]).astype(np.float32)
         units[norms == 0] = self.fallback
         return units
+
+    def knows(self, texts: Sequence[str]) -> Bool:
+        """Return which of `texts` have an n-gram, (n,)."""
+        found: Bool = (self._project(texts) != 0).any(axis=1)
+        return found
+
+    def _project(self, texts: Sequence[str]) -> Float64:
+        if not self.blocks:
+            return np.zeros((len(texts), len(self.fallback)))
+        X = weigh(texts, [_make_vectorizer(block) for block in self.blocks])
+        vectors: Float64 = X @ self.components.astype(np.float64)
+        return vectors
 
 
 def fit_tfidf(texts: Sequence[str], dimensions: int) -> TfidfEncoder:

@@ -1,16 +1,16 @@
 """Vectors of the classes' descriptions: from the encoder that made the items' embeddings, or from a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from tasks.core.description_scores import to_units
-from tasks.core.tfidf import TfidfEncoder
-from tasks.core.types import ITEM_ID, Float32, Int64
+from tasks.core.types import ITEM_ID, Bool, Float32, Int64
 from tasks.errors import DataError, ParamsError
+from tasks.lf.vote_table import read_table_below_lfs
 from tasks.params import TFIDF, DescribeParams, EncoderParams, Split
 from tasks.readers.embeddings import choose_loader
 from tasks.readers.encoder import encode_texts
@@ -55,16 +55,20 @@ def find_class_vectors(root: Path, classes: Sequence[str], params: DescribeParam
     ParamsError
         No encoder is known, or it leads out of the project.
     DataError
-        The table of vectors is none, or the encoder is another than that of the items.
+        The table of vectors is none, the encoder is another than that of the items or knows no word of any description, or two
+        classes have the same vector.
     EpoxyError
         The encoder cannot be loaded.
     """
     if params.vectors is not None:
-        return _read_vectors(root, params.vectors, classes)
-    assert params.classes is not None, "DescribeParams wants classes or vectors"
-    texts = [(classes.index(name), text) for name, found in params.classes.items() for text in found]
-    texts.sort()  # the order of params changes nothing
-    return _encode(root, texts, params)
+        found = _read_vectors(root, params.vectors, classes)
+    else:
+        assert params.classes is not None, "DescribeParams wants classes or vectors"
+        # Sorted: the order of params changes nothing.
+        texts = sorted({(classes.index(name), text) for name, given in params.classes.items() for text in given})
+        found = _leave_out_unknown(_encode(root, texts, params))
+    _require_distinct(found, classes)
+    return found
 
 
 def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams) -> ClassVectors:
@@ -76,8 +80,9 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
     labels = np.array([label for label, _ in texts], np.int64)
     if params.encoder in (None, TFIDF) and said is None:
         encoder = read_encoder(root / ENCODER)
-        vectors = encoder(sentences)
-        notes = [_WORDS_ALONE, *_find_strange(encoder, texts)]
+        vectors, is_known = encoder(sentences), encoder.knows(sentences)
+        vectors[~is_known] = 0
+        notes = [_WORDS_ALONE, *_tell_strange(sentences, is_known)]
         return ClassVectors(
             vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=TFIDF, notes=tuple(notes)
         )
@@ -135,17 +140,20 @@ def _encode_in_blocks(
     sentences = [text for _, text in texts]
     vectors = np.zeros((len(texts), blocks[-1].stop), np.float32)
     notes = []
+    is_known = np.zeros(len(texts), bool)
     for block in known:
         path = name_encoder(root, block)
         said = read_encoder_name(path)
         if said is None:
             encoder = read_encoder(path)
-            part = encoder(sentences)
-            notes += _find_strange(encoder, texts)
+            part, here = encoder(sentences), encoder.knows(sentences)
+            is_known |= here
+            notes += _tell_strange(sentences, here)
         else:
             choice = EncoderParams(model=said.model, batch_size=64)
             encoded = encode_texts(root, pl.Series(sentences), choice, choose_loader(said.model))
             part = np.asarray(encoded.matrix[encoded.rows])
+            is_known[:] = True
             notes += [*_find_cut(root, choice, sentences), *_find_unread(root, said.model, sentences)]
         if part.shape[1] != block.width:
             raise DataError(
@@ -153,6 +161,7 @@ def _encode_in_blocks(
                 f"{block.width}. Run 'dvc repro ingest'."
             )
         vectors[:, block.start : block.stop] = np.sqrt(block.share) * to_units(part)
+    vectors[~is_known] = 0
     if all(read_encoder_name(name_encoder(root, block)) is None for block in known):
         notes.insert(0, _WORDS_ALONE)
     return ClassVectors(
@@ -164,10 +173,51 @@ def _encode_in_blocks(
     )
 
 
-def _find_strange(encoder: TfidfEncoder, texts: Sequence[tuple[int, str]]) -> list[str]:
-    """A note on descriptions that share no word with the items."""
-    strange = [text for _, text in texts if np.array_equal(encoder([text])[0], encoder.fallback)]
-    return [f"nothing in {strange[0]!r} occurs in the items"] if strange else []
+def _tell_strange(texts: Sequence[str], is_known: Bool) -> list[str]:
+    """Notes on descriptions that share no word with the items."""
+    return [
+        f"nothing in {text[:40]!r} occurs in the items"
+        for text, known in zip(texts, is_known, strict=True)
+        if not known
+    ]
+
+
+def _leave_out_unknown(found: ClassVectors) -> ClassVectors:
+    """`found` without descriptions of which its encoder knows nothing, whose vectors are zero.
+
+    Raises
+    ------
+    DataError
+        None is left.
+    """
+    known = np.flatnonzero(found.vectors.any(axis=1))
+    if not len(known):
+        raise DataError(
+            f"apply.describe: '{found.origin}' knows nothing of any description ({'; '.join(found.notes)}). Use words that "
+            "occur in the items, another encoder, or vectors of your own (apply.describe.vectors)."
+        )
+    return replace(
+        found,
+        vectors=found.vectors[known],
+        classes=found.classes[known],
+        texts=tuple(found.texts[row] for row in known),
+    )
+
+
+def _require_distinct(found: ClassVectors, classes: Sequence[str]) -> None:
+    """Raise a DataError where two classes have the same vector: no item would be nearer to one of them."""
+    first: dict[bytes, int] = {}
+    for row, vector in enumerate(found.vectors):
+        other = first.setdefault(vector.tobytes(), row)
+        if found.classes[other] != found.classes[row]:
+            names = " and ".join(
+                f"'{classes[found.classes[number]]}'" + (f" ({text[:40]!r})" if (text := found.texts[number]) else "")
+                for number in (other, row)
+            )
+            raise DataError(
+                f"apply.describe: {names} have the same vector by '{found.origin}', so no item is nearer to one of them. Say "
+                "how they differ, or leave one out."
+            )
 
 
 def _check_encoder(root: Path, choice: EncoderParams, column: str) -> list[str]:
@@ -217,28 +267,39 @@ def _find_unread(root: Path, model: str, texts: Sequence[str]) -> list[str]:
 
 
 def _read_vectors(root: Path, source: str, classes: Sequence[str]) -> ClassVectors:
-    path = root / source
-    if not path.is_file():
-        raise DataError(f"{source} not found. Correct apply.describe.vectors in params.yaml.")
-    schema = read_schema(path)
-    kind = schema.get("vector")
-    if schema.get("class") != pl.String or not isinstance(kind, pl.List | pl.Array) or not kind.inner.is_float():
+    table = read_table_below_lfs(root, source, "apply.describe.vectors").table
+    kind = table.schema.get("vector")
+    if table.schema.get("class") != pl.String or not isinstance(kind, pl.List | pl.Array) or not kind.inner.is_float():
         raise DataError(
-            f"{source}: has columns {', '.join(f'{name} ({kind})' for name, kind in schema.items())}; expected 'class' (text) "
-            "and 'vector' (a list of floats), a row for each description."
+            f"{source}: has columns {', '.join(f'{name} ({kind})' for name, kind in table.schema.items())}; expected 'class' "
+            "(text) and 'vector' (a list of floats), a row for each description."
         )
-    table = pl.read_parquet(path, columns=["class", "vector"])
-    width = read_width(root)
-    if unknown := sorted({*table["class"].fill_null("").to_list()} - {*classes}):
+    if table.is_empty() or table["class"].has_nulls() or table["vector"].has_nulls():
+        raise DataError(f"{source}: {_find_lack(table)}. Give a class and a vector in each row.")
+    if unknown := sorted({*table["class"]} - {*classes}):
         raise DataError(f"{source}: class {unknown[0]!r} is none of {', '.join(classes)}.")
-    lengths = table["vector"].list.len() if isinstance(kind, pl.List) else pl.Series([kind.size] * table.height)
-    if table.is_empty() or (lengths != width).any() or lengths.has_nulls():
-        raise DataError(f"{source}: vectors are of length {sorted(set(lengths))}; the items' embeddings have {width}.")
-    vectors = np.array(table["vector"].to_list(), np.float64).astype(np.float32).reshape(-1, width)
+    width = read_width(root)
+    lengths = sorted({kind.size} if isinstance(kind, pl.Array) else {*table["vector"].list.len()})
+    if lengths != [width]:
+        raise DataError(f"{source}: vectors are of length {lengths}; the items' embeddings have {width}.")
+    with np.errstate(over="ignore"):
+        vectors = np.array(table["vector"].to_list(), np.float64).astype(np.float32).reshape(-1, width)
     if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
         raise DataError(f"{source}: a vector is zero or not finite. Leave its class out, or compute it again.")
     labels = np.array([classes.index(name) for name in table["class"]], np.int64)
-    order = np.argsort(labels, kind="stable")
+    # Each once, and sorted: the order of rows changes nothing.
+    rows = np.unique(np.column_stack([labels, vectors]), axis=0)
     return ClassVectors(
-        vectors=to_units(vectors[order]), classes=labels[order], texts=(None,) * len(order), origin=source
+        vectors=to_units(rows[:, 1:].astype(np.float32)),
+        classes=rows[:, 0].astype(np.int64),
+        texts=(None,) * len(rows),
+        origin=source,
     )
+
+
+def _find_lack(table: pl.DataFrame) -> str:
+    """What a table of vectors lacks, in words."""
+    if table.is_empty():
+        return "has no row"
+    row = table.select(pl.any_horizontal(pl.col("class", "vector").is_null()).arg_max()).item()
+    return f"row {row + 1} has no {'class' if table['class'][row] is None else 'vector'}"

@@ -203,7 +203,7 @@ def _read_others(
         has_votes[rows] = total > 0
         some = np.flatnonzero(total)
         mine = guesses.classes[rows][some]
-        agreement[rows.start + some] = counts[some, mine] / total[some]
+        agreement[rows.start + some] = np.where(mine == ABSTAIN, np.nan, counts[some, mine] / total[some])
         known = some[gold[rows][some] != ABSTAIN]
         right += float((counts[known, gold[rows][known]] / total[known]).sum())
         judged += len(known)

@@ -35,7 +35,7 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Seque
     DataError
         The file is missing or damaged, or is not such a table.
     """
-    file = _read_file(root, source)
+    file = read_table_below_lfs(root, source, "apply.source")
     raw = file.table
     # By name, as for the LFs of a module: labels must not depend on the order of columns.
     lfs = sorted(name for name in raw.columns if name != ITEM_ID)
@@ -69,13 +69,19 @@ def read_vote_table(root: Path, source: str, item_ids: pl.Series, classes: Seque
     return raw.select(given_ids, *checked).sort(ITEM_ID)
 
 
-def _read_file(root: Path, source: str) -> RawTable:
-    """The unchanged table in the file."""
+def read_table_below_lfs(root: Path, source: str, key: str) -> RawTable:
+    """The unchanged table in the file `source`, which `key` of params names.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or leads out of lfs/.
+    """
     path = root / source
     if not path.resolve().is_relative_to((root / "lfs").resolve()):
         raise DataError(f"{source} leads out of lfs/, the folder that the apply stage depends on. Put a copy there.")
     if not path.is_file():
-        raise DataError(f"{source} not found. Correct apply.source in params.yaml.")
+        raise DataError(f"{source} not found. Correct {key} in params.yaml.")
     return read_raw_table(path.parent, path)
 
 

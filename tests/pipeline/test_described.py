@@ -235,6 +235,13 @@ def test_vectors_of_the_users_own_are_taken_from_a_table(tmp_path: Path) -> None
             "class 'wrold' is none of world, sports, business",
         ),
         (pl.DataFrame({"class": ["world"], "vector": [[0.0] * 16]}), "a vector is zero or not finite"),
+        (pl.DataFrame({"class": ["world", "sports"], "vector": [[1.0] * 16, None]}), "row 2 has no vector"),
+        (pl.DataFrame({"class": ["world", None], "vector": [[1.0] * 16] * 2}), "row 2 has no class"),
+        (pl.DataFrame({"class": ["world"], "vector": [[1.0] * 16]}).head(0), "has no row"),
+        (
+            pl.DataFrame({"class": ["world", "sports"], "vector": [[1.0] * 16, [2.0] * 16]}),
+            "'world' and 'sports' have the same vector by 'lfs/classes.parquet'",
+        ),
         (pl.DataFrame({"class": ["world"], "vectors": [1.0]}), "expected 'class' .text. and 'vector'"),
     ],
 )
@@ -243,6 +250,27 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, table: pl.DataFram
     table.write_parquet(root / "lfs" / "classes.parquet")
     with pytest.raises(DataError, match=message):
         run(root, vectors="lfs/classes.parquet")
+
+
+def test_a_table_is_one_of_the_project_in_whatever_order(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    table = pl.DataFrame({"class": ["sports", "world", "world"], "vector": make_vectors()[[3, 1, 2]].tolist()})
+    table.write_parquet(root / "lfs" / "classes.parquet")
+    run(root, vectors="lfs/classes.parquet")
+    before = [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS, DESCRIPTIONS_SUMMARY)]
+    pl.concat([table.reverse(), table.head(1)]).write_parquet(root / "lfs" / "classes.parquet")
+    run(root, vectors="lfs/classes.parquet")
+    assert [(root / path).read_bytes() for path in (VOTES, DESCRIPTIONS, DESCRIPTIONS_SUMMARY)] == before
+    (root / "lfs" / "classes.parquet").write_bytes(b"class,vector\n")
+    with pytest.raises(DataError, match=r"classes.parquet cannot be read: (?!.*dvc)"):
+        run(root, vectors="lfs/classes.parquet")
+    table.write_parquet(tmp_path / "outside.parquet")
+    (root / "lfs" / "classes.parquet").unlink()
+    (root / "lfs" / "classes.parquet").symlink_to(tmp_path / "outside.parquet")
+    with pytest.raises(DataError, match="leads out of lfs/"):
+        run(root, vectors="lfs/classes.parquet")
+    with pytest.raises(DataError, match=r"lfs/none.parquet not found. Correct apply.describe.vectors"):
+        run(root, vectors="lfs/none.parquet")
 
 
 def test_another_encoder_than_that_of_the_items_is_refused(tmp_path: Path) -> None:
@@ -301,6 +329,22 @@ def test_tfidf_says_that_it_knows_words_alone(tmp_path: Path, capfd: pytest.Capt
     assert (found[np.isin(found, [0, 1])] == (np.arange(90) % 3)[np.isin(found, [0, 1])]).mean() > 0.9
 
 
+def test_a_sentence_without_a_word_of_the_items_has_no_say(tmp_path: Path) -> None:
+    """The vector that tfidf gives it says nothing, and two such are alike."""
+    root = make_project(tmp_path, make_items(), "tfidf")
+    votes = run(root, classes=SENTENCES | {"business": "銀行と市場"})["description"]
+    assert set(votes.unique()) == {-1, 0, 1}
+    assert read_summary(root)["notes"][1:] == ["nothing in '銀行と市場' occurs in the items"]
+    with pytest.raises(DataError, match=r"'tfidf' knows nothing of any description .*'朋友写信'.*'你中奖了'"):
+        run(root, classes={"world": "朋友写信", "sports": "你中奖了"})
+
+
+def test_two_classes_that_the_encoder_reads_alike_are_refused(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    with pytest.raises(DataError, match=r"'world' \('war vote'\) and 'sports' \('vote war'\) have the same vector by"):
+        run(root, classes={"world": "war vote", "sports": "vote war"})
+
+
 def test_sentences_in_another_script_are_compared_like_any(tmp_path: Path) -> None:
     items = make_items(60)
     russian = {"world": ("война", "выборы"), "sports": ("гол", "матч"), "business": ("акции", "прибыль")}
@@ -323,9 +367,13 @@ def test_the_order_of_classes_changes_no_name_that_is_voted(tmp_path: Path) -> N
     assert after == before
 
 
-def test_a_single_item_is_voted_on(tmp_path: Path) -> None:
-    root = make_project(tmp_path, make_items(1))
-    assert run(root)["description"].to_list() in ([0], [1], [2])  # it is its own mean: which class is nobody's matter
+@pytest.mark.parametrize("n", [1, 7])
+def test_items_that_are_all_alike_get_no_vote(tmp_path: Path, n: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each is its own mean, so no class is nearer than another, except by rounding."""
+    root = make_project(tmp_path, make_items(n).with_columns(text=pl.lit("war vote phone")))
+    assert run(root)["description"].to_list() == [-1] * n
+    assert run(root, classes={"sports": "goal team"})["description"].to_list() == [-1] * n
+    assert "A function has to return its class" not in capfd.readouterr().err
 
 
 def test_without_items_of_train_there_is_no_reference(tmp_path: Path) -> None:
@@ -346,6 +394,7 @@ def test_the_name_of_another_lf_is_refused(tmp_path: Path) -> None:
         ("{classes: {a: ' '}}", "'a' has no description or a blank one"),
         ("{classes: {a: []}}", "'a' has no description or a blank one"),
         ("{classes: {a: same, b: Same }}", "'a' and 'b' have the same description"),
+        ("{classes: {a: the same, b: 'the  same'}}", "'a' and 'b' have the same description"),
         ("{classes: {c: other}}", "'c' is none of `classes`; did you mean"),
         ("{classes: {a: 3}}", "apply.describe.classes.a"),
         ("{classes: {}}", "give `classes` .* or `vectors`"),

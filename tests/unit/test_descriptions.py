@@ -71,6 +71,15 @@ def test_a_single_described_class_is_compared_with_its_mean() -> None:
     assert (found.classes.tolist(), found.margins.tolist()) == ([1, 1, 1], [0.75, -0.25, -0.25])
 
 
+def test_no_class_is_best_where_two_are_as_near() -> None:
+    X = np.array([[1, 1, 0], [2, 1, 0], [1, 1 + 1e-7, 0], [0, 0, 1]], np.float32)
+    for order in ([0, 1], [1, 0]):
+        found = guess(X, make_scores(AXES[:2], order), 2)
+        assert found.classes.tolist() == [-1, order[0], -1, -1]
+        assert vote(found, np.zeros(2), False, np.zeros(4, bool)).tolist() == [-1, order[0], -1, -1]
+        assert compare_neighbors(X, found, 2).chance.tolist() == [[0.25, 0], [0, 0.25]][order[0]]
+
+
 @pytest.mark.parametrize(
     ("agreement", "share"),
     [
@@ -108,7 +117,7 @@ def test_the_best_evidence_that_has_enough_items_counts() -> None:
 
 def test_votes_stop_at_the_cut_and_fill_what_others_leave() -> None:
     found = guess(AXES, make_scores(AXES[:2], [0, 1]), 2)
-    assert found.classes.tolist() == [0, 1, 0]
+    assert found.classes.tolist() == [0, 1, -1]
     cuts, others = np.array([0.5, 1.0]), np.array([True, False, False])
     assert vote(found, cuts, False, others).tolist() == [0, 1, -1]
     assert vote(found, cuts, True, others).tolist() == [-1, 1, -1]
