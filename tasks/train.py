@@ -26,7 +26,7 @@ from tasks.core.classifiers.pool import Leader
 from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.student import Student
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
-from tasks.core.label_models.gold_similarity import measure_gold_similarity, measure_similarity_to_gold, thin_gold
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold, thin_gold
 from tasks.core.label_models.nearvote import (
     LABEL_WORK,
     NearvoteLabels,
@@ -40,7 +40,7 @@ from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows, Int64
 from tasks.errors import DataError
-from tasks.neighbors.nearest_cache import find_nearest_items_again
+from tasks.neighbors.nearest_cache import KnownItems
 from tasks.params import CertifyParams, Metric, TrainParams
 from tasks.progress import Progress
 from tasks.report.certificate import tabulate_certificate
@@ -99,6 +99,7 @@ class Evidence:
     features: Float32
     head: VoteHead
     pooled: PooledVotes
+    known: KnownItems
     nearest: NearestItems
 
 
@@ -252,8 +253,11 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         bandwidth = choose_bandwidth(progress.follow(columns))
         pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
     with Progress("comparing items", total=WHOLE) as progress:
-        nearest = find_nearest_items_again(root, inputs.items[ITEM_ID], vectors, progress.advance)
-    return Evidence(spectral_map=spectral_map, features=features, head=head, pooled=pooled, nearest=nearest)
+        known = KnownItems(root, inputs.items[ITEM_ID], vectors, (root / END_MODEL_SUMMARY).parent)
+        nearest = known.find_nearest_items(progress.advance)
+    return Evidence(
+        spectral_map=spectral_map, features=features, head=head, pooled=pooled, known=known, nearest=nearest
+    )
 
 
 def fit_labels(
@@ -263,9 +267,9 @@ def fit_labels(
     balance = find_balance(evidence.head, inputs, k, params)
     near_gold, lookout = None, None
     if inputs.gold is not None:
-        lookout = thin_gold(inputs.gold, len(inputs.points.vectors))
+        lookout = thin_gold(inputs.gold, inputs.points.vectors)
         with Progress("comparing with gold", total=WHOLE) as progress:
-            near_gold = measure_gold_similarity(inputs.points.vectors, lookout, k, progress.advance)
+            near_gold = evidence.known.measure_gold_similarity(lookout, k, progress.advance)
     with Progress("weighing evidence", total=LABEL_WORK) as progress:
         nearvote = fit_nearvote(
             evidence.pooled, evidence.head, balance, inputs.gold, near_gold, params.seed, progress.advance

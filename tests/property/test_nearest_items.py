@@ -23,7 +23,9 @@ from tasks.core.classifiers.nearest_items import (
     rank_reference,
     smooth_labels,
 )
-from tasks.neighbors.nearest_cache import CACHE_KIND, find_nearest_items_again
+from tasks.core.label_models import gold_similarity
+from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold
+from tasks.neighbors.nearest_cache import CACHE_KIND, KnownItems
 
 
 def search(points, **options):
@@ -57,7 +59,7 @@ def test_many_points_are_searched_as_few(monkeypatch):
     points = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
     found = search(points)
     assert np.array_equal(found.nearest, search_slowly(points, found.reference.rows))
-    monkeypatch.setattr(nearest_items, "_PRODUCTS", 5_000)
+    monkeypatch.setattr(nearest_items, "PRODUCTS", 5_000)
     with threadpool_limits(limits=1):
         assert np.array_equal(search(points).nearest, found.nearest)
 
@@ -138,7 +140,7 @@ def test_a_cache_of_nearest_items_is_asked_and_believed_only_where_it_is_sound(t
     def find(ids, points):
         compared.clear()
         reference = choose_reference(points)
-        found = find_nearest_items_again(tmp_path, pl.Series("item_id", ids), points, lambda _: None)
+        found = KnownItems(tmp_path, pl.Series("item_id", ids), points, tmp_path).find_nearest_items(lambda _: None)
         assert np.array_equal(found.nearest, find_nearest_items(points, reference, points[reference.rows]).nearest)
         return sum(compared)
 
@@ -154,6 +156,92 @@ def test_a_cache_of_nearest_items_is_asked_and_believed_only_where_it_is_sound(t
     assert find(ids, points) == 300
 
 
+def compare_slowly(points, gold, k):
+    """Of each item the similarity (n, k) to the nearest other gold row of each class."""
+    found = np.full((len(points), k), np.nan, np.float32)
+    for item, point in enumerate(points):
+        distance = ((points[gold.rows].astype(np.float64) - point) ** 2).sum(axis=1)
+        for c in range(k):
+            others = distance[(gold.classes == c) & (gold.rows != item)]
+            if len(others):
+                found[item, c] = 1 - others.min() / 2
+    return found
+
+
+@given(st.integers(0, 2**32), st.integers(1, 80), st.booleans())
+def test_nights_find_the_gold_that_a_comparison_with_all_finds(tmp_path_factory, seed, n, is_coarse):
+    root, rng = tmp_path_factory.mktemp("nights"), np.random.default_rng(seed)
+
+    def draw(count):
+        points = rng.normal(size=(count, 3)).astype(np.float32)
+        return np.round(points) if is_coarse else points  # coarse: copies and equally near ones are the rule
+
+    ids, points, classes = np.arange(n) * 10, draw(n), rng.integers(-1, 3, n)  # -1: no gold; class 3 never has any
+    for _ in range(4):
+        gold = gold_of(np.flatnonzero(classes >= 0), classes[classes >= 0])
+        near = KnownItems(root, pl.Series("item_id", ids), points, root).measure_gold_similarity(
+            gold, 4, lambda _: None
+        )
+        assert np.array_equal(near, measure_gold_similarity(points, gold, 4), equal_nan=True)
+        assert near == pytest.approx(compare_slowly(points, gold, 4), rel=1e-6, nan_ok=True)
+        kept = np.flatnonzero(rng.random(len(ids)) > rng.choice([0, 0.05, 0.4]))
+        points = np.where((rng.random(len(ids)) < 0.05)[:, None], draw(len(ids)), points)[kept]
+        classes = np.where(rng.random(len(ids)) < rng.choice([0, 0.2]), rng.integers(-1, 3, len(ids)), classes)[kept]
+        late = np.setdiff1d(rng.integers(0, 2000, 10), ids)
+        ids, points = np.concatenate([ids[kept], late]), np.concatenate([points, draw(len(late))])
+        classes = np.concatenate([classes, rng.integers(-1, 3, len(late))])
+        order = np.argsort(ids)
+        ids, points, classes = ids[order], points[order], classes[order]
+
+
+def test_a_cache_of_nearest_gold_is_asked_and_believed_only_where_it_is_sound(tmp_path, monkeypatch):
+    compared = []
+
+    def count(points, *rest, **options):
+        compared.append(len(points))
+        return rank_reference(points, *rest, **options)
+
+    monkeypatch.setattr(known_nearest, "rank_reference", count)
+    points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    ids = pl.Series("item_id", [f"item {number:03}" for number in range(300)])
+    whole = gold_of(range(0, 300, 3), np.arange(100) % 2)
+
+    def compare(n, gold):
+        known = KnownItems(tmp_path, ids[:n], points[:n], tmp_path)
+        compared.clear()
+        near = known.measure_gold_similarity(gold, 2, lambda _: None)
+        asked = sum(compared)
+        assert np.array_equal(near, measure_gold_similarity(points[:n], gold, 2))
+        return asked
+
+    first = gold_of(whole.rows[:95], whole.classes[:95])
+    assert compare(290, first) == 2 * 290, "each with the gold of two classes"
+    assert compare(290, first) == 0
+    assert compare(300, first) == 2 * 10, "a night"
+    assert compare(300, whole) == 0, "new gold is compared with all, and nothing else"
+    fewer = gold_of(whole.rows[1:], whole.classes[1:])
+    assert 0 < compare(300, fewer) < 30, "those to whom the gold row that has gone was the nearest"
+    for entry in (tmp_path / FOLDER / CACHE_KIND).iterdir():
+        entry.write_bytes(entry.read_bytes()[:-1] + b"x")
+    assert compare(300, fewer) == 2 * 300
+
+
+def test_a_part_of_much_gold_is_drawn_by_embeddings_and_mostly_stays(monkeypatch):
+    monkeypatch.setattr(gold_similarity, "GOLD_PAIRS", 1000 * 100)
+    monkeypatch.setattr(gold_similarity, "FEWEST", 10)
+    points = np.random.default_rng(0).normal(size=(1010, 4)).astype(np.float32)
+    gold = gold_of(range(0, 1000, 2), np.arange(500) % 3)
+    kept = thin_gold(gold, points[:1000])
+    assert len(kept.rows) == 100
+    assert kept.classes.tolist() == (kept.rows // 2 % 3).tolist()
+    night = thin_gold(gold_of(range(0, 1010, 2), np.arange(505) % 3), points)
+    assert len(np.intersect1d(night.rows, kept.rows)) >= 95
+    order = np.random.default_rng(1).permutation(1000)
+    at = np.argsort(order)[gold.rows]
+    turned = thin_gold(gold_of(np.sort(at), gold.classes[np.argsort(at)]), points[order])
+    assert set(order[turned.rows]) == set(kept.rows.tolist())
+
+
 def test_who_is_as_near_as_the_last_known_one_within_float32_is_not_remembered_before_those_between(tmp_path):
     """A new item that is far away makes float32 products so coarse that each new item is a candidate for all others."""
     first = [0, *range(1, 16)]  # 14 are remembered of item 0: 1 to 14, but not 15
@@ -163,7 +251,7 @@ def test_who_is_as_near_as_the_last_known_one_within_float32_is_not_remembered_b
         points = np.array(positions, dtype=np.float32)[:, None]
         ids = pl.Series("item_id", [f"item {position:05}" for position in positions])
         reference = choose_reference(points)
-        found = find_nearest_items_again(tmp_path, ids, points, lambda _: None)
+        found = KnownItems(tmp_path, ids, points, tmp_path).find_nearest_items(lambda _: None)
         assert np.array_equal(found.nearest, find_nearest_items(points, reference, points[reference.rows]).nearest)
 
 

@@ -1,11 +1,12 @@
-"""The nearest items of a run, from those of an earlier run as far as they hold: the same numbers as a search of all.
+"""The nearest of a run, from those of an earlier run as far as they hold: the same numbers as a search of all.
 
 An item that has kept its embedding has kept its nearest reference items, but for those that are gone and for new ones that are
 nearer. More than ten are remembered of each, nearest first, so that ten are left when some have gone: who is not among these
 was no nearer than the last of them then, and still is not. An item with fewer than ten left is compared with the whole
 reference; all others with what is new in it.
 
-Reference items are in the order of item ids in both runs, so that equally near ones keep their order.
+Reference items are in the order of item ids in both runs, so that equally near ones keep their order. Gold rows of a class are
+such a reference, too, of which the nearest alone is needed and remembered.
 """
 
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ import numpy.typing as npt
 
 from tasks.core.classifiers.nearest_items import (
     NEAREST,
+    PRODUCTS,
     NearestItems,
     Reference,
     Scorer,
     find_itself,
+    find_reaching,
     measure_pairs,
     rank_pairs,
     rank_reference,
@@ -38,15 +41,61 @@ _BLOCK = 8192
 class EarlierNearest:
     """What an earlier run found.
 
-    nearest: (n', `REMEMBERED`) positions in its reference, as `Remembered`. row: (n,) where each present item, with the same embedding,
-    was; -1: nowhere. now: (r',) the present positions of its reference, ascending; -1: gone. is_new: (r,) the present reference
-    items that it had not.
+    nearest: (n', most) positions in its reference, the nearest first, -1 where not known. row: (n,) where each present item, with the
+    same embedding, was; -1: nowhere. now: (r',) the present positions of its reference, ascending; -1: gone. is_new: (r,) the
+    present reference items that it had not.
     """
 
     nearest: Int32
     row: Int64
     now: Int32
     is_new: Bool
+
+
+class Finder:
+    """Finds the `most` nearest of `others` (r, d), of which at least `needed` have to be known, to a block of items after the other.
+
+    size: how many items a block may have.
+    """
+
+    def __init__(self, others: Float32, needed: int, most: int, earlier: EarlierNearest | None) -> None:
+        """`earlier`: what an earlier run found; None: nothing."""
+        self._needed, self._most, self._earlier = needed, most, earlier
+        self._scorer = Scorer(others)
+        self._fresh = np.flatnonzero(earlier.is_new) if earlier is not None else np.empty(0, np.int64)
+        self._fresh_scorer = Scorer(others[self._fresh])
+        self.size = min(_BLOCK, max(PRODUCTS // max(len(self._fresh), 1), 1))
+
+    def find(self, block: Float32, itself: Int64, part: slice) -> Int32:
+        """Return the positions (b, most) of those nearest to `block` (b, d), the items in `part`, the nearest first, -1 where not known.
+
+        None of them is that at the position `itself` (b,).
+        """
+        if self._earlier is None:
+            return rank_reference(block, itself, self._scorer, self._most)
+        found = self.recall(part)
+        is_left = found[:, self._needed - 1] >= 0
+        if len(self._fresh):
+            # The reference is sorted by item, so that positions among the fresh are in the order of those in it.
+            fresh_self = np.full(len(block), -1, dtype=np.int64)
+            is_fresh = itself >= 0
+            is_fresh[is_fresh] = self._earlier.is_new[itself[is_fresh]]
+            fresh_self[is_fresh] = np.searchsorted(self._fresh, itself[is_fresh])
+            scores, margin = self._fresh_scorer.score(block, fresh_self)
+            _add_fresh(block, self._scorer.others, found, np.flatnonzero(is_left), scores, margin, self._fresh)
+        rest = np.flatnonzero(~is_left)
+        if len(rest):
+            found[rest] = rank_reference(block[rest], itself[rest], self._scorer, self._most)
+        return found
+
+    def recall(self, part: slice) -> Int32:
+        """Return the present positions (b, most) of what is known of the items in `part`, the nearest first, then -1."""
+        rows = np.arange(part.start, part.stop) if self._earlier is None else self._earlier.row[part]
+        if self._earlier is None or not len(self._earlier.now):
+            return np.full((len(rows), self._most), -1, dtype=np.int32)
+        before = np.where(rows[:, None] >= 0, self._earlier.nearest[rows], -1)
+        left = np.where(before >= 0, self._earlier.now[before], -1).astype(np.int32)
+        return np.take_along_axis(left, np.argsort(left < 0, axis=1, kind="stable"), axis=1)
 
 
 def recall_nearest_items(
@@ -58,39 +107,14 @@ def recall_nearest_items(
 ) -> tuple[NearestItems, Int32]:
     """Return what `find_nearest_items` does, and what is to be remembered: (n, `REMEMBERED`), the nearest first, -1 where not known."""
     itself = find_itself(points, reference)
-    if earlier is None:
-        nearest = rank_reference(points, itself, others, REMEMBERED, advance)
-    else:
-        nearest = np.full((len(points), REMEMBERED), -1, dtype=np.int32)
-        fresh = np.flatnonzero(earlier.is_new)
-        # The reference is sorted by item, so that positions among the fresh are in the order of those in it.
-        fresh_self = np.full(len(points), -1, dtype=np.int64)
-        is_fresh = itself >= 0
-        is_fresh[is_fresh] = earlier.is_new[itself[is_fresh]]
-        fresh_self[is_fresh] = np.searchsorted(fresh, itself[is_fresh])
-        scorer = Scorer(others[fresh])
-        starts = range(0, len(points), _BLOCK)
-        with count_steps(advance, len(starts)) as step:
-            for start in starts:
-                part = slice(start, start + _BLOCK)
-                block, found = points[part], nearest[part]
-                found[:] = _take_what_is_left(earlier, part)
-                is_left = found[:, NEAREST - 1] >= 0
-                if len(fresh):
-                    scores, margin = scorer.score(block, fresh_self[part])
-                    _add_fresh(block, others, found, np.flatnonzero(is_left), scores, margin, fresh)
-                rest = np.flatnonzero(~is_left)
-                found[rest] = rank_reference(block[rest], itself[part][rest], others, REMEMBERED)
-                step(1)
+    nearest = np.empty((len(points), REMEMBERED), dtype=np.int32)
+    finder = Finder(others, NEAREST, REMEMBERED, earlier)
+    parts = [slice(at, min(at + finder.size, len(points))) for at in range(0, len(points), finder.size)]
+    with count_steps(advance, len(parts)) as step:
+        for part in parts:
+            nearest[part] = finder.find(points[part], itself[part], part)
+            step(1)
     return NearestItems(reference=reference, nearest=np.ascontiguousarray(nearest[:, :NEAREST])), nearest
-
-
-def _take_what_is_left(earlier: EarlierNearest, part: slice) -> Int32:
-    """Return the present positions (b, `REMEMBERED`) of what is known of the items in `part`, the nearest first, then -1."""
-    rows = earlier.row[part]
-    before = np.where(rows[:, None] >= 0, earlier.nearest[rows], -1)
-    left = np.where(before >= 0, earlier.now[before], -1).astype(np.int32)
-    return np.take_along_axis(left, np.argsort(left < 0, axis=1, kind="stable"), axis=1)
 
 
 def _add_fresh(
@@ -102,7 +126,7 @@ def _add_fresh(
     margin: npt.NDArray[np.float64],
     fresh: Int64,
 ) -> None:
-    """Insert into `found` (b, `REMEMBERED`) the `fresh` reference items that are nearer to `rows` than the last known one.
+    """Insert into `found` (b, most) the `fresh` reference items that are nearer to `rows` than the last known one.
 
     Whoever is farther stays out, even where there is room: somebody unknown may be between.
     """
@@ -113,7 +137,7 @@ def _add_fresh(
     reach = measure_pairs(block, rows, others, last)
     squares = np.einsum("nd,nd->n", block[rows], block[rows], dtype=np.float64)
     floor = (squares - reach) / 2 - margin[rows]
-    at, column = np.nonzero(scores[rows] >= np.maximum(floor, np.finfo(np.float32).min)[:, None].astype(np.float32))
+    at, column = find_reaching(scores[rows], floor)
     touched = np.unique(at)
     slot, place = np.nonzero(found[rows[touched]] >= 0)
     row = np.concatenate([rows[touched[slot]], rows[at]])
@@ -122,7 +146,7 @@ def _add_fresh(
     end = np.zeros(len(block), dtype=np.int64)
     is_last = position == _spread(last, rows, len(block))[row]
     end[row[is_last]] = rank[is_last]
-    kept = (rank <= end[row]) & (rank < REMEMBERED)
+    kept = (rank <= end[row]) & (rank < found.shape[1])
     found[rows[touched]] = -1
     found[row[kept], rank[kept]] = position[kept]
 

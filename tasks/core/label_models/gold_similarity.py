@@ -1,23 +1,57 @@
-"""The similarity of each item to the nearest gold row of each class."""
+"""The similarity of each item to the nearest gold row of each class.
+
+Who is nearest is found as in `tasks.core.classifiers.nearest_items`, and the similarity to it is computed in float64: batches, threads
+and what is taken from an earlier run cannot change the result.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
-from tasks.core.classifiers.folds import draw_rows
-from tasks.core.label_models.nearvote import BLOCK, FEWEST_NEIGHBORS
+from tasks.core.classifiers.known_nearest import EarlierNearest, Finder
+from tasks.core.classifiers.nearest_items import hash_points, measure_pairs
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Float32, GoldRows
+from tasks.core.types import Float32, GoldRows, Int32, Int64
 
 GOLD_PAIRS = 1 << 32
 """Most comparisons of an item with a gold row: a minute on one core at d = 384."""
 
+FEWEST = 1_000
+"""Gold rows that are kept for comparison however many items there are."""
 
-def thin_gold(gold: GoldRows, n: int, seed: int = 0) -> GoldRows:
-    """Return the gold rows with which n items are compared: all, or a random part if that would take too long."""
-    kept = draw_rows(np.arange(len(gold.rows)), max(GOLD_PAIRS // max(n, 1), FEWEST_NEIGHBORS), seed)
+
+@dataclass(frozen=True, kw_only=True)
+class NearestGold:
+    """The nearest gold of each item.
+
+    similarity: (n, k) float32, NaN where a class has no (other) gold row. nearest: (n, k) its position among the gold rows of the
+    class, -1 where there is none.
+    """
+
+    similarity: Float32
+    nearest: Int32
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierGold:
+    """What an earlier run found. of_class: (k) the nearest gold rows of each class; similarity: (n', k)."""
+
+    of_class: tuple[EarlierNearest, ...]
+    similarity: Float32
+
+
+def thin_gold(gold: GoldRows, points: Float32) -> GoldRows:
+    """Return the gold rows with which the items at `points` (n, d) are compared: all, or a part if that would take too long.
+
+    Those with the smallest hashes of their embeddings are drawn, so that a few rows more or less draw nearly the same.
+    """
+    most = max(GOLD_PAIRS // max(len(points), 1), FEWEST)
+    if len(gold.rows) <= most:
+        return gold
+    kept = np.sort(np.argsort(hash_points(points[gold.rows]), kind="stable")[:most])
     return GoldRows(rows=gold.rows[kept], classes=gold.classes[kept])
 
 
@@ -34,9 +68,20 @@ def measure_gold_similarity(
     advance
         Receives a single piece of work, block by block.
     """
+    return recall_nearest_gold(embeddings, gold, n_classes, None, advance).similarity
+
+
+def recall_nearest_gold(
+    embeddings: Float32,
+    gold: GoldRows,
+    n_classes: int,
+    earlier: EarlierGold | None = None,
+    advance: Advance = ignore_progress,
+) -> NearestGold:
+    """Return what `measure_gold_similarity` does, and who is nearest, from what an `earlier` run found as far as it holds."""
     position = np.full(len(embeddings), -1, dtype=np.int64)
     position[gold.rows] = np.arange(len(gold.rows))
-    return _measure_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, advance)
+    return _find_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, earlier, advance)
 
 
 def measure_similarity_to_gold(
@@ -61,33 +106,50 @@ def measure_similarity_to_gold(
         not gold rows. None if no item is a gold row.
     """
     position = np.full(len(embeddings), -1, dtype=np.int64) if itself is None else itself
-    return _measure_nearest(embeddings, gold_embeddings, classes, position, k, ignore_progress)
+    return _find_nearest(embeddings, gold_embeddings, classes, position, k, None, ignore_progress).similarity
 
 
-def _measure_nearest(
+def _find_nearest(
     embeddings: Float32,
     gold_embeddings: Float32,
-    classes: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int64],
+    classes: Int64,
+    position: Int64,
     n_classes: int,
+    earlier: EarlierGold | None,
     advance: Advance,
-) -> Float32:
-    """Return `measure_gold_similarity`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
-    nearest = np.full((len(embeddings), n_classes), np.nan, dtype=np.float32)
-    squares = np.einsum("nd,nd->n", embeddings, embeddings)
-    gold_squares = np.einsum("nd,nd->n", gold_embeddings, gold_embeddings)
-    starts = range(0, len(embeddings), BLOCK)
-    of_class = [np.flatnonzero(classes == c) for c in range(n_classes)]
-    # A single thread, since the number of threads must not change a result.
-    with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
-        for at in starts:
-            # 1 - |x - y|^2 / 2 = xy + (1 - xx) / 2 + (1 - yy) / 2; the corrections vanish for unit vectors
-            s = embeddings[at : at + BLOCK] @ gold_embeddings.T
-            s += (1 - squares[at : at + BLOCK, None]) / 2 + (1 - gold_squares) / 2
-            is_gold = np.flatnonzero(position[at : at + BLOCK] >= 0)
-            s[is_gold, position[at + is_gold]] = np.nan
-            for c, columns in enumerate(of_class):
-                if len(columns):
-                    nearest[at : at + BLOCK, c] = np.fmax.reduce(s.take(columns, axis=1), axis=1)
+) -> NearestGold:
+    """Return `recall_nearest_gold`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
+    n = len(embeddings)
+    similarity = np.full((n, n_classes), np.nan, dtype=np.float32)
+    nearest = np.full((n, n_classes), -1, dtype=np.int32)
+    within = np.full(len(classes), -1, dtype=np.int64)  # position among the gold rows of the same class
+    others, finders = {}, {}
+    for c in np.unique(classes).tolist():
+        rows = np.flatnonzero(classes == c)
+        within[rows] = np.arange(len(rows))
+        others[c] = gold_embeddings[rows]
+        finders[c] = Finder(others[c], 1, 1, None if earlier is None else earlier.of_class[c])
+    size = min((finder.size for finder in finders.values()), default=max(n, 1))
+    parts = [slice(at, min(at + size, n)) for at in range(0, n, size)]
+    with count_steps(advance, len(parts)) as step:
+        for part in parts:
+            block, own = embeddings[part], position[part]
+            is_gold = np.flatnonzero(own >= 0)
+            for c, finder in finders.items():
+                itself = np.full(len(block), -1, dtype=np.int64)
+                mine = is_gold[classes[own[is_gold]] == c]
+                itself[mine] = within[own[mine]]
+                found = finder.find(block, itself, part)[:, 0]
+                nearest[part, c] = found
+                is_unknown = found >= 0
+                if earlier is not None:
+                    is_known = is_unknown & (finder.recall(part)[:, 0] == found)
+                    known = part.start + np.flatnonzero(is_known)
+                    similarity[known, c] = earlier.similarity[earlier.of_class[c].row[known], c]
+                    is_unknown &= ~is_known
+                rows = np.flatnonzero(is_unknown)
+                similarity[part.start + rows, c] = (
+                    1 - measure_pairs(block, rows, others[c], found[rows].astype(np.int64)) / 2
+                )
             step(1)
-    return nearest
+    return NearestGold(similarity=similarity, nearest=nearest)

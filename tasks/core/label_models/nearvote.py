@@ -73,12 +73,6 @@ OWN_FLOOR = 0.1
 NEAR_FLOOR = 1e-3
 """Likewise for kernel sums."""
 
-FEWEST_NEIGHBORS = 1000
-"""Gold rows that are kept for comparison however many items there are."""
-
-BLOCK = 1024
-"""Rows per block of the similarities to gold rows."""
-
 LABEL_WORK = 2 * WHOLE
 """The work that `fit_nearvote` reports to its `advance` in all."""
 
