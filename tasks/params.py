@@ -327,8 +327,14 @@ class DescribeParams(Section):
     def _lists(cls, value: object) -> object:
         if isinstance(value, dict):
             lists = {name: [text] if isinstance(text, str) else text for name, text in value.items()}
-            return {name: tuple(texts) if isinstance(texts, list) else texts for name, texts in lists.items()}
-        return value  # types are strict
+            for name, texts in lists.items():
+                if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                    got = "nothing" if texts is None else repr(texts)
+                    raise ValueError(f"{name!r} means {got}; expected a sentence, in quotes, or a list of such")
+            return {name: tuple(texts) for name, texts in lists.items()}
+        if value is not None:
+            raise ValueError('expected a class with its sentence in each line, as in `sports: "Games and teams."`')
+        return value
 
     @field_validator("classes")
     @classmethod
@@ -543,7 +549,7 @@ class Params(Section):
     @field_validator("classes", mode="before")
     @classmethod
     def _unique_names(cls, value: object) -> object:
-        if isinstance(value, dict):
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(name, dict) for name in value)):
             raise ValueError(
                 "is a list of names; what they mean goes to apply.describe.classes, so that an edited sentence runs nothing "
                 "again but what depends on votes"

@@ -109,11 +109,12 @@ def _describe(found: object) -> str:
     if found["type"] == "missing":
         keys = f", with {_list_keys(found['loc'])}" if _known_keys(found["loc"]) else ""
         return f"{FILE}: '{key}' is missing. Add it{keys}."
-    message = found["msg"].removeprefix("Value error, ")
+    message = str(found["msg"]).removeprefix("Value error, ")
+    message += "" if message.endswith("?") else "."
     got = "" if isinstance(found["input"], dict) else f" Got {_shorten(repr(found['input']))}."
     if found["type"] in ("int_type", "float_type") and isinstance(found["input"], str) and _is_number(found["input"]):
         got += " That is text: write it without quotes, and an exponent after a decimal point, as in 1.0e-3."
-    return f"{FILE}: '{key or 'params'}': {message}.{got}"
+    return f"{FILE}: " + (f"'{key}': " if key else "") + message + got
 
 
 def _shorten(text: str) -> str:

@@ -9,9 +9,9 @@ import polars as pl
 
 from tasks.core.description_scores import to_units
 from tasks.core.types import ITEM_ID, Bool, Float32, Int64
-from tasks.errors import DataError, ParamsError
+from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.lf.vote_table import read_table_below_lfs
-from tasks.params import TFIDF, DescribeParams, EncoderParams, Split
+from tasks.params import PIXELS, TFIDF, DescribeParams, EncoderParams, Split
 from tasks.readers.embeddings import choose_loader
 from tasks.readers.encoder import encode_texts
 from tasks.readers.unknown_words import find_unread
@@ -86,9 +86,9 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
         return ClassVectors(
             vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=TFIDF, notes=tuple(notes)
         )
-    if params.encoder is None and said is not None and said.is_of_images:
+    if params.encoder == PIXELS or (params.encoder is None and said is not None and said.is_of_images):
         raise ParamsError(
-            f"params.yaml: 'apply.describe': the items' embeddings are of images ('{said.model}'), which reads no sentences. Name "
+            f"params.yaml: 'apply.describe': '{params.encoder or (said.model if said else '')}' reads images, and no sentences. Name "
             "a model of texts with vectors of the same kind (the text half of CLIP, say) in apply.describe.encoder, or give "
             "vectors in apply.describe.vectors."
         )
@@ -99,8 +99,9 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
             "Name it in apply.describe.encoder (a .onnx file, say), or give vectors in apply.describe.vectors."
         )
     choice = EncoderParams(model=model, batch_size=64)
-    encoded = encode_texts(root, pl.Series(sentences), choice, choose_loader(model))
-    vectors = np.asarray(encoded.matrix[encoded.rows])
+    vectors = _encode_texts(
+        root, pl.Series(sentences), choice, "ingest" if params.encoder is None else "apply.describe"
+    )
     width = read_width(root)
     if vectors.shape[1] != width:
         raise DataError(
@@ -115,6 +116,15 @@ def _encode(root: Path, texts: Sequence[tuple[int, str]], params: DescribeParams
     return ClassVectors(
         vectors=to_units(vectors), classes=labels, texts=tuple(sentences), origin=model, notes=tuple(notes)
     )
+
+
+def _encode_texts(root: Path, texts: pl.Series, choice: EncoderParams, section: str) -> Float32:
+    """The vectors of `texts` by the encoder that `section` of params names; errors say `ingest`, whose encoder it mostly is."""
+    try:
+        encoded = encode_texts(root, texts, choice, choose_loader(choice.model))
+    except EpoxyError as error:
+        raise type(error)(str(error).replace("ingest.encoder", f"{section}.encoder")) from None
+    return np.asarray(encoded.matrix[encoded.rows])
 
 
 def _encode_in_blocks(
@@ -151,8 +161,7 @@ def _encode_in_blocks(
             notes += _tell_strange(sentences, here)
         else:
             choice = EncoderParams(model=said.model, batch_size=64)
-            encoded = encode_texts(root, pl.Series(sentences), choice, choose_loader(said.model))
-            part = np.asarray(encoded.matrix[encoded.rows])
+            part = _encode_texts(root, pl.Series(sentences), choice, "ingest")
             is_known[:] = True
             notes += [*_find_cut(root, choice, sentences), *_find_unread(root, said.model, sentences)]
         if part.shape[1] != block.width:
@@ -170,6 +179,18 @@ def _encode_in_blocks(
         texts=tuple(sentences),
         origin=" and ".join(block.model for block in known),
         notes=tuple(notes),
+    )
+
+
+def put_class(found: ClassVectors, other: ClassVectors) -> ClassVectors:
+    """Return `found` with the descriptions of `other` in place of its own of the same classes."""
+    kept = np.flatnonzero(~np.isin(found.classes, other.classes))
+    return ClassVectors(
+        vectors=np.concatenate([found.vectors[kept], other.vectors]),
+        classes=np.concatenate([found.classes[kept], other.classes]),
+        texts=(*(found.texts[row] for row in kept), *other.texts),
+        origin=f"{found.origin} and {other.origin}",
+        notes=(*found.notes, *other.notes),
     )
 
 
@@ -234,8 +255,7 @@ def _check_encoder(root: Path, choice: EncoderParams, column: str) -> list[str]:
     usable = items.with_row_index("row").filter((pl.col("split") == Split.TRAIN) & (pl.col(column) != "")).head(CHECKED)
     if usable.is_empty():
         return []
-    encoded = encode_texts(root, usable[column], choice, choose_loader(choice.model))
-    again = to_units(np.asarray(encoded.matrix[encoded.rows]))
+    again = to_units(_encode_texts(root, usable[column], choice, "apply.describe"))
     stored = to_units(read_vectors(root, items, usable["row"].to_numpy().astype(np.int64)))
     cosines = np.einsum("nd,nd->n", again, stored, dtype=np.float64)
     worst = int(cosines.argmin())

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tasks.core.descriptions import guess
 from tasks.core.types import ITEM_ID, Int64
 from tasks.errors import QueryError
-from tasks.lf.class_vectors import find_class_vectors
+from tasks.lf.class_vectors import find_class_vectors, put_class
 from tasks.lf.described import describe
 from tasks.params import DescribeParams
 from tasks.queries.project_data import ProjectData, add_raw_columns, find_name, to_names
@@ -67,6 +67,8 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
     before = table[params.name].to_numpy() if params.name in table.columns else np.full(table.height, -1, np.int8)
     others = mute(table.drop(params.name, strict=False), read_muted(data.root))
     vectors = find_class_vectors(data.root, classes, params)
+    if known and known.vectors:
+        vectors = put_class(find_class_vectors(data.root, classes, known), vectors)
     found = describe(data.root, classes, params.name, vectors, others.columns[1:], lambda: iter([others]))
     c = classes.index(label)
     everything = data.embeddings_of(np.arange(table.height))

@@ -17,7 +17,7 @@ from flows.releases.manifest import CONTENTS
 from tasks import apply, gold, ingest
 from tasks.__main__ import run_stage
 from tasks.core.descriptions import guess, vote
-from tasks.errors import DataError, LabelingFunctionError, ParamsError
+from tasks.errors import DataError, EpoxyError, LabelingFunctionError, ParamsError
 from tasks.label_new import label_rows
 from tasks.lf.class_vectors import find_class_vectors
 from tasks.params import ApplyParams, DescribeParams, GoldParams, IngestParams
@@ -281,6 +281,12 @@ def test_another_encoder_than_that_of_the_items_is_refused(tmp_path: Path) -> No
     write_model(root / "models" / "wide", np.ones((len(WORDS), 17)))
     with pytest.raises(DataError, match="vectors of length 17, but the items' embeddings have 16"):
         run(root, encoder="models/wide/model.onnx", **NAMED)
+    with pytest.raises(EpoxyError, match=r"^apply.describe.encoder: 'models/none.onnx' needs models/none.onnx, which"):
+        run(root, encoder="models/none.onnx", **NAMED)
+    with pytest.raises(ParamsError, match=r"'apply.describe.encoder.model': '../model.onnx' leads out of the project"):
+        run(root, encoder="../model.onnx", **NAMED)
+    with pytest.raises(ParamsError, match="'pixels' reads images, and no sentences"):
+        run(root, encoder="pixels", **NAMED)
 
 
 def test_embeddings_from_a_file_need_the_encoder_named(tmp_path: Path) -> None:
@@ -395,8 +401,19 @@ def test_the_name_of_another_lf_is_refused(tmp_path: Path) -> None:
         ("{classes: {a: []}}", "'a' has no description or a blank one"),
         ("{classes: {a: same, b: Same }}", "'a' and 'b' have the same description"),
         ("{classes: {a: the same, b: 'the  same'}}", "'a' and 'b' have the same description"),
-        ("{classes: {c: other}}", "'c' is none of `classes`; did you mean"),
-        ("{classes: {a: 3}}", "apply.describe.classes.a"),
+        (
+            "{classes: {c: other}}",
+            r"params.yaml: apply.describe.classes: 'c' is none of `classes`; did you mean '[ab]'\?$",
+        ),
+        (
+            "{classes: {a: 3}}",
+            r"'apply.describe.classes': 'a' means 3; expected a sentence, in quotes, or a list of such\.$",
+        ),
+        ("{classes: {a: yes}}", "'a' means True; expected a sentence, in quotes"),
+        ("{classes: {a: }}", "'a' means nothing; expected a sentence"),
+        ("{classes: {a: [x, [y]]}}", r"'a' means \['x', \['y'\]\]; expected a sentence"),
+        ("{classes: {a: {x: y}}}", "'a' means {'x': 'y'}; expected a sentence"),
+        ("{classes: [a, b]}", "expected a class with its sentence in each line"),
         ("{classes: {}}", "give `classes` .* or `vectors`"),
         ("{}", "give `classes` .* or `vectors`"),
         ("{classes: {a: x}, vectors: lfs/v.parquet}", "and not both"),
@@ -431,9 +448,10 @@ def test_more_classes_than_a_vote_can_tell_apart_are_refused_with_their_limit(tm
         assert len(str(refused.value)) < 400
 
 
-def test_classes_as_a_mapping_are_told_where_sentences_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", ["{a: x, b: y}", "[a: x, b: y]"])
+def test_classes_as_a_mapping_are_told_where_sentences_go(tmp_path: Path, classes: str) -> None:
     params = Path("params.yaml").read_text(encoding="utf-8")
-    lines = ["classes: {a: x, b: y}" if line.startswith("classes:") else line for line in params.splitlines()]
+    lines = [f"classes: {classes}" if line.startswith("classes:") else line for line in params.splitlines()]
     (tmp_path / "params.yaml").write_text("\n".join(lines))
     with pytest.raises(ParamsError, match=r"what they mean goes to apply\.describe\.classes"):
         read_params(tmp_path)
@@ -495,6 +513,20 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     before_cut, after_cut = (part.split() for part in curve[1].split("|"))
     assert len(before_cut) == round(10 * row["share"])
     assert [*map(float, before_cut + after_cut)] == pytest.approx(row["curve"], abs=0.005)
+
+
+def test_a_sentence_is_tried_beside_vectors_of_a_table(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items())
+    vectors = make_vectors()
+    mean = [vectors[[WORDS.index(word) for word in words]].mean(axis=0).tolist() for words in TOPICS.values()]
+    pl.DataFrame({"class": list(TOPICS), "vector": mean}).write_parquet(root / "lfs" / "classes.parquet")
+    run(root, vectors="lfs/classes.parquet")
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["classes"] = list(CLASSES)
+    params["ingest"] = {"source": "data/raw", "encoder": {"model": MODEL}}
+    params["apply"] = {"source": "lfs/mine.py", "describe": {"vectors": "lfs/classes.parquet"}}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    assert try_sentence(ProjectData(root), "sports", SENTENCES["sports"]).changed.is_empty()
 
 
 def test_new_rows_are_voted_on_by_the_means_and_cuts_of_the_release(tmp_path: Path) -> None:
