@@ -444,7 +444,7 @@ def _read_judged(
         low, high = np.searchsorted(judged, [start, start + len(P)])
         taken[low:high] = P[judged[low:high] - start]
         rows = is_alike[start : start + len(P)]
-        is_shipped &= np.allclose(P[rows], shipped[start : start + len(P)][rows], rtol=0, atol=TIE)
+        is_shipped = is_shipped and np.allclose(P[rows], shipped[start : start + len(P)][rows], rtol=0, atol=TIE)
     return taken, is_shipped
 
 

@@ -55,8 +55,9 @@ def run(root: Path, classes: tuple[str, ...], params: ExtendParams) -> None:
     columns = read_schema(root / VOTES)
     lfs = [name for name in columns if name != ITEM_ID]
     muted = read_muted(root)
-    names = find_neighbor_columns(root / NEIGHBORS, lfs, muted)
     found = read_thresholds(root / THRESHOLDS, lfs)
+    closed = [lf for lf, threshold in found.thresholds.items() if threshold is None]
+    names = find_neighbor_columns(root / NEIGHBORS, lfs, {*muted, *closed})
 
     def blocks(what: str, neighbor_columns: tuple[str, ...]) -> Iterator[tuple[Extension, pl.DataFrame]]:
         needed = [ITEM_ID, *names.similarity, *neighbor_columns]

@@ -130,7 +130,7 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance
             else:
                 scores = 0 - np.sqrt(np.maximum(squares[rows, None] + squares - 2 * dots, 0))
             scores[np.arange(len(rows)), rows] = -np.inf
-            nearest = np.argsort(-scores, axis=1, kind="stable")[:, :near]
+            nearest = _find_nearest(scores, near)
             similarity[rows] = np.take_along_axis(scores, nearest, axis=1)
             agrees[rows] = labels[nearest] == labels[rows, None]
             step(1)
@@ -148,6 +148,17 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance
         similarity=similarity.ravel()[order[cuts - 1]],
         agreement=np.diff(right) / np.diff(np.concatenate([[0], cuts])),
     )
+
+
+def _find_nearest(scores: Float64, near: int) -> Int64:
+    """Return the positions (rows, near) of the highest `scores` (rows, n), descending; of equal ones the first come first."""
+    rows, n = scores.shape
+    kept = scores >= np.partition(scores, n - near, axis=1)[:, [n - near]]
+    row, position = np.nonzero(kept)
+    order = np.lexsort((-scores[kept], row))
+    starts = np.searchsorted(row, np.arange(rows))
+    nearest: Int64 = position[order[starts[:, None] + np.arange(near)]]
+    return nearest
 
 
 def judge_fitness(fitness: Fitness) -> Carries:

@@ -25,8 +25,8 @@ class NeighborColumnNames:
     neighbor: tuple[str, ...]
 
 
-def find_neighbor_columns(path: Path, lfs: list[str], muted: Collection[str]) -> NeighborColumnNames:
-    """The column pairs of the neighbors at `path`, in the order of `lfs`, then classes, without those of `muted` LFs.
+def find_neighbor_columns(path: Path, lfs: list[str], left_out: Collection[str]) -> NeighborColumnNames:
+    """The column pairs of the neighbors at `path`, in the order of `lfs`, then classes, without those of LFs `left_out`.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def find_neighbor_columns(path: Path, lfs: list[str], muted: Collection[str]) ->
         lf, _, label = name.rpartition("/")
         if lf not in lfs or not label.isdigit():
             raise DataError(f"{path}: column '{name}/similarity' is of no LF in the votes. Run 'dvc repro search'.")
-        if lf not in muted:
+        if lf not in left_out:
             pairs.append((lfs.index(lf), int(label), name))
     pairs.sort()
     return NeighborColumnNames(

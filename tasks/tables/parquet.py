@@ -8,6 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pyarrow as arrow
 import pyarrow.parquet as parquet
@@ -87,7 +88,7 @@ def _cut_shards(tables: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFr
     """The `tables` cut where shards end, each piece with the number of its shard; an empty table is an empty piece."""
     shard, rows, largest = 0, 0, _LARGEST_SHARD * SHARD
     for number, table in enumerate(tables):
-        ends = {row for row, item in enumerate(table[ITEM_ID].to_list(), start=1) if _ends_shard(item)}
+        ends = _find_ends(table[ITEM_ID])
         start = 0
         for end in sorted({*ends, table.height}):
             while start < end:
@@ -101,9 +102,10 @@ def _cut_shards(tables: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFr
             yield shard, table
 
 
-def _ends_shard(item: int | str) -> bool:
-    """Whether the row with this id is the last of its shard."""
-    return int.from_bytes(sha256(str(item).encode()).digest()[:8]) % SHARD == 0
+def _find_ends(ids: pl.Series) -> set[int]:
+    """How many of the `ids` there are up to and with each whose row is the last of its shard."""
+    digests = b"".join([sha256(item.encode()).digest()[:8] for item in ids.cast(pl.String).to_list()])
+    return set((np.flatnonzero(np.frombuffer(digests, ">u8") % SHARD == 0) + 1).tolist())
 
 
 def cut_rows(n: int) -> Iterator[slice]:

@@ -52,9 +52,8 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, metric: Metric, fold
     vectors = open_scratch(folder, (n, read_width(root)))
     with Progress("reading embeddings", total=n) as progress:
         for rows, embeddings in read_blocks(root, items):
-            vectors[rows] = embeddings
-            if metric is Metric.COSINE:
-                vectors[rows] /= np.sqrt(_square_norms(embeddings))[:, None].astype(np.float32)
+            lengths = np.sqrt(_square_norms(embeddings))[:, None] if metric is Metric.COSINE else np.ones(1)
+            np.divide(embeddings, lengths.astype(np.float32), out=vectors[rows])
             progress.advance(len(embeddings))
     if metric is Metric.COSINE:
         return ScaledEmbeddings(vectors=vectors, center=np.zeros(vectors.shape[1], np.float32), scale=1.0)

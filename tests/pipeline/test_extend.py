@@ -219,3 +219,14 @@ def test_neighbors_of_other_items_are_refused(project):
     neighbors[:2].write_parquet(project / NEIGHBORS)
     with pytest.raises(DataError, match="missing"):
         run(project)
+
+
+def test_neighbors_are_read_of_lfs_alone_that_have_a_threshold(project):
+    write_thresholds(project, 0.9, None)
+    expected = run(project)
+    neighbors = pl.read_parquet(project / NEIGHBORS)
+    neighbors.with_columns(pl.col("^lf1/./similarity$") + 2).write_parquet(project / NEIGHBORS)
+    assert run(project) == expected
+    write_thresholds(project, 0.9, 0.9)
+    with pytest.raises(DataError, match=r"lf1/./similarity.*less_than_or_equal_to"):
+        run(project)

@@ -33,6 +33,15 @@ def test_cosine_stores_unit_vectors_in_the_order_of_ids(project):
     np.testing.assert_allclose(stored.vectors, [[3 / 5, 4 / 5], [0, 1], [-1, 0]], rtol=1e-7)
 
 
+def test_a_unit_vector_is_the_same_whatever_vectors_come_with_it():
+    vectors = np.random.default_rng(0).standard_normal((1000, 7)).astype(np.float32)
+    alone = np.concatenate([normalize(vectors[row : row + 1]) for row in range(len(vectors))])
+    np.testing.assert_array_equal(normalize(vectors), alone)
+    vectors[700] = 0
+    with pytest.raises(ValueError, match="no direction"):
+        normalize(vectors)
+
+
 def test_l2_stores_the_embeddings_as_they_are(project):
     index.run(project, CLASSES, IndexParams(metric=Metric.L2))
     stored = read_index(project / INDEX)

@@ -119,6 +119,27 @@ def test_the_order_of_items_does_not_matter(seed, metric):
 
 
 @settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), values=st.integers(1, 40), metric=st.sampled_from(METRICS))
+def test_neighbors_are_those_of_a_stable_sort(seed, values, metric):
+    # Few values make many ties, of which the items that come first are nearer.
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 150))
+    points = rng.integers(1, values + 1, (n, 2)).astype(np.float32)
+    labels = rng.integers(0, 3, n).astype(np.int8)
+    found = measure_fitness(points, labels, metric)
+    exact = points.astype(np.float64) - (0 if metric == "cosine" else points.mean(axis=0, dtype=np.float64))
+    squares = (exact**2).sum(axis=1)
+    if metric == "cosine":
+        scores = exact @ exact.T / (np.sqrt(squares)[:, None] * np.sqrt(squares))
+    else:
+        scores = -np.sqrt(np.maximum(squares[:, None] + squares - 2 * (exact @ exact.T), 0))
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")
+    agrees = labels[nearest[:, found.rank - 1]] == labels[:, None]
+    assert found.rank_agreement.tolist() == agrees.mean(axis=0).tolist()
+
+
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_all_ranks_together_agree_by_chance(seed):
     # With every other item among the neighbors, the mean agreement is that of two items drawn at random.

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tasks.core.label_models import liger
 from tasks.core.label_models.liger import fit_liger
 from tasks.core.label_models.triplets import fit_flyingsquid
 from tasks.core.types import ABSTAIN, GoldRows
@@ -61,3 +62,14 @@ def test_all_abstain():
     gold = GoldRows(rows=np.arange(50), classes=np.arange(50) % 2)
     found = fit_liger(votes, vectors, np.arange(300), None, 2, gold)
     assert np.allclose(found.posterior, 0.5)
+
+
+def test_embeddings_are_looked_at_in_two_parts_or_more(monkeypatch):
+    """All items are of the one part, whatever their embeddings."""
+    votes, vectors, truth = two_worlds(1000)
+    asked = []
+    fit = liger.fit_partition
+    monkeypatch.setattr(liger, "fit_partition", lambda sample, parts: asked.append(parts) or fit(sample, parts))
+    gold = GoldRows(rows=np.arange(200), classes=truth[:200])
+    found = fit_liger(votes, vectors, np.arange(1000), None, 2, gold)
+    assert asked == [2, 4, 8, 16] and found.accuracy is not None and list(found.accuracy) == [1, *asked]

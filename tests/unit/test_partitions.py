@@ -38,6 +38,10 @@ def test_fewer_distinct_rows_than_parts_give_fewer_parts(vectors):
     assert fit_partition(vectors, 4).centroids.tolist() == [[1, 1]]
 
 
+def test_zero_and_minus_zero_are_one_point():
+    assert fit_partition(np.array([[0, 1], [-0.0, 1]] * 10, np.float32), 4).centroids.tolist() == [[0, 1]]
+
+
 def test_no_row_at_all():
     with pytest.raises(ValueError, match="4 parts of 0 rows"):
         fit_partition(np.empty((0, 2), np.float32), 4)

@@ -175,6 +175,12 @@ def test_embeddings_must_be_finite(path, value):
         write_table(path, pl.DataFrame({"item_id": ["a"], "embedding": vectors}), schemas.embeddings(2))
 
 
+def test_an_embedding_that_is_not_finite_is_named(path):
+    vectors = pl.Series([[1.0, 2.0], [np.inf, -np.inf], [3e38, 3e38]], dtype=pl.Array(pl.Float32, 2))
+    with pytest.raises(DataError, match=r"1 failed 'all finite'.* at item_id 'b'"):
+        write_table(path, pl.DataFrame({"item_id": ["a", "b", "c"], "embedding": vectors}), schemas.embeddings(2))
+
+
 def test_same_items_are_proved_by_id(path):
     other = VOTES.with_columns(item_id=pl.Series([1, 2, 4]))
     require_same_items(path, VOTES, path, VOTES.clone())

@@ -127,7 +127,8 @@ def _divide(
 ) -> _Space:
     """Return a partition into `parts` parts, found on `sample`, with the votes of each part that has enough overlaps."""
     originals = np.unique(overall.first)  # an LF and its copy do not overlap
-    home = fit_partition(sample, parts).assign(embeddings)
+    whole = np.zeros(len(embeddings), np.int64)
+    home = whole if parts == 1 else fit_partition(sample, parts).assign(embeddings)
     step(1)
     counts: list[JointVotes | None] = []
     for part in range(parts):

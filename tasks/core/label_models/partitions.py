@@ -56,7 +56,7 @@ def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     """
     if parts < 1 or len(vectors) == 0:
         raise ValueError(f"cannot make {parts} parts of {len(vectors)} rows")
-    parts = min(parts, len(np.unique(vectors, axis=0)))
+    parts = _count_distinct(vectors, parts)
     # scikit-learn takes a second to import, which only those who partition should pay; the limit below is for libraries
     # that are loaded already.
     from sklearn.cluster import KMeans
@@ -66,3 +66,13 @@ def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     # Sorted, so that a part's number does not depend on which start found it.
     order = np.lexsort(found.cluster_centers_.T[::-1])
     return Partition(centroids=found.cluster_centers_[order])
+
+
+def _count_distinct(vectors: npt.NDArray[np.float32], enough: int) -> int:
+    """Return the number of distinct rows of `vectors` (n, d), or `enough` if there are more."""
+    seen: set[bytes] = set()
+    for row in vectors:
+        seen.add((row + np.float32(0)).tobytes())  # 0 and -0 are equal, and their sum with 0 is 0
+        if len(seen) == enough:
+            break
+    return len(seen)

@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from tasks.core.types import MetricName
 
+_IN_CACHE = 128
+"""Vectors that are brought to length one at a time: their float64 copies stay in a core's cache."""
+
 _BLOCK = 16_384
 """Vectors assigned to cells at a time."""
 
@@ -57,10 +60,13 @@ def normalize(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     ValueError
         A vector is zero or not finite.
     """
-    norms = np.sqrt(np.multiply(vectors, vectors, dtype=np.float64).sum(axis=1, keepdims=True))
-    if not (np.isfinite(norms).all() and (norms > 0).all()):
-        raise ValueError("a zero or non-finite vector has no direction")
-    unit: npt.NDArray[np.float32] = (vectors / norms).astype(np.float32)
+    unit = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _IN_CACHE):
+        rows = vectors[start : start + _IN_CACHE]
+        norms = np.sqrt(np.multiply(rows, rows, dtype=np.float64).sum(axis=1, keepdims=True))
+        if not (np.isfinite(norms).all() and (norms > 0).all()):
+            raise ValueError("a zero or non-finite vector has no direction")
+        unit[start : start + _IN_CACHE] = rows / norms
     return unit
 
 
