@@ -341,7 +341,7 @@ class DescribeParams(Section):
     def _differ(cls, value: dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
         of: dict[str, str] = {}
         for name, texts in (value or {}).items():
-            if not texts or not all(text.strip() for text in texts):
+            if not texts or not all(any(c.isprintable() and not c.isspace() for c in text) for text in texts):
                 raise ValueError(f"{name!r} has no description or a blank one; write what it means, or leave it out")
             for text in {" ".join(text.split()).casefold() for text in texts}:
                 if of.setdefault(text, name) != name:

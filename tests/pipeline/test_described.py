@@ -399,6 +399,7 @@ def test_the_name_of_another_lf_is_refused(tmp_path: Path) -> None:
     [
         ("{classes: {a: ' '}}", "'a' has no description or a blank one"),
         ("{classes: {a: []}}", "'a' has no description or a blank one"),
+        (r'{classes: {a: "\u200b\u00a0"}}', "'a' has no description or a blank one"),
         ("{classes: {a: same, b: Same }}", "'a' and 'b' have the same description"),
         ("{classes: {a: the same, b: 'the  same'}}", "'a' and 'b' have the same description"),
         (

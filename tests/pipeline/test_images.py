@@ -318,7 +318,7 @@ def test_a_description_cannot_be_compared_with_images_by_an_encoder_of_images(tm
     root = write(tmp_path, PATHS)
     described = DescribeParams(classes={"ham": ("the phone",)})
     ingest(root)
-    with pytest.raises(ParamsError, match=r"are of images .'pixels'., which reads no sentences. Name a model of texts"):
+    with pytest.raises(ParamsError, match=r"'pixels' reads images, and no sentences. Name a model of texts"):
         find_class_vectors(root, ("ham", "spam"), described)
     raw = root / "data/raw/items.parquet"
     pl.read_parquet(raw).with_columns(text=pl.Series(["red phone", "green tea", "blue sky"])).write_parquet(raw)
