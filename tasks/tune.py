@@ -28,7 +28,7 @@ from tasks.core.thresholds import (
     trace_coverage,
     trace_curve,
 )
-from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.errors import ParamsError
 from tasks.params import Metric, TuneMethod, TuneParams
 from tasks.progress import Progress
@@ -41,6 +41,7 @@ from tasks.tables.muted import read_counted_votes, read_muted
 from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import read_batches, read_table
 from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VOTES
+from tasks.tables.scratch import open_scratch
 from tasks.tables.thresholds import Thresholds
 from tasks.tables.validation import require_same_items
 
@@ -122,12 +123,13 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
         print(f"tune: {sentence}", file=sys.stderr)
     pairs = find_neighbor_columns(root / NEIGHBORS, lfs, read_muted(root))
     inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
-    chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows))
+    nearest = np.asarray(open_scratch((root / THRESHOLDS).parent, (len(lfs), items.height)))
+    chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows, nearest))
     found, judged, columns = chosen.thresholds, chosen.tuning_set.judged, chosen.tuning_set.column.tolist()
     candidates = [chosen.candidates[column] for column in columns]
     write_json(root / THRESHOLDS, found.model_dump(mode="json"))
     originals = (L != ABSTAIN).sum(axis=0)
-    extended = _count_extended(root, items, pairs, candidates)
+    extended = [count_above(similarity, above) for similarity, above in zip(nearest, candidates, strict=True)]
     counts = count_extended(judged, chosen.similarity)
     curves = [pl.DataFrame(schema=_CURVE)]
     with Progress("tracing curves", total=len(lfs)) as progress:
@@ -267,8 +269,11 @@ def _require_lfs(params: TuneParams, lfs: list[str]) -> None:
             raise ParamsError(f"params.yaml: 'tune.thresholds.{name}': no LF of this name votes.{hint}")
 
 
-def _read_rows(root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, rows: npt.NDArray[np.int64]) -> Neighbors:
-    """Return the similarities of the items at ascending positions `rows`; other rows are read and discarded."""
+def _read_rows(root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, rows: Int64, nearest: Float32) -> Neighbors:
+    """Return the similarities of the items at ascending positions `rows`; `nearest` (m, n) is filled with those of all.
+
+    That is the similarity of the vote that each LF's nearest support item has, as in `NearestVotes`.
+    """
     needed = [ITEM_ID, *pairs.similarity]
     similarity = np.empty((len(pairs.similarity), len(rows)), np.float32)
     ids = []
@@ -276,28 +281,15 @@ def _read_rows(root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, rows
     with Progress("reading neighbors", total=items.height) as progress:
         for batch in read_batches(root / NEIGHBORS, schemas.neighbors(needed, items[ITEM_ID].dtype), needed):
             low, high = np.searchsorted(rows, [start, start + batch.height])
-            part = batch[rows[low:high] - start]
-            similarity[:, low:high] = to_neighbors(part, pairs).similarity
+            neighbors = to_neighbors(batch, pairs)
+            similarity[:, low:high] = neighbors.similarity[:, rows[low:high] - start]
+            stop = min(start + batch.height, items.height)
+            nearest[:, start:stop] = find_nearest_votes(neighbors, len(nearest)).similarity.T[:, : stop - start]
             ids.append(batch[ITEM_ID])
             start += batch.height
             progress.advance(batch.height)
     require_same_items(root / ITEMS, items, root / NEIGHBORS, pl.concat(ids).to_frame())
     return Neighbors(lf=pairs.lf, label=pairs.label, similarity=similarity)
-
-
-def _count_extended(
-    root: Path, items: pl.DataFrame, pairs: NeighborColumnNames, candidates: list[Float64]
-) -> list[npt.NDArray[np.int64]]:
-    """Return, by LF, the number of items to which each candidate extends it."""
-    needed = [ITEM_ID, *pairs.similarity]
-    counts = [np.zeros(len(thresholds), np.int64) for thresholds in candidates]
-    with Progress("measuring coverage", total=items.height) as progress:
-        for batch in read_batches(root / NEIGHBORS, schemas.neighbors(needed, items[ITEM_ID].dtype), needed):
-            similarity = find_nearest_votes(to_neighbors(batch, pairs), len(candidates)).similarity
-            for lf, thresholds in enumerate(candidates):
-                counts[lf] += count_above(similarity[:, lf], thresholds)
-            progress.advance(batch.height)
-    return counts
 
 
 def _number(value: float | None) -> float:

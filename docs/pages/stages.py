@@ -46,7 +46,14 @@ def stage_table() -> str:
     return table(("stage", "reads", "writes", "what it does"), rows)
 
 
-MAPPED = {"ingest": "4 n d", "index": "4 n d", "search": "17 n d + 8 n m k", "fit": "4 n d", "train": "8 n d"}
+MAPPED = {
+    "ingest": "4 n d",
+    "index": "4 n d",
+    "search": "17 n d + 8 n m k",
+    "tune": "4 n m",
+    "fit": "4 n d",
+    "train": "8 n d",
+}
 """Bytes of mapped files, which the system drops from memory when it is needed elsewhere."""
 
 

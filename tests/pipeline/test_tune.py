@@ -35,6 +35,7 @@ from tasks.tables.paths import (
     EMBEDDING_FITNESS_CURVES,
     EMBEDDINGS,
     EXTENDED_VOTES,
+    NEIGHBORS,
     THRESHOLD_CURVES,
     THRESHOLDS,
     VALID_GOLD,
@@ -318,6 +319,19 @@ def test_curves(tmp_path):
     # All valid items, and items 2 and 3 if they are near enough: the lowest threshold is that of valid items.
     assert curves.row(-1)[3:] == (1.0, 1.0)
     assert curves["coverage"].is_sorted()
+
+
+def test_neighbors_are_read_once_and_cuts_do_not_matter(tmp_path, monkeypatch):
+    write_valid(tmp_path)
+    run(tmp_path)
+    expected = (tmp_path / THRESHOLD_CURVES).read_bytes()
+    monkeypatch.setattr("tasks.tables.parquet.ROW_GROUP", 5)
+    write_valid(tmp_path)
+    read, whole = [], tune.read_batches
+    monkeypatch.setattr(tune, "read_batches", lambda path, *rest: read.append(path) or whole(path, *rest))
+    run(tmp_path)
+    assert read == [tmp_path / NEIGHBORS]
+    assert (tmp_path / THRESHOLD_CURVES).read_bytes() == expected
 
 
 def test_one_global_threshold(tmp_path):
