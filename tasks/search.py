@@ -104,7 +104,7 @@ def _open_index(root: Path, description: IndexDescription) -> FlatIndex:
     if hash_file(path) != description.sha256:
         raise DataError(
             f"{path} is not the file that {INDEX_DESCRIPTION} describes; it is damaged or from another run. "
-            f"Run 'dvc checkout {INDEX}' or 'dvc repro -f index'."
+            "Run 'dvc repro index'."
         )
     try:
         index = read_index(path)

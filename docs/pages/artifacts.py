@@ -68,7 +68,7 @@ MEANINGS: Mapping[Path, str] = {
     paths.ENCODER: "The encoder that `encoder: tfidf` fitted, or the name of another; without rows where embeddings come from a file.",
     paths.QUARANTINE: "Rows that failed and are no items, each with why, and the line of text or the row of another file (from 1); without rows unless `ingest.quarantine` lets rows fail.",
     paths.BLOCKS: "A folder: `layout.json` says which columns of the embeddings are of which of `ingest.blocks`, and its weight; `<block>.parquet` is the encoder of a block that has one. No block is listed where embeddings are of one kind.",
-    paths.INDEX: "The index, in FAISS's own format.",
+    paths.INDEX: "The index, in FAISS's own format. DVC's cache does not have it: `index` writes it again from the embeddings, with the same bytes.",
     paths.INDEX_DESCRIPTION: "What a reader of the index must know.",
     paths.CELLS: "In which cell of the embedding space approximate search finds an item; 0 everywhere in a flat index.",
     paths.VOTES: "The label matrix: one column per LF.",

@@ -132,7 +132,8 @@ def _follow(stages: dict[str, dict[str, list[object]]], changed: list[str]) -> l
     for stage, definition in stages.items():
         if stage in changed or written & {str(dep) for dep in definition["deps"]}:
             again.append(stage)
-            written |= {str(out) for kind in ("outs", "metrics") for out in definition.get(kind, [])}
+            outs = [out for kind in ("outs", "metrics") for out in definition.get(kind, [])]
+            written |= {next(iter(out)) if isinstance(out, dict) else str(out) for out in outs}
     return again
 
 

@@ -95,7 +95,7 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing. Run 'dvc repro index' (or 'dvc pull').") from None
+        raise DataError(f"{path} is missing. Run 'dvc repro index'.") from None
 
 
 def read_width(path: Path) -> int:

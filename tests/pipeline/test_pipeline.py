@@ -22,7 +22,7 @@ from tasks.__main__ import STAGES
 from tasks.gold import is_dealt_to_valid
 from tasks.tables.gold_table import Decision, append_decision
 from tasks.tables.parquet import read_schema
-from tasks.tables.paths import COLUMN_GOLD, ITEMS, METRICS, NEIGHBORS, VALID_GOLD, VOTES, WITHHELD_GOLD
+from tasks.tables.paths import COLUMN_GOLD, INDEX, ITEMS, METRICS, NEIGHBORS, VALID_GOLD, VOTES, WITHHELD_GOLD
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "data/demo/dvc.yaml:demo"
@@ -150,6 +150,28 @@ def test_an_older_revision_is_restored_not_run(project):
     assert project.hashes() == after
 
 
+def test_the_index_is_built_again_where_another_is_left_and_never_kept_twice(project):
+    """DVC keeps the embeddings: of the index, not even what its run cache would store."""
+    before = project.hashes()
+    project.edit("params.yaml", "metric: cosine", "metric: l2")
+    assert {"index", "search", "train"} <= project.repro()
+    project.commit("another index")
+    after = project.hashes()
+    kept = project.root / ".dvc/cache/files/md5"
+    cached = {hashlib.sha256(path.read_bytes()).hexdigest() for path in kept.rglob("*") if path.is_file()}
+    assert before[str(INDEX)] != after[str(INDEX)] and not {before[str(INDEX)], after[str(INDEX)]} & cached
+    project.edit("params.yaml", "metric: l2", "metric: cosine")
+    assert project.repro() == {"index"}
+    assert project.hashes() == before
+    project.run("git", "checkout", "-q", ".")
+    project.run("dvc", "checkout")
+    assert project.hashes() == after | {str(INDEX): before[str(INDEX)]}
+    refused = project.run("epoxy", "stage", "search", check=False)
+    assert refused.returncode and "Run 'dvc repro index'" in refused.stdout + refused.stderr
+    assert project.flow() == {"Completed": {"index"}, "Cached": ALL - {"index"}}
+    assert project.hashes() == after
+
+
 def test_a_deleted_output_is_restored(project):
     before = project.hashes()
     (project.root / NEIGHBORS).unlink()
@@ -242,8 +264,12 @@ def test_push_and_pull_bring_everything_to_a_fresh_clone(project, tmp_path):
     fresh = Project(root=tmp_path / "fresh", server=project.server)
     project.run("git", "clone", "-q", str(project.root), str(fresh.root))
     fresh.run("dvc", "pull")
-    assert fresh.hashes() == project.hashes()
-    assert fresh.flow() == {"Cached": ALL}
+    expected = project.hashes()
+    assert fresh.hashes() == {path: content for path, content in expected.items() if path != str(INDEX)}
+    assert f"index: {INDEX} (deleted)" in fresh.run("epoxy", "status").stdout
+    assert fresh.flow() == {"Completed": {"index"}, "Cached": ALL - {"index"}}
+    assert fresh.hashes() == expected
+    assert fresh.run("git", "status", "--short").stdout == ""
 
 
 def test_metrics_diff_plots_and_experiments_work(project):
