@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.core.classifiers import spectral
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 
 
@@ -58,3 +59,22 @@ def test_fewer_items_than_dimensions_have_the_kernel_of_the_definition(seed, n, 
 def test_embeddings_that_cannot_be_used(points, message):
     with pytest.raises(ValueError, match=message):
         fit_spectral_map(np.asarray(points, np.float32))
+
+
+def test_of_many_items_a_part_tells_how_they_vary(monkeypatch):
+    points = (np.random.default_rng(0).normal(size=(3000, 6)) * [3, 2, 1, 1, 1, 0.1]).astype(np.float32)
+    whole = fit_spectral_map(points)
+    monkeypatch.setattr(spectral, "TRAINING_ROWS", 1000)
+    drawn = fit_spectral_map(points)
+    assert np.array_equal(drawn.mean, whole.mean)
+    assert not np.array_equal(drawn.projection, whole.projection)
+    assert drawn.projection == pytest.approx(whole.projection, abs=0.05 * np.abs(whole.projection).max())
+    assert (apply_spectral_map(drawn, points) ** 2).sum(axis=1).mean() == pytest.approx(1, rel=0.05)
+
+
+def test_features_are_those_of_double_precision_within_single():
+    rng = np.random.default_rng(0)
+    points = (5 + rng.normal(size=(500, 40)) * np.geomspace(1, 1e-3, 40)).astype(np.float32)
+    fitted = fit_spectral_map(points)
+    exact = (points.astype(np.float64) - fitted.mean) @ fitted.projection
+    assert np.abs(apply_spectral_map(fitted, points) - exact).max() < 1e-5

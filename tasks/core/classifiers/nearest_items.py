@@ -328,8 +328,8 @@ def hash_points(points: Float32) -> npt.NDArray[np.uint64]:
     weights = np.random.default_rng(0).integers(0, 2**64, points.shape[1], dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(points), dtype=np.uint64)
     for block in cut_blocks(len(points)):
-        bits = (points[block] + np.float32(0)).view(np.uint32).astype(np.uint64)  # so that -0 is 0
-        hashes[block] = (bits * weights).sum(axis=1, dtype=np.uint64)
+        bits = (points[block] + np.float32(0)).view(np.uint32)  # so that -0 is 0
+        hashes[block] = np.einsum("nd,d->n", bits, weights, dtype=np.uint64, casting="safe")
     # So that the high digits, by which the reference is cut, depend on all.
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(0x9E3779B97F4A7C15)

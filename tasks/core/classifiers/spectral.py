@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import cut_blocks
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
@@ -60,7 +61,8 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
     n, d = embeddings.shape
     if n == 0:
         raise ValueError("embeddings: got 0 rows; expected at least 1")
-    with threadpool_limits(limits=1), count_steps(advance, 2 * len(cut_blocks(n))) as step:
+    drawn = draw_rows(np.arange(n), TRAINING_ROWS, 0)
+    with threadpool_limits(limits=1), count_steps(advance, len(cut_blocks(n)) + len(cut_blocks(len(drawn)))) as step:
         total = np.zeros(d)
         for block in cut_blocks(n):
             total += embeddings[block].sum(axis=0, dtype=np.float64)
@@ -71,11 +73,11 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
         if n < d:
             return SpectralMap(mean=mean, projection=_project_few(embeddings, mean, step))
         covariance = np.zeros((d, d))
-        for block in cut_blocks(n):
-            centered = embeddings[block].astype(np.float64) - mean
+        for block in cut_blocks(len(drawn)):
+            centered = embeddings[drawn[block]].astype(np.float64) - mean
             covariance += centered.T @ centered
             step(1)
-        values, vectors = np.linalg.eigh(covariance / n)
+        values, vectors = np.linalg.eigh(covariance / len(drawn))
         values = np.maximum(values, 0.0)
         if values.max(initial=0.0) <= 0.0:
             return SpectralMap(mean=mean, projection=np.zeros((d, d)))
@@ -107,12 +109,16 @@ def _scale_directions(values: Float64) -> Float64:
 def apply_spectral_map(
     spectral_map: SpectralMap, embeddings: Float32, out: Float32 | None = None, advance: Advance = ignore_progress
 ) -> Float32:
-    """Return features (n, r) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file)."""
+    """Return features (n, r) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file).
+
+    Products are of float32: no direction is scaled up over others that vary more, so that their rounding stays small beside the features.
+    """
+    mean, projection = spectral_map.mean.astype(np.float32), spectral_map.projection.astype(np.float32)
     shape = len(embeddings), spectral_map.projection.shape[1]
     features = np.empty(shape, dtype=np.float32) if out is None else out
     blocks = cut_blocks(len(embeddings))
     with threadpool_limits(limits=1), count_steps(advance, len(blocks)) as step:
         for block in blocks:
-            features[block] = (embeddings[block].astype(np.float64) - spectral_map.mean) @ spectral_map.projection
+            features[block] = (embeddings[block] - mean) @ projection
             step(1)
     return features
