@@ -10,6 +10,7 @@ import polars as pl
 
 from tasks.core.label_models.base import LabelModel
 from tasks.core.label_models.choice import (
+    FEWEST_GOLD,
     TRIALS,
     Choice,
     Kind,
@@ -340,13 +341,19 @@ def _fit_baselines(inputs: Inputs, balance: Balance) -> dict[str, Float64]:
 
 
 def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
-    """Return Liger on the extended votes, in partitions of the embeddings."""
+    """Return Liger on the extended votes, in partitions of the embeddings.
+
+    With too little gold to choose a partition by, it is a single part, and no embedding is read.
+    """
     train = np.flatnonzero(inputs.splits == encode_split(Split.TRAIN))
     reference = train if (inputs.extended[train] != ABSTAIN).any() else np.arange(len(inputs.splits))
-    points = read_scaled_embeddings(root, inputs.items, read_description(root).metric, (root / LABEL_MODEL).parent)
     gold = find_gold_rows(inputs.gold)
+    vectors = np.empty((inputs.items.height, 0), np.float32)
+    if len(gold.rows) >= FEWEST_GOLD:
+        metric, folder = read_description(root).metric, (root / LABEL_MODEL).parent
+        vectors = read_scaled_embeddings(root, inputs.items, metric, folder).vectors
     with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
-        return fit_liger(inputs.extended, points.vectors, reference, balance.given, k, gold, advance=progress.advance)
+        return fit_liger(inputs.extended, vectors, reference, balance.given, k, gold, advance=progress.advance)
 
 
 def _describe_liger(liger: Liger) -> dict[str, Any]:

@@ -168,6 +168,21 @@ def test_auto_without_gold_takes_the_default_and_says_what_it_could_not_check(tm
     assert any("could not check" in finding for finding in described["findings"])
 
 
+@pytest.mark.parametrize(("known", "are_read"), [(19, False), (20, True)])
+def test_embeddings_are_read_if_there_is_gold_to_choose_parts_by(tmp_path, known, are_read):
+    votes = [[i % 2, i % 2] for i in range(40)]
+    write_project(
+        tmp_path, ["train"] * 20 + ["valid"] * 20, votes, [i % 2 if i < 20 + known else None for i in range(40)]
+    )
+    (tmp_path / EMBEDDINGS).unlink()
+    if are_read:
+        with pytest.raises(DataError, match="embeddings"):
+            fit.run(tmp_path, CLASSES, FitParams())
+    else:
+        fit.run(tmp_path, CLASSES, FitParams())
+        assert read_results(tmp_path)[2]["liger"]["parts"] == 1
+
+
 def test_without_valid_gold_the_class_balance_is_uniform_and_says_so(tmp_path):
     write_project(tmp_path, SPLIT, TOY_VOTES)
     fit.run(tmp_path, CLASSES, FitParams())
