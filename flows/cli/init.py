@@ -83,7 +83,7 @@ def ask_meanings(classes: tuple[str, ...]) -> dict[str, list[str]]:
     meanings = {}
     for name in classes:
         prompt = f"What does {name!r} mean, in a sentence (Enter leaves it out)"
-        while (answer := click.prompt(prompt, default="", show_default=False).strip()).casefold() in said:
+        while (answer := " ".join(click.prompt(prompt, default="", show_default=False).split())).casefold() in said:
             click.echo(f"That is what {said[answer.casefold()]!r} means; say how they differ.")
         if answer:
             said[answer.casefold()] = name

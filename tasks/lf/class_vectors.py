@@ -227,6 +227,8 @@ def _leave_out_unknown(found: ClassVectors) -> ClassVectors:
 
 def _require_distinct(found: ClassVectors, classes: Sequence[str]) -> None:
     """Raise a DataError where two classes have the same vector: no item would be nearer to one of them."""
+    if found.vectors.shape[1] == 1:
+        return  # tfidf of a single item: all that it knows is alike, and nothing gets a vote
     first: dict[bytes, int] = {}
     for row, vector in enumerate(found.vectors):
         other = first.setdefault(vector.tobytes(), row)

@@ -69,8 +69,12 @@ def try_sentence(data: ProjectData, label: str, sentence: str) -> TriedSentence:
     vectors = find_class_vectors(data.root, classes, params)
     if known and known.vectors:
         vectors = put_class(find_class_vectors(data.root, classes, known), vectors)
-    found = describe(data.root, classes, params.name, vectors, others.columns[1:], lambda: iter([others]))
     c = classes.index(label)
+    if c not in vectors.classes:
+        raise QueryError(
+            f"{sentence[:40]!r} would have no say: {'; '.join(vectors.notes)}. Use words that the items have."
+        )
+    found = describe(data.root, classes, params.name, vectors, others.columns[1:], lambda: iter([others]))
     everything = data.embeddings_of(np.arange(table.height))
     guessed = guess(everything, found.voter.scores, len(classes))
     order = np.argsort(-guessed.margins, kind="stable")

@@ -17,7 +17,7 @@ from flows.releases.manifest import CONTENTS
 from tasks import apply, gold, ingest
 from tasks.__main__ import run_stage
 from tasks.core.descriptions import guess, vote
-from tasks.errors import DataError, EpoxyError, LabelingFunctionError, ParamsError
+from tasks.errors import DataError, EpoxyError, LabelingFunctionError, ParamsError, QueryError
 from tasks.label_new import label_rows
 from tasks.lf.class_vectors import find_class_vectors
 from tasks.params import ApplyParams, DescribeParams, GoldParams, IngestParams
@@ -345,6 +345,11 @@ def test_a_sentence_without_a_word_of_the_items_has_no_say(tmp_path: Path) -> No
         run(root, classes={"world": "朋友写信", "sports": "你中奖了"})
 
 
+def test_a_single_item_whose_words_are_one_number_gets_no_vote(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items(1), "tfidf")
+    assert run(root, classes={"world": "shares", "sports": "vote the"})["description"].to_list() == [-1]
+
+
 def test_two_classes_that_the_encoder_reads_alike_are_refused(tmp_path: Path) -> None:
     root = make_project(tmp_path, make_items())
     with pytest.raises(DataError, match=r"'world' \('war vote'\) and 'sports' \('vote war'\) have the same vector by"):
@@ -514,6 +519,18 @@ def test_a_sentence_is_tried_before_it_is_saved(tmp_path: Path, monkeypatch: pyt
     before_cut, after_cut = (part.split() for part in curve[1].split("|"))
     assert len(before_cut) == round(10 * row["share"])
     assert [*map(float, before_cut + after_cut)] == pytest.approx(row["curve"], abs=0.005)
+
+
+def test_a_tried_sentence_without_a_word_of_the_items_is_told(tmp_path: Path) -> None:
+    root = make_project(tmp_path, make_items(), "tfidf")
+    run(root)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["classes"] = list(CLASSES)
+    params["ingest"] = {"source": "data/raw", "encoder": "tfidf"}
+    params["apply"] = {"source": "lfs/mine.py", "describe": NAMED}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(QueryError, match=r"'朋友' would have no say: .*nothing in '朋友' occurs in the items"):
+        try_sentence(ProjectData(root), "sports", "朋友")
 
 
 def test_a_sentence_is_tried_beside_vectors_of_a_table(tmp_path: Path) -> None:

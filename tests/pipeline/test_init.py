@@ -396,7 +396,7 @@ def test_at_a_terminal_each_class_is_asked_for_until_it_differs(
 ) -> None:
     monkeypatch.setattr("flows.cli.init.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
     columns = ["", "", "", "", "ham,spam,other"]
-    answers = [*columns, "a friend writes", " A friend writes", "an advertisement", ""]
+    answers = [*columns, "a friend writes", " A friend  writes", "an advertisement", ""]
     arguments = [str(tmp_path / "labels"), "--items", str(messages)]
     found = CliRunner().invoke(init_command, arguments, input="\n".join([*answers, ""]))
     assert found.exit_code == 0, found.output
