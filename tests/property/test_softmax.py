@@ -38,6 +38,30 @@ def test_the_regression_is_where_its_stated_objective_has_no_slope():
     assert np.abs(approx_fprime(np.zeros(12), objective)).max() > 1
 
 
+@pytest.mark.parametrize(("n", "k", "penalty"), [(5000, 2, 0.3), (1500, 3, 10.0), (6000, 9, 30.0)])
+def test_features_of_very_different_spread_are_fitted_as_closely_as_equal_ones(n, k, penalty):
+    """By the Newton decrement: how much lower the objective could still be, as its slope and curvature say."""
+    rng = np.random.default_rng(n)
+    features = (rng.standard_normal((n, 40)) * np.geomspace(1, 0.02, 40)).astype(np.float32)
+    scores = 8 * features @ rng.standard_normal((40, k))
+    targets = np.eye(k)[(scores + rng.gumbel(size=(n, k))).argmax(axis=1)]
+    weights = rng.uniform(0, 2, n)
+    found = fit_softmax_regression(features, targets, weights, penalty)
+    log_p = predict_log_proba(found, features)
+    x = np.column_stack([features, np.ones(n)]).astype(np.float64)
+    ridge = np.diag(np.r_[np.ones(40), 0.0])
+    slope = penalty * x.T @ (weights[:, None] * (np.exp(log_p) - targets))
+    slope += ridge @ np.vstack([found.coef, found.intercept])
+    p = np.exp(log_p)
+    between = np.eye(k) * p[:, None, :] - p[:, :, None] * p[:, None, :]
+    curvature = penalty * np.einsum("n,nd,ne,nab->adbe", weights, x, x, between, optimize=True)
+    curvature += np.einsum("ab,de->adbe", np.eye(k), ridge)
+    step = np.linalg.lstsq(curvature.reshape(41 * k, 41 * k), slope.T.ravel(), rcond=1e-12)[0]
+    loss = -penalty * (weights[:, None] * targets * log_p).sum() + (found.coef**2).sum() / 2
+    missed = float(slope.T.ravel() @ step) / 2
+    assert missed < 2e-7 * loss
+
+
 def test_a_soft_target_costs_what_its_hard_parts_cost():
     features, _, truth = task(n=60)
     soft = fit_softmax_regression(features, soften(truth, share=0.75), np.ones(60), 1.0)

@@ -2,6 +2,14 @@
 
 Features are float32, the objective is float64. Fits run BLAS on a single thread, so that a result does not depend on
 the number of threads.
+
+Embeddings vary much more along some directions than along others, so that steps along the gradient are many: 50 to 80 on 75,000
+rows of 384. A step in coordinates in which the objective is about as curved everywhere sees that: 5 or 6 then reach a lower
+objective. The curvature is taken at equal class probabilities, where that of a class's log loss is (1 - 1/k) / k.
+
+Source: D. Böhning, "Multinomial logistic regression algorithm", Annals of the Institute of Statistical Mathematics 44, 1992, for
+a curvature that does not depend on the coefficients; J. Nocedal and S. Wright, "Numerical Optimization", 2006, section 5.1, for
+such a change of coordinates.
 """
 
 from __future__ import annotations
@@ -21,6 +29,15 @@ LOG_FLOOR = 1e-4
 
 MOST_STEPS = 200
 """Most L-BFGS steps in a fit; with them and a tolerance of 1e-7, accuracies are the same as with 1e-9."""
+
+SCALING_ROWS = 4096
+"""Most rows, evenly spaced, of which the curvature is taken; how it is taken decides how many steps there are, not where they end."""
+
+SCALING_COLUMNS = 2048
+"""Most columns for which the curvature is taken: to invert it costs their number cubed, a second or two here."""
+
+SCALING_LEAST = 4
+"""Fewest rows per column for which it is taken: with 384 columns and 1,000 rows, it costs as much as the steps that it spares."""
 
 BLOCK = 4096
 """Rows per block of a float64 reduction, so that the order of summation is fixed for every n."""
@@ -112,10 +129,11 @@ def fit_softmax(
     d = features.shape[1]
     k = targets.shape[1]
     weighted = targets * weights[:, None]
+    scaling = _find_scaling(features, weights, penalty * (1 - 1 / k) / k)
 
     def objective(v: Float64) -> tuple[float, Float64]:
-        """Return objective and gradient at v, coef and intercept stacked as (d + 1, k)."""
-        stacked = v.reshape(d + 1, k)
+        """Return objective and gradient at scaled coordinates v of coef and intercept, which are stacked as (d + 1, k)."""
+        stacked = _unscale(v.reshape(d + 1, k), scaling)
         coef = stacked[:d].astype(np.float32)
         value = 0.0
         gradient = np.zeros((d + 1, k))
@@ -133,16 +151,41 @@ def fit_softmax(
             gradient[d] += residual.sum(axis=0)
         gradient *= penalty
         gradient[:d] += stacked[:d]
-        return penalty * value + 0.5 * float((stacked[:d] ** 2).sum()), gradient.ravel()
+        return penalty * value + 0.5 * float((stacked[:d] ** 2).sum()), (
+            gradient if scaling is None else scaling @ gradient
+        ).ravel()
 
-    v0 = np.zeros((d + 1) * k) if start is None else np.vstack([start.coef, start.intercept]).ravel()
+    v0 = np.zeros((d + 1, k)) if start is None else np.vstack([start.coef, start.intercept])
+    if start is not None and scaling is not None:
+        v0 = np.linalg.solve(scaling.T, v0)
     options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS, "ftol": 1e-7, "gtol": 1e-4}
     with count_steps(advance, MOST_STEPS) as step:
         found = scipy.optimize.minimize(
-            objective, v0, jac=True, method="L-BFGS-B", options=options, callback=lambda _: step(1)
+            objective, v0.ravel(), jac=True, method="L-BFGS-B", options=options, callback=lambda _: step(1)
         )
-    stacked = found.x.reshape(d + 1, k)
+    stacked = _unscale(found.x.reshape(d + 1, k), scaling)
     return SoftmaxRegression(coef=stacked[:d], intercept=stacked[d])
+
+
+def _find_scaling(features: Float32, weights: Float64, curvature: float) -> Float64 | None:
+    """Return S (d + 1, d + 1) so that the objective is about as curved in all directions at coefficients S^T v.
+
+    `curvature` is that of the log loss of a class by its score, times the penalty. None where there are so few rows that steps
+    cost less than S.
+    """
+    n, d = features.shape
+    if n < SCALING_LEAST * d or d > SCALING_COLUMNS:
+        return None
+    rows = slice(None, None, -(-n // SCALING_ROWS))
+    shares = weights[rows] * (curvature * n / len(weights[rows]))
+    x = np.column_stack([features[rows], np.ones(len(shares))])  # in float64, in which the sum is positive definite
+    hessian = np.eye(d + 1) + x.T @ (x * shares[:, None])
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(hessian)))
+
+
+def _unscale(v: Float64, scaling: Float64 | None) -> Float64:
+    """Return the coefficients at scaled coordinates v (d + 1, k)."""
+    return v if scaling is None else np.asarray(scaling.T @ v)
 
 
 def score_rows(model: SoftmaxRegression, features: Rows) -> Float64:
