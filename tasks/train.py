@@ -23,7 +23,7 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gol
 from tasks.core.classifiers.lf_worth import WORTH_WORK, find_harmful, measure_worth
 from tasks.core.classifiers.nearest_items import NearestItems
 from tasks.core.classifiers.pool import Leader
-from tasks.core.classifiers.spectral import SpectralMap, apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.spectral import SpectralFeatures, fit_spectral_map
 from tasks.core.classifiers.student import Student
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
 from tasks.core.label_models.gold_similarity import measure_similarity_to_gold, thin_gold
@@ -38,7 +38,7 @@ from tasks.core.label_models.nearvote import (
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, GoldRows, Int64
+from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows, Int64
 from tasks.errors import DataError
 from tasks.neighbors.nearest_cache import KnownItems
 from tasks.params import CertifyParams, Metric, TrainParams
@@ -70,7 +70,6 @@ from tasks.tables.saved_descriptions import read_descriptions
 from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings
 from tasks.tables.schemas import probability_column
-from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
 
 
@@ -95,8 +94,7 @@ class Inputs:
 class Evidence:
     """The evidence of votes and embeddings, without gold."""
 
-    spectral_map: SpectralMap
-    features: Float32
+    features: SpectralFeatures
     head: VoteHead
     pooled: PooledVotes
     known: KnownItems
@@ -146,7 +144,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     evidence = gather_evidence(root, inputs, k, params)
     fitted = fit_labels(inputs, evidence, k, params)
     head, balance, nearvote, end, shipped = evidence.head, fitted.balance, fitted.nearvote, fitted.end, fitted.shipped
-    vectors, bandwidth, spectral_map = inputs.points.vectors, evidence.pooled.bandwidth, evidence.spectral_map
+    vectors, bandwidth, spectral_map = inputs.points.vectors, evidence.pooled.bandwidth, evidence.features.spectral_map
     del evidence  # of ten million items it is most of a gigabyte
     methods: dict[str, Float64] = {name: posterior for name, posterior in fitted.posteriors.items()}
     if inputs.gold is not None:
@@ -234,11 +232,9 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         The neighbors are missing or damaged, or belong to other items.
     """
     vectors = inputs.points.vectors
-    with Progress("finding features", total=2 * WHOLE) as progress:
+    with Progress("finding features", total=WHOLE) as progress:
         spectral_map = fit_spectral_map(vectors, progress.advance)
-        shape = len(vectors), spectral_map.projection.shape[1]
-        features = open_scratch((root / END_MODEL_SUMMARY).parent, shape)
-        apply_spectral_map(spectral_map, vectors, features, progress.advance)
+    features = SpectralFeatures(spectral_map=spectral_map, embeddings=vectors)
     with Progress("learning from votes", total=HEAD_WORK) as progress:
         head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
     columns = StoredColumns(
@@ -255,9 +251,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
     with Progress("comparing items", total=WHOLE) as progress:
         known = KnownItems(root, inputs.items[ITEM_ID], vectors, (root / END_MODEL_SUMMARY).parent)
         nearest = known.find_nearest_items(progress.advance)
-    return Evidence(
-        spectral_map=spectral_map, features=features, head=head, pooled=pooled, known=known, nearest=nearest
-    )
+    return Evidence(features=features, head=head, pooled=pooled, known=known, nearest=nearest)
 
 
 def fit_labels(

@@ -52,7 +52,7 @@ MAPPED = {
     "search": "17 n d + 8 n m k",
     "tune": "4 n m",
     "fit": "4 n d",
-    "train": "8 n d",
+    "train": "4 n d",
 }
 """Bytes of mapped files, which the system drops from memory when it is needed elsewhere."""
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.classifiers import spectral
-from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
+from tasks.core.classifiers.softmax import SoftmaxRegression, score_rows
+from tasks.core.classifiers.spectral import SpectralFeatures, apply_spectral_map, fit_spectral_map
 
 
 def test_one_dimension_is_standardized():
@@ -78,3 +79,18 @@ def test_features_are_those_of_double_precision_within_single():
     fitted = fit_spectral_map(points)
     exact = (points.astype(np.float64) - fitted.mean) @ fitted.projection
     assert np.abs(apply_spectral_map(fitted, points) - exact).max() < 1e-5
+
+
+@pytest.mark.parametrize("n", [40, 9000])
+def test_a_classifier_folded_into_embeddings_gives_the_scores_of_one_on_features(n):
+    rng = np.random.default_rng(n)
+    points = (rng.standard_normal((n, 60)) * np.geomspace(1, 0.01, 60) + 0.3).astype(np.float32)
+    lazy = SpectralFeatures(spectral_map=fit_spectral_map(points), embeddings=points)
+    made = apply_spectral_map(lazy.spectral_map, points)
+    assert lazy.shape == made.shape
+    model = SoftmaxRegression(coef=rng.standard_normal((made.shape[1], 3)), intercept=np.array([0.5, -2, -np.inf]))
+    expected = score_rows(model, made)
+    np.testing.assert_allclose(score_rows(model, lazy), expected, atol=2e-5 * np.abs(expected[:, :2]).max())
+    rows = np.array([3, 17, 39])
+    assert lazy[rows] == pytest.approx(made[rows], abs=1e-5)
+    assert score_rows(model, lazy.take(rows)) == pytest.approx(expected[rows], abs=1e-3)

@@ -46,6 +46,7 @@ from tasks.core.classifiers.softmax import (
     predict_log_proba,
     score_rows,
 )
+from tasks.core.classifiers.spectral import Features, SpectralFeatures
 from tasks.core.classifiers.student import STUDENT_FOLDS, STUDENT_PENALTIES, Student, fit_student
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Bool, Float32, Float64, GoldRows, Int64, Votes
@@ -121,7 +122,7 @@ def fit_gold_baseline(
 
 
 def fit_end_model(
-    features: Float32,
+    features: Features,
     votes: Votes,
     weak_labels: Float64,
     gold: GoldRows | None,
@@ -344,7 +345,7 @@ def _pool_without_fold(
     scores = np.empty_like(label_model)
     alone, fused = (expert.folds[fold] for expert in experts)
     for block in cut_blocks(len(rows)):
-        part = [features[rows[block]] for features in blocks]
+        part = [_take(features, rows[block]) for features in blocks]
         said = [
             predict_stacked(alone, part[:1]),
             predict_stacked(fused, part),
@@ -353,6 +354,10 @@ def _pool_without_fold(
         ]
         scores[block] = np.stack(said, axis=2) @ weights
     return scores
+
+
+def _take(features: FeatureBlock, rows: Int64) -> FeatureBlock:
+    return features.take(rows) if isinstance(features, SpectralFeatures) else features[rows]
 
 
 def _restore_classes(scores: Float64, weak_labels: Float64, has_gold: Bool) -> Float64:

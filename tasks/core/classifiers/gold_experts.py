@@ -15,6 +15,7 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
+from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import has_votes, sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance
@@ -82,7 +83,7 @@ class VoteColumns:
         return np.stack(columns, axis=1) if columns else np.zeros((len(votes), 0), dtype=np.float32)
 
 
-FeatureBlock = Float32 | VoteColumns
+FeatureBlock = Features | VoteColumns
 """Columns of features of all rows."""
 
 
@@ -124,7 +125,7 @@ def predict_stacked(model: SoftmaxRegression, blocks: Sequence[FeatureBlock]) ->
     return normalize_scores(scores)
 
 
-def stack_fused(features: Float32, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[FeatureBlock]:
+def stack_fused(features: Features, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[FeatureBlock]:
     """Return the blocks of features for the expert that also sees the student and the votes."""
     return [features, (centered / norm).astype(np.float32), VoteColumns(votes=votes, code=code)]
 

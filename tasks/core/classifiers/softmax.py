@@ -15,7 +15,7 @@ such a change of coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy
@@ -60,6 +60,14 @@ class SoftmaxRegression:
 
     coef: Float64
     intercept: Float64
+
+
+@runtime_checkable
+class MappedRows(Protocol):
+    """Features that are a linear map of other rows, and are made only when they are asked for."""
+
+    def fold(self, model: SoftmaxRegression, /) -> tuple[Rows, SoftmaxRegression]:
+        """Return those rows, and the regression on them that gives the scores of `model` on the features."""
 
 
 def fit_softmax_regression(
@@ -190,6 +198,8 @@ def _unscale(v: Float64, scaling: Float64 | None) -> Float64:
 
 def score_rows(model: SoftmaxRegression, features: Rows) -> Float64:
     """Return unnormalized log probabilities (n, k) float64."""
+    if isinstance(features, MappedRows):
+        features, model = features.fold(model)
     scores = np.empty((len(features), len(model.intercept)))
     coef = model.coef.astype(np.float32)
     for block in cut_blocks(len(features)):

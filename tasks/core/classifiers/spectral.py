@@ -16,9 +16,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
-from tasks.core.classifiers.softmax import cut_blocks
+from tasks.core.classifiers.softmax import SoftmaxRegression, cut_blocks
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Float32, Float64
+from tasks.core.types import Float32, Float64, Int64
 
 SPECTRAL_POWERS = (0.0, 0.5, 1.0)
 """Plain ridge, and a half and a full step of the random walk; averaged, not chosen among."""
@@ -106,19 +106,50 @@ def _scale_directions(values: Float64) -> Float64:
     return np.asarray(np.sqrt(square))
 
 
-def apply_spectral_map(
-    spectral_map: SpectralMap, embeddings: Float32, out: Float32 | None = None, advance: Advance = ignore_progress
-) -> Float32:
-    """Return features (n, r) float32, (embeddings - mean) @ projection, in `out` if given (such as a mapped file).
+@dataclass(frozen=True, kw_only=True)
+class SpectralFeatures:
+    """The features (n, r) of `embeddings` (n, d) float32, made for the rows that are asked for.
+
+    A classifier of all rows needs none of them: it is folded into one of embeddings, which spares n d r multiplications and a
+    second matrix as large as the embeddings.
+    """
+
+    spectral_map: SpectralMap
+    embeddings: Float32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, r)."""
+        return len(self.embeddings), self.spectral_map.projection.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __getitem__(self, rows: slice | Int64) -> Float32:
+        return apply_spectral_map(self.spectral_map, self.embeddings, np.arange(len(self))[rows])
+
+    def take(self, rows: Int64) -> SpectralFeatures:
+        """Return those of some rows, not made yet."""
+        return SpectralFeatures(spectral_map=self.spectral_map, embeddings=self.embeddings[rows])
+
+    def fold(self, model: SoftmaxRegression) -> tuple[Float32, SoftmaxRegression]:
+        """Return the embeddings, and the regression on them that gives the scores of `model` on the features, up to rounding."""
+        coef = self.spectral_map.projection @ model.coef
+        return self.embeddings, SoftmaxRegression(coef=coef, intercept=model.intercept - self.spectral_map.mean @ coef)
+
+
+Features = Float32 | SpectralFeatures
+
+
+def apply_spectral_map(spectral_map: SpectralMap, embeddings: Float32, rows: Int64 | None = None) -> Float32:
+    """Return the features (q, r) float32 of all `embeddings`, or of those at `rows` (q,): (embeddings - mean) @ projection.
 
     Products are of float32: no direction is scaled up over others that vary more, so that their rounding stays small beside the features.
     """
     mean, projection = spectral_map.mean.astype(np.float32), spectral_map.projection.astype(np.float32)
-    shape = len(embeddings), spectral_map.projection.shape[1]
-    features = np.empty(shape, dtype=np.float32) if out is None else out
-    blocks = cut_blocks(len(embeddings))
-    with threadpool_limits(limits=1), count_steps(advance, len(blocks)) as step:
-        for block in blocks:
-            features[block] = (embeddings[block] - mean) @ projection
-            step(1)
+    count = len(embeddings) if rows is None else len(rows)
+    features = np.empty((count, projection.shape[1]), dtype=np.float32)
+    with threadpool_limits(limits=1):
+        for block in cut_blocks(count):
+            features[block] = (embeddings[block if rows is None else rows[block]] - mean) @ projection
     return features

@@ -16,10 +16,11 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
+from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float32, Float64, Votes
+from tasks.core.types import Float64, Votes
 
 STUDENT_PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse penalties of the student, half decades; see `choose_student_penalty`."""
@@ -48,7 +49,7 @@ class Student:
 
 
 def fit_student(
-    features: Float32, votes: Votes, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
+    features: Features, votes: Votes, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
 ) -> Student:
     """Return softmax regression on the `weak_labels` (n, k) of all rows, or of a random `TRAINING_ROWS` of them.
 
@@ -65,7 +66,7 @@ def fit_student(
 
 
 def choose_student_penalty(
-    features: Float32, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
+    features: Features, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
 ) -> float:
     """Return the smallest of `STUDENT_PENALTIES` that explains `STUDENT_SHARE` of what the best of them explains.
 
@@ -93,20 +94,21 @@ def choose_student_penalty(
         return STUDENT_PENALTIES[0]
     drawn = min(len(features), TRAINING_ROWS)
     fold = np.random.default_rng(seed).permutation(len(rows)) % STUDENT_FOLDS
-    entropy = scipy.special.entr(weak_labels[rows].mean(axis=0)).sum()
+    learned, targets = features[rows], weak_labels[rows]
+    entropy = scipy.special.entr(targets.mean(axis=0)).sum()
     models: list[SoftmaxRegression | None] = [None] * STUDENT_FOLDS
     explained: list[float] = []
     with threadpool_limits(limits=1):
         for penalty in STUDENT_PENALTIES:
             loss = 0.0
             for held in range(STUDENT_FOLDS):
-                kept, out = rows[fold != held], rows[fold == held]
+                kept = fold != held
                 # A fold has fewer rows than the whole: the same penalty per row.
-                strength = penalty * drawn / len(kept)
+                strength = penalty * drawn / kept.sum()
                 model = fit_softmax(
-                    features[kept], weak_labels[kept], np.ones(len(kept)), strength, models[held], advance
+                    learned[kept], targets[kept], np.ones(int(kept.sum())), strength, models[held], advance
                 )
-                loss -= float((weak_labels[out] * normalize_scores(score_rows(model, features[out]))).sum())
+                loss -= float((targets[~kept] * normalize_scores(score_rows(model, learned[~kept]))).sum())
                 models[held] = model
             explained.append(float(entropy - loss / len(rows)))
             if _is_decided(explained):

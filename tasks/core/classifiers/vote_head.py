@@ -25,9 +25,10 @@ from tasks.core.classifiers.softmax import (
     normalize_scores,
     score_rows,
 )
+from tasks.core.classifiers.spectral import Features
 from tasks.core.copies import count_votes, find_originals, weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float32, Float64, Votes
+from tasks.core.types import Float64, Votes
 
 HEAD_PENALTY = 0.3
 """Inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks."""
@@ -63,7 +64,7 @@ class VoteHead:
 
 
 def fit_vote_head(
-    features: Float32, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = ignore_progress
+    features: Features, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = ignore_progress
 ) -> VoteHead:
     """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
 
@@ -156,7 +157,7 @@ class _FittedVotes:
     regression: SoftmaxRegression
 
 
-def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) -> _FittedVotes:
+def _fit_votes(features: Features, counts: Float64, seed: int, advance: Advance) -> _FittedVotes:
     """Return the head fitted on weighted vote counts (n, k) float64; see `fit_vote_head`."""
     n, n_classes = counts.shape
     covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
@@ -176,12 +177,14 @@ def _fit_votes(features: Float32, counts: Float64, seed: int, advance: Advance) 
     fold = np.random.default_rng(seed).permutation(len(covered)) % HEAD_FOLDS
     models: list[SoftmaxRegression] = []
     held_out = np.zeros_like(targets)
+    learned = features[covered]
     with threadpool_limits(limits=1):
         for f in range(HEAD_FOLDS):
-            rest = fold != f
+            out = fold == f
             start = models[-1] if models else None
-            model = fit_softmax(features[covered[rest]], targets[rest], weights[rest], HEAD_PENALTY, start, advance)
-            held_out[~rest] = score_rows(model, features[covered[~rest]])
+            # weights of 0 leave a fold out without a copy of the others
+            model = fit_softmax(learned, targets, np.where(out, 0.0, weights), HEAD_PENALTY, start, advance)
+            held_out[out] = score_rows(model, learned[out])
             models.append(model)
         calibrated = fit_temperature(held_out, targets * weights[:, None])
         coef, intercept = np.zeros((features.shape[1], n_classes)), np.full(n_classes, -np.inf)
