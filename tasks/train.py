@@ -70,6 +70,7 @@ from tasks.tables.saved_descriptions import read_descriptions
 from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings
 from tasks.tables.schemas import probability_column
+from tasks.tables.scratch import open_scratch
 from tasks.tables.validation import require_same_items
 
 
@@ -247,11 +248,18 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
     )
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
         bandwidth = choose_bandwidth(progress.follow(columns))
-        pooled = pool_votes(progress.follow(columns), head.reliability, bandwidth)
+        pooled = pool_votes(
+            progress.follow(columns), head.reliability, bandwidth, lambda shape: _open_scratch(root, shape)
+        )
     with Progress("comparing items", total=WHOLE) as progress:
         known = KnownItems(root, inputs.items[ITEM_ID], vectors, (root / END_MODEL_SUMMARY).parent)
         nearest = known.find_nearest_items(progress.advance)
     return Evidence(features=features, head=head, pooled=pooled, known=known, nearest=nearest)
+
+
+def _open_scratch(root: Path, shape: tuple[int, int]) -> Float64:
+    """Return zeros (n, k) in a file without a name."""
+    return open_scratch((root / END_MODEL_SUMMARY).parent, (shape[0], 2 * shape[1])).view(np.float64)
 
 
 def fit_labels(

@@ -216,14 +216,16 @@ def measure_agreement(labels: Int64, items: NearestItems, n_classes: int) -> flo
 
     This is Cohen's kappa of an item and its neighbors.
     """
-    is_there = items.nearest >= 0
-    near = labels[items.reference.rows[items.nearest]] if len(items.reference.rows) else np.zeros_like(items.nearest)
+    rows, agreeing, compared = items.reference.rows, 0, 0
+    for block in cut_blocks(len(labels) if len(rows) else 0):
+        is_there = items.nearest[block] >= 0
+        agreeing += int((labels[rows[items.nearest[block]]] == labels[block, None])[is_there].sum())
+        compared += int(is_there.sum())
     share = np.bincount(labels, minlength=n_classes) / max(len(labels), 1)
     chance = float((share**2).sum())
-    if not is_there.any() or chance >= 1:
+    if not compared or chance >= 1:
         return 0.0
-    agreement = float((near == labels[:, None])[is_there].mean())
-    return max((agreement - chance) / (1 - chance), 0.0)
+    return max((agreeing / compared - chance) / (1 - chance), 0.0)
 
 
 def find_usual_say(labels: Int64, items: NearestItems, n_classes: int) -> float:

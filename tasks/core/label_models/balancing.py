@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tasks.core.classifiers.softmax import cut_blocks
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float64
 
@@ -50,7 +51,7 @@ def fit_balance(evidence: Float64, class_balance: Float64, advance: Advance = ig
     if target.sum() <= 0:
         return np.zeros_like(class_balance)
     target = target / target.sum()
-    rows = rows / rows.sum(axis=1, keepdims=True)
+    rows /= rows.sum(axis=1, keepdims=True)
     weights = np.where(target > 0, 1.0, 0.0)
     with count_steps(advance, BALANCE_ROUNDS) as step:
         for _ in range(BALANCE_ROUNDS):
@@ -79,11 +80,12 @@ def _bound_weights(weights: Float64) -> Float64:
 def apply_balance(evidence: Float64, weights: Float64, class_balance: Float64) -> Float64:
     """Return the posterior (q, k) float64 proportional to weights * evidence; class_balance for rows without evidence."""
     target = np.where(weights > 0, class_balance, 0.0)
-    posterior = np.tile(class_balance, (len(evidence), 1)).astype(np.float64)
-    known = evidence.sum(axis=1) > 0
-    if known.any() and target.sum() > 0:
-        rows = evidence[known] / evidence[known].sum(axis=1, keepdims=True)
-        posterior[known] = _weigh(rows, weights, target / target.sum())
+    posterior = np.tile(class_balance.astype(np.float64, copy=False), (len(evidence), 1))
+    for block in cut_blocks(len(evidence) if target.sum() > 0 else 0):
+        known = evidence[block].sum(axis=1) > 0
+        rows = evidence[block][known]
+        rows /= rows.sum(axis=1, keepdims=True)
+        posterior[block][known] = _weigh(rows, weights, target / target.sum())
     return posterior
 
 
@@ -91,4 +93,7 @@ def _weigh(rows: Float64, weights: Float64, target: Float64) -> Float64:
     """Return rows times weights, normalized; `target` for rows that become all zeros."""
     scaled = rows * weights
     total = scaled.sum(axis=1, keepdims=True)
-    return np.asarray(np.where(total > 0, scaled / np.where(total > 0, total, 1.0), target))
+    is_some = total > 0
+    scaled /= np.where(is_some, total, 1.0)
+    np.copyto(scaled, target, where=~is_some)
+    return np.asarray(scaled)

@@ -36,7 +36,7 @@ There is no n x n matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ import scipy  # whose parts are imported where they are used: together they take
 from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
-from tasks.core.classifiers.softmax import LOG_FLOOR
+from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
 from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.label_models.balancing import apply_balance, fit_balance
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
@@ -102,7 +102,7 @@ class PooledVotes:
     near: Float64
     bandwidth: float
 
-    def take(self, rows: Int64) -> PooledVotes:
+    def take(self, rows: Int64 | slice) -> PooledVotes:
         """Return the evidence of these rows."""
         return PooledVotes(own=self.own[rows], near=self.near[rows], bandwidth=self.bandwidth)
 
@@ -172,7 +172,12 @@ def weigh_similarity(similarity: Float32, bandwidth: float) -> Float64:
     return np.where(np.isnan(s), 0.0, np.exp(bandwidth * (s - 1.0)))
 
 
-def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: float) -> PooledVotes:
+def pool_votes(
+    columns: Iterable[LFColumn],
+    reliability: Float64,
+    bandwidth: float,
+    allocate: Callable[[tuple[int, int]], Float64] = np.zeros,
+) -> PooledVotes:
     """Return the sums over LFs of votes and of weighted neighbors, both times r_jc, added in LF order.
 
     Parameters
@@ -183,6 +188,8 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
         (m, k) float64 from `fit_vote_head`, or ones; NaN (the LF never votes for the class) counts as 0.
     bandwidth
         b, positive.
+    allocate
+        Makes an array of zeros of a shape, such as one on disk.
 
     Raises
     ------
@@ -209,7 +216,7 @@ def pool_votes(columns: Iterable[LFColumn], reliability: Float64, bandwidth: flo
             got = column.votes[(column.votes < -1) | (column.votes >= n_classes)][0]
             raise ValueError(f"votes of LF {j}: got {got}; expected -1 or 0..{n_classes - 1}")
         if own is None or near is None:
-            own, near = np.zeros(shape), np.zeros(shape)
+            own, near = allocate(shape), allocate(shape)
         voted = column.votes >= 0
         own[voted, column.votes[voted]] += r[j, column.votes[voted]]
         silent = np.flatnonzero(~voted)
@@ -255,9 +262,12 @@ def fit_nearvote(
         Gold without gold_similarity; a class balance that does not sum to one.
     """
     n_classes = head.proba.shape[1]
-    local = fit_balance(evidence.own + evidence.near, class_balance, advance)
-    neighbors_only = apply_balance(evidence.own + evidence.near, local, class_balance)
-    together = np.sqrt(neighbors_only * head.proba)
+    pooled = np.asarray(evidence.own + evidence.near)
+    local = fit_balance(pooled, class_balance, advance)
+    together = apply_balance(pooled, local, class_balance)
+    del pooled
+    together *= head.proba
+    np.sqrt(together, out=together)
     both = fit_balance(together, class_balance, advance)
     weak = apply_balance(together, both, class_balance)
     means = np.array([evidence.own.mean(), evidence.near.mean(), np.nan])
@@ -275,10 +285,16 @@ def fit_nearvote(
         )
     if gold_similarity is None:
         raise ValueError("gold_similarity: got None; expected an array, since gold is given")
-    near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
+    near_gold = together  # which is not needed any more
+    for block in cut_blocks(len(weak)):
+        near_gold[block] = weigh_similarity(gold_similarity[block], evidence.bandwidth)
     means[2] = near_gold.mean()
-    log_evidence = stack_evidence(evidence, head.proba, near_gold, means)
-    at_gold = log_evidence[gold.rows]
+
+    def stack_rows(rows: Int64 | slice) -> Float64:
+        """Return the logs (r, k, 4) of the evidence of `rows`."""
+        return stack_evidence(evidence.take(rows), head.proba[rows], near_gold[rows], means)
+
+    at_gold = stack_rows(gold.rows)
     fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     held_out = np.zeros((len(gold.rows), n_classes))
     with threadpool_limits(limits=1):
@@ -288,7 +304,9 @@ def fit_nearvote(
         for f in range(GOLD_FOLDS):
             held_out[fold == f] = _posterior(at_gold[fold == f], folds[f])
         fitted = _fit_conditional_logit(at_gold, gold.classes)
-        posterior = _posterior(log_evidence, fitted)
+        posterior = np.empty_like(weak)
+        for block in cut_blocks(len(posterior)):
+            posterior[block] = _posterior(stack_rows(block), fitted)
     weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
     return NearvoteLabels(
         posterior=posterior,
