@@ -131,13 +131,17 @@ def write_model(path: Path, model: SavedModel) -> None:
     arrays = _flatten(model)
     texts = {"classes": model.classes, "lfs": model.lfs, "metric": (model.metric,), "shipped": (model.shipped,)}
     _check(path, arrays, len(model.classes), len(model.lfs))
-    rows: list[tuple[str, list[int], list[float], list[str]]] = [
-        (name, [], [], [str(text) for text in texts[name]]) for name in _TEXTS
-    ]
-    rows += [(name, list(array.shape), array.ravel().tolist(), []) for name, array in arrays.items()]
     columns = {name: column.dtype for name, column in schemas.MODEL.columns.items()}
     schema = {name: getattr(dtype, "type", dtype) for name, dtype in columns.items()}
-    write_table(path, pl.DataFrame(rows, schema=schema, orient="row"), schemas.MODEL)
+    none = np.empty(0)
+    table = {
+        "name": [*_TEXTS, *arrays],
+        "shape": [*([] for _ in _TEXTS), *(list(array.shape) for array in arrays.values())],
+        # Not as lists of Python's numbers: those of gold vectors would be the most that `train` holds.
+        "numbers": [pl.Series(array.ravel()) for array in (*(none for _ in _TEXTS), *arrays.values())],
+        "texts": [*([str(text) for text in texts[name]] for name in _TEXTS), *([] for _ in arrays)],
+    }
+    write_table(path, pl.DataFrame(table, schema=schema), schemas.MODEL)
 
 
 def read_model(path: Path) -> SavedModel:
