@@ -23,9 +23,9 @@ from tasks.core.classifiers.gold_experts import (
     FeatureBlock,
     GoldExpert,
     VoteCode,
-    center_scores,
     fit_gold_expert,
     fit_vote_code,
+    measure_norm,
     predict_stacked,
     stack_fused,
 )
@@ -184,9 +184,9 @@ def fit_end_model(
     without_gold = weigh_experts(0, n_classes, leader).mean[2:]
     fitted = fit_student(features, votes, weak_labels, seed, advance) if student is None else student
     with threadpool_limits(limits=1):
-        raw = fitted.raw
-        said = normalize_scores(fitted.confidence * raw)
-        own = _pool_without_gold(said, weak_labels, without_gold)
+        own = np.empty_like(weak_labels)
+        for rows in cut_blocks(len(own)):
+            own[rows] = _pool_without_gold(fitted.predict(rows), weak_labels[rows], without_gold)
         usual = 0.0 if nearest is None else find_usual_say(own.argmax(axis=1), nearest, n_classes)
         if gold is None or not is_enough_gold(gold):
             return EndModel(
@@ -207,13 +207,12 @@ def fit_end_model(
             raise ValueError("label_log_proba, label_held_out: got None; expected arrays, since gold is given")
         fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
         alone = fit_gold_expert([features], gold, fold, n_classes, advance)
-        centered = center_scores(raw)
-        norm = max(float(np.sqrt((centered**2).sum(axis=1).mean())), 1e-12)
+        norm = measure_norm(fitted.raw)
         code = fit_vote_code(votes, n_classes)
-        blocks = stack_fused(features, centered, norm, votes, code)
+        blocks = stack_fused(features, fitted.raw, norm, votes, code)
         fused = fit_gold_expert(blocks, gold, fold, n_classes, advance)
         # the student never saw a gold row's class, so all its rows are held out
-        held_out = np.stack([alone.held_out, fused.held_out, label_held_out, said[gold.rows]], axis=2)
+        held_out = np.stack([alone.held_out, fused.held_out, label_held_out, fitted.predict(gold.rows)], axis=2)
         has_gold = np.isin(np.arange(n_classes), gold.classes)
         prior = weigh_experts(len(gold.rows), n_classes, leader)
         weights = fit_pool_weights(held_out, gold.classes, prior)
@@ -224,9 +223,11 @@ def fit_end_model(
         for f in range(GOLD_FOLDS):
             pooled[fold == f] = held_out[fold == f] @ without_fold[f]
         regressions = alone.regression, fused.regression
-        own = _restore_classes(
-            _pool_everywhere(regressions, blocks, label_log_proba, said, weights), weak_labels, has_gold
-        )
+        for rows in cut_blocks(len(own)):
+            scores = _pool_experts(
+                regressions, _take(blocks, rows), label_log_proba[rows], fitted.predict(rows), weights
+            )
+            own[rows] = _restore_classes(scores, weak_labels[rows], has_gold)
         pooled = _restore_classes(pooled, weak_labels[gold.rows], has_gold)
         posterior, say = own, 0.0
         if nearest is not None:
@@ -236,10 +237,10 @@ def fit_end_model(
             followed = []
             for f in range(GOLD_FOLDS):
                 mine = gold.rows[fold == f]
-                rows = np.union1d(reference, mine)
-                scores = _pool_without_fold(f, rows, (alone, fused), blocks, predict_fold, said, without_fold[f])
-                there = _restore_classes(scores, weak_labels[rows], has_gold)
-                at = np.searchsorted(rows, reference), np.searchsorted(rows, mine)
+                both = np.union1d(reference, mine)
+                scores = _pool_without_fold(f, both, (alone, fused), blocks, predict_fold, fitted, without_fold[f])
+                there = _restore_classes(scores, weak_labels[both], has_gold)
+                at = np.searchsorted(both, reference), np.searchsorted(both, mine)
                 followed.append(
                     follow_steps(there[at[0]], pooled[fold == f], nearest.nearest[reference], nearest.nearest[mine])
                 )
@@ -307,9 +308,8 @@ def predict_end_model(
             return _pool_without_gold(student, weak_labels, parameters.without_gold)
         if label_log_proba is None:
             raise ValueError("label_log_proba: got None; expected an array, since gold taught the end model")
-        blocks = stack_fused(features, center_scores(raw), fitted.student_norm, votes, fitted.vote_code)
-        alone, fused = predict_stacked(fitted.alone, [features]), predict_stacked(fitted.fused, blocks)
-        pooled = np.stack([alone, fused, label_log_proba, student], axis=2) @ fitted.pool_weights
+        blocks = stack_fused(features, raw, fitted.student_norm, votes, fitted.vote_code)
+        pooled = _pool_experts((fitted.alone, fitted.fused), blocks, label_log_proba, student, fitted.pool_weights)
         return _restore_classes(pooled, weak_labels, fitted.has_gold)
 
 
@@ -319,14 +319,19 @@ def _pool_without_gold(student: Float64, weak_labels: Float64, weights: Float64)
     return np.asarray(np.exp(normalize_scores(weights[0] * said + weights[1] * student)))
 
 
-def _pool_everywhere(
+def _take(blocks: Sequence[FeatureBlock], rows: slice | Int64) -> list[FeatureBlock]:
+    """Return the features of `rows`."""
+    return [block.take(rows) if isinstance(block, SpectralFeatures) else block[rows] for block in blocks]
+
+
+def _pool_experts(
     experts: tuple[SoftmaxRegression, SoftmaxRegression],
     blocks: Sequence[FeatureBlock],
     label_model: Float64,
     student: Float64,
     weights: Float64,
 ) -> Float64:
-    """Return the pool's scores (n, k) of all rows."""
+    """Return the pool's scores (q, k) of the rows whose features are `blocks`."""
     alone, fused = predict_stacked(experts[0], blocks[:1]), predict_stacked(experts[1], blocks)
     return np.asarray(np.stack([alone, fused, label_model, student], axis=2) @ weights)
 
@@ -337,7 +342,7 @@ def _pool_without_fold(
     experts: tuple[GoldExpert, GoldExpert],
     blocks: Sequence[FeatureBlock],
     predict_fold: PredictFold,
-    student: Float64,
+    student: Student,
     weights: Float64,
 ) -> Float64:
     """Return the pool's scores (r, k) of `rows` by experts and weights that learned nothing from gold rows of `fold`."""
@@ -345,19 +350,9 @@ def _pool_without_fold(
     scores = np.empty_like(label_model)
     alone, fused = (expert.folds[fold] for expert in experts)
     for block in cut_blocks(len(rows)):
-        part = [_take(features, rows[block]) for features in blocks]
-        said = [
-            predict_stacked(alone, part[:1]),
-            predict_stacked(fused, part),
-            label_model[block],
-            student[rows[block]],
-        ]
-        scores[block] = np.stack(said, axis=2) @ weights
+        part = _take(blocks, rows[block])
+        scores[block] = _pool_experts((alone, fused), part, label_model[block], student.predict(rows[block]), weights)
     return scores
-
-
-def _take(features: FeatureBlock, rows: Int64) -> FeatureBlock:
-    return features.take(rows) if isinstance(features, SpectralFeatures) else features[rows]
 
 
 def _restore_classes(scores: Float64, weak_labels: Float64, has_gold: Bool) -> Float64:

@@ -11,6 +11,7 @@ from tasks.core.classifiers.folds import GOLD_FOLDS
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
     SoftmaxRegression,
+    cut_blocks,
     fit_softmax,
     normalize_scores,
     score_rows,
@@ -83,7 +84,26 @@ class VoteColumns:
         return np.stack(columns, axis=1) if columns else np.zeros((len(votes), 0), dtype=np.float32)
 
 
-FeatureBlock = Features | VoteColumns
+@dataclass(frozen=True, kw_only=True)
+class ScoreColumns:
+    """A classifier's log probabilities (n, k), centered and over `norm`, as columns, made for the rows that are asked for."""
+
+    log_proba: Float64
+    norm: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, k)."""
+        return self.log_proba.shape[0], self.log_proba.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.log_proba)
+
+    def __getitem__(self, rows: slice | Int64) -> Float32:
+        return (center_scores(self.log_proba[rows]) / self.norm).astype(np.float32)
+
+
+FeatureBlock = Features | ScoreColumns | VoteColumns
 """Columns of features of all rows."""
 
 
@@ -125,15 +145,25 @@ def predict_stacked(model: SoftmaxRegression, blocks: Sequence[FeatureBlock]) ->
     return normalize_scores(scores)
 
 
-def stack_fused(features: Features, centered: Float64, norm: float, votes: Votes, code: VoteCode) -> list[FeatureBlock]:
-    """Return the blocks of features for the expert that also sees the student and the votes."""
-    return [features, (centered / norm).astype(np.float32), VoteColumns(votes=votes, code=code)]
+def stack_fused(
+    features: Features, log_proba: Float64, norm: float, votes: Votes, code: VoteCode
+) -> list[FeatureBlock]:
+    """Return the blocks of features for the expert that also sees the student's `log_proba` (n, k) and the votes."""
+    return [features, ScoreColumns(log_proba=log_proba, norm=norm), VoteColumns(votes=votes, code=code)]
 
 
 def center_scores(log_proba: Float64) -> Float64:
     """Return log probabilities, floored at `LOG_FLOOR`, minus their mean over classes."""
     kept = np.maximum(log_proba, np.log(LOG_FLOOR))
     return np.asarray(kept - kept.mean(axis=1, keepdims=True))
+
+
+def measure_norm(log_proba: Float64) -> float:
+    """Return the root mean square norm of the rows of `center_scores`, positive."""
+    squares = np.empty(len(log_proba))
+    for block in cut_blocks(len(log_proba)):
+        squares[block] = (center_scores(log_proba[block]) ** 2).sum(axis=1)
+    return max(float(np.sqrt(squares.mean())), 1e-12)
 
 
 def fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:

@@ -128,7 +128,7 @@ class SpectralFeatures:
     def __getitem__(self, rows: slice | Int64) -> Float32:
         return apply_spectral_map(self.spectral_map, self.embeddings, np.arange(len(self))[rows])
 
-    def take(self, rows: Int64) -> SpectralFeatures:
+    def take(self, rows: slice | Int64) -> SpectralFeatures:
         """Return those of some rows, not made yet."""
         return SpectralFeatures(spectral_map=self.spectral_map, embeddings=self.embeddings[rows])
 

@@ -20,7 +20,7 @@ from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float64, Votes
+from tasks.core.types import Float64, Int64, Votes
 
 STUDENT_PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse penalties of the student, half decades; see `choose_student_penalty`."""
@@ -46,6 +46,10 @@ class Student:
     regression: SoftmaxRegression
     raw: Float64
     confidence: float
+
+    def predict(self, rows: slice | Int64) -> Float64:
+        """Return its calibrated log probabilities (r, k) of `rows`."""
+        return normalize_scores(self.confidence * self.raw[rows])
 
 
 def fit_student(
@@ -137,7 +141,9 @@ def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64
     covered = counts.sum(axis=1) > 0
     if not covered.any():
         return 1.0
-    share = counts[covered] / counts[covered].sum(axis=1, keepdims=True)
+    share = counts[covered]
+    del counts
+    share /= share.sum(axis=1, keepdims=True)
     mean = share.mean(axis=0)
-    targets = share * np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
-    return float(fit_temperature(log_proba[covered], targets)[0])
+    share *= np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
+    return float(fit_temperature(log_proba[covered], share)[0])

@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.end_model import EndParameters
-from tasks.core.classifiers.gold_experts import center_scores, predict_stacked, stack_fused
+from tasks.core.classifiers.gold_experts import predict_stacked, stack_fused
 from tasks.core.classifiers.pool import EXPERTS
 from tasks.core.classifiers.softmax import normalize_scores, score_rows
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters, PooledVotes, stack_evidence, weigh_similarity
@@ -82,7 +82,7 @@ def take_apart_pool(
     alone, fused, label_model, student = learned.pool_weights.tolist()
     with threadpool_limits(limits=1):
         raw = normalize_scores(score_rows(parameters.student, features))
-        blocks = stack_fused(features, center_scores(raw), learned.student_norm, votes, learned.vote_code)
+        blocks = stack_fused(features, raw, learned.student_norm, votes, learned.vote_code)
         gold_alone = predict_stacked(learned.alone, [features])
         ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
         of_embedding, of_student, _ = (
