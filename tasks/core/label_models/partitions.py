@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-_SEED = 0
+from tasks.core.search.faiss_index import find_tightest_centers
+
 _STARTS = 4
 """Runs of k-means from different seeds, of which the tightest is used."""
 
@@ -47,7 +48,7 @@ def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     """Return `parts` centroids by k-means on `vectors` (n, d), or fewer if there are fewer distinct rows.
 
-    It runs on a single thread: k-means sums centroids per thread, so the last digits depend on the number of threads.
+    It runs on a single thread, as the last digits of products depend on the number of threads.
 
     Raises
     ------
@@ -57,15 +58,10 @@ def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     if parts < 1 or len(vectors) == 0:
         raise ValueError(f"cannot make {parts} parts of {len(vectors)} rows")
     parts = _count_distinct(vectors, parts)
-    # scikit-learn takes a second to import, which only those who partition should pay; the limit below is for libraries
-    # that are loaded already.
-    from sklearn.cluster import KMeans
-
     with threadpool_limits(limits=1):
-        found = KMeans(n_clusters=parts, n_init=_STARTS, random_state=_SEED).fit(vectors.astype(np.float64))
+        found = find_tightest_centers(vectors, parts, starts=_STARTS).astype(np.float64)
     # Sorted, so that a part's number does not depend on which start found it.
-    order = np.lexsort(found.cluster_centers_.T[::-1])
-    return Partition(centroids=found.cluster_centers_[order])
+    return Partition(centroids=found[np.lexsort(found.T[::-1])])
 
 
 def _count_distinct(vectors: npt.NDArray[np.float32], enough: int) -> int:

@@ -1,4 +1,4 @@
-"""The only module that imports faiss: an index over all embeddings, built without a single vote.
+"""The only module that imports faiss: an index over all embeddings, built without a single vote, and k-means.
 
 The flat index stores the vectors that propose neighbors (unit vectors for cosine, the embeddings themselves for L2).
 Which proposal wins is decided elsewhere, in float64 on the embeddings.
@@ -198,6 +198,19 @@ def find_centers(
         training.train(sample, quantizer)
     centers: npt.NDArray[np.float32] = faiss.vector_to_array(training.centroids).reshape(cells, d)
     return centers
+
+
+def find_tightest_centers(vectors: npt.NDArray[np.float32], centers: int, *, starts: int) -> npt.NDArray[np.float32]:
+    """The tightest of `starts` sets of `centers` (centers, d) that k-means finds among all `vectors` (n, d), for L2.
+
+    Each start draws its first centers far apart (k-means++), by a fixed seed. `vectors` have at least so many distinct rows.
+    The last digits depend on the number of threads of OpenMP and BLAS.
+    """
+    training = faiss.Clustering(vectors.shape[1], centers)
+    training.init_method, training.nredo, training.seed = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS, starts, 0
+    training.max_points_per_centroid, training.min_points_per_centroid = len(vectors), 1
+    training.train(np.ascontiguousarray(vectors), faiss.IndexFlatL2(vectors.shape[1]))
+    return faiss.vector_to_array(training.centroids).reshape(centers, vectors.shape[1])
 
 
 def assign_cells(
