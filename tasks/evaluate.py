@@ -1,6 +1,7 @@
 """evaluate: how good each method's labels are, as metrics, plots, tables and a page. The only reader of test gold."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,10 +195,13 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     is_alike = ~((known.splits == encode_split(Split.VALID)) & (known.classes != ABSTAIN))
     labels = _read_labels(root, items, classes)
     predictions = _find_predictions(root, k)
-    probabilities, same = {}, []
-    for method, path in predictions.items():
-        probabilities[method], is_shipped = _read_judged(root, items, method, path, labels.P, judged, is_alike)
-        same += [method] if is_shipped else []
+    probabilities: dict[str, Float64] = dict.fromkeys(predictions, np.empty((0, k)))
+    same = list(predictions)
+    for path in dict.fromkeys(predictions.values()):
+        methods = [method for method in predictions if predictions[method] == path]
+        taken, others = _read_judged(root, items, path, methods, labels.P, judged, is_alike)
+        probabilities |= taken
+        same = [method for method in same if method not in others]
     with _open_summary(root / END_MODEL_SUMMARY) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
         balances = [read_balance("Model of the shipped labels", found, classes)]
@@ -230,8 +234,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
     if same:
-        for start, P in _read_probabilities(root, items, shipped, predictions[shipped], k):
-            labels.P[start : start + len(P)] = P
+        for start, batch in _read_probabilities(root, items, predictions[shipped], [shipped], k):
+            labels.P[start : start + len(batch[shipped])] = batch[shipped]
     picked, confidence = np.empty(items.height, np.int8), np.empty(items.height)
     for start in range(0, items.height, ROW_GROUP):
         P = labels.P[start : start + ROW_GROUP]
@@ -425,27 +429,32 @@ def _find_predictions(root: Path, k: int) -> dict[str, Path]:
 
 
 def _read_probabilities(
-    root: Path, items: pl.DataFrame, method: str, path: Path, k: int
-) -> Iterator[tuple[int, Float64]]:
-    """The probabilities (b, k) of `method` part by part, each with its first row among `items`."""
-    columns = [f"{method}/{label}" for label in range(k)]
+    root: Path, items: pl.DataFrame, path: Path, methods: Sequence[str], k: int
+) -> Iterator[tuple[int, dict[str, Float64]]]:
+    """The probabilities (b, k) of `methods` part by part, each with its first row among `items`."""
+    columns = {method: [f"{method}/{label}" for label in range(k)] for method in methods}
     schema = schemas.predictions(k, read_schema(root / path))
-    for start, batch in _read_in_order(root, items, path, schema, [ITEM_ID, *columns]):
-        yield start, batch.select(columns).to_numpy()
+    for start, batch in _read_in_order(root, items, path, schema, [ITEM_ID, *itertools.chain(*columns.values())]):
+        yield start, {method: batch.select(names).to_numpy() for method, names in columns.items()}
 
 
 def _read_judged(
-    root: Path, items: pl.DataFrame, method: str, path: Path, shipped: Float64, judged: Int64, is_alike: Bool
-) -> tuple[Float64, bool]:
-    """The probabilities (g, k) of `method` for the rows `judged`, and whether it ships: as `shipped` (n, k) where `is_alike` (n,)."""
+    root: Path, items: pl.DataFrame, path: Path, methods: list[str], shipped: Float64, judged: Int64, is_alike: Bool
+) -> tuple[dict[str, Float64], set[str]]:
+    """The probabilities (g, k) of `methods` for the rows `judged`, and which do not ship: not `shipped` (n, k) where `is_alike` (n,)."""
     k = shipped.shape[1]
-    taken, is_shipped = np.empty((len(judged), k)), True
-    for start, P in _read_probabilities(root, items, method, path, k):
-        low, high = np.searchsorted(judged, [start, start + len(P)])
-        taken[low:high] = P[judged[low:high] - start]
-        rows = is_alike[start : start + len(P)]
-        is_shipped = is_shipped and np.allclose(P[rows], shipped[start : start + len(P)][rows], rtol=0, atol=TIE)
-    return taken, is_shipped
+    taken: dict[str, Float64] = {method: np.empty((len(judged), k)) for method in methods}
+    others: set[str] = set()
+    for start, batch in _read_probabilities(root, items, path, methods, k):
+        stop = start + len(batch[methods[0]])
+        low, high = np.searchsorted(judged, [start, stop])
+        rows = is_alike[start:stop]
+        expected = shipped[start:stop][rows]
+        for method, P in batch.items():
+            taken[method][low:high] = P[judged[low:high] - start]
+            if method not in others and not np.allclose(P[rows], expected, rtol=0, atol=TIE):
+                others.add(method)
+    return taken, others
 
 
 def _evaluate_split(
