@@ -27,6 +27,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Byte-code of a file that was edited twice in a second is told from the newer by nothing: what tests start reads the one
 # made below, and makes none.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+# Two processes of pytest share the cores, and threads of OpenMP and BLAS that wait for each other spin: a run of the demo takes
+# a ninth more processor time with two of them. Tests of threads say how many they want.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes is a matter of what else the machine does.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
