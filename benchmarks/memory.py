@@ -52,7 +52,7 @@ FORMULAS: dict[str, dict[str, float]] = {
     "index": {"MiB": 140, "n": 60, "G d": 36, "C d": 8},
     "gold": {"MiB": 165, "n": 150},
     "apply": {"MiB": 130, "n": 60, "n m": 10},
-    "search": {"MiB": 400, "n": 100, "n m": 8, "G d": 4},
+    "search": {"MiB": 470, "n": 170, "n m": 8, "G d": 4},
     "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
     "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 82, "S d": 38},
