@@ -57,7 +57,8 @@ def test_they_are_those_that_a_search_of_all_pairs_finds(seed, n, d, is_coarse):
 
 def test_many_points_are_searched_as_few(monkeypatch):
     points = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
-    found = search(points)
+    with threadpool_limits(limits=2):
+        found = search(points)
     assert np.array_equal(found.nearest, search_slowly(points, found.reference.rows))
     monkeypatch.setattr(nearest_items, "PRODUCTS", 5_000)
     with threadpool_limits(limits=1):
