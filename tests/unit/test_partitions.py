@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from tasks.core.label_models.partitions import Partition, fit_partition, thin_rows
 
@@ -54,3 +55,10 @@ def test_a_sample_of_many_rows_finds_the_same_clusters():
     homes = fit_partition(vectors[kept], 4).assign(CORNERS)
     assert len(vectors) == 50_000 and len(kept) < 20_000 and sorted(homes) == [0, 1, 2, 3]
     assert thin_rows(kept).tolist() == kept.tolist() and thin_rows(kept[:0]).size == 0
+
+
+def test_the_number_of_threads_changes_no_digit():
+    vectors = np.random.default_rng(2).normal(size=(6000, 64)).astype(np.float32)
+    with threadpool_limits(limits=3):
+        found = fit_partition(vectors, 5).centroids
+    assert found.tolist() == fit_partition(vectors, 5).centroids.tolist()

@@ -204,7 +204,7 @@ def find_tightest_centers(vectors: npt.NDArray[np.float32], centers: int, *, sta
     """The tightest of `starts` sets of `centers` (centers, d) that k-means finds among all `vectors` (n, d), for L2.
 
     Each start draws its first centers far apart (k-means++), by a fixed seed. `vectors` have at least so many distinct rows.
-    The last digits depend on the number of threads of OpenMP and BLAS.
+    FAISS and BLAS promise the same digits for the same number of threads only.
     """
     training = faiss.Clustering(vectors.shape[1], centers)
     training.init_method, training.nredo, training.seed = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS, starts, 0
