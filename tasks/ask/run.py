@@ -3,11 +3,14 @@ the calls that are under way.
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import FrameType
 from urllib.parse import urlsplit
 
 from tasks.ask.choice import Ask, AskPlan
@@ -26,6 +29,9 @@ KEY_VARIABLE = "EPOXY_LLM_KEY"
 
 IN_A_ROW = 3
 """Items in a row without an answer after which nothing more is asked: then the server is at fault, and not an item."""
+
+_LOOK = 0.2
+"""Seconds after which it is seen that Ctrl-C was pressed, if no call has ended before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +92,8 @@ def ask_all(lf: ModelLF, plan: AskPlan, *, patience: Patience | None = None, par
             table.append(answer)
             progress.advance()
 
-        with _workers(client, parallel) as submit:
-            run.go(asks, submit, parallel, keep)
+        with _workers(client, parallel) as submit, _note_ctrl_c() as is_pressed:
+            run.go(asks, submit, parallel, keep, is_pressed)
     return Asked(
         answers=tuple(run.answers),
         failed=tuple(run.failed),
@@ -108,6 +114,30 @@ def _workers(client: ChatClient, parallel: int) -> Iterator[Callable[..., Future
         client.close()
 
 
+@contextmanager
+def _note_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl-C was pressed; pressed again, it is a KeyboardInterrupt.
+
+    As an exception the first one would fall anywhere, between an answer that has come and the disk, too.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class _Run:
     """The calls of one `ask_all`, collected by a single thread."""
 
@@ -123,31 +153,32 @@ class _Run:
         self.notes: list[str] = []
 
     def go(
-        self, asks: list[Ask], submit: Callable[..., Future[Reply]], parallel: int, keep: Callable[[Answer], object]
+        self,
+        asks: list[Ask],
+        submit: Callable[..., Future[Reply]],
+        parallel: int,
+        keep: Callable[[Answer], object],
+        is_pressed: Callable[[], bool],
     ) -> None:
-        """Ask all; answers are kept as they come."""
+        """Ask all; answers are kept as they come, and where Ctrl-C `is_pressed` those that are under way."""
         left = iter(asks)
         running: dict[Future[Reply], Ask] = {}
         stopped: BaseException | None = None
         # The first call goes alone: if the address, the key or the form of the request is wrong, one call tells.
         room = 1
         while True:
+            if stopped is None and is_pressed():
+                # What is under way is paid for: it is waited for, and kept.
+                stopped = KeyboardInterrupt()
+                self._client.stop()
+                print(f"stopping: {len(running)} calls are under way", file=sys.stderr)
             while stopped is None and len(running) < room and self._can_afford(len(running) + 1):
                 if (ask := next(left, None)) is None:
                     break
                 running[submit(self._call, ask)] = ask
             if not running:
                 break
-            try:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt as pressed:
-                if stopped is not None:
-                    raise
-                # What is under way is paid for: it is waited for, and kept. Pressed again, it is not.
-                stopped = pressed
-                self._client.stop()
-                print(f"stopping: {len(running)} calls are under way", file=sys.stderr)
-                continue
+            done, _ = wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED)
             for future in done:
                 ask = running.pop(future)
                 try:
@@ -159,6 +190,8 @@ class _Run:
         self.failed += [(ask.item_id, reason) for ask, reason in self._refused]
         if stopped is not None:
             raise stopped
+        if is_pressed():
+            raise KeyboardInterrupt
 
     def _can_afford(self, calls: int) -> bool:
         """Whether what was spent allows so many average calls more."""

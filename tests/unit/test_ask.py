@@ -29,7 +29,7 @@ from tasks.lf.fingerprint import Fingerprints
 from tasks.lf.language_model import Budget, ModelLF, describe_answers
 from tasks.lf.loading import load_module, project_lfs
 from tasks.lf.questions import Question, digest_message
-from tasks.tables.answer_table import Answer, open_answers, read_answers
+from tasks.tables.answer_table import Answer, AnswerWriter, open_answers, read_answers
 
 MODULE = """\
 from tasks.labeling import llm_lf
@@ -437,6 +437,32 @@ def test_a_stopped_process_loses_no_answer_and_another_goes_on(
         asked = ask_all(lf, make_plan(lf, [f"text {at}" for at in range(40)]), patience=PATIENCE)
         assert len(asked.answers) == 40 - kept and len(server.requests) == answered + 40 - kept
     assert len(read_answers(path)) == 40
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_ctrl_c_while_an_answer_is_written_loses_none(
+    project: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Wherever the program is when it is pressed, and not only while it waits."""
+    append, written = AnswerWriter.append, []
+
+    def press(table: AnswerWriter, answer: Answer) -> None:
+        written.append(answer)
+        if len(written) == 5 and moment == "before":
+            signal.raise_signal(signal.SIGINT)
+        append(table, answer)
+        if len(written) == 5 and moment == "after":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(AnswerWriter, "append", press)
+    with fake.serve(lambda number, request: fake.judge if number < 5 else fake.sleep(0.3)) as server:
+        monkeypatch.setenv("EPOXY_LLM_URL", server.url)
+        lf = load(project)
+        with pytest.raises(KeyboardInterrupt):
+            ask_all(lf, make_plan(lf, [f"text {at}" for at in range(40)]), patience=PATIENCE, parallel=3)
+        assert 5 <= len(server.requests) < 12
+        assert len(read_answers(lf.path)) == len(server.requests)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_no_proxy_user_or_key_is_in_an_error_of_the_transport(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
