@@ -3,18 +3,16 @@ the calls that are under way.
 """
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import FrameType
 from urllib.parse import urlsplit
 
 from tasks.ask.choice import Ask, AskPlan
 from tasks.ask.client import ChatClient, NoAnswerError, Patience, RefusedError, Reply, StoppedError, make_safe
+from tasks.ctrl_c import on_ctrl_c
 from tasks.errors import EpoxyError, ParamsError, StageError
 from tasks.lf.language_model import ModelLF, find_url_mistake
 from tasks.lf.questions import FORMS
@@ -120,22 +118,16 @@ def _note_ctrl_c() -> Iterator[Callable[[], bool]]:
 
     As an exception the first one would fall anywhere, between an answer that has come and the disk, too.
     """
-    pressed: list[int] = []
+    is_pressed = False
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if pressed:
+    def note() -> None:
+        nonlocal is_pressed
+        if is_pressed:
             raise KeyboardInterrupt
-        pressed.append(number)
+        is_pressed = True
 
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with on_ctrl_c(note):
+        yield lambda: is_pressed
 
 
 class _Run:

@@ -3,16 +3,13 @@
 import importlib
 import re
 import reprlib
-import signal
 import sys
-import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +17,7 @@ import polars as pl
 
 from tasks.core.class_names import describe_twin, find_misread_class
 from tasks.core.types import ABSTAIN
+from tasks.ctrl_c import on_ctrl_c
 from tasks.lf.functions import Item, OnError, PatternLF, RowwiseLF, VectorizedLF, Vote
 from tasks.lf.monitor import Counter
 from tasks.lf.observation import SideInputs, observe, unobserved
@@ -151,22 +149,15 @@ def restored_streams() -> Iterator[Callable[[], None]]:
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
     """A function that tells whether Ctrl-C was pressed, as opposed to an LF raising KeyboardInterrupt."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: True
-        return
-    interrupted = False
+    is_pressed = False
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
+    def interrupt() -> None:
+        nonlocal is_pressed
+        is_pressed = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield lambda: interrupted
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with on_ctrl_c(interrupt) as is_told:
+        yield lambda: is_pressed or not is_told
 
 
 def apply_vectorized(
