@@ -60,7 +60,7 @@ lock: env        ## write requirements.lock with the newest versions that work t
 lint: env        ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy flows tasks lfs epoxy_flow
+	$(BIN)/mypy flows tasks lfs epoxy_flow benchmarks
 
 # Apart from lint, which needs no network.
 audit: env       ## known vulnerabilities of what the lock holds; asks an advisory service

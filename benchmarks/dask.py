@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from benchmarks.carried import count_bytes, print_table
+from benchmarks.carried import Carried, count_bytes, print_table
 from benchmarks.spaces import draw_space, draw_votes
 from tasks import apply, index, search
 from tasks.cache import store
@@ -87,7 +88,8 @@ def main(arguments: list[str]) -> int:
         return 2
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", file=sys.stderr)
     sizes = {"apply": options.apply, "encode": options.encode, "search": options.search}
-    results, carried = [], []
+    results: list[Result] = []
+    carried: list[Carried] = []
     with _start([1, 2]) as clusters, ExitStack() as stack:
         for work, prepare in WORKS.items():
             root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -104,7 +106,7 @@ def main(arguments: list[str]) -> int:
         print_table(carried)
     if options.json:
         write_json(options.json, [asdict(one) for one in results])
-    return 0 if all(one.is_equal for one in [*results, *carried]) else 1
+    return 0 if all([*(one.is_equal for one in results), *(one.is_equal for one in carried)]) else 1
 
 
 @contextmanager
@@ -116,7 +118,8 @@ def _start(counts: Sequence[int]) -> Iterator[list[str]]:
     settings = {"POLARS_MAX_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
     with patch.dict(os.environ, settings), ExitStack() as stack:
         options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
-        yield [stack.enter_context(LocalCluster(n_workers=count, **options)).scheduler_address for count in counts]
+        start: Callable[..., Any] = LocalCluster
+        yield [stack.enter_context(start(n_workers=count, **options)).scheduler_address for count in counts]
 
 
 Run = Callable[[], bytes]
@@ -166,7 +169,7 @@ def _prepare_encode(root: Path, n: int) -> Run:
     return run
 
 
-def load_pieces(root: Path, params: EncoderParams) -> encoder.Encoder:
+def load_pieces(root: Path, params: encoder.ModelChoice) -> encoder.Encoder:
     """An encoder that needs nothing."""
     return count_pieces
 

@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> int:
             f"{n:10,} {m:4} {result.fit_seconds:6.2f} {result.predict_seconds:9.2f} {result.memory_mib:6.0f} {ratio:>15}",
             flush=True,
         )
-    tuning = measure_tuning(*map(int, chosen.tune.split("x")), chosen.coverage, chosen.repeats)
+    n, m = map(int, chosen.tune.split("x"))
+    tuning = measure_tuning(n, m, chosen.coverage, chosen.repeats)
     print(
         f"tuning, {tuning.n:,} items, {tuning.m} LFs: {tuning.per_lf:,.0f} settings a second LF by LF, "
         f"{tuning.one_for_all:,.0f} with one threshold for all"

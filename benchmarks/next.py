@@ -19,7 +19,7 @@ import polars as pl
 from benchmarks.few_gold import Task, fit_draw, open_task
 from benchmarks.real_tasks import find_tasks, lay_out
 from tasks.__main__ import STAGES, run_stage
-from tasks.core.classifiers.end_model import Student
+from tasks.core.classifiers.student import Student
 from tasks.core.ties import score_labels
 from tasks.core.types import GoldRows, Int64
 from tasks.queries.next_items import Strategy, choose_next

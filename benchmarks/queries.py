@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,11 @@ def main(arguments: list[str]) -> int:
 def measure(root: Path) -> list[Result]:
     """The seconds of every question about the project at `root`."""
     data = ProjectData(root)
-    results = [_time(name, lambda query=query: find_items(data, query).total) for name, query in QUERIES.items()]
+
+    def count(query: ItemQuery) -> int:
+        return find_items(data, query).total
+
+    results = [_time(name, partial(count, query)) for name, query in QUERIES.items()]
     lf = read_lf('keyword_lf("x", column="text", keywords=["word17", "word20"], label="a")')
 
     def try_it() -> int:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import yaml
 
+from flows.init.pipeline import list_outs
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 _BYTES = {
@@ -84,8 +86,7 @@ def _make_project(root: Path, n: int) -> int:
     (root / params["gold"]["source"]).mkdir(exist_ok=True)
     sizes = {"data/raw/embeddings.npy": _RAW * n, "data/raw/items.parquet": n, "lfs/votes.parquet": 5 * n}
     for stage in yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
-        for entry in (*stage["outs"], *stage.get("metrics", ())):
-            out = entry if isinstance(entry, str) else next(iter(entry))
+        for out in list_outs(stage):
             if out == "data/ingest/embeddings":
                 shards = max(n // _SHARD, 1)
                 sizes |= {f"{out}/part-{i:05}-of-{shards:05}.parquet": _EMBEDDING * n // shards for i in range(shards)}

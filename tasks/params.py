@@ -73,7 +73,7 @@ class EncoderParams(Section):
     reads: Reads = Reads.TEXT
     """What `column` holds: `text`, or `images`, which are paths (from the folder of the items' file or that of the project,
     of files below `ingest.source`) or the bytes of image files. `pixels` reads images without being told."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """The number of texts per call of the model; no result depends on it."""
 
     @model_validator(mode="before")
@@ -142,9 +142,9 @@ class ColumnType(StrEnum):
 class QuarantineParams(Section):
     """How many rows of the raw data may fail; they are left out, and listed in `data/ingest/quarantine.parquet`."""
 
-    rows: int | None = Field(None, ge=0)
+    rows: int | None = Field(default=None, ge=0)
     """At most so many rows; null: any number."""
-    share: float | None = Field(None, ge=0, le=1)
+    share: float | None = Field(default=None, ge=0, le=1)
     """At most this share, of them and the items that are left; null: any share."""
 
     @model_validator(mode="after")
@@ -380,7 +380,7 @@ class ApplyParams(Section):
 class SearchParams(Section):
     """Which items may have their votes extended to others, and how exact an approximate search is."""
 
-    reference: tuple[Split, ...] = Field((Split.TRAIN,), min_length=1)
+    reference: tuple[Split, ...] = Field(default=(Split.TRAIN,), min_length=1)
     """Splits whose votes may be extended to their neighbors."""
     target_recall: float = Field(default=0.99, gt=0, lt=1)
     """For an approximate index: the smallest share of true nearest neighbors that must be found, measured on samples."""
@@ -414,7 +414,7 @@ class TuneParams(Section):
     method: TuneMethod = TuneMethod.PER_LF
     """`agreement`: per LF as well, but without gold, by how well the other LFs predict the extended votes."""
     metric: TuneMetric = TuneMetric.ACCURACY
-    candidates: int = Field(20, ge=1, le=1000)
+    candidates: int = Field(default=20, ge=1, le=1000)
     """The number of quantiles of the observed similarities to try, in addition to "do not extend"."""
     default: Threshold | None = None
     """The threshold of LFs that `thresholds` does not name, with `fixed` or without valid gold. null: do not extend (with
@@ -508,7 +508,7 @@ class TrainParams(Section):
     gold: Literal["valid", "none"] = "valid"
     """Whether the model may learn from gold of valid items; either way it judges which labels are certified."""
     certify: CertifyParams = CertifyParams()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the folds in which gold and votes are held out."""
 
     @field_validator("class_balance")
@@ -520,13 +520,13 @@ class TrainParams(Section):
 class EvaluateParams(Section):
     """How labels are evaluated."""
 
-    bootstrap: int = Field(1000, ge=0)
+    bootstrap: int = Field(default=1000, ge=0)
     """Bootstrap resamples for each interval; 0: no intervals."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """The confidence level of each interval."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the resamples."""
-    examples: int = Field(4, ge=0, le=100)
+    examples: int = Field(default=4, ge=0, le=100)
     """Items of each kind (wrong, in conflict, uncovered, wrong by extension) that the report shows with their text; 0: none."""
 
 

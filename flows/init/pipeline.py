@@ -1,8 +1,10 @@
 """The pipeline of a project without the tool's code: the files that the tool writes, and rewrites in an upgrade."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -132,9 +134,14 @@ def _follow(stages: dict[str, dict[str, list[object]]], changed: list[str]) -> l
     for stage, definition in stages.items():
         if stage in changed or written & {str(dep) for dep in definition["deps"]}:
             again.append(stage)
-            outs = [out for kind in ("outs", "metrics") for out in definition.get(kind, [])]
-            written |= {next(iter(out)) if isinstance(out, dict) else str(out) for out in outs}
+            written |= set(list_outs(definition))
     return again
+
+
+def list_outs(definition: Mapping[str, Any]) -> list[str]:
+    """The paths that a stage of dvc.yaml writes, metrics included."""
+    outs = [out for kind in ("outs", "metrics") for out in definition.get(kind, ())]
+    return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
 
 
 def _digest(text: str) -> str:
