@@ -195,13 +195,15 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     is_alike = ~((known.splits == encode_split(Split.VALID)) & (known.classes != ABSTAIN))
     labels = _read_labels(root, items, classes)
     predictions = _find_predictions(root, k)
-    probabilities: dict[str, Float64] = dict.fromkeys(predictions, np.empty((0, k)))
-    same = list(predictions)
+    taken: dict[str, Float64] = {}
+    others: set[str] = set()
     for path in dict.fromkeys(predictions.values()):
         methods = [method for method in predictions if predictions[method] == path]
-        taken, others = _read_judged(root, items, path, methods, labels.P, judged, is_alike)
-        probabilities |= taken
-        same = [method for method in same if method not in others]
+        of_file, not_shipped = _read_judged(root, items, path, methods, labels.P, judged, is_alike)
+        taken |= of_file
+        others |= not_shipped
+    probabilities = {method: taken[method] for method in predictions}
+    same = [method for method in predictions if method not in others]
     with _open_summary(root / END_MODEL_SUMMARY) as found:
         trained, facts = str(found["shipped"]), [Fact(name="Shipped labels", value=describe_end_model(found))]
         balances = [read_balance("Model of the shipped labels", found, classes)]
