@@ -41,6 +41,8 @@ class Pass:
     total: int
     title: str
     """What the progress line says."""
+    improves: bool = False
+    """Whether items have neighbors already, and only others that are at least as near matter."""
 
 
 def cut_into_blocks(items: Int64, size: int = QUERIES) -> Iterator[Block]:
@@ -105,6 +107,7 @@ def search_pass(work: Pass, embeddings: Float32, index_vectors: Float32, table: 
             vectors=embeddings[block.items],
             index_vectors=index_vectors[block.items],
             asking=work.asking[block.items],
+            known=table.look_up(block.items, rows) if work.improves else None,
         )
 
     compared = 0

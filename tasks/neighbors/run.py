@@ -10,7 +10,7 @@ exactly as well, and the recall is measured on another sample.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -193,20 +193,26 @@ def _search_exactly(inputs: SearchInputs, L: Votes, known: Iterable[ReusedNeighb
         is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
         table.put(lf, reused)
     # Items of which nothing is known ask the whole support, and the others what was added to it.
-    compared = _improve(inputs, is_open, lent, table, "searching")
+    compared = _search_lent(inputs, is_open, lent, table, improves=False)
     lent[~is_added] = ABSTAIN
-    compared += _improve(inputs, (L == ABSTAIN) & ~is_open, lent, table, "searching what is new")
+    compared += _search_lent(inputs, (L == ABSTAIN) & ~is_open, lent, table, improves=True)
     return _Searched(columns=[table.take(lf, None, 0, 0) for lf in range(L.shape[1])], compared=compared)
 
 
-def _improve(inputs: SearchInputs, asking: Bool, votes: Votes, table: NeighborTable, title: str) -> int:
-    """The number of products computed while items that ask (n, m) search those that lend `votes` (n, m) exactly."""
+def _search_lent(inputs: SearchInputs, asking: Bool, votes: Votes, table: NeighborTable, *, improves: bool) -> int:
+    """The number of products computed while items that ask (n, m) search those that lend `votes` (n, m) exactly.
+
+    `improves`: the items' neighbors among all others are in `table` already.
+    """
     lfs = np.flatnonzero(asking.any(axis=0) & (votes != ABSTAIN).any(axis=0))
     if not len(lfs):
         return 0
     support = _build_support(inputs, votes[:, lfs])
     rows = table.index_rows([(int(lfs[lf_class.lf]), lf_class.label) for lf_class in support.lf_classes])
-    return _search_pass(inputs, plan_exact_pass(support, support.lf_classes, asking[:, lfs], title), table, rows)
+    work = plan_exact_pass(support, support.lf_classes, asking[:, lfs], "searching")
+    if improves:
+        work = replace(work, improves=True, title="searching what is new")
+    return _search_pass(inputs, work, table, rows)
 
 
 # Approximately.

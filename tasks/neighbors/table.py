@@ -51,6 +51,10 @@ class NeighborTable:
             wins = (new != NOBODY) & ((old == NOBODY) | is_nearer)
             similarity[columns[wins]], position[columns[wins]] = new_similarity[wins], new[wins]
 
+    def look_up(self, items: Int64, rows: Int64) -> Float32:
+        """How near the neighbors of `items` so far are, (rows, q), NaN where there is none; of a table of all items."""
+        return np.stack([self.similarity[row, items] for row in rows.tolist()])
+
     def index_rows(self, lf_classes: Sequence[LFClassKey]) -> Int64:
         """The row of each of `lf_classes`."""
         return np.array([self._lf_classes.index(lf_class) for lf_class in lf_classes], np.int64)

@@ -22,7 +22,7 @@ from tasks import index, search
 from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.core.search import ivf
-from tasks.core.search.exact import NOBODY, QUERIES, compute_similarity, find_neighbors
+from tasks.core.search.exact import NOBODY, QUERIES, compute_similarity, find_neighbors, score_pairs
 from tasks.core.search.faiss_index import normalize
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
 from tasks.core.search.support import build_queries, build_support
@@ -32,10 +32,10 @@ from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
 from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
 
 
-def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None):
+def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None, before=None):
     """(similarity, position) of (lf_classes, n) by one strategy, `block` queries at a time; and the LF classes.
 
-    `kind` of products: "float32" or "int8"; by default both take turns.
+    `kind` of products: "float32" or "int8"; by default both take turns. `before`: what was found among others.
     """
     index_vectors = normalize(vectors) if metric == "cosine" else vectors
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
@@ -44,11 +44,18 @@ def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None):
         times = {False: [1.0 + (kind == "int8")] * 2, True: [2.0 - (kind == "int8")] * 2}
         support = replace(support, multiplier=replace(support.multiplier, seconds=times))
     searches = plan(support.lf_classes)
+    known = None
+    if before is not None:
+        rows = dict(zip(before[2], before[0], strict=True))
+        nothing = np.full(len(vectors), np.nan, np.float32)
+        known = [rows.get((lf_class.lf, lf_class.label), nothing) for lf_class in support.lf_classes]
+        known = np.array(known, np.float32).reshape(len(known), len(vectors))
     found = []
     for start in range(0, len(vectors), block):
         part = slice(start, start + block)
         queries = build_queries(support.geometry, vectors[part], index_vectors[part])
-        found.append(find_neighbors(support, searches, queries, votes[part] < 0))
+        near = None if known is None else known[:, part]
+        found.append(find_neighbors(support, searches, queries, votes[part] < 0, near))
     similarity = np.concatenate([one.similarity for one in found], axis=1)
     position = np.concatenate([one.position for one in found], axis=1)
     return similarity, position, [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
@@ -79,6 +86,53 @@ def test_both_strategies_and_kinds_of_products_equal_the_oracle(problem, metric,
         assert_equals_oracle(vectors, votes, is_reference, metric, found)
 
 
+def find_in_turns(vectors, votes, is_first, metric, plan, block, kind):
+    """What is found among some items, improved by what is found, after that, among all others."""
+    first = find(vectors, votes, is_first, metric, plan, block, kind)
+    second = find(vectors, votes, ~is_first, metric, plan, block, kind, before=first)
+    lf_classes = sorted({*first[2], *second[2]})
+    similarity = np.full((len(lf_classes), len(vectors)), np.nan, np.float32)
+    position = np.full(similarity.shape, NOBODY)
+    for found in (first, second):
+        for row, lf_class in enumerate(found[2]):
+            place = lf_classes.index(lf_class)
+            new, old = (found[0][row], found[1][row]), (similarity[place], position[place])
+            is_nearer = (new[0] > old[0]) | ((new[0] == old[0]) & (new[1] < old[1]))
+            wins = (new[1] != NOBODY) & ((old[1] == NOBODY) | is_nearer)
+            similarity[place, wins], position[place, wins] = new[0][wins], new[1][wins]
+    return similarity, position, lf_classes
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    problem=problems(),
+    metric=st.sampled_from(METRICS),
+    block=st.sampled_from([5, 100]),
+    kind=st.sampled_from(["float32", "int8"]),
+)
+def test_what_is_as_near_as_a_known_neighbor_is_found(problem, metric, block, kind):
+    vectors, votes, is_first = problem
+    for plan in (plan_per_lf, plan_union):
+        found = find_in_turns(vectors, votes, is_first, metric, plan, block, kind)
+        assert_equals_oracle(vectors, votes, np.ones(len(vectors), bool), metric, found)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_is_further_than_a_known_neighbor_is_hardly_looked_at(metric, monkeypatch):
+    scored = []
+    monkeypatch.setattr(
+        "tasks.core.search.exact.score_pairs", lambda *given: scored.append(len(given[2])) or score_pairs(*given)
+    )
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((3000, 16)).astype(np.float32)
+    votes = np.where(rng.random((3000, 3)) < 0.5, 0, -1).astype(np.int8)
+    first = find(vectors, votes, np.arange(3000) < 2900, metric, plan_union)
+    scored.clear()
+    find(vectors, votes, np.arange(3000) >= 2900, metric, plan_union, before=first)
+    # 4,500 neighbors are asked for, of which 150 are among the last hundred items.
+    assert sum(scored) < 900
+
+
 def draw_hostile(name, rng):
     """(n, d) embeddings that 8 bits hold badly, or that differ by next to nothing."""
     n, d = 700, 40
@@ -107,6 +161,10 @@ def test_hostile_embeddings_have_the_same_neighbors_by_either_kind_of_products(n
     found = [find(vectors, votes, everywhere, metric, plan_union, kind=kind) for kind in ("float32", "int8")]
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+    for kind in ("float32", "int8"):
+        in_turns = find_in_turns(vectors, votes, np.arange(len(vectors)) % 10 > 0, metric, plan_union, QUERIES, kind)
+        np.testing.assert_array_equal(found[0][0], in_turns[0])
+        np.testing.assert_array_equal(found[0][1], in_turns[1])
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -28,6 +28,8 @@ class QueryBlock:
     """(q, d) the index's vectors of the same items."""
     asking: Bool
     """(q, m) which LF asks for which of them."""
+    known: Float32 | None = None
+    """(lf_classes, q) how near their neighbors so far are, NaN where there is none: of others, those at least as near are found."""
 
 
 class Plan(Protocol):
@@ -103,7 +105,7 @@ def find_block(task: SearchTask, block: QueryBlock, on_cards: CardSearch | None 
         return FoundInBlock(nearest=on_cards.find_neighbors(queries, block.asking), compared=compared)
     searches = task.plan.choose(block)
     compared = sum(_count_products(search, block.asking) for search in searches)
-    nearest = find_neighbors(task.support, searches, queries, block.asking)
+    nearest = find_neighbors(task.support, searches, queries, block.asking, block.known)
     return FoundInBlock(nearest=nearest, compared=compared)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from tasks.core.search.kernels import bound_similarities, collect, drop_beaten, keep_nearest, raise_floor
 from tasks.core.search.plan import Search, Tile
 from tasks.core.search.products import Products
-from tasks.core.search.support import BLOCK, Queries, Support, cut_slices
+from tasks.core.search.support import BLOCK, Queries, Support, bound_products, cut_slices
 from tasks.core.types import Bool, Float32, Float64, Int64, MetricName
 
 QUERIES = 2048
@@ -65,9 +65,21 @@ def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
     return near.astype(np.float32)
 
 
-def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bool) -> Nearest:
-    """The neighbors of some queries, at best about `QUERIES` at a time; `abstains` (q, m): which LF on which query."""
+def find_neighbors(
+    support: Support, searches: tuple[Search, ...], queries: Queries, abstains: Bool, known: Float32 | None = None
+) -> Nearest:
+    """The neighbors of some queries, at best about `QUERIES` at a time.
+
+    Parameters
+    ----------
+    abstains
+        (q, m) which LF on which query.
+    known
+        (lf_classes, q) how near a neighbor is that each query has already, NaN where it has none. One that is less near is
+        not looked for, nor perhaps found.
+    """
     q = len(queries.vectors)
+    bound = None if known is None else bound_products(support.geometry, queries, known)
     found = Nearest(
         similarity=np.full((len(support.lf_classes), q), -np.inf, np.float32),
         position=np.full((len(support.lf_classes), q), _LAST, np.int64),
@@ -78,7 +90,7 @@ def find_neighbors(support: Support, searches: tuple[Search, ...], queries: Quer
     for search in searches:
         asking = np.arange(q) if search.lf is None else np.flatnonzero(abstains[:, search.lf])
         if len(asking):
-            _Run(support, search, queries, asking, abstains, pending, found).go(scratch)
+            _Run(support, search, queries, asking, abstains, pending, found).go(scratch, bound)
     nobody = found.position == _LAST
     return Nearest(
         similarity=np.where(nobody, np.float32(np.nan), found.similarity),
@@ -125,13 +137,17 @@ class _Run:
         self._floor = np.where(voted, np.float32(np.inf), np.float32(-np.inf))
         """(lf_classes, q) the product that a candidate must reach; none reaches infinity."""
 
-    def go(self, scratch: Float32) -> None:
-        """Search every tile; `scratch` has room for the products of the tallest."""
+    def go(self, scratch: Float32, bound: Float64 | None) -> None:
+        """Search every tile for what reaches `bound`, by `bound_products`; `scratch` has room for the products of the tallest."""
         queries = self._queries.factors
         if len(self._asking) < len(queries):
             queries = queries[self._asking]
         count = len(queries) * sum(len(tile.rows) for tile in self._search.tiles)
         with self._support.multiplier.multiply(queries, self._margin, scratch, count) as products:
+            if bound is not None:
+                asked = bound[list(self._search.lf_classes)][:, self._asking]
+                self._floor = np.maximum(self._floor, products.find_floor(asked))
+            self._is_open = (self._floor == -np.inf).any(axis=1)
             for tile in self._search.tiles:
                 self._look_at(tile, products)
             self._drop_beaten()
@@ -142,8 +158,9 @@ class _Run:
         pending = self._pending
         scores, scale = products.multiply(tile.rows)
         found = scores, scale, products.half
-        if tile.is_new.any():
-            raise_floor(*found, tile.starts, tile.lf_classes, tile.is_new, products.margin, self._floor)
+        is_new = tile.is_new & self._is_open
+        if is_new.any():
+            raise_floor(*found, tile.starts, tile.lf_classes, is_new, products.margin, self._floor)
         row = 0
         while row < len(tile.rows):
             row, pending.count = collect(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core.search.kernels import put_in_8_bits
-from tasks.core.types import Float32, Int8, Int64
+from tasks.core.types import Float32, Float64, Int8, Int64
 
 try:
     import numkong
@@ -52,6 +52,8 @@ class Quantized:
     """(n,) lengths, rounded up."""
     length: Float32
     """(n,) lengths of the vectors themselves, rounded up."""
+    center: Float32
+    """(d,) what was subtracted from every vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,10 @@ class Float32Products:
         self.margin = margin
         """(q,) how far below the best product one may be without being out of question."""
 
+    def find_floor(self, bound: Float64) -> Float32:
+        """What products reach of support vectors that are as near as `bound` (c, q), by `bound_products`, demands."""
+        return _round_down(bound)
+
     def multiply(self, rows: Int64) -> tuple[Float32, None]:
         """(r, q) products of `rows` of the support, and no scale."""
         scores = self._scratch[: len(rows) * len(self._queries)].reshape(len(rows), len(self._queries))
@@ -112,9 +118,14 @@ class Int8Products:
 
     def __init__(self, support: Quantized, queries: Float32, margin: Float32, scratch: Float32) -> None:
         own = quantize(queries, np.zeros(queries.shape[1], np.float32), np.empty(queries.shape, np.int8))
-        self._support, self._scratch, self._count = support, scratch.view(np.int32), len(queries)
+        self._support, self._scratch, self._queries, self._count = (
+            support,
+            scratch.view(np.int32),
+            queries,
+            len(queries),
+        )
         self._packed: Any = numkong.dots_pack(own.integers, dtype="int8")
-        scale = own.scale.astype(np.float64)
+        self._scale = scale = own.scale.astype(np.float64)
         self._reach = (own.length.astype(np.float64) + own.left_over) / scale
         self._rest = own.left_over / scale
         self._least = margin.astype(np.float64) / 2 / scale
@@ -122,6 +133,11 @@ class Int8Products:
         """(q,) by how much a product of the tile that was multiplied last may err, in units of the query's scale."""
         self.margin = np.empty(self._count, np.float32)
         """(q,) twice that."""
+
+    def find_floor(self, bound: Float64) -> Float32:
+        """What products, plus `half`, reach of support vectors that are as near as `bound` (c, q), by `bound_products`, demands."""
+        same = self._queries.astype(np.float64) @ self._support.center.astype(np.float64)
+        return _round_down((bound - same) / self._scale)
 
     def multiply(self, rows: Int64) -> tuple[Any, Float32]:
         """(r, q) int32 products of `rows` of the support, and by what (r,) each row is to be multiplied."""
@@ -162,9 +178,15 @@ def quantize(vectors: Float32, center: Float32, room: Int8) -> Quantized:
         scale=np.empty(n, np.float32),
         left_over=np.empty(n, np.float32),
         length=np.empty(n, np.float32),
+        center=center,
     )
     put_in_8_bits(vectors, center, found.integers, found.scale, found.left_over, found.length)
     return found
+
+
+def _round_down(values: Float64) -> Float32:
+    """`values` in float32, or the next smaller numbers."""
+    return np.nextafter(values.astype(np.float32), np.float32(-np.inf))
 
 
 def take_rows(matrix: Any, rows: Int64) -> Any:

@@ -74,6 +74,10 @@ class Queries:
     """Cosine: (q, d) unit vectors. L2: (q, d + 1) centered, scaled vectors and a 1, both shrunk into the unit ball."""
     margin: Float32
     """(q,) a support vector whose product is further than this below the best cannot win, nor tie."""
+    squares: Float64
+    """(q,) L2: the squared lengths of centered, scaled vectors. Cosine: zeros."""
+    shrink: Float64
+    """(q,) L2: by what these vectors are multiplied. Cosine: ones."""
 
 
 def _allocate(shape: tuple[int, int]) -> Float32:
@@ -167,14 +171,41 @@ def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) 
     growth = terms * _UNIT / (1 - terms * _UNIT)
     if geometry.metric == "cosine":
         factors = index_vectors
+        squares, shrink = np.zeros(len(vectors)), np.ones(len(vectors))
         margin = np.full(len(vectors), 2 * 1.01 * growth + 12 * _UNIT)
     else:
         placed = (vectors - geometry.center) * geometry.scale
-        norms = np.sqrt((placed * placed).sum(axis=1))
+        squares = (placed * placed).sum(axis=1)
+        norms = np.sqrt(squares)
         shrink = np.exp2(-np.ceil(np.log2(np.maximum(norms, 1.0))))
         factors = np.column_stack([placed * shrink[:, None], shrink]).astype(np.float32)
         margin = 2 * 1.52 * growth + 16 * _UNIT + 4 * _UNIT * shrink * (norms + 1) ** 2
-    return Queries(vectors=vectors, norms=measure_norms(vectors), factors=factors, margin=margin.astype(np.float32))
+    return Queries(
+        vectors=vectors,
+        norms=measure_norms(vectors),
+        factors=factors,
+        margin=margin.astype(np.float32),
+        squares=squares,
+        shrink=shrink,
+    )
+
+
+def bound_products(geometry: Geometry, queries: Queries, similarity: Float32) -> Float64:
+    """The products (c, q) below which no support vector is as near as `similarity` (c, q); -infinity where that is NaN.
+
+    A vector that is as near has a similarity that rounds to `similarity` or more. Its product is at least what follows from
+    `similarity` by the formulas of `build_queries`, less what rounding closes and less the error of a product: together
+    less than the margin.
+    """
+    if geometry.metric == "cosine":
+        product = similarity.astype(np.float64)
+    else:
+        # No vector of the support is further away than |z| + 1.
+        distance = np.minimum(-geometry.scale * similarity.astype(np.float64), np.sqrt(queries.squares) + 1)
+        product = queries.shrink * (queries.squares - distance * distance) / 2
+    product -= queries.margin
+    product[np.isnan(product)] = -np.inf
+    return product
 
 
 def _find_geometry(embeddings: Float32, metric: MetricName) -> Geometry:
