@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +180,19 @@ def test_an_embedding_that_is_not_finite_is_named(path):
     vectors = pl.Series([[1.0, 2.0], [np.inf, -np.inf], [3e38, 3e38]], dtype=pl.Array(pl.Float32, 2))
     with pytest.raises(DataError, match=r"1 failed 'all finite'.* at item_id 'b'"):
         write_table(path, pl.DataFrame({"item_id": ["a", "b", "c"], "embedding": vectors}), schemas.embeddings(2))
+
+
+def test_float32_alone_is_stored_byte_by_byte(path):
+    """What hardly repeats takes more room with its distinct values listed, and more time to write."""
+    vectors = np.random.default_rng(0).standard_normal((10_000, 8)).astype(np.float32)
+    table = pl.DataFrame({"item_id": range(10_000), "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, 8))})
+    write_table(path, table, schemas.embeddings(8))
+    group = parquet.ParquetFile(path).metadata.row_group(0)
+    encodings = {column: set(group.column(column).encodings) for column in range(2)}
+    assert "BYTE_STREAM_SPLIT" in encodings[1] - encodings[0]
+    assert "RLE_DICTIONARY" in encodings[0] - encodings[1]
+    assert path.stat().st_size < vectors.nbytes
+    assert pl.read_parquet(path).equals(table)
 
 
 def test_same_items_are_proved_by_id(path):
