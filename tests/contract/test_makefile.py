@@ -42,9 +42,19 @@ def test_make_run_and_make_test_are_what_the_readme_says() -> None:
 
 def test_a_slow_step_of_the_installation_is_told_before_it_begins() -> None:
     commands = list_commands("env").splitlines()
-    slow = [number for number, command in enumerate(commands) if " -m venv " in command or "pip install" in command]
-    assert len(slow) >= 3
-    assert [commands[number] for number in slow[:3] if not commands[number - 1].startswith("echo ")] == []
+    is_slow = [" -m venv " in command or "pip install" in command for command in commands]
+    is_told = [command.startswith("echo ") or slow for command, slow in zip(commands, is_slow, strict=True)]
+    steps = [number for number, slow in enumerate(is_slow) if slow]
+    assert len(steps) >= 4
+    assert [commands[number] for number in steps if not is_told[number - 1]] == []
+
+
+def test_where_uv_finds_no_registry_pip_installs_the_lock() -> None:
+    """pip alone reads pip.conf, in which a company may name its own registry."""
+    (command,) = [command for command in list_commands("env").splitlines() if "uv pip install" in command]
+    tried, fallback = command.split(" || ")
+    assert all(option in tried for option in ("--no-deps", "--require-hashes", "--compile-bytecode"))
+    assert re.search(r"/pip install .*--no-deps --require-hashes -r requirements\.lock", fallback)
 
 
 def test_every_target_is_documented() -> None:
