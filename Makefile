@@ -16,7 +16,8 @@ help:            ## this list
 
 env: $(ENV)/ready  ## the locked environment, in .venv
 
-# The stamp is written last: an interrupted install is done again, never half used.
+# The stamp is written last: an interrupted install is done again, never half used. Of the ways to install a folder, `compat` puts
+# the folder itself on the path; that setuptools means to drop it one day is of no use to whoever makes an environment.
 $(ENV)/ready: requirements.lock pyproject.toml $(MORE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found; Epoxy Flow needs 3.11 to 3.13. Name one: make PYTHON=python3.12 ...")'
 	@echo "environment 1 of 3: $(ENV), with $$($(PYTHON) --version)"
@@ -25,7 +26,7 @@ $(ENV)/ready: requirements.lock pyproject.toml $(MORE)
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock >$(ENV)/uv.txt && $(LOCKED) $(ENV)/uv.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --no-deps --require-hashes --python $(BIN)/python -r requirements.lock || { echo "uv could not install them, pip tries: some minutes"; $(LOCKED) requirements.lock; }
 	@echo "environment 3 of 3: Epoxy Flow$(if $(MORE), and requirements-more.txt)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	$(if $(MORE),@$(BIN)/pip install --quiet --disable-pip-version-check --requirement $(MORE))
 	$(if $(MORE),@$(BIN)/pip check --disable-pip-version-check)
 	@touch $@
