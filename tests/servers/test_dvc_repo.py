@@ -104,7 +104,7 @@ def test_broken_pipeline_is_told_as_an_error_of_the_user(toy: Toy) -> None:
 
 
 BROKEN: dict[str, tuple[str, bytes, str]] = {
-    "a tab": ("dvc.yaml", b"stages:\n\ta: 1\n", "dvc.yaml, line 2: not valid YAML: found character '\\t' that cannot start any token. Indent with spaces, not with tabs."),
+    "a tab": ("dvc.yaml", b"stages:\n\ta: 1\n", "dvc.yaml, line 2: not valid YAML: found character that cannot start any token. Indent with spaces, not with tabs."),
     "a conflict": ("dvc.yaml", b"stages:\n<<<<<<< HEAD\n=======\n>>>>>>> b\n", "dvc.yaml, line 2: a merge of Git left both versions there."),
     "a bracket": ("dvc.yaml", b"stages: [\n", "dvc.yaml, line 2: not valid YAML: "),
     "Latin-1": ("dvc.yaml", b"# a\n# Stra\xdfe\n", r"dvc.yaml, line 2: b'\xdf' is not UTF-8. Save the file as UTF-8."),
