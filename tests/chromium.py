@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 
@@ -67,6 +68,12 @@ def open_page(address: str, folder: Path) -> Iterator[Page]:
             with connect(target, max_size=None) as connection:
                 page = Page(connection)
                 page.ask("Page.navigate", url=address)
-                yield page
+                try:
+                    yield page
+                finally:
+                    # Killed, it would leave a folder in that of temporary files.
+                    with contextlib.suppress(ConnectionClosed):
+                        page.ask("Browser.close")
+                    browser.wait(60)
         finally:
             browser.kill()
