@@ -143,7 +143,7 @@ def _choose_encodings(schema: arrow.Schema) -> dict[str, Any]:
     """Options of `ParquetWriter`: float32 has its bytes sorted by their place, and anything else its distinct values listed.
 
     Embeddings and similarities hardly repeat, but their signs and exponents do: files of embeddings are 7 to 27 % smaller, of
-    neighbors 26 %, and are written in two thirds of the time or less. Float64, which is probabilities, repeats where votes do.
+    neighbors 26 %, and most are written faster. Float64, which is probabilities, repeats where votes do.
     """
     leaves = dict(itertools.chain(*(_find_leaves(field.name, field.type) for field in schema)))
     narrow = [name for name, kind in leaves.items() if arrow.types.is_float32(kind)]

@@ -103,7 +103,7 @@ class Float32Products:
         """(q,) how far below the best product one may be without being out of question."""
 
     def find_floor(self, bound: Float64) -> Float32:
-        """What products reach of support vectors that are as near as `bound` (c, q), by `bound_products`, demands."""
+        """The floor (c, q) of products that follows from `bound_products` (c, q), whose margin is for their rounding."""
         return _round_down(bound)
 
     def multiply(self, rows: Int64) -> tuple[Float32, None]:
@@ -118,12 +118,8 @@ class Int8Products:
 
     def __init__(self, support: Quantized, queries: Float32, margin: Float32, scratch: Float32) -> None:
         own = quantize(queries, np.zeros(queries.shape[1], np.float32), np.empty(queries.shape, np.int8))
-        self._support, self._scratch, self._queries, self._count = (
-            support,
-            scratch.view(np.int32),
-            queries,
-            len(queries),
-        )
+        self._support, self._queries, self._count = support, queries, len(queries)
+        self._scratch = scratch.view(np.int32)
         self._packed: Any = numkong.dots_pack(own.integers, dtype="int8")
         self._scale = scale = own.scale.astype(np.float64)
         self._reach = (own.length.astype(np.float64) + own.left_over) / scale
@@ -135,7 +131,7 @@ class Int8Products:
         """(q,) twice that."""
 
     def find_floor(self, bound: Float64) -> Float32:
-        """What products, plus `half`, reach of support vectors that are as near as `bound` (c, q), by `bound_products`, demands."""
+        """The floor (c, q) of products plus `half`: `bound_products` (c, q), less what all of the support has, in the query's scale."""
         same = self._queries.astype(np.float64) @ self._support.center.astype(np.float64)
         return _round_down((bound - same) / self._scale)
 
