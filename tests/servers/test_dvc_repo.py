@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from _ruamel_yaml import CParser
+from ruamel.yaml import YAML
 from toy_project import TOY_STAGES, Toy
 
 from flows.cli.show import describe_last_run
@@ -119,6 +121,11 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "a lock of another kind": ("dvc.lock", b"schema: '2.0'\nstages: 3\n", "or delete it, or bring it back from Git"),
     "settings": (".dvc/config", b"[core\nx", "Correct .dvc/config, .dvc/config.local"),
 }  # fmt: skip
+
+
+def test_dvc_parses_with_libyaml() -> None:
+    """Once ruamel.yaml passes it over, it is no longer worth being installed."""
+    assert YAML(typ="safe").Parser is CParser
 
 
 @pytest.mark.parametrize("name", BROKEN)
