@@ -106,7 +106,8 @@ def main(arguments: list[str]) -> int:
         print_table(carried)
     if options.json:
         write_json(options.json, [asdict(one) for one in results])
-    return 0 if all([*(one.is_equal for one in results), *(one.is_equal for one in carried)]) else 1
+    is_equal = all(one.is_equal for one in results) and all(one.is_equal for one in carried)
+    return 0 if is_equal else 1
 
 
 @contextmanager

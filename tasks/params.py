@@ -522,7 +522,7 @@ class EvaluateParams(Section):
 
     bootstrap: int = Field(default=1000, ge=0)
     """Bootstrap resamples for each interval; 0: no intervals."""
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     """The confidence level of each interval."""
     seed: int = Field(default=0, ge=0)
     """Seed of the resamples."""

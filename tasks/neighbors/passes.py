@@ -60,12 +60,15 @@ def plan_exact_task(support: Support, lf_classes: Sequence[LFClass], asking: Boo
     )
 
 
-def plan_exact_pass(support: Support, lf_classes: Sequence[LFClass], asking: Bool, title: str) -> Pass:
+def plan_exact_pass(
+    support: Support, lf_classes: Sequence[LFClass], asking: Bool, title: str, *, improves: bool = False
+) -> Pass:
     """The exact search of `lf_classes` for all items that ask, (n, m), in their order."""
     items = np.flatnonzero(asking.any(axis=1))
     task = plan_exact_task(support, lf_classes, asking, len(items))
     size = choose_block_size(task.plan) if isinstance(task.plan, SamePlan) else QUERIES
-    return Pass(task=task, asking=asking, blocks=cut_into_blocks(items, size), total=len(items), title=title)
+    blocks = cut_into_blocks(items, size)
+    return Pass(task=task, asking=asking, blocks=blocks, total=len(items), title=title, improves=improves)
 
 
 def plan_nearby_pass(

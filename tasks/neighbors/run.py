@@ -10,7 +10,7 @@ exactly as well, and the recall is measured on another sample.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -209,9 +209,8 @@ def _search_lent(inputs: SearchInputs, asking: Bool, votes: Votes, table: Neighb
         return 0
     support = _build_support(inputs, votes[:, lfs])
     rows = table.index_rows([(int(lfs[lf_class.lf]), lf_class.label) for lf_class in support.lf_classes])
-    work = plan_exact_pass(support, support.lf_classes, asking[:, lfs], "searching")
-    if improves:
-        work = replace(work, improves=True, title="searching what is new")
+    title = "searching what is new" if improves else "searching"
+    work = plan_exact_pass(support, support.lf_classes, asking[:, lfs], title, improves=improves)
     return _search_pass(inputs, work, table, rows)
 
 

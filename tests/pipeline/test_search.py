@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from tasks import index, search
 from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.core.search import ivf
-from tasks.core.search.exact import NOBODY, QUERIES, compute_similarity, find_neighbors, score_pairs
+from tasks.core.search.exact import NOBODY, QUERIES, Nearest, compute_similarity, find_neighbors, score_pairs
 from tasks.core.search.faiss_index import normalize
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
 from tasks.core.search.support import build_queries, build_support
 from tasks.errors import DataError
 from tasks.neighbors.run import search_items
+from tasks.neighbors.table import NeighborTable
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams, Split
 from tasks.tables.paths import NEIGHBORS, RECALL, VOTES
 
@@ -91,16 +93,11 @@ def find_in_turns(vectors, votes, is_first, metric, plan, block, kind):
     first = find(vectors, votes, is_first, metric, plan, block, kind)
     second = find(vectors, votes, ~is_first, metric, plan, block, kind, before=first)
     lf_classes = sorted({*first[2], *second[2]})
-    similarity = np.full((len(lf_classes), len(vectors)), np.nan, np.float32)
-    position = np.full(similarity.shape, NOBODY)
-    for found in (first, second):
-        for row, lf_class in enumerate(found[2]):
-            place = lf_classes.index(lf_class)
-            new, old = (found[0][row], found[1][row]), (similarity[place], position[place])
-            is_nearer = (new[0] > old[0]) | ((new[0] == old[0]) & (new[1] < old[1]))
-            wins = (new[1] != NOBODY) & ((old[1] == NOBODY) | is_nearer)
-            similarity[place, wins], position[place, wins] = new[0][wins], new[1][wins]
-    return similarity, position, lf_classes
+    table = NeighborTable(lf_classes, len(vectors), Path(tempfile.gettempdir()))
+    for similarity, position, of_turn in (first, second):
+        found = Nearest(similarity=similarity, position=position)
+        table.improve(np.arange(len(vectors)), found, table.index_rows(of_turn))
+    return table.similarity, table.position, lf_classes
 
 
 @settings(max_examples=200, deadline=None)
