@@ -145,9 +145,10 @@ def _choose_encodings(schema: arrow.Schema) -> dict[str, Any]:
     Embeddings and similarities hardly repeat, but their signs and exponents do: files of embeddings are 7 to 27 % smaller, of
     neighbors 26 %, and most are written faster. Float64, which is probabilities, repeats where votes do.
     """
-    leaves = dict(itertools.chain(*(_find_leaves(field.name, field.type) for field in schema)))
-    narrow = [name for name, kind in leaves.items() if arrow.types.is_float32(kind)]
-    return {"use_byte_stream_split": narrow, "use_dictionary": [name for name in leaves if name not in narrow]}
+    leaves = [leaf for field in schema for leaf in _find_leaves(field.name, field.type)]
+    # Two columns may have one name: the field `x` of a struct `s`, and `s.x`.
+    wide = {name for name, kind in leaves if not arrow.types.is_float32(kind)}
+    return {"use_byte_stream_split": sorted({name for name, _ in leaves} - wide), "use_dictionary": sorted(wide)}
 
 
 def _find_leaves(name: str, kind: arrow.DataType) -> Iterator[tuple[str, arrow.DataType]]:

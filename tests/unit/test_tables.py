@@ -195,6 +195,13 @@ def test_float32_alone_is_stored_byte_by_byte(path):
     assert pl.read_parquet(path).equals(table)
 
 
+def test_a_field_of_a_struct_may_be_called_as_a_column(path):
+    narrow = pl.Series([{"x": 1.0}], dtype=pl.Struct({"x": pl.Float32}))
+    table = pl.DataFrame({"item_id": ["a"], "split": ["train"], "s.x": ["text"], "s": narrow})
+    write_table(path, table, schemas.ITEMS)
+    assert pl.read_parquet(path).equals(table)
+
+
 def test_same_items_are_proved_by_id(path):
     other = VOTES.with_columns(item_id=pl.Series([1, 2, 4]))
     require_same_items(path, VOTES, path, VOTES.clone())
