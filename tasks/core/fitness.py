@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Float32, Float64, Int64, MetricName, Votes
 
@@ -121,7 +121,7 @@ def measure_fitness(vectors: Float32, labels: Votes, metric: MetricName, advance
     similarity, agrees = np.empty((n, near)), np.empty((n, near), np.bool_)
     starts = range(0, n, _BLOCK)
     # The thread count must not change a result.
-    with threadpool_limits(limits=1), count_steps(advance, len(starts)) as step:
+    with one_thread(), count_steps(advance, len(starts)) as step:
         for start in starts:
             rows = np.arange(start, min(start + _BLOCK, n))
             dots = points[rows] @ points.T

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import scipy
-from threadpoolctl import threadpool_limits
 
+from tasks.core.one_thread import one_thread
 from tasks.core.types import Bool, Float32, Float64
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def fit_tfidf(texts: Sequence[str], dimensions: int) -> TfidfEncoder:
     from sklearn.decomposition import TruncatedSVD
 
     # Of one text there is no variance to explain; on one thread, or the number of cores would change the last bits.
-    with threadpool_limits(limits=1), np.errstate(invalid="ignore"):
+    with one_thread(), np.errstate(invalid="ignore"):
         svd = TruncatedSVD(d, n_iter=7, random_state=0).fit(X)
     components = np.ascontiguousarray(svd.components_.T.astype(np.float32))
     mean = np.asarray(X.mean(axis=0)).ravel() @ components.astype(np.float64)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.gold_experts import (
@@ -48,6 +47,7 @@ from tasks.core.classifiers.softmax import (
 )
 from tasks.core.classifiers.spectral import Features, SpectralFeatures
 from tasks.core.classifiers.student import STUDENT_FOLDS, STUDENT_PENALTIES, Student, fit_student
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Bool, Float32, Float64, GoldRows, Int64, Votes
 
@@ -183,7 +183,7 @@ def fit_end_model(
     n_classes = weak_labels.shape[1]
     without_gold = weigh_experts(0, n_classes, leader).mean[2:]
     fitted = fit_student(features, votes, weak_labels, seed, advance) if student is None else student
-    with threadpool_limits(limits=1):
+    with one_thread():
         own = np.empty_like(weak_labels)
         for rows in cut_blocks(len(own)):
             own[rows] = _pool_without_gold(fitted.predict(rows), weak_labels[rows], without_gold)
@@ -300,7 +300,7 @@ def predict_end_model(
     ValueError
         Parameters learned from gold without the label model's posterior.
     """
-    with threadpool_limits(limits=1):
+    with one_thread():
         raw = normalize_scores(score_rows(parameters.student, features))
         student = normalize_scores(parameters.confidence * raw)
         fitted = parameters.gold

@@ -40,11 +40,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.vote_head import has_votes, sum_votes
 from tasks.core.copies import group_copies, weigh_copies
 from tasks.core.lf_analysis import count_correct, wilson_interval
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, GoldRows, Int64, Votes
 
@@ -216,7 +216,7 @@ def find_nearest(vectors: Float32, count: int, advance: Advance = ignore_progres
     count = min(count, n)
     half = 0.5 * np.einsum("nd,nd->n", vectors, vectors)
     nearest = np.empty((n, count), np.int64)
-    with threadpool_limits(limits=1), count_steps(advance, -(-n // _BLOCK)) as step:
+    with one_thread(), count_steps(advance, -(-n // _BLOCK)) as step:
         for start in range(0, n, _BLOCK):
             far = half - vectors[start : start + _BLOCK] @ vectors.T
             far[np.arange(len(far)), start + np.arange(len(far))] = -np.inf

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import SoftmaxRegression, cut_blocks
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64, Int64
 
@@ -62,7 +62,7 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
     if n == 0:
         raise ValueError("embeddings: got 0 rows; expected at least 1")
     drawn = draw_rows(np.arange(n), TRAINING_ROWS, 0)
-    with threadpool_limits(limits=1), count_steps(advance, len(cut_blocks(n)) + len(cut_blocks(len(drawn)))) as step:
+    with one_thread(), count_steps(advance, len(cut_blocks(n)) + len(cut_blocks(len(drawn)))) as step:
         total = np.zeros(d)
         for block in cut_blocks(n):
             total += embeddings[block].sum(axis=0, dtype=np.float64)
@@ -149,7 +149,7 @@ def apply_spectral_map(spectral_map: SpectralMap, embeddings: Float32, rows: Int
     mean, projection = spectral_map.mean.astype(np.float32), spectral_map.projection.astype(np.float32)
     count = len(embeddings) if rows is None else len(rows)
     features = np.empty((count, projection.shape[1]), dtype=np.float32)
-    with threadpool_limits(limits=1):
+    with one_thread():
         for block in cut_blocks(count):
             features[block] = (embeddings[block if rows is None else rows[block]] - mean) @ projection
     return features

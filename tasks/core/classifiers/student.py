@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import (
@@ -19,6 +18,7 @@ from tasks.core.classifiers.softmax import (
 from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import weigh_copies
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float64, Int64, Votes
 
@@ -61,7 +61,7 @@ def fit_student(
     votes of all rows with votes, weighted to the weak labels' class balance; it changes no hard label. The other
     parameters are those of `fit_end_model`.
     """
-    with threadpool_limits(limits=1):
+    with one_thread():
         rows = draw_rows(np.arange(len(features)), TRAINING_ROWS, seed)
         penalty = choose_student_penalty(features, weak_labels, seed, advance)
         model = fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), penalty, None, advance)
@@ -102,7 +102,7 @@ def choose_student_penalty(
     entropy = scipy.special.entr(targets.mean(axis=0)).sum()
     models: list[SoftmaxRegression | None] = [None] * STUDENT_FOLDS
     explained: list[float] = []
-    with threadpool_limits(limits=1):
+    with one_thread():
         for penalty in STUDENT_PENALTIES:
             loss = 0.0
             for held in range(STUDENT_FOLDS):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import (
@@ -27,6 +26,7 @@ from tasks.core.classifiers.softmax import (
 )
 from tasks.core.classifiers.spectral import Features
 from tasks.core.copies import count_votes, find_originals, weigh_copies
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float64, Votes
 
@@ -178,7 +178,7 @@ def _fit_votes(features: Features, counts: Float64, seed: int, advance: Advance)
     models: list[SoftmaxRegression] = []
     held_out = np.zeros_like(targets)
     learned = features[covered]
-    with threadpool_limits(limits=1):
+    with one_thread():
         for f in range(HEAD_FOLDS):
             out = fold == f
             start = models[-1] if models else None

@@ -15,9 +15,9 @@ Supervision", AAAI 2019.
 
 import numpy as np
 import scipy
-from threadpoolctl import threadpool_limits
 
 from tasks.core.label_models.base import VoteTable, count_joint_votes, inspect_votes
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float64, Votes
 
@@ -50,7 +50,7 @@ def fit_generative(votes: Votes, class_balance: Float64, *, advance: Advance = i
     first = np.clip(alone * FIRST_PRECISION / class_balance[counts.vote], 0.0, 1.0)
     mu[np.arange(len(alone)), counts.vote] = FIRST_SHARE * first
     speed = np.zeros_like(mu)
-    with threadpool_limits(limits=1), count_steps(advance, STEPS) as step:
+    with one_thread(), count_steps(advance, STEPS) as step:
         for _ in range(STEPS):
             weighted = mu * class_balance
             apart = np.where(is_pair, mu @ weighted.T - together, 0.0)

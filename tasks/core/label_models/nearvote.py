@@ -42,12 +42,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy  # whose parts are imported where they are used: together they take .3 s
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
 from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
 from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.label_models.balancing import apply_balance, fit_balance
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
 from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
 
@@ -297,7 +297,7 @@ def fit_nearvote(
     at_gold = stack_rows(gold.rows)
     fold = assign_folds(gold.classes, GOLD_FOLDS, seed)
     held_out = np.zeros((len(gold.rows), n_classes))
-    with threadpool_limits(limits=1):
+    with one_thread():
         folds = np.stack(
             [_fit_conditional_logit(at_gold[fold != f], gold.classes[fold != f]) for f in range(GOLD_FOLDS)]
         )
@@ -350,7 +350,7 @@ def predict_nearvote(
     if gold_similarity is None:
         raise ValueError("gold_similarity: got None; expected an array, since weights were learned from gold")
     near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
-    with threadpool_limits(limits=1):
+    with one_thread():
         stacked = stack_evidence(evidence, head_proba, near_gold, parameters.means)
         return _posterior(stacked, np.r_[parameters.weights, parameters.offsets])
 
@@ -363,7 +363,7 @@ def predict_without_fold(
     The arguments are those of `predict_nearvote`; gold_similarity: to gold rows of other folds.
     """
     near_gold = weigh_similarity(gold_similarity, evidence.bandwidth)
-    with threadpool_limits(limits=1):
+    with one_thread():
         stacked = stack_evidence(evidence, head_proba, near_gold, labels.parameters.means)
         return np.log(np.maximum(_posterior(stacked, labels.folds[fold]), np.finfo(np.float64).tiny))
 

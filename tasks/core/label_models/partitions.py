@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
+from tasks.core.one_thread import one_thread
 from tasks.core.search.faiss_index import find_tightest_centers
 
 _STARTS = 4
@@ -32,7 +32,7 @@ class Partition:
         """Return the part, 0..t-1, of each row of `vectors` (n, d); int64 of shape (n,)."""
         squares = np.einsum("td,td->t", self.centroids, self.centroids) / 2
         # Rounding could decide between equally near centroids, and BLAS's rounding depends on the number of threads.
-        with threadpool_limits(limits=1):
+        with one_thread():
             parts = [
                 np.argmax(vectors[start : start + _BLOCK].astype(np.float64) @ self.centroids.T - squares, axis=1)
                 for start in range(0, len(vectors), _BLOCK)
@@ -58,7 +58,7 @@ def fit_partition(vectors: npt.NDArray[np.float32], parts: int) -> Partition:
     if parts < 1 or len(vectors) == 0:
         raise ValueError(f"cannot make {parts} parts of {len(vectors)} rows")
     parts = _count_distinct(vectors, parts)
-    with threadpool_limits(limits=1):
+    with one_thread():
         found = find_tightest_centers(vectors, parts, starts=_STARTS).astype(np.float64)
     # Sorted, so that a part's number does not depend on which start found it.
     return Partition(centroids=found[np.lexsort(found.T[::-1])])

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from tasks.core.classifiers.end_model import EndParameters
 from tasks.core.classifiers.gold_experts import predict_stacked, stack_fused
 from tasks.core.classifiers.pool import EXPERTS
 from tasks.core.classifiers.softmax import normalize_scores, score_rows
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters, PooledVotes, stack_evidence, weigh_similarity
+from tasks.core.one_thread import one_thread
 from tasks.core.types import Float32, Float64, Int64, Votes
 
 NEAREST = "nearest items"
@@ -80,7 +80,7 @@ def take_apart_pool(
     learned, weights, offsets = parameters.gold, nearvote.weights, nearvote.offsets
     assert learned is not None and weights is not None and offsets is not None
     alone, fused, label_model, student = learned.pool_weights.tolist()
-    with threadpool_limits(limits=1):
+    with one_thread():
         raw = normalize_scores(score_rows(parameters.student, features))
         blocks = stack_fused(features, raw, learned.student_norm, votes, learned.vote_code)
         gold_alone = predict_stacked(learned.alone, [features])
@@ -135,7 +135,7 @@ def take_apart_without_gold(
     """
     label_model, student = parameters.without_gold.tolist()
     shift = parameters.confidence * parameters.student.intercept
-    with threadpool_limits(limits=1):
+    with one_thread():
         raw = normalize_scores(score_rows(parameters.student, features))
     offsets = student * contest.subtract(np.broadcast_to(shift, (len(contest.label), len(shift))))
     by_student = student * contest.subtract(parameters.confidence * raw)
