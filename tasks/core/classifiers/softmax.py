@@ -19,8 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy
-from threadpoolctl import threadpool_limits
 
+from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.types import Float32, Float64
 
@@ -92,13 +92,13 @@ def fit_softmax_regression(
     -----
     Soft targets cost no more than hard ones, since rows are not replicated. 13,000 x 384 x 4 takes less than a second.
     """
-    with threadpool_limits(limits=1):
+    with one_thread():
         return fit_softmax(features, targets, weights, penalty, None, advance)
 
 
 def predict_log_proba(model: SoftmaxRegression, features: Rows) -> Float64:
     """Return log class probabilities (n, k) float64."""
-    with threadpool_limits(limits=1):
+    with one_thread():
         return normalize_scores(score_rows(model, features))
 
 
@@ -187,8 +187,9 @@ def _find_scaling(features: Float32, weights: Float64, curvature: float) -> Floa
     rows = slice(None, None, -(-n // SCALING_ROWS))
     shares = weights[rows] * (curvature * n / len(weights[rows]))
     x = np.column_stack([features[rows], np.ones(len(shares))])  # in float64, in which the sum is positive definite
-    hessian = np.eye(d + 1) + x.T @ (x * shares[:, None])
-    return np.asarray(np.linalg.inv(np.linalg.cholesky(hessian)))
+    x *= np.sqrt(shares)[:, None]
+    hessian = np.eye(d + 1) + x.T @ x  # of one array with itself, BLAS computes half
+    return np.asarray(scipy.linalg.lapack.dtrtri(np.linalg.cholesky(hessian), lower=1)[0])
 
 
 def _unscale(v: Float64, scaling: Float64 | None) -> Float64:
