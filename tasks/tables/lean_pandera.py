@@ -30,15 +30,19 @@ class _WithoutPandas:
 
 @contextlib.contextmanager
 def pandas_left_out() -> Iterator[None]:
-    """A block that imports pandera without pandas, unless one of them is there already."""
+    """A block that imports pandera without pandas, unless one of them is there already.
+
+    Checks that are made after it are those for Polars.
+    """
     if "pandas" in sys.modules or "pandera" in sys.modules:
         yield
+        _find_backends()
         return
     finder = _WithoutPandas()
     sys.meta_path.insert(0, finder)
     try:
         yield
-        _look_for_pandas()
+        _find_backends()
     finally:
         sys.meta_path.remove(finder)
     complete = [sys.modules[name] for name in ("pandera.backends.register_checks", "pandera.typing", "pandera")]
@@ -46,8 +50,8 @@ def pandas_left_out() -> Iterator[None]:
         vars(module)["__getattr__"] = _complete_when_asked(module, complete)
 
 
-def _look_for_pandas() -> None:
-    """Let pandera look for pandas as it does at the first check, once; it remembers what it found.
+def _find_backends() -> None:
+    """Let pandera look for Polars and pandas as it does at the first check, once; it remembers what it found.
 
     No table is checked: that would start the threads of Polars, which a process that is forked from this would miss.
     """

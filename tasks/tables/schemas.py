@@ -140,7 +140,7 @@ def embeddings(d: int) -> TableSchema:
     def are_finite(data: Any) -> pl.LazyFrame | bool:
         vectors: pl.LazyFrame = data.lazyframe.select(data.key)
         # NumPy asks all numbers at once, and takes a null for NaN; which rows have one is asked only then.
-        return bool(np.isfinite(vectors.collect()[data.key].to_numpy()).all()) or vectors.select(
+        return bool(np.isfinite(vectors.collect(engine="in-memory")[data.key].to_numpy()).all()) or vectors.select(
             pl.col(data.key).arr.eval(pl.element().is_finite()).arr.all()
         )
 
