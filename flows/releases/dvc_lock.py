@@ -9,6 +9,7 @@ import yaml
 
 from flows.releases.files import describe_error, read_small_file
 from tasks.errors import DataError
+from tasks.fast_yaml import load_yaml
 from tasks.params_file import FILE
 
 
@@ -30,7 +31,7 @@ def read_pipeline(root: Path, only: Sequence[str] | None = None) -> Pipeline:
     """
     path = root / "dvc.lock"
     try:
-        stages = yaml.safe_load(read_small_file(path))["stages"]
+        stages = load_yaml(read_small_file(path))["stages"]
         hashes: dict[str, str] = {}
         values: dict[str, Any] = {}
         for stage in stages.values() if only is None else [stages[name] for name in only]:
@@ -47,7 +48,7 @@ def read_pipeline(root: Path, only: Sequence[str] | None = None) -> Pipeline:
 
 
 def require_same_params(path: Path, pipeline: Pipeline) -> None:
-    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    given = load_yaml(path.read_text(encoding="utf-8"))
     stale = sorted(name for name, value in pipeline.params.items() if given.get(name) != value)
     if stale:
         raise DataError(f"{FILE}: {', '.join(stale)} changed since the last run. Run 'epoxy run' first.")

@@ -37,6 +37,7 @@ from flows.releases.manifest import (
 )
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
+from tasks.fast_yaml import load_yaml
 from tasks.tables import schemas
 from tasks.tables.files import sync_folder
 from tasks.tables.parquet import BYTES_AT_ONCE, check_table, read_batches, read_schema, read_table
@@ -229,7 +230,7 @@ def read_document(release: Release, name: str) -> Any:
     path = check_file(release, name)
     try:
         text = read_small_file(path).decode()
-        return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        return load_yaml(text) if path.suffix == ".yaml" else json.loads(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _damaged(release.id, name, describe_error(error)) from None
 

@@ -64,7 +64,7 @@ def read_stages(root: Path, targets: Sequence[str] = ()) -> tuple[Stage, ...]:
         try:
             plan = make_plan(repo, root, targets)
             return tuple(_describe(name, node, plan) for name, node in plan.nodes.items())
-        except DvcException as error:
+        except (DvcException, ValueError) as error:  # a date such as 2026-13-01
             raise ParamsError(describe_refusal(root, error)) from error
 
 

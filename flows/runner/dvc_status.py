@@ -95,7 +95,7 @@ def _compare(repo: Repo, root: Path, targets: Sequence[str] = (), *, asks_source
             found = {name: node.status(check_updates=asks_sources) for name, node in plan.nodes.items()}
     except LockError as error:
         raise BusyError(f"{name_blockers(error)}; last used by {find_holder(root)}") from error
-    except DvcException as error:
+    except (DvcException, ValueError) as error:  # a date such as 2026-13-01
         raise ParamsError(describe_refusal(root, error)) from error
     changes = {name: tuple(_list_changes(chain.from_iterable(kinds.values()))) for name, kinds in found.items()}
     return _Status(plan=plan, changes={name: changed for name, changed in changes.items() if changed})

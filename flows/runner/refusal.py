@@ -23,7 +23,7 @@ _UNKNOWN_KEY = re.compile(r"failed to parse '(?P<where>[^']+)' in '[^']+':\s*Cou
 """How DVC says that a value such as ${ingest.source} is nowhere."""
 
 
-def describe_refusal(root: Path, error: DvcException) -> str:
+def describe_refusal(root: Path, error: DvcException | ValueError) -> str:
     """Why DVC cannot read the pipeline of the project at `root`, as its `error` says, and what to do."""
     causes = list(_list_causes(error))
     for cause in causes:
@@ -36,7 +36,7 @@ def describe_refusal(root: Path, error: DvcException) -> str:
             mistakes = [f"{'.'.join(map(str, found.path))}: {found.error_message}" for found in cause.exc.errors]
             return f"{name}: {'; '.join(mistakes)}. Correct it{_LOCK_CURE if Path(name).name == LOCK else '.'}"
     text = explain_error(error)
-    if FILE in text or "Could not find" in text:
+    if FILE in text or "Could not find" in text or isinstance(error, ValueError):
         try:
             read_sections(root)  # what is wrong with params.yaml has better words
         except ParamsError as better:

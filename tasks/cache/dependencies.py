@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from tasks.errors import ParamsError
+from tasks.fast_yaml import load_yaml
 
 PIPELINES = {"demo": Path("data/demo/dvc.yaml")}
 """The files, below the project's root, of stages that are not in the root's dvc.yaml."""
@@ -38,9 +39,6 @@ _IGNORED = frozenset({"__pycache__", ".git", ".dvc"})
 """Folders that are never a stage's input: .dvcignore or DVC itself leaves them out."""
 
 _VARIABLE = re.compile(r"\$\{\s*([\w.-]+)\s*\}")
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Ten times as fast as the other where PyYAML was built with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ def find_dependencies(root: Path, stage: str) -> tuple[tuple[Path, ...], Mapping
     folder = pipeline.parent / str(definition.get("wdir", "."))
     variables = _read_yaml(folder / "params.yaml")
     paths = [
-        folder / _resolve(entry if isinstance(entry, str) else next(iter(entry)), variables, pipeline)
+        folder / _resolve(entry if isinstance(entry, str) else next(iter(entry)), variables, pipeline, folder)
         for entry in definition.get("deps", [])
     ]
     params: dict[Path, list[str]] = {}
@@ -174,10 +172,13 @@ def _find_value(content: object, key: str) -> object:
     return content
 
 
-def _resolve(text: str, variables: Mapping[str, Any], pipeline: Path) -> str:
+def _resolve(text: str, variables: Mapping[str, Any], pipeline: Path, folder: Path) -> str:
     def look_up(match: re.Match[str]) -> str:
         value = _find_value(variables, match[1])
         if value is None:
+            from tasks.params_file import read_sections  # which a run without a mistake need not load
+
+            read_sections(folder)  # tells what is wrong where the file cannot be read at all
             raise ParamsError(f"{pipeline}: {match[0]} is not in params.yaml. Add '{match[1]}' there.")
         return str(value)
 
@@ -187,12 +188,8 @@ def _resolve(text: str, variables: Mapping[str, Any], pipeline: Path) -> str:
 def _read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; empty if there is none, which whoever needs it will explain."""
     try:
-        loader = _Loader(path.read_bytes())
-        try:
-            content = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        content = load_yaml(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

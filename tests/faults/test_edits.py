@@ -116,6 +116,15 @@ def test_a_variable_without_a_value_is_named(pipeline: Path) -> None:
         find_dependencies(pipeline, "apply")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [("apply: [\n", "line 2: not valid YAML"), ("apply: 2026-13-01\n", "month")]
+)
+def test_params_that_cannot_be_read_are_named_and_not_the_variable(pipeline: Path, content: str, words: str) -> None:
+    (pipeline / "params.yaml").write_text(content)
+    with pytest.raises(ParamsError, match=rf"^params\.yaml.*{words}"):
+        find_dependencies(pipeline, "apply")
+
+
 def test_a_key_that_is_edited_before_it_is_read_and_back_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

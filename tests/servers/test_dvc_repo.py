@@ -117,6 +117,8 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "params with a tab": ("params.yaml", b"a:\n  b: 1\n\tc: 2\n", "params.yaml, line 3: not valid YAML: "),
     "params in Latin-1": ("params.yaml", b"a: Stra\xdfe\n", r"params.yaml, line 1: b'\xdf' is not UTF-8. Save the file as UTF-8."),
     "params that are a list": ("params.yaml", b"- a\n", "params.yaml: got list, expected a mapping with the keys classes, ingest"),
+    "params with a day that is none": ("params.yaml", b"a: 2026-13-01\n", "params.yaml: not valid YAML: month must be in 1..12"),
+    "a day that is none": ("dvc.yaml", b"stages: 2026-13-01\n", "dvc.yaml: month must be in 1..12"),
     "a lock with a conflict": ("dvc.lock", b"schema: '2.0'\n<<<<<<< HEAD\n", "dvc.lock, line 2: a merge of Git left both versions there. Choose between them, and remove its marks, or delete it, or bring it back from Git: DVC's cache still has what it names."),
     "a lock of another kind": ("dvc.lock", b"schema: '2.0'\nstages: 3\n", "or delete it, or bring it back from Git"),
     "settings": (".dvc/config", b"[core\nx", "Correct .dvc/config, .dvc/config.local"),
