@@ -71,7 +71,13 @@ def run_identified_stage(root: Path, stage: str) -> None:
         As `run_stage`.
     """
     require_noted_code(root, stage)
-    found = find_dependencies(root, stage)
+    try:
+        found = find_dependencies(root, stage)
+    except ParamsError:
+        from tasks.params_file import read_sections
+
+        read_sections(root)  # a variable is missing: that the file cannot be read at all has better words
+        raise
     if found is None:
         run_stage(root, stage)  # nothing records its outputs
         return

@@ -18,4 +18,8 @@ def load_yaml(content: str | bytes) -> Any:
     ValueError
         Python cannot represent a date or number, or bytes are no text.
     """
-    return yaml.load(content, Loader=_Loader)  # noqa: S506  a safe loader
+    loader = _Loader(content)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()

@@ -74,7 +74,7 @@ def find_dependencies(root: Path, stage: str) -> tuple[tuple[Path, ...], Mapping
     folder = pipeline.parent / str(definition.get("wdir", "."))
     variables = _read_yaml(folder / "params.yaml")
     paths = [
-        folder / _resolve(entry if isinstance(entry, str) else next(iter(entry)), variables, pipeline, folder)
+        folder / _resolve(entry if isinstance(entry, str) else next(iter(entry)), variables, pipeline)
         for entry in definition.get("deps", [])
     ]
     params: dict[Path, list[str]] = {}
@@ -172,13 +172,10 @@ def _find_value(content: object, key: str) -> object:
     return content
 
 
-def _resolve(text: str, variables: Mapping[str, Any], pipeline: Path, folder: Path) -> str:
+def _resolve(text: str, variables: Mapping[str, Any], pipeline: Path) -> str:
     def look_up(match: re.Match[str]) -> str:
         value = _find_value(variables, match[1])
         if value is None:
-            from tasks.params_file import read_sections  # which a run without a mistake need not load
-
-            read_sections(folder)  # tells what is wrong where the file cannot be read at all
             raise ParamsError(f"{pipeline}: {match[0]} is not in params.yaml. Add '{match[1]}' there.")
         return str(value)
 

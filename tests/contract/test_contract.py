@@ -59,7 +59,7 @@ def test_only_evaluate_depends_on_withheld_gold():
 
 
 FLOORS = (
-    ("tasks.ctrl_c", "tasks.errors", "tasks.hash_seed", "tasks.strict_yaml", "tasks.core"),
+    ("tasks.ctrl_c", "tasks.errors", "tasks.fast_yaml", "tasks.hash_seed", "tasks.strict_yaml", "tasks.core"),
     ("tasks.params", "tasks.progress", "tasks.cache.store"),
     ("tasks.params_file", "tasks.cache", "tasks.compute"),
     ("tasks.tables",),

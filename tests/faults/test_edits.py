@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from toy_project import Toy
 from flows.runner.dvc_patches import Command
 from flows.runner.dvc_run import EditedError, run_stage
 from flows.runner.report import Outcome
-from tasks.__main__ import run_identified_stage
+from tasks.__main__ import main, run_identified_stage
 from tasks.cache.dependencies import HASHED_SIZE, find_dependencies, identify, list_changes
 from tasks.cache.store import FOLDER, Cache
 from tasks.errors import EpoxyError, ParamsError, StageError
@@ -119,10 +120,13 @@ def test_a_variable_without_a_value_is_named(pipeline: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"), [("apply: [\n", "line 2: not valid YAML"), ("apply: 2026-13-01\n", "month")]
 )
-def test_params_that_cannot_be_read_are_named_and_not_the_variable(pipeline: Path, content: str, words: str) -> None:
+def test_params_that_cannot_be_read_are_named_and_not_the_variable(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str, words: str
+) -> None:
     (pipeline / "params.yaml").write_text(content)
-    with pytest.raises(ParamsError, match=rf"^params\.yaml.*{words}"):
-        find_dependencies(pipeline, "apply")
+    monkeypatch.chdir(pipeline)
+    assert main(["apply"]) == ParamsError.exit_code
+    assert re.match(rf"error: params\.yaml.*{words}", capsys.readouterr().err)
 
 
 def test_a_key_that_is_edited_before_it_is_read_and_back_is_seen(
