@@ -129,19 +129,21 @@ def _ask(table: pl.DataFrame, schema: "TableSchema") -> Iterator[pl.LazyFrame | 
 
 def _has_columns(table: pl.DataFrame, schema: "TableSchema") -> bool:
     """Whether `table` has the columns of `schema`, of their types, and no others where it is strict."""
-    required = {name for name, column in schema.columns.items() if column.required}
-    if not required <= set(table.columns) or (schema.strict and not set(table.columns) <= schema.columns.keys()):
+    types = table.schema
+    if any(column.required and name not in types for name, column in schema.columns.items()):
         return False
-    columns = {name: column for name, column in schema.columns.items() if name in table.columns}
-    return all(column.dtype is None or column.dtype.check(table.schema[name]) for name, column in columns.items())
+    if schema.strict and types.keys() - schema.columns.keys():
+        return False
+    expected = ((schema.columns[name].dtype, found) for name, found in types.items() if name in schema.columns)
+    return all(dtype is None or dtype.check(found) for dtype, found in expected)
 
 
 def _group_alike(table: pl.DataFrame, schema: "TableSchema") -> Iterable[list[str]]:
     """The columns of `table`, those together that are of one type and to be alike."""
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
-    for name, column in schema.columns.items():
-        if name in table.columns:
-            alike[(table.schema[name], column.nullable, column.unique and name, *column.checks)].append(name)
+    for name, found in table.schema.items():
+        if column := schema.columns.get(name):
+            alike[(found, column.nullable, column.unique and name, *column.checks)].append(name)
     return alike.values()
 
 

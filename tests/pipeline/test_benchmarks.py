@@ -14,6 +14,7 @@ import pytest
 from benchmarks import (
     ask,
     certify,
+    checks,
     classes,
     copies,
     dask,
@@ -52,6 +53,16 @@ def test_gpu_without_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setattr(gpu, "find_cards", find_none)
     assert gpu.main([]) == 1
     assert capsys.readouterr() == ("", "nothing is measured, since PyTorch sees no GPU\n")
+
+
+def test_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert checks.main(["--seconds", "0", "--rows", "3"]) == 0
+    assert re.findall(r"^(.+?)  +3 +[\d.]+ +[\d.]+ +[\d.]+$", capsys.readouterr().out, flags=re.M) == [
+        "votes of 6 LFs",
+        "votes of 300 LFs",
+        "embeddings, 384",
+        "labels",
+    ]
 
 
 def test_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

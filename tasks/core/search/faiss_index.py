@@ -87,7 +87,7 @@ def write_index(batches: Iterable[npt.NDArray[np.float32]], path: Path, *, d: in
         file.write(_make_header(0, d, metric))
         for batch in batches:
             vectors = normalize(batch) if metric == "cosine" else batch
-            file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+            file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
             n += len(batch)
         file.seek(0)
         file.write(_make_header(n, d, metric))
