@@ -34,9 +34,10 @@ $(ENV)/ready: requirements.lock pyproject.toml $(MORE)
 run: env         ## the whole pipeline on the demo; a second run recomputes nothing
 	@$(BIN)/epoxy run
 
-# Folder by folder, not the files with the most tests first: short tests come last, and both processes end together.
+# Folder by folder, not the files with the most tests first: short tests come last, and all processes end together. Three of them on
+# two cores: tests of servers mostly wait.
 test: env        ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint      ## lint, and the tests that take seconds: for every edit
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property tests/contract

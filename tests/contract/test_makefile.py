@@ -37,7 +37,7 @@ def read_recipe(target: str) -> list[str]:
 def test_make_run_and_make_test_are_what_the_readme_says() -> None:
     assert "--require-hashes -r requirements.lock" in list_commands("run")
     assert list_commands("run").rstrip().endswith("epoxy run")
-    assert re.search(r"python -m pytest -n 2[^/]*$", list_commands("test").rstrip())
+    assert re.search(r"python -m pytest -n 3[^/]*$", list_commands("test").rstrip())
 
 
 def test_a_slow_step_of_the_installation_is_told_before_it_begins() -> None:
