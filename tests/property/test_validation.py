@@ -51,6 +51,18 @@ GOOD = {
             "original_votes": pl.Series([0, 1, 2, 3], dtype=pl.Int32),
         },
     ),
+    "descriptions": (
+        schemas.descriptions(2),
+        {
+            "lf": list("abcd"),
+            "class": list("abcd"),
+            "text": ["a", None, "b", "c"],
+            "vector": pl.Series([[1.0, 2.0]] * 4, dtype=pl.Array(pl.Float32, 2)),
+            "offset": [0.0, 0.5, -1.0, 2.0],
+            "cut": [0.5, None, 1.0, 0.0],
+            "fills": [True, False, True, False],
+        },
+    ),
     "model": (
         schemas.MODEL,
         {
@@ -61,7 +73,7 @@ GOOD = {
         },
     ),
 }
-"""Of each kind a schema and a table that fits it, without its ids where it has no `name`."""
+"""Of each kind a schema and the columns, but for ids of items, of a table that fits it."""
 
 FLOATS = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 0.5, 1.0, 1.0000001, -0.1, 7.0])
 VALUES = {
@@ -77,13 +89,17 @@ VALUES = {
 }
 
 
+def make_table(kind):
+    """A table that fits the schema of `kind`."""
+    schema, columns = GOOD[kind]
+    table = pl.DataFrame(columns)
+    return table.select(pl.Series("item_id", IDS), pl.all()) if "item_id" in schema.columns else table
+
+
 @st.composite
 def draw_tables(draw, kind):
     """A table like that of `kind`, with a few things changed: values, types, columns, rows, their order."""
-    _, columns = GOOD[kind]
-    table = pl.DataFrame(columns)
-    if "name" not in columns:
-        table = table.select(pl.Series("item_id", IDS), pl.all())
+    table = make_table(kind)
     for _ in range(draw(st.integers(0, 2))):
         if not table.width:
             break
@@ -133,7 +149,6 @@ def test_what_is_asked_at_once_is_what_pandera_asks(kind, data):
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_a_table_that_fits_is_not_asked_about_column_by_column(kind, monkeypatch):
-    schema, columns = GOOD[kind]
+    schema = GOOD[kind][0]
     monkeypatch.setattr(type(schema), "validate", None)
-    table = pl.DataFrame(columns)
-    validate_table(Path("x"), table if "name" in columns else table.select(pl.Series("item_id", IDS), pl.all()), schema)
+    validate_table(Path("x"), make_table(kind), schema)
