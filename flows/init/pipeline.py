@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.runner.code_deps import replace_code_deps
 from tasks.__main__ import STAGES
 from tasks.cache.stage_code import CHECK, NOTES, describe_code, read_note
 from tasks.errors import ParamsError
+from tasks.fast_yaml import load_yaml
 from tasks.lf.packages import LOCK
 from tasks.tables.files import write_text
 from tasks.tables.paths import SHIPPED_LABELS
@@ -93,7 +92,7 @@ def plan_upgrade(root: Path) -> Upgrade:
     text = compose_pipeline()
     before = (root / "dvc.yaml").read_text(encoding="utf-8")
     is_edited = _digest(before) != (root / _DIGEST).read_text(encoding="utf-8").strip()
-    old, new = (yaml.safe_load(content)["stages"] for content in (before, before if is_edited else text))
+    old, new = (load_yaml(content)["stages"] for content in (before, before if is_edited else text))
     changed = [
         stage
         for stage in new
