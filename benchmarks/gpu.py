@@ -30,11 +30,11 @@ import numpy as np
 from benchmarks.spaces import draw_space, draw_votes
 from tasks.compute.device import THREADS_PER_CARD, find_cards
 from tasks.core.search.exact import find_neighbors
-from tasks.core.search.faiss_index import normalize
 from tasks.core.search.on_cards import AT_ONCE, CardSearch, NoCard
 from tasks.core.search.plan import plan_per_lf
 from tasks.core.search.support import Queries, Support, build_queries, build_support
 from tasks.core.types import Bool, Float32, MetricName
+from tasks.core.unit_vectors import normalize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,10 +34,10 @@ from benchmarks.spaces import draw_space, draw_votes
 from tasks import index, search
 from tasks.cache.store import FOLDER
 from tasks.core.search.exact import QUERIES, find_neighbors
-from tasks.core.search.faiss_index import normalize
 from tasks.core.search.plan import Search, plan_per_lf, plan_searches, plan_union
 from tasks.core.search.support import build_queries, build_support
 from tasks.core.types import Float32, Int8
+from tasks.core.unit_vectors import normalize
 from tasks.params import IndexParams, SearchParams
 from tasks.tables import schemas
 from tasks.tables.parquet import write_shards, write_table

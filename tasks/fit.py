@@ -34,7 +34,6 @@ from tasks.params import FitParams, LabelModelKind, Split
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
-from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import encode_split, encode_splits, find_gold_rows, read_gold, to_matrix
 from tasks.tables.muted import read_counted_votes
 from tasks.tables.parquet import cut_rows, read_table, read_votes, write_batches
@@ -350,8 +349,7 @@ def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     gold = find_gold_rows(inputs.gold)
     vectors = np.empty((inputs.items.height, 0), np.float32)
     if len(gold.rows) >= FEWEST_GOLD:
-        metric, folder = read_description(root).metric, (root / LABEL_MODEL).parent
-        vectors = read_scaled_embeddings(root, inputs.items, metric, folder).vectors
+        vectors = read_scaled_embeddings(root, inputs.items, (root / LABEL_MODEL).parent).vectors
     with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
         return fit_liger(inputs.extended, vectors, reference, balance.given, k, gold, advance=progress.advance)
 

@@ -30,8 +30,9 @@ from tasks.errors import DataError
 from tasks.params import IndexKind, IndexParams
 from tasks.progress import Progress
 from tasks.tables import schemas
+from tasks.tables.embeddings_file import read_width
 from tasks.tables.files import open_atomic, write_json
-from tasks.tables.index_file import ContentHash, IndexDescription, hash_file, read_width
+from tasks.tables.index_file import ContentHash, IndexDescription, hash_file
 from tasks.tables.parquet import count_rows, read_batches, write_table
 from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION
 
@@ -45,7 +46,7 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
         The embeddings are missing, damaged or (for cosine) have a zero vector.
     """
     path = root / EMBEDDINGS
-    d = read_width(path)
+    d = read_width(root)
     n = count_rows(path)
     content = ContentHash()
     ids: list[pl.Series] = []

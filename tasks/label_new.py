@@ -43,17 +43,19 @@ from tasks.core.search.plan import plan_searches
 from tasks.core.search.support import Support, build_queries, build_support
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int8
+from tasks.core.unit_vectors import normalize
 from tasks.errors import DataError
 from tasks.params import Metric, Params, Scope
 from tasks.progress import Progress
 from tasks.tables import schemas
+from tasks.tables.embeddings_file import read_vectors
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.muted import mute
 from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
 from tasks.tables.saved_model import SavedModel, read_model
-from tasks.tables.scaled_embeddings import read_vectors, scale_vectors, to_cosine
+from tasks.tables.scaled_embeddings import scale_vectors, to_cosine
 from tasks.tables.schemas import probability_column
 from tasks.tables.thresholds import read_thresholds
 from tasks.tables.validation import require_same_items
@@ -200,7 +202,7 @@ def _label(
     lenders_at = np.searchsorted(needed, reference)
     support = build_support(L[reference], lenders_at, vectors, index_vectors, metric=model.metric.value)
     nearest = _search(support, queries, _propose(queries, model.metric), L[new] == ABSTAIN)
-    points = scale_vectors(queries.copy(), model.metric, model.center, model.scale)
+    points = scale_vectors(queries, model.metric, model.center, model.scale)
     posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
     if len(settled):
         posterior = _ask_nearest(
@@ -285,11 +287,7 @@ def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> Non
 
 def _propose(vectors: Float32, metric: Metric) -> Float32:
     """Return the vectors to search with: unit vectors for cosine, the embeddings for L2."""
-    if metric is Metric.L2:
-        return vectors
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    units: Float32 = (vectors / norms[:, None]).astype(np.float32)
-    return units
+    return vectors if metric is Metric.L2 else normalize(vectors)
 
 
 def _search(support: Support, vectors: Float32, index_vectors: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:

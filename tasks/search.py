@@ -17,19 +17,20 @@ import numpy as np
 import polars as pl
 
 from tasks.core.search.exact import NOBODY
-from tasks.core.search.faiss_index import FlatIndex, read_index
-from tasks.core.search.ivf import Cells, group_items
+from tasks.core.search.faiss_index import FlatIndex
+from tasks.core.search.ivf import group_items
 from tasks.core.types import ITEM_ID, Float32
 from tasks.errors import DataError
 from tasks.neighbors.run import SearchInputs, SearchResult, search_items
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.tables import schemas
+from tasks.tables.embeddings_file import read_width
 from tasks.tables.files import write_json
-from tasks.tables.index_file import ContentHash, IndexDescription, hash_file, read_description, read_width
+from tasks.tables.index_file import ContentHash, IndexDescription, open_index, read_cells, read_description
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import ROW_GROUP, read_batches, read_table, read_votes, write_batches
-from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, ITEMS, NEIGHBORS, RECALL, VOTES
+from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, RECALL, VOTES
 from tasks.tables.schemas import neighbor_column, similarity_column
 from tasks.tables.scratch import expect_scattered_reads, open_scratch
 from tasks.tables.validation import require_same_items
@@ -81,7 +82,13 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
     require_same_items(root / ITEMS, items, root / VOTES, votes)
     lfs = tuple(name for name in votes.columns if name != ITEM_ID)
     description = read_description(root)
-    index = _open_index(root, description)
+    index = open_index(root, description)
+    expect_scattered_reads(index.vectors)
+    cells = None
+    if description.kind == "ivf":
+        cells = group_items(
+            read_cells(root, items, description).to_numpy().astype(np.int64), index.vectors, index.metric
+        )
     return SearchInputs(
         ids=items[ITEM_ID],
         lfs=lfs,
@@ -90,37 +97,12 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
         description=description,
         index=index,
         embeddings=_read_embeddings(root, items, index, description),
-        cells=_read_cells(root, items, index, description),
+        cells=cells,
         scratch=(root / NEIGHBORS).parent,
     )
 
 
 # Reading.
-
-
-def _open_index(root: Path, description: IndexDescription) -> FlatIndex:
-    """The index, checked against its description and the embeddings' shape."""
-    path = root / INDEX
-    if hash_file(path) != description.sha256:
-        raise DataError(
-            f"{path} is not the file that {INDEX_DESCRIPTION} describes; it is damaged or from another run. "
-            "Run 'dvc repro index'."
-        )
-    try:
-        index = read_index(path)
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}. Run 'dvc repro -f index'.") from None
-    found = (index.metric, *index.vectors.shape)
-    if found != (description.metric.value, description.n, description.d):
-        raise DataError(
-            f"{path}: got metric, items, dimensions {found}, expected "
-            f"{(description.metric.value, description.n, description.d)} as {INDEX_DESCRIPTION} says. "
-            "Run 'dvc repro -f index'."
-        )
-    if read_width(root / EMBEDDINGS) != description.d:
-        raise _stale(root, description, f"{read_width(root / EMBEDDINGS)} dimensions")
-    expect_scattered_reads(index.vectors)
-    return index
 
 
 def _read_embeddings(root: Path, items: pl.DataFrame, index: FlatIndex, description: IndexDescription) -> Float32:
@@ -129,6 +111,8 @@ def _read_embeddings(root: Path, items: pl.DataFrame, index: FlatIndex, descript
     For L2 the index itself holds them; for cosine they are copied to a scratch file.
     """
     path = root / EMBEDDINGS
+    if read_width(root) != description.d:
+        raise _stale(root, description, f"{read_width(root)} dimensions")
     content = ContentHash()
     is_copied = index.metric == "cosine" and items.height > 0
     shape = (items.height, description.d)
@@ -149,21 +133,6 @@ def _read_embeddings(root: Path, items: pl.DataFrame, index: FlatIndex, descript
     if content.hexdigest() != description.content:
         raise _stale(root, description, "other contents")
     return embeddings
-
-
-def _read_cells(root: Path, items: pl.DataFrame, index: FlatIndex, description: IndexDescription) -> Cells | None:
-    """The cells of an approximate index."""
-    if description.kind == "flat":
-        return None
-    path = root / CELLS
-    if hash_file(path) != description.cells_sha256:
-        raise DataError(
-            f"{path} is not the file that {INDEX_DESCRIPTION} describes. "
-            f"Run 'dvc checkout {CELLS}' or 'dvc repro -f index'."
-        )
-    table = read_table(path, schemas.CELLS)
-    require_same_items(root / ITEMS, items, path, table)
-    return group_items(table["cell"].to_numpy().astype(np.int64), index.vectors, index.metric)
 
 
 def _stale(root: Path, description: IndexDescription, got: str) -> DataError:

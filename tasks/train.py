@@ -41,7 +41,7 @@ from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows, Int64
 from tasks.errors import DataError
 from tasks.neighbors.nearest_cache import KnownItems
-from tasks.params import CertifyParams, Metric, TrainParams
+from tasks.params import CertifyParams, TrainParams
 from tasks.progress import Progress
 from tasks.report.certificate import tabulate_certificate
 from tasks.report.end_model import tabulate_alternative, tabulate_end_model
@@ -49,7 +49,6 @@ from tasks.report.lf_harm import describe_harm
 from tasks.report.rounding import round_number
 from tasks.tables import schemas
 from tasks.tables.files import write_json
-from tasks.tables.index_file import read_description
 from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
 from tasks.tables.lf_columns import StoredColumns
 from tasks.tables.muted import read_counted_votes, read_muted
@@ -84,7 +83,6 @@ class Inputs:
     votes: npt.NDArray[np.int8]
     """(n, m), with muted LFs abstaining."""
     points: ScaledEmbeddings
-    metric: Metric
     gold: GoldRows | None
     """Gold of valid items, None if there is none or params forbid it."""
     judges: GoldRows | None
@@ -202,7 +200,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     model = SavedModel(
         classes=classes,
         lfs=inputs.lfs,
-        metric=inputs.metric,
+        metric=inputs.points.metric,
         shipped=shipped,
         center=inputs.points.center,
         scale=inputs.points.scale,
@@ -243,7 +241,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         items=inputs.items,
         votes=inputs.votes,
         pairs=find_neighbor_columns(root / NEIGHBORS, list(inputs.lfs), inputs.muted),
-        metric=inputs.metric,
+        metric=inputs.points.metric,
         scale=inputs.points.scale,
     )
     with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
@@ -341,7 +339,6 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
             f"{root / VOTES}: none of the {votes.shape[1]} labeling functions votes on any of the {len(votes):,} "
             "items, so there is nothing to learn from. Check the labeling functions, then run 'dvc repro apply'."
         )
-    metric = read_description(root).metric
     known = find_gold_rows(read_gold(root, items, k))
     judges = known if len(known.rows) else None
     return Inputs(
@@ -349,8 +346,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         lfs=tuple(name for name in table.columns if name != ITEM_ID),
         muted=read_muted(root),
         votes=votes,
-        points=read_scaled_embeddings(root, items, metric, (root / END_MODEL_SUMMARY).parent),
-        metric=metric,
+        points=read_scaled_embeddings(root, items, (root / END_MODEL_SUMMARY).parent),
         gold=judges if params.gold == "valid" else None,
         judges=judges,
     )

@@ -18,9 +18,9 @@ from tasks.lf.language_model import ModelLF
 from tasks.lf.questions import digest_message
 from tasks.params import Split
 from tasks.tables import schemas
+from tasks.tables.embeddings_file import read_vectors
 from tasks.tables.parquet import read_batches, read_table
 from tasks.tables.paths import ITEMS
-from tasks.tables.scaled_embeddings import read_vectors
 
 By = Literal["cover", "random"]
 

@@ -17,10 +17,10 @@ from tasks.readers.encoder import encode_texts
 from tasks.readers.unknown_words import find_unread
 from tasks.tables import schemas
 from tasks.tables.block_layout import BlockLayout, name_encoder, read_layout
+from tasks.tables.embeddings_file import read_vectors, read_width
 from tasks.tables.parquet import read_schema, read_table
 from tasks.tables.paths import ENCODER, ITEMS
 from tasks.tables.saved_encoder import read_encoder, read_encoder_name
-from tasks.tables.scaled_embeddings import read_vectors, read_width
 
 CHECKED = 8
 """Items that are encoded again, to see whether the encoder is that of their embeddings."""

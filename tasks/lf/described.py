@@ -40,10 +40,10 @@ from tasks.lf.class_vectors import ClassVectors
 from tasks.params import Split
 from tasks.progress import Progress
 from tasks.tables import schemas
+from tasks.tables.embeddings_file import read_blocks, read_vectors
 from tasks.tables.label_matrix import join_gold, to_matrix
 from tasks.tables.parquet import read_table
 from tasks.tables.paths import ITEMS, VALID_GOLD
-from tasks.tables.scaled_embeddings import read_blocks, read_vectors
 
 BETTER = 3.0
 """Times the other LFs' mean agreement above chance from which the LF votes beside them. With half of the votes of agnews and

@@ -223,7 +223,7 @@ def _take_apart_all(evidence: Evidence, contest: Contest, rows: Bool) -> list[tu
     if evidence.vectors is None:
         return [(Part(of="end_model", source="not taken apart", log_odds=float(whole)),) for whole in contest.log_odds]
     original = evidence.original[rows]
-    points = scale_vectors(evidence.vectors[rows].copy(), model.metric, model.center, model.scale)
+    points = scale_vectors(evidence.vectors[rows], model.metric, model.center, model.scale)
     if model.end.gold is None:
         return take_apart_without_gold(
             model.end,

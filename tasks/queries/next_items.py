@@ -18,7 +18,7 @@ from tasks.errors import QueryError
 from tasks.params import Split
 from tasks.queries.items import find_margins, measure_items, tabulate_items
 from tasks.queries.project_data import ProjectData, require_not_negative
-from tasks.tables.scaled_embeddings import read_vectors
+from tasks.tables.embeddings_file import read_vectors
 
 Strategy = Literal["random", "mixed"]
 

@@ -20,10 +20,10 @@ from tasks.progress import Progress
 from tasks.queries.project_data import ProjectData
 from tasks.strict_yaml import parse_yaml
 from tasks.tables.block_layout import read_layout
+from tasks.tables.embeddings_file import read_vectors
 from tasks.tables.label_matrix import read_gold, to_matrix
 from tasks.tables.parquet import read_votes
 from tasks.tables.paths import ITEMS, VOTES
-from tasks.tables.scaled_embeddings import read_vectors
 from tasks.tables.validation import require_same_items
 
 SAMPLE = 4000

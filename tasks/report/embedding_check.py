@@ -24,9 +24,9 @@ from tasks.core.types import ABSTAIN
 from tasks.params import Metric
 from tasks.progress import Progress
 from tasks.tables.block_layout import BlockLayout, read_layout
+from tasks.tables.embeddings_file import read_vectors
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.paths import EMBEDDING_FITNESS, EMBEDDING_FITNESS_CURVES
-from tasks.tables.scaled_embeddings import read_vectors
 
 DIGITS = 6
 """Decimals in the file; a sample of four thousand items is accurate to two or three."""

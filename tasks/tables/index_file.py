@@ -1,4 +1,4 @@
-"""index.json, which describes the index beside it, and how a stale or damaged index is recognized."""
+"""The index, index.json, which describes it, and how a stale or damaged index is recognized."""
 
 import hashlib
 from pathlib import Path
@@ -9,11 +9,14 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tasks.core.search.faiss_index import FlatIndex, read_index
 from tasks.errors import DataError
 from tasks.params import Metric
+from tasks.tables import schemas
 from tasks.tables.files import read_json
-from tasks.tables.parquet import read_schema
-from tasks.tables.paths import INDEX_DESCRIPTION
+from tasks.tables.parquet import read_table
+from tasks.tables.paths import CELLS, INDEX, INDEX_DESCRIPTION, ITEMS
+from tasks.tables.validation import require_same_items
 
 
 class IndexDescription(BaseModel):
@@ -83,6 +86,53 @@ def read_description(root: Path) -> IndexDescription:
         raise DataError(f"{path}: '{field}': {found['msg']}. Run 'dvc repro index'.") from None
 
 
+def open_index(root: Path, description: IndexDescription) -> FlatIndex:
+    """The index below `root`, mapped, if it is the one that `description` is about.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, or another index.
+    """
+    path = root / INDEX
+    if hash_file(path) != description.sha256:
+        raise DataError(
+            f"{path} is not the file that {INDEX_DESCRIPTION} describes; it is damaged or from another run. "
+            "Run 'dvc repro index'."
+        )
+    try:
+        index = read_index(path)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}. Run 'dvc repro -f index'.") from None
+    found = (index.metric, *index.vectors.shape)
+    if found != (description.metric.value, description.n, description.d):
+        raise DataError(
+            f"{path}: got metric, items, dimensions {found}, expected "
+            f"{(description.metric.value, description.n, description.d)} as {INDEX_DESCRIPTION} says. "
+            "Run 'dvc repro -f index'."
+        )
+    return index
+
+
+def read_cells(root: Path, items: pl.DataFrame, description: IndexDescription) -> pl.Series:
+    """The cell (n,) of each of `items`, which are those of the index, in its order.
+
+    Raises
+    ------
+    DataError
+        The table is missing, damaged, that of another index, or about other items.
+    """
+    path = root / CELLS
+    if hash_file(path) != description.cells_sha256:
+        raise DataError(
+            f"{path} is not the file that {INDEX_DESCRIPTION} describes. "
+            f"Run 'dvc checkout {CELLS}' or 'dvc repro -f index'."
+        )
+    table = read_table(path, schemas.CELLS)
+    require_same_items(root / ITEMS, items, path, table)
+    return table["cell"]
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of the file at `path`, read in pieces.
 
@@ -96,17 +146,3 @@ def hash_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Run 'dvc repro index'.") from None
-
-
-def read_width(path: Path) -> int:
-    """The number of dimensions of the embeddings at `path`.
-
-    Raises
-    ------
-    DataError
-        There is no column of embeddings of one width.
-    """
-    kind = read_schema(path).get("embedding")
-    if not isinstance(kind, pl.Array) or kind.inner != pl.Float32 or len(kind.shape) != 1 or kind.size < 1:
-        raise DataError(f"{path}: column 'embedding' is {kind}, expected arrays of float32. Run 'dvc repro ingest'.")
-    return kind.size

@@ -16,7 +16,7 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.progress import Progress
 from tasks.tables import schemas
-from tasks.tables.index_file import read_width
+from tasks.tables.embeddings_file import read_width
 from tasks.tables.parquet import count_rows, pair_batches, read_batches, read_schema
 from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS
 from tasks.tables.validation import require_same_items
@@ -51,7 +51,7 @@ def hash_rows(root: Path) -> pl.DataFrame:
     DataError
         A table is missing or damaged, or they do not hold the same items.
     """
-    d = read_width(root / EMBEDDINGS)
+    d = read_width(root)
     parts = []
     with Progress("reading rows", total=count_rows(root / ITEMS)) as progress:
         for items, batch in pair_batches(  # tables that differ in length differ in items, which is said below

@@ -335,13 +335,14 @@ def test_a_stage_refuses_what_it_cannot_read(
 def test_faiss_never_sees_a_file_that_is_not_the_one_described(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its reader crashes on some bytes: only what has the recorded hash may reach it."""
     seen = []
-    monkeypatch.setattr("tasks.search.read_index", lambda path: seen.append(path) or read_index(path))
+    monkeypatch.setattr("tasks.tables.index_file.read_index", lambda path: seen.append(path) or read_index(path))
     whole = INDEX.read_bytes()
+    stages = ("search", "train")
     for content in (whole[:-1], whole[:45] + bytes(len(whole) - 45), whole + b"\0", b"IxFI", b""):
         with damaged(INDEX, content):
-            assert command.main(["search"]) == DataError.exit_code
+            assert [command.main([stage]) for stage in stages] == 2 * [DataError.exit_code]
     assert seen == []
-    assert command.main(["search"]) == 0 and len(seen) == 1
+    assert [command.main([stage]) for stage in stages] == [0, 0] and len(seen) == 2
 
 
 @pytest.mark.parametrize("stage", ["apply", "search"])

@@ -19,7 +19,7 @@ from tasks.lf.loading import load_module, project_lfs
 from tasks.params_file import read_params
 from tasks.queries.pending import find_pending_lfs
 from tasks.tables.answer_table import read_answers
-from tasks.tables.scaled_embeddings import read_vectors
+from tasks.tables.embeddings_file import read_vectors
 
 MODULE = """\
 from tasks.labeling import keyword_lf, llm_lf

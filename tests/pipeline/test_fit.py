@@ -20,6 +20,7 @@ from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EMBEDDINGS,
     EXTENDED_VOTES,
+    INDEX,
     ITEMS,
     LABEL_MODEL,
     LABEL_MODEL_LABELS,
@@ -174,9 +175,9 @@ def test_embeddings_are_read_if_there_is_gold_to_choose_parts_by(tmp_path, known
     write_project(
         tmp_path, ["train"] * 20 + ["valid"] * 20, votes, [i % 2 if i < 20 + known else None for i in range(40)]
     )
-    (tmp_path / EMBEDDINGS).unlink()
+    (tmp_path / INDEX).unlink()
     if are_read:
-        with pytest.raises(DataError, match="embeddings"):
+        with pytest.raises(DataError, match=r"data/index/index\.faiss is missing\. Run 'dvc repro index'"):
             fit.run(tmp_path, CLASSES, FitParams())
     else:
         fit.run(tmp_path, CLASSES, FitParams())

@@ -9,7 +9,8 @@ import pytest
 from extension_data import write_project
 
 from tasks import index, search
-from tasks.core.search.faiss_index import find_centers, is_approximate_worth_it, normalize, read_index, write_index
+from tasks.core.search.faiss_index import find_centers, is_approximate_worth_it, read_index, write_index
+from tasks.core.unit_vectors import normalize
 from tasks.errors import DataError
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 from tasks.tables import schemas

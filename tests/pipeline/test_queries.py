@@ -21,7 +21,6 @@ from tasks.queries.lfs import compare_lfs, tabulate_lfs, tabulate_matrix
 from tasks.queries.project_data import ProjectData, ReleaseData
 from tasks.tables import schemas
 from tasks.tables.files import read_json, write_json
-from tasks.tables.index_file import read_description
 from tasks.tables.parquet import write_table
 from tasks.tables.paths import (
     EXTENDED_VOTES,
@@ -310,7 +309,7 @@ def test_what_the_other_parts_leave_is_the_vote_head(demo: ProjectData) -> None:
     parts = take_apart_items(demo, np.arange(len(demo.ids()))).filter(pl.col("source") == "vote head")
     model, votes = demo.model(), demo.votes()
     items = demo.items().select("item_id", "split")
-    points = read_scaled_embeddings(demo.root, items, read_description(demo.root).metric, demo.root)
+    points = read_scaled_embeddings(demo.root, items, demo.root)
     features = apply_spectral_map(model.spectral_map, points.vectors)
     head = fit_vote_head(features, votes.original, len(demo.classes), read_params(demo.root).train.seed).proba
     logs = np.log(head + LOG_FLOOR)

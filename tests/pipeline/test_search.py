@@ -24,9 +24,9 @@ from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.core.search import ivf
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, compute_similarity, find_neighbors, score_pairs
-from tasks.core.search.faiss_index import normalize
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
 from tasks.core.search.support import build_queries, build_support
+from tasks.core.unit_vectors import normalize
 from tasks.errors import DataError
 from tasks.neighbors.run import search_items
 from tasks.neighbors.table import NeighborTable

@@ -18,10 +18,12 @@ from tasks.tables.files import read_json, write_json
 from tasks.tables.muted import write_muted
 from tasks.tables.parquet import read_table, write_table
 from tasks.tables.paths import (
+    CELLS,
     EMBEDDINGS,
     END_MODEL,
     END_MODEL_PREDICTIONS,
     END_MODEL_SUMMARY,
+    INDEX,
     ITEMS,
     METRICS,
     SHIPPED_LABELS,
@@ -30,6 +32,7 @@ from tasks.tables.paths import (
 )
 from tasks.tables.saved_descriptions import write_no_descriptions
 from tasks.tables.saved_model import read_model, write_model
+from tasks.tables.scaled_embeddings import read_scaled_embeddings, scale_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -235,12 +238,38 @@ def test_odd_votes_still_give_labels_for_every_item(tmp_path, name, gold_rows):
     assert np.isfinite(probabilities).all()
 
 
-def test_embeddings_of_other_items_are_refused(tmp_path):
+def test_an_index_of_other_items_is_refused(tmp_path):
     write_project(tmp_path)
     table = pl.read_parquet(tmp_path / EMBEDDINGS).with_columns(item_id="x" + pl.col("item_id"))
     write_table(tmp_path / EMBEDDINGS, table, schemas.embeddings(8))
-    with pytest.raises(DataError, match="data/ingest/embeddings"):
+    index.run(tmp_path, CLASSES, IndexParams())
+    with pytest.raises(DataError, match=r"data/index/cells\.parquet"):
         train.run(tmp_path, CLASSES, TrainParams())
+
+
+@pytest.mark.parametrize("part", [INDEX, CELLS])
+def test_half_an_index_is_refused(tmp_path, part):
+    """The file of the index, or that of its items, is from another run."""
+    write_project(tmp_path)
+    own = (tmp_path / part).read_bytes()
+    table = pl.read_parquet(tmp_path / EMBEDDINGS)
+    other = table[:-1] if part == CELLS else table.with_columns(embedding=table["embedding"].reverse())
+    write_table(tmp_path / EMBEDDINGS, other, schemas.embeddings(8))
+    index.run(tmp_path, CLASSES, IndexParams())
+    (tmp_path / part).write_bytes(own)
+    with pytest.raises(DataError, match=rf"{part.name} is not the file that data/index/index\.json describes"):
+        train.run(tmp_path, CLASSES, TrainParams())
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_points_are_the_same_whether_all_or_some_are_made(tmp_path, metric):
+    write_project(tmp_path, metric=metric, scale=3.0)
+    vectors = pl.read_parquet(tmp_path / EMBEDDINGS)["embedding"].to_numpy()
+    points = read_scaled_embeddings(tmp_path, pl.read_parquet(tmp_path / ITEMS), tmp_path)
+    some = scale_vectors(vectors[5:9], metric, points.center, points.scale)
+    np.testing.assert_array_equal(some, points.vectors[5:9])
+    norms = np.square(points.vectors.astype(np.float64)).sum(axis=1)
+    assert np.isclose(norms if metric is Metric.COSINE else norms.mean(), 1, atol=1e-6).all()
 
 
 # The saved model.

@@ -24,10 +24,10 @@ from benchmarks import gpu  # noqa: E402
 from tasks.core.search import on_cards  # noqa: E402
 from tasks.core.search.card import TILES, TILES_TO_INTERPRET, TorchCard  # noqa: E402
 from tasks.core.search.exact import NOBODY, find_neighbors  # noqa: E402
-from tasks.core.search.faiss_index import normalize  # noqa: E402
 from tasks.core.search.on_cards import CardIsFull, CardSearch  # noqa: E402
 from tasks.core.search.plan import plan_per_lf  # noqa: E402
 from tasks.core.search.support import build_queries, build_support  # noqa: E402
+from tasks.core.unit_vectors import normalize  # noqa: E402
 from tasks.tables.paths import NEIGHBORS  # noqa: E402
 
 METRICS = ("cosine", "l2")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tasks.core.search import kernels
 from tasks.core.search.exact import compute_similarity
-from tasks.core.search.faiss_index import normalize
 from tasks.core.search.products import Float32Products, Int8Products, prepare, quantize
+from tasks.core.unit_vectors import normalize
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_numkong = pytest.mark.skipif(

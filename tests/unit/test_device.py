@@ -17,10 +17,10 @@ from tasks.compute.device import ENVIRONMENT
 from tasks.core.search import on_cards
 from tasks.core.search.blocks import SamePlan
 from tasks.core.search.exact import find_neighbors
-from tasks.core.search.faiss_index import normalize
 from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, NoCard, cut_into_parts
 from tasks.core.search.plan import plan_union
 from tasks.core.search.support import LFClass, build_queries, build_support
+from tasks.core.unit_vectors import normalize
 from tasks.errors import StageError
 from tasks.params import IndexKind, Metric
 from tasks.tables.paths import NEIGHBORS, RECALL

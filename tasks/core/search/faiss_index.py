@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.types import MetricName
-
-_IN_CACHE = 128
-"""Vectors that are brought to length one at a time: their float64 copies stay in a core's cache."""
+from tasks.core.unit_vectors import normalize
 
 _BLOCK = 16_384
 """Vectors assigned to cells at a time."""
@@ -50,24 +48,6 @@ class FlatIndex:
     metric: MetricName
     vectors: npt.NDArray[np.float32]
     """(n, d), in the order of item ids: unit vectors for cosine, the embeddings themselves for L2."""
-
-
-def normalize(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Unit vectors (n, d), each component within half a unit of its last digit: divided in float64, then rounded.
-
-    Raises
-    ------
-    ValueError
-        A vector is zero or not finite.
-    """
-    unit = np.empty(vectors.shape, np.float32)
-    for start in range(0, len(vectors), _IN_CACHE):
-        rows = vectors[start : start + _IN_CACHE]
-        norms = np.sqrt(np.multiply(rows, rows, dtype=np.float64).sum(axis=1, keepdims=True))
-        if not (np.isfinite(norms).all() and (norms > 0).all()):
-            raise ValueError("a zero or non-finite vector has no direction")
-        unit[start : start + _IN_CACHE] = rows / norms
-    return unit
 
 
 def write_index(batches: Iterable[npt.NDArray[np.float32]], path: Path, *, d: int, metric: MetricName) -> None:

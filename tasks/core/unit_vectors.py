@@ -1,0 +1,26 @@
+"""Vectors brought to length one."""
+
+import numpy as np
+
+from tasks.core.types import Float32
+
+_IN_CACHE = 128
+"""Vectors that are brought to length one at a time: their float64 copies stay in a core's cache."""
+
+
+def normalize(vectors: Float32) -> Float32:
+    """Unit vectors (n, d), each component within half a unit of its last digit: divided in float64, then rounded.
+
+    Raises
+    ------
+    ValueError
+        A vector is zero or not finite.
+    """
+    unit = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _IN_CACHE):
+        rows = vectors[start : start + _IN_CACHE]
+        norms = np.sqrt(np.multiply(rows, rows, dtype=np.float64).sum(axis=1, keepdims=True))
+        if not (np.isfinite(norms).all() and (norms > 0).all()):
+            raise ValueError("a zero or non-finite vector has no direction")
+        unit[start : start + _IN_CACHE] = rows / norms
+    return unit
