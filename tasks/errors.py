@@ -53,10 +53,10 @@ def blame_machine(error: OSError) -> str:
     """What is at fault, not the program, and what to do: a full disk, a folder that may not be written, a file that is gone.
 
     >>> blame_machine(FileNotFoundError(2, "No such file or directory", "lfs"))
-    "[Errno 2] No such file or directory: 'lfs'. Bring it back (from Git or by dvc checkout), then run it again."
+    "[Errno 2] No such file or directory: 'lfs'. Bring it back (with 'epoxy run' if a stage writes it, else from Git or by dvc checkout), then run it again."
     """
     if isinstance(error, FileNotFoundError):
-        return f"{error}. Bring it back (from Git or by dvc checkout), then run it again."
+        return f"{error}. Bring it back (with 'epoxy run' if a stage writes it, else from Git or by dvc checkout), then run it again."
     return f"{error}. Check free space and permissions, then run it again."
 
 

@@ -67,7 +67,7 @@ def test_a_file_that_is_gone_is_to_be_brought_back(toy: Toy) -> None:
     (toy.root / "step.py").unlink()
     result = epoxy("stage", "data/demo/dvc.yaml:demo")
     assert result.exit_code == 5
-    assert "step.py'. Bring it back (from Git or by dvc checkout), then run it again." in result.stderr
+    assert "step.py'. Bring it back (with 'epoxy run' if a stage writes it, else from Git or by dvc" in result.stderr
 
 
 def test_status_names_what_changed(toy: Toy) -> None:
