@@ -197,11 +197,12 @@ def _label(
             f"{root / EMBEDDINGS}: embeddings have {vectors.shape[1]} dimensions; the release's model knows "
             f"{len(model.center)}. Run 'epoxy run' and 'epoxy release'."
         )
-    queries = vectors[np.searchsorted(needed, new)]
     index_vectors = _propose(vectors, model.metric)
+    new_at = np.searchsorted(needed, new)
+    queries, proposals = vectors[new_at], index_vectors[new_at]
     lenders_at = np.searchsorted(needed, reference)
     support = build_support(L[reference], lenders_at, vectors, index_vectors, metric=model.metric.value)
-    nearest = _search(support, queries, _propose(queries, model.metric), L[new] == ABSTAIN)
+    nearest = _search(support, queries, proposals, L[new] == ABSTAIN)
     points = scale_vectors(queries, model.metric, model.center, model.scale)
     posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
     if len(settled):
@@ -227,7 +228,7 @@ def _label(
     lenders = rows[ITEM_ID].gather(needed)
     found = nearest.similarity
     with_any = np.fmax.reduce(found, axis=0) if len(found) else np.full(len(new), np.nan, np.float32)
-    directions = _propose(queries, model.metric).astype(np.float64)
+    directions = proposals.astype(np.float64)
     return _Labeled(
         labels=labels,
         provenance=_extend(fresh[ITEM_ID], L[new], support, nearest, lenders, model, release, params),
