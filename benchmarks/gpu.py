@@ -34,7 +34,7 @@ from tasks.core.search.on_cards import AT_ONCE, CardSearch, NoCard
 from tasks.core.search.plan import plan_per_lf
 from tasks.core.search.support import Queries, Support, build_queries, build_support
 from tasks.core.types import Bool, Float32, MetricName
-from tasks.core.unit_vectors import normalize
+from tasks.core.unit_vectors import to_index_vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +71,11 @@ class Task:
 
     support: Support
     vectors: Float32
-    index_vectors: Float32
     asking: Bool
 
     def cut(self, rows: slice) -> tuple[Queries, Bool]:
         """The queries of these items."""
-        queries = build_queries(self.support.geometry, self.vectors[rows], self.index_vectors[rows])
+        queries = build_queries(self.support.geometry, self.vectors[rows])
         return queries, self.asking[rows]
 
 
@@ -132,10 +131,10 @@ def draw_task(n: int, m: int, d: int, metric: MetricName) -> Task:
         vectors[done : done + len(batch)] = batch
         done += len(batch)
     L = draw_votes(space, m, 0.05, 2)
-    index_vectors = normalize(vectors) if metric == "cosine" else vectors
+    vectors = to_index_vectors(vectors, metric)
     lenders = np.flatnonzero((L >= 0).any(axis=1))
-    support = build_support(np.ascontiguousarray(L[lenders]), lenders, vectors, index_vectors, metric=metric)
-    return Task(support=support, vectors=vectors, index_vectors=index_vectors, asking=L < 0)
+    support = build_support(np.ascontiguousarray(L[lenders]), lenders, vectors, metric=metric)
+    return Task(support=support, vectors=vectors, asking=L < 0)
 
 
 def measure(cards: Sequence[Any], n: int, m: int, d: int, metric: MetricName, compared: int) -> Measured:

@@ -138,8 +138,7 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
     """Exact search of items without structure by LFs that vote at random, the worst case: hardly any share a pattern."""
     repetitions = 3 if n < _LONG else 1
     rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((n, d), dtype=np.float32)
-    index_vectors = normalize(embeddings)
+    vectors = normalize(rng.standard_normal((n, d), dtype=np.float32))
     L = np.full((n, m), -1, np.int8)
     for lf in range(m):
         votes = rng.random(n) < 0.05
@@ -148,28 +147,28 @@ def measure_exact(n: int, m: int, polarity: Literal[1, 2], d: int) -> Exact:
     lenders = np.flatnonzero((L >= 0).any(axis=1))
 
     def ours(is_float32_alone: bool = False) -> None:
-        support = build_support(L[lenders], lenders, embeddings, index_vectors, metric="cosine")
+        support = build_support(L[lenders], lenders, vectors, metric="cosine")
         if is_float32_alone:
             support = replace(support, multiplier=replace(support.multiplier, quantized=None))
         searches = plan_searches(support.lf_classes, abstaining, n, d)
         for start in range(0, n, QUERIES):
             part = slice(start, start + QUERIES)
-            queries = build_queries(support.geometry, embeddings[part], index_vectors[part])
+            queries = build_queries(support.geometry, vectors[part])
             find_neighbors(support, searches, queries, L[part] < 0)
 
     def reference() -> None:
         for lf in range(m):
             flat = faiss.IndexFlatIP(d)
-            flat.add(index_vectors[L[:, lf] >= 0])
-            flat.search(index_vectors[L[:, lf] < 0], 1)
+            flat.add(vectors[L[:, lf] >= 0])
+            flat.search(vectors[L[:, lf] < 0], 1)
 
     with threadpool_limits(1):
-        support = build_support(L[lenders], lenders, embeddings, index_vectors, metric="cosine")
+        support = build_support(L[lenders], lenders, vectors, metric="cosine")
         plan = plan_searches(support.lf_classes, abstaining, n, d)
         plans = plan_per_lf(support.lf_classes), plan_union(support.lf_classes)
         shapes = min((_list_products(one, abstaining, n) for one in plans), key=_count_products)
         integers = support.multiplier.quantized
-        floors = [lambda: _multiply(index_vectors, shapes)]
+        floors = [lambda: _multiply(vectors, shapes)]
         if integers is not None:
             floors.append(lambda: _multiply_8_bits(integers.integers, shapes))
         floor = min(_time(multiply, repetitions) for multiply in floors)
@@ -207,14 +206,14 @@ def _count_products(shapes: Shapes) -> int:
     return sum(rows * queries for rows, queries in shapes)
 
 
-def _multiply(index_vectors: Float32, shapes: Shapes) -> None:
+def _multiply(vectors: Float32, shapes: Shapes) -> None:
     """The bare products of as many vectors as `shapes` say, block by block."""
     out = np.empty((_TILE, QUERIES), np.float32)
     for rows, queries in shapes:
         for start in range(0, queries, QUERIES):
-            block = index_vectors[start : min(start + QUERIES, queries)]
+            block = vectors[start : min(start + QUERIES, queries)]
             for first in range(0, rows, _TILE):
-                tile = index_vectors[first : min(first + _TILE, rows)]
+                tile = vectors[first : min(first + _TILE, rows)]
                 np.matmul(tile, block.T, out=out[: len(tile), : len(block)])
 
 

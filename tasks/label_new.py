@@ -43,9 +43,9 @@ from tasks.core.search.plan import plan_searches
 from tasks.core.search.support import Support, build_queries, build_support
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int8
-from tasks.core.unit_vectors import normalize
+from tasks.core.unit_vectors import to_index_vectors
 from tasks.errors import DataError
-from tasks.params import Metric, Params, Scope
+from tasks.params import Params, Scope
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.embeddings_file import read_vectors
@@ -55,7 +55,7 @@ from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
 from tasks.tables.saved_model import SavedModel, read_model
-from tasks.tables.scaled_embeddings import scale_vectors, to_cosine
+from tasks.tables.scaled_embeddings import place_vectors, to_cosine
 from tasks.tables.schemas import probability_column
 from tasks.tables.thresholds import read_thresholds
 from tasks.tables.validation import require_same_items
@@ -197,19 +197,18 @@ def _label(
             f"{root / EMBEDDINGS}: embeddings have {vectors.shape[1]} dimensions; the release's model knows "
             f"{len(model.center)}. Run 'epoxy run' and 'epoxy release'."
         )
-    index_vectors = _propose(vectors, model.metric)
-    new_at = np.searchsorted(needed, new)
-    queries, proposals = vectors[new_at], index_vectors[new_at]
+    vectors = to_index_vectors(vectors, model.metric.value)
+    queries = vectors[np.searchsorted(needed, new)]
     lenders_at = np.searchsorted(needed, reference)
-    support = build_support(L[reference], lenders_at, vectors, index_vectors, metric=model.metric.value)
-    nearest = _search(support, queries, proposals, L[new] == ABSTAIN)
-    points = scale_vectors(queries, model.metric, model.center, model.scale)
+    support = build_support(L[reference], lenders_at, vectors, metric=model.metric.value)
+    nearest = _search(support, queries, L[new] == ABSTAIN)
+    points = place_vectors(queries, model.metric, model.center, model.scale)
     posterior = predict_labels(model, points, list(_cut_columns(model, L[new], support, nearest)), L[new])
     if len(settled):
         posterior = _ask_nearest(
             posterior,
             points,
-            scale_vectors(vectors[np.searchsorted(needed, settled)], model.metric, model.center, model.scale),
+            place_vectors(vectors[np.searchsorted(needed, settled)], model.metric, model.center, model.scale),
             rows[settled].select(ITEM_ID),
             release,
             model,
@@ -228,7 +227,7 @@ def _label(
     lenders = rows[ITEM_ID].gather(needed)
     found = nearest.similarity
     with_any = np.fmax.reduce(found, axis=0) if len(found) else np.full(len(new), np.nan, np.float32)
-    directions = proposals.astype(np.float64)
+    directions = queries.astype(np.float64)
     return _Labeled(
         labels=labels,
         provenance=_extend(fresh[ITEM_ID], L[new], support, nearest, lenders, model, release, params),
@@ -286,12 +285,7 @@ def _require_same_lfs(root: Path, votes: pl.DataFrame, model: SavedModel) -> Non
         )
 
 
-def _propose(vectors: Float32, metric: Metric) -> Float32:
-    """Return the vectors to search with: unit vectors for cosine, the embeddings for L2."""
-    return vectors if metric is Metric.L2 else normalize(vectors)
-
-
-def _search(support: Support, vectors: Float32, index_vectors: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
+def _search(support: Support, vectors: Float32, abstains: npt.NDArray[np.bool_]) -> Nearest:
     """Return the neighbors of all new rows, searched a block at a time."""
     q = len(vectors)
     similarity = np.full((len(support.lf_classes), q), np.nan, np.float32)
@@ -300,7 +294,7 @@ def _search(support: Support, vectors: Float32, index_vectors: Float32, abstains
     with Progress("searching", total=q) as progress:
         for start in range(0, q, QUERIES):
             part = slice(start, start + QUERIES)
-            queries = build_queries(support.geometry, vectors[part], index_vectors[part])
+            queries = build_queries(support.geometry, vectors[part])
             found = find_neighbors(support, plans, queries, abstains[part])
             similarity[:, part], position[:, part] = found.similarity, found.position
             progress.advance(len(found.similarity[0]) if len(found.similarity) else 0)

@@ -4,9 +4,9 @@ The bytes written are those of a full search, whatever was in the cache (see tas
 is below the target fails.
 
 Peak memory for n items of d dimensions, m LFs, p LF classes, and v distinct vectors in the support: 8 n m bytes for votes and
-who asks, 24 n (200 n for a moment) to compare items with those of an earlier run, and per thread 100 MiB. The index, a
-copy of the embeddings (4 n d bytes each), the support (8 v d) and the neighbors (8 n p) are mapped files, which the system
-drops from memory when it is needed elsewhere.
+who asks, 24 n (200 n for a moment) to compare items with those of an earlier run, and per thread 100 MiB. The index (4 n d
+bytes), the support (4 v d, for L2 8 v d) and the neighbors (8 n p) are mapped files, which the system drops from memory
+when it is needed elsewhere.
 """
 
 import sys
@@ -17,22 +17,19 @@ import numpy as np
 import polars as pl
 
 from tasks.core.search.exact import NOBODY
-from tasks.core.search.faiss_index import FlatIndex
 from tasks.core.search.ivf import group_items
-from tasks.core.types import ITEM_ID, Float32
-from tasks.errors import DataError
+from tasks.core.types import ITEM_ID
 from tasks.neighbors.run import SearchInputs, SearchResult, search_items
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.tables import schemas
-from tasks.tables.embeddings_file import read_width
 from tasks.tables.files import write_json
-from tasks.tables.index_file import ContentHash, IndexDescription, open_index, read_cells, read_description
+from tasks.tables.index_file import open_index, read_cells, read_description
 from tasks.tables.label_matrix import to_matrix
-from tasks.tables.parquet import ROW_GROUP, read_batches, read_table, read_votes, write_batches
-from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, RECALL, VOTES
+from tasks.tables.parquet import ROW_GROUP, read_table, read_votes, write_batches
+from tasks.tables.paths import ITEMS, NEIGHBORS, RECALL, VOTES
 from tasks.tables.schemas import neighbor_column, similarity_column
-from tasks.tables.scratch import expect_scattered_reads, open_scratch
+from tasks.tables.scratch import expect_scattered_reads
 from tasks.tables.validation import require_same_items
 
 
@@ -70,25 +67,24 @@ def write_result(root: Path, inputs: SearchInputs, result: SearchResult) -> None
 
 
 def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
-    """Items, votes for `k` classes, embeddings and index below `root`, with rows joined by id.
+    """Items, votes for `k` classes and index below `root`, with rows joined by id.
 
     Raises
     ------
     DataError
-        A table or the index is missing or damaged, they are not about the same items, or the index is out of date.
+        A table or the index is missing or damaged, or they are not about the same items.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
     votes = read_votes(root / VOTES, k)
     require_same_items(root / ITEMS, items, root / VOTES, votes)
     lfs = tuple(name for name in votes.columns if name != ITEM_ID)
     description = read_description(root)
+    of_item = read_cells(root, items, description)  # also of a flat index, which itself has no ids
     index = open_index(root, description)
     expect_scattered_reads(index.vectors)
     cells = None
     if description.kind == "ivf":
-        cells = group_items(
-            read_cells(root, items, description).to_numpy().astype(np.int64), index.vectors, index.metric
-        )
+        cells = group_items(of_item.to_numpy().astype(np.int64), index.vectors, index.metric)
     return SearchInputs(
         ids=items[ITEM_ID],
         lfs=lfs,
@@ -96,53 +92,9 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
         lends=items["split"].is_in([str(split) for split in params.reference]).to_numpy(),
         description=description,
         index=index,
-        embeddings=_read_embeddings(root, items, index, description),
         cells=cells,
         scratch=(root / NEIGHBORS).parent,
     )
-
-
-# Reading.
-
-
-def _read_embeddings(root: Path, items: pl.DataFrame, index: FlatIndex, description: IndexDescription) -> Float32:
-    """The embeddings (n, d), memory-mapped, from a pass that also verifies that the index is up to date.
-
-    For L2 the index itself holds them; for cosine they are copied to a scratch file.
-    """
-    path = root / EMBEDDINGS
-    if read_width(root) != description.d:
-        raise _stale(root, description, f"{read_width(root)} dimensions")
-    content = ContentHash()
-    is_copied = index.metric == "cosine" and items.height > 0
-    shape = (items.height, description.d)
-    embeddings = np.asarray(open_scratch((root / NEIGHBORS).parent, shape)) if is_copied else index.vectors
-    expect_scattered_reads(embeddings)
-    ids = []
-    start = 0
-    with Progress("reading embeddings", total=items.height) as progress:
-        for batch in read_batches(path, schemas.embeddings(description.d)):
-            vectors = batch["embedding"].to_numpy().reshape(batch.height, description.d)
-            content.update(batch[ITEM_ID], vectors)
-            ids.append(batch[ITEM_ID])
-            if is_copied and start + batch.height <= items.height:
-                embeddings[start : start + batch.height] = vectors
-            start += batch.height
-            progress.advance(batch.height)
-    require_same_items(root / ITEMS, items, path, pl.concat(ids).to_frame())
-    if content.hexdigest() != description.content:
-        raise _stale(root, description, "other contents")
-    return embeddings
-
-
-def _stale(root: Path, description: IndexDescription, got: str) -> DataError:
-    return DataError(
-        f"{root / EMBEDDINGS}: {got}, but the index was built from {description.n:,} items of {description.d} "
-        f"dimensions that differ. The index is out of date: run 'dvc repro index'."
-    )
-
-
-# Writing.
 
 
 def _to_table(ids: pl.Series, result: SearchResult, start: int, columns: Sequence[str]) -> pl.DataFrame:

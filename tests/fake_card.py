@@ -46,7 +46,7 @@ class _Held:
                     unsure += [(group, query) for group in groups]
                     continue
                 x = np.broadcast_to(vectors[query], (len(members), vectors.shape[1]))
-                near = compute_similarity(x, self.support.embeddings[members], self.support.geometry.metric)
+                near = compute_similarity(x, self.support.vectors[members], self.support.geometry.metric)
                 similarity[row, query] = near.max()
                 position[row, query] = positions[near == near.max()].min()
         hits = np.array(unsure, np.int64).reshape(-1, 2)

@@ -1,8 +1,8 @@
-"""Vectors brought to length one."""
+"""Vectors brought to length one, and vectors as an index has them."""
 
 import numpy as np
 
-from tasks.core.types import Float32
+from tasks.core.types import Float32, MetricName
 
 _IN_CACHE = 128
 """Vectors that are brought to length one at a time: their float64 copies stay in a core's cache."""
@@ -24,3 +24,14 @@ def normalize(vectors: Float32) -> Float32:
             raise ValueError("a zero or non-finite vector has no direction")
         unit[start : start + _IN_CACHE] = rows / norms
     return unit
+
+
+def to_index_vectors(embeddings: Float32, metric: MetricName) -> Float32:
+    """The vectors (n, d) of an index of `embeddings` (n, d): unit vectors for cosine, the embeddings themselves for L2.
+
+    Raises
+    ------
+    ValueError
+        For cosine: an embedding is zero or not finite.
+    """
+    return normalize(embeddings) if metric == "cosine" else embeddings

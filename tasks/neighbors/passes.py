@@ -92,13 +92,13 @@ def plan_nearby_pass(
     return Pass(task=task, asking=asking, blocks=blocks, total=len(asking), title="searching approximately")
 
 
-def search_pass(work: Pass, embeddings: Float32, index_vectors: Float32, table: NeighborTable, rows: Int64) -> int:
+def search_pass(work: Pass, vectors: Float32, table: NeighborTable, rows: Int64) -> int:
     """The number of products computed while `table` is improved, on this machine or on a cluster.
 
     Parameters
     ----------
-    embeddings, index_vectors
-        (n, d) of all items.
+    vectors
+        (n, d) of all items, the index's.
     rows
         The rows of `table` that are those of the support's LF classes.
     """
@@ -107,8 +107,7 @@ def search_pass(work: Pass, embeddings: Float32, index_vectors: Float32, table: 
         return QueryBlock(
             items=block.items,
             cells=block.cells,
-            vectors=embeddings[block.items],
-            index_vectors=index_vectors[block.items],
+            vectors=vectors[block.items],
             asking=work.asking[block.items],
             known=table.look_up(block.items, rows) if work.improves else None,
         )

@@ -24,7 +24,7 @@ from tasks.core.search.faiss_index import FlatIndex
 from tasks.core.search.incremental import ReusedNeighbors, mark_support, reuse_neighbors
 from tasks.core.search.ivf import Cells, choose_min_candidates, join_cells, locate_members, measure_need
 from tasks.core.search.support import LFClass, Support, build_support
-from tasks.core.types import ABSTAIN, Bool, Float32, Int64, Votes
+from tasks.core.types import ABSTAIN, Bool, Int64, Votes
 from tasks.neighbors.cache import CACHE_KIND, CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns
 from tasks.neighbors.passes import (
@@ -59,8 +59,6 @@ class SearchInputs:
     """(n,) whether the item is a reference."""
     description: IndexDescription
     index: FlatIndex
-    embeddings: Float32
-    """(n, d) a mapped file."""
     cells: Cells | None
     """None in a flat index."""
     scratch: Path
@@ -145,7 +143,7 @@ def _hash_rows(inputs: SearchInputs) -> Keys:
     with Progress("comparing items with earlier ones", total=len(starts)) as progress:
         for start in progress.follow(starts):
             part = slice(start, start + QUERIES)
-            keys[part] = hash_vectors(inputs.ids[part], inputs.embeddings[part])
+            keys[part] = hash_vectors(inputs.ids[part], inputs.index.vectors[part])
     return keys
 
 
@@ -155,7 +153,6 @@ def _build_support(inputs: SearchInputs, votes: Votes) -> Support:
     return build_support(
         np.ascontiguousarray(votes[reference]),
         reference,
-        inputs.embeddings,
         inputs.index.vectors,
         metric=inputs.index.metric,
         cells=None if inputs.cells is None else inputs.cells.of_item,
@@ -164,7 +161,7 @@ def _build_support(inputs: SearchInputs, votes: Votes) -> Support:
 
 
 def _search_pass(inputs: SearchInputs, work: Pass, table: NeighborTable, rows: Int64) -> int:
-    return search_pass(work, inputs.embeddings, inputs.index.vectors, table, rows)
+    return search_pass(work, inputs.index.vectors, table, rows)
 
 
 # Exactly.

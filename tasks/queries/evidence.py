@@ -19,13 +19,14 @@ from tasks.core.label_models.parts import (
     take_apart_without_gold,
 )
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
+from tasks.core.unit_vectors import to_index_vectors
 from tasks.errors import DataError, QueryError
 from tasks.queries.project_data import ProjectData, ReleaseData, read_provenance, to_positions
 from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors
 from tasks.tables.muted import mute
 from tasks.tables.saved_model import SavedModel
-from tasks.tables.scaled_embeddings import scale_vectors, to_cosine
+from tasks.tables.scaled_embeddings import place_vectors, to_cosine
 from tasks.tables.schemas import probability_column, similarity_column
 from tasks.tables.thresholds import read_thresholds
 from tasks.tables.validation import validate_table
@@ -223,7 +224,9 @@ def _take_apart_all(evidence: Evidence, contest: Contest, rows: Bool) -> list[tu
     if evidence.vectors is None:
         return [(Part(of="end_model", source="not taken apart", log_odds=float(whole)),) for whole in contest.log_odds]
     original = evidence.original[rows]
-    points = scale_vectors(evidence.vectors[rows], model.metric, model.center, model.scale)
+    points = place_vectors(
+        to_index_vectors(evidence.vectors[rows], model.metric.value), model.metric, model.center, model.scale
+    )
     if model.end.gold is None:
         return take_apart_without_gold(
             model.end,

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from tasks.core.types import Float32, Float64
-from tasks.core.unit_vectors import normalize
 from tasks.params import Metric
 from tasks.progress import Progress
 from tasks.tables.index_file import open_index, read_cells, read_description
@@ -70,17 +69,9 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, folder: Path) -> Sca
     return ScaledEmbeddings(metric=metric, vectors=vectors, center=center, scale=scale)
 
 
-def scale_vectors(vectors: Float32, metric: Metric, center: Float32, scale: float) -> Float32:
-    """Embeddings (q, d) as points (q, d) among others, whose center and scale are known.
-
-    Raises
-    ------
-    ValueError
-        For cosine: a vector is zero or not finite.
-    """
-    if metric is Metric.COSINE:
-        return normalize(vectors)
-    return (vectors - center) / np.float32(scale)
+def place_vectors(vectors: Float32, metric: Metric, center: Float32, scale: float) -> Float32:
+    """Vectors (q, d) as an index has them, as points (q, d) among others, whose center and scale are known."""
+    return vectors if metric is Metric.COSINE else (vectors - center) / np.float32(scale)
 
 
 def to_cosine(similarity: Float32, metric: Metric, scale: float) -> Float32:

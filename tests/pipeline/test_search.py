@@ -26,7 +26,7 @@ from tasks.core.search import ivf
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, compute_similarity, find_neighbors, score_pairs
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
 from tasks.core.search.support import build_queries, build_support
-from tasks.core.unit_vectors import normalize
+from tasks.core.unit_vectors import normalize, to_index_vectors
 from tasks.errors import DataError
 from tasks.neighbors.run import search_items
 from tasks.neighbors.table import NeighborTable
@@ -39,9 +39,9 @@ def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None, b
 
     `kind` of products: "float32" or "int8"; by default both take turns. `before`: what was found among others.
     """
-    index_vectors = normalize(vectors) if metric == "cosine" else vectors
+    vectors = to_index_vectors(vectors, metric)
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric)
+    support = build_support(votes[lenders], lenders, vectors, metric=metric)
     if kind is not None:
         times = {False: [1.0 + (kind == "int8")] * 2, True: [2.0 - (kind == "int8")] * 2}
         support = replace(support, multiplier=replace(support.multiplier, seconds=times))
@@ -55,7 +55,7 @@ def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None, b
     found = []
     for start in range(0, len(vectors), block):
         part = slice(start, start + block)
-        queries = build_queries(support.geometry, vectors[part], index_vectors[part])
+        queries = build_queries(support.geometry, vectors[part])
         near = None if known is None else known[:, part]
         found.append(find_neighbors(support, searches, queries, votes[part] < 0, near))
     similarity = np.concatenate([one.similarity for one in found], axis=1)
@@ -65,7 +65,7 @@ def find(vectors, votes, is_reference, metric, plan, block=QUERIES, kind=None, b
 
 def assert_equals_oracle(vectors, votes, is_reference, metric, found):
     similarity, position, lf_classes = found
-    expected = oracle.nearest(vectors, votes, is_reference, metric)
+    expected = oracle.nearest(to_index_vectors(vectors, metric), votes, is_reference, metric)
     got = {
         (item, *lf_classes[place]): (similarity[place, item], position[place, item])
         for place, item in zip(*np.nonzero(position != NOBODY), strict=True)
@@ -169,6 +169,7 @@ def test_strategies_and_batches_agree_over_many_tiles(metric):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((6000, 8)).astype(np.float32)
     vectors[3000:] = vectors[:3000][rng.permutation(3000)]
+    vectors = to_index_vectors(vectors, metric)
     votes = np.where(rng.random((6000, 3)) < 0.6, rng.integers(0, 3, (6000, 3)), -1).astype(np.int8)
     is_reference = np.ones(6000, bool)
     one = find(vectors, votes, is_reference, metric, plan_per_lf)
@@ -196,6 +197,15 @@ def test_more_ties_than_are_collected_at_once_lose_nothing(metric, plan, monkeyp
     assert_equals_oracle(vectors, votes, np.ones(60, bool), metric, found)
 
 
+@pytest.mark.parametrize("d", [1, 2, 30, 384, 4096])
+def test_unit_vectors_are_as_similar_as_the_embeddings_are(d):
+    rng = np.random.default_rng(d)
+    x, y = rng.standard_normal((2, 500, d)).astype(np.float32)
+    y = np.float32(rng.uniform(1e-3, 1e3, (500, 1))) * (x + np.float32(rng.choice([0, 1e-6, 0.1, 1, 10], (500, 1))) * y)
+    apart = compute_similarity(x, y, "cosine") - compute_similarity(normalize(x), normalize(y), "cosine")
+    assert np.abs(apart).max() <= 2.0**-23  # of 1, a unit in the last place
+
+
 def test_thousands_of_duplicates_lend_the_smallest_id():
     vectors = np.repeat(np.float32([[1, 2], [2, 1]]), 5000, axis=0)
     votes = np.zeros((10000, 1), np.int8)
@@ -211,7 +221,7 @@ def test_the_cheaper_strategy_is_chosen():
 
     def chosen(votes):
         lenders = np.flatnonzero((votes >= 0).any(axis=1))
-        support = build_support(votes[lenders], lenders, vectors, normalize(vectors), metric="cosine")
+        support = build_support(votes[lenders], lenders, normalize(vectors), metric="cosine")
         return plan_searches(support.lf_classes, (votes < 0).sum(axis=0), 400, 64)
 
     disjoint = np.full((400, 4), -1, np.int8)
@@ -390,7 +400,8 @@ def test_an_edit_in_the_compiled_loops_searches_again(tmp_path):
     """Of two neighbors that are equally near, the edited code takes the later one."""
     shutil.copytree(PROJECT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     votes = np.tile([[0], [0], [-1]], (10, 1))
-    write_project(tmp_path, vectors=np.arange(1, 31)[:, None], votes=votes, splits=["train"] * 30)
+    vectors = np.where(votes < 0, 1, np.eye(30))  # whoever asks is as near to one as to another
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train"] * 30)
     index.run(tmp_path, ("no", "yes"), IndexParams())
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "NUMBA_DISABLE_JIT": "1"}
 
@@ -475,7 +486,7 @@ def line_of_cells():
     votes = np.array([[-1, -1], [0, -1], [-1, -1], [0, -1], [-1, -1], [0, 0]], np.int8)
     lenders = np.flatnonzero((votes >= 0).any(axis=1))
     grouped = ivf.group_items(np.array([0, 0, 1, 1, 2, 2]), vectors, "l2")
-    support = build_support(votes[lenders], lenders, vectors, vectors, metric="l2", cells=grouped.of_item)
+    support = build_support(votes[lenders], lenders, vectors, metric="l2", cells=grouped.of_item)
     return grouped, support
 
 
@@ -538,23 +549,23 @@ def test_the_effort_is_what_the_sample_needs():
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), metric=st.sampled_from(METRICS), seed=st.integers(0, 99))
 def test_with_all_effort_cells_change_nothing(problem, metric, seed):
-    vectors, votes, is_reference = problem
-    index_vectors = normalize(vectors) if metric == "cosine" else vectors
-    grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), index_vectors, metric)
+    embeddings, votes, is_reference = problem
+    vectors = to_index_vectors(embeddings, metric)
+    grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), vectors, metric)
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = build_support(votes[lenders], lenders, vectors, index_vectors, metric=metric, cells=grouped.of_item)
+    support = build_support(votes[lenders], lenders, vectors, metric=metric, cells=grouped.of_item)
     located = ivf.locate_members(support, grouped)
     similarity = np.full((len(support.lf_classes), len(vectors)), np.nan, np.float32)
     position = np.full(similarity.shape, NOBODY)
     for own, items in ivf.iterate_queries(grouped, ivf.join_cells(grouped, 7), 5):
         orders = [ivf.rank_cells(grouped, cell) for cell in own]
         lf_classes = ivf.visit(support.lf_classes, located, orders, [10**6] * len(support.lf_classes))
-        queries = build_queries(support.geometry, vectors[items], index_vectors[items])
+        queries = build_queries(support.geometry, vectors[items])
         searches = plan_searches(lf_classes, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
         nearest = find_neighbors(support, searches, queries, votes[items] < 0)
         similarity[:, items], position[:, items] = nearest.similarity, nearest.position
     lf_classes = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
-    assert_equals_oracle(vectors, votes, is_reference, metric, (similarity, position, lf_classes))
+    assert_equals_oracle(embeddings, votes, is_reference, metric, (similarity, position, lf_classes))
 
 
 # The disk.

@@ -9,6 +9,7 @@ import yaml
 
 from flows.runner.project import describe_end
 from tasks import index, search, train
+from tasks.core.unit_vectors import to_index_vectors
 from tasks.errors import DataError, ParamsError
 from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, TrainParams
 from tasks.params_file import read_params
@@ -32,7 +33,7 @@ from tasks.tables.paths import (
 )
 from tasks.tables.saved_descriptions import write_no_descriptions
 from tasks.tables.saved_model import read_model, write_model
-from tasks.tables.scaled_embeddings import read_scaled_embeddings, scale_vectors
+from tasks.tables.scaled_embeddings import place_vectors, read_scaled_embeddings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -266,7 +267,7 @@ def test_points_are_the_same_whether_all_or_some_are_made(tmp_path, metric):
     write_project(tmp_path, metric=metric, scale=3.0)
     vectors = pl.read_parquet(tmp_path / EMBEDDINGS)["embedding"].to_numpy()
     points = read_scaled_embeddings(tmp_path, pl.read_parquet(tmp_path / ITEMS), tmp_path)
-    some = scale_vectors(vectors[5:9], metric, points.center, points.scale)
+    some = place_vectors(to_index_vectors(vectors[5:9], metric.value), metric, points.center, points.scale)
     np.testing.assert_array_equal(some, points.vectors[5:9])
     norms = np.square(points.vectors.astype(np.float64)).sum(axis=1)
     assert np.isclose(norms if metric is Metric.COSINE else norms.mean(), 1, atol=1e-6).all()

@@ -27,7 +27,7 @@ from tasks.core.search.exact import NOBODY, find_neighbors  # noqa: E402
 from tasks.core.search.on_cards import CardIsFull, CardSearch  # noqa: E402
 from tasks.core.search.plan import plan_per_lf  # noqa: E402
 from tasks.core.search.support import build_queries, build_support  # noqa: E402
-from tasks.core.unit_vectors import normalize  # noqa: E402
+from tasks.core.unit_vectors import to_index_vectors  # noqa: E402
 from tasks.tables.paths import NEIGHBORS  # noqa: E402
 
 METRICS = ("cosine", "l2")
@@ -101,11 +101,10 @@ class CountingCard(TorchCard):
 
 def search_both_ways(vectors, votes, metric, **options):
     """What card and processor find, and the card."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    units = normalize(vectors) if metric == "cosine" else vectors
+    vectors = to_index_vectors(np.ascontiguousarray(vectors, np.float32), metric)
     lenders = np.flatnonzero((votes >= 0).any(axis=1))
-    support = build_support(votes[lenders], lenders, vectors, units, metric=metric)
-    queries = build_queries(support.geometry, vectors, units)
+    support = build_support(votes[lenders], lenders, vectors, metric=metric)
+    queries = build_queries(support.geometry, vectors)
     expected = find_neighbors(support, plan_per_lf(support.lf_classes), queries, votes < 0)
     card = CountingCard("cpu", TILES_TO_INTERPRET, **options)
     card.watch()
@@ -146,7 +145,7 @@ def test_a_card_finds_what_brute_force_finds(draw, metric):
         for row, (lf, label) in enumerate(keys)
         for item in np.flatnonzero(found.position[row] != NOBODY)
     }
-    assert got == oracle.nearest(vectors, votes, np.ones(40, bool), metric)
+    assert got == oracle.nearest(to_index_vectors(vectors, metric), votes, np.ones(40, bool), metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -20,17 +20,17 @@ from tasks.core.search.exact import find_neighbors
 from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, NoCard, cut_into_parts
 from tasks.core.search.plan import plan_union
 from tasks.core.search.support import LFClass, build_queries, build_support
-from tasks.core.unit_vectors import normalize
+from tasks.core.unit_vectors import to_index_vectors
 from tasks.errors import StageError
 from tasks.params import IndexKind, Metric
 from tasks.tables.paths import NEIGHBORS, RECALL
 
 
 def assert_cards_change_nothing(cards, vectors, votes, is_reference, metric):
-    units = normalize(vectors) if metric == "cosine" else vectors
+    vectors = to_index_vectors(vectors, metric)
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
-    support = build_support(votes[lenders], lenders, vectors, units, metric=metric)
-    queries = build_queries(support.geometry, vectors, units)
+    support = build_support(votes[lenders], lenders, vectors, metric=metric)
+    queries = build_queries(support.geometry, vectors)
     expected = find_neighbors(support, plan_union(support.lf_classes), queries, votes < 0)
     search = CardSearch(support, support.lf_classes, cards)
     for _ in range(2):  # what a card holds is used again
@@ -103,8 +103,8 @@ def test_several_cards_take_queries_at_the_same_time():
             return super().hold(support, part)
 
     vectors, votes, _ = draw_task(30)
-    support = build_support(votes, np.arange(30), vectors, vectors, metric="l2")
-    queries = build_queries(support.geometry, vectors, vectors)
+    support = build_support(votes, np.arange(30), vectors, metric="l2")
+    queries = build_queries(support.geometry, vectors)
     cards = [WaitingCard(), WaitingCard()]
     search = CardSearch(support, support.lf_classes, cards)
     callers = [threading.Thread(target=search.find_neighbors, args=(queries, votes < 0)) for _ in cards]

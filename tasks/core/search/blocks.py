@@ -23,9 +23,7 @@ class QueryBlock:
     cells: range | None
     """The cells they are in; None where that does not matter."""
     vectors: Float32
-    """(q, d) their embeddings."""
-    index_vectors: Float32
-    """(q, d) the index's vectors of the same items."""
+    """(q, d) the index's vectors of them."""
     asking: Bool
     """(q, m) which LF asks for which of them."""
     known: Float32 | None = None
@@ -98,7 +96,7 @@ class FoundInBlock:
 
 def find_block(task: SearchTask, block: QueryBlock, on_cards: CardSearch | None = None) -> FoundInBlock:
     """The neighbors of the items of `block`, found by `on_cards`, of the same task, where that is given."""
-    queries = build_queries(task.support.geometry, block.vectors, block.index_vectors)
+    queries = build_queries(task.support.geometry, block.vectors)
     if on_cards is not None:
         asked = block.asking.sum(axis=0)
         compared = sum(int(asked[lf_class.lf]) * len(lf_class.members) for lf_class in task.plan.lf_classes)
@@ -117,7 +115,7 @@ def _count_products(search: Search, asking: Bool) -> int:
 def detach(task: SearchTask) -> SearchTask:
     """`task` without who is in which cell: what has to travel.
 
-    For v distinct support vectors of d dimensions and s members of lf_classes: 8 v d + 32 s bytes.
+    For v distinct support vectors of d dimensions and s members of lf_classes: 4 v d + 32 s bytes, for L2 8 v d + 32 s.
     """
     if not isinstance(task.plan, NearbyPlan):
         return task

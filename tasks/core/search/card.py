@@ -33,6 +33,7 @@ from tasks.core.search.plan import plan_per_lf
 from tasks.core.search.products import take_rows
 from tasks.core.search.support import Geometry, Support, build_queries, build_support, cut_slices
 from tasks.core.types import Bool, Float32, Float64, MetricName
+from tasks.core.unit_vectors import to_index_vectors
 
 torch: Any = importlib.import_module("torch")
 
@@ -205,7 +206,7 @@ class _Rounded:
 
 
 class _Rounding:
-    """How embeddings become what is multiplied."""
+    """How vectors become what is multiplied."""
 
     def __init__(self, geometry: Geometry, d: int, card: TorchCard) -> None:
         self._is_cosine, self._scale, self._d = geometry.metric == "cosine", geometry.scale, d
@@ -250,12 +251,12 @@ class HeldPart:
     """A part of a support on a card."""
 
     def __init__(self, card: TorchCard, support: Support, part: Part) -> None:
-        self._card, self._d = card, support.embeddings.shape[1]
+        self._card, self._d = card, support.vectors.shape[1]
         self._is_cosine = support.geometry.metric == "cosine"
         rows, slot_rows = np.unique(part.rows, return_inverse=True)
-        self._embeddings = torch.empty((len(rows), self._d), dtype=torch.float32, device=card.device)
+        self._vectors = torch.empty((len(rows), self._d), dtype=torch.float32, device=card.device)
         for some in cut_slices(len(rows), _AT_ONCE):
-            self._embeddings[some] = card.copy(take_rows(support.embeddings, rows[some]))
+            self._vectors[some] = card.copy(take_rows(support.vectors, rows[some]))
         self._norms = card.copy(support.norms[rows])
         self._rows = card.copy(slot_rows.reshape(-1).astype(np.int32))
         self._positions = card.copy(part.positions)
@@ -270,7 +271,7 @@ class HeldPart:
         lost, length = (torch.zeros(slots, dtype=torch.float64, device=card.device) for _ in range(2))
         for some in cut_slices(slots, _AT_ONCE):
             chosen = self._rows[some].long()
-            rounded = self._rounding.round_members(self._embeddings[chosen], self._norms[chosen])
+            rounded = self._rounding.round_members(self._vectors[chosen], self._norms[chosen])
             self._half[some], lost[some], length[some] = rounded.half, rounded.lost, rounded.length
         in_class = self._lf_class_of.long().repeat_interleave(GROUP)
         self._lost = torch.zeros(len(part.lfs), dtype=torch.float64, device=card.device)
@@ -338,7 +339,7 @@ class HeldPart:
     def _score(self, hits: Any, found: int, x: Any, x_norms: Any, best: Any, doubt: Any) -> None:
         at_once = self._card.tiles.hits
         kernels.score_hits[(-(-found // at_once),)](
-            hits, found, x, x_norms, self._rows, self._positions, self._lf_class_of, self._embeddings, self._norms, best, doubt,
+            hits, found, x, x_norms, self._rows, self._positions, self._lf_class_of, self._vectors, self._norms, best, doubt,
             best.shape[1], LOWEST=_LOWEST, IS_COSINE=self._is_cosine, D=self._d, DEEP=128 if self._d > 64 else 32, GROUP=GROUP,
             HITS=at_once, num_warps=4,
         )  # fmt: skip
@@ -463,10 +464,9 @@ def check_card(card: TorchCard, metric: MetricName) -> None:
     vectors[400:] = vectors[:400] * np.float32(1 + 2.0**-20)
     vectors[600:] += rng.standard_normal((200, 100), dtype=np.float32) * np.float32(1e-6)
     votes = np.where(rng.random((800, 3)) < 0.4, rng.integers(0, 2, (800, 3)), -1).astype(np.int8)
-    units = vectors / np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
-    index_vectors = units.astype(np.float32) if metric == "cosine" else vectors
-    support = build_support(votes, np.arange(800), vectors, index_vectors, metric=metric)
-    queries = build_queries(support.geometry, vectors, index_vectors)
+    vectors = to_index_vectors(vectors, metric)
+    support = build_support(votes, np.arange(800), vectors, metric=metric)
+    queries = build_queries(support.geometry, vectors)
     expected = find_neighbors(support, plan_per_lf(support.lf_classes), queries, votes < 0)
     found = CardSearch(support, support.lf_classes, [card]).find_neighbors(queries, votes < 0)
     is_same = np.array_equal(found.position, expected.position)

@@ -1,6 +1,7 @@
 """Nearest support items, exactly: per LF and class, for every item on which that LF abstains.
 
-Similarity is float64 arithmetic on the float32 embeddings, rounded to float32 at the end:
+Similarity is float64 arithmetic on the float32 vectors of the index, which for cosine are embeddings brought to length one,
+rounded to float32 at the end:
 
 - cosine: sum(x * y) / sqrt(sum(x * x) * sum(y * y)), clipped to [-1, 1];
 - L2: minus sqrt(sum((x - y) ** 2)).
@@ -14,9 +15,9 @@ and strategy therefore cannot change a result. Vectors that occur more than once
 
 Most of the time goes to the products and to looking at them, which compiled loops do (tasks/core/search/kernels.py).
 
-Peak memory for v distinct support vectors of d dimensions, and LF classes with s members in total: the embeddings and
-factors of the support, 4 v d bytes each (L2: factors 4 v (d + 1)), and v (d + 12) in 8 bits; 16 s for members and four times that while a search is
-planned; and per thread 8 MiB of products and 80 MiB of candidates. Embeddings and factors may be mapped files, of which
+Peak memory for v distinct support vectors of d dimensions, and LF classes with s members in total: the vectors of the support,
+4 v d bytes, for L2 factors of 4 v (d + 1), too, and v (d + 12) in 8 bits; 16 s for members and four times that while a search is
+planned; and per thread 8 MiB of products and 80 MiB of candidates. Vectors and factors may be mapped files, of which
 only the rows in use are touched; rows that are searched together lie together.
 """
 
@@ -200,13 +201,13 @@ def score_pairs(support: Support, queries: Queries, query: Int64, row: Int64) ->
     metric = support.geometry.metric
     similarity, high = np.empty(len(query), np.float32), np.empty(len(query), np.float32)
     bound_similarities(
-        queries.vectors, support.embeddings, queries.norms, support.norms[row], metric == "cosine", query, row,
+        queries.vectors, support.vectors, queries.norms, support.norms[row], metric == "cosine", query, row,
         similarity, high,
     )  # fmt: skip
     unsure = np.flatnonzero(similarity != high)
     for part in cut_slices(len(unsure), BLOCK):
         pairs = unsure[part]
-        vectors, others = queries.vectors[query[pairs]], support.embeddings[row[pairs]]
+        vectors, others = queries.vectors[query[pairs]], support.vectors[row[pairs]]
         similarity[pairs] = compute_similarity(vectors, others, metric)
     return similarity
 

@@ -1,7 +1,6 @@
 """The only module that imports faiss: an index over all embeddings, built without a single vote, and k-means.
 
-The flat index stores the vectors that propose neighbors (unit vectors for cosine, the embeddings themselves for L2).
-Which proposal wins is decided elsewhere, in float64 on the embeddings.
+The flat index stores the vectors that all later stages read: unit vectors for cosine, the embeddings themselves for L2.
 """
 
 import math
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.types import MetricName
-from tasks.core.unit_vectors import normalize
+from tasks.core.unit_vectors import to_index_vectors
 
 _BLOCK = 16_384
 """Vectors assigned to cells at a time."""
@@ -66,8 +65,7 @@ def write_index(batches: Iterable[npt.NDArray[np.float32]], path: Path, *, d: in
     with path.open("wb") as file:
         file.write(_make_header(0, d, metric))
         for batch in batches:
-            vectors = normalize(batch) if metric == "cosine" else batch
-            file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
+            file.write(np.ascontiguousarray(to_index_vectors(batch, metric), dtype=np.float32).data)
             n += len(batch)
         file.seek(0)
         file.write(_make_header(n, d, metric))

@@ -199,8 +199,8 @@ class _Seat:
 
     def __init__(self, support: Support, lf_classes: Sequence[LFClass], card: Card) -> None:
         self._support, self._lf_classes, self._card = support, lf_classes, card
-        d = support.embeddings.shape[1]
-        # Per slot its embedding in float32, shared or not, its half, filled up with zeros, and what is known of it.
+        d = support.vectors.shape[1]
+        # Per slot its vector in float32, shared or not, its half, filled up with zeros, and what is known of it.
         self._most = _floor(int(_LENT * card.measure_free() / (4 * d + 2 * (d + 66) + 64)))
         self._parts = cut_into_parts(lf_classes, self._most)
         self._at_once = AT_ONCE

@@ -34,7 +34,7 @@ class LFClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How embeddings become factors, whose float32 products rank them."""
+    """How vectors become factors, whose float32 products rank them."""
 
     metric: MetricName
     center: Float64
@@ -45,17 +45,17 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """The items that lend votes: their distinct embeddings, and which of them belong to which LF class."""
+    """The items that lend votes: their distinct vectors, and which of them belong to which LF class."""
 
     geometry: Geometry
-    embeddings: Float32
-    """(v, d) distinct embeddings; v is the number of rows."""
+    vectors: Float32
+    """(v, d) distinct vectors of the index; v is the number of rows."""
     items: Int64
-    """(v,) the first item with each embedding."""
+    """(v,) the first item with each vector."""
     norms: Float64
-    """(v,) lengths of the embeddings."""
+    """(v,) lengths of the vectors."""
     factors: Float32
-    """Cosine: (v, d) unit vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
+    """Cosine: the vectors. L2: (v, d + 1) centered, scaled vectors y, and -|y|^2 / 2."""
     lf_classes: tuple[LFClass, ...]
     """By LF, then class; classes for which an LF never votes have none."""
     multiplier: Multiplier
@@ -67,11 +67,11 @@ class Queries:
     """Items that look for neighbors."""
 
     vectors: Float32
-    """(q, d) embeddings."""
+    """(q, d) the index's."""
     norms: Float64
     """(q,) their lengths."""
     factors: Float32
-    """Cosine: (q, d) unit vectors. L2: (q, d + 1) centered, scaled vectors and a 1, both shrunk into the unit ball."""
+    """Cosine: the vectors. L2: (q, d + 1) centered, scaled vectors and a 1, both shrunk into the unit ball."""
     margin: Float32
     """(q,) a support vector whose product is further than this below the best cannot win, nor tie."""
     squares: Float64
@@ -87,8 +87,7 @@ def _allocate(shape: tuple[int, int]) -> Float32:
 def build_support(
     votes: Votes,
     positions: Int64,
-    embeddings: Float32,
-    index_vectors: Float32,
+    vectors: Float32,
     *,
     metric: MetricName,
     cells: Int64 | None = None,
@@ -102,18 +101,16 @@ def build_support(
         (r, m) the items' votes, at least one each.
     positions
         (r,) their positions among all items, ascending.
-    embeddings
-        (n, d) of all items.
-    index_vectors
-        (n, d) the index's vectors of all items: unit vectors for cosine, the embeddings for L2.
+    vectors
+        (n, d) of all items, as an index has them: embeddings, for cosine brought to length one.
     metric
         "cosine" or "l2".
     cells
         (n,) of all items; where given, the support's rows are sorted by the cell of their first item.
     allocate
-        Makes room for embeddings and factors, such as a mapped file where they may not fit memory.
+        Makes room for vectors and factors, such as a mapped file where they may not fit memory.
     """
-    leader = _find_leaders(embeddings, positions)
+    leader = _find_leaders(vectors, positions)
     first = np.flatnonzero(leader == np.arange(len(leader)))
     # Items with the same votes lie side by side, so that the members of an LF are often consecutive.
     patterns = find_patterns(votes[first]).inverse
@@ -130,23 +127,21 @@ def build_support(
             members, where = np.unique(row[voters], return_index=True)
             lf_classes.append(LFClass(lf=lf, label=label, members=members, positions=positions[voters[where]]))
     items = positions[first]
-    d = embeddings.shape[1]
-    lent, factors, norms = allocate((len(items), d)), allocate((len(items), d + (metric == "l2"))), np.empty(len(items))
+    d = vectors.shape[1]
+    lent, norms = allocate((len(items), d)), np.empty(len(items))
     for part in cut_slices(len(items), BLOCK):
-        lent[part] = embeddings[items[part]]
-    geometry = _find_geometry(lent, metric)
-    for part in cut_slices(len(items), BLOCK):
-        vectors = lent[part]
-        norms[part] = measure_norms(vectors)
-        if metric == "cosine":
-            factors[part] = index_vectors[items[part]]
-        else:
-            placed = (vectors - geometry.center) * geometry.scale
+        lent[part] = vectors[items[part]]
+        norms[part] = measure_norms(lent[part])
+    geometry, factors = _find_geometry(lent, metric), lent
+    if metric == "l2":
+        factors = allocate((len(items), d + 1))
+        for part in cut_slices(len(items), BLOCK):
+            placed = (lent[part] - geometry.center) * geometry.scale
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
     return Support(
         geometry=geometry,
-        embeddings=lent,
+        vectors=lent,
         items=items,
         norms=norms,
         factors=factors,
@@ -155,8 +150,8 @@ def build_support(
     )
 
 
-def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) -> Queries:
-    """Queries from embeddings (q, d) and the index's vectors of the same items (q, d).
+def build_queries(geometry: Geometry, vectors: Float32) -> Queries:
+    """Queries from the index's vectors (q, d).
 
     The margin is twice the error of a product, plus the gap that rounding a similarity to float32 can close.
     A product of vectors of d float32 numbers, summed in any order, errs by at most g * sum|x_i y_i| with g = d u / (1 - d u).
@@ -170,7 +165,7 @@ def build_queries(geometry: Geometry, vectors: Float32, index_vectors: Float32) 
     terms = vectors.shape[1] + 2
     growth = terms * _UNIT / (1 - terms * _UNIT)
     if geometry.metric == "cosine":
-        factors = index_vectors
+        factors = vectors
         squares, shrink = np.zeros(len(vectors)), np.ones(len(vectors))
         margin = np.full(len(vectors), 2 * 1.01 * growth + 12 * _UNIT)
     else:
@@ -208,16 +203,16 @@ def bound_products(geometry: Geometry, queries: Queries, similarity: Float32) ->
     return product
 
 
-def _find_geometry(embeddings: Float32, metric: MetricName) -> Geometry:
-    """The geometry that suits the support's `embeddings` (v, d)."""
-    v, d = embeddings.shape
+def _find_geometry(vectors: Float32, metric: MetricName) -> Geometry:
+    """The geometry that suits the support's `vectors` (v, d)."""
+    v, d = vectors.shape
     if metric == "cosine" or not v:
         return Geometry(metric=metric, center=np.zeros(d), scale=1.0)
     total, low, high = np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
     for part in cut_slices(v, BLOCK):
-        vectors = embeddings[part]
-        total += vectors.sum(axis=0, dtype=np.float64)
-        low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
+        some = vectors[part]
+        total += some.sum(axis=0, dtype=np.float64)
+        low, high = np.minimum(low, some.min(axis=0)), np.maximum(high, some.max(axis=0))
     center = total / v
     # The largest spread of each component bounds every norm.
     spread = np.maximum(high - center, center - low)
@@ -225,23 +220,23 @@ def _find_geometry(embeddings: Float32, metric: MetricName) -> Geometry:
     return Geometry(metric=metric, center=center, scale=1.0 if radius == 0 else float(2.0 ** -np.ceil(np.log2(radius))))
 
 
-def _find_leaders(embeddings: Float32, positions: Int64) -> Int64:
-    """For each of `positions` (r,) the index of the first position with the same embedding, bit for bit.
+def _find_leaders(vectors: Float32, positions: Int64) -> Int64:
+    """For each of `positions` (r,) the index of the first position with the same vector, bit for bit.
 
     Equal hashes bring equal rows together, which are then compared. Different rows with the same hash could only
     separate equal rows, which are then searched twice.
     """
-    r, d = len(positions), embeddings.shape[1]
+    r, d = len(positions), vectors.shape[1]
     weights = np.bitwise_or(np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64), np.uint64(1))
     hashes = np.empty(r, np.uint64)
     for part in cut_slices(r, BLOCK):
-        hashes[part] = hash_rows(np.ascontiguousarray(embeddings[positions[part]]).view(np.uint32), weights)
+        hashes[part] = hash_rows(np.ascontiguousarray(vectors[positions[part]]).view(np.uint32), weights)
     order = np.argsort(hashes, kind="stable")
     is_new = np.ones(r, bool)
     maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
     for part in cut_slices(len(maybe), BLOCK):
         here, before = positions[order[maybe[part]]], positions[order[maybe[part] - 1]]
-        same = embeddings[here].view(np.uint32) == embeddings[before].view(np.uint32)
+        same = vectors[here].view(np.uint32) == vectors[before].view(np.uint32)
         is_new[maybe[part]] = ~same.all(axis=1)
     leader = np.empty(r, np.int64)
     leader[order] = order[np.flatnonzero(is_new)[np.cumsum(is_new) - 1]]
