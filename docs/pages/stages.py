@@ -49,10 +49,10 @@ def stage_table() -> str:
 MAPPED = {
     "ingest": "4 n d",
     "index": "4 n d",
-    "search": "17 n d + 8 n m k",
+    "search": "9 n d + 8 n m k; L2: 4 n d more",
     "tune": "4 n m",
-    "fit": "4 n d",
-    "train": "4 n d",
+    "fit": "4 n d; L2: 4 n d more",
+    "train": "4 n d; L2: 4 n d more",
 }
 """Bytes of mapped files, which the system drops from memory when it is needed elsewhere."""
 
