@@ -25,6 +25,7 @@ from tasks.cache.store import FOLDER
 from tasks.core.search import ivf
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, compute_similarity, find_neighbors, score_pairs
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
+from tasks.core.search.products import Int8Products, prepare
 from tasks.core.search.support import build_queries, build_support
 from tasks.core.unit_vectors import normalize, to_index_vectors
 from tasks.errors import DataError
@@ -230,6 +231,30 @@ def test_the_cheaper_strategy_is_chosen():
     shared = np.full((400, 4), -1, np.int8)
     shared[:100] = 0  # 4 x 300 x 100 products against 400 x 100
     assert len(chosen(shared)) == 1
+
+
+def test_both_ways_to_multiply_take_turns_on_few_queries_and_the_faster_goes_on():
+    vectors = normalize(np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32))
+
+    def prepare_anew():
+        return prepare(vectors, lambda shape: np.empty(shape, np.float32))
+
+    def go(multiplier, lf_classes, seconds):
+        sizes = []
+        for part in multiplier.cut(2000, lf_classes):
+            sizes.append(part.stop - part.start)
+            with multiplier.multiply(vectors, np.zeros(50, np.float32), np.empty(2500, np.float32), 1) as products:
+                is_narrow = isinstance(products, Int8Products)
+            multiplier.seconds[is_narrow][-1] = seconds[is_narrow]
+        return sizes
+
+    assert go(replace(prepare_anew(), quantized=None), 160, [1, 2]) == [2000]
+    wide, narrow = prepare_anew(), prepare_anew()
+    if wide.quantized is not None:
+        assert go(wide, 160, [1, 2]) == [256, 256, 256, 256, 976]
+        assert go(wide, 160, [1, 2]) == [2000]
+        assert go(narrow, 160, [2, 1]) == [256, 256, 256, 256, 512, 464]  # 160 x 512 cells stay in a core's cache
+        assert go(narrow, 20, [2, 1]) == [2000]
 
 
 VECTORS = [[1, 0], [0, 1], [1, 1], [2, 0.1], [0.1, 3]]

@@ -90,8 +90,8 @@ def find_neighbors(
     pending = _Pending(max([PENDING, *(2 * len(search.lf_classes) * q for search in searches)]))
     for search in searches:
         asking = np.arange(q) if search.lf is None else np.flatnonzero(abstains[:, search.lf])
-        if len(asking):
-            _Run(support, search, queries, asking, abstains, pending, found).go(scratch, bound)
+        for part in support.multiplier.cut(len(asking), len(search.lf_classes)):
+            _Run(support, search, queries, asking[part], abstains, pending, found).go(scratch, bound)
     nobody = found.position == _LAST
     return Nearest(
         similarity=np.where(nobody, np.float32(np.nan), found.similarity),

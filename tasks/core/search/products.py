@@ -10,8 +10,8 @@ The first term is the same for all of the support. The last two are at most (|x|
 measured. So t s p.o, which is exact but for a multiplication, ranks the support within twice that bound; all is divided by
 t, which is one number per query. Around the mean, vectors are short, and less is left over.
 
-Which way is faster depends on the processor, and on how many vectors lie within the wider bound: both ways take turns until
-each has been timed, and the faster one goes on. The neighbors are the same bytes either way.
+Which way is faster depends on the processor, and on how many vectors lie within the wider bound: both ways take turns on a few
+queries until each has been timed, and the faster one goes on. The neighbors are the same bytes either way.
 """
 
 import time
@@ -38,6 +38,13 @@ _BLOCK = 4096
 
 _TRIALS = 2
 """Timings of each way before one is chosen, by the shorter one: the first may hold compilation."""
+
+_TRIED = 256
+"""Queries in a trial: enough that a product takes nearly as long as among many, and few of a night's, which may be thousands."""
+
+_CELLS = 80 * 1024
+"""LF classes times queries whose best products stay in a core's cache, 320 KiB. To look at products of 8-bit integers takes longer
+than to multiply; those of float32 cost more than that, and are faster among more queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +74,30 @@ class Multiplier:
     seconds: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     """Processor time per product, by whether products were of 8-bit integers, in this process."""
 
+    def cut(self, queries: int, lf_classes: int) -> Iterator[slice]:
+        """Slices of so many `queries` of a search of so many LF classes, each to be multiplied before the next is asked for.
+
+        Few while both ways take turns; then the rest, or as many as have the best of each LF class in cache.
+        """
+        start = 0
+        while start < queries:
+            size = queries
+            if self._is_trying():
+                size = _TRIED
+            elif self.prefers_8_bits():
+                size = max(_CELLS // lf_classes, _TRIED)
+            yield slice(start, min(start + size, queries))
+            start += size
+
+    def _is_trying(self) -> bool:
+        return self.quantized is not None and min(map(len, self.seconds.values())) < _TRIALS
+
     def prefers_8_bits(self) -> bool:
         """Whether the next products should be of 8-bit integers."""
         if self.quantized is None:
             return False
         wide, narrow = self.seconds[False], self.seconds[True]
-        if min(len(wide), len(narrow)) < _TRIALS:
+        if self._is_trying():
             return len(narrow) < len(wide)
         return min(narrow) < min(wide)
 
