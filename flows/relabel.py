@@ -293,7 +293,14 @@ def shorten_lf_row(row: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = False, head: Head | None = None) -> Summary:
+def run(
+    *,
+    targets: Sequence[str] = (),
+    update: bool = False,
+    quiet: bool = False,
+    known: tuple[Stage, ...] | None = None,
+    head: Head | None = None,
+) -> Summary:
     """What the flow did in the project that the current folder lies in.
 
     It runs on the Prefect server that is configured or answers on this machine, or else on a temporary server.
@@ -306,6 +313,8 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
         First ask the sources of imports what is new.
     quiet
         Relay no lines of the stages to standard error but warnings.
+    known
+        The stages of `targets` with all they need, where they have been read.
     head
         What was begun of the run, which no other server is for.
 
@@ -316,7 +325,7 @@ def run(*, targets: Sequence[str] = (), update: bool = False, quiet: bool = Fals
     """
     with in_project() as root, ExitStack() as stack:
         # An error in dvc.yaml or params.yaml is told before anything is started. The flow need not read the stages again, which takes .3 s.
-        stages = head.stages if head else read_pipeline(root, targets)
+        stages = known or read_pipeline(root, targets)
         _STAGES.set(stages)
         stack.callback(_STAGES.set, None)
         show_stages_in_terminal(least=logging.WARNING if quiet else logging.INFO)
@@ -362,10 +371,17 @@ def _hush_prefect() -> None:
         handler.addFilter(is_wanted)
 
 
-def main(targets: Sequence[str], *, update: bool = False, quiet: bool = False, head: Head | None = None) -> int:
+def main(
+    targets: Sequence[str],
+    *,
+    update: bool = False,
+    quiet: bool = False,
+    known: tuple[Stage, ...] | None = None,
+    head: Head | None = None,
+) -> int:
     """The exit code of a run, as for `run`, whose summary has been printed: that of the first stage that failed."""
     try:
-        summary = run(targets=targets, update=update, quiet=quiet, head=head)
+        summary = run(targets=targets, update=update, quiet=quiet, known=known, head=head)
     except EpoxyError as error:
         print(describe_error(error, sys.stderr), file=sys.stderr)
         return error.exit_code

@@ -14,10 +14,9 @@ from flows.server import TemporaryServer, begin_temporary_server
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The server of a run, started and not waited for, and the first of its `stages`, which run."""
+    """The server of a run, started and not waited for, and the first of its stages, which run."""
 
     server: TemporaryServer
-    stages: tuple[Stage, ...]
     early: EarlyStages
 
 
@@ -34,4 +33,4 @@ def begin_head(root: Path, stages: Sequence[Stage], *, quiet: bool) -> Iterator[
     TERMINAL.info("starting a Prefect server for this run; stages begin meanwhile")
     server = begin_temporary_server()
     with EarlyStages(root, stages) as early:
-        yield Head(server=server, stages=tuple(stages), early=early)
+        yield Head(server=server, early=early)

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,13 @@ def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False
 
             root = stack.enter_context(in_project())
             # Without a server, nobody would read the record of a run that does nothing; to start a server for it takes 8 s.
-            found = None if update else _look_ahead(root, stages)
-            if isinstance(found, str):
-                click.echo(found)
+            ahead = None if update else _look_ahead(root, stages)
+            if isinstance(ahead, str):
+                click.echo(ahead)
                 return 0
-            head = stack.enter_context(begin_head(root, found, quiet=quiet)) if found else None
+            head = None
+            if ahead and not ahead.has_server:
+                head = stack.enter_context(begin_head(root, ahead.stages, quiet=quiet))
             from flows import relabel
         except ValidationError as error:
             # Without the values: an address may hold a password.
@@ -63,20 +66,29 @@ def run(*, stages: Sequence[str] = (), update: bool = False, quiet: bool = False
 
         gc.freeze()
         gc.enable()
-        return relabel.main(stages, update=update, quiet=quiet, head=head)
+        return relabel.main(stages, update=update, quiet=quiet, known=ahead.stages if ahead else None, head=head)
 
 
-def _look_ahead(root: Path, targets: Sequence[str]) -> "str | tuple[Stage, ...] | None":
-    """What a run of `targets` that finds all of them up to date prints; None where a Prefect server may run; else its stages."""
+@dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """The stages of a run that has something to do or to record; `has_server`: perhaps on a Prefect server that is there."""
+
+    stages: "tuple[Stage, ...]"
+    has_server: bool
+
+
+def _look_ahead(root: Path, targets: Sequence[str]) -> str | _Ahead:
+    """What a run of `targets` prints that finds all of them up to date and has no server to record it, or what is ahead of it."""
     from flows.runner.pipeline import describe_run, find_nothing_to_do, read_pipeline
     from flows.server_signs import has_signs_of_server
 
-    summary = find_nothing_to_do(root, targets)
+    stages = read_pipeline(root, targets)
+    summary = find_nothing_to_do(root, targets, stages)
     if has_signs_of_server(root):
         from flows.server import find_server
 
         if summary is None or find_server():
-            return None
+            return _Ahead(stages=stages, has_server=True)
     if summary is None:
-        return read_pipeline(root, targets)
+        return _Ahead(stages=stages, has_server=False)
     return describe_run(root, targets, summary, sys.stdout)

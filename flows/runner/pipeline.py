@@ -34,17 +34,16 @@ def read_pipeline(root: Path, targets: Sequence[str]) -> tuple[Stage, ...]:
     return stages
 
 
-def find_nothing_to_do(root: Path, targets: Sequence[str]) -> Summary | None:
-    """The summary of a run of `targets`, as for `read_pipeline`, that would find all of it up to date; None if it would not.
+def find_nothing_to_do(root: Path, targets: Sequence[str], stages: Sequence[Stage]) -> Summary | None:
+    """The summary of a run of `targets` that would find all their `stages` up to date; None if it would not.
 
     Nothing is run. A project that another process uses is not known to be up to date.
 
     Raises
     ------
     ParamsError
-        As `read_pipeline`.
+        As for `read_stages`.
     """
-    stages = read_pipeline(root, targets)
     try:
         if plan_run(root, targets):
             return None
