@@ -22,6 +22,7 @@ from tasks.params_file import FILE as PARAMS
 from tasks.params_file import read_params, read_stage_params
 from tasks.queries.recorded_classes import LOCK, require_recorded_classes
 from tasks.tables import schemas
+from tasks.tables.embeddings_file import read_width
 from tasks.tables.files import explain_read_errors, read_json
 from tasks.tables.label_matrix import read_all_gold, read_gold, to_matrix
 from tasks.tables.muted import mute, read_muted
@@ -288,11 +289,9 @@ class ProjectData:
 
     def embeddings_of(self, rows: Int64) -> Float32:
         """Return the embeddings (r, d) of the items in these `rows` (r,)."""
-        width = read_schema(self.root / EMBEDDINGS).get("embedding")
-        if not isinstance(width, pl.Array):
-            raise DataError(f"{EMBEDDINGS}: column 'embedding' is {width}; expected arrays. Run 'epoxy run'.")
-        found = self.gather(EMBEDDINGS, schemas.embeddings(width.size), rows)["embedding"]
-        return found.to_numpy().reshape(len(rows), width.size).copy()
+        width = read_width(self.root)
+        found = self.gather(EMBEDDINGS, schemas.embeddings(width), rows)["embedding"]
+        return found.to_numpy().reshape(len(rows), width).copy()
 
     def gather(self, path: Path, schema: schemas.TableSchema, rows: Int64) -> pl.DataFrame:
         """Return these `rows` (r,) of the table at `path`, which has a row per item; rows between them are read, too."""
