@@ -48,16 +48,16 @@ UNITS: dict[str, Callable[[Size], float]] = {
 from at most; C, the vectors that cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
 
 FORMULAS: dict[str, dict[str, float]] = {
-    "ingest": {"MiB": 180, "n": 90, "G d": 32},
+    "ingest": {"MiB": 180, "n": 110, "G d": 32},
     "index": {"MiB": 140, "n": 60, "G d": 36, "C d": 8},
     "gold": {"MiB": 165, "n": 150},
     "apply": {"MiB": 130, "n": 60, "n m": 10},
-    "search": {"MiB": 470, "n": 170, "n m": 8, "G d": 4},
+    "search": {"MiB": 420, "n": 170, "n m": 8},
     "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
     "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 82, "S d": 38},
     "train": {"MiB": 250, "n": 150, "n m": 2, "n k": 100, "R d": 5.5},
-    "evaluate": {"MiB": 285, "n": 50, "n m": 5, "n k": 65},
+    "evaluate": {"MiB": 320, "n": 50, "n m": 5, "n k": 65},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
 
