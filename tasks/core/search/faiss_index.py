@@ -1,6 +1,6 @@
 """The only module that imports faiss: an index over all embeddings, built without a single vote, and k-means.
 
-The flat index stores the vectors that all later stages read: unit vectors for cosine, the embeddings themselves for L2.
+The flat index stores the vectors that search, fit and train read: unit vectors for cosine, the embeddings themselves for L2.
 """
 
 import math
