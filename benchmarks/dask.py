@@ -38,9 +38,10 @@ from tasks.compute.dask_cluster import ENVIRONMENT
 from tasks.params import ApplyParams, EncoderParams, IndexKind, IndexParams, SearchParams
 from tasks.readers import encoder
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, write_centers
 from tasks.tables.files import write_json
 from tasks.tables.parquet import write_shards, write_table
-from tasks.tables.paths import EMBEDDINGS, ITEMS, NEIGHBORS, VALID_GOLD, VOTES
+from tasks.tables.paths import EMBEDDINGS, ITEMS, KEPT_CENTERS, NEIGHBORS, VALID_GOLD, VOTES
 
 CLASSES = ("no", "yes")
 D = 384
@@ -191,6 +192,7 @@ def _prepare_search(root: Path, n: int) -> Run:
     embeddings = np.concatenate(list(space.draw_batches()))
     column = pl.Series("embedding", embeddings, dtype=pl.Array(pl.Float32, D))
     write_shards(root / EMBEDDINGS, [pl.DataFrame([ids, column])], schemas.embeddings(D))
+    write_centers(root / KEPT_CENTERS, Centers.none())
     L = draw_votes(space, 20, 0.05, 2)
     votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", L[:, lf]) for lf in range(L.shape[1]))])
     write_table(root / VOTES, votes, schemas.votes(2, votes.columns))

@@ -4,6 +4,8 @@ Items are those of `python -m benchmarks pipeline`: 20 LFs of 5 % coverage and t
 --new of the rows come (ids grow, or with --scattered fall anywhere among the others), as many are changed as --changed
 says and as many deleted as --deleted says, and every stage runs again, as after any night.
 
+With --keep-centers, the centers that the full run found for an approximate index are kept (`ingest.centers`) before the rows come.
+
 At the end the stages run once more without a cache, and every artifact has to have the same bytes as after the night
 (--no-check leaves that out: it costs another full run).
 """
@@ -27,7 +29,7 @@ from tasks.__main__ import STAGES
 from tasks.cache.store import FOLDER
 from tasks.core.search import kernels
 from tasks.tables.index_file import hash_file
-from tasks.tables.paths import EXTENDED_VOTES, INDEX_DESCRIPTION, NEIGHBORS, SHIPPED_LABELS, VOTES
+from tasks.tables.paths import CENTERS, EXTENDED_VOTES, INDEX_DESCRIPTION, NEIGHBORS, SHIPPED_LABELS, VOTES
 
 _TABLES = (VOTES, NEIGHBORS, EXTENDED_VOTES, SHIPPED_LABELS)
 """Of which the rows are compared before and after the night: what stays could be a file that is neither written nor stored again."""
@@ -43,6 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--d", type=int, default=384, help="dimensions")
     parser.add_argument("--lfs", type=int, default=20, help="number of labeling functions")
     parser.add_argument("--index", choices=["auto", "flat", "ivf"], default="auto", help="index.kind")
+    parser.add_argument("--keep-centers", action="store_true", help="of an approximate index, before the night")
     parser.add_argument("--new", type=float, default=0.01, help="rows that come, as a share of --n")
     parser.add_argument("--changed", type=float, default=0.0, help="rows with another embedding, as a share of --n")
     parser.add_argument("--deleted", type=float, default=0.0, help="rows that go, as a share of --n")
@@ -61,6 +64,8 @@ def main(arguments: list[str]) -> int:
         raw.write_before()
         full = _run(root, stages, size)
         before = _read_tables(root)
+        if options.keep_centers:
+            _keep_centers(root)
         raw.write_after()
         night = _run(root, stages, size)
         kept = _count_kept(before, _read_tables(root))
@@ -150,6 +155,13 @@ def _run(root: Path, stages: tuple[str, ...], size: Size) -> Measured:
     return found
 
 
+def _keep_centers(root: Path) -> None:
+    shutil.copy(root / CENTERS, root / "data/raw/centers.parquet")
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["ingest"]["centers"] = "centers.parquet"
+    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
 def _read_tables(root: Path) -> dict[str, pl.DataFrame]:
     return {str(path): pl.read_parquet(root / path) for path in _TABLES if (root / path).exists()}
 
@@ -175,6 +187,7 @@ def _hash_outputs(root: Path) -> dict[str, str]:
 
 def _tabulate(options: argparse.Namespace, kind: str, full: Measured, night: Measured) -> str:
     rows = f"{options.new:.1%} new, {options.changed:.1%} changed, {options.deleted:.1%} deleted"
+    kind += " with kept centers" if options.keep_centers else ""
     lines = [f"n = {options.n:,}, d = {options.d}, {options.lfs} LFs, index {kind}; {rows}; processor seconds"]
     lines.append(f"{'stage':10} {'full':>8} {'night':>8} {'night / full':>13}")
     for stage in full:

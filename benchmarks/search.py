@@ -40,8 +40,9 @@ from tasks.core.types import Float32, Int8
 from tasks.core.unit_vectors import normalize
 from tasks.params import IndexParams, SearchParams
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, write_centers
 from tasks.tables.parquet import write_shards, write_table
-from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
+from tasks.tables.paths import EMBEDDINGS, ITEMS, KEPT_CENTERS, VOTES
 
 _TILE = 1024
 """Rows of the products that are the floor: of 256 to 4,096 the fastest, with `QUERIES` columns."""
@@ -253,6 +254,7 @@ def measure_repeat(n: int, m: int, d: int) -> dict[str, float]:
             for a, batch in zip(starts, space.draw_batches(), strict=True)
         )
         write_shards(root / EMBEDDINGS, batches, schemas.embeddings(d))
+        write_centers(root / KEPT_CENTERS, Centers.none())
 
         def run() -> float:
             votes = pl.DataFrame([ids, *(pl.Series(f"lf{lf}", np.ascontiguousarray(L[:, lf])) for lf in range(m))])

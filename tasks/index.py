@@ -13,12 +13,6 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.core.search.faiss_index import (
-    ROUNDS,
-    FlatIndex,
-    assign_cells,
-    count_cells,
-    find_centers,
-    find_scale,
     is_approximate_worth_it,
     predict_approximate_year,
     predict_exact_year,
@@ -28,13 +22,14 @@ from tasks.core.search.faiss_index import (
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.params import IndexKind, IndexParams
-from tasks.progress import Progress
+from tasks.progress import WARNING, Progress
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, read_centers, write_centers
 from tasks.tables.embeddings_file import read_width
 from tasks.tables.files import open_atomic, write_json
 from tasks.tables.index_file import ContentHash, IndexDescription, hash_file
 from tasks.tables.parquet import count_rows, read_batches, write_table
-from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION
+from tasks.tables.paths import CELLS, CENTERS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, KEPT_CENTERS
 
 
 def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
@@ -61,14 +56,21 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
                 progress.advance(batch.height)
 
     kind = _choose(params.kind, n)
-    cells = 1 if kind == "flat" else count_cells(n)
+    kept = read_centers(root / KEPT_CENTERS)
     with open_atomic(root / INDEX) as part:
         try:
             write_index(vectors(), part, d=d, metric=params.metric.value)
         except ValueError as error:
             raise DataError(f"{path}: {error}. Remove such items, then run 'dvc repro ingest'.") from None
-        of_item = _find_cells(read_index(part), cells)
+        centers, of_item, imbalance, misfit = Centers.none(), np.zeros(n, np.int32), 1.0, None
+        index = read_index(part)
+        if kind == "ivf" and n:
+            from tasks.neighbors.cells import group_by_cell  # Numba, which a flat index need not wait for
+
+            found = group_by_cell(index, kept, part.parent)
+            centers, of_item, imbalance, misfit = found.centers, found.of_item, found.imbalance, found.misfit
         checksum = hash_file(part)
+    write_centers(root / CENTERS, centers)
     write_table(root / CELLS, pl.DataFrame([pl.concat(ids), pl.Series("cell", of_item)]), schemas.CELLS)
     description = IndexDescription(
         kind=kind,
@@ -78,24 +80,20 @@ def run(root: Path, classes: tuple[str, ...], params: IndexParams) -> None:
         d=d,
         content=content.hexdigest(),
         sha256=checksum,
-        cells=cells,
+        cells=max(len(centers.vectors), 1),
         cells_sha256=hash_file(root / CELLS),
+        centers_sha256=hash_file(root / CENTERS),
+        are_centers_kept=kind == "ivf" and bool(len(kept.vectors)),
+        imbalance=imbalance,
     )
     write_json(root / INDEX_DESCRIPTION, description.model_dump(mode="json"))
-    print(f"index: {kind} ({description.chosen_because}), {cells:,} cells", file=sys.stderr)
-
-
-def _find_cells(index: FlatIndex, cells: int) -> npt.NDArray[np.int32]:
-    """The cell (n,) of each vector of `index`; a flat index has a single cell."""
-    n = len(index.vectors)
-    if cells == 1:
-        return np.zeros(n, np.int32)
-    scale = find_scale(index.vectors)
-    with Progress("finding cells", total=ROUNDS) as progress:
-        rounds = progress.follow(range(ROUNDS))
-        centers = find_centers(index.vectors, cells=cells, metric=index.metric, rounds=rounds, scale=scale)
-    with Progress("assigning items to cells", total=n) as progress:
-        return assign_cells(index.vectors, centers, metric=index.metric, advance=progress.advance, scale=scale)
+    origin = "kept " if description.are_centers_kept else ""
+    shape = f", {description.cells:,} {origin}cells, imbalance {description.imbalance:.2f}" if kind == "ivf" else ""
+    print(f"index: {kind} ({description.chosen_because}){shape}", file=sys.stderr)
+    if kind == "flat" and len(kept.vectors):
+        misfit = "ingest.centers names centers, which a flat index does without. Say index.kind: ivf, or remove ingest.centers."
+    if misfit:
+        print(f"{WARNING}{misfit}", file=sys.stderr)
 
 
 def _choose(kind: IndexKind, n: int) -> Literal["flat", "ivf"]:

@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from tasks.core.types import ITEM_ID
+from tasks.errors import DataError
 from tasks.params import IngestParams, Split
 from tasks.progress import WARNING
 from tasks.readers import encoder
 from tasks.readers.blocks import join_blocks, read_blocks
+from tasks.readers.files import find_files
 from tasks.readers.items import Items, read_items
 from tasks.readers.quarantine import Quarantine
 from tasks.readers.unknown_words import describe_unread
 from tasks.tables import schemas
 from tasks.tables.block_layout import BlockLayout, write_layout
+from tasks.tables.centers import Centers, read_centers, write_centers
 from tasks.tables.parquet import write_shards, write_table
-from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, QUARANTINE
+from tasks.tables.paths import COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, KEPT_CENTERS, QUARANTINE
 from tasks.tables.quarantine import describe_quarantine
 from tasks.tables.saved_encoder import write_encoder
 
@@ -46,7 +49,9 @@ def run(
     blocks = matched.blocks
     quarantine.require_few(len(matched.ids))
     widths = np.cumsum([0, *(block.width for block in blocks)]).tolist()
+    centers = _read_kept_centers(source, params.centers, widths[-1])
     write_shards(root / EMBEDDINGS, join_blocks(matched, items, quarantine), schemas.embeddings(widths[-1]))
+    write_centers(root / KEPT_CENTERS, centers)
     failed = quarantine.tabulate(ids.dtype)
     write_table(root / QUARANTINE, failed, schemas.QUARANTINE)
     items = items.replace_columns([column for block in blocks for column in block.found.columns])
@@ -78,6 +83,21 @@ def run(
     unread = [describe_unread(root, encoded.model, items.table[encoded.column]) for encoded in read]
     for loss in [*items.losses, *filter(None, unread)]:
         print(f"{WARNING}{loss}.", file=sys.stderr)
+
+
+def _read_kept_centers(source: Path, pattern: str | None, d: int) -> Centers:
+    """The centers of cells that the user keeps in the file `pattern`, for embeddings of `d` dimensions."""
+    if pattern is None:
+        return Centers.none()
+    path = find_files(source, pattern, "centers")[0]
+    centers = read_centers(path)
+    got = f"{len(centers.vectors):,} centers of dimension {centers.vectors.shape[1]}"
+    if not len(centers.vectors) or centers.vectors.shape[1] != d:
+        raise DataError(
+            f"{path}: got {got}, expected some of dimension {d}. Remove ingest.centers from params.yaml, let the index find "
+            "others (index.kind: ivf), and copy data/index/centers.parquet there again."
+        )
+    return centers
 
 
 def _summarize(items: Items, d: int, layout: Sequence[BlockLayout]) -> str:

@@ -178,6 +178,9 @@ class IngestParams(Section):
     `split` and `gold` need no type."""
     encoder: EncoderParams | None = None
     """Computes embeddings from a text column, instead of `embeddings`."""
+    centers: str | None = None
+    """For an approximate index: a copy of `data/index/centers.parquet` below `source`, whose cells stay as they are when items come
+    and go; null: they are found anew whenever an embedding changes."""
     quarantine: QuarantineParams | None = None
     """How many rows may fail, such as `{rows: 100}` or `{share: 0.01}`, before ingest does; null: none."""
     blocks: dict[str, BlockParams] = Field(default_factory=dict)

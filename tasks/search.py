@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tasks.core.search.exact import NOBODY
-from tasks.core.search.ivf import group_items
+from tasks.core.search.exact import NOBODY, QUERIES
+from tasks.core.search.ivf import group_items, join_cells
 from tasks.core.types import ITEM_ID
 from tasks.neighbors.run import SearchInputs, SearchResult, search_items
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
-from tasks.tables.index_file import open_index, read_cells, read_description
+from tasks.tables.index_file import open_index, read_cells, read_description, read_index_centers
 from tasks.tables.label_matrix import to_matrix
 from tasks.tables.parquet import ROW_GROUP, read_table, read_votes, write_batches
 from tasks.tables.paths import ITEMS, NEIGHBORS, RECALL, VOTES
@@ -84,7 +84,10 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
     expect_scattered_reads(index.vectors)
     cells = None
     if description.kind == "ivf":
-        cells = group_items(of_item.to_numpy().astype(np.int64), index.vectors, index.metric)
+        centers = read_index_centers(root, description)
+        together = join_cells(centers.items, QUERIES)
+        vectors = centers.vectors.astype(np.float64)
+        cells = group_items(of_item.to_numpy().astype(np.int64), vectors, together, index.metric)
     return SearchInputs(
         ids=items[ITEM_ID],
         lfs=lfs,

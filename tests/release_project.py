@@ -20,6 +20,7 @@ from tasks.core.classifiers.spectral import SpectralMap
 from tasks.core.label_models.nearvote import NearvoteParameters
 from tasks.params import Metric
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, write_centers
 from tasks.tables.files import write_json, write_text
 from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
@@ -29,6 +30,7 @@ from tasks.tables.paths import (
     END_MODEL,
     END_MODEL_SUMMARY,
     ITEMS,
+    KEPT_CENTERS,
     LABEL_MODEL,
     METRICS,
     NEIGHBORS,
@@ -137,6 +139,7 @@ def write_run(root: Path, run: Run) -> None:
         {"item_id": item, "embedding": pl.Series(list(run.embeddings), dtype=pl.Array(pl.Float32, 2))}
     )
     write_table(root / EMBEDDINGS, embeddings, schemas.embeddings(2))
+    write_centers(root / KEPT_CENTERS, Centers.none())
     near = pl.DataFrame(
         {
             "item_id": item,

@@ -30,7 +30,7 @@ class CurrentRun:
     """What determines the neighbors of an LF in this run, beside its votes."""
 
     base: Part
-    """What a neighbor is: code, metric, whether exact."""
+    """What a neighbor is: code, metric, the centers of cells if the index is approximate."""
     content: Part
     """What neighbors are searched among: the items, their embeddings, and what an approximate index makes of them."""
     lends: Bool
@@ -88,8 +88,15 @@ class NeighborCache:
     def keep_rows(self) -> None:
         """Store the keys of the current items, without which a later run cannot tell what of an entry is valid."""
         if not self._entries.find(f"rows-{self._snapshot}"):
-            self._entries.write(f"rows-{self._snapshot}", self._hash().data)
+            self._entries.write(f"rows-{self._snapshot}", self.keys.data)
             self._entries.keep_latest("rows-", _SNAPSHOTS)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of the current items (n, 3)."""
+        if self._keys is None:
+            self._keys = self._run.hash_rows()
+        return self._keys
 
     def describe_changes(self) -> str | None:
         """How the current items differ from those of the snapshot that was used; None where they are the same."""
@@ -105,11 +112,6 @@ class NeighborCache:
         digests = [hashlib.sha256(part.tobytes()).hexdigest() for part in (self._run.lends, votes)]
         return identify(self._run.base, self._snapshot, digests)
 
-    def _hash(self) -> Keys:
-        if self._keys is None:
-            self._keys = self._run.hash_rows()
-        return self._keys
-
     def _match(self, snapshot: str) -> Match | None:
         """Where the current items are among those of `snapshot`; None where its keys are no longer stored."""
         if snapshot == self._snapshot:
@@ -117,5 +119,5 @@ class NeighborCache:
         if snapshot not in self._matches:
             stored = self._entries.map(f"rows-{snapshot}")
             rows = None if stored is None else np.frombuffer(stored, np.uint64).reshape(-1, 3)
-            self._matches[snapshot] = None if rows is None else match_rows(rows, self._hash())
+            self._matches[snapshot] = None if rows is None else match_rows(rows, self.keys)
         return self._matches[snapshot]

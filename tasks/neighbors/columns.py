@@ -20,12 +20,14 @@ class NeighborColumns:
     """(c, n) larger is nearer; NaN where the LF votes on the item itself."""
     position: npt.NDArray[np.int32]
     """(c, n) position of the neighbor among all items; -1 where similarity is NaN."""
-    min_candidates: int | None
-    """The least number of members of each class's support that an item was compared with; None: with all of them."""
+    effort: int | None
+    """In how many cells with members of a class's support an item looked; None: it was compared with all of them."""
     checked: int
     """How many neighbors were searched exactly as well."""
     right: int
     """How many of these are as near as those of exact search."""
+    occupied: npt.NDArray[np.bool_]
+    """(c, cells) in which cells each class's support is; no cells in a flat index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,11 @@ def pack(entry: Entry) -> tuple[bytes | memoryview, ...]:
     head = {
         "labels": columns.labels,
         "shape": columns.similarity.shape,
-        "min_candidates": columns.min_candidates,
+        "effort": columns.effort,
         "checked": columns.checked,
         "right": columns.right,
         "snapshot": entry.snapshot,
+        "cells": columns.occupied.shape[1],
     }
     text = json.dumps(head).encode()
     # Arrays that are mapped have to begin at a multiple of their width.
@@ -68,7 +71,8 @@ def pack(entry: Entry) -> tuple[bytes | memoryview, ...]:
         np.ascontiguousarray(columns.similarity, "<f4"),
         np.ascontiguousarray(columns.position, "<i4"),
     )
-    return text, similarity.data, position.data, zlib.compress(np.ascontiguousarray(entry.support).data, 1)
+    rest = entry.support.tobytes() + np.packbits(columns.occupied, axis=1).tobytes()
+    return text, similarity.data, position.data, zlib.compress(rest, 1)
 
 
 def unpack(stored: memoryview) -> Entry:
@@ -78,13 +82,15 @@ def unpack(stored: memoryview) -> Entry:
     head = json.loads(beginning[:start])
     shape = tuple(head["shape"])
     half, end = start + 4 * shape[0] * shape[1], start + 8 * shape[0] * shape[1]
+    rest, n = zlib.decompress(stored[end:]), shape[1]
+    bits = np.frombuffer(rest[n:], np.uint8).reshape(shape[0], -(-head["cells"] // 8))
     columns = NeighborColumns(
         labels=tuple(head["labels"]),
         similarity=np.frombuffer(stored[start:half], "<f4").reshape(shape),
         position=np.frombuffer(stored[half:end], "<i4").reshape(shape),
-        min_candidates=head["min_candidates"],
+        effort=head["effort"],
         checked=head["checked"],
         right=head["right"],
+        occupied=np.unpackbits(bits, axis=1, count=head["cells"]).astype(bool),
     )
-    support = np.frombuffer(zlib.decompress(stored[end:]), np.int8)
-    return Entry(columns=columns, snapshot=head["snapshot"], support=support)
+    return Entry(columns=columns, snapshot=head["snapshot"], support=np.frombuffer(rest[:n], np.int8))

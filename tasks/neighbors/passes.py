@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import THREADS_PER_CARD, choose_block_size, choose_cards, search_block
-from tasks.core.search.blocks import FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
+from tasks.core.search.blocks import EarlierLook, FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
 from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, iterate_queries, locate_members
 from tasks.core.search.plan import plan_searches
@@ -72,27 +73,30 @@ def plan_exact_pass(
 
 
 def plan_nearby_pass(
-    cells: Cells, joined: Sequence[range], support: Support, min_candidates: Sequence[int | None], asking: Bool
+    cells: Cells, support: Support, effort: Int64, asking: Bool, title: str, earlier: EarlierLook | None = None
 ) -> Pass:
-    """The search of the cells near each item's own, for all items, the cells of each of `joined` at a time.
+    """The search of the cells near each item's own, for all items that ask, (n, m).
 
-    `min_candidates` (m,) is the number of members that an LF looks at, at least; None: the LF is left out.
+    `effort` (LF classes,) is as for `find_visited`; `earlier` as in `NearbyPlan`, of items that have neighbors already.
     """
-    by_lf_class = [min_candidates[lf_class.lf] for lf_class in support.lf_classes]
+    located = locate_members(support, support.lf_classes, cells)
     plan = NearbyPlan(
         lf_classes=support.lf_classes,
-        located=locate_members(support, cells),
+        located=located,
         cells=cells,
-        min_candidates=by_lf_class,
+        occupied=located.counts > 0,
+        effort=effort,
         width=support.factors.shape[1],
+        earlier=earlier,
     )
-    parts = () if all(least is None for least in by_lf_class) else iterate_queries(cells, joined, QUERIES)
-    blocks = (Block(items=items, cells=together) for together, items in parts)
+    asks: Bool = np.any(asking, axis=1)
+    blocks = (Block(items=items, cells=together) for together, items in iterate_queries(cells, asks, QUERIES))
     task = SearchTask(support=support, plan=plan)
-    return Pass(task=task, asking=asking, blocks=blocks, total=len(asking), title="searching approximately")
+    improves = earlier is not None
+    return Pass(task=task, asking=asking, blocks=blocks, total=int(asks.sum()), title=title, improves=improves)
 
 
-def search_pass(work: Pass, vectors: Float32, table: NeighborTable, rows: Int64) -> int:
+def search_pass(work: Pass, vectors: Float32, table: NeighborTable, rows: Int64, *, is_spread: bool = True) -> int:
     """The number of products computed while `table` is improved, on this machine or on a cluster.
 
     Parameters
@@ -101,6 +105,8 @@ def search_pass(work: Pass, vectors: Float32, table: NeighborTable, rows: Int64)
         (n, d) of all items, the index's.
     rows
         The rows of `table` that are those of the support's LF classes.
+    is_spread
+        Whether a cluster may help, if there is one.
     """
 
     def cut(block: Block) -> QueryBlock:
@@ -113,7 +119,7 @@ def search_pass(work: Pass, vectors: Float32, table: NeighborTable, rows: Int64)
         )
 
     compared = 0
-    with Progress(work.title, total=work.total) as progress, open_cluster() as cluster:
+    with Progress(work.title, total=work.total) as progress, open_cluster() if is_spread else nullcontext() as cluster:
         if cluster is None:
             results = _search_here(work, cut)
         else:

@@ -21,7 +21,7 @@ class LFRecall(BaseModel):
     """The share of checked neighbors that are as near as those of exact search; null where none was checked."""
     checked_neighbors: int
     effort: int | None
-    """The least number of members of each class's support that an item is compared with; null: with all of them."""
+    """In how many cells with members of a class's support an item looks; null: it is compared with all of them."""
 
 
 class Recall(BaseModel):
@@ -44,7 +44,7 @@ def describe_recall(kind: Literal["flat", "ivf"], columns: Mapping[str, Neighbor
     lfs = {}
     for name, found in columns.items():
         share = round(found.right / found.checked, 6) if found.checked else None
-        lfs[name] = LFRecall(recall=share, checked_neighbors=found.checked, effort=found.min_candidates)
+        lfs[name] = LFRecall(recall=share, checked_neighbors=found.checked, effort=found.effort)
     checked = sum(found.checked for found in columns.values())
     right = sum(found.right for found in columns.values())
     return Recall(

@@ -1,15 +1,16 @@
 """The search of nearest neighbors for every LF: from the cache as far as it has them, else exactly or approximately.
 
-An exact search looks for what may be nearer only, where the LF, the items or the embeddings changed, and anew where a
-neighbor is gone (see tasks/core/search/incremental.py); what it gives is what a search of everything gives. An
-approximate index is another one when an embedding changes, since its cells are learned from all of them: then everything
-is searched again, and when an LF is edited, that LF.
+Where the LF, the items or the embeddings changed, a search looks for what may be nearer only, and anew where a neighbor is
+gone (see tasks/core/search/incremental.py); what it gives is what a search of everything gives. An approximate index whose
+centers are not kept (`ingest.centers`) is another one when an embedding changes, since they are learned from all of them: then
+everything is searched again.
 
-In an approximate index, the number of candidates that each LF looks at is chosen on a sample of items that are searched
-exactly as well, and the recall is measured on another sample.
+In an approximate index, the number of cells that each LF looks in is chosen on a sample of items that are searched exactly as
+well, and the recall is measured on another sample. A hash chooses the samples, so that what is new hardly changes them; an LF
+for which another number is chosen nonetheless is searched again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,11 @@ import polars as pl
 from tasks.cache.code import identify_code
 from tasks.cache.row_keys import Keys, hash_vectors
 from tasks.cache.store import Cache, Part
+from tasks.core.search.blocks import EarlierLook
 from tasks.core.search.exact import NOBODY, QUERIES
 from tasks.core.search.faiss_index import FlatIndex
 from tasks.core.search.incremental import ReusedNeighbors, mark_support, reuse_neighbors
-from tasks.core.search.ivf import Cells, choose_min_candidates, join_cells, locate_members, measure_need
+from tasks.core.search.ivf import Cells, choose_effort, find_lost, locate_members, measure_need
 from tasks.core.search.support import LFClass, Support, build_support
 from tasks.core.types import ABSTAIN, Bool, Int64, Votes
 from tasks.neighbors.cache import CACHE_KIND, CurrentRun, NeighborCache
@@ -43,8 +45,11 @@ from tasks.tables.index_file import IndexDescription
 from tasks.tables.scratch import open_scratch
 
 SAMPLE = 2048
-"""Items on which the candidates are chosen, and again on which recall is measured; .99 is then known to about .002 per
+"""Items on which efforts are chosen, and again on which recall is measured; .99 is then known to about .002 per
 LF."""
+
+_EVERYWHERE = np.iinfo(np.int64).max
+"""The effort of who looked in all cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +108,12 @@ def search_items(root: Path, inputs: SearchInputs, params: SearchParams) -> Sear
         searched = _Searched(columns=[], compared=0)
         if missing:
             L = inputs.L if len(missing) == len(known) else np.asfortranarray(inputs.L[:, missing])
+            names = [inputs.lfs[lf] for lf in missing]
             if inputs.cells is None:
-                names = [inputs.lfs[lf] for lf in missing]
-                searched = _search_exactly(inputs, L, _reuse(inputs, L, names, cache))
-                cache.keep_rows()
+                searched = _search_exactly(inputs, L, names, cache)
             else:
-                searched = _search_approximately(inputs, inputs.cells, L, params)
+                searched = _search_approximately(inputs, inputs.cells, L, names, cache, params)
+            cache.keep_rows()
         for lf, found in zip(missing, searched.columns, strict=True):
             known[lf] = found
             cache.keep(inputs.lfs[lf], inputs.L[:, lf], found)
@@ -126,11 +131,14 @@ def search_items(root: Path, inputs: SearchInputs, params: SearchParams) -> Sear
 
 def _describe_run(inputs: SearchInputs, params: SearchParams) -> CurrentRun:
     """What determines the neighbors of an LF, beside its votes."""
+    centers: Part = None
     approximate: Part = None
     if inputs.cells is not None:
+        centers = inputs.description.centers_sha256
         approximate = [inputs.description.cells_sha256, params.target_recall, SAMPLE]
     return CurrentRun(
-        base=[identify_code("tasks.neighbors.run"), inputs.index.metric, inputs.cells is None],
+        # An item's cell follows from its vector and the centers.
+        base=[identify_code("tasks.neighbors.run"), inputs.index.metric, centers],
         content=[inputs.description.content, approximate],
         lends=inputs.lends,
         hash_rows=lambda: _hash_rows(inputs),
@@ -164,36 +172,39 @@ def _search_pass(inputs: SearchInputs, work: Pass, table: NeighborTable, rows: I
     return search_pass(work, inputs.index.vectors, table, rows)
 
 
+def _reuse(
+    inputs: SearchInputs, votes: Votes, name: str, cache: NeighborCache, effort: int | None = None
+) -> tuple[ReusedNeighbors, NeighborColumns | None]:
+    """What is known of the LF with this `name` and these `votes` (n,), and by which earlier search; `effort` is that of this one."""
+    support = mark_support(votes, inputs.lends)
+    labels = tuple(np.unique(support[support >= 0]).tolist())
+    previous = cache.recall_previous(name)
+    if previous is None or (effort is None and previous.entry.columns.effort is not None):
+        # Of a search nearby, a search of everything can use nothing.
+        return reuse_neighbors(None, None, support, labels), None
+    return reuse_neighbors(previous.entry.as_previous(), previous.row, support, labels), previous.entry.columns
+
+
 # Exactly.
 
 
-def _reuse(inputs: SearchInputs, L: Votes, names: Sequence[str], cache: NeighborCache) -> Iterator[ReusedNeighbors]:
-    """What is known of LFs with the votes `L` (n, m) and these `names`, one after the other."""
-    for lf, name in enumerate(names):
-        support = mark_support(L[:, lf], inputs.lends)
-        labels = tuple(np.unique(support[support >= 0]).tolist())
-        previous = cache.recall_previous(name)
-        if previous is None:
-            yield reuse_neighbors(None, None, support, labels)
-        else:
-            yield reuse_neighbors(previous.entry.as_previous(), previous.row, support, labels)
-
-
-def _search_exactly(inputs: SearchInputs, L: Votes, known: Iterable[ReusedNeighbors]) -> _Searched:
-    """The neighbors of LFs with the votes `L` (n, m), of which some are `known`."""
+def _search_exactly(inputs: SearchInputs, L: Votes, names: Sequence[str], cache: NeighborCache) -> _Searched:
+    """The neighbors of LFs with the votes `L` (n, m), of which the cache knows some."""
     lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
     labels = [np.unique(votes[votes >= 0]).tolist() for votes in lent.T]
     keys = [(lf, label) for lf, of_lf in enumerate(labels) for label in of_lf]
     table = NeighborTable(keys, len(L), inputs.scratch)
     is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
-    for lf, reused in enumerate(known):
+    for lf, name in enumerate(names):
+        reused, _ = _reuse(inputs, L[:, lf], name, cache)
         is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
         table.put(lf, reused)
     # Items of which nothing is known ask the whole support, and the others what was added to it.
     compared = _search_lent(inputs, is_open, lent, table, improves=False)
     lent[~is_added] = ABSTAIN
     compared += _search_lent(inputs, (L == ABSTAIN) & ~is_open, lent, table, improves=True)
-    return _Searched(columns=[table.take(lf, None, 0, 0) for lf in range(L.shape[1])], compared=compared)
+    nowhere = np.empty((len(keys), 0), bool)
+    return _Searched(columns=[table.take(lf, nowhere) for lf in range(L.shape[1])], compared=compared)
 
 
 def _search_lent(inputs: SearchInputs, asking: Bool, votes: Votes, table: NeighborTable, *, improves: bool) -> int:
@@ -214,55 +225,111 @@ def _search_lent(inputs: SearchInputs, asking: Bool, votes: Votes, table: Neighb
 # Approximately.
 
 
-def _search_approximately(inputs: SearchInputs, cells: Cells, L: Votes, params: SearchParams) -> _Searched:
-    """The neighbors of LFs with the votes `L` (n, m) in an approximate index."""
+def _search_approximately(
+    inputs: SearchInputs, cells: Cells, L: Votes, names: Sequence[str], cache: NeighborCache, params: SearchParams
+) -> _Searched:
+    """The neighbors of LFs with the votes `L` (n, m) in an approximate index, of which the cache knows some."""
     n, m = L.shape
-    support = _build_support(inputs, np.where(inputs.lends[:, None], L, np.int8(ABSTAIN)))
     asking = L == ABSTAIN
+    lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
+    support = _build_support(inputs, lent)
     keys = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
-    table = NeighborTable(keys, n, inputs.scratch)
-    rows = table.index_rows(keys)
-    shuffled = np.random.default_rng(0).permutation(n)
-    tuning = np.sort(shuffled[:SAMPLE])
-    # Of few items the second sample is all of them, since no other would be left.
-    checking = np.sort(shuffled[SAMPLE : 2 * SAMPLE] if n >= 2 * SAMPLE else shuffled)
+    tuning, checking = _choose_samples(cache.keys)
     sampled = np.union1d(tuning, checking)
     exact = NeighborTable(keys, n, inputs.scratch, of=sampled)
     task = plan_exact_task(support, support.lf_classes, asking, n)
     title = "searching a sample exactly"
     sample = Pass(task=task, asking=asking, blocks=cut_into_blocks(sampled), total=len(sampled), title=title)
-    compared = _search_pass(inputs, sample, exact, rows)
-    joined = join_cells(cells, QUERIES)
+    compared = _search_pass(inputs, sample, exact, exact.index_rows(keys))
+    occupied = locate_members(support, support.lf_classes, cells).counts > 0
     nearest = exact.position[:, np.searchsorted(sampled, tuning)]
-    need = measure_need(locate_members(support, cells), cells, joined, tuning, nearest)
-    min_candidates = [_choose_min_candidates(support, lf, need, params) for lf in range(m)]
-    compared += _search_pass(inputs, plan_nearby_pass(cells, joined, support, min_candidates, asking), table, rows)
-    rest = [
-        lf_class if min_candidates[lf_class.lf] is None else _without_members(lf_class)
-        for lf_class in support.lf_classes
-    ]
-    if any(len(lf_class.members) for lf_class in rest):
-        compared += _search_pass(inputs, plan_exact_pass(support, rest, asking, "searching exactly"), table, rows)
+    need = measure_need(occupied, cells, tuning, nearest)
+    efforts = [_choose_effort(support, lf, need, occupied, params) for lf in range(m)]
+    effort = np.array([efforts[lf] or 0 for lf, _ in keys], np.int64)
+
+    table = NeighborTable(keys, n, inputs.scratch)
+    is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
+    before, effort_before = np.zeros_like(occupied), np.zeros_like(effort)
+    for lf, name in enumerate(names):
+        reused, earlier = _reuse(inputs, L[:, lf], name, cache, efforts[lf])
+        is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
+        table.put(lf, reused)
+        for row, (of_lf, label) in enumerate(keys):
+            if of_lf == lf and earlier is not None and label in earlier.labels:
+                before[row] = earlier.occupied[earlier.labels.index(label)]
+                effort_before[row] = _EVERYWHERE if earlier.effort is None else earlier.effort
+    moved = np.flatnonzero(
+        (effort > 0) & (effort_before > 0) & ((effort != effort_before) | (occupied != before).any(axis=1))
+    )
+    for items, is_lost in find_lost(occupied[moved], effort[moved], cells, [table.position[row] for row in moved]):
+        for row, lost in zip(moved.tolist(), is_lost, strict=True):
+            is_open[items[lost], keys[row][0]] = True
+    for lf in range(m):
+        table.forget(lf, is_open[:, lf])
+    compared += _search_nearby(inputs, cells, support, support.lf_classes, effort, is_open, table)
+    added = [lf_class.take(is_added[lf_class.positions, lf_class.lf]) for lf_class in support.lf_classes]
+    located = locate_members(support, added, cells)
+    earlier_look = EarlierLook(occupied=before, effort=effort_before, added=added, located=located)
+    compared += _search_nearby(inputs, cells, support, added, effort, asking & ~is_open, table, earlier_look)
     columns = np.searchsorted(sampled, checking)
     checked = exact.position[:, columns] != NOBODY
     right = checked & (table.similarity[:, checking] == exact.similarity[:, columns])
     found = []
-    for lf in range(m):
-        of_lf = table.find_rows(lf)
-        found.append(table.take(lf, min_candidates[lf], int(checked[of_lf].sum()), int(right[of_lf].sum())))
+    for lf, chosen in enumerate(efforts):
+        rows = table.find_rows(lf)
+        found.append(table.take(lf, occupied, chosen, int(checked[rows].sum()), int(right[rows].sum())))
     return _Searched(columns=found, compared=compared)
 
 
-def _choose_min_candidates(support: Support, lf: int, need: Int64, params: SearchParams) -> int | None:
-    """The least number of members that items look at for an LF, from the `need` (LF classes, q) of sampled items.
+def _choose_samples(keys: Keys) -> tuple[Int64, Int64]:
+    """Positions of the items on which efforts are chosen, and of those on which recall is measured, both ascending."""
+    # By a hash of the row's content: most items are in the sample of another day if they are in this one's.
+    shuffled = np.argsort(keys[:, 1], kind="stable")
+    tuning = np.sort(shuffled[:SAMPLE])
+    # Of few items the second sample is all of them, since no other would be left.
+    checking = np.sort(shuffled[SAMPLE : 2 * SAMPLE] if len(keys) >= 2 * SAMPLE else shuffled)
+    return tuning, checking
+
+
+def _search_nearby(
+    inputs: SearchInputs,
+    cells: Cells,
+    support: Support,
+    lf_classes: Sequence[LFClass],
+    effort: Int64,
+    asking: Bool,
+    table: NeighborTable,
+    earlier: EarlierLook | None = None,
+) -> int:
+    """The number of products computed while items that ask (n, m) look nearby, or at all of `lf_classes` where `effort` is 0.
+
+    `table` has the LF classes of `support` in their order; `earlier` is as in `NearbyPlan`.
+    """
+    lfs = np.array([lf_class.lf for lf_class in support.lf_classes], np.int64)
+    rows, compared = np.arange(len(lfs)), 0
+    nearby = asking & np.isin(np.arange(asking.shape[1]), lfs[effort > 0])
+    if nearby.any():
+        title = "searching approximately" if earlier is None else "searching what is new nearby"
+        work = plan_nearby_pass(cells, support, effort, nearby, title, earlier)
+        compared += _search_pass(inputs, work, table, rows)
+    rest = [lf_class.take(slice(0 if near else None)) for lf_class, near in zip(lf_classes, effort > 0, strict=True)]
+    everywhere = asking & np.isin(
+        np.arange(asking.shape[1]), [lf_class.lf for lf_class in rest if len(lf_class.members)]
+    )
+    if everywhere.any():
+        title = "searching exactly" if earlier is None else "searching what is new"
+        work = plan_exact_pass(support, rest, everywhere, title, improves=earlier is not None)
+        compared += _search_pass(inputs, work, table, rows)
+    return compared
+
+
+def _choose_effort(support: Support, lf: int, need: Int64, occupied: Bool, params: SearchParams) -> int | None:
+    """In how many cells items look for an LF, from the `need` (LF classes, q) of sampled items and `occupied` (LF classes, cells).
 
     None where exact search is hardly more work: beyond half of the members, gathering them costs more than it saves.
     """
     rows = [row for row, lf_class in enumerate(support.lf_classes) if lf_class.lf == lf]
-    least = choose_min_candidates(need[rows], params.target_recall)
-    sizes = [len(support.lf_classes[row].members) for row in rows]
-    return None if 2 * sum(min(least, size) for size in sizes) > sum(sizes) else least
-
-
-def _without_members(lf_class: LFClass) -> LFClass:
-    return LFClass(lf=lf_class.lf, label=lf_class.label, members=lf_class.members[:0], positions=lf_class.positions[:0])
+    effort = choose_effort(need[rows], params.target_recall)
+    sizes = np.array([len(support.lf_classes[row].members) for row in rows])
+    shares = np.minimum(effort / occupied[rows].sum(axis=1), 1.0)
+    return None if 2 * (sizes * shares).sum() > sizes.sum() else effort

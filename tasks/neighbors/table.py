@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.core.search.exact import NOBODY, Nearest
 from tasks.core.search.incremental import ReusedNeighbors
-from tasks.core.types import Float32, Int32, Int64
+from tasks.core.types import Bool, Float32, Int32, Int64
 from tasks.neighbors.columns import NeighborColumns
 from tasks.tables.scratch import open_scratch
 
@@ -40,6 +40,11 @@ class NeighborTable:
         rows = self.find_rows(lf)
         self.similarity[rows], self.position[rows] = reused.similarity, reused.position
 
+    def forget(self, lf: int, items: Bool) -> None:
+        """Begin anew with some of the `items` (n,) for one LF."""
+        rows = self.find_rows(lf)
+        self.similarity[rows, items], self.position[rows, items] = np.nan, NOBODY
+
     def improve(self, items: Int64, nearest: Nearest, rows: Int64) -> None:
         """Take over each of `nearest`, whose LF classes have these `rows`, that is nearer, or as near and earlier."""
         columns = items if self._of is None else np.searchsorted(self._of, items)
@@ -64,14 +69,17 @@ class NeighborTable:
         rows = [row for row, (other, _) in enumerate(self._lf_classes) if other == lf]
         return slice(rows[0], rows[-1] + 1) if rows else slice(0, 0)
 
-    def take(self, lf: int, min_candidates: int | None, checked: int, right: int) -> NeighborColumns:
-        """The columns of one LF, with what is to be said about how they were found."""
+    def take(
+        self, lf: int, occupied: Bool, effort: int | None = None, checked: int = 0, right: int = 0
+    ) -> NeighborColumns:
+        """The columns of one LF, with what is to be said about how they were found, and `occupied` (LF classes, cells)."""
         rows = self.find_rows(lf)
         return NeighborColumns(
             labels=tuple(label for _, label in self._lf_classes[rows]),
             similarity=self.similarity[rows],
             position=self.position[rows],
-            min_candidates=min_candidates,
+            effort=effort,
             checked=checked,
             right=right,
+            occupied=occupied[rows],
         )

@@ -13,9 +13,10 @@ from tasks.core.search.faiss_index import FlatIndex, read_index
 from tasks.errors import DataError
 from tasks.params import Metric
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, read_centers
 from tasks.tables.files import read_json
 from tasks.tables.parquet import read_table
-from tasks.tables.paths import CELLS, INDEX, INDEX_DESCRIPTION, ITEMS
+from tasks.tables.paths import CELLS, CENTERS, INDEX, INDEX_DESCRIPTION, ITEMS
 from tasks.tables.validation import require_same_items
 
 
@@ -38,6 +39,12 @@ class IndexDescription(BaseModel):
     """Of the embedding space; 1 in a flat index."""
     cells_sha256: str
     """SHA-256 of the file that says which item is in which cell."""
+    centers_sha256: str
+    """SHA-256 of the file of the cells' centers."""
+    are_centers_kept: bool
+    """Whether the centers are those that `ingest.centers` names."""
+    imbalance: float = Field(ge=1)
+    """The mean number of items in an item's cell, divided by that in cells of equal size (1): search costs in proportion."""
 
 
 class ContentHash:
@@ -131,6 +138,23 @@ def read_cells(root: Path, items: pl.DataFrame, description: IndexDescription) -
     table = read_table(path, schemas.CELLS)
     require_same_items(root / ITEMS, items, path, table)
     return table["cell"]
+
+
+def read_index_centers(root: Path, description: IndexDescription) -> Centers:
+    """The centers of the index's cells.
+
+    Raises
+    ------
+    DataError
+        The table is missing, damaged or that of another index.
+    """
+    path = root / CENTERS
+    if hash_file(path) != description.centers_sha256:
+        raise DataError(
+            f"{path} is not the file that {INDEX_DESCRIPTION} describes. "
+            f"Run 'dvc checkout {CENTERS}' or 'dvc repro -f index'."
+        )
+    return read_centers(path)
 
 
 def hash_file(path: Path) -> str:

@@ -136,6 +136,11 @@ def encoder(d: int) -> TableSchema:
 
 def embeddings(d: int) -> TableSchema:
     """item_id and embedding, float32 of width `d`, finite."""
+    return _table({"embedding": pa.Column(pl.Array(pl.Float32, d), _all_finite())})
+
+
+def _all_finite() -> pa.Check:
+    """The check that every number of a column of arrays is finite."""
 
     def are_finite(data: Any) -> pl.LazyFrame | bool:
         vectors: pl.LazyFrame = data.lazyframe.select(data.key)
@@ -144,8 +149,28 @@ def embeddings(d: int) -> TableSchema:
             pl.col(data.key).arr.eval(pl.element().is_finite()).arr.all()
         )
 
-    finite = pa.Check(are_finite, name="all finite", error="all finite")
-    return _table({"embedding": pa.Column(pl.Array(pl.Float32, d), finite)})
+    return pa.Check(are_finite, name="all finite", error="all finite")
+
+
+def centers(d: int) -> TableSchema:
+    """A cell of the embedding space a row: its number from 0 on, its center of width `d`, and its items when that was found."""
+    return pa.DataFrameSchema(
+        {
+            "cell": pa.Column(pl.Int32, _counts_up()),
+            "center": pa.Column(pl.Array(pl.Float32, d), _all_finite()),
+            "items": pa.Column(pl.Int64, pa.Check.ge(0)),
+        },
+        strict=True,
+    )
+
+
+def _counts_up() -> pa.Check:
+    """The check that a column has 0, 1, 2 and so on."""
+    return pa.Check(
+        lambda data: data.lazyframe.select(pl.col(data.key) == pl.int_range(pl.len(), dtype=pl.Int32)),
+        name="0, 1, 2, ...",
+        error="0, 1, 2, ...",
+    )
 
 
 def descriptions(d: int) -> TableSchema:

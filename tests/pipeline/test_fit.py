@@ -14,6 +14,7 @@ from tasks.core.ties import score_labels
 from tasks.errors import DataError, ParamsError
 from tasks.params import FitParams, IndexParams
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, write_centers
 from tasks.tables.files import read_json
 from tasks.tables.muted import write_muted
 from tasks.tables.parquet import write_table
@@ -22,6 +23,7 @@ from tasks.tables.paths import (
     EXTENDED_VOTES,
     INDEX,
     ITEMS,
+    KEPT_CENTERS,
     LABEL_MODEL,
     LABEL_MODEL_LABELS,
     LABEL_MODEL_PREDICTIONS,
@@ -56,6 +58,7 @@ def write_embeddings(root, ids, vectors, classes):
     d = vectors.shape[1]
     table = pl.DataFrame({"item_id": ids, "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, d))})
     write_table(root / EMBEDDINGS, table, schemas.embeddings(d))
+    write_centers(root / KEPT_CENTERS, Centers.none())
     index.run(root, classes, IndexParams())
 
 

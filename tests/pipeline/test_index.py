@@ -1,6 +1,7 @@
 """The index holds every embedding, is the same each time, and is recognized when it is damaged or out of date."""
 
 import json
+from contextlib import nullcontext
 
 import faiss
 import numpy as np
@@ -14,8 +15,9 @@ from tasks.core.unit_vectors import normalize, to_index_vectors
 from tasks.errors import DataError
 from tasks.params import IndexKind, IndexParams, Metric, SearchParams
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, read_centers, write_centers
 from tasks.tables.parquet import write_table
-from tasks.tables.paths import CELLS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION
+from tasks.tables.paths import CELLS, CENTERS, EMBEDDINGS, INDEX, INDEX_DESCRIPTION, KEPT_CENTERS
 
 CLASSES = ("no", "yes")
 VECTORS = [[3, 4], [0, 2], [-1, 0]]
@@ -70,10 +72,16 @@ def test_two_runs_give_the_same_bytes(project):
     assert ((project / INDEX).read_bytes(), (project / INDEX_DESCRIPTION).read_bytes()) == first
 
 
+def two_clusters(root, size=64):
+    """Two far clusters of 64 items or more; of 64: at most 128 / 32 = 4 cells, none of them with items of both."""
+    draws = np.random.default_rng(0).standard_normal((size, 2, 3)) * 0.01
+    vectors = np.concatenate([draws[:, 0] + [1, 0, 0], draws[:, 1] + [0, 1, 0]])
+    ids = [f"{side}{number:04}" for side in "ab" for number in range(size)]
+    write_project(root, vectors=vectors, votes=[[0]] * 2 * size, splits=["train"] * 2 * size, ids=ids)
+
+
 def test_an_approximate_index_puts_near_items_in_one_cell(tmp_path):
-    """Two far clusters of 64 items: at most 128 / 32 = 4 cells, none of them with items of both."""
-    vectors = np.random.default_rng(0).standard_normal((128, 3)) * 0.01 + np.repeat([[1, 0, 0], [0, 1, 0]], 64, axis=0)
-    write_project(tmp_path, vectors=vectors, votes=[[0]] * 128, splits=["train"] * 128)
+    two_clusters(tmp_path)
     index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
     first = (tmp_path / CELLS).read_bytes(), (tmp_path / INDEX_DESCRIPTION).read_bytes()
     cells = pl.read_parquet(tmp_path / CELLS)["cell"].to_list()
@@ -98,6 +106,89 @@ def test_damaged_cells_are_refused(project, kind):
     (project / CELLS).write_bytes((project / CELLS).read_bytes()[:-5])
     with pytest.raises(DataError, match=r"cells\.parquet"):
         search.run(project, CLASSES, SearchParams())
+
+
+@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.IVF])
+def test_damaged_centers_are_refused_where_they_are_needed(tmp_path, kind):
+    two_clusters(tmp_path)
+    index.run(tmp_path, CLASSES, IndexParams(kind=kind))
+    (tmp_path / CENTERS).write_bytes((tmp_path / CENTERS).read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"centers\.parquet") if kind is IndexKind.IVF else nullcontext():
+        search.run(tmp_path, CLASSES, SearchParams())
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_centers_that_are_kept_give_the_same_cells(tmp_path, metric, capsys):
+    params = IndexParams(kind=IndexKind.IVF, metric=metric)
+    two_clusters(tmp_path)
+    index.run(tmp_path, CLASSES, params)
+    cells, centers = (tmp_path / CELLS).read_bytes(), (tmp_path / CENTERS).read_bytes()
+    (tmp_path / KEPT_CENTERS).write_bytes(centers)
+    index.run(tmp_path, CLASSES, params)
+    assert ((tmp_path / CELLS).read_bytes(), (tmp_path / CENTERS).read_bytes()) == (cells, centers)
+    assert json.loads((tmp_path / INDEX_DESCRIPTION).read_text())["are_centers_kept"]
+    assert "4 kept cells" in (said := capsys.readouterr().err) and "warning" not in said
+
+
+def test_rows_that_come_leave_those_that_were_there_in_their_cells(tmp_path):
+    two_clusters(tmp_path)
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    before = pl.read_parquet(tmp_path / CELLS)
+    kept = (tmp_path / CENTERS).read_bytes()
+    two_clusters(tmp_path, 80)
+    (tmp_path / KEPT_CENTERS).write_bytes(kept)
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    after = pl.read_parquet(tmp_path / CELLS)
+    assert (
+        after.height == 160
+        and after.join(before, on="item_id").select((pl.col("cell") == pl.col("cell_right")).all()).item()
+    )
+
+
+def test_kept_centers_that_no_longer_fit_are_told(tmp_path, capsys):
+    two_clusters(tmp_path)
+    params = IndexParams(kind=IndexKind.IVF)
+    index.run(tmp_path, CLASSES, params)
+    kept = read_centers(tmp_path / CENTERS)
+    # All items in one place, where there were two.
+    write_project(tmp_path, vectors=[[1, 0, 0]] * 128, votes=[[0]] * 128, splits=["train"] * 128, centers=kept.vectors)
+    write_centers(tmp_path / KEPT_CENTERS, kept)
+    index.run(tmp_path, CLASSES, params)
+    assert "no longer fit: their imbalance is 4.00, where it was 1." in capsys.readouterr().err
+    # Sixteen times the items: two more cells would do for each, of those that suit the old number.
+    two_clusters(tmp_path, 1024)
+    write_centers(tmp_path / KEPT_CENTERS, kept)
+    index.run(tmp_path, CLASSES, params)
+    said = capsys.readouterr().err
+    assert (
+        "no longer fit: 2,048 items are in 4 cells, found for 128; 64 suit them" in said
+        and "remove ingest.centers" in said
+    )
+
+
+def test_centers_that_a_flat_index_does_without_are_told(tmp_path, capsys):
+    write_project(tmp_path, vectors=VECTORS, votes=[[0]] * 3, splits=["train"] * 3, centers=[[1, 0]])
+    index.run(tmp_path, CLASSES, IndexParams())
+    assert "which a flat index does without" in capsys.readouterr().err
+    assert not json.loads((tmp_path / INDEX_DESCRIPTION).read_text())["are_centers_kept"]
+    assert pl.read_parquet(tmp_path / CENTERS).is_empty()
+
+
+def test_centers_of_another_metric_are_refused(tmp_path):
+    two_clusters(tmp_path)
+    write_centers(
+        tmp_path / KEPT_CENTERS, Centers(vectors=np.float32([[3, 0, 4], [0, 1, 0]]), items=np.array([64, 64]))
+    )
+    with pytest.raises(DataError, match="a center has length 5, expected 1"):
+        index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_an_approximate_index_of_nothing_is_empty(tmp_path):
+    write_project(tmp_path, vectors=np.empty((0, 3)), votes=np.empty((0, 1)), splits=[])
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))
+    search.run(tmp_path, CLASSES, SearchParams())
+    assert pl.read_parquet(tmp_path / CELLS).is_empty()
 
 
 @pytest.mark.parametrize(("metric", "kind"), [("cosine", faiss.IndexFlatIP), ("l2", faiss.IndexFlatL2)])

@@ -19,11 +19,12 @@ from tasks.errors import DataError, EpoxyError, ParamsError
 from tasks.params import EncoderParams, IngestParams
 from tasks.readers import blocks
 from tasks.tables import schemas
+from tasks.tables.centers import Centers, write_centers
 from tasks.tables.parquet import find_shards, read_table
-from tasks.tables.paths import BLOCKS, COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, QUARANTINE
+from tasks.tables.paths import BLOCKS, CENTERS, COLUMN_GOLD, EMBEDDINGS, ENCODER, ITEMS, KEPT_CENTERS, QUARANTINE
 
 CLASSES = ("HAM", "SPAM")
-OUTPUTS = (ITEMS, COLUMN_GOLD, EMBEDDINGS, ENCODER, QUARANTINE)
+OUTPUTS = (ITEMS, COLUMN_GOLD, EMBEDDINGS, ENCODER, QUARANTINE, KEPT_CENTERS)
 
 RAW_ITEMS = pl.DataFrame(
     {
@@ -69,8 +70,8 @@ def complaint(root: Path, **changes: object) -> str:
 
 def test_tables_are_sorted_by_id_and_gold_is_kept_apart(tmp_path: Path) -> None:
     run(write(tmp_path))
-    items, gold, embeddings, encoder, _ = (pl.read_parquet(tmp_path / path) for path in OUTPUTS)
-    assert encoder.is_empty()
+    items, gold, embeddings, encoder, _, centers = (pl.read_parquet(tmp_path / path) for path in OUTPUTS)
+    assert encoder.is_empty() and centers.is_empty()
     assert items.rows() == [
         ("a", "train", "one"),
         ("b", "valid", "two"),
@@ -82,6 +83,34 @@ def test_tables_are_sorted_by_id_and_gold_is_kept_apart(tmp_path: Path) -> None:
     assert embeddings["item_id"].to_list() == ["a", "b", "c", "d"]
     assert embeddings["embedding"].to_numpy().tolist() == VECTORS[[1, 0, 3, 2]].tolist()
     assert embeddings["embedding"].dtype == pl.Array(pl.Float32, 3)
+
+
+def test_kept_centers_are_taken_over(tmp_path: Path) -> None:
+    write_centers(
+        write(tmp_path) / "raw/kept.parquet", Centers(vectors=np.eye(3, dtype=np.float32), items=np.arange(3))
+    )
+    run(tmp_path, centers="kept.parquet")
+    assert (tmp_path / KEPT_CENTERS).read_bytes() == (tmp_path / "raw/kept.parquet").read_bytes()
+
+
+def test_centers_that_cannot_be_those_of_the_index_are_refused(tmp_path: Path) -> None:
+    kept = write(tmp_path) / "raw/kept.parquet"
+    assert "no file is called 'kept.parquet' (ingest.centers" in complaint(tmp_path, centers="kept.parquet")
+    write_centers(kept, Centers.none())
+    assert "got 0 centers of dimension 1, expected some of dimension 3" in complaint(tmp_path, centers="kept.parquet")
+    write_centers(kept, Centers(vectors=np.eye(4, dtype=np.float32), items=np.arange(4)))
+    assert "got 4 centers of dimension 4, expected some of dimension 3" in complaint(tmp_path, centers="kept.parquet")
+    assert "'ingest.centers': '../kept.parquet' leads out" in complaint(tmp_path, centers="../kept.parquet")
+    assert f"copy of {CENTERS}" in complaint(tmp_path, centers="items.parquet")
+    for column, value in (("center", [[0.0, 1, float("nan")]]), ("cell", [1]), ("items", [-1])):
+        good = {"cell": [0], "center": [[0.0, 1, 0]], "items": [1]}
+        table = pl.DataFrame(
+            good | {column: value}, schema_overrides={"cell": pl.Int32, "center": pl.Array(pl.Float32, 3)}
+        )
+        table.write_parquet(kept)
+        assert "kept.parquet" in (said := complaint(tmp_path, centers="kept.parquet")) and f"'{column}'" in said
+    kept.write_bytes(kept.read_bytes()[:-20])
+    assert "kept.parquet" in complaint(tmp_path, centers="kept.parquet")
 
 
 def test_the_order_of_raw_rows_does_not_matter(tmp_path: Path, expected: list[bytes]) -> None:

@@ -12,15 +12,18 @@ from extension_data import write_project
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tasks import apply, index, search
+from tasks import apply, index, ingest, search
 from tasks.cache import store
 from tasks.cache.row_keys import hash_items, hash_vectors, match_rows
+from tasks.core.search.blocks import NearbyPlan
 from tasks.core.search.incremental import mark_support
+from tasks.core.unit_vectors import to_index_vectors
+from tasks.neighbors.passes import search_pass
 from tasks.neighbors.run import search_items
-from tasks.params import ApplyParams, IndexKind, IndexParams, Metric, SearchParams
+from tasks.params import ApplyParams, IndexKind, IndexParams, IngestParams, Metric, SearchParams
 from tasks.tables import schemas
 from tasks.tables.parquet import write_table
-from tasks.tables.paths import ITEMS, LF_FAILURES, LF_SUMMARY, NEIGHBORS, RECALL, VOTES
+from tasks.tables.paths import CENTERS, ITEMS, LF_FAILURES, LF_SUMMARY, NEIGHBORS, RECALL, VOTES
 
 CLASSES = ("HAM", "SPAM")
 OUTPUTS = (
@@ -82,8 +85,8 @@ def note(lf, item):
 class Project:
     """A project in which nights pass: `rows` by id (split, text, number, vector), and the edition of each LF."""
 
-    def __init__(self, folder, metric, rng):
-        self.folder, self.metric = folder, metric
+    def __init__(self, folder, metric, rng, centers=None):
+        self.folder, self.metric, self.centers = folder, metric, centers
         self.rows = {str(number): make_row(rng) for number in range(10)}
         self.editions = [0] * len(LFS)
         self.ids = 10
@@ -116,7 +119,8 @@ class Project:
         root = self.folder / name
         ids = sorted(self.rows)
         split, text, number, vector = zip(*(self.rows[one] for one in ids), strict=True)
-        write_project(root, vectors=vector, votes=np.empty((len(ids), 0)), splits=split, ids=ids, gold={0: 1})
+        votes = np.empty((len(ids), 0))
+        write_project(root, vectors=vector, votes=votes, splits=split, ids=ids, gold={0: 1}, centers=self.centers)
         items = pl.DataFrame({"item_id": ids, "split": split, "text": text, "number": number})
         write_table(root / ITEMS, items, schemas.ITEMS)
         (root / "lfs").mkdir(exist_ok=True)
@@ -125,7 +129,8 @@ class Project:
         (root / "log").write_text("")
         with contextlib.chdir(root):
             apply.run(root, CLASSES, ApplyParams(source="lfs/mine.py"))
-        index.run(root, CLASSES, IndexParams(metric=self.metric, kind=IndexKind.FLAT))
+        kind = IndexKind.FLAT if self.centers is None else IndexKind.IVF
+        index.run(root, CLASSES, IndexParams(metric=self.metric, kind=kind))
         search.run(root, CLASSES, SearchParams())
         return [(root / path).read_bytes() for path in OUTPUTS], (root / "log").read_text().splitlines()
 
@@ -189,6 +194,30 @@ def test_whatever_changed_the_outputs_are_those_of_a_run_from_scratch(tmp_path_f
     shutil.rmtree(folder)
 
 
+def choose_any_effort(support, lf, *_):
+    """Little of it, by the number of an LF's members alone, so that other members now and then make it another."""
+    members = sum(len(lf_class.members) for lf_class in support.lf_classes if lf_class.lf == lf)
+    return (1, None, 2, 1, None)[members % 5]
+
+
+@settings(max_examples=EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow])
+@given(nights=NIGHTS, metric=st.sampled_from(Metric), seed=st.integers(0, 2**32 - 1))
+def test_so_they_are_where_the_cells_of_an_approximate_index_are_kept(tmp_path_factory, nights, metric, seed):
+    folder = tmp_path_factory.mktemp("nights")
+    centers = to_index_vectors(np.random.default_rng(seed).standard_normal((6, 2)), metric)
+    project = Project(folder, metric, np.random.default_rng(seed), centers)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tasks.neighbors.run._choose_effort", choose_any_effort)
+        patched.setattr("tasks.neighbors.run.require_recall", lambda recall: None)
+        for night in [None, *nights]:
+            for what in night[0] if night else ():
+                project.pass_night(what, np.random.default_rng(night[1]))
+            outputs, _ = project.run("known")
+            shutil.rmtree(folder / "scratch", ignore_errors=True)
+            assert outputs == project.run("scratch")[0]
+    shutil.rmtree(folder)
+
+
 # How much is done, in votes asked for and vectors compared.
 
 
@@ -244,6 +273,60 @@ def test_what_is_compared_is_proportional_to_what_is_new(tmp_path, metric):
     votes[::100, 3] = np.where(votes[::100, 3] < 0, 1, -1)
     edited, everything = search_night(tmp_path, ids.tolist(), vectors, votes, metric)
     assert edited.searched == ("lf3",) and 0 < edited.compared <= 0.06 * everything / 5 * 2
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_cells_that_are_kept_are_searched_where_something_is_new(tmp_path, metric, monkeypatch):
+    nearby = []
+
+    def count(work, *given):
+        compared = search_pass(work, *given)
+        nearby.append(compared if isinstance(work.task.plan, NearbyPlan) else 0)
+        return compared
+
+    monkeypatch.setattr("tasks.neighbors.run.SAMPLE", 400)
+    monkeypatch.setattr("tasks.neighbors.run.search_pass", count)
+    rng = np.random.default_rng(0)
+    n, places = 8000, np.sort(rng.choice(8000, 80, replace=False))
+    vectors = rng.standard_normal((20, 6))[rng.integers(0, 20, n)] + 0.1 * rng.standard_normal((n, 6))
+    votes = np.where(rng.random((n, 4)) < 0.2, rng.integers(0, 2, (n, 4)), -1)
+    ids = np.arange(0, 2 * n, 2)
+
+    def night(place, centers=None):
+        raw = tmp_path / place / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        table = pl.DataFrame({"item_id": ids, "embedding": vectors.astype(np.float32)})
+        table.select("item_id").write_parquet(raw / "items.parquet")
+        table.write_parquet(raw / "embeddings.parquet")
+        ingest.run(
+            tmp_path / place, CLASSES, IngestParams(source="raw", embeddings="embeddings.parquet", centers=centers)
+        )
+        columns = {f"lf{lf}": pl.Series(votes[:, lf], dtype=pl.Int8) for lf in range(4)}
+        write_table(tmp_path / place / VOTES, pl.DataFrame({"item_id": ids, **columns}), schemas.votes(2, columns))
+        index.run(tmp_path / place, CLASSES, IndexParams(metric=metric, kind=IndexKind.IVF))
+        params = SearchParams(target_recall=0.95)
+        inputs = search.read_inputs(tmp_path / place, 2, params)
+        nearby.clear()
+        found = search_items(tmp_path / place, inputs, params)
+        search.write_result(tmp_path / place, inputs, found)
+        return found, sum(nearby)
+
+    first, _ = night("known")
+    assert all(columns.effort is not None for columns in first.columns.values())
+    shutil.copy(tmp_path / "known" / CENTERS, tmp_path / "known/raw/centers.parquet")
+    kept, _ = night("known", "centers.parquet")
+    assert kept.compared == 0 and kept.searched == ()
+    ids = np.insert(ids, places, ids[places] - 1)
+    vectors = np.insert(vectors, places, vectors[places] + 0.05, axis=0)
+    votes = np.insert(votes, places, votes[places][:, ::-1], axis=0)
+    (tmp_path / "scratch/raw").mkdir(parents=True)
+    shutil.copy(tmp_path / "known/raw/centers.parquet", tmp_path / "scratch/raw/centers.parquet")
+    grown, pairs = night("known", "centers.parquet")
+    _, everything = night("scratch", "centers.parquet")
+    assert grown.changes == "80 new, 0 changed, 0 gone, 8,000 as before"
+    for path in (NEIGHBORS, RECALL):
+        assert (tmp_path / "known" / path).read_bytes() == (tmp_path / "scratch" / path).read_bytes()
+    assert 0 < pairs < 0.1 * everything  # beside the samples, which are searched exactly every night
 
 
 def test_a_new_name_of_an_lf_costs_nothing(tmp_path):

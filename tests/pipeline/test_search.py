@@ -486,7 +486,7 @@ def test_a_missed_target_fails_with_the_figures_and_writes_nothing(tmp_path, mon
     project = clustered_project()
     project["vectors"] = np.random.default_rng(1).standard_normal((4000, 8))
     write_project(tmp_path, **project)
-    monkeypatch.setattr("tasks.neighbors.run.choose_min_candidates", lambda need, target: 1)
+    monkeypatch.setattr("tasks.neighbors.run.choose_effort", lambda need, target: 1)
     with pytest.raises(DataError, match=r"recall is 0\.\d+ .* at least 0\.99"):
         write_neighbors(tmp_path, kind=IndexKind.IVF)
     assert not (tmp_path / NEIGHBORS).exists() and not (tmp_path / RECALL).exists()
@@ -510,23 +510,25 @@ def line_of_cells():
     vectors = np.arange(6, dtype=np.float32)[:, None]
     votes = np.array([[-1, -1], [0, -1], [-1, -1], [0, -1], [-1, -1], [0, 0]], np.int8)
     lenders = np.flatnonzero((votes >= 0).any(axis=1))
-    grouped = ivf.group_items(np.array([0, 0, 1, 1, 2, 2]), vectors, "l2")
+    centers = np.array([[0.5], [2.5], [4.5]])
+    grouped = ivf.group_items(np.array([0, 0, 1, 1, 2, 2]), centers, (range(1), range(1, 2), range(2, 3)), "l2")
     support = build_support(votes[lenders], lenders, vectors, metric="l2", cells=grouped.of_item)
     return grouped, support
 
 
 def test_cells_are_visited_from_near_to_far_and_empty_ones_do_not_count():
     grouped, support = line_of_cells()
-    located = ivf.locate_members(support, grouped)
+    located = ivf.locate_members(support, support.lf_classes, grouped)
     assert ivf.rank_cells(grouped, 0).tolist() == [0, 1, 2]
 
-    def seen(*min_candidates, own=range(1)):
+    def seen(*effort, own=range(1)):
         orders = [ivf.rank_cells(grouped, cell) for cell in own]
-        visited = ivf.visit(support.lf_classes, located, orders, min_candidates)
-        return [support.items[lf_class.members].tolist() for lf_class in visited]
+        visited = ivf.find_visited(located.counts > 0, orders, np.array(effort))
+        found = ivf.visit(support.lf_classes, located, visited)
+        return [support.items[lf_class.members].tolist() for lf_class in found]
 
     assert seen(1, 1) == [[1], [5]]  # the only support of LF 1 is two cells away
-    assert seen(2, None) == [[1, 3], []]
+    assert seen(2, 0) == [[1, 3], []]
     assert seen(3, 9) == [[1, 3, 5], [5]]
     assert seen(1, 1, own=range(2)) == [[1, 3], [5]]  # together they visit what one of them does
 
@@ -538,37 +540,61 @@ def test_cells_are_ranked_alike_with_more_threads(metric):
     def rank(threads):
         with threadpool_limits(threads):
             found = [ivf.measure_distances(centers.astype(np.float64), cell, metric) for cell in range(20)]
-            return np.stack(found), ivf.group_items(np.arange(1549), centers, metric).of_item
+            return np.stack(found), ivf.walk_centers(centers.astype(np.float64), metric)
 
     for one, other in zip(rank(1), rank(2), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_cells_join_until_they_have_so_many_items(monkeypatch):
-    grouped, _ = line_of_cells()
-    assert ivf.join_cells(grouped, 5) == (range(2), range(2, 3))
-    assert ivf.join_cells(grouped, 6) == (range(3),)
-    assert ivf.join_cells(grouped, 1) == (range(1), range(1, 2), range(2, 3))
-    queries = [(own, items.tolist()) for own, items in ivf.iterate_queries(grouped, (range(2), range(2, 3)), 3)]
-    assert queries == [(range(2), [0, 1, 2]), (range(2), [3]), (range(2, 3), [4, 5])]
+    sizes = np.array([2, 2, 2])
+    assert ivf.join_cells(sizes, 5) == (range(2), range(2, 3))
+    assert ivf.join_cells(sizes, 6) == (range(3),)
+    assert ivf.join_cells(sizes, 1) == (range(1), range(1, 2), range(2, 3))
+    assert ivf.join_cells(sizes[:0], 6) == ()
     monkeypatch.setattr("tasks.core.search.ivf.TOGETHER", 2)
-    assert ivf.join_cells(grouped, 6) == (range(2), range(2, 3))
+    assert ivf.join_cells(sizes, 6) == (range(2), range(2, 3))
+
+
+def test_items_that_ask_are_searched_with_their_cells():
+    grouped = replace(line_of_cells()[0], together=(range(2), range(2, 3)))
+    everybody = [(own, items.tolist()) for own, items in ivf.iterate_queries(grouped, np.ones(6, bool), 3)]
+    assert everybody == [(range(2), [0, 1, 2]), (range(2), [3]), (range(2, 3), [4, 5])]
+    some = np.array([False, True, False, True, False, False])
+    assert [(own, items.tolist()) for own, items in ivf.iterate_queries(grouped, some, 3)] == [(range(2), [1, 3])]
 
 
 def test_the_effort_is_what_the_sample_needs():
     grouped, support = line_of_cells()
-    located = ivf.locate_members(support, grouped)
+    occupied = ivf.locate_members(support, support.lf_classes, grouped).counts > 0
     # Items 0, 2, 4, whose neighbors are said to be 1, 1, 5 (LF 0) and 5, nobody, 5 (LF 1).
     position = np.array([[1, 1, 5], [5, NOBODY, 5]], np.int32)
-    joined = range(1), range(1, 2), range(2, 3)
-    need = ivf.measure_need(located, grouped, joined, np.array([0, 2, 4]), position)
-    # From cell 1, cell 0 is as near as cell 2 and comes first: it is reached after the one member of cell 1.
+    need = ivf.measure_need(occupied, grouped, np.array([0, 2, 4]), position)
+    # From cell 1, cell 0 is as near as cell 2 and comes first: it is the second.
     assert need.tolist() == [[1, 2, 1], [1, 0, 1]]
     # Together with cell 0, it is there from the start.
-    need = ivf.measure_need(located, grouped, (range(2), range(2, 3)), np.array([0, 2, 4]), position)
+    grouped = replace(grouped, together=(range(2), range(2, 3)))
+    need = ivf.measure_need(occupied, grouped, np.array([0, 2, 4]), position)
     assert need.tolist() == [[1, 1, 1], [1, 0, 1]]
-    assert ivf.choose_min_candidates(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
-    assert ivf.choose_min_candidates(np.array([0, 0]), 0.9) == 1
+    assert ivf.choose_effort(np.array([1, 5, 9, 0]), 0.3) == 5  # .65 of three is two
+    assert ivf.choose_effort(np.array([0, 0]), 0.9) == 1
+    # Between a number and its double there are four to choose from.
+    assert [ivf.choose_effort(np.array([least]), 0.9) for least in (9, 16, 17, 21, 24, 28)] == [10, 16, 20, 23, 27, 32]
+
+
+def test_a_neighbor_is_lost_where_nobody_looks():
+    grouped = line_of_cells()[0]
+    position = np.array([1, 3, 1, 5, NOBODY, 3], np.int32)
+
+    def lost(occupied, effort):
+        found = ivf.find_lost(np.array([occupied], bool), np.array([effort]), grouped, [position])
+        return [item for items, is_lost in found for item in items[is_lost[0]].tolist()]
+
+    assert lost([1, 1, 1], 3) == []
+    assert lost([1, 1, 1], 1) == [1, 2, 3, 5]  # all but item 0 have a neighbor in another cell
+    assert lost([1, 1, 1], 2) == [3]  # from cell 1, cell 0 is as near as cell 2, and comes first
+    assert lost([1, 0, 1], 2) == [1, 5]  # whose neighbor is in a cell that is said to be empty
+    assert not list(ivf.find_lost(np.ones((0, 3), bool), np.ones(0, np.int64), grouped, []))
 
 
 @settings(max_examples=60, deadline=None)
@@ -576,15 +602,18 @@ def test_the_effort_is_what_the_sample_needs():
 def test_with_all_effort_cells_change_nothing(problem, metric, seed):
     embeddings, votes, is_reference = problem
     vectors = to_index_vectors(embeddings, metric)
-    grouped = ivf.group_items(np.random.default_rng(seed).integers(0, 4, len(vectors)), vectors, metric)
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((4, vectors.shape[1]))
+    grouped = ivf.group_items(rng.integers(0, 4, len(vectors)), centers, (range(3), range(3, 4)), metric)
     lenders = np.flatnonzero(is_reference & (votes >= 0).any(axis=1))
     support = build_support(votes[lenders], lenders, vectors, metric=metric, cells=grouped.of_item)
-    located = ivf.locate_members(support, grouped)
+    located = ivf.locate_members(support, support.lf_classes, grouped)
     similarity = np.full((len(support.lf_classes), len(vectors)), np.nan, np.float32)
     position = np.full(similarity.shape, NOBODY)
-    for own, items in ivf.iterate_queries(grouped, ivf.join_cells(grouped, 7), 5):
+    for own, items in ivf.iterate_queries(grouped, np.ones(len(vectors), bool), 5):
         orders = [ivf.rank_cells(grouped, cell) for cell in own]
-        lf_classes = ivf.visit(support.lf_classes, located, orders, [10**6] * len(support.lf_classes))
+        visited = ivf.find_visited(located.counts > 0, orders, np.full(len(support.lf_classes), 10**6))
+        lf_classes = ivf.visit(support.lf_classes, located, visited)
         queries = build_queries(support.geometry, vectors[items])
         searches = plan_searches(lf_classes, (votes[items] < 0).sum(axis=0), len(items), support.factors.shape[1])
         nearest = find_neighbors(support, searches, queries, votes[items] < 0)

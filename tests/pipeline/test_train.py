@@ -15,6 +15,7 @@ from tasks.params import CertifyParams, IndexParams, Metric, SearchParams, Train
 from tasks.params_file import read_params
 from tasks.tables import schemas
 from tasks.tables.block_layout import write_layout
+from tasks.tables.centers import Centers, write_centers
 from tasks.tables.files import read_json, write_json
 from tasks.tables.muted import write_muted
 from tasks.tables.parquet import read_table, write_table
@@ -26,6 +27,7 @@ from tasks.tables.paths import (
     END_MODEL_SUMMARY,
     INDEX,
     ITEMS,
+    KEPT_CENTERS,
     METRICS,
     SHIPPED_LABELS,
     VALID_GOLD,
@@ -73,6 +75,7 @@ def write_project(root, n=240, classes=CLASSES, metric=Metric.COSINE, gold_rows=
     tables[VOTES] = (table, schemas.votes(k, table.columns))
     for path, (table, schema) in tables.items():
         write_table(root / path, table, schema)
+    write_centers(root / KEPT_CENTERS, Centers.none())
     write_no_descriptions(root)
     write_layout(root, (), {})
     write_muted(root, (), [])

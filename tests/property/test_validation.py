@@ -27,6 +27,14 @@ GOOD = {
     ),
     "embeddings": (schemas.embeddings(2), {"embedding": pl.Series([[1.0, 2.0]] * 4, dtype=pl.Array(pl.Float32, 2))}),
     "cells": (schemas.CELLS, {"cell": pl.Series([0, 1, 2, 3], dtype=pl.Int32)}),
+    "centers": (
+        schemas.centers(2),
+        {
+            "cell": pl.Series([0, 1, 2, 3], dtype=pl.Int32),
+            "center": pl.Series([[1.0, 2.0]] * 4, dtype=pl.Array(pl.Float32, 2)),
+            "items": [0, 5, 1, 2],
+        },
+    ),
     "votes": (
         schemas.votes(2, ["a", "b", "c"]),
         {lf: pl.Series([-1, 0, 1, -1], dtype=pl.Int8) for lf in ("a", "b", "c")},

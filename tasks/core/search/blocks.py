@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from tasks.core.search.exact import Nearest, find_neighbors
-from tasks.core.search.ivf import Cells, MemberCells, rank_cells, visit
+from tasks.core.search.ivf import Cells, MemberCells, find_visited, rank_cells, visit
 from tasks.core.search.on_cards import CardSearch
 from tasks.core.search.plan import Search, plan_searches
 from tasks.core.search.support import LFClass, Support, build_queries
@@ -58,23 +58,56 @@ class SamePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlierLook:
+    """A search of the same items in the same cells, some of whose members may be gone, and others added since."""
+
+    occupied: Bool
+    """(lf_classes, cells) as in `NearbyPlan`, of that search."""
+    effort: Int64
+    """(lf_classes,)"""
+    added: Sequence[LFClass]
+    """The LF classes with the added members alone."""
+    located: MemberCells
+    """Where these are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NearbyPlan:
     """A block is searched in the cells near any cell of the block."""
 
     lf_classes: Sequence[LFClass]
     located: MemberCells
+    """Where their members are."""
     cells: Cells
-    min_candidates: Sequence[int | None]
-    """Per LF class, as for `visit`."""
+    occupied: Bool
+    """(lf_classes, cells) which cells count: those with members."""
+    effort: Int64
+    """(lf_classes,) as for `find_visited`."""
     width: int
     """Columns of the support's factors."""
+    earlier: "EarlierLook | None" = None
+    """Where all that ask have looked before, and found what is known of them; they look at the others alone."""
 
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
         """The searches of the members that `visit` leaves."""
         assert block.cells is not None
         orders = [rank_cells(self.cells, cell) for cell in block.cells]
-        lf_classes = visit(self.lf_classes, self.located, orders, self.min_candidates)
+        visited = find_visited(self.occupied, orders, self.effort)
+        if self.earlier is None:
+            lf_classes = visit(self.lf_classes, self.located, visited)
+        else:
+            before = find_visited(self.earlier.occupied, orders, self.earlier.effort)
+            elsewhere = visit(self.lf_classes, self.located, visited & ~before)
+            added = visit(self.earlier.added, self.earlier.located, visited & before)
+            lf_classes = tuple(map(_join, elsewhere, added))
         return plan_searches(lf_classes, block.asking.sum(axis=0), len(block.asking), self.width)
+
+
+def _join(one: LFClass, other: LFClass) -> LFClass:
+    """`one` with the members of `other` as well, which are others, of the same LF class."""
+    members = np.concatenate([one.members, other.members])
+    order = np.argsort(members)
+    return replace(one, members=members[order], positions=np.concatenate([one.positions, other.positions])[order])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

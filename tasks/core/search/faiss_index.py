@@ -4,7 +4,7 @@ The flat index stores the vectors that search, fit and train read: unit vectors 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tasks.core.types import MetricName
 from tasks.core.unit_vectors import to_index_vectors
 
 _BLOCK = 16_384
-"""Vectors assigned to cells at a time."""
+"""Vectors looked at at a time."""
 
 _POINTS = 64
 """Items per cell that k-means sees: more hardly move the centers, and the sample stays small (n = 10^6: 128,000)."""
@@ -189,22 +189,3 @@ def find_tightest_centers(vectors: npt.NDArray[np.float32], centers: int, *, sta
     training.max_points_per_centroid, training.min_points_per_centroid = len(vectors), 1
     training.train(np.ascontiguousarray(vectors), faiss.IndexFlatL2(vectors.shape[1]))
     return faiss.vector_to_array(training.centroids).reshape(centers, vectors.shape[1])
-
-
-def assign_cells(
-    vectors: npt.NDArray[np.float32],
-    centers: npt.NDArray[np.float32],
-    *,
-    metric: MetricName,
-    advance: Callable[[int], None],
-    scale: float = 1.0,
-) -> npt.NDArray[np.int32]:
-    """The nearest of `centers` (n,) to each of `vectors` (n, d), times `scale`; `advance` counts those that are done."""
-    quantizer = _TYPES[metric](vectors.shape[1])
-    quantizer.add(centers)
-    found = np.empty(len(vectors), np.int32)
-    for start in range(0, len(vectors), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        found[part] = quantizer.search(vectors[part] * np.float32(scale), 1)[1][:, 0]
-        advance(len(found[part]))
-    return found

@@ -5,6 +5,9 @@ the same vote: what has left the support since was farther away, or as near and 
 that the support has gained can then be nearer (or as near and earlier). An item whose neighbor is gone, or that did not
 ask before, has to be searched among the whole support. What comes out is equal to a search of everything.
 
+In an approximate search it holds as well for what is nearby: an item keeps its neighbor if it still looks there (`ivf.find_lost`),
+and is compared with what the cells that it looked in have gained, and with all of those that it did not look in.
+
 Items are ordered by their ids in both runs, so that the earlier of two items is the same item in both.
 """
 

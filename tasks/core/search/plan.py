@@ -14,6 +14,9 @@ TILE = 1024
 _MEMBER_COST = 15
 """Multiply-adds in the time that reading a member's product takes (.2 ns, measured on a single core at d = 384)."""
 
+_QUERY_COST = 64
+"""Members in whose products' time a query is got ready for a search: copied, and put in 8 bits (.4 us at d = 384)."""
+
 _SEEN = 64
 """Members of an LF class after which the best product is so good that later members rarely reach it."""
 
@@ -66,9 +69,11 @@ def plan_searches(lf_classes: Sequence[LFClass], abstaining: Int64, n: int, widt
     `lf_classes` are those of a support, or the same with fewer members. The support's factors have `width` columns;
     `abstaining` (m,) counts the items, among `n`, on which each LF abstains.
     """
+    ready = _QUERY_COST * width
     per_lf = sum(abstaining[lf_class.lf] * len(lf_class.members) * (width + _MEMBER_COST) for lf_class in lf_classes)
+    per_lf += sum(abstaining[lf] for lf in {lf_class.lf for lf_class in lf_classes if len(lf_class.members)}) * ready
     rows = _unite([lf_class.members for lf_class in lf_classes])
-    union = n * (len(rows) * width + sum(len(lf_class.members) for lf_class in lf_classes) * _MEMBER_COST)
+    union = n * (len(rows) * width + sum(len(lf_class.members) for lf_class in lf_classes) * _MEMBER_COST + ready)
     return plan_per_lf(lf_classes) if per_lf <= union else plan_union(lf_classes)
 
 

@@ -4,14 +4,14 @@ Both have factors: vectors whose float32 products rank the support for a query.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tasks.core.patterns import find_patterns
 from tasks.core.search.kernels import hash_rows, measure_norms
 from tasks.core.search.products import Multiplier, prepare
-from tasks.core.types import Float32, Float64, Int64, MetricName, Votes
+from tasks.core.types import Bool, Float32, Float64, Int64, MetricName, Votes
 
 BLOCK = 4096
 """Rows hashed, compared or converted at a time when a support is built."""
@@ -30,6 +30,10 @@ class LFClass:
     """(s,) rows of the support, ascending."""
     positions: Int64
     """(s,) per member the smallest position among the items with this vector and this vote."""
+
+    def take(self, slots: Int64 | Bool | slice) -> "LFClass":
+        """The same with some members alone."""
+        return replace(self, members=self.members[slots], positions=self.positions[slots])
 
 
 @dataclass(frozen=True, kw_only=True)
