@@ -67,19 +67,22 @@ def group_by_cell(index: FlatIndex, kept: Centers, scratch: Path) -> Grouping:
 
 
 def _find(index: FlatIndex) -> Float32:
-    """As many centers as suit the items of `index`; near ones follow each other."""
+    """As many centers as suit the items of `index`, or fewer; near ones follow each other."""
     scale = find_scale(index.vectors)
     count = count_cells(len(index.vectors))
     with Progress("finding cells", total=ROUNDS) as progress:
         rounds = progress.follow(range(ROUNDS))
         found = find_centers(index.vectors, cells=count, metric=index.metric, rounds=rounds, scale=scale)
+    if index.metric == "cosine":
+        # The mean of opposite vectors has no direction; nor have the items that are left any that suits them better than another.
+        found = found[found.any(axis=1)] if found.any() else index.vectors[:1] * np.float32(scale)
     centers: Float32 = found[walk_centers(found.astype(np.float64), index.metric)] / np.float32(scale)  # a power of two
     return centers
 
 
 def _require_metric(kept: Centers, metric: MetricName) -> None:
     lengths = np.sqrt((kept.vectors.astype(np.float64) ** 2).sum(axis=1))
-    is_wrong = (np.abs(lengths - 1) > _UNIT_ERROR) & (lengths > 0)
+    is_wrong = np.abs(lengths - 1) > _UNIT_ERROR
     if metric == "cosine" and is_wrong.any():
         raise DataError(
             f"{KEPT_CENTERS}: a center has length {lengths[is_wrong][0]:.4g}, expected 1: these are no centers for "

@@ -26,7 +26,7 @@ from tasks.core.search.faiss_index import FlatIndex
 from tasks.core.search.incremental import ReusedNeighbors, mark_support, reuse_neighbors
 from tasks.core.search.ivf import Cells, choose_effort, find_lost, locate_members, measure_need
 from tasks.core.search.support import LFClass, Support, build_support
-from tasks.core.types import ABSTAIN, Bool, Int64, Votes
+from tasks.core.types import ABSTAIN, Bool, Float32, Int32, Int64, Votes
 from tasks.neighbors.cache import CACHE_KIND, CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns
 from tasks.neighbors.passes import (
@@ -229,56 +229,69 @@ def _search_approximately(
     inputs: SearchInputs, cells: Cells, L: Votes, names: Sequence[str], cache: NeighborCache, params: SearchParams
 ) -> _Searched:
     """The neighbors of LFs with the votes `L` (n, m) in an approximate index, of which the cache knows some."""
-    n, m = L.shape
     asking = L == ABSTAIN
-    lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
-    support = _build_support(inputs, lent)
+    support = _build_support(inputs, np.where(inputs.lends[:, None], L, np.int8(ABSTAIN)))
     keys = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
-    tuning, checking = _choose_samples(cache.keys)
-    sampled = np.union1d(tuning, checking)
-    exact = NeighborTable(keys, n, inputs.scratch, of=sampled)
-    task = plan_exact_task(support, support.lf_classes, asking, n)
-    title = "searching a sample exactly"
-    sample = Pass(task=task, asking=asking, blocks=cut_into_blocks(sampled), total=len(sampled), title=title)
-    compared = _search_pass(inputs, sample, exact, exact.index_rows(keys))
+    sample = _search_sample(inputs, support, asking, cache.keys)
     occupied = locate_members(support, support.lf_classes, cells).counts > 0
-    nearest = exact.position[:, np.searchsorted(sampled, tuning)]
-    need = measure_need(occupied, cells, tuning, nearest)
-    efforts = [_choose_effort(support, lf, need, occupied, params) for lf in range(m)]
+    need = measure_need(occupied, cells, sample.tuning, sample.position[:, np.isin(sample.items, sample.tuning)])
+    efforts = [_choose_effort(support, lf, need, occupied, params) for lf in range(len(names))]
     effort = np.array([efforts[lf] or 0 for lf, _ in keys], np.int64)
 
-    table = NeighborTable(keys, n, inputs.scratch)
-    is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
-    before, effort_before = np.zeros_like(occupied), np.zeros_like(effort)
-    for lf, name in enumerate(names):
-        reused, earlier = _reuse(inputs, L[:, lf], name, cache, efforts[lf])
-        is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
-        table.put(lf, reused)
-        for row, (of_lf, label) in enumerate(keys):
-            if of_lf == lf and earlier is not None and label in earlier.labels:
-                before[row] = earlier.occupied[earlier.labels.index(label)]
-                effort_before[row] = _EVERYWHERE if earlier.effort is None else earlier.effort
-    moved = np.flatnonzero(
-        (effort > 0) & (effort_before > 0) & ((effort != effort_before) | (occupied != before).any(axis=1))
+    table = NeighborTable(keys, len(L), inputs.scratch)
+    known = _reuse_nearby(inputs, cells, L, names, cache, table, occupied, efforts)
+    compared = _search_nearby(inputs, cells, support, support.lf_classes, effort, known.is_open, table)
+    added = [lf_class.take(known.is_added[lf_class.positions, lf_class.lf]) for lf_class in support.lf_classes]
+    earlier = EarlierLook(
+        occupied=known.occupied, effort=known.effort, added=added, located=locate_members(support, added, cells)
     )
-    for items, is_lost in find_lost(occupied[moved], effort[moved], cells, [table.position[row] for row in moved]):
-        for row, lost in zip(moved.tolist(), is_lost, strict=True):
-            is_open[items[lost], keys[row][0]] = True
-    for lf in range(m):
-        table.forget(lf, is_open[:, lf])
-    compared += _search_nearby(inputs, cells, support, support.lf_classes, effort, is_open, table)
-    added = [lf_class.take(is_added[lf_class.positions, lf_class.lf]) for lf_class in support.lf_classes]
-    located = locate_members(support, added, cells)
-    earlier_look = EarlierLook(occupied=before, effort=effort_before, added=added, located=located)
-    compared += _search_nearby(inputs, cells, support, added, effort, asking & ~is_open, table, earlier_look)
-    columns = np.searchsorted(sampled, checking)
-    checked = exact.position[:, columns] != NOBODY
-    right = checked & (table.similarity[:, checking] == exact.similarity[:, columns])
+    compared += _search_nearby(inputs, cells, support, added, effort, asking & ~known.is_open, table, earlier)
+
+    columns = np.isin(sample.items, sample.checking)
+    checked = sample.position[:, columns] != NOBODY
+    right = checked & (table.similarity[:, sample.checking] == sample.similarity[:, columns])
     found = []
     for lf, chosen in enumerate(efforts):
         rows = table.find_rows(lf)
         found.append(table.take(lf, occupied, chosen, int(checked[rows].sum()), int(right[rows].sum())))
-    return _Searched(columns=found, compared=compared)
+    return _Searched(columns=found, compared=sample.compared + compared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """Items that were searched exactly."""
+
+    items: Int64
+    """(s,) their positions, ascending."""
+    tuning: Int64
+    """Those of them on which efforts are chosen, ascending."""
+    checking: Int64
+    """Those of them on which recall is measured, ascending."""
+    similarity: Float32
+    """(LF classes, s)"""
+    position: Int32
+    """(LF classes, s)"""
+    compared: int
+
+
+def _search_sample(inputs: SearchInputs, support: Support, asking: Bool, keys: Keys) -> _Sample:
+    """The neighbors in `support` of a sample of the items that ask (n, m)."""
+    tuning, checking = _choose_samples(keys)
+    items = np.union1d(tuning, checking)
+    lf_classes = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
+    table = NeighborTable(lf_classes, len(asking), inputs.scratch, of=items)
+    task = plan_exact_task(support, support.lf_classes, asking, len(asking))
+    title = "searching a sample exactly"
+    work = Pass(task=task, asking=asking, blocks=cut_into_blocks(items), total=len(items), title=title)
+    compared = _search_pass(inputs, work, table, table.index_rows(lf_classes))
+    return _Sample(
+        items=items,
+        tuning=tuning,
+        checking=checking,
+        similarity=table.similarity,
+        position=table.position,
+        compared=compared,
+    )
 
 
 def _choose_samples(keys: Keys) -> tuple[Int64, Int64]:
@@ -289,6 +302,58 @@ def _choose_samples(keys: Keys) -> tuple[Int64, Int64]:
     # Of few items the second sample is all of them, since no other would be left.
     checking = np.sort(shuffled[SAMPLE : 2 * SAMPLE] if len(keys) >= 2 * SAMPLE else shuffled)
     return tuning, checking
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KnownNearby:
+    """What earlier searches tell about this one."""
+
+    is_open: Bool
+    """(n, m) the items to be searched wherever they look."""
+    is_added: Bool
+    """(n, m) the members that the support has gained."""
+    occupied: Bool
+    """(LF classes, cells) where members were, of which others know."""
+    effort: Int64
+    """(LF classes,) in how many of these cells the others have looked; 0 where nothing is known."""
+
+
+def _reuse_nearby(
+    inputs: SearchInputs,
+    cells: Cells,
+    L: Votes,
+    names: Sequence[str],
+    cache: NeighborCache,
+    table: NeighborTable,
+    occupied: Bool,
+    efforts: Sequence[int | None],
+) -> _KnownNearby:
+    """What the cache knows of LFs with the votes `L` (n, m) is put into `table`, as far as it is where items look now.
+
+    `occupied` (rows of `table`, cells) and `efforts` (m,) are those of this search.
+    """
+    is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
+    before, effort_before = np.zeros_like(occupied), np.zeros(len(occupied), np.int64)
+    moved, lf_of_row = [], np.empty(len(occupied), np.int64)
+    for lf, (name, effort) in enumerate(zip(names, efforts, strict=True)):
+        reused, earlier = _reuse(inputs, L[:, lf], name, cache, effort)
+        is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
+        table.put(lf, reused)
+        rows = table.find_rows(lf)
+        lf_of_row[rows] = lf
+        for row, label in zip(range(rows.start, rows.stop), reused.labels, strict=True):
+            if earlier is not None and label in earlier.labels:
+                before[row] = earlier.occupied[earlier.labels.index(label)]
+                effort_before[row] = _EVERYWHERE if earlier.effort is None else earlier.effort
+                if effort is not None and (effort != earlier.effort or (occupied[row] != before[row]).any()):
+                    moved.append(row)
+    look = np.array([efforts[lf] or 0 for lf in lf_of_row[moved]], np.int64)
+    for items, is_lost in find_lost(occupied[moved], look, cells, [table.position[row] for row in moved]):
+        for row, lost in zip(moved, is_lost, strict=True):
+            is_open[items[lost], lf_of_row[row]] = True
+    for lf in range(len(names)):
+        table.forget(lf, is_open[:, lf])
+    return _KnownNearby(is_open=is_open, is_added=is_added, occupied=before, effort=effort_before)
 
 
 def _search_nearby(

@@ -162,7 +162,7 @@ def test_drawn_tasks_have_the_coverage_and_precision_that_they_say(tmp_path: Pat
 def test_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search.main(["--size", "small", "--json", str(tmp_path / "out.json")]) == 0
     results = json.loads((tmp_path / "out.json").read_text())
-    assert [(one["n"], one["m"], one["strategy"]) for one in results["exact"]] == [(400, 3, "per LF")]
+    assert [(one["n"], one["m"], one["strategy"]) for one in results["exact"]] == [(400, 3, "union")]
     assert list(results["repeat"]) == ["all", "one LF edited", "none edited"]
     assert results["growth"] == []
     assert len(capsys.readouterr().out.splitlines()) == 3

@@ -184,6 +184,20 @@ def test_centers_of_another_metric_are_refused(tmp_path):
     assert not (tmp_path / INDEX).exists()
 
 
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("vectors", [[[1, 0], [-1, 0]] * 20, [[1, 0], [-1, 0], [0, 1], [0, -1]] * 40, [[3, 4]] * 200])
+def test_items_that_are_opposite_or_equal_have_cells(tmp_path, metric, vectors):
+    votes = np.where(np.arange(len(vectors)) % 3, -1, np.arange(len(vectors)) % 2)[:, None]
+    write_project(tmp_path, vectors=vectors, votes=votes, splits=["train"] * len(vectors))
+    index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF, metric=metric))
+    search.run(tmp_path, CLASSES, SearchParams())
+    cells = pl.read_parquet(tmp_path / CELLS)["cell"].to_numpy()
+    for vector in np.unique(vectors, axis=0):
+        assert len(set(cells[(np.array(vectors) == vector).all(axis=1)])) == 1
+    centers = pl.read_parquet(tmp_path / CENTERS)["center"].to_numpy()
+    assert metric is Metric.L2 or np.abs(np.linalg.norm(centers, axis=1) - 1).max() < 1e-6
+
+
 def test_an_approximate_index_of_nothing_is_empty(tmp_path):
     write_project(tmp_path, vectors=np.empty((0, 3)), votes=np.empty((0, 1)), splits=[])
     index.run(tmp_path, CLASSES, IndexParams(kind=IndexKind.IVF))

@@ -218,19 +218,21 @@ def test_thousands_of_duplicates_lend_the_smallest_id():
 
 def test_the_cheaper_strategy_is_chosen():
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((400, 64)).astype(np.float32)
+    vectors = rng.standard_normal((1600, 64)).astype(np.float32)
 
     def chosen(votes):
         lenders = np.flatnonzero((votes >= 0).any(axis=1))
         support = build_support(votes[lenders], lenders, normalize(vectors), metric="cosine")
-        return plan_searches(support.lf_classes, (votes < 0).sum(axis=0), 400, 64)
+        return plan_searches(support.lf_classes, (votes < 0).sum(axis=0), len(votes), 64)
 
-    disjoint = np.full((400, 4), -1, np.int8)
-    disjoint[np.arange(400), np.arange(400) % 4] = 0  # 4 x 300 x 100 products against 400 x 400
+    disjoint = np.full((1600, 4), -1, np.int8)
+    disjoint[np.arange(1600), np.arange(1600) % 4] = 0  # 4 x 1200 x 400 products against 1600 x 1600
     assert len(chosen(disjoint)) == 4
-    shared = np.full((400, 4), -1, np.int8)
-    shared[:100] = 0  # 4 x 300 x 100 products against 400 x 100
+    shared = np.full((1600, 4), -1, np.int8)
+    shared[:400] = 0  # 4 x 1200 x 400 products against 1600 x 400
     assert len(chosen(shared)) == 1
+    # 4 x 300 x 100 products against 400 x 400, but an item is got ready once, and not for each LF.
+    assert len(chosen(disjoint[:400])) == 1
 
 
 def test_both_ways_to_multiply_take_turns_on_few_queries_and_the_faster_goes_on():

@@ -37,6 +37,8 @@ class PreviousNeighbors:
 class ReusedNeighbors:
     """One LF's neighbors as far as they are known, of n items, for each of the c classes in its support."""
 
+    labels: tuple[int, ...]
+    """The classes, ascending."""
     similarity: Float32
     """(c, n) NaN where nothing is known."""
     position: Int32
@@ -71,7 +73,9 @@ def reuse_neighbors(
     similarity, position = np.full((len(labels), n), np.nan, np.float32), np.full((len(labels), n), NOBODY, np.int32)
     asks = support == ABSTAIN
     if previous is None or row is None:
-        return ReusedNeighbors(similarity=similarity, position=position, is_open=asks, is_added=np.zeros(n, bool))
+        return ReusedNeighbors(
+            labels=labels, similarity=similarity, position=position, is_open=asks, is_added=np.zeros(n, bool)
+        )
     was_there = row >= 0
     before = np.where(was_there, previous.support[row], np.int8(-2)) if len(previous.support) else np.full(n, -2)
     is_known = asks & (before == ABSTAIN)
@@ -90,5 +94,9 @@ def reuse_neighbors(
         position[index, known] = neighbor
     similarity[:, is_open], position[:, is_open] = np.nan, NOBODY
     return ReusedNeighbors(
-        similarity=similarity, position=position, is_open=is_open, is_added=(support >= 0) & (before != support)
+        labels=labels,
+        similarity=similarity,
+        position=position,
+        is_open=is_open,
+        is_added=(support >= 0) & (before != support),
     )
