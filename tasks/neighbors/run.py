@@ -6,8 +6,7 @@ centers are not kept (`ingest.centers`) is another one when an embedding changes
 everything is searched again.
 
 In an approximate index, the number of cells that each LF looks in is chosen on a sample of items that are searched exactly as
-well, and the recall is measured on another sample. A hash chooses the samples, so that what is new hardly changes them; an LF
-for which another number is chosen nonetheless is searched again.
+well, and the recall is measured on another sample. A hash chooses the samples, so that what is new hardly changes them.
 """
 
 from collections.abc import Sequence
