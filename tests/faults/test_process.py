@@ -13,13 +13,15 @@ from processes import wait_until_dead
 from flows.runner.process import Commands, CommandStoppedError, CommandTimeoutError, Line, Stream, make_environment
 
 # A shell that starts a child, which starts a grandchild that ignores SIGTERM's default politeness by having a parent
-# that is gone; each writes its process id.
+# that is gone; each writes its process id, in one piece: `print` writes the end of the line by itself if PYTHONUNBUFFERED
+# is set, and all three write to the same pipe.
 TREE = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"])
+own_id = "import os; os.write(1, f'{os.getpid()}{os.linesep}'.encode())"
+child = subprocess.Popen([sys.executable, "-c", own_id + "; import time; time.sleep(600)"])
 orphan = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!"])
 orphan.wait()
-print(os.getpid(), flush=True)
+exec(own_id)
 time.sleep(600)
 """
 
