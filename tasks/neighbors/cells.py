@@ -52,18 +52,18 @@ def group_by_cell(index: FlatIndex, kept: Centers, scratch: Path) -> Grouping:
     DataError
         The kept centers are those of another metric.
     """
-    if len(kept.vectors):
+    is_kept = len(kept.vectors) > 0
+    if is_kept:
         _require_metric(kept, index.metric)
-        of_item = _assign(index, kept.vectors, scratch)
-        sizes = np.bincount(of_item, minlength=len(kept.vectors))
-        return Grouping(
-            centers=kept, of_item=of_item, imbalance=_measure_imbalance(sizes), misfit=_describe_misfit(sizes, kept)
-        )
-    vectors = _find(index)
+    vectors = kept.vectors if is_kept else _find(index)
     of_item = _assign(index, vectors, scratch)
     sizes = np.bincount(of_item, minlength=len(vectors))
-    centers = Centers(vectors=vectors, items=sizes)
-    return Grouping(centers=centers, of_item=of_item, imbalance=_measure_imbalance(sizes), misfit=None)
+    return Grouping(
+        centers=kept if is_kept else Centers(vectors=vectors, items=sizes),
+        of_item=of_item,
+        imbalance=_measure_imbalance(sizes),
+        misfit=_describe_misfit(sizes, kept) if is_kept else None,
+    )
 
 
 def _find(index: FlatIndex) -> Float32:

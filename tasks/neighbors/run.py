@@ -376,7 +376,9 @@ def _search_nearby(
         title = "searching approximately" if earlier is None else "searching what is new nearby"
         work = plan_nearby_pass(cells, support, effort, nearby, title, earlier)
         compared += _search_pass(inputs, work, table, rows)
-    rest = [lf_class.take(slice(0 if near else None)) for lf_class, near in zip(lf_classes, effort > 0, strict=True)]
+    rest = [
+        lf_class.take(slice(0)) if near else lf_class for lf_class, near in zip(lf_classes, effort > 0, strict=True)
+    ]
     everywhere = asking & np.isin(
         np.arange(asking.shape[1]), [lf_class.lf for lf_class in rest if len(lf_class.members)]
     )
