@@ -130,11 +130,7 @@ def read_cells(root: Path, items: pl.DataFrame, description: IndexDescription) -
         The table is missing, damaged, that of another index, or about other items.
     """
     path = root / CELLS
-    if hash_file(path) != description.cells_sha256:
-        raise DataError(
-            f"{path} is not the file that {INDEX_DESCRIPTION} describes. "
-            f"Run 'dvc checkout {CELLS}' or 'dvc repro -f index'."
-        )
+    _require_described(root, CELLS, description.cells_sha256)
     table = read_table(path, schemas.CELLS)
     require_same_items(root / ITEMS, items, path, table)
     return table["cell"]
@@ -148,13 +144,17 @@ def read_index_centers(root: Path, description: IndexDescription) -> Centers:
     DataError
         The table is missing, damaged or that of another index.
     """
-    path = root / CENTERS
-    if hash_file(path) != description.centers_sha256:
+    _require_described(root, CENTERS, description.centers_sha256)
+    return read_centers(root / CENTERS)
+
+
+def _require_described(root: Path, name: Path, sha256: str) -> None:
+    """Refuse a file of the index, `name` below `root`, with another hash than `sha256`."""
+    if hash_file(root / name) != sha256:
         raise DataError(
-            f"{path} is not the file that {INDEX_DESCRIPTION} describes. "
-            f"Run 'dvc checkout {CENTERS}' or 'dvc repro -f index'."
+            f"{root / name} is not the file that {INDEX_DESCRIPTION} describes. "
+            f"Run 'dvc checkout {name}' or 'dvc repro -f index'."
         )
-    return read_centers(path)
 
 
 def hash_file(path: Path) -> str:

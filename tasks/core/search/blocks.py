@@ -85,7 +85,7 @@ class NearbyPlan:
     """(lf_classes,) as for `find_visited`."""
     width: int
     """Columns of the support's factors."""
-    earlier: "EarlierLook | None" = None
+    earlier: EarlierLook | None = None
     """Where all that ask have looked before, and found what is known of them; they look at the others alone."""
 
     def choose(self, block: QueryBlock) -> tuple[Search, ...]:
