@@ -58,9 +58,9 @@ from tasks.report.rounding import round_table
 from tasks.report.summary import render_summary
 from tasks.tables import schemas
 from tasks.tables.files import read_csv, read_json, write_csv, write_json, write_text
-from tasks.tables.label_matrix import encode_split, read_all_gold, to_matrix
-from tasks.tables.muted import mute_matrix, read_muted
-from tasks.tables.parquet import BYTES_AT_ONCE, ROW_GROUP, read_batches, read_schema, read_table, read_votes
+from tasks.tables.label_matrix import encode_split, find_covered, read_all_gold, read_counted_votes, read_vote_matrix
+from tasks.tables.muted import read_muted
+from tasks.tables.parquet import ROW_GROUP, read_of_items, read_schema, read_table
 from tasks.tables.paths import (
     DESCRIPTIONS_SUMMARY,
     EMBEDDING_FITNESS,
@@ -85,7 +85,6 @@ from tasks.tables.paths import (
 )
 from tasks.tables.quarantine import describe_quarantine, read_quarantine
 from tasks.tables.scratch import open_scratch
-from tasks.tables.validation import require_same_items
 
 EVIDENCE = (Split.TEST, Split.VALID, Split.TRAIN)
 """Splits from the best evidence to the weakest: valid gold may have chosen params, and train items lend votes to others."""
@@ -185,9 +184,10 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     if set(read_schema(root / EXTENDED_VOTES)) != {ITEM_ID, *lfs}:
         raise DataError(f"{root / EXTENDED_VOTES}: other labeling functions than in {root / VOTES}. Run 'dvc repro'.")
     muted = read_muted(root)
-    cast = _read_matrix(root, items, VOTES, lfs, k)
-    original = mute_matrix(cast, lfs, muted)
-    extended = _read_matrix(root, items, EXTENDED_VOTES, lfs, k)
+    scratch = (root / REPORT).parent
+    cast = read_vote_matrix(root, items, VOTES, k, scratch).votes
+    original = read_counted_votes(root, items, k, scratch).votes if muted else cast
+    extended = read_vote_matrix(root, items, EXTENDED_VOTES, k, scratch, lfs).votes
     known = read_all_gold(root, items, k)
     items = items.select(ITEM_ID)
     judged = np.flatnonzero(known.classes != ABSTAIN)
@@ -236,8 +236,8 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     if summary["lf"].to_list() != list(lfs) or summary.select("overlaps", "conflicts").null_count().sum_horizontal()[0]:
         raise DataError(f"{root / LF_SUMMARY}: not what apply writes. Run 'dvc repro apply'.")
     if same:
-        for start, batch in _read_probabilities(root, items, predictions[shipped], [shipped], k):
-            labels.P[start : start + len(batch[shipped])] = batch[shipped]
+        for part, batch in _read_probabilities(root, items, predictions[shipped], [shipped], k):
+            labels.P[part] = batch[shipped]
     picked, confidence = np.empty(items.height, np.int8), np.empty(items.height)
     for start in range(0, items.height, ROW_GROUP):
         P = labels.P[start : start + ROW_GROUP]
@@ -280,7 +280,7 @@ def evaluate(inputs: Inputs, classes: tuple[str, ...], params: EvaluateParams) -
     """The evaluation of `inputs`: scores, intervals, strata, coverage and the table of LFs."""
     k = len(classes)
     splits = [split for split in EVIDENCE if inputs.is_judging(split).any()]
-    covered, reached = _find_covered(inputs.original), _find_covered(inputs.extended)
+    covered, reached = find_covered(inputs.original), find_covered(inputs.extended)
     with Progress("resampling", total=len(splits) * WHOLE) as progress:
         results = [_evaluate_split(inputs, split, covered, reached, params, progress.advance) for split in splits]
     confusion = None
@@ -380,38 +380,16 @@ class _Labels:
     P: Float64
 
 
-def _read_matrix(root: Path, items: pl.DataFrame, path: Path, lfs: tuple[str, ...], k: int) -> Votes:
-    """The votes (n, m) of `lfs` at `path` below `root`."""
-    votes = read_votes(root / path, k)
-    require_same_items(root / ITEMS, items, root / path, votes)
-    return to_matrix(votes.select(ITEM_ID, *lfs))
-
-
 def _read_labels(root: Path, items: pl.DataFrame, classes: tuple[str, ...]) -> _Labels:
     """The shipped labels of `items`."""
     position = {name: number for number, name in enumerate(classes)}
     shares = [schemas.probability_column(name) for name in classes]
-    scratch = open_scratch((root / REPORT).parent, (items.height, 2 * len(classes)))
-    labels = _Labels(position=np.empty(items.height, np.int8), P=np.asarray(scratch).view(np.float64))
-    for start, batch in _read_in_order(root, items, SHIPPED_LABELS, schemas.end_labels(classes)):
-        part = slice(start, start + batch.height)
+    P = open_scratch((root / REPORT).parent, (items.height, len(classes)), np.float64)
+    labels = _Labels(position=np.empty(items.height, np.int8), P=P)
+    for part, batch in read_of_items(root, items, SHIPPED_LABELS, schemas.end_labels(classes)):
         labels.P[part] = batch.select(shares).to_numpy()
         labels.position[part] = batch["label"].replace_strict(position, return_dtype=pl.Int8).to_numpy()
     return labels
-
-
-def _read_in_order(
-    root: Path, items: pl.DataFrame, path: Path, schema: schemas.TableSchema, columns: list[str] | None = None
-) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The table at `path` below `root` part by part, each with its first row among `items`, which it holds exactly."""
-    ids, start = items[ITEM_ID], 0
-    for batch in read_batches(root / path, schema, columns, size=BYTES_AT_ONCE):
-        if not batch[ITEM_ID].equals(ids[start : start + batch.height]):
-            break
-        yield start, batch
-        start += batch.height
-    if start < len(ids) or (batch.height and batch[ITEM_ID][-1] != ids[start - 1]):
-        require_same_items(root / ITEMS, items, root / path, read_table(root / path, schema, [ITEM_ID]))
 
 
 def _find_predictions(root: Path, k: int) -> dict[str, Path]:
@@ -432,12 +410,12 @@ def _find_predictions(root: Path, k: int) -> dict[str, Path]:
 
 def _read_probabilities(
     root: Path, items: pl.DataFrame, path: Path, methods: Sequence[str], k: int
-) -> Iterator[tuple[int, dict[str, Float64]]]:
-    """The probabilities (b, k) of `methods` part by part, each with its first row among `items`."""
+) -> Iterator[tuple[slice, dict[str, Float64]]]:
+    """The probabilities (b, k) of `methods` part by part, each with its rows among `items`."""
     columns = {method: [f"{method}/{label}" for label in range(k)] for method in methods}
     schema = schemas.predictions(k, read_schema(root / path))
-    for start, batch in _read_in_order(root, items, path, schema, [ITEM_ID, *itertools.chain(*columns.values())]):
-        yield start, {method: batch.select(names).to_numpy() for method, names in columns.items()}
+    for part, batch in read_of_items(root, items, path, schema, [ITEM_ID, *itertools.chain(*columns.values())]):
+        yield part, {method: batch.select(names).to_numpy() for method, names in columns.items()}
 
 
 def _read_judged(
@@ -447,13 +425,12 @@ def _read_judged(
     k = shipped.shape[1]
     taken: dict[str, Float64] = {method: np.empty((len(judged), k)) for method in methods}
     others: set[str] = set()
-    for start, batch in _read_probabilities(root, items, path, methods, k):
-        stop = start + len(batch[methods[0]])
-        low, high = np.searchsorted(judged, [start, stop])
-        rows = is_alike[start:stop]
-        expected = shipped[start:stop][rows]
+    for part, batch in _read_probabilities(root, items, path, methods, k):
+        low, high = np.searchsorted(judged, [part.start, part.stop])
+        rows = is_alike[part]
+        expected = shipped[part][rows]
         for method, P in batch.items():
-            taken[method][low:high] = P[judged[low:high] - start]
+            taken[method][low:high] = P[judged[low:high] - part.start]
             if method not in others and not np.allclose(P[rows], expected, rtol=0, atol=TIE):
                 others.add(method)
     return taken, others
@@ -516,14 +493,6 @@ def _count_coverage(name: str, rows: Bool, covered: Bool, reached: Bool) -> Cove
         original=int((rows & covered).sum()),
         extended_only=int((rows & reached & ~covered).sum()),
     )
-
-
-def _find_covered(L: Votes) -> Bool:
-    """Whether any LF votes on each row, (n,)."""
-    covered = np.zeros(len(L), np.bool_)
-    for column in L.T:
-        covered |= column != ABSTAIN
-    return covered
 
 
 def _describe_gold(inputs: Inputs) -> str:

@@ -49,9 +49,9 @@ from tasks.report.lf_harm import describe_harm
 from tasks.report.rounding import round_number
 from tasks.tables import schemas
 from tasks.tables.files import write_json
-from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
+from tasks.tables.label_matrix import find_covered, find_gold_rows, read_counted_votes, read_gold
 from tasks.tables.lf_columns import StoredColumns
-from tasks.tables.muted import read_counted_votes, read_muted
+from tasks.tables.muted import read_muted
 from tasks.tables.neighbor_columns import find_neighbor_columns
 from tasks.tables.parquet import cut_rows, read_table, write_batches
 from tasks.tables.paths import (
@@ -70,7 +70,6 @@ from tasks.tables.saved_model import Method, SavedModel, write_model
 from tasks.tables.scaled_embeddings import ScaledEmbeddings, read_scaled_embeddings
 from tasks.tables.schemas import probability_column
 from tasks.tables.scratch import open_scratch
-from tasks.tables.validation import require_same_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +153,15 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     tables = (_tabulate_labels(inputs, fitted, certificate, classes, rows) for rows in cut_rows(inputs.items.height))
     held_out = _hold_out(inputs, nearvote, end, k, params.seed)
     write_batches(root / SHIPPED_LABELS, tables, schemas.end_labels(classes))
-    write_predictions(root / OWN_PROBABILITIES, inputs.items, {"own": fitted.own})
-    write_predictions(root / END_MODEL_PREDICTIONS, inputs.items, methods, held_out)
+    write_predictions(root / OWN_PROBABILITIES, inputs.items, k, ["own"], lambda rows: {"own": fitted.own[rows]})
+    write_predictions(
+        root / END_MODEL_PREDICTIONS,
+        inputs.items,
+        k,
+        list(methods),
+        lambda rows: {name: P[rows] for name, P in methods.items()},
+        held_out,
+    )
     description = tabulate_end_model(
         shipped,
         inputs.gold,
@@ -257,7 +263,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
 
 def _open_scratch(root: Path, shape: tuple[int, int]) -> Float64:
     """Return zeros (n, k) in a file without a name."""
-    return open_scratch((root / END_MODEL_SUMMARY).parent, (shape[0], 2 * shape[1])).view(np.float64)
+    return open_scratch((root / END_MODEL_SUMMARY).parent, shape, np.float64)
 
 
 def fit_labels(
@@ -331,10 +337,9 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         A table is missing or damaged, tables hold different items, or no LF votes on any item.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
-    table = read_counted_votes(root, k)
-    require_same_items(root / ITEMS, items, root / VOTES, table)
-    votes = to_matrix(table)
-    if not (votes != ABSTAIN).any():
+    counted = read_counted_votes(root, items, k, (root / END_MODEL_SUMMARY).parent)
+    votes = counted.votes
+    if not find_covered(votes).any():
         raise DataError(
             f"{root / VOTES}: none of the {votes.shape[1]} labeling functions votes on any of the {len(votes):,} "
             "items, so there is nothing to learn from. Check the labeling functions, then run 'dvc repro apply'."
@@ -343,7 +348,7 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
     judges = known if len(known.rows) else None
     return Inputs(
         items=items,
-        lfs=tuple(name for name in table.columns if name != ITEM_ID),
+        lfs=counted.lfs,
         muted=read_muted(root),
         votes=votes,
         points=read_scaled_embeddings(root, items, (root / END_MODEL_SUMMARY).parent),

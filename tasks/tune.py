@@ -36,11 +36,11 @@ from tasks.report.embedding_check import check_embedding
 from tasks.tables import schemas
 from tasks.tables.files import write_csv, write_json
 from tasks.tables.index_file import read_description
-from tasks.tables.label_matrix import read_gold, to_matrix
-from tasks.tables.muted import read_counted_votes, read_muted
+from tasks.tables.label_matrix import read_counted_votes, read_gold
+from tasks.tables.muted import read_muted
 from tasks.tables.neighbor_columns import NeighborColumnNames, find_neighbor_columns, to_neighbors
 from tasks.tables.parquet import read_batches, read_table
-from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS, VOTES
+from tasks.tables.paths import ITEMS, NEIGHBORS, THRESHOLD_CURVES, THRESHOLDS
 from tasks.tables.scratch import open_scratch
 from tasks.tables.thresholds import Thresholds
 from tasks.tables.validation import require_same_items
@@ -112,18 +112,16 @@ def run(root: Path, classes: tuple[str, ...], params: TuneParams) -> None:
     DataError
         A table is missing or damaged, or the tables are about different items or LFs.
     """
-    votes = read_counted_votes(root, len(classes))
-    lfs = [name for name in votes.columns if name != ITEM_ID]
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
-    require_same_items(root / ITEMS, items, root / VOTES, votes)
+    counted = read_counted_votes(root, items, len(classes), (root / THRESHOLDS).parent)
+    lfs, L = list(counted.lfs), counted.votes
     labels = read_gold(root, items, len(classes))
     metric = read_description(root).metric
-    L = to_matrix(votes)
     for sentence in check_embedding(root, items, L, labels, len(classes), metric):
         print(f"tune: {sentence}", file=sys.stderr)
     pairs = find_neighbor_columns(root / NEIGHBORS, lfs, read_muted(root))
     inputs = Inputs(lfs=lfs, L=L, labels=labels, k=len(classes), metric=metric)
-    nearest = np.asarray(open_scratch((root / THRESHOLDS).parent, (len(lfs), items.height)))
+    nearest = open_scratch((root / THRESHOLDS).parent, (len(lfs), items.height), np.float32)
     chosen = choose(inputs, params, lambda rows: _read_rows(root, items, pairs, rows, nearest))
     found, judged, columns = chosen.thresholds, chosen.tuning_set.judged, chosen.tuning_set.column.tolist()
     candidates = [chosen.candidates[column] for column in columns]

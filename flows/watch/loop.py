@@ -30,6 +30,7 @@ from tasks.core.types import ITEM_ID
 from tasks.errors import EpoxyError
 from tasks.params import Params
 from tasks.tables import schemas
+from tasks.tables.label_matrix import find_gold_rows
 from tasks.tables.parquet import read_schema, read_table
 from tasks.tables.paths import END_MODEL_PREDICTIONS, LABEL_MODEL_LABELS, LABEL_MODEL_PREDICTIONS, SHIPPED_LABELS
 
@@ -142,13 +143,14 @@ class Loop:
         table = read_table(path, schemas.predictions(k, read_schema(path)))
         known = {score.method for score in result.scores}
         methods = {name.rpartition("/")[0]: None for name in table.columns if name != ITEM_ID}
+        gold = find_gold_rows(result.data.labels)
         return score_methods(
             {
-                method: table.select(f"{method}/{label}" for label in range(k)).to_numpy()
+                method: table.select(f"{method}/{label}" for label in range(k)).to_numpy()[gold.rows]
                 for method in methods
                 if method not in known
             },
-            result.data,
+            gold.classes,
         )
 
 

@@ -25,14 +25,14 @@ from tasks import apply, extend, fit, search, tune
 from tasks.cache.store import FOLDER, identify
 from tasks.core import metrics
 from tasks.core.extension import Neighbors
-from tasks.core.types import ABSTAIN, ITEM_ID
+from tasks.core.types import ITEM_ID, Float64, Int64
 from tasks.errors import EpoxyError
 from tasks.neighbors.run import SearchInputs, SearchResult, search_items
 from tasks.params import Params
 from tasks.params_file import FILE, read_params
 from tasks.tables import schemas
 from tasks.tables.files import read_csv
-from tasks.tables.label_matrix import read_gold, to_matrix
+from tasks.tables.label_matrix import find_gold_rows, read_gold, to_matrix
 from tasks.tables.muted import mute
 from tasks.tables.parquet import count_rows, read_table, read_votes
 from tasks.tables.paths import INDEX, ITEMS, LF_FAILURES, LF_SUMMARY, VALID_GOLD
@@ -245,14 +245,19 @@ class Session:
     def _label(
         self, data: Data, votes: pl.DataFrame, extended: pl.DataFrame, classes: tuple[str, ...], params: Params
     ) -> _Labels:
-        inputs = fit.join_inputs(data.items, data.labels, votes, extended)
+        inputs = fit.make_inputs(
+            data.items, data.labels, tuple(votes.columns[1:]), to_matrix(votes), to_matrix(extended)
+        )
+        gold = find_gold_rows(data.labels)
         # Its matrix products are small: waiting for a second thread costs more than it gains, much more on a busy machine.
         with self._threads.limit(limits=1, user_api="blas"):
             labeled = fit.label_items(inputs, classes, params.fit)
         return _Labels(
             labeled=labeled,
             labels=fit.tabulate_labels(inputs, labeled, classes),
-            scores=score_methods(fit.collect_methods(inputs, labeled), data),
+            scores=score_methods(
+                fit.predict_rows(inputs, fit.collect_methods(inputs, labeled), gold.rows), gold.classes
+            ),
         )
 
     @contextmanager
@@ -265,11 +270,9 @@ class Session:
             raise type(error)(message) from None
 
 
-def score_methods(methods: Mapping[str, npt.NDArray[np.float64]], data: Data) -> tuple[Score, ...]:
-    """How good methods, by name (n, k), are on valid gold, the way the report counts."""
-    rows = np.flatnonzero(data.labels != ABSTAIN)
-    gold = data.labels[rows].astype(np.int64)
-    found = {method: metrics.score(P[rows], gold) for method, P in methods.items()}
+def score_methods(methods: Mapping[str, Float64], gold: Int64) -> tuple[Score, ...]:
+    """How good methods are, by name (g, k), on items of these `gold` classes (g,), the way the report counts."""
+    found = {method: metrics.score(P, gold) for method, P in methods.items()}
     return tuple(Score(method=name, accuracy=score.accuracy, macro_f1=score.macro_f1) for name, score in found.items())
 
 

@@ -1,5 +1,10 @@
-"""Rows of votes grouped by what they say: items that got the same votes get the same label, so work once per pattern."""
+"""Rows of votes grouped by what they say: items that got the same votes get the same label, so work once per pattern.
 
+How often each pattern occurs is all that a label model needs of the rows that it is fitted on, and can be counted a part of them at
+a time.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -23,16 +28,27 @@ class Patterns:
     votes: npt.NDArray[np.int8]
     """(m, u): one column per pattern, so that the votes of one LF lie side by side."""
     counts: npt.NDArray[np.int64]
-    """(u,): how many rows show it."""
+    """(u,): how many items show it."""
     inverse: npt.NDArray[np.intp]
     """(n,): the pattern of each row."""
 
 
-def find_patterns(votes: npt.NDArray[np.int8]) -> Patterns:
+@dataclass(frozen=True, kw_only=True)
+class CountedVotes:
+    """Rows of votes, each of which stands for one item or for many with the same votes."""
+
+    votes: npt.NDArray[np.int8]
+    """(u, m)"""
+    items: npt.NDArray[np.int64]
+    """(u,): how many items each row stands for."""
+
+
+def find_patterns(votes: npt.NDArray[np.int8], items: npt.NDArray[np.int64] | None = None) -> Patterns:
     """Return the distinct rows of `votes` (n, m) in an order that depends on their content alone, not on the order of rows.
 
     Sorts one 64-bit hash per row and then proves on the rows themselves that no two patterns share a hash, so the
-    result is exact; the cost is linear in the votes, and one sort of n numbers.
+    result is exact; the cost is linear in the votes, and one sort of n numbers. `items` (n,) says how many items a row stands for;
+    None: one each.
 
     >>> find_patterns(np.array([[0, -1], [1, 1], [0, -1]], dtype=np.int8)).counts.tolist()
     [2, 1]
@@ -48,9 +64,42 @@ def find_patterns(votes: npt.NDArray[np.int8]) -> Patterns:
             break
     return Patterns(
         votes=np.ascontiguousarray(votes[first].T),
-        counts=np.bincount(inverse, minlength=len(first)),
+        counts=np.bincount(inverse, minlength=len(first)) if items is None else _add_up(items, inverse, len(first)),
         inverse=inverse,
     )
+
+
+def count_votes_alike(parts: Iterable[npt.NDArray[np.int8]]) -> CountedVotes:
+    """Return the distinct rows of all `parts` (at least one, (b, m) each), and how many rows show each.
+
+    They are those of `find_patterns` on all parts at once, in the same order; in memory are distinct rows and one part.
+
+    >>> count_votes_alike([np.array([[0, -1], [1, 1]], dtype=np.int8), np.array([[0, -1]], dtype=np.int8)]).items.tolist()
+    [2, 1]
+    """
+    held: list[CountedVotes] = []
+    for part in parts:
+        held.append(_count(part, None))
+        # What is held is counted together when it has doubled, so that a row is hashed a few times at most.
+        while len(held) > 1 and 2 * len(held[-1].items) > len(held[-2].items):
+            held[-2:] = [_join(held[-2:])]
+    return held[0] if len(held) == 1 else _join(held)
+
+
+def _join(held: list[CountedVotes]) -> CountedVotes:
+    votes, items = (np.concatenate(arrays) for arrays in zip(*((one.votes, one.items) for one in held), strict=True))
+    return _count(votes, items)
+
+
+def _count(votes: npt.NDArray[np.int8], items: npt.NDArray[np.int64] | None) -> CountedVotes:
+    patterns = find_patterns(votes, items)
+    return CountedVotes(votes=patterns.votes.T, items=patterns.counts)
+
+
+def _add_up(items: npt.NDArray[np.int64], inverse: npt.NDArray[np.intp], u: int) -> npt.NDArray[np.int64]:
+    counts = np.zeros(u, dtype=np.int64)
+    np.add.at(counts, inverse, items)
+    return counts
 
 
 def _group(words: npt.NDArray[np.uint64], seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:

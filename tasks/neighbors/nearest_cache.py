@@ -44,7 +44,7 @@ class KnownItems:
     def __init__(self, root: Path, ids: pl.Series, points: Float32, folder: Path) -> None:
         """`ids` (n,) of the items ascend; `points` (n, d); scratch files are below `folder`."""
         self._root, self._points = root, points
-        self._keys: Keys = open_scratch(folder, (len(ids), _KEY // _WORD)).view(np.uint64)
+        self._keys: Keys = open_scratch(folder, (len(ids), _KEY // 8), np.uint64)
         for start in range(0, len(ids), _BLOCK):
             part = slice(start, start + _BLOCK)
             self._keys[part] = hash_vectors(ids[part], points[part])

@@ -163,7 +163,7 @@ def _build_support(inputs: SearchInputs, votes: Votes) -> Support:
         inputs.index.vectors,
         metric=inputs.index.metric,
         cells=None if inputs.cells is None else inputs.cells.of_item,
-        allocate=lambda shape: np.asarray(open_scratch(inputs.scratch, shape)),
+        allocate=lambda shape: open_scratch(inputs.scratch, shape, np.float32),
     )
 
 

@@ -30,8 +30,8 @@ class NeighborTable:
         """Begin with nobody; mapped files without a name are made in the folder `scratch`."""
         self._lf_classes, self._of = lf_classes, of
         shape = len(lf_classes), n if of is None else len(of)
-        self.similarity: Float32 = np.asarray(open_scratch(scratch, shape))
-        self.position: Int32 = np.asarray(open_scratch(scratch, shape)).view(np.int32)
+        self.similarity: Float32 = open_scratch(scratch, shape, np.float32)
+        self.position: Int32 = open_scratch(scratch, shape, np.int32)
         for row in range(len(lf_classes)):
             self.similarity[row], self.position[row] = np.nan, NOBODY
 

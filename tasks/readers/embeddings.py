@@ -153,7 +153,7 @@ def _fit_or_read(source: Path, items: pl.DataFrame, params: EncoderParams) -> Tf
 
 def _encode_in_blocks(root: Path, texts: pl.Series, encode: TfidfEncoder) -> npt.NDArray[np.float32]:
     """The vectors of `texts`, a row each, in a memory-mapped file."""
-    matrix = open_scratch((root / EMBEDDINGS).parent, (len(texts), len(encode.fallback)))
+    matrix = open_scratch((root / EMBEDDINGS).parent, (len(texts), len(encode.fallback)), np.float32)
     with Progress("encode", total=len(texts)) as progress:
         for start in range(0, len(texts), ROW_GROUP):
             block = texts[start : start + ROW_GROUP].to_list()
@@ -314,7 +314,7 @@ def _stack(root: Path, arrays: Sequence[npt.NDArray[np.floating]], where: str) -
         raise DataError(f"{where}: files have embeddings of different dimensions: {', '.join(map(str, widths))}.")
     if len(arrays) == 1:
         return arrays[0]
-    stacked = open_scratch((root / EMBEDDINGS).parent, (sum(map(len, arrays)), widths[0]))
+    stacked = open_scratch((root / EMBEDDINGS).parent, (sum(map(len, arrays)), widths[0]), np.float32)
     at = 0
     with Progress("joining embeddings", total=len(stacked)) as progress:
         for array in arrays:
@@ -364,7 +364,7 @@ def _read_vectors(
         for column in _read_lists(file, table, where):
             lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
             if matrix is None:
-                matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _find_width(lengths, where)))
+                matrix = open_scratch((root / EMBEDDINGS).parent, (len(ids), _find_width(lengths, where)), np.float32)
             fits = lengths == matrix.shape[1]
             wrong.extend((at + np.flatnonzero(~fits)).tolist())
             if fits.all() or not is_strict:

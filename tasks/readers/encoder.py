@@ -208,7 +208,7 @@ def _encode(encoder: Encoder, texts: pl.Series, params: ModelChoice, progress: P
 def _fit(matrix: Float32 | None, root: Path, n: int, vectors: Float32, model: str) -> Float32:
     """`matrix`, or a new matrix of n rows if it is None, once `vectors` are checked to have its width."""
     if matrix is None:
-        return open_scratch(root / store.FOLDER, (n, vectors.shape[1]))
+        return open_scratch(root / store.FOLDER, (n, vectors.shape[1]), np.float32)
     if matrix.shape[1] != vectors.shape[1]:
         raise DataError(
             f"ingest.encoder: '{model}' gives vectors of length {vectors.shape[1]}, and {matrix.shape[1]} before. "

@@ -1,17 +1,20 @@
 """Tables as arrays whose rows are those of items: votes as the label matrix, and gold by item."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from tasks.core.types import ABSTAIN, ITEM_ID, GoldRows, Int8, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Bool, GoldRows, Int8, Votes
 from tasks.errors import DataError
 from tasks.params import Split
 from tasks.tables import schemas
-from tasks.tables.parquet import read_table
-from tasks.tables.paths import ITEMS, VALID_GOLD, WITHHELD_GOLD
+from tasks.tables.muted import read_muted_of
+from tasks.tables.parquet import read_of_items, read_schema, read_table
+from tasks.tables.paths import ITEMS, VALID_GOLD, VOTES, WITHHELD_GOLD
+from tasks.tables.scratch import open_scratch
 
 _SPLITS = pl.Enum([split.value for split in Split])
 
@@ -23,6 +26,55 @@ def to_matrix(votes: pl.DataFrame) -> Votes:
     for position, lf in enumerate(lfs):
         L[:, position] = votes[lf].to_numpy()
     return L
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteMatrix:
+    """The votes (n, m) of items, column by column in a mapped file, by the LFs of these names."""
+
+    lfs: tuple[str, ...]
+    votes: Votes
+
+
+def read_vote_matrix(
+    root: Path, items: pl.DataFrame, path: Path, k: int, folder: Path, lfs: Sequence[str] | None = None
+) -> VoteMatrix:
+    """Return the votes of `items` at `path` below `root`, of all LFs or of `lfs` in their order, in a file below `folder`.
+
+    Raises
+    ------
+    DataError
+        The table is missing or damaged, or holds other items.
+    """
+    stored = read_schema(root / path)
+    names = tuple(name for name in stored if name != ITEM_ID) if lfs is None else tuple(lfs)
+    columns = open_scratch(folder, (len(names), items.height), np.int8)
+    for part, batch in read_of_items(root, items, path, schemas.votes(k, stored), [ITEM_ID, *names]):
+        for column, lf in zip(columns, names, strict=True):
+            column[part] = batch[lf].to_numpy()
+    return VoteMatrix(lfs=names, votes=columns.T)
+
+
+def read_counted_votes(root: Path, items: pl.DataFrame, k: int, folder: Path) -> VoteMatrix:
+    """Return the votes of `items` as they count after apply, with muted LFs abstaining, in a file below `folder`.
+
+    Raises
+    ------
+    DataError
+        A file is missing or damaged, or the table holds other items.
+    """
+    found = read_vote_matrix(root, items, VOTES, k, folder)
+    for name in read_muted_of(root, found.lfs):
+        found.votes[:, found.lfs.index(name)] = ABSTAIN
+    return found
+
+
+def find_covered(votes: Votes) -> Bool:
+    """Return whether any LF votes on each row of `votes` (n, m), (n,)."""
+    covered = np.zeros(len(votes), np.bool_)
+    for column in votes.T:
+        covered |= column != ABSTAIN
+    return covered
 
 
 def join_gold(ids: pl.DataFrame, gold: pl.DataFrame) -> Votes:

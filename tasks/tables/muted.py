@@ -7,10 +7,9 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.core.types import ABSTAIN, Votes
+from tasks.core.types import ABSTAIN
 from tasks.errors import DataError, ParamsError
 from tasks.tables.files import read_json, write_json
-from tasks.tables.parquet import read_votes
 from tasks.tables.paths import MUTED, VOTES
 
 
@@ -62,25 +61,15 @@ def mute(votes: pl.DataFrame, muted: Collection[str]) -> pl.DataFrame:
     return votes.with_columns(pl.lit(ABSTAIN, pl.Int8).alias(name) for name in votes.columns if name in muted)
 
 
-def mute_matrix(votes: Votes, lfs: Sequence[str], muted: Collection[str]) -> Votes:
-    """Return the label matrix `votes` (n, m) of `lfs` with those that are `muted` abstaining; itself where none is."""
-    if not muted:
-        return votes
-    counted = votes.copy(order="F")
-    counted[:, [lf in muted for lf in lfs]] = ABSTAIN
-    return counted
-
-
-def read_counted_votes(root: Path, k: int) -> pl.DataFrame:
-    """Return the table of votes for `k` classes as it counts after apply, with muted LFs abstaining.
+def read_muted_of(root: Path, lfs: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the muted LFs, all of which are among `lfs`.
 
     Raises
     ------
     DataError
-        A file is missing or damaged.
+        The file is missing or damaged, or names an LF without votes.
     """
-    votes = read_votes(root / VOTES, k)
     muted = read_muted(root)
-    if unknown := sorted({*muted} - {*votes.columns[1:]}):
+    if unknown := sorted({*muted} - {*lfs}):
         raise DataError(f"{root / MUTED}: no LF in {VOTES} is called '{unknown[0]}'. Run 'dvc repro apply'.")
-    return mute(votes, muted)
+    return muted

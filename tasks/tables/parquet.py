@@ -16,7 +16,8 @@ import pyarrow.parquet as parquet
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError
 from tasks.tables.files import explain_read_errors, open_atomic, open_atomic_folder
-from tasks.tables.validation import restrict_schema, validate_batches, validate_table
+from tasks.tables.paths import ITEMS
+from tasks.tables.validation import require_same_items, restrict_schema, validate_batches, validate_table
 
 if TYPE_CHECKING:
     from tasks.tables.schemas import TableSchema
@@ -237,6 +238,29 @@ def read_batches(
         schema = restrict_schema(schema, columns)
     stored = itertools.chain.from_iterable(_stored_batches(file, columns) for file in find_shards(path))
     yield from validate_batches(path, _join(stored, size, beside), schema)
+
+
+def read_of_items(
+    root: Path, items: pl.DataFrame, path: Path, schema: "TableSchema", columns: Sequence[str] | None = None
+) -> Iterator[tuple[slice, pl.DataFrame]]:
+    """The table at `path` below `root` part by part, each with its rows among `items`, which it holds exactly and in their order.
+
+    Raises
+    ------
+    DataError
+        As for `read_batches`; or the table holds other items, which is said at its end at the latest.
+    """
+    ids, start = items[ITEM_ID], 0
+    for batch in read_batches(root / path, schema, columns, size=BYTES_AT_ONCE):
+        part = slice(start, start + batch.height)
+        if not batch[ITEM_ID].equals(ids[part]):
+            break
+        yield part, batch
+        start = part.stop
+    else:
+        if start == len(ids):
+            return
+    require_same_items(root / ITEMS, items, root / path, read_table(root / path, schema, [ITEM_ID]))
 
 
 def pair_batches(

@@ -1,6 +1,6 @@
 """Probabilities of several methods side by side, as tables of predictions, tabulated and written a part of the items at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,24 +21,25 @@ class HeldOut:
 
 
 def write_predictions(
-    path: Path, items: pl.DataFrame, methods: Mapping[str, Float64], held_out: HeldOut | None = None
+    path: Path,
+    items: pl.DataFrame,
+    k: int,
+    methods: Sequence[str],
+    predict: Callable[[slice], Mapping[str, Float64]],
+    held_out: HeldOut | None = None,
 ) -> None:
-    """Write the probabilities (n, k) of the `methods` for `items` (n rows) to `path`."""
-    k = next(iter(methods.values())).shape[1]
+    """Write the probabilities of the `methods` for `items` to `path`; `predict` returns those (b, k) of some rows by method."""
     names = [ITEM_ID, *(f"{method}/{c}" for method in methods for c in range(k))]
-    write_batches(path, _tabulate(items, methods, held_out), schemas.predictions(k, names))
+    tables = (_tabulate(items[rows], rows, predict(rows), held_out) for rows in cut_rows(items.height))
+    write_batches(path, (table.select(names) for table in tables), schemas.predictions(k, names))
 
 
-def _tabulate(items: pl.DataFrame, methods: Mapping[str, Float64], held_out: HeldOut | None) -> Iterator[pl.DataFrame]:
-    for part in cut_rows(items.height):
-        table = items[part].select(ITEM_ID)
-        for method, probabilities in methods.items():
-            P = probabilities[part]
-            if held_out is not None and method in held_out.probabilities:
-                low, high = np.searchsorted(held_out.rows, [part.start, part.stop])
-                P = P.copy()
-                P[held_out.rows[low:high] - part.start] = held_out.probabilities[method][low:high]
-            table = table.with_columns(
-                pl.Series(f"{method}/{c}", np.ascontiguousarray(column)) for c, column in enumerate(P.T)
-            )
-        yield table
+def _tabulate(items: pl.DataFrame, rows: slice, found: Mapping[str, Float64], held_out: HeldOut | None) -> pl.DataFrame:
+    columns = []
+    for method, P in found.items():
+        if held_out is not None and method in held_out.probabilities:
+            low, high = np.searchsorted(held_out.rows, [rows.start, rows.stop])
+            P = P.copy()
+            P[held_out.rows[low:high] - rows.start] = held_out.probabilities[method][low:high]
+        columns += [pl.Series(f"{method}/{c}", np.ascontiguousarray(column)) for c, column in enumerate(P.T)]
+    return items.select(ITEM_ID).with_columns(columns)

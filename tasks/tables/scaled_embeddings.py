@@ -51,7 +51,7 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, folder: Path) -> Sca
     metric, (n, d) = description.metric, stored.shape
     if metric is Metric.COSINE:
         return ScaledEmbeddings(metric=metric, vectors=stored, center=np.zeros(d, np.float32), scale=1.0)
-    vectors, total, squares = open_scratch(folder, (n, d)), np.zeros((1, d)), np.empty(n)
+    vectors, total, squares = open_scratch(folder, (n, d), np.float32), np.zeros((1, d)), np.empty(n)
     with Progress("centering embeddings", total=3 * n) as progress:
         for rows in _cut(n):
             # Row after row whatever the blocks are, so that the last digit is that of a single sum over all rows.

@@ -4,24 +4,26 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+T = TypeVar("T", bound=np.generic)
 
-def open_scratch(folder: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A float32 array of zeros on disk below `folder`, for what may not fit memory; gone when nobody holds it.
+
+def open_scratch(folder: Path, shape: tuple[int, int], dtype: type[T]) -> npt.NDArray[T]:
+    """An array of zeros on disk below `folder`, for what may not fit memory; gone when nobody holds it.
 
     The file has no name: even a killed process leaves nothing behind.
     """
     if 0 in shape:
-        return np.zeros(shape, np.float32)
+        return np.zeros(shape, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         # Reserved, since a mapped file on a full disk would end the process where an error could be told.
-        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        os.posix_fallocate(file.fileno(), 0, np.dtype(dtype).itemsize * shape[0] * shape[1])
+        return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
 
 
 def expect_scattered_reads(array: npt.NDArray[Any]) -> None:

@@ -223,7 +223,7 @@ def test_json_has_no_nan(path):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what it was advised about memory")
 def test_the_system_is_told_that_a_mapped_file_is_read_here_and_there(tmp_path):
-    mapped = open_scratch(tmp_path, (5000, 3))
+    mapped = open_scratch(tmp_path, (5000, 3), np.float32)
     view = np.asarray(mapped)[1:]
     flags = re.compile(rf"^{mapped.ctypes.data:x}-.*?^VmFlags: (.*?)$", re.MULTILINE | re.DOTALL)
     for expected in (False, True):

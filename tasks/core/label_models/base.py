@@ -3,8 +3,9 @@
 A label model is a function `fit_x(votes, class_balance, ..., gold)` that returns a frozen object with
 `predict_proba(votes)`, `precision`, `findings` and `to_json()`; `choice.from_json` reads it back. There is no base
 class. Everywhere, votes are int8 of shape (n, m), -1 abstains and 0..k-1 is a class; class_balance is float64 of shape
-(k,), positive, with sum 1. Results depend neither on the order of rows nor on the number of threads: only integers are
-summed over rows, and everything else is summed in a fixed order.
+(k,), positive, with sum 1. A row of votes may stand for several items with the same votes: `items` (n,) says for how many, one
+each where it is None. Results depend neither on the order of rows nor on the number of threads, nor on whether equal rows came
+counted: only integers are summed over rows, and everything else is summed in a fixed order.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import scipy
 
 from tasks.core.patterns import Patterns, find_patterns
-from tasks.core.types import ABSTAIN, Float64, Votes
+from tasks.core.types import ABSTAIN, Float64, Int64, Votes
 
 PRIOR_VOTES = 10.0
 """The weight, in votes, of the prior belief about an LF: a tenth of the votes that settle a precision to .05."""
@@ -131,7 +132,7 @@ class JointVotes:
     """How often LFs vote, alone and together, which is all that fitting needs of the rows. Integers, as float64."""
 
     patterns: Patterns
-    rows: int
+    items: int
     lf: npt.NDArray[np.intp]
     """(r,): the LF of each LF class (an LF and a class that it votes for), ascending."""
     vote: npt.NDArray[np.intp]
@@ -150,19 +151,19 @@ class JointVotes:
         return share
 
 
-def count_joint_votes(votes: Votes, k: int) -> JointVotes:
-    """Return how often each LF votes for each class, and how often each pair of LF classes votes on the same row.
+def count_joint_votes(votes: Votes, k: int, items: Int64 | None = None) -> JointVotes:
+    """Return how often each LF votes for each class, and how often each pair of LF classes votes on the same item.
 
     The counts are exact, and so do not depend on the order of rows or the number of threads. The cost is the smaller of
     the number of pairs of votes on the same row, and r^2 per distinct row.
     """
-    patterns = find_patterns(votes)
+    patterns = find_patterns(votes, items)
     seen = np.array([np.bincount(cast + 1, minlength=k + 1)[1:] > 0 for cast in patterns.votes]).reshape(-1, k)
     lf, vote = np.nonzero(seen)
     known: dict[bytes, int] = {}
     return JointVotes(
         patterns=patterns,
-        rows=len(votes),
+        items=int(patterns.counts.sum()),
         lf=lf,
         vote=vote,
         together=_count_together(patterns, lf, vote, k),

@@ -14,7 +14,7 @@ from tasks.core.label_models.majority import MajorityVote, fit_majority_vote, fi
 from tasks.core.label_models.triplets import Estimate, fit_flyingsquid
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.ties import TIE, score_labels
-from tasks.core.types import Float64, GoldRows, Votes
+from tasks.core.types import Float64, GoldRows, Int64, Votes
 
 Kind = Literal["majority_vote", "weighted_majority_vote", "flyingsquid", "dawid_skene"]
 
@@ -77,9 +77,12 @@ def fit_label_model(
     *,
     gold: GoldRows | None = None,
     options: Options | None = None,
+    items: Int64 | None = None,
     advance: Advance = ignore_progress,
 ) -> LabelModel:
     """Return the label model of this kind, fitted on `votes`; kinds that learn nothing from gold ignore the gold rows.
+
+    A gold row stands for a single item, whatever `items` (n,) says of the others.
 
     `advance` receives a single piece of work from kinds that may take long: all but majority votes.
 
@@ -91,12 +94,13 @@ def fit_label_model(
     options = options or Options()
     if gold is not None and not uses_gold(kind, options) and len(gold.rows) < len(votes):
         votes = np.delete(votes, gold.rows, axis=0)
+        items = None if items is None else np.delete(items, gold.rows)
     if kind == "majority_vote":
-        return fit_majority_vote(votes, class_balance)
+        return fit_majority_vote(votes, class_balance, items)
     if kind == "weighted_majority_vote":
-        return fit_weighted_majority_vote(votes, class_balance, gold)
+        return fit_weighted_majority_vote(votes, class_balance, gold, items)
     if kind == "dawid_skene":
-        return fit_dawid_skene(votes, class_balance, gold, advance=advance)
+        return fit_dawid_skene(votes, class_balance, gold, items=items, advance=advance)
     if options.length > 1 or options.dependencies:
         return fit_sequence_model(
             votes,
@@ -106,11 +110,12 @@ def fit_label_model(
             sequence_balance=options.sequence_balance,
             estimate=options.estimate,
             mode=options.mode,
+            items=items,
             advance=advance,
         )
     if options.mode == "reference":
-        return fit_flyingsquid_reference(votes, class_balance, estimate=options.estimate, advance=advance)
-    return fit_flyingsquid(votes, class_balance, estimate=options.estimate, gold=gold, advance=advance)
+        return fit_flyingsquid_reference(votes, class_balance, estimate=options.estimate, items=items, advance=advance)
+    return fit_flyingsquid(votes, class_balance, estimate=options.estimate, gold=gold, items=items, advance=advance)
 
 
 def choose_kind(
@@ -120,13 +125,14 @@ def choose_kind(
     *,
     gold: GoldRows,
     options: Options,
+    items: Int64 | None = None,
     advance: Advance = ignore_progress,
 ) -> Choice:
     """Return the kind that labels held-out gold rows best: majority vote, unless another is strictly better.
 
     Each fold of the gold rows is left out of `votes`, of the gold to learn from and, if `class_balance` is None, of the
     class balance counted on gold. The gold rows of each class are dealt to the folds in turn, in the order of `gold`.
-    Each of the `TRIALS` is a piece of work.
+    A gold row stands for a single item, whatever `items` (n,) says of the others. Each of the `TRIALS` is a piece of work.
     """
     if len(gold.rows) < FEWEST_GOLD:
         return Choice(kind=DEFAULT, accuracy=None)
@@ -140,7 +146,15 @@ def choose_kind(
         anchors = GoldRows(rows=np.searchsorted(remaining, gold.rows[kept]), classes=gold.classes[kept])
         for kind in CANDIDATES:
             with count_steps(advance, WHOLE) as step:
-                model = fit_label_model(kind, votes[remaining], balance, gold=anchors, options=options, advance=step)
+                model = fit_label_model(
+                    kind,
+                    votes[remaining],
+                    balance,
+                    gold=anchors,
+                    options=options,
+                    items=None if items is None else items[remaining],
+                    advance=step,
+                )
             right[kind] += score_labels(model.predict_proba(votes[gold.rows[out]]), gold.classes[out]).sum()
     accuracy = {kind: float(total / len(gold.rows)) for kind, total in right.items()}
     best = max(accuracy.values())

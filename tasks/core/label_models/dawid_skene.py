@@ -19,7 +19,7 @@ from tasks.core.label_models.base import (
 from tasks.core.label_models.majority import share_majority
 from tasks.core.patterns import Patterns
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Float64, GoldRows, Votes
+from tasks.core.types import Float64, GoldRows, Int64, Votes
 
 TOLERANCE = 1e-6
 """EM has converged when no posterior changes by more than this: too little to change a label, far more than rounding."""
@@ -30,7 +30,12 @@ rounds; after 100 rounds, 30 do."""
 
 
 def fit_dawid_skene(
-    votes: Votes, class_balance: Float64, gold: GoldRows | None = None, *, advance: Advance = ignore_progress
+    votes: Votes,
+    class_balance: Float64,
+    gold: GoldRows | None = None,
+    *,
+    items: Int64 | None = None,
+    advance: Advance = ignore_progress,
 ) -> VoteTable:
     """Return Dawid-Skene with a given class balance: P(vote of LF j | Y) by EM from majority vote, with gold rows fixed.
 
@@ -41,7 +46,7 @@ def fit_dawid_skene(
     round; `advance` receives the rounds.
     """
     k, m = len(class_balance), votes.shape[1]
-    counts = count_joint_votes(votes, k)
+    counts = count_joint_votes(votes, k, items)
     patterns, seen = counts.patterns, counts.seen
     silence_speaks: npt.NDArray[np.bool_] = np.logical_not(seen.all(axis=1))
     weight = np.where(seen.any(axis=1), counts.share, 0.0)

@@ -28,7 +28,7 @@ from tasks.core.label_models.base import (
 from tasks.core.label_models.triplets import FEWEST_LFS, PACKAGE_ON_COPIES, Estimate
 from tasks.core.patterns import Patterns, find_patterns
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import ABSTAIN, Float64, Votes
+from tasks.core.types import ABSTAIN, Float64, Int64, Votes
 
 Mode = Literal["corrected", "reference"]
 
@@ -160,6 +160,7 @@ def fit_sequence_model(
     sequence_balance: Float64 | None = None,
     estimate: Estimate = "mean",
     mode: Mode = "corrected",
+    items: Int64 | None = None,
     advance: Advance = ignore_progress,
 ) -> SequenceModel:
     """Return FlyingSquid for two classes with edges between LFs and a chain over `length` items.
@@ -168,22 +169,26 @@ def fit_sequence_model(
     of its item, and each pair of `dependencies` on the same item. P(Y_1 .. Y_T) is `sequence_balance`, in lexicographic
     order; without it the items of a sequence are independent, each with the class balance. `reference` computes what the
     package does, with one power of P(Y) too many and without separators that contain LFs; `corrected` divides by every
-    separator once per edge of the junction tree. An incomplete last sequence is not used for fitting. `advance` receives
-    the moments that the package asks for, which take most of the time.
+    separator once per edge of the junction tree. An incomplete last sequence is not used for fitting. `items` says how many
+    sequences of a single item a row stands for. `advance` receives the moments that the package asks for, which take most of the
+    time.
 
     Raises
     ------
     ValueError
-        There are not two classes; the length is below 1, above `LONGEST` or longer than the votes; a dependency is not
+        There are not two classes; the length is below 1, above `LONGEST` or longer than the votes, or above 1 where `items` are
+        given; a dependency is not
         between two different LFs; or there are fewer than three groups of LFs that do not depend on each other.
     """
     n, m = votes.shape
     _check_graph(n, m, len(class_balance), length, dependencies)
+    if items is not None and length > 1:
+        raise ValueError("sequences are of single items, in the order of time; got counts of items")
     if sequence_balance is None:
         sequence_balance = np.array([np.prod(class_balance[list(y)]) for y in product((0, 1), repeat=length)])
-    counts = count_joint_votes(votes, 2)
+    counts = count_joint_votes(votes, 2, items)
     sequences = votes[: n // length * length].reshape(-1, length * m)
-    fitted = _fit_package(sequences, m, length, dependencies, sequence_balance, estimate, advance)
+    fitted = _fit_package(sequences, items, m, length, dependencies, sequence_balance, estimate, advance)
     factors = [_make_factor(marginal, 1.0, mode) for _, marginal in fitted.clique_marginals]
     for nodes, marginal in fitted.separator_marginals:
         edges = fitted.separator_degrees[tuple(sorted(nodes))]
@@ -223,6 +228,7 @@ def _check_graph(n: int, m: int, k: int, length: int, dependencies: Sequence[tup
 
 def _fit_package(
     sequences: Votes,
+    items: Int64 | None,
     m: int,
     length: int,
     dependencies: Sequence[tuple[int, int]],
@@ -231,7 +237,7 @@ def _fit_package(
     advance: Advance,
 ) -> Any:
     """Return the package's own label model, fitted."""
-    patterns = find_patterns(sequences)
+    patterns = find_patterns(sequences, items)
     signed = np.where(patterns.votes == ABSTAIN, 0, 2 * patterns.votes.astype(np.int64) - 1).T
     state = random.getstate()  # The package seeds the global generator.
     try:

@@ -20,11 +20,16 @@ from tasks.core.label_models.base import (
 )
 from tasks.core.label_models.triplets import FEWEST_LFS, PACKAGE_ON_COPIES, Estimate, fit_flyingsquid
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import ABSTAIN, Float64, Votes
+from tasks.core.types import ABSTAIN, Float64, Int64, Votes
 
 
 def fit_flyingsquid_reference(
-    votes: Votes, class_balance: Float64, *, estimate: Estimate = "mean", advance: Advance = ignore_progress
+    votes: Votes,
+    class_balance: Float64,
+    *,
+    estimate: Estimate = "mean",
+    items: Int64 | None = None,
+    advance: Advance = ignore_progress,
 ) -> "VoteTable | OneVsRest":
     """Return FlyingSquid as the package computes it, including its doubled prior.
 
@@ -33,15 +38,15 @@ def fit_flyingsquid_reference(
     """
     k = len(class_balance)
     if votes.shape[1] < FEWEST_LFS:
-        fallback = fit_flyingsquid(votes, class_balance, estimate=estimate, advance=advance)
+        fallback = fit_flyingsquid(votes, class_balance, estimate=estimate, items=items, advance=advance)
         note = Finding(message="the reference needs three labeling functions: the corrected form is used")
         return replace(fallback, findings=(*fallback.findings, note))
-    findings = inspect_votes(count_joint_votes(votes, k), of_copies=PACKAGE_ON_COPIES)
+    findings = inspect_votes(count_joint_votes(votes, k, items), of_copies=PACKAGE_ON_COPIES)
     shares = [float(share) for share in class_balance / class_balance.sum()]
     with count_steps(advance, votes.shape[1] * (1 if k == 2 else k)) as step:
         if k == 2:
-            return replace(_fit_reference(votes, shares[1], estimate, step), findings=findings)
-        tables = tuple(_fit_reference(_against_rest(votes, c), shares[c], estimate, step) for c in range(k))
+            return replace(_fit_reference(votes, items, shares[1], estimate, step), findings=findings)
+        tables = tuple(_fit_reference(_against_rest(votes, c), items, shares[c], estimate, step) for c in range(k))
         return OneVsRest(tables=tables, findings=findings)
 
 
@@ -91,10 +96,11 @@ def _against_rest(votes: Votes, c: int) -> Votes:
     return np.where(votes == ABSTAIN, ABSTAIN, votes == c).astype(np.int8)
 
 
-def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
+def _fit_reference(votes: Votes, items: Int64 | None, balance: float, estimate: Estimate, step: Advance) -> VoteTable:
     """Return the package's closed form for votes 0 and 1, where `balance` is P(Y = 1); `step` is called for each LF."""
-    n, m = votes.shape
-    counts = count_joint_votes(votes, 2)
+    m = votes.shape[1]
+    counts = count_joint_votes(votes, 2, items)
+    n = counts.items
     sign = np.where(counts.vote == 1, 1.0, -1.0)
     moments = np.zeros((m, m))
     np.add.at(moments, (counts.lf[:, None], counts.lf[None, :]), sign[:, None] * sign[None, :] * counts.together)
@@ -103,7 +109,7 @@ def _fit_reference(votes: Votes, balance: float, estimate: Estimate, step: Advan
     rates = np.zeros((m, 2))
     rates[counts.lf, counts.vote] = np.diag(counts.together) / n
     negative, positive = rates.T
-    silent = (votes == ABSTAIN).sum(axis=0) / n
+    silent = ((counts.patterns.votes == ABSTAIN) @ counts.patterns.counts) / n
     agree = (1 + accuracy - silent) / 2
     hit = (agree - negative + balance * (1 - silent)) / 2
     joint = np.empty((m, 3, 2))

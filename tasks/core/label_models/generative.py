@@ -19,7 +19,7 @@ import scipy
 from tasks.core.label_models.base import VoteTable, count_joint_votes, inspect_votes
 from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Float64, Votes
+from tasks.core.types import Float64, Int64, Votes
 
 STEPS = 100
 RATE = 0.01
@@ -36,14 +36,16 @@ LEAST = 0.01
 """No P(vote | class) is believed below it or above one less it."""
 
 
-def fit_generative(votes: Votes, class_balance: Float64, *, advance: Advance = ignore_progress) -> VoteTable:
+def fit_generative(
+    votes: Votes, class_balance: Float64, *, items: Int64 | None = None, advance: Advance = ignore_progress
+) -> VoteTable:
     """Return the label model with the P(vote | class) whose moments are nearest to those of `votes`.
 
     The cost is r^2 k per step for r LF classes; `advance` receives `STEPS` steps.
     """
     k, m = len(class_balance), votes.shape[1]
-    counts = count_joint_votes(votes, k)
-    together = counts.together / max(counts.rows, 1)
+    counts = count_joint_votes(votes, k, items)
+    together = counts.together / max(counts.items, 1)
     alone = np.diag(together).copy()
     is_pair = counts.lf[:, None] != counts.lf[None, :]
     mu = np.zeros((len(alone), k))

@@ -7,18 +7,20 @@ Source: Chen et al., "Shoring Up the Foundations: Fusing Model Embeddings and We
 arXiv 2203.13270. The number of parts is chosen on valid gold by cross-fitting, never on test.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.label_models.base import JointVotes, count_joint_votes
+from tasks.core.label_models.base import JointVotes, VoteTable, count_joint_votes
 from tasks.core.label_models.choice import FEWEST_GOLD, FOLDS, count_class_balance
 from tasks.core.label_models.partitions import fit_partition, thin_rows
 from tasks.core.label_models.triplets import solve_flyingsquid
+from tasks.core.patterns import count_votes_alike
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.ties import score_labels
-from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
+from tasks.core.types import ABSTAIN, Float64, GoldRows, Int8, Votes
 
 PARTS = (1, 2, 4, 8, 16)
 """The numbers of parts to try; with a single part, Liger is Epoxy."""
@@ -29,27 +31,37 @@ FEWEST_OVERLAPS = 100
 BALANCE_ROWS = 20.0
 """The weight of the global class balance, in gold rows of a part."""
 
+_BLOCK = 1 << 17
+"""Rows whose votes are counted at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Liger:
-    """Liger's result for every item.
-
-    posterior: (n, k) float64, rows sum to 1. parts: the chosen number of parts; own_model: the number of parts with
-    enough items for their own model. accuracy: by number of parts, on held-out gold rows, ties split evenly; None if
-    there was too little gold to choose, in which case there is a single part.
+    """Liger, fitted. home: (n,) the part of each item; models: that of each part; own_model: the number of parts with enough items
+    for their own. accuracy: by number of parts, on held-out gold rows, ties split evenly; None if there was too little gold to
+    choose, in which case there is a single part.
     """
 
-    posterior: Float64
-    parts: int
+    home: Int8
+    models: tuple[VoteTable, ...]
     own_model: int
     accuracy: dict[int, float] | None
+
+    @property
+    def parts(self) -> int:
+        """The chosen number of parts."""
+        return len(self.models)
+
+    def predict_proba(self, votes: Votes, rows: slice | npt.NDArray[np.intp]) -> Float64:
+        """Return the posterior (b, k) of the items at `rows`, from their extended `votes` (b, m); rows sum to 1."""
+        return _answer(votes, self.home[rows], self.models)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Space:
     """The parts of the space, and the votes on the reference rows of each."""
 
-    home: npt.NDArray[np.int64]
+    home: Int8
     """(n,): the part of each row."""
     counts: tuple[JointVotes | None, ...]
     """By part; None if there are too few votes for a model."""
@@ -65,17 +77,17 @@ def fit_liger(
     *,
     advance: Advance = ignore_progress,
 ) -> Liger:
-    """Return Liger's posterior for every row of the extended `votes`.
+    """Return Liger on the extended `votes`.
 
     Votes are counted once per part for all folds, since gold changes class balances only.
 
     Parameters
     ----------
     votes
-        (n, m) int8, extended, -1 abstains.
+        (n, m) int8, extended, -1 abstains; possibly memory-mapped, and read a part of the rows at a time.
     embeddings
-        (n, d) float32, possibly memory-mapped; parts are found on `thin_rows` of the `reference` rows, and every item
-        belongs to its nearest centroid.
+        (n, d) float32, likewise; parts are found on `thin_rows` of the `reference` rows, and every item belongs to its nearest
+        centroid.
     reference
         Rows on whose votes the models are fitted.
     class_balance
@@ -85,9 +97,9 @@ def fit_liger(
     advance
         Receives a piece of work for each of `PARTS`: its partition, the counts of its parts, and the folds.
     """
-    overall = count_joint_votes(votes[reference], k)
-    everyone = np.arange(len(votes))
-    best = _Space(home=np.zeros(len(votes), np.int64), counts=(None,))
+    alike = count_votes_alike(votes[rows] for rows in _cut(reference))
+    overall = count_joint_votes(alike.votes, k, alike.items)
+    best = _Space(home=np.zeros(len(votes), np.int8), counts=(None,))
     accuracy: dict[int, float] = {}
     if len(gold.rows) >= FEWEST_GOLD:
         fold = np.empty(len(gold.rows), dtype=np.intp)
@@ -100,7 +112,8 @@ def fit_liger(
                 for held in range(FOLDS):
                     kept = GoldRows(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
                     asked = gold.rows[fold == held]
-                    posterior = _answer(votes, asked, space, overall, class_balance, k, kept)
+                    models = _fit_models(space, overall, class_balance, k, kept)
+                    posterior = _answer(votes[asked], space.home[asked], models)
                     right += score_labels(posterior, gold.classes[fold == held]).sum()
                     step(1)
             accuracy[parts] = float(right / len(gold.rows))
@@ -108,8 +121,8 @@ def fit_liger(
             if accuracy[parts] > max((other for count, other in accuracy.items() if count != parts), default=-1.0):
                 best = space
     return Liger(
-        posterior=_answer(votes, everyone, best, overall, class_balance, k, gold),
-        parts=len(best.counts),
+        home=best.home,
+        models=_fit_models(best, overall, class_balance, k, gold),
         own_model=sum(counts is not None for counts in best.counts),
         accuracy=accuracy or None,
     )
@@ -127,44 +140,49 @@ def _divide(
 ) -> _Space:
     """Return a partition into `parts` parts, found on `sample`, with the votes of each part that has enough overlaps."""
     originals = np.unique(overall.first)  # an LF and its copy do not overlap
-    whole = np.zeros(len(embeddings), np.int64)
-    home = whole if parts == 1 else fit_partition(sample, parts).assign(embeddings)
+    home = np.zeros(len(embeddings), np.int8) if parts == 1 else fit_partition(sample, parts).assign(embeddings)
     step(1)
     counts: list[JointVotes | None] = []
     for part in range(parts):
-        cast = votes[reference[home[reference] == part]]
-        has_own_model = (
-            parts > 1 and np.count_nonzero((cast[:, originals] != ABSTAIN).sum(axis=1) > 1) >= FEWEST_OVERLAPS
-        )
-        counts.append(count_joint_votes(cast, k) if has_own_model else None)
+        alike = count_votes_alike(votes[rows[home[rows] == part]] for rows in _cut(reference))
+        overlaps = (alike.votes[:, originals] != ABSTAIN).sum(axis=1) > 1
+        has_own_model = parts > 1 and alike.items[overlaps].sum() >= FEWEST_OVERLAPS
+        counts.append(count_joint_votes(alike.votes, k, alike.items) if has_own_model else None)
         step(1)
     return _Space(home=home, counts=tuple(counts))
 
 
-def _answer(
-    votes: Votes,
-    asked: npt.NDArray[np.intp],
-    space: _Space,
-    overall: JointVotes,
-    class_balance: Float64 | None,
-    k: int,
-    gold: GoldRows,
-) -> Float64:
-    """Return Liger's posterior for the rows `asked`."""
+def _cut(rows: npt.NDArray[np.intp]) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield `rows` a part at a time, at least one part."""
+    for start in range(0, max(len(rows), 1), _BLOCK):
+        yield rows[start : start + _BLOCK]
+
+
+def _fit_models(
+    space: _Space, overall: JointVotes, class_balance: Float64 | None, k: int, gold: GoldRows
+) -> tuple[VoteTable, ...]:
+    """Return the model of each part."""
     whole = count_class_balance(gold.classes, k) if class_balance is None else class_balance
     everywhere = solve_flyingsquid(overall, whole)
-    posterior = np.empty((len(asked), k))
-    for part, counts in enumerate(space.counts):
-        at = np.flatnonzero(space.home[asked] == part)
-        model = everywhere
-        if counts is not None:
-            model = solve_flyingsquid(counts, _draw_balance(whole, space.home, part, k, gold, class_balance))
-        posterior[at] = model.predict_proba(votes[asked[at]])
+    return tuple(
+        everywhere
+        if counts is None
+        else solve_flyingsquid(counts, _draw_balance(whole, space.home, part, k, gold, class_balance))
+        for part, counts in enumerate(space.counts)
+    )
+
+
+def _answer(votes: Votes, home: Int8, models: tuple[VoteTable, ...]) -> Float64:
+    """Return the posterior (b, k) of items with these `votes` (b, m), in the parts `home` (b,)."""
+    posterior = np.empty((len(votes), len(models[0].bias)))
+    for part, model in enumerate(models):
+        at = np.flatnonzero(home == part)
+        posterior[at] = model.predict_proba(votes[at])
     return posterior
 
 
 def _draw_balance(
-    whole: Float64, home: npt.NDArray[np.int64], part: int, k: int, gold: GoldRows, class_balance: Float64 | None
+    whole: Float64, home: Int8, part: int, k: int, gold: GoldRows, class_balance: Float64 | None
 ) -> Float64:
     """Return the class balance of a part, (k,): `class_balance` if given, else its count on gold shrunk towards `whole`."""
     if class_balance is not None:

@@ -15,7 +15,7 @@ from tasks.core.label_models.base import (
     inspect_votes,
     predict_patterns,
 )
-from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
+from tasks.core.types import ABSTAIN, Float64, GoldRows, Int64, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class MajorityVote:
         )
 
 
-def fit_majority_vote(votes: Votes, class_balance: Float64) -> MajorityVote:
+def fit_majority_vote(votes: Votes, class_balance: Float64, items: Int64 | None = None) -> MajorityVote:
     """Return majority vote over the LFs of `votes`; nothing is learned, but the votes are inspected for findings."""
-    counts = count_joint_votes(votes, len(class_balance))
+    counts = count_joint_votes(votes, len(class_balance), items)
     findings = inspect_votes(counts, of_copies="and majority vote counts each of them")
     return MajorityVote(class_balance=class_balance, lfs=votes.shape[1], findings=findings)
 
@@ -77,7 +77,9 @@ def share_majority(votes: Votes, class_balance: Float64) -> Float64:
     return np.where(counts.any(axis=1, keepdims=True), shared, class_balance)
 
 
-def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: GoldRows | None = None) -> VoteTable:
+def fit_weighted_majority_vote(
+    votes: Votes, class_balance: Float64, gold: GoldRows | None = None, items: Int64 | None = None
+) -> VoteTable:
     """Return majority vote in which an LF's weight is the log odds of its precision, which is never below chance.
 
     The precision of an LF is its share of correct votes on gold rows if there are any, otherwise the share of its votes
@@ -85,7 +87,7 @@ def fit_weighted_majority_vote(votes: Votes, class_balance: Float64, gold: GoldR
     between chance and certainty. Identical LFs share a vote. A row without votes gets the class balance.
     """
     k, m = len(class_balance), votes.shape[1]
-    counts = count_joint_votes(votes, k)
+    counts = count_joint_votes(votes, k, items)
     prior = np.mean((1 + class_balance) / 2)
     if gold is not None and len(gold.rows):
         known = votes[gold.rows]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tasks.core.one_thread import one_thread
 from tasks.core.search.faiss_index import find_tightest_centers
+from tasks.core.types import Int8
 
 _STARTS = 4
 """Runs of k-means from different seeds, of which the tightest is used."""
@@ -28,16 +29,16 @@ class Partition:
 
     centroids: npt.NDArray[np.float64]
 
-    def assign(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """Return the part, 0..t-1, of each row of `vectors` (n, d); int64 of shape (n,)."""
+    def assign(self, vectors: npt.NDArray[np.float32]) -> Int8:
+        """Return the part, 0..t-1, of each row of `vectors` (n, d), (n,); t is at most 127."""
         squares = np.einsum("td,td->t", self.centroids, self.centroids) / 2
         # Rounding could decide between equally near centroids, and BLAS's rounding depends on the number of threads.
+        parts = np.empty(len(vectors), np.int8)
         with one_thread():
-            parts = [
-                np.argmax(vectors[start : start + _BLOCK].astype(np.float64) @ self.centroids.T - squares, axis=1)
-                for start in range(0, len(vectors), _BLOCK)
-            ]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+            for start in range(0, len(vectors), _BLOCK):
+                block = vectors[start : start + _BLOCK].astype(np.float64)
+                parts[start : start + _BLOCK] = np.argmax(block @ self.centroids.T - squares, axis=1)
+        return parts
 
 
 def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

@@ -20,7 +20,7 @@ from tasks.core.label_models.base import (
     inspect_votes,
 )
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import ABSTAIN, Float64, GoldRows, Votes
+from tasks.core.types import ABSTAIN, Float64, GoldRows, Int64, Votes
 
 Estimate = Literal["mean", "median"]
 
@@ -49,6 +49,7 @@ def fit_flyingsquid(
     *,
     estimate: Estimate = "mean",
     gold: GoldRows | None = None,
+    items: Int64 | None = None,
     advance: Advance = ignore_progress,
 ) -> VoteTable:
     """Return FlyingSquid, corrected: the posterior is P(Y) times, for every vote v cast, P(Y | v) / P(Y).
@@ -79,7 +80,7 @@ def fit_flyingsquid(
     known = None
     if gold is not None and len(gold.rows):
         known = _count_gold(votes, gold, len(class_balance))
-    counts = count_joint_votes(votes, len(class_balance))
+    counts = count_joint_votes(votes, len(class_balance), items)
     return solve_flyingsquid(counts, class_balance, estimate=estimate, known=known, advance=advance)
 
 
@@ -112,8 +113,8 @@ def solve_flyingsquid(
         found = _estimate_lf_classes(
             lf,
             vote,
-            counts.together[np.ix_(lf_classes, lf_classes)] / counts.rows,
-            counts.rows,
+            counts.together[np.ix_(lf_classes, lf_classes)] / counts.items,
+            counts.items,
             class_balance,
             estimate,
             advance,
@@ -166,12 +167,12 @@ def _estimate_lf_classes(
     lf: npt.NDArray[np.intp],
     vote: npt.NDArray[np.intp],
     together: Float64,
-    rows: int,
+    items: int,
     class_balance: Float64,
     estimate: Estimate,
     advance: Advance,
 ) -> _LFClassEstimates:
-    """Return the estimates from moments, given the share of the rows on which each pair of them votes `together`."""
+    """Return the estimates from moments, given the share of the items on which each pair of them votes `together`."""
     k, r = len(class_balance), len(lf)
     rate = np.diag(together)
     spread = np.sqrt(rate * (1 - rate))
@@ -208,7 +209,7 @@ def _estimate_lf_classes(
             everyone = strength if k > 2 else triplets.average(np.arange(r))
             shown = np.zeros(r)
             shown[targets if k > 2 else slice(None)] = np.minimum(everyone**2, 1.0)
-            support[targets] = (rate / (1 - rate + _LEAST) * rows * triplets.outside(shown))[targets]
+            support[targets] = (rate / (1 - rate + _LEAST) * items * triplets.outside(shown))[targets]
     raw = np.clip(raw, low, high)
     precision = (support * np.maximum(raw, floor) + PRIOR_VOTES * believed) / (support + PRIOR_VOTES)
     return _LFClassEstimates(raw=raw, support=support, precision=precision, worth=support + PRIOR_VOTES)
