@@ -8,7 +8,9 @@ the embeddings do not predict votes, the end model cannot learn anything, and Ne
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gol
 from tasks.core.classifiers.lf_worth import WORTH_WORK, find_harmful, measure_worth
 from tasks.core.classifiers.nearest_items import NearestItems
 from tasks.core.classifiers.pool import Leader
+from tasks.core.classifiers.softmax import predict_log_proba
 from tasks.core.classifiers.spectral import SpectralFeatures, fit_spectral_map
 from tasks.core.classifiers.student import Student
 from tasks.core.classifiers.vote_head import HEAD_WORK, LEAST_SKILL, VoteHead, fit_vote_head, measure_skill
@@ -32,13 +35,14 @@ from tasks.core.label_models.nearvote import (
     NearvoteLabels,
     PooledVotes,
     choose_bandwidth,
+    find_largest_similarity,
     fit_nearvote,
     pool_votes,
     predict_without_fold,
 )
 from tasks.core.progress_callback import WHOLE
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float64, GoldRows, Int64
+from tasks.core.types import ABSTAIN, ITEM_ID, Allocate, Float64, GoldRows, Int64
 from tasks.errors import DataError
 from tasks.neighbors.nearest_cache import KnownItems
 from tasks.params import CertifyParams, TrainParams
@@ -86,6 +90,8 @@ class Inputs:
     """Gold of valid items, None if there is none or params forbid it."""
     judges: GoldRows | None
     """Gold of valid items, None where there is none."""
+    allocate: Allocate
+    """Makes arrays of all items, in files without a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +150,13 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
     head, balance, nearvote, end, shipped = evidence.head, fitted.balance, fitted.nearvote, fitted.end, fitted.shipped
     vectors, bandwidth, spectral_map = inputs.points.vectors, evidence.pooled.bandwidth, evidence.features.spectral_map
     del evidence  # of ten million items it is most of a gigabyte
-    methods: dict[str, Float64] = {name: posterior for name, posterior in fitted.posteriors.items()}
+    methods: dict[str, Callable[[slice], Float64]] = {
+        name: posterior.__getitem__ for name, posterior in fitted.posteriors.items()
+    }
     if inputs.gold is not None:
         with Progress("fitting gold alone", total=WHOLE) as progress:
             gold_only = fit_gold_baseline(vectors, inputs.gold, k, advance=progress.advance)
-        methods["gold_only"] = np.exp(gold_only)
+        methods["gold_only"] = lambda rows: np.exp(predict_log_proba(gold_only, vectors[rows]))
     certificate = certify_labels(fitted, inputs.judges, params.certify)
     tables = (_tabulate_labels(inputs, fitted, certificate, classes, rows) for rows in cut_rows(inputs.items.height))
     held_out = _hold_out(inputs, nearvote, end, k, params.seed)
@@ -159,7 +167,7 @@ def run(root: Path, classes: tuple[str, ...], params: TrainParams) -> None:
         inputs.items,
         k,
         list(methods),
-        lambda rows: {name: P[rows] for name, P in methods.items()},
+        lambda rows: {name: predict(rows) for name, predict in methods.items()},
         held_out,
     )
     description = tabulate_end_model(
@@ -241,7 +249,7 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         spectral_map = fit_spectral_map(vectors, progress.advance)
     features = SpectralFeatures(spectral_map=spectral_map, embeddings=vectors)
     with Progress("learning from votes", total=HEAD_WORK) as progress:
-        head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance)
+        head = fit_vote_head(features, inputs.votes, k, params.seed, progress.advance, inputs.allocate)
     columns = StoredColumns(
         root=root,
         items=inputs.items,
@@ -250,20 +258,23 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
         metric=inputs.points.metric,
         scale=inputs.points.scale,
     )
-    with Progress("weighing neighbors", total=2 * len(inputs.lfs)) as progress:
-        bandwidth = choose_bandwidth(progress.follow(columns))
-        pooled = pool_votes(
-            progress.follow(columns), head.reliability, bandwidth, lambda shape: _open_scratch(root, shape)
-        )
+    n = len(inputs.votes)
+    similarity = np.empty(n, np.float32)
+    own, near = (inputs.allocate((n, k), np.float64) for _ in range(2))
+    with Progress("weighing neighbors", total=2 * n) as progress:
+        for rows, part in columns:
+            similarity[rows] = find_largest_similarity(part)
+            progress.advance(rows.stop - rows.start)
+        bandwidth = choose_bandwidth(similarity)
+        for rows, part in columns:
+            found = pool_votes(part, head.reliability, bandwidth)
+            own[rows], near[rows] = found.own, found.near
+            progress.advance(rows.stop - rows.start)
+    pooled = PooledVotes(own=own, near=near, bandwidth=bandwidth)
     with Progress("comparing items", total=WHOLE) as progress:
         known = KnownItems(root, inputs.items[ITEM_ID], vectors, (root / END_MODEL_SUMMARY).parent)
         nearest = known.find_nearest_items(progress.advance)
     return Evidence(features=features, head=head, pooled=pooled, known=known, nearest=nearest)
-
-
-def _open_scratch(root: Path, shape: tuple[int, int]) -> Float64:
-    """Return zeros (n, k) in a file without a name."""
-    return open_scratch((root / END_MODEL_SUMMARY).parent, shape, np.float64)
 
 
 def fit_labels(
@@ -278,7 +289,14 @@ def fit_labels(
             near_gold = evidence.known.measure_gold_similarity(lookout, k, progress.advance)
     with Progress("weighing evidence", total=LABEL_WORK) as progress:
         nearvote = fit_nearvote(
-            evidence.pooled, evidence.head, balance, inputs.gold, near_gold, params.seed, progress.advance
+            evidence.pooled,
+            evidence.head,
+            balance,
+            inputs.gold,
+            near_gold,
+            params.seed,
+            progress.advance,
+            inputs.allocate,
         )
     with Progress("fitting the end model", total=END_WORK) as progress:
         end = fit_end_model(
@@ -286,10 +304,11 @@ def fit_labels(
             inputs.votes,
             nearvote.weak,
             inputs.gold,
-            None if inputs.gold is None else _log(nearvote.posterior),
+            None if inputs.gold is None else _Logs(nearvote.posterior),
             None if inputs.gold is None else _log(nearvote.held_out),
             params.seed,
             progress.advance,
+            inputs.allocate,
             leader=_find_leader(inputs, evidence.head),
             student=student,
             nearest=evidence.nearest,
@@ -337,7 +356,8 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         A table is missing or damaged, tables hold different items, or no LF votes on any item.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID])
-    counted = read_counted_votes(root, items, k, (root / END_MODEL_SUMMARY).parent)
+    scratch = (root / END_MODEL_SUMMARY).parent
+    counted = read_counted_votes(root, items, k, scratch)
     votes = counted.votes
     if not find_covered(votes).any():
         raise DataError(
@@ -351,9 +371,10 @@ def read_inputs(root: Path, k: int, params: TrainParams) -> Inputs:
         lfs=counted.lfs,
         muted=read_muted(root),
         votes=votes,
-        points=read_scaled_embeddings(root, items, (root / END_MODEL_SUMMARY).parent),
+        points=read_scaled_embeddings(root, items, scratch),
         gold=judges if params.gold == "valid" else None,
         judges=judges,
+        allocate=partial(open_scratch, scratch),
     )
 
 
@@ -406,8 +427,8 @@ def _hold_out(
     with Progress("holding out gold", total=GOLD_FOLDS * WHOLE) as progress:
         for held in range(GOLD_FOLDS):
             rest = GoldRows(rows=np.flatnonzero(fold != held), classes=gold.classes[fold != held])
-            said = fit_gold_baseline(vectors, rest, k, advance=progress.advance)
-            alone[fold == held] = np.exp(said)[fold == held]
+            fitted = fit_gold_baseline(vectors, rest, k, advance=progress.advance)
+            alone[fold == held] = np.exp(predict_log_proba(fitted, vectors))[fold == held]
     return HeldOut(
         rows=gold.rows,
         probabilities={"nearvote": nearvote.held_out, "end_model": end.held_out, "gold_only": alone},
@@ -422,6 +443,19 @@ def find_balance(head: VoteHead, inputs: Inputs, k: int, params: TrainParams) ->
     if params.class_balance == "uniform":
         return np.full(k, 1 / k)
     return estimate_class_balance(head, inputs.votes, inputs.gold)
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """The logs of probabilities (n, k), taken for the rows that are asked for."""
+
+    probabilities: Float64
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, rows: slice) -> Float64:
+        return _log(self.probabilities[rows])
 
 
 def _log(probabilities: Float64) -> Float64:

@@ -18,6 +18,9 @@ NEAR_COPY = 0.8
 BLOCK = 4096
 """Rows of which votes are listed at a time; whatever their number, the counts are the same."""
 
+COUNTED = 1 << 17
+"""Rows whose votes are counted at a time, likewise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CopyGroup:
@@ -43,10 +46,11 @@ def count_votes(votes: Votes, n_classes: int) -> Int64:
     >>> count_votes(np.array([[0, 1], [-1, 1]], dtype=np.int8), 2).tolist()
     [[1, 0], [0, 2]]
     """
-    counts = [
-        np.bincount(votes[:, lf].astype(np.int64) + 1, minlength=n_classes + 1)[1:] for lf in range(votes.shape[1])
-    ]
-    return np.array(counts, dtype=np.int64).reshape(votes.shape[1], n_classes)
+    counts = np.zeros((votes.shape[1], n_classes), np.int64)
+    for start in range(0, len(votes), COUNTED):
+        for lf, cast in enumerate(votes[start : start + COUNTED].T):
+            counts[lf] += np.bincount(cast.astype(np.int64) + 1, minlength=n_classes + 1)[1:]
+    return counts
 
 
 def weigh_copies(votes: Votes, n_classes: int) -> Float64:

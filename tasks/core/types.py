@@ -1,7 +1,8 @@
 """Names that every layer shares: array types, gold rows, and the constants of all tables of votes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ UInt32 = npt.NDArray[np.uint32]
 UInt64 = npt.NDArray[np.uint64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+
+Allocate = Callable[[tuple[int, int], type[np.generic]], npt.NDArray[Any]]
+"""Makes an array of zeros of a shape and type, in memory or on disk: what is held of every item goes there."""
 
 Votes = Int8
 """-1 abstains; 0..k-1 is the class at that position of `classes` in params.yaml."""

@@ -5,6 +5,7 @@ the reference, or gold of which class, and the nearest of each.
 """
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +45,8 @@ class KnownItems:
     def __init__(self, root: Path, ids: pl.Series, points: Float32, folder: Path) -> None:
         """`ids` (n,) of the items ascend; `points` (n, d); scratch files are below `folder`."""
         self._root, self._points = root, points
-        self._keys: Keys = open_scratch(folder, (len(ids), _KEY // 8), np.uint64)
+        self._allocate = partial(open_scratch, folder)
+        self._keys: Keys = self._allocate((len(ids), _KEY // 8), np.uint64)
         for start in range(0, len(ids), _BLOCK):
             part = slice(start, start + _BLOCK)
             self._keys[part] = hash_vectors(ids[part], points[part])
@@ -56,7 +58,9 @@ class KnownItems:
         base = identify(identify_code("tasks.core.classifiers.known_nearest"), row_keys.VERSION) + "-"
         with Cache(self._root, CACHE_KIND) as cache:
             earlier = _read_first(cache, base, lambda stored: _read_nearest(stored, self._keys, reference.rows))
-            nearest, remembered = recall_nearest_items(self._points, reference, others, earlier, advance)
+            nearest, remembered = recall_nearest_items(
+                self._points, reference, others, earlier, advance, self._allocate
+            )
             self._write(cache, base, reference.rows.astype("<i4"), remembered)
         return nearest
 
@@ -65,7 +69,7 @@ class KnownItems:
         base = identify(identify_code("tasks.core.label_models.gold_similarity"), row_keys.VERSION, k) + "-"
         with Cache(self._root, CACHE_KIND) as cache:
             earlier = _read_first(cache, base, lambda stored: _read_gold(stored, self._keys, gold, k))
-            found = recall_nearest_gold(self._points, gold, k, earlier, advance)
+            found = recall_nearest_gold(self._points, gold, k, earlier, advance, self._allocate)
             told = np.stack([gold.rows, gold.classes]).astype("<i4")
             self._write(cache, base, told, found.nearest, found.similarity)
         return found.similarity

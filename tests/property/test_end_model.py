@@ -42,7 +42,7 @@ EQUAL = PoolPrior(mean=np.full(3, 1 / 3), spread=POOL_SPREAD)
 
 def test_the_gold_baseline_learns_from_gold_alone():
     features, _, truth = task(k=2)
-    found = np.exp(fit_gold_baseline(features, gold_of(range(50), truth[:50]), 3))
+    found = np.exp(predict_log_proba(fit_gold_baseline(features, gold_of(range(50), truth[:50]), 3), features))
     assert found.sum(axis=1) == pytest.approx(np.ones(200))
     assert (found.argmax(axis=1) == truth)[50:].mean() > 0.8
     assert found[:, 2].max() < 0.2  # no gold of class 2
@@ -417,7 +417,9 @@ from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
 from tasks.core.label_models.gold_similarity import measure_gold_similarity
-from tasks.core.label_models.nearvote import LFColumn, choose_bandwidth, fit_nearvote, pool_votes
+from tasks.core.label_models.nearvote import (
+    LFColumn, choose_bandwidth, find_largest_similarity, fit_nearvote, pool_votes
+)
 from tasks.core.types import GoldRows
 rng = np.random.default_rng(0)
 n, d, m = 3000, 64, 6
@@ -430,12 +432,12 @@ gold = GoldRows(rows=np.arange(200), classes=truth[:200])
 features = apply_spectral_map(fit_spectral_map(points), points)
 head = fit_vote_head(features, votes, 3)
 columns = [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf]) for lf in range(m)]
-pooled = pool_votes(columns, head.reliability, choose_bandwidth(columns))
+pooled = pool_votes(columns, head.reliability, choose_bandwidth(find_largest_similarity(columns)))
 near = measure_gold_similarity(points, gold, 3)
 balance = estimate_class_balance(head, votes, gold)
 label = fit_nearvote(pooled, head, balance, gold, near)
 end = fit_end_model(features, votes, label.weak, gold, np.log(label.posterior), np.log(label.held_out))
-only = fit_gold_baseline(points, gold, 3)
+only = fit_gold_baseline(points, gold, 3).coef
 print(hashlib.sha256(b"".join(x.tobytes() for x in (features, label.posterior, end.posterior, only))).hexdigest())
 """
 

@@ -272,7 +272,7 @@ def test_without_neighbors_nothing_changes():
     own = np.array([[0.9, 0.1], [0.2, 0.8]])
     alike = search(np.ones((2, 3), np.float32))
     assert np.array_equal(smooth_labels(own, alike, 0.7), own)
-    assert measure_agreement(np.array([0, 1]), alike, 2) == 0
+    assert measure_agreement(own, alike) == 0
 
 
 def test_agreement_is_one_in_clusters_and_none_at_random():
@@ -280,9 +280,10 @@ def test_agreement_is_one_in_clusters_and_none_at_random():
     labels = np.repeat([0, 1], 100)
     points = (np.eye(4)[labels] + 0.05 * rng.normal(size=(200, 4))).astype(np.float32)
     found = search(points)
-    assert measure_agreement(labels, found, 2) == pytest.approx(1)
-    assert measure_agreement(rng.permutation(labels), found, 2) < 0.1
-    assert measure_agreement(np.zeros(200, np.int64), found, 2) == 0
+    own = np.eye(2)
+    assert measure_agreement(own[labels], found) == pytest.approx(1)
+    assert measure_agreement(own[rng.permutation(labels)], found) < 0.1
+    assert measure_agreement(own[np.zeros(200, np.int64)], found) == 0
 
 
 def follow(own, found, gold, fold):

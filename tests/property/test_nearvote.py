@@ -19,6 +19,7 @@ from tasks.core.label_models.nearvote import (
     LFColumn,
     PooledVotes,
     choose_bandwidth,
+    find_largest_similarity,
     fit_nearvote,
     pool_votes,
     predict_nearvote,
@@ -82,7 +83,7 @@ def label(points, votes, similarity, k=2, gold=None, seed=0):
     """Nearvote from start to end, with a uniform class balance."""
     head = fit_vote_head(points, votes, k)
     columns = cut_columns(votes, similarity)
-    pooled = pool_votes(columns, head.reliability, choose_bandwidth(columns))
+    pooled = pool_votes(columns, head.reliability, choose_bandwidth(find_largest_similarity(columns)))
     near_gold = None if gold is None else measure_gold_similarity(points, gold, k)
     return fit_nearvote(pooled, head, np.full(k, 1 / k), gold, near_gold, seed)
 
@@ -114,12 +115,12 @@ def test_a_kernel_is_one_at_the_item_itself_and_nothing_without_a_neighbor():
 
 def test_the_bandwidth_gives_the_median_item_the_fifth_power():
     # The nearest neighbors are .5 for item 1 and 1 for item 2; item 0 is voted on by both LFs. Median distance 1/4.
-    assert choose_bandwidth(COLUMNS) == pytest.approx(5 / ((0.5 + 0) / 2))
+    assert choose_bandwidth(find_largest_similarity(COLUMNS)) == pytest.approx(5 / ((0.5 + 0) / 2))
 
 
 def test_the_bandwidth_without_neighbors_or_among_copies():
-    assert choose_bandwidth([column([0, 1], np.ones((2, 2)))]) == 5
-    assert choose_bandwidth([column([-1, -1], np.ones((2, 2)))]) == 5 / 0.01
+    assert choose_bandwidth(find_largest_similarity([column([0, 1], np.ones((2, 2)))])) == 5
+    assert choose_bandwidth(find_largest_similarity([column([-1, -1], np.ones((2, 2)))])) == 5 / 0.01
 
 
 @pytest.mark.parametrize(
@@ -352,12 +353,12 @@ def test_the_order_of_items_and_lfs_does_not_matter(with_gold):
     turned_gold = gold_of(np.argsort(rows)[:50], truth[:50]) if with_gold else None
     head = fit_vote_head(points, votes, 2)
     columns = cut_columns(votes, similarity)
-    b = choose_bandwidth(columns)
+    b = choose_bandwidth(find_largest_similarity(columns))
     balance = np.array([0.4, 0.6])
     near = measure_gold_similarity(points, gold, 2) if with_gold else None
     one = fit_nearvote(pool_votes(columns, head.reliability, b), head, balance, gold, near)
     columns = cut_columns(votes[rows][:, lfs], similarity[rows][:, lfs])
-    assert choose_bandwidth(columns) == b
+    assert choose_bandwidth(find_largest_similarity(columns)) == b
     turned_head = head_of(proba=head.proba[rows], reliability=head.reliability[lfs])
     turned = fit_nearvote(
         pool_votes(columns, turned_head.reliability, b),
@@ -439,8 +440,8 @@ def test_classes_that_an_lf_never_votes_need_no_column():
     full[:, :, [0, 2]] = similarity
     reliability = np.linspace(0.1, 1, 15).reshape(5, 3)
     short = [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf], classes=np.array([0, 2])) for lf in range(5)]
-    bandwidth = choose_bandwidth(short)
-    assert bandwidth == choose_bandwidth(cut_columns(votes, full))
+    bandwidth = choose_bandwidth(find_largest_similarity(short))
+    assert bandwidth == choose_bandwidth(find_largest_similarity(cut_columns(votes, full)))
     found, expected = (pool_votes(columns, reliability, bandwidth) for columns in (short, cut_columns(votes, full)))
     np.testing.assert_array_equal(found.own, expected.own)
     np.testing.assert_array_equal(found.near, expected.near)

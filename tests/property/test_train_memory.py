@@ -62,7 +62,7 @@ def parts() -> dict[str, Any]:
 
 
 def test_agreement_of_neighbors_is_counted_block_by_block(parts):
-    assert measure(lambda: measure_agreement(parts["truth"], parts["nearest"], 2)) < 30
+    assert measure(lambda: measure_agreement(parts["weak"], parts["nearest"])) < 30
 
 
 def test_evidence_is_weighed_in_few_arrays(parts):

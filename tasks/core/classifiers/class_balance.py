@@ -3,6 +3,7 @@
 import numpy as np
 import scipy
 
+from tasks.core.classifiers.softmax import WIDE, cut_blocks
 from tasks.core.classifiers.vote_head import VoteHead, sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.default_lfs import find_default_lfs
@@ -42,9 +43,13 @@ def estimate_class_balance(head: VoteHead, votes: Votes, gold: GoldRows | None) 
     n_classes = head.proba.shape[1]
     balance = head.proba.mean(axis=0)
     if len(find_default_lfs(votes)):
-        counts = sum_votes(votes, weigh_copies(votes, n_classes))
-        counts = counts[counts.sum(axis=1) > 0]
-        balance = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
+        weights, total, rows = weigh_copies(votes, n_classes), np.zeros(n_classes), 0
+        for part in cut_blocks(len(votes), WIDE):
+            counts = sum_votes(votes[part], weights)
+            counts = counts[counts.sum(axis=1) > 0]
+            total += (counts / counts.sum(axis=1, keepdims=True)).sum(axis=0)
+            rows += len(counts)
+        balance = total / rows
     balance = np.maximum(balance, 0.1 / n_classes)
     balance = np.asarray(balance / balance.sum(), dtype=np.float64)
     return balance if gold is None else update_class_balance(balance, gold.classes)

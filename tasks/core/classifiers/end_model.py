@@ -38,18 +38,18 @@ from tasks.core.classifiers.nearest_items import (
 from tasks.core.classifiers.pool import EXPERTS, Leader, fit_pool_weights, weigh_experts
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
+    Rows,
     SoftmaxRegression,
     cut_blocks,
     fit_softmax_regression,
     normalize_scores,
-    predict_log_proba,
     score_rows,
 )
 from tasks.core.classifiers.spectral import Features, SpectralFeatures
 from tasks.core.classifiers.student import STUDENT_FOLDS, STUDENT_PENALTIES, Student, fit_student
 from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Bool, Float32, Float64, GoldRows, Int64, Votes
+from tasks.core.types import Allocate, Bool, Float32, Float64, GoldRows, Int64, Votes
 
 END_WORK = (1 + STUDENT_FOLDS * len(STUDENT_PENALTIES) + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE
 """The work that `fit_end_model` reports to its `advance` in all, with enough gold."""
@@ -110,15 +110,14 @@ class EndModel:
 
 def fit_gold_baseline(
     embeddings: Float32, gold: GoldRows, n_classes: int, penalty: float = 10.0, advance: Advance = ignore_progress
-) -> Float64:
-    """Return log probabilities (n, k) float64 of logistic regression on the gold rows' raw embeddings alone.
+) -> SoftmaxRegression:
+    """Return logistic regression on the raw `embeddings` (n, d) of the gold rows alone.
 
     This is the alternative to weak supervision for a user with gold. The default penalty is C = 10; a class without gold
     gets a probability near 0.
     """
     targets = np.eye(n_classes)[gold.classes]
-    model = fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty, advance)
-    return predict_log_proba(model, embeddings)
+    return fit_softmax_regression(embeddings[gold.rows], targets, np.ones(len(gold.rows)), penalty, advance)
 
 
 def fit_end_model(
@@ -126,10 +125,11 @@ def fit_end_model(
     votes: Votes,
     weak_labels: Float64,
     gold: GoldRows | None,
-    label_log_proba: Float64 | None,
+    label_log_proba: Rows | None,
     label_held_out: Float64 | None,
     seed: int = 0,
     advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
     *,
     leader: Leader = "student",
     student: Student | None = None,
@@ -149,12 +149,14 @@ def fit_end_model(
     gold
         Gold rows that may be used, or None.
     label_log_proba, label_held_out
-        The label model's log posterior (n, k), and that of the gold rows from folds without them (g, k). Both needed
+        The label model's log posterior (n, k), read by slices of rows, and that of the gold rows from folds without them (g, k). Both needed
         with gold; ignored without.
     seed
         Seed of the fold assignment.
     advance
         Receives `END_WORK` in all; without enough gold, only the student's part.
+    allocate
+        Makes the arrays (n, k) of the result and of the student, and two as large for a while.
     leader
         The expert whose labels are shipped without gold; it leads the pool while gold is scarce (`weigh_experts`).
     student
@@ -182,15 +184,15 @@ def fit_end_model(
     """
     n_classes = weak_labels.shape[1]
     without_gold = weigh_experts(0, n_classes, leader).mean[2:]
-    fitted = fit_student(features, votes, weak_labels, seed, advance) if student is None else student
+    fitted = fit_student(features, votes, weak_labels, seed, advance, allocate) if student is None else student
     with one_thread():
-        own = np.empty_like(weak_labels)
+        own = allocate(weak_labels.shape, np.float64)
         for rows in cut_blocks(len(own)):
             own[rows] = _pool_without_gold(fitted.predict(rows), weak_labels[rows], without_gold)
-        usual = 0.0 if nearest is None else find_usual_say(own.argmax(axis=1), nearest, n_classes)
+        usual = 0.0 if nearest is None else find_usual_say(own, nearest)
         if gold is None or not is_enough_gold(gold):
             return EndModel(
-                posterior=own if nearest is None else smooth_labels(own, nearest, usual),
+                posterior=own if nearest is None else smooth_labels(own, nearest, usual, allocate),
                 own=own,
                 held_out=np.empty((0, n_classes)),
                 pool_weights=np.full(len(EXPERTS), np.nan),
@@ -245,7 +247,8 @@ def fit_end_model(
                     follow_steps(there[at[0]], pooled[fold == f], nearest.nearest[reference], nearest.nearest[mine])
                 )
             choice = choose_weight(followed, gold, fold, usual)
-            posterior, pooled, say = smooth_labels(own, nearest, choice.weight), choice.held_out, choice.weight
+            posterior = smooth_labels(own, nearest, choice.weight, allocate)
+            pooled, say = choice.held_out, choice.weight
         parameters = EndParameters(
             student=fitted.regression,
             confidence=fitted.confidence,

@@ -10,6 +10,7 @@ import numpy as np
 from tasks.core.classifiers.folds import GOLD_FOLDS
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
+    WIDE,
     SoftmaxRegression,
     cut_blocks,
     fit_softmax,
@@ -169,5 +170,6 @@ def measure_norm(log_proba: Float64) -> float:
 def fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:
     """Return the code with a column per LF and class it votes for, and rows of root mean square norm `VOTE_BLOCK_NORM`."""
     heights = np.where(has_votes(votes, n_classes), np.sqrt(weigh_copies(votes, n_classes)), 0.0)
-    mean = sum_votes(votes, heights**2).sum(axis=1).mean()
+    parts = cut_blocks(len(votes), WIDE)
+    mean = sum(sum_votes(votes[part], heights**2).sum(axis=1).sum() for part in parts) / max(len(votes), 1)
     return VoteCode(heights=heights, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if heights.any() else 0.0)

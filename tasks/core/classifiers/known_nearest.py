@@ -17,17 +17,17 @@ import numpy.typing as npt
 from tasks.core.classifiers.nearest_items import (
     NEAREST,
     PRODUCTS,
+    Itself,
     NearestItems,
     Reference,
     Scorer,
-    find_itself,
     find_reaching,
     measure_pairs,
     rank_pairs,
     rank_reference,
 )
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Bool, Float32, Int32, Int64
+from tasks.core.types import Allocate, Bool, Float32, Int32, Int64
 
 REMEMBERED = 14
 """Nearest items that are remembered: if 2 % of the reference go in a night, one item in a million has fewer than ten left after
@@ -104,17 +104,21 @@ def recall_nearest_items(
     others: Float32,
     earlier: EarlierNearest | None = None,
     advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
 ) -> tuple[NearestItems, Int32]:
-    """Return what `find_nearest_items` does, and what is to be remembered: (n, `REMEMBERED`), the nearest first, -1 where not known."""
-    itself = find_itself(points, reference)
-    nearest = np.empty((len(points), REMEMBERED), dtype=np.int32)
+    """Return what `find_nearest_items` does, and what is to be remembered: (n, `REMEMBERED`), the nearest first, -1 where not known.
+
+    `allocate` makes the array of both.
+    """
+    itself = Itself(reference)
+    nearest = allocate((len(points), REMEMBERED), np.int32)
     finder = Finder(others, NEAREST, REMEMBERED, earlier)
     parts = [slice(at, min(at + finder.size, len(points))) for at in range(0, len(points), finder.size)]
     with count_steps(advance, len(parts)) as step:
         for part in parts:
-            nearest[part] = finder.find(points[part], itself[part], part)
+            nearest[part] = finder.find(points[part], itself.find(points[part]), part)
             step(1)
-    return NearestItems(reference=reference, nearest=np.ascontiguousarray(nearest[:, :NEAREST])), nearest
+    return NearestItems(reference=reference, nearest=nearest[:, :NEAREST]), nearest
 
 
 def _add_fresh(

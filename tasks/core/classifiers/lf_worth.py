@@ -41,8 +41,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.classifiers.vote_head import has_votes, sum_votes
-from tasks.core.copies import group_copies, weigh_copies
+from tasks.core.classifiers.vote_head import sum_votes
+from tasks.core.copies import count_votes, group_copies, weigh_copies
 from tasks.core.lf_analysis import count_correct, wilson_interval
 from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
@@ -153,7 +153,7 @@ def measure_worth(
                     said_instead[lf] = judgment.said_instead
                 step(1)
             trust = (trust + judged) / 2
-    values = values * (votes != ABSTAIN).sum(axis=0) / max(len(votes), 1)
+    values = values * count_votes(votes, n_classes).sum(axis=1) / max(len(votes), 1)
     return LFWorth(values=values, is_refuted=is_refuted, said_instead=said_instead)
 
 
@@ -174,14 +174,12 @@ def find_harmful(worth: LFWorth, votes: Votes, n_classes: int, gold: GoldRows | 
     >>> find_harmful(worth, votes, 2).tolist()
     [2]
     """
-    cast = has_votes(votes, n_classes)
+    votes_for = count_votes(votes, n_classes)
+    cast, said = votes_for > 0, votes_for.sum(axis=1)
     counts = cast.sum(axis=0)
-    said = (votes != ABSTAIN).sum(axis=0)
     per_vote = worth.values / np.maximum(said, 1)
-    truth = np.full(len(votes), ABSTAIN)
-    if gold is not None:
-        truth[gold.rows] = gold.classes
-    is_vouched = wilson_interval(count_correct(votes, truth))[0] > 0.5
+    known = (votes[:0], np.empty(0, np.int64)) if gold is None else (votes[gold.rows], gold.classes)
+    is_vouched = wilson_interval(count_correct(*known))[0] > 0.5
     harmful = []
     for lf in np.argsort(per_vote, kind="stable").tolist():
         is_harm = said[lf] >= LEAST_NAMED and (worth.values[lf] < 0 or worth.is_refuted[lf])

@@ -29,7 +29,7 @@ import scipy
 from tasks.core.classifiers.pool import trust_gold
 from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Float32, Float64, GoldRows, Int64
+from tasks.core.types import Allocate, Float32, Float64, GoldRows, Int64, UInt64
 
 NEAREST = 10
 """Items that an item is compared with."""
@@ -89,13 +89,27 @@ class NearestItems:
 def choose_reference(points: Float32, cut: float | None = None, pairs: int = PAIRS) -> Reference:
     """Return the reference among the items with these `points` (n, d): those whose hash is at most `cut` if that is given."""
     hashes = hash_points(points)
-    found, rows = np.unique(hashes, return_index=True)
-    shares = found / 2.0**64
     if cut is None:
         most = max(pairs // max(len(points), 1), FEWEST)
+        found, first = _find_smallest(hashes, most + 1)
+        shares = found / 2.0**64
         cut = float(shares[most - 1]) if len(found) > most else 1.0
-    rows = np.sort(rows[shares <= cut])
+    else:
+        found, first = np.unique(hashes, return_index=True)
+        shares = found / 2.0**64
+    rows = np.sort(first[shares <= cut])
     return Reference(rows=rows.astype(np.int64), hashes=hashes[rows], cut=cut)
+
+
+def _find_smallest(hashes: UInt64, most: int) -> tuple[UInt64, Int64]:
+    """Return the `most` smallest distinct `hashes` (n,), ascending, or more of them, and the first row of each; all if they are fewer."""
+    bound = (most << 65) // max(len(hashes), 1)
+    while True:
+        rows = np.flatnonzero(hashes <= np.uint64(min(bound, 2**64 - 1)))
+        found, at = np.unique(hashes[rows], return_index=True)
+        if len(found) >= most or len(rows) == len(hashes):
+            return found, rows[at]
+        bound *= 2
 
 
 def find_nearest_items(
@@ -105,21 +119,27 @@ def find_nearest_items(
 
     `advance` receives a single piece of work. O(n r d).
     """
-    nearest = rank_reference(points, find_itself(points, reference), Scorer(others), NEAREST, advance)
+    nearest = rank_reference(points, Itself(reference).find(points), Scorer(others), NEAREST, advance)
     return NearestItems(reference=reference, nearest=nearest)
 
 
-def find_itself(points: Float32, reference: Reference) -> Int64:
-    """Return the position (n,) in the reference of the item with the same embedding as each of `points`; -1 where there is none."""
-    hashes = hash_points(points)
-    order = np.argsort(reference.hashes)
-    at = np.searchsorted(reference.hashes[order], hashes)
-    itself = np.full(len(points), -1, dtype=np.int64)
-    inside = np.flatnonzero(at < len(order))
-    same = order[at[inside]]
-    is_same = reference.hashes[same] == hashes[inside]
-    itself[inside[is_same]] = same[is_same]
-    return itself
+class Itself:
+    """Finds the item with the same embedding in a reference."""
+
+    def __init__(self, reference: Reference) -> None:
+        """Sort the `reference`."""
+        self._order = np.argsort(reference.hashes)
+        self._hashes = reference.hashes[self._order]
+
+    def find(self, points: Float32) -> Int64:
+        """Return the position (b,) in the reference of the item with the same embedding as each of `points` (b, d); -1 if none."""
+        hashes = hash_points(points)
+        at = np.searchsorted(self._hashes, hashes)
+        itself = np.full(len(points), -1, dtype=np.int64)
+        inside = np.flatnonzero(at < len(self._order))
+        is_same = self._hashes[at[inside]] == hashes[inside]
+        itself[inside[is_same]] = self._order[at[inside[is_same]]]
+        return itself
 
 
 def rank_reference(
@@ -211,30 +231,36 @@ def _bound_largest(scores: Float32, most: int) -> Float64:
     return np.asarray(np.partition(largest, width - most, axis=1)[:, width - most], dtype=np.float64)
 
 
-def measure_agreement(labels: Int64, items: NearestItems, n_classes: int) -> float:
-    """Return how much more often the labels (n,) of neighbors agree than those of two random items, over the most possible; 0 at least.
+def measure_agreement(own: Float64, items: NearestItems) -> float:
+    """Return how much more often the labels of neighbors agree than those of two random items, over the most possible; 0 at least.
 
-    This is Cohen's kappa of an item and its neighbors.
+    This is Cohen's kappa of an item and its neighbors. The label of an item is the largest of its `own` (n, k).
     """
     rows, agreeing, compared = items.reference.rows, 0, 0
-    for block in cut_blocks(len(labels) if len(rows) else 0):
+    heard, count = own[rows].argmax(axis=1), np.zeros(own.shape[1], np.int64)
+    for block in cut_blocks(len(own) if len(rows) else 0):
+        labels = own[block].argmax(axis=1)
         is_there = items.nearest[block] >= 0
-        agreeing += int((labels[rows[items.nearest[block]]] == labels[block, None])[is_there].sum())
+        agreeing += int((heard[items.nearest[block]] == labels[:, None])[is_there].sum())
         compared += int(is_there.sum())
-    share = np.bincount(labels, minlength=n_classes) / max(len(labels), 1)
+        count += np.bincount(labels, minlength=len(count))
+    share = count / max(len(own), 1)
     chance = float((share**2).sum())
     if not compared or chance >= 1:
         return 0.0
     return max((agreeing / compared - chance) / (1 - chance), 0.0)
 
 
-def find_usual_say(labels: Int64, items: NearestItems, n_classes: int) -> float:
+def find_usual_say(own: Float64, items: NearestItems) -> float:
     """Return the say of nearest items where no gold tells: the square of `measure_agreement`, at most the largest of `WEIGHTS`."""
-    return min(measure_agreement(labels, items, n_classes) ** 2, WEIGHTS[-1])
+    return min(measure_agreement(own, items) ** 2, WEIGHTS[-1])
 
 
-def smooth_labels(own: Float64, items: NearestItems, weight: float) -> Float64:
-    """Return F (n, k): `own` (n, k), with `weight` the say of the nearest items; rows without neighbors stay as they are."""
+def smooth_labels(own: Float64, items: NearestItems, weight: float, allocate: Allocate = np.zeros) -> Float64:
+    """Return F (n, k): `own` (n, k), with `weight` the say of the nearest items; rows without neighbors stay as they are.
+
+    `allocate` makes the array of F.
+    """
     if weight == 0 or not len(items.reference.rows):
         return own
     start = own[items.reference.rows]
@@ -242,12 +268,18 @@ def smooth_labels(own: Float64, items: NearestItems, weight: float) -> Float64:
     settled = start
     for _ in range(MOST_STEPS):
         settled = mix(start, within @ settled, items.nearest[items.reference.rows], weight)
-    return extend_labels(own, items.nearest, settled, weight)
+    return extend_labels(own, items.nearest, settled, weight, allocate)
 
 
-def extend_labels(own: Float64, nearest: npt.NDArray[np.int32], settled: Float64, weight: float) -> Float64:
+def extend_labels(
+    own: Float64,
+    nearest: npt.NDArray[np.int32],
+    settled: Float64,
+    weight: float,
+    allocate: Allocate = np.zeros,
+) -> Float64:
     """Return F (q, k) of any rows: `own` (q, k), with neighbors `nearest` (q, 10) whose F is `settled` (r, k)."""
-    smoothed = np.empty_like(own)
+    smoothed = allocate(own.shape, np.float64)
     for block in cut_blocks(len(own)):
         near = nearest[block]
         smoothed[block] = mix(own[block], _average(near, len(settled)) @ settled, near, weight)

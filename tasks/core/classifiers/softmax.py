@@ -14,6 +14,7 @@ such a change of coordinates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,6 +42,9 @@ SCALING_LEAST = 4
 
 BLOCK = 4096
 """Rows per block of a float64 reduction, so that the order of summation is fixed for every n."""
+
+WIDE = 1 << 17
+"""Rows per block where whole columns are added up: few blocks, as each is a handful of NumPy's calls."""
 
 
 class Rows(Protocol):
@@ -105,20 +109,23 @@ def predict_log_proba(model: SoftmaxRegression, features: Rows) -> Float64:
 def fit_temperature(scores: Float64, targets: Float64) -> Float64:
     """Return the inverse temperature and k offsets, (1 + k,) float64, that minimize the log loss on weighted targets.
 
-    scores, targets: (n, k) float64; a row of targets sums to its weight. The inverse temperature is kept in [1/e, e^3],
-    since separable votes would send it to infinity.
+    scores, targets: (n, k) float64, read `WIDE` rows at a time; a row of targets sums to its weight. The inverse temperature is kept
+    in [1/e, e^3], since separable votes would send it to infinity.
     """
-    weights = targets.sum(axis=1, keepdims=True)
-    total = weights.sum()
+    k = scores.shape[1]
+    parts = cut_blocks(len(scores), WIDE)
+    total = sum(float(targets[part].sum(axis=1).sum()) for part in parts)
 
     def objective(v: Float64) -> tuple[float, Float64]:
         """Return log loss and its gradient at inverse temperature exp(v[0]) and offsets v[1:]."""
-        log_p = normalize_scores(np.exp(v[0]) * scores + v[1:])
-        residual = weights * np.exp(log_p) - targets
-        gradient = np.r_[np.exp(v[0]) * (residual * scores).sum(), residual.sum(axis=0)]
-        return -float((targets * log_p).sum()) / total, gradient / total
+        value, gradient = 0.0, np.zeros(1 + k)
+        for part in parts:
+            log_p = normalize_scores(np.exp(v[0]) * scores[part] + v[1:])
+            residual = targets[part].sum(axis=1, keepdims=True) * np.exp(log_p) - targets[part]
+            gradient += np.r_[np.exp(v[0]) * (residual * scores[part]).sum(), residual.sum(axis=0)]
+            value -= float((targets[part] * log_p).sum())
+        return value / total, gradient / total
 
-    k = scores.shape[1]
     v = scipy.optimize.minimize(
         objective, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-1.0, 3.0)] + [(-10.0, 10.0)] * k
     ).x
@@ -199,13 +206,25 @@ def _unscale(v: Float64, scaling: Float64 | None) -> Float64:
 
 def score_rows(model: SoftmaxRegression, features: Rows) -> Float64:
     """Return unnormalized log probabilities (n, k) float64."""
+    scores = np.empty((len(features), len(model.intercept)))
+    for block, found in _score_blocks(model, features):
+        scores[block] = found
+    return scores
+
+
+def write_log_proba(model: SoftmaxRegression, features: Rows, into: Float64) -> None:
+    """Write log class probabilities `into` an array (n, k), which may be on disk."""
+    for block, found in _score_blocks(model, features):
+        into[block] = normalize_scores(found)
+
+
+def _score_blocks(model: SoftmaxRegression, features: Rows) -> Iterator[tuple[slice, Float64]]:
+    """Yield unnormalized log probabilities (b, k) of `BLOCK` rows after the other."""
     if isinstance(features, MappedRows):
         features, model = features.fold(model)
-    scores = np.empty((len(features), len(model.intercept)))
     coef = model.coef.astype(np.float32)
     for block in cut_blocks(len(features)):
-        scores[block] = features[block] @ coef
-    return scores + model.intercept
+        yield block, (features[block] @ coef).astype(np.float64) + model.intercept
 
 
 def normalize_scores(scores: Float64) -> Float64:
@@ -238,6 +257,6 @@ def _sum_exponentials(scores: Float64) -> Float64:
     return np.asarray(np.log1p(below.sum(axis=1, keepdims=True) / ties) + np.log(ties) + top)
 
 
-def cut_blocks(n: int) -> list[slice]:
-    """Return slices of `BLOCK` rows that cover n rows in order."""
-    return [slice(at, min(at + BLOCK, n)) for at in range(0, n, BLOCK)]
+def cut_blocks(n: int, size: int = BLOCK) -> list[slice]:
+    """Return slices of `size` rows that cover n rows in order."""
+    return [slice(at, min(at + size, n)) for at in range(0, n, size)]

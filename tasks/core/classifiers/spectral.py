@@ -126,7 +126,8 @@ class SpectralFeatures:
         return len(self.embeddings)
 
     def __getitem__(self, rows: slice | Int64) -> Float32:
-        return apply_spectral_map(self.spectral_map, self.embeddings, np.arange(len(self))[rows])
+        taken = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        return apply_spectral_map(self.spectral_map, self.embeddings, taken)
 
     def take(self, rows: slice | Int64) -> SpectralFeatures:
         """Return those of some rows, not made yet."""

@@ -9,18 +9,21 @@ import scipy
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import (
+    WIDE,
     SoftmaxRegression,
+    cut_blocks,
     fit_softmax,
     fit_temperature,
     normalize_scores,
     score_rows,
+    write_log_proba,
 )
 from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float64, Int64, Votes
+from tasks.core.types import Allocate, Float64, Int64, Votes
 
 STUDENT_PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Inverse penalties of the student, half decades; see `choose_student_penalty`."""
@@ -53,20 +56,27 @@ class Student:
 
 
 def fit_student(
-    features: Features, votes: Votes, weak_labels: Float64, seed: int = 0, advance: Advance = ignore_progress
+    features: Features,
+    votes: Votes,
+    weak_labels: Float64,
+    seed: int = 0,
+    advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
 ) -> Student:
     """Return softmax regression on the `weak_labels` (n, k) of all rows, or of a random `TRAINING_ROWS` of them.
 
     Soft targets and the penalty (`choose_student_penalty`) leave it underconfident, so a temperature is fitted on the
-    votes of all rows with votes, weighted to the weak labels' class balance; it changes no hard label. The other
-    parameters are those of `fit_end_model`.
+    votes of all rows with votes, weighted to the weak labels' class balance; it changes no hard label. `allocate` makes the array of
+    `Student.raw`, and one as large for a while. The other parameters are those of `fit_end_model`.
     """
     with one_thread():
         rows = draw_rows(np.arange(len(features)), TRAINING_ROWS, seed)
         penalty = choose_student_penalty(features, weak_labels, seed, advance)
         model = fit_softmax(features[rows], weak_labels[rows], np.ones(len(rows)), penalty, None, advance)
-        raw = normalize_scores(score_rows(model, features))
-        return Student(regression=model, raw=raw, confidence=_measure_confidence(raw, votes, weak_labels.mean(axis=0)))
+        raw = allocate(weak_labels.shape, np.float64)
+        write_log_proba(model, features, raw)
+        confidence = _measure_confidence(raw, votes, weak_labels.mean(axis=0), allocate)
+        return Student(regression=model, raw=raw, confidence=confidence)
 
 
 def choose_student_penalty(
@@ -135,15 +145,23 @@ def _is_decided(explained: list[float]) -> bool:
     return explained[_choose_first(explained, max(explained))] >= STUDENT_SHARE * max(most, 0.0)
 
 
-def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64) -> float:
+def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64, allocate: Allocate) -> float:
     """Return the inverse temperature, in [1/e, e^3], at which the student best predicts the votes; 1 without votes."""
-    counts = sum_votes(votes, weigh_copies(votes, len(class_balance)))
-    covered = counts.sum(axis=1) > 0
-    if not covered.any():
+    weights = weigh_copies(votes, len(class_balance))
+    # Rows without votes come last and are cut off.
+    share, said = allocate(log_proba.shape, np.float64), allocate(log_proba.shape, np.float64)
+    total, rows = np.zeros(len(class_balance)), 0
+    for part in cut_blocks(len(votes), WIDE):
+        counts = sum_votes(votes[part], weights)
+        is_covered = counts.sum(axis=1) > 0
+        end = rows + int(is_covered.sum())
+        share[rows:end] = counts[is_covered] / counts[is_covered].sum(axis=1, keepdims=True)
+        said[rows:end] = log_proba[part][is_covered]
+        total += share[rows:end].sum(axis=0)
+        rows = end
+    if not rows:
         return 1.0
-    share = counts[covered]
-    del counts
-    share /= share.sum(axis=1, keepdims=True)
-    mean = share.mean(axis=0)
-    share *= np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
-    return float(fit_temperature(log_proba[covered], share)[0])
+    mean = total / rows
+    for part in cut_blocks(rows):
+        share[part] *= np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
+    return float(fit_temperature(said[:rows], share[:rows])[0])

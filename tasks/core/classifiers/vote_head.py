@@ -18,17 +18,20 @@ import numpy.typing as npt
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
+    WIDE,
     SoftmaxRegression,
+    cut_blocks,
     fit_softmax,
     fit_temperature,
     normalize_scores,
     score_rows,
+    write_log_proba,
 )
 from tasks.core.classifiers.spectral import Features
 from tasks.core.copies import count_votes, find_originals, weigh_copies
 from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float64, Votes
+from tasks.core.types import Allocate, Float64, Votes
 
 HEAD_PENALTY = 0.3
 """Inverse penalty of the vote head; .1 to 1 gave the same end accuracy within .002 on 23 tasks."""
@@ -64,7 +67,12 @@ class VoteHead:
 
 
 def fit_vote_head(
-    features: Features, votes: Votes, n_classes: int, seed: int = 0, advance: Advance = ignore_progress
+    features: Features,
+    votes: Votes,
+    n_classes: int,
+    seed: int = 0,
+    advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
 ) -> VoteHead:
     """Return the vote head: P(class an LF would vote | item) under a uniform class balance, and LF reliabilities.
 
@@ -78,6 +86,8 @@ def fit_vote_head(
         Seed of the fold assignment, the only randomness.
     advance
         Receives `HEAD_WORK` in all.
+    allocate
+        Makes the array of `VoteHead.proba`.
 
     Notes
     -----
@@ -90,10 +100,11 @@ def fit_vote_head(
     are no votes). A class without votes has probability 0.
     """
     shares = weigh_copies(votes, n_classes)
-    first = _fit_votes(features, sum_votes(votes, shares), seed, advance)
-    reliability = measure_reliability(votes, first.proba) * shares
-    second = _fit_votes(features, sum_votes(votes, reliability), seed, advance)
-    return VoteHead(proba=second.proba, reliability=reliability, regression=second.regression)
+    proba = allocate((len(votes), n_classes), np.float64)
+    _fit_votes(features, votes, shares, seed, advance, proba)
+    reliability = measure_reliability(votes, proba) * shares
+    regression = _fit_votes(features, votes, reliability, seed, advance, proba)
+    return VoteHead(proba=proba, reliability=reliability, regression=regression)
 
 
 def measure_reliability(votes: Votes, proba: Float64) -> Float64:
@@ -139,41 +150,41 @@ def measure_skill(votes: Votes, proba: Float64) -> float:
     One minus the ratio of its log loss to that of guessing among the classes with votes, all weighted equally. LFs with
     identical votes count once. NaN if fewer than two classes have votes.
     """
-    votes = votes[:, np.unique(find_originals(votes))]
-    casts = has_votes(votes, proba.shape[1])
-    gains = [
-        float(np.log(np.maximum(np.repeat(proba[:, c], (votes[:, casts[:, c]] == c).sum(axis=1)), LOG_FLOOR)).mean())
-        for c in range(proba.shape[1])
-        if casts[:, c].any()
-    ]
+    originals = np.unique(find_originals(votes))
+    k = proba.shape[1]
+    gained, cast = np.zeros(k), np.zeros(k)
+    for part in cut_blocks(len(votes), WIDE):
+        said = sum_votes(votes[part, originals], np.ones((len(originals), k)))
+        gained += (said * np.log(np.maximum(proba[part], LOG_FLOOR))).sum(axis=0)
+        cast += said.sum(axis=0)
+    gains = gained[cast > 0] / cast[cast > 0]
     return 1.0 + float(np.mean(gains)) / np.log(len(gains)) if len(gains) > 1 else float("nan")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _FittedVotes:
-    """One round of `fit_vote_head`."""
-
-    proba: Float64
-    regression: SoftmaxRegression
-
-
-def _fit_votes(features: Features, counts: Float64, seed: int, advance: Advance) -> _FittedVotes:
-    """Return the head fitted on weighted vote counts (n, k) float64; see `fit_vote_head`."""
-    n, n_classes = counts.shape
-    covered = draw_rows(np.flatnonzero(counts.sum(axis=1) > 0), TRAINING_ROWS, seed)
-    voted = counts.sum(axis=0) > 0
+def _fit_votes(
+    features: Features, votes: Votes, weights: Float64, seed: int, advance: Advance, proba: Float64
+) -> SoftmaxRegression:
+    """Return the classifier of a round of `fit_vote_head`, by votes that weigh `weights` (m, k); write what it says to `proba` (n, k)."""
+    n_classes = proba.shape[1]
+    is_covered, voted = np.zeros(len(votes), np.bool_), np.zeros(n_classes, np.bool_)
+    for part in cut_blocks(len(votes), WIDE):
+        counts = sum_votes(votes[part], weights)
+        is_covered[part] = counts.sum(axis=1) > 0
+        voted |= (counts > 0).any(axis=0)
+    covered = draw_rows(np.flatnonzero(is_covered), TRAINING_ROWS, seed)
     if voted.sum() < 2 or len(covered) < 2 * HEAD_FOLDS:
         head = np.where(voted, 1.0, 0.0) if voted.any() else np.ones(n_classes)
         head /= head.sum()
         with np.errstate(divide="ignore"):
             constant = SoftmaxRegression(coef=np.zeros((features.shape[1], n_classes)), intercept=np.log(head))
-        return _FittedVotes(proba=np.tile(head, (n, 1)), regression=constant)
-    share = counts[covered][:, voted]
+        proba[:] = head
+        return constant
+    share = sum_votes(votes[covered], weights)[:, voted]
     share /= share.sum(axis=1, keepdims=True)
     balanced = share / share.mean(axis=0)
-    weights = balanced.sum(axis=1)
-    targets = balanced / weights[:, None]
-    weights = weights / weights.mean()
+    mass = balanced.sum(axis=1)
+    targets = balanced / mass[:, None]
+    mass = mass / mass.mean()
     fold = np.random.default_rng(seed).permutation(len(covered)) % HEAD_FOLDS
     models: list[SoftmaxRegression] = []
     held_out = np.zeros_like(targets)
@@ -182,20 +193,22 @@ def _fit_votes(features: Features, counts: Float64, seed: int, advance: Advance)
         for f in range(HEAD_FOLDS):
             out = fold == f
             start = models[-1] if models else None
-            # weights of 0 leave a fold out without a copy of the others
-            model = fit_softmax(learned, targets, np.where(out, 0.0, weights), HEAD_PENALTY, start, advance)
+            # a weight of 0 leaves a fold out without a copy of the others
+            model = fit_softmax(learned, targets, np.where(out, 0.0, mass), HEAD_PENALTY, start, advance)
             held_out[out] = score_rows(model, learned[out])
             models.append(model)
-        calibrated = fit_temperature(held_out, targets * weights[:, None])
+        calibrated = fit_temperature(held_out, targets * mass[:, None])
         coef, intercept = np.zeros((features.shape[1], n_classes)), np.full(n_classes, -np.inf)
         # Scores are linear, so the mean of the folds' scores is the score of their mean model.
         coef[:, voted] = calibrated[0] * np.mean([model.coef for model in models], axis=0)
         mean_intercept = np.mean([model.intercept for model in models], axis=0)
         intercept[voted] = calibrated[0] * mean_intercept + calibrated[1:]
         regression = SoftmaxRegression(coef=coef, intercept=intercept)
-        head = np.exp(normalize_scores(score_rows(regression, features)))
-    head[np.ix_(covered, voted)] = np.exp(normalize_scores(calibrated[0] * held_out + calibrated[1:]))
-    return _FittedVotes(proba=head, regression=regression)
+        write_log_proba(regression, features, proba)
+    for part in cut_blocks(len(proba)):
+        np.exp(proba[part], out=proba[part])
+    proba[np.ix_(covered, voted)] = np.exp(normalize_scores(calibrated[0] * held_out + calibrated[1:]))
+    return regression
 
 
 def has_votes(votes: Votes, n_classes: int) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tasks.core.classifiers.known_nearest import EarlierNearest, Finder
 from tasks.core.classifiers.nearest_items import hash_points, measure_pairs
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
-from tasks.core.types import Float32, GoldRows, Int32, Int64
+from tasks.core.types import Allocate, Float32, GoldRows, Int32, Int64
 
 GOLD_PAIRS = 1 << 32
 """Most comparisons of an item with a gold row: a minute on one core at d = 384."""
@@ -77,11 +77,17 @@ def recall_nearest_gold(
     n_classes: int,
     earlier: EarlierGold | None = None,
     advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
 ) -> NearestGold:
-    """Return what `measure_gold_similarity` does, and who is nearest, from what an `earlier` run found as far as it holds."""
-    position = np.full(len(embeddings), -1, dtype=np.int64)
+    """Return what `measure_gold_similarity` does, and who is nearest, from what an `earlier` run found as far as it holds.
+
+    `allocate` makes the arrays of both.
+    """
+    position = np.full(len(embeddings), -1, dtype=np.int32)
     position[gold.rows] = np.arange(len(gold.rows))
-    return _find_nearest(embeddings, embeddings[gold.rows], gold.classes, position, n_classes, earlier, advance)
+    return _find_nearest(
+        embeddings, embeddings[gold.rows], gold.classes, position, n_classes, earlier, advance, allocate
+    )
 
 
 def measure_similarity_to_gold(
@@ -89,7 +95,7 @@ def measure_similarity_to_gold(
     gold_embeddings: Float32,
     classes: npt.NDArray[np.int64],
     k: int,
-    itself: npt.NDArray[np.int64] | None = None,
+    itself: Int64 | None = None,
 ) -> Float32:
     """Return the similarity (q, k) float32 of items to the nearest gold row of each class.
 
@@ -106,22 +112,24 @@ def measure_similarity_to_gold(
         not gold rows. None if no item is a gold row.
     """
     position = np.full(len(embeddings), -1, dtype=np.int64) if itself is None else itself
-    return _find_nearest(embeddings, gold_embeddings, classes, position, k, None, ignore_progress).similarity
+    return _find_nearest(embeddings, gold_embeddings, classes, position, k, None, ignore_progress, np.zeros).similarity
 
 
 def _find_nearest(
     embeddings: Float32,
     gold_embeddings: Float32,
     classes: Int64,
-    position: Int64,
+    position: Int32 | Int64,
     n_classes: int,
     earlier: EarlierGold | None,
     advance: Advance,
+    allocate: Allocate,
 ) -> NearestGold:
     """Return `recall_nearest_gold`, where position (n,) is an item's own row among the gold rows, -1 if it has none."""
     n = len(embeddings)
-    similarity = np.full((n, n_classes), np.nan, dtype=np.float32)
-    nearest = np.full((n, n_classes), -1, dtype=np.int32)
+    similarity = allocate((n, n_classes), np.float32)
+    nearest = allocate((n, n_classes), np.int32)
+    similarity[:], nearest[:] = np.nan, -1
     within = np.full(len(classes), -1, dtype=np.int64)  # position among the gold rows of the same class
     others, finders = {}, {}
     for c in np.unique(classes).tolist():

@@ -30,13 +30,13 @@ w says how reliability falls with distance: near^w is again an exponential kerne
 priors are the weights used without gold, so a few gold rows change little and many decide. With four weights and k
 offsets it cannot overfit 100 rows. A gold row is influenced only by *other* gold rows.
 
-Cost: a pass over the LF columns for b and another for the pool, each over the classes that an LF votes for; memory n k.
-There is no n x n matrix.
+Cost: a pass over the LF columns for b and another for the pool, each over the classes that an LF votes for, a part of the items at
+a time; memory n k, where the caller wants it. There is no n x n matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.label_models.balancing import apply_balance, fit_balance
 from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
-from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
+from tasks.core.types import Allocate, Float32, Float64, GoldRows, Int64, Votes
 
 MEDIAN_EXPONENT = 5.0
 """An item at the median distance has weight exp(-5); see the module's docstring."""
@@ -146,19 +146,27 @@ class NearvoteLabels:
     parameters: NearvoteParameters
 
 
-def choose_bandwidth(columns: Iterable[LFColumn]) -> float:
-    """Return b = 5 / median distance; an item's distance is 1 - s to the nearest support item of an LF that abstains on it.
-
-    Items without neighbors are left out. If no item has neighbors, b does not matter and is 5.
-    """
+def find_largest_similarity(columns: Iterable[LFColumn]) -> Float32:
+    """Return each item's similarity to the nearest support item of an LF that abstains on it, (n,); NaN where there is none."""
     nearest: Float32 | None = None
     for column in columns:
         s = np.where((column.votes < 0)[:, None], column.similarity, np.float32(np.nan))
         best = np.fmax.reduce(s, axis=1, initial=np.float32(np.nan))
         nearest = best if nearest is None else np.fmax(nearest, best)
-    if nearest is None or np.isnan(nearest).all():
+    return np.empty(0, np.float32) if nearest is None else nearest
+
+
+def choose_bandwidth(similarity: Float32) -> float:
+    """Return b = 5 / median distance, where an item's distance is 1 less its `find_largest_similarity` (n,).
+
+    Items without neighbors are left out. If no item has neighbors, b does not matter and is 5.
+    """
+    known = similarity[~np.isnan(similarity)]
+    if not len(known):
         return MEDIAN_EXPONENT
-    distance = float(np.nanmedian(1.0 - nearest.astype(np.float64)))
+    half = (len(known) - 1) // 2, len(known) // 2
+    known.partition(half)
+    distance = float(np.mean([1.0 - float(known[at]) for at in half]))
     return MEDIAN_EXPONENT / max(distance, SMALLEST_DISTANCE)
 
 
@@ -176,7 +184,6 @@ def pool_votes(
     columns: Iterable[LFColumn],
     reliability: Float64,
     bandwidth: float,
-    allocate: Callable[[tuple[int, int]], Float64] = np.zeros,
 ) -> PooledVotes:
     """Return the sums over LFs of votes and of weighted neighbors, both times r_jc, added in LF order.
 
@@ -188,8 +195,6 @@ def pool_votes(
         (m, k) float64 from `fit_vote_head`, or ones; NaN (the LF never votes for the class) counts as 0.
     bandwidth
         b, positive.
-    allocate
-        Makes an array of zeros of a shape, such as one on disk.
 
     Raises
     ------
@@ -216,7 +221,7 @@ def pool_votes(
             got = column.votes[(column.votes < -1) | (column.votes >= n_classes)][0]
             raise ValueError(f"votes of LF {j}: got {got}; expected -1 or 0..{n_classes - 1}")
         if own is None or near is None:
-            own, near = allocate(shape), allocate(shape)
+            own, near = np.zeros(shape), np.zeros(shape)
         voted = column.votes >= 0
         own[voted, column.votes[voted]] += r[j, column.votes[voted]]
         silent = np.flatnonzero(~voted)
@@ -237,6 +242,7 @@ def fit_nearvote(
     gold_similarity: Float32 | None,
     seed: int = 0,
     advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
 ) -> NearvoteLabels:
     """Return soft labels of every item from votes, neighbors, the vote head and, if given, gold rows.
 
@@ -255,6 +261,8 @@ def fit_nearvote(
         Seed of the fold assignment; the folds are the same as the end model's.
     advance
         Receives `LABEL_WORK` in all.
+    allocate
+        Makes the arrays (n, k) of the result, and two as large for a while.
 
     Raises
     ------
@@ -262,14 +270,15 @@ def fit_nearvote(
         Gold without gold_similarity; a class balance that does not sum to one.
     """
     n_classes = head.proba.shape[1]
-    pooled = np.asarray(evidence.own + evidence.near)
-    local = fit_balance(pooled, class_balance, advance)
-    together = apply_balance(pooled, local, class_balance)
+    pooled = allocate(head.proba.shape, np.float64)
+    np.add(evidence.own, evidence.near, out=pooled)
+    local = fit_balance(pooled, class_balance, advance, allocate)
+    together = apply_balance(pooled, local, class_balance, allocate)
     del pooled
     together *= head.proba
     np.sqrt(together, out=together)
-    both = fit_balance(together, class_balance, advance)
-    weak = apply_balance(together, both, class_balance)
+    both = fit_balance(together, class_balance, advance, allocate)
+    weak = apply_balance(together, both, class_balance, allocate)
     means = np.array([evidence.own.mean(), evidence.near.mean(), np.nan])
     if gold is None or not is_enough_gold(gold):
         return NearvoteLabels(
@@ -304,7 +313,7 @@ def fit_nearvote(
         for f in range(GOLD_FOLDS):
             held_out[fold == f] = _posterior(at_gold[fold == f], folds[f])
         fitted = _fit_conditional_logit(at_gold, gold.classes)
-        posterior = np.empty_like(weak)
+        posterior = allocate(weak.shape, np.float64)
         for block in cut_blocks(len(posterior)):
             posterior[block] = _posterior(stack_rows(block), fitted)
     weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
