@@ -237,7 +237,7 @@ def _search_approximately(
     efforts = [_choose_effort(support, lf, need, occupied, params) for lf in range(len(names))]
     effort = np.array([efforts[lf] or 0 for lf, _ in keys], np.int64)
 
-    table = NeighborTable(keys, len(L), inputs.scratch)
+    table = NeighborTable(keys, len(L), inputs.scratch, of=cells.order)
     known = _reuse_nearby(inputs, cells, L, names, cache, table, occupied, efforts)
     compared = _search_nearby(inputs, cells, support, support.lf_classes, effort, known.is_open, table)
     added = [lf_class.take(known.is_added[lf_class.positions, lf_class.lf]) for lf_class in support.lf_classes]
@@ -246,6 +246,7 @@ def _search_approximately(
     )
     compared += _search_nearby(inputs, cells, support, added, effort, asking & ~known.is_open, table, earlier)
 
+    table.sort()
     columns = np.isin(sample.items, sample.checking)
     checked = sample.position[:, columns] != NOBODY
     right = checked & (table.similarity[:, sample.checking] == sample.similarity[:, columns])
@@ -329,7 +330,7 @@ def _reuse_nearby(
 ) -> _KnownNearby:
     """What the cache knows of LFs with the votes `L` (n, m) is put into `table`, as far as it is where items look now.
 
-    `occupied` (rows of `table`, cells) and `efforts` (m,) are those of this search.
+    `table` has its columns in the order of cells; `occupied` (rows of `table`, cells) and `efforts` (m,) are those of this search.
     """
     is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
     before, effort_before = np.zeros_like(occupied), np.zeros(len(occupied), np.int64)

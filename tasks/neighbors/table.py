@@ -16,19 +16,29 @@ LFClassKey = tuple[int, int]
 
 
 class NeighborTable:
-    """The neighbors of n items, or of the items `of` alone (ascending), for some LF classes; improved in any order.
+    """The neighbors of n items, or of some of them, for some LF classes; improved in any order.
+
+    Items that are searched together should have columns side by side: what is found of them then goes to a few pages of the
+    files, where it would go to as many as there are items, all of them read and written for four bytes.
 
     Attributes
     ----------
     similarity
-        (LF classes, n) NaN where there is no neighbor yet.
+        (LF classes, columns) NaN where there is no neighbor yet.
     position
-        (LF classes, n) of the neighbor among all items; NOBODY where there is none yet.
+        (LF classes, columns) of the neighbor among all items; NOBODY where there is none yet.
     """
 
     def __init__(self, lf_classes: Sequence[LFClassKey], n: int, scratch: Path, of: Int64 | None = None) -> None:
-        """Begin with nobody; mapped files without a name are made in the folder `scratch`."""
+        """Begin with nobody; mapped files without a name are made in the folder `scratch`.
+
+        Each column is of one of the items `of`, whatever their order; None: of all n in theirs.
+        """
         self._lf_classes, self._of = lf_classes, of
+        self._column: Int32 | None = None
+        if of is not None:
+            self._column = np.full(n, -1, np.int32)
+            self._column[of] = np.arange(len(of), dtype=np.int32)
         shape = len(lf_classes), n if of is None else len(of)
         self.similarity: Float32 = open_scratch(scratch, shape, np.float32)
         self.position: Int32 = open_scratch(scratch, shape, np.int32)
@@ -37,17 +47,18 @@ class NeighborTable:
 
     def put(self, lf: int, reused: ReusedNeighbors) -> None:
         """Begin with what is known of one LF."""
+        of = slice(None) if self._of is None else self._of
         rows = self.find_rows(lf)
-        self.similarity[rows], self.position[rows] = reused.similarity, reused.position
+        self.similarity[rows], self.position[rows] = reused.similarity[:, of], reused.position[:, of]
 
     def forget(self, lf: int, items: Bool) -> None:
         """Begin anew with some of the `items` (n,) for one LF."""
-        rows = self.find_rows(lf)
-        self.similarity[rows, items], self.position[rows, items] = np.nan, NOBODY
+        rows, columns = self.find_rows(lf), items if self._of is None else items[self._of]
+        self.similarity[rows, columns], self.position[rows, columns] = np.nan, NOBODY
 
     def improve(self, items: Int64, nearest: Nearest, rows: Int64) -> None:
         """Take over each of `nearest`, whose LF classes have these `rows`, that is nearer, or as near and earlier."""
-        columns = items if self._of is None else np.searchsorted(self._of, items)
+        columns = self._find_columns(items)
         for lf_class in np.flatnonzero((nearest.position != NOBODY).any(axis=1)):
             similarity, position = self.similarity[rows[lf_class]], self.position[rows[lf_class]]
             new_similarity, new = nearest.similarity[lf_class], nearest.position[lf_class]
@@ -57,8 +68,19 @@ class NeighborTable:
             similarity[columns[wins]], position[columns[wins]] = new_similarity[wins], new[wins]
 
     def look_up(self, items: Int64, rows: Int64) -> Float32:
-        """How near the neighbors of `items` so far are, (rows, q), NaN where there is none; of a table of all items."""
-        return np.stack([self.similarity[row, items] for row in rows.tolist()])
+        """How near the neighbors of `items` so far are, (rows, q), NaN where there is none."""
+        columns = self._find_columns(items)
+        return np.stack([self.similarity[row, columns] for row in rows.tolist()])
+
+    def sort(self) -> None:
+        """Bring the columns into the order of the items; all of them have one."""
+        if self._column is not None:
+            for of_items in (*self.similarity, *self.position):
+                of_items[:] = of_items[self._column]
+        self._of = self._column = None
+
+    def _find_columns(self, items: Int64) -> Int64 | Int32:
+        return items if self._column is None else self._column[items]
 
     def index_rows(self, lf_classes: Sequence[LFClassKey]) -> Int64:
         """The row of each of `lf_classes`."""

@@ -182,14 +182,14 @@ def find_lost(occupied: Bool, effort: Int64, cells: Cells, position: Sequence[In
     """Some items (q,), and whether they have a neighbor where they do not look (lf_classes, q), until all had a turn.
 
     `occupied` (lf_classes, cells) and `effort` (lf_classes,) are as for `find_visited`; `position` has each LF class's neighbors (n,),
-    or NOBODY.
+    or NOBODY, in the order of cells.
     """
     for together in cells.together if position else ():
-        items = cells.order[cells.starts[together.start] : cells.starts[together.stop]]
+        part = slice(cells.starts[together.start], cells.starts[together.stop])
         visited = find_visited(occupied, [rank_cells(cells, cell) for cell in together], effort)
-        found = np.stack([of_class[items] for of_class in position])
+        found = np.stack([of_class[part] for of_class in position])
         is_seen = np.take_along_axis(visited, cells.of_item[np.maximum(found, 0)], axis=1)
-        yield items, (found != NOBODY) & ~is_seen
+        yield cells.order[part], (found != NOBODY) & ~is_seen
 
 
 def iterate_queries(cells: Cells, asks: Bool, size: int) -> Iterator[tuple[range, Int64]]:
