@@ -11,6 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import THREADS_PER_CARD, choose_block_size, choose_cards, search_block
+from tasks.core.mapped_rows import fetch_rows
 from tasks.core.search.blocks import EarlierLook, FoundInBlock, NearbyPlan, QueryBlock, SamePlan, SearchTask, detach
 from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, iterate_queries, locate_members
@@ -113,7 +114,7 @@ def search_pass(work: Pass, vectors: Float32, table: NeighborTable, rows: Int64,
         return QueryBlock(
             items=block.items,
             cells=block.cells,
-            vectors=vectors[block.items],
+            vectors=fetch_rows(vectors, block.items),
             asking=work.asking[block.items],
             known=table.look_up(block.items, rows) if work.improves else None,
         )

@@ -19,6 +19,7 @@ import polars as pl
 from tasks.cache.code import identify_code
 from tasks.cache.row_keys import Keys, hash_vectors
 from tasks.cache.store import Cache, Part
+from tasks.core.mapped_rows import fetch_rows
 from tasks.core.search.blocks import EarlierLook
 from tasks.core.search.exact import NOBODY, QUERIES
 from tasks.core.search.faiss_index import FlatIndex
@@ -150,7 +151,7 @@ def _hash_rows(inputs: SearchInputs) -> Keys:
     with Progress("comparing items with earlier ones", total=len(starts)) as progress:
         for start in progress.follow(starts):
             part = slice(start, start + QUERIES)
-            keys[part] = hash_vectors(inputs.ids[part], inputs.index.vectors[part])
+            keys[part] = hash_vectors(inputs.ids[part], fetch_rows(inputs.index.vectors, part))
     return keys
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.mapped_rows import fetch_rows
 from tasks.core.types import ITEM_ID
 from tasks.errors import DataError, EpoxyError
 from tasks.params import IngestParams, Reads
@@ -139,7 +140,7 @@ def join_blocks(matched: MatchedBlocks, items: Items, quarantine: Quarantine) ->
             is_good = np.ones(len(part), np.bool_)
             for block, end in zip(blocks, np.cumsum([block.width for block in blocks]).tolist(), strict=True):
                 rows = block.rows[start : start + len(part)]
-                vectors = to_float32(block.found.matrix[rows])
+                vectors = to_float32(fetch_rows(block.found.matrix, rows))
                 is_infinite, is_zero = ~np.isfinite(vectors).all(axis=1), ~vectors.any(axis=1)
                 if quarantine.is_on:
                     for mask, what in (

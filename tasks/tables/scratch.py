@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.mapped_rows import find_map
+
 T = TypeVar("T", bound=np.generic)
 
 
@@ -31,8 +33,5 @@ def expect_scattered_reads(array: npt.NDArray[Any]) -> None:
 
     It then reads from disk what is asked for and not the 128 KiB around it, which would push other pages out of memory.
     """
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_RANDOM)
+    if (file := find_map(array)) is not None:
+        file.madvise(mmap.MADV_RANDOM)

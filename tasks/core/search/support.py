@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.core.mapped_rows import fetch_rows
 from tasks.core.patterns import find_patterns
 from tasks.core.search.kernels import hash_rows, measure_norms
 from tasks.core.search.products import Multiplier, prepare
@@ -134,7 +135,7 @@ def build_support(
     d = vectors.shape[1]
     lent, norms = allocate((len(items), d)), np.empty(len(items))
     for part in cut_slices(len(items), BLOCK):
-        lent[part] = vectors[items[part]]
+        lent[part] = fetch_rows(vectors, items[part])
         norms[part] = measure_norms(lent[part])
     geometry, factors = _find_geometry(lent, metric), lent
     if metric == "l2":
@@ -234,7 +235,7 @@ def _find_leaders(vectors: Float32, positions: Int64) -> Int64:
     weights = np.bitwise_or(np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64), np.uint64(1))
     hashes = np.empty(r, np.uint64)
     for part in cut_slices(r, BLOCK):
-        hashes[part] = hash_rows(np.ascontiguousarray(vectors[positions[part]]).view(np.uint32), weights)
+        hashes[part] = hash_rows(np.ascontiguousarray(fetch_rows(vectors, positions[part])).view(np.uint32), weights)
     order = np.argsort(hashes, kind="stable")
     is_new = np.ones(r, bool)
     maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
