@@ -24,6 +24,7 @@ from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.core.search import ivf
 from tasks.core.search.exact import NOBODY, QUERIES, Nearest, compute_similarity, find_neighbors, score_pairs
+from tasks.core.search.incremental import ReusedNeighbors
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
 from tasks.core.search.products import Int8Products, prepare
 from tasks.core.search.support import build_queries, build_support
@@ -99,6 +100,36 @@ def find_in_turns(vectors, votes, is_first, metric, plan, block, kind):
         found = Nearest(similarity=similarity, position=position)
         table.improve(np.arange(len(vectors)), found, table.index_rows(of_turn))
     return table.similarity, table.position, lf_classes
+
+
+@given(st.permutations(range(12)), st.integers(0, 2**32))
+def test_in_whatever_order_items_have_their_columns_the_table_is_the_same(order, seed):
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [NeighborTable([(0, 0), (0, 1)], 12, Path(folder), of=of) for of in (None, np.array(order))]
+        known = ReusedNeighbors(
+            labels=(0, 1),
+            similarity=rng.integers(0, 3, (2, 12)).astype(np.float32),
+            position=rng.integers(0, 12, (2, 12)).astype(np.int32),
+            is_open=np.zeros(12, bool),
+            is_added=np.zeros(12, bool),
+        )
+        gone, items = rng.random(12) < 0.3, np.flatnonzero(rng.random(12) < 0.5)
+        nearest = Nearest(
+            similarity=rng.integers(0, 3, (2, len(items))).astype(np.float32),
+            position=rng.integers(NOBODY, 12, (2, len(items))).astype(np.int32),
+        )
+        looked_up = []
+        for table in tables:
+            table.put(0, known)
+            table.forget(0, gone)
+            table.improve(items, nearest, np.arange(2))
+            looked_up.append(table.look_up(items, np.array([1, 0])))
+            table.sort()
+        one, other = tables
+        assert np.array_equal(one.similarity, other.similarity, equal_nan=True)
+        assert np.array_equal(one.position, other.position)
+        assert np.array_equal(*looked_up, equal_nan=True)
 
 
 @settings(max_examples=200, deadline=None)

@@ -409,6 +409,25 @@ def test_near_copies_of_an_lf_hardly_count(lf):
     assert among >= alone - 0.03
 
 
+@pytest.mark.parametrize("with_gold", [True, False])
+def test_how_many_rows_are_added_up_at_a_time_hardly_matters(with_gold, monkeypatch):
+    """Of more than `WIDE` items, sums differ in their last digits, and nothing else."""
+    features, votes, truth = task(n=500, k=3, m=6)
+    gold = gold_of(range(60), truth[:60]) if with_gold else None
+    weak = soften(truth, 3)
+    whole = label_without_gold(features, votes, 3, gold), end(features, votes, weak, gold).posterior
+    wide = [
+        module for name, module in sys.modules.items() if name.startswith("tasks.core.") and hasattr(module, "WIDE")
+    ]
+    assert len(wide) >= 5
+    for module in wide:
+        monkeypatch.setattr(module, "WIDE", 64)
+    for one, other in zip(
+        whole, (label_without_gold(features, votes, 3, gold), end(features, votes, weak, gold).posterior), strict=True
+    ):
+        assert one == pytest.approx(other, abs=1e-5) and (one.argmax(axis=1) == other.argmax(axis=1)).all()
+
+
 _SCRIPT = """
 import hashlib, sys
 import numpy as np

@@ -1,5 +1,6 @@
 """Label models on matrices a reader can count by hand, on planted truth, and against slow oracles."""
 
+import itertools
 import json
 
 import numpy as np
@@ -19,9 +20,10 @@ from tasks.core.label_models.choice import (
     from_json,
 )
 from tasks.core.label_models.dawid_skene import fit_dawid_skene
+from tasks.core.label_models.generative import fit_generative
 from tasks.core.label_models.majority import fit_majority_vote, fit_weighted_majority_vote
 from tasks.core.label_models.triplets import fit_flyingsquid
-from tasks.core.patterns import find_patterns
+from tasks.core.patterns import count_votes_alike, find_patterns
 from tasks.core.ties import pick_labels, score_labels
 from tasks.core.types import GoldRows
 
@@ -66,6 +68,15 @@ def test_patterns_do_not_depend_on_the_order_of_rows(votes, random):
     one, other = find_patterns(votes), find_patterns(votes[order])
     assert np.array_equal(one.votes, other.votes)
     assert np.array_equal(one.inverse[order], other.inverse)
+
+
+@given(votes_matrices, st.lists(st.integers(0, 40), max_size=6))
+def test_rows_counted_part_by_part_are_those_counted_at_once(votes, cuts):
+    edges = [0, *sorted(min(cut, len(votes)) for cut in cuts), len(votes)]
+    found = count_votes_alike(votes[a:b] for a, b in itertools.pairwise(edges))
+    expected = find_patterns(votes)
+    assert np.array_equal(found.votes, expected.votes.T)
+    assert np.array_equal(found.items, expected.counts)
 
 
 @pytest.mark.parametrize("coverage", [1.0, 0.02], ids=["dense", "sparse"])
@@ -282,6 +293,39 @@ def test_neither_row_order_nor_threads_change_a_model(kind, k):
         other = fit_label_model(kind, votes[order], balance, gold=moved)
     assert one.to_json() == other.to_json()
     assert np.array_equal(one.predict_proba(votes)[order], other.predict_proba(votes[order]))
+
+
+ALL_OPTIONS = [Options(), Options(estimate="median"), Options(mode="reference"), Options(dependencies=((0, 1),))]
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("known", [0, 30])
+def test_label_models_need_to_know_how_often_rows_occur_and_no_more(k, known):
+    """Of rows that occur more than once, and of gold rows, which occur once each, whatever votes they have."""
+    votes, classes = plant(900, np.linspace(0.6, 0.9, 5), 0.4, k=k)
+    balance, gold = count_class_balance(classes[:100], k), make_gold(range(known), classes[:known])
+    alike = count_votes_alike([votes[known:]])
+    assert len(alike.items) < 700
+    counted, items = np.concatenate([alike.votes, votes[:known]]), np.r_[alike.items, np.ones(known, np.int64)]
+    moved = make_gold(len(alike.items) + np.arange(known), classes[:known])
+    for options in ALL_OPTIONS if k == 2 else ALL_OPTIONS[:3]:
+        for kind in CANDIDATES:
+            one = fit_label_model(kind, votes, balance, gold=gold, options=options)
+            other = fit_label_model(kind, counted, balance, gold=moved, options=options, items=items)
+            assert one.to_json() == other.to_json()
+        one = choose_kind(votes, None, k, gold=gold, options=options)
+        assert one == choose_kind(counted, None, k, gold=moved, options=options, items=items)
+    everyone = count_votes_alike([votes])
+    one, other = fit_generative(votes, balance), fit_generative(everyone.votes, balance, items=everyone.items)
+    assert one.to_json() == other.to_json()
+
+
+def test_sequences_are_of_single_items():
+    votes, _ = plant(60, np.full(4, 0.7), 0.5)
+    with pytest.raises(ValueError, match="in the order of time"):
+        fit_label_model(
+            "flyingsquid", votes, EVEN, options=Options(length=2), items=np.ones(len(votes), dtype=np.int64)
+        )
 
 
 @pytest.mark.parametrize("kind", CANDIDATES)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.core.mapped_rows import fetch_rows
 from tasks.errors import DataError
 from tasks.tables import schemas
 from tasks.tables.files import read_json, write_json
@@ -219,6 +220,17 @@ def test_json_has_no_nan(path):
     path.write_text("{")
     with pytest.raises(DataError):
         read_json(path)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(7, 4000, 3), [], [4, 4, 0, 4999, 17], range(0, 5000, 11)], ids=str)
+def test_rows_of_a_mapped_file_are_those_of_an_array_in_memory(tmp_path, rows):
+    values = np.random.default_rng(0).random((5003, 5), np.float32)
+    mapped = open_scratch(tmp_path, values.shape, np.float32)
+    mapped[:] = values
+    rows = rows if isinstance(rows, slice) else np.array(rows, np.int64)
+    for array in (mapped, values):
+        assert np.array_equal(fetch_rows(array[3:], rows), values[3:][rows])
+        assert np.array_equal(fetch_rows(array[:0], slice(None)), values[:0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what it was advised about memory")
