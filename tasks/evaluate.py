@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tasks.cache.store import hash_as_dvc
 from tasks.core import metrics
 from tasks.core.progress_callback import WHOLE, Advance
 from tasks.core.ties import TIE
-from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int8, Int64, Votes
+from tasks.core.types import ABSTAIN, ITEM_ID, Allocate, Bool, Float64, Int8, Int64, Votes
 from tasks.errors import DataError
 from tasks.params import EvaluateParams, Split
 from tasks.progress import Progress
@@ -133,6 +134,8 @@ class Inputs:
     findings: tuple[str, ...]
     balances: tuple[Balance, ...]
     labels_id: str
+    allocate: Allocate
+    """Makes arrays of all items with gold, in files without a name."""
 
     def is_of(self, split: Split) -> Bool:
         """Whether each item is of `split`, (n,)."""
@@ -199,7 +202,9 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     others: set[str] = set()
     for path in dict.fromkeys(predictions.values()):
         methods = [method for method in predictions if predictions[method] == path]
-        of_file, not_shipped = _read_judged(root, items, path, methods, labels.P, judged, is_alike)
+        of_file, not_shipped = _read_judged(
+            root, items, path, methods, labels.P, judged, is_alike, partial(open_scratch, scratch)
+        )
         taken |= of_file
         others |= not_shipped
     probabilities = {method: taken[method] for method in predictions}
@@ -273,6 +278,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         findings=findings,
         balances=tuple(balances),
         labels_id=hash_as_dvc(root / SHIPPED_LABELS),
+        allocate=partial(open_scratch, scratch),
     )
 
 
@@ -419,11 +425,18 @@ def _read_probabilities(
 
 
 def _read_judged(
-    root: Path, items: pl.DataFrame, path: Path, methods: list[str], shipped: Float64, judged: Int64, is_alike: Bool
+    root: Path,
+    items: pl.DataFrame,
+    path: Path,
+    methods: list[str],
+    shipped: Float64,
+    judged: Int64,
+    is_alike: Bool,
+    allocate: Allocate,
 ) -> tuple[dict[str, Float64], set[str]]:
     """The probabilities (g, k) of `methods` for the rows `judged`, and which do not ship: not `shipped` (n, k) where `is_alike` (n,)."""
     k = shipped.shape[1]
-    taken: dict[str, Float64] = {method: np.empty((len(judged), k)) for method in methods}
+    taken: dict[str, Float64] = {method: allocate((len(judged), k), np.float64) for method in methods}
     others: set[str] = set()
     for part, batch in _read_probabilities(root, items, path, methods, k):
         low, high = np.searchsorted(judged, [part.start, part.stop])
@@ -443,8 +456,17 @@ def _evaluate_split(
     judged = inputs.is_judging(split)
     gold = inputs.gold[judged]
     names = list(inputs.probabilities)
-    probabilities = [P[judged[inputs.judged]] for P in inputs.probabilities.values()]
-    samples = metrics.resample(probabilities, gold, resamples=params.bootstrap, seed=params.seed, advance=advance)
+    probabilities = [inputs.allocate((len(gold), P.shape[1]), np.float64) for P in inputs.probabilities.values()]
+    for taken, P in zip(probabilities, inputs.probabilities.values(), strict=True):
+        taken[:] = P[judged[inputs.judged]]
+    samples = metrics.resample(
+        probabilities,
+        gold,
+        resamples=params.bootstrap,
+        seed=params.seed,
+        advance=advance,
+        allocate=inputs.allocate,
+    )
     baseline, shipped = names.index(BASELINE), names.index(inputs.shipped)
     scores = [metrics.score(P, gold) for P in probabilities]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.ties import TIE, share_labels
-from tasks.core.types import Float64
+from tasks.core.types import Allocate, Float64
 
 GoldClasses = npt.NDArray[np.integer]
 
@@ -131,19 +131,25 @@ def calibration_error(curve: Reliability) -> float:
 
 
 def resample(
-    probabilities: list[Float64], gold: GoldClasses, *, resamples: int, seed: int, advance: Advance = ignore_progress
+    probabilities: list[Float64],
+    gold: GoldClasses,
+    *,
+    resamples: int,
+    seed: int,
+    advance: Advance = ignore_progress,
+    allocate: Allocate = np.zeros,
 ) -> Resampled:
     """Return statistics of several methods on the same `resamples` bootstrap samples of the rows (at least one row).
 
     `probabilities` holds M arrays (n, k) over the same rows; sharing the samples is what makes differences between
     methods paired. Row statistics are summed with the multinomial weights of a block of resamples at a time, so the
     cost is one matrix product per block and method, and memory does not grow with `resamples`. `advance` is told of one
-    piece of work, block by block.
+    piece of work, block by block. `allocate` makes an array (n, 2 k + 2) for each method.
 
     Source: Efron and Tibshirani 1993, chapter 13.
     """
     n, k = probabilities[0].shape
-    rows = [_row_statistics(P, gold) for P in probabilities]
+    rows = [_row_statistics(P, gold, allocate) for P in probabilities]
     truth = _one_hot(gold, k)
     generator = np.random.default_rng(seed)
     accuracy, macro_f1, log_loss, brier = np.empty((4, len(rows), resamples))
@@ -175,11 +181,11 @@ def percentile_interval(samples: Float64, confidence: float) -> Float64:
     return np.moveaxis(np.quantile(samples, [tail, 1 - tail], axis=-1), 0, -1)
 
 
-def _row_statistics(P: Float64, gold: GoldClasses) -> Float64:
+def _row_statistics(P: Float64, gold: GoldClasses, allocate: Allocate) -> Float64:
     """Return what each row adds to the sums behind every statistic: hits per class, labels per class, log loss, Brier."""
     n, k = P.shape
     shares, index = share_labels(P), np.arange(n)
-    statistics = np.zeros((n, 2 * k + 2))
+    statistics = allocate((n, 2 * k + 2), np.float64)
     statistics[index, gold] = shares[index, gold]
     statistics[:, k : 2 * k] = shares
     statistics[:, 2 * k] = _log_losses(P, gold)

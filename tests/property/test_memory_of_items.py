@@ -44,6 +44,8 @@ def parts() -> dict[str, Any]:
     truth = (proba[:, 0] < 0.5).astype(np.int64)
     rows = np.arange(0, N, N // 40)
     features = np.c_[truth * 2 - 1, rng.normal(size=N)].astype(np.float32)
+    votes = rng.integers(-1, 2, (N, 1), dtype=np.int8)
+    fit_vote_head(features[:1000], votes[:1000], 2)  # so that modules are not counted that are loaded on demand
     reference = Reference(rows=np.arange(100), hashes=np.arange(100, dtype=np.uint64), cut=1.0)
     return {
         "evidence": PooledVotes(own=proba * rng.random((N, 1)), near=proba.copy(), bandwidth=5.0),
@@ -55,7 +57,7 @@ def parts() -> dict[str, Any]:
         "gold": GoldRows(rows=rows, classes=truth[rows]),
         "similarity": rng.random((N, 2), dtype=np.float32),
         "features": features,
-        "votes": rng.integers(-1, 2, (N, 1), dtype=np.int8),
+        "votes": votes,
         "log": np.log(proba + 1e-9),
         "student": Student(
             regression=SoftmaxRegression(coef=np.array([[-1.0, 1.0], [0, 0]]), intercept=np.zeros(2)),
