@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tasks.core.classifiers.folds import TRAINING_ROWS
+from tasks.core.classifiers.softmax import WIDE
 from tasks.core.label_models.partitions import KMEANS_ROWS
 from tasks.core.search.faiss_index import count_cells
 from tasks.tables.parquet import ROW_GROUP
@@ -42,10 +43,11 @@ UNITS: dict[str, Callable[[Size], float]] = {
     "G m": lambda size: ROW_GROUP * size.m,
     "S d": lambda size: min(size.n, KMEANS_ROWS) * size.d,
     "R d": lambda size: min(size.n, TRAINING_ROWS) * size.d,
+    "W k": lambda size: min(size.n, WIDE) * size.k,
     "C d": lambda size: 64 * count_cells(size.n) * size.d,
 }
 """What memory grows with: G, the rows of a row group; S, the rows that k-means sees at most; R, those that a model learns
-from at most; C, the vectors that cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
+from at most; W, those that are added up at a time; C, the vectors that cells are found on. Text in the items, which ingest and apply hold for a while, is not counted: here there is none."""
 
 FORMULAS: dict[str, dict[str, float]] = {
     "ingest": {"MiB": 180, "n": 110, "G d": 32},
@@ -53,11 +55,11 @@ FORMULAS: dict[str, dict[str, float]] = {
     "gold": {"MiB": 165, "n": 150},
     "apply": {"MiB": 130, "n": 60, "n m": 10},
     "search": {"MiB": 420, "n": 170, "n m": 8},
-    "tune": {"MiB": 320, "n": 40, "n m": 6, "G d": 22},
+    "tune": {"MiB": 310, "n": 20, "n m": 0.5, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
-    "fit": {"MiB": 300, "n": 60, "n m": 4, "n k": 82, "S d": 38},
-    "train": {"MiB": 250, "n": 150, "n m": 2, "n k": 100, "R d": 5.5},
-    "evaluate": {"MiB": 320, "n": 50, "n m": 5, "n k": 65},
+    "fit": {"MiB": 220, "n": 40, "n m": 1, "S d": 15},
+    "train": {"MiB": 250, "n": 70, "R d": 4, "W k": 60},
+    "evaluate": {"MiB": 290, "n": 80, "n m": 0.5},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""
 

@@ -29,7 +29,7 @@ def count_votes(L: Votes) -> Int64:
     >>> count_votes(np.array([[0, -1], [1, -1], [-1, -1]], dtype=np.int8)).tolist()
     [2, 0]
     """
-    return _count_each(L != ABSTAIN)
+    return np.array([np.count_nonzero(column != ABSTAIN) for column in L.T], dtype=np.int64)
 
 
 def find_polarity(L: Votes, k: int) -> npt.NDArray[np.bool_]:
@@ -72,7 +72,7 @@ def count_conflicts(L: Votes) -> Int64:
     # Read as unsigned, abstain is above every class.
     lowest = L.view(np.uint8).min(axis=1, initial=np.iinfo(np.uint8).max)
     disputed = highest > lowest
-    return _count_each((L != ABSTAIN) & disputed[:, None])
+    return np.array([np.count_nonzero((column != ABSTAIN) & disputed) for column in L.T], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

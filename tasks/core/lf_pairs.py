@@ -8,17 +8,20 @@ _BLOCK = 1 << 16
 """Rows whose products are summed in float32, in which integers are exact up to 2^24."""
 
 
-def count_pairs(votes: Votes, k: int) -> tuple[Int64, Int64]:
+def count_pairs(votes: Votes, k: int, lfs: Int64 | None = None) -> tuple[Int64, Int64]:
     """Return for each pair of LFs the number of items on which both vote, and on which they agree, (m, m) int64 each.
+
+    lfs: the columns of `votes` (n, m') that are compared, None: all.
 
     >>> both, same = count_pairs(np.array([[0, 0], [0, 1], [-1, 1]], dtype=np.int8), 2)
     >>> both.tolist(), same.tolist()
     ([[2, 2], [2, 3]], [[2, 1], [1, 3]])
     """
-    m = votes.shape[1]
+    m = votes.shape[1] if lfs is None else len(lfs)
     both, same = np.zeros((m, m)), np.zeros((m, m))
     for start in range(0, len(votes), _BLOCK):
         block = votes[start : start + _BLOCK]
+        block = np.ascontiguousarray(block if lfs is None else block[:, lfs])
         voted = (block != ABSTAIN).astype(np.float32)
         both += voted.T @ voted
         for c in range(k):

@@ -18,7 +18,7 @@ def compare_pairs(lfs: Sequence[str], L: Votes, k: int) -> LFPairs | None:
     if len(lfs) < 2 or not len(L):
         return None
     kept = np.sort(np.argsort(-count_conflicts(L), kind="stable")[:MOST])
-    both, same = count_pairs(np.ascontiguousarray(L[:, kept]), k)
+    both, same = count_pairs(L, k, kept)
     each = np.diag(both)
     fewer = np.minimum.outer(each, each)
     conflicts = np.where(both > 0, (both - same) / np.maximum(fewer, 1), np.nan)

@@ -38,12 +38,14 @@ def tabulate_lfs(
     summary
         The table lf_summary.csv of apply, a row per LF.
     """
-    added = np.where(original == ABSTAIN, extended, ABSTAIN)
     columns: dict[str, Any] = {
         "lf": lfs,
         "threshold": pl.Series([thresholds.get(lf) for lf in lfs], dtype=pl.Float64),
         "votes": lf_analysis.count_votes(original),
-        "votes_added": lf_analysis.count_votes(added),
+        "votes_added": [
+            int(np.count_nonzero((own == ABSTAIN) & (every != ABSTAIN)))
+            for own, every in zip(original.T, extended.T, strict=True)
+        ],
         "coverage": lf_analysis.measure_coverage(original),
         "coverage_extended": lf_analysis.measure_coverage(extended),
         "worth": pl.Series([worth.get(lf) for lf in lfs], dtype=pl.Float64),
@@ -51,8 +53,11 @@ def tabulate_lfs(
         "is_muted": [lf in muted for lf in lfs],
     }
     for split, known in gold.items():
-        for name, L in (("original", original), ("added", added), ("all", extended)):
-            counts = lf_analysis.count_correct(L, known)
+        rows = np.flatnonzero(known != ABSTAIN)
+        own, every = original[rows], extended[rows]
+        added = np.where(own == ABSTAIN, every, ABSTAIN)
+        for name, L in (("original", own), ("added", added), ("all", every)):
+            counts = lf_analysis.count_correct(L, known[rows])
             low, high = lf_analysis.wilson_interval(counts, confidence)
             columns[f"{split}_{name}_n"] = counts.votes
             columns[f"{split}_{name}_precision"] = lf_analysis.measure_precision(counts)
