@@ -23,7 +23,7 @@ def write_stages() -> str:
         + "What a stage must hold at most, for n items, d dimensions, m LFs and k classes:\n\n"
         + memory_table()
         + "\nG = 16,384 rows are a row group; S = min(n, 20,000) rows are seen by Liger's k-means, R = min(n, 100,000) by the "
-        + "end model; C = 64 vectors per cell find the cells of an approximate index. To this come the texts of the items, "
+        + "end model; of W = min(n, 131,072) rows columns are added up at a time; C = 64 vectors per cell find the cells of an approximate index. To this come the texts of the items, "
         + "in `ingest` and `apply`, what gold of more than a fifth of the items adds to `evaluate`, and while `encoder: tfidf` is fitted the counts of words in at most 50,000 of them (100,000 texts "
         + "of 20 words took 706 MiB). `python -m benchmarks pipeline` measures the stages against these formulas.\n"
     )
@@ -50,9 +50,10 @@ MAPPED = {
     "ingest": "4 n d",
     "index": "4 n d",
     "search": "9 n d + 8 n m k; L2: 4 n d more",
-    "tune": "4 n m",
-    "fit": "4 n d; L2: 4 n d more",
-    "train": "4 n d; L2: 4 n d more",
+    "tune": "5 n m",
+    "fit": "4 n d + 2 n m; L2: 4 n d more",
+    "train": "4 n d + n m + 100 n k + 80 n; L2: 4 n d more",
+    "evaluate": "3 n m + 8 n k",
 }
 """Bytes of mapped files, which the system drops from memory when it is needed elsewhere."""
 
