@@ -28,7 +28,7 @@ from tasks.core.label_models.choice import (
 from tasks.core.label_models.dawid_skene import fit_dawid_skene
 from tasks.core.label_models.flyingsquid import SequenceModel, count_sequences
 from tasks.core.label_models.generative import fit_generative
-from tasks.core.label_models.liger import PARTS, Liger, fit_liger
+from tasks.core.label_models.liger import LIGER_WORK, Liger, fit_liger
 from tasks.core.label_models.majority import MajorityVote
 from tasks.core.patterns import CountedVotes, count_votes_alike, find_patterns
 from tasks.core.progress_callback import WHOLE
@@ -446,7 +446,7 @@ def _fit_liger(root: Path, inputs: Inputs, balance: Balance, k: int) -> Liger:
     vectors = np.empty((inputs.items.height, 0), np.float32)
     if len(gold.rows) >= FEWEST_GOLD:
         vectors = read_scaled_embeddings(root, inputs.items, (root / LABEL_MODEL).parent).vectors
-    with Progress("fitting Liger", total=len(PARTS) * WHOLE) as progress:
+    with Progress("fitting Liger", total=LIGER_WORK) as progress:
         return fit_liger(inputs.extended, vectors, reference, balance.given, k, gold, advance=progress.advance)
 
 

@@ -15,15 +15,19 @@ import numpy.typing as npt
 
 from tasks.core.label_models.base import JointVotes, VoteTable, count_joint_votes
 from tasks.core.label_models.choice import FEWEST_GOLD, FOLDS, count_class_balance
-from tasks.core.label_models.partitions import fit_partition, thin_rows
+from tasks.core.label_models.partitions import assign_parts, fit_partition, thin_rows
 from tasks.core.label_models.triplets import solve_flyingsquid
 from tasks.core.patterns import count_votes_alike
-from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
 from tasks.core.ties import score_labels
 from tasks.core.types import ABSTAIN, Float64, GoldRows, Int8, Votes
 
 PARTS = (1, 2, 4, 8, 16)
 """The numbers of parts to try; with a single part, Liger is Epoxy."""
+
+LIGER_WORK = (2 + len(PARTS)) * WHOLE
+"""The work that `fit_liger` reports to its `advance` in all, with enough gold to choose: the partitions, who is in which part, and a
+piece for each of `PARTS`."""
 
 FEWEST_OVERLAPS = 100
 """Fewest items with two or more votes in a part with its own model: with fewer, moments have standard errors above .1."""
@@ -95,7 +99,7 @@ def fit_liger(
     gold
         Gold rows (positions in `votes`) that may choose the number of parts and count class balances; may be empty.
     advance
-        Receives a piece of work for each of `PARTS`: its partition, the counts of its parts, and the folds.
+        Receives `LIGER_WORK` in all, or nothing with too little gold.
     """
     alike = count_votes_alike(votes[rows] for rows in _cut(reference))
     overall = count_joint_votes(alike.votes, k, alike.items)
@@ -104,11 +108,11 @@ def fit_liger(
     if len(gold.rows) >= FEWEST_GOLD:
         fold = np.empty(len(gold.rows), dtype=np.intp)
         fold[np.argsort(gold.classes, kind="stable")] = np.arange(len(gold.rows)) % FOLDS
-        sample = embeddings[thin_rows(reference)]
+        homes = _partition(embeddings, reference, advance)
         for parts in PARTS:
             right = 0.0
-            with count_steps(advance, 1 + parts + FOLDS) as step:
-                space = _divide(votes, embeddings, sample, reference, overall, parts, k, step)
+            with count_steps(advance, parts + FOLDS) as step:
+                space = _divide(votes, homes[parts], reference, overall, parts, k, step)
                 for held in range(FOLDS):
                     kept = GoldRows(rows=gold.rows[fold != held], classes=gold.classes[fold != held])
                     asked = gold.rows[fold == held]
@@ -128,20 +132,31 @@ def fit_liger(
     )
 
 
+def _partition(
+    embeddings: npt.NDArray[np.float32], reference: npt.NDArray[np.intp], advance: Advance
+) -> dict[int, Int8]:
+    """Return the part (n,) of each row by number of parts, found on some of the `reference` rows."""
+    sample, several = embeddings[thin_rows(reference)], [parts for parts in PARTS if parts > 1]
+    partitions = []
+    with count_steps(advance, len(several)) as step:
+        for parts in several:
+            partitions.append(fit_partition(sample, parts))
+            step(1)
+    homes = assign_parts(partitions, embeddings, advance)
+    return {1: np.zeros(len(embeddings), np.int8), **dict(zip(several, homes, strict=True))}
+
+
 def _divide(
     votes: Votes,
-    embeddings: npt.NDArray[np.float32],
-    sample: npt.NDArray[np.float32],
+    home: Int8,
     reference: npt.NDArray[np.intp],
     overall: JointVotes,
     parts: int,
     k: int,
     step: Advance,
 ) -> _Space:
-    """Return a partition into `parts` parts, found on `sample`, with the votes of each part that has enough overlaps."""
+    """Return the partition `home` into `parts` parts, with the votes of each part that has enough overlaps."""
     originals = np.unique(overall.first)  # an LF and its copy do not overlap
-    home = np.zeros(len(embeddings), np.int8) if parts == 1 else fit_partition(sample, parts).assign(embeddings)
-    step(1)
     counts: list[JointVotes | None] = []
     for part in range(parts):
         alike = count_votes_alike(votes[rows[home[rows] == part]] for rows in _cut(reference))

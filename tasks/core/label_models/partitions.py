@@ -4,12 +4,14 @@ Source: Chen et al., "Shoring Up the Foundations: Fusing Model Embeddings and We
 arXiv 2203.13270, section 4: partition the space, then estimate a label model on each part.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.core.one_thread import one_thread
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.search.faiss_index import find_tightest_centers
 from tasks.core.types import Int8
 
@@ -31,14 +33,27 @@ class Partition:
 
     def assign(self, vectors: npt.NDArray[np.float32]) -> Int8:
         """Return the part, 0..t-1, of each row of `vectors` (n, d), (n,); t is at most 127."""
-        squares = np.einsum("td,td->t", self.centroids, self.centroids) / 2
-        # Rounding could decide between equally near centroids, and BLAS's rounding depends on the number of threads.
-        parts = np.empty(len(vectors), np.int8)
-        with one_thread():
-            for start in range(0, len(vectors), _BLOCK):
-                block = vectors[start : start + _BLOCK].astype(np.float64)
-                parts[start : start + _BLOCK] = np.argmax(block @ self.centroids.T - squares, axis=1)
-        return parts
+        return assign_parts([self], vectors)[0]
+
+
+def assign_parts(
+    partitions: Sequence[Partition], vectors: npt.NDArray[np.float32], advance: Advance = ignore_progress
+) -> list[Int8]:
+    """Return what each of `partitions` assigns the rows of `vectors` (n, d) to, which are read once for all; see `Partition.assign`.
+
+    `advance` receives a single piece of work.
+    """
+    halves = [np.einsum("td,td->t", partition.centroids, partition.centroids) / 2 for partition in partitions]
+    parts = [np.empty(len(vectors), np.int8) for _ in partitions]
+    starts = range(0, len(vectors), _BLOCK)
+    # Rounding could decide between equally near centroids, and BLAS's rounding depends on the number of threads.
+    with one_thread(), count_steps(advance, len(starts)) as step:
+        for start in starts:
+            block = vectors[start : start + _BLOCK].astype(np.float64)
+            for part, partition, half in zip(parts, partitions, halves, strict=True):
+                part[start : start + _BLOCK] = np.argmax(block @ partition.centroids.T - half, axis=1)
+            step(1)
+    return parts
 
 
 def thin_rows(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
