@@ -67,7 +67,7 @@ def fit_student(
 
     Soft targets and the penalty (`choose_student_penalty`) leave it underconfident, so a temperature is fitted on the
     votes of all rows with votes, weighted to the weak labels' class balance; it changes no hard label. `allocate` makes the array of
-    `Student.raw`, and one as large for a while. The other parameters are those of `fit_end_model`.
+    `Student.raw`, and two as large for a while. The other parameters are those of `fit_end_model`.
     """
     with one_thread():
         rows = draw_rows(np.arange(len(features)), TRAINING_ROWS, seed)
