@@ -25,12 +25,11 @@ from tasks.progress import Progress
 from tasks.tables import schemas
 from tasks.tables.files import write_json
 from tasks.tables.index_file import open_index, read_cells, read_description, read_index_centers
-from tasks.tables.label_matrix import to_matrix
-from tasks.tables.parquet import ROW_GROUP, read_table, read_votes, write_batches
+from tasks.tables.label_matrix import read_vote_matrix
+from tasks.tables.parquet import ROW_GROUP, read_table, write_batches
 from tasks.tables.paths import ITEMS, NEIGHBORS, RECALL, VOTES
 from tasks.tables.schemas import neighbor_column, similarity_column
 from tasks.tables.scratch import expect_scattered_reads
-from tasks.tables.validation import require_same_items
 
 
 def run(root: Path, classes: tuple[str, ...], params: SearchParams) -> None:
@@ -75,9 +74,8 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
         A table or the index is missing or damaged, or they are not about the same items.
     """
     items = read_table(root / ITEMS, schemas.ITEMS, [ITEM_ID, "split"])
-    votes = read_votes(root / VOTES, k)
-    require_same_items(root / ITEMS, items, root / VOTES, votes)
-    lfs = tuple(name for name in votes.columns if name != ITEM_ID)
+    scratch = (root / NEIGHBORS).parent
+    votes = read_vote_matrix(root, items, VOTES, k, scratch)
     description = read_description(root)
     of_item = read_cells(root, items, description)  # also of a flat index, which itself has no ids
     index = open_index(root, description)
@@ -90,13 +88,13 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
         cells = group_items(of_item.to_numpy().astype(np.int64), vectors, together, index.metric)
     return SearchInputs(
         ids=items[ITEM_ID],
-        lfs=lfs,
-        L=to_matrix(votes),
+        lfs=votes.lfs,
+        L=votes.votes,
         lends=items["split"].is_in([str(split) for split in params.reference]).to_numpy(),
         description=description,
         index=index,
         cells=cells,
-        scratch=(root / NEIGHBORS).parent,
+        scratch=scratch,
     )
 
 
