@@ -188,6 +188,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         raise DataError(f"{root / EXTENDED_VOTES}: other labeling functions than in {root / VOTES}. Run 'dvc repro'.")
     muted = read_muted(root)
     scratch = (root / REPORT).parent
+    allocate = partial(open_scratch, scratch)
     cast = read_vote_matrix(root, items, VOTES, k, scratch).votes
     original = read_counted_votes(root, items, k, scratch).votes if muted else cast
     extended = read_vote_matrix(root, items, EXTENDED_VOTES, k, scratch, lfs).votes
@@ -202,9 +203,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
     others: set[str] = set()
     for path in dict.fromkeys(predictions.values()):
         methods = [method for method in predictions if predictions[method] == path]
-        of_file, not_shipped = _read_judged(
-            root, items, path, methods, labels.P, judged, is_alike, partial(open_scratch, scratch)
-        )
+        of_file, not_shipped = _read_judged(root, items, path, methods, labels.P, judged, is_alike, allocate)
         taken |= of_file
         others |= not_shipped
     probabilities = {method: taken[method] for method in predictions}
@@ -278,7 +277,7 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         findings=findings,
         balances=tuple(balances),
         labels_id=hash_as_dvc(root / SHIPPED_LABELS),
-        allocate=partial(open_scratch, scratch),
+        allocate=allocate,
     )
 
 

@@ -89,14 +89,11 @@ class NearestItems:
 def choose_reference(points: Float32, cut: float | None = None, pairs: int = PAIRS) -> Reference:
     """Return the reference among the items with these `points` (n, d): those whose hash is at most `cut` if that is given."""
     hashes = hash_points(points)
+    most = max(pairs // max(len(points), 1), FEWEST)
+    found, first = _find_smallest(hashes, most + 1) if cut is None else np.unique(hashes, return_index=True)
+    shares = found / 2.0**64
     if cut is None:
-        most = max(pairs // max(len(points), 1), FEWEST)
-        found, first = _find_smallest(hashes, most + 1)
-        shares = found / 2.0**64
         cut = float(shares[most - 1]) if len(found) > most else 1.0
-    else:
-        found, first = np.unique(hashes, return_index=True)
-        shares = found / 2.0**64
     rows = np.sort(first[shares <= cut])
     return Reference(rows=rows.astype(np.int64), hashes=hashes[rows], cut=cut)
 

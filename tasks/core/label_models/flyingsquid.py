@@ -177,8 +177,8 @@ def fit_sequence_model(
     ------
     ValueError
         There are not two classes; the length is below 1, above `LONGEST` or longer than the votes, or above 1 where `items` are
-        given; a dependency is not
-        between two different LFs; or there are fewer than three groups of LFs that do not depend on each other.
+        given; a dependency is not between two different LFs; or there are fewer than three groups of LFs that do not depend on
+        each other.
     """
     n, m = votes.shape
     _check_graph(n, m, len(class_balance), length, dependencies)

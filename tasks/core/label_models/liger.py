@@ -157,11 +157,14 @@ def _divide(
 ) -> _Space:
     """Return the partition `home` into `parts` parts, with the votes of each part that has enough overlaps."""
     originals = np.unique(overall.first)  # an LF and its copy do not overlap
+    if parts == 1:
+        step(1)
+        return _Space(home=home, counts=(None,))
     counts: list[JointVotes | None] = []
     for part in range(parts):
         alike = count_votes_alike(votes[rows[home[rows] == part]] for rows in _cut(reference))
         overlaps = (alike.votes[:, originals] != ABSTAIN).sum(axis=1) > 1
-        has_own_model = parts > 1 and alike.items[overlaps].sum() >= FEWEST_OVERLAPS
+        has_own_model = alike.items[overlaps].sum() >= FEWEST_OVERLAPS
         counts.append(count_joint_votes(alike.votes, k, alike.items) if has_own_model else None)
         step(1)
     return _Space(home=home, counts=tuple(counts))
