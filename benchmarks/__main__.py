@@ -6,7 +6,7 @@ import sys
 
 import benchmarks
 
-SHARED = frozenset({"__main__", "carried", "descriptions", "memory", "real_tasks", "spaces"})
+SHARED = frozenset({"__main__", "carried", "descriptions", "made_up", "memory", "real_tasks", "spaces"})
 """Modules that benchmarks share and that are none themselves."""
 
 

@@ -8,6 +8,9 @@ Memory is that of the process and its children, looked at fifty times a second: 
 pages), compared with the formula of benchmarks/memory.py; `peak` also counts pages of mapped files, which the system can
 drop. After each stage the results are written to --json, and with --keep the project stays, so that the same command
 goes on after the last stage that ended well.
+
+With --made-up, `search` writes neighbors that nobody has searched, and the run ends there: what it takes then is what is left
+of it beside a GPU.
 """
 
 import argparse
@@ -52,7 +55,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=float, help="MiB of data (RLIMIT_DATA) that a stage may allocate")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    parser.add_argument("--made-up", action="store_true", help="multiply nothing in search, which ends the run")
     options = parser.parse_args(arguments)
+    if options.made_up and options.keep:
+        parser.error("--made-up and --keep: got both; expected one, since made-up neighbors are not to be gone on with")
+    until = "search" if options.made_up else options.until
     results: list[Result] = []
     for n in options.n:
         size = Size(n=n, d=options.d, m=options.lfs, k=2)
@@ -66,7 +73,8 @@ def main(arguments: list[str]) -> int:
         with _open_project(options.keep, options.folder, size) as root:
             if not (root / "params.yaml").is_file():
                 _make_project(root, options.space, size, options.dtype, options.index)
-            _measure(root, size, results[-1], STAGES[: STAGES.index(options.until) + 1], options.limit, save)
+            stages = STAGES[: STAGES.index(until) + 1]
+            _measure(root, size, results[-1], stages, options.limit, save, made_up=options.made_up)
         print(_tabulate(results[-1]), flush=True)
     stages = [stage for result in results for stage in result["stages"]]
     return int(any(stage["exit_code"] or stage["memory_mib"] > stage["formula_mib"] for stage in stages))
@@ -137,13 +145,21 @@ def write_project(root: Path, kind: Kind, n: int, d: int, m: int, dtype: str, in
 
 
 def _measure(
-    root: Path, size: Size, result: Result, stages: tuple[str, ...], limit: float | None, save: Callable[[], None]
+    root: Path,
+    size: Size,
+    result: Result,
+    stages: tuple[str, ...],
+    limit: float | None,
+    save: Callable[[], None],
+    *,
+    made_up: bool = False,
 ) -> None:
     """Fill `result` stage by stage, and `save` it after each; stages that the project has already are not repeated."""
     kept = root / "measured.json"
     done = {one["stage"]: one for one in json.loads(kept.read_text())} if kept.is_file() else {}
     for stage in stages:
-        found = done.get(stage) or run_stage(root, stage, size, limit)
+        command = ["benchmarks.made_up"] if made_up and stage == "search" else None
+        found = done.get(stage) or run_stage(root, stage, size, limit, command)
         result["stages"].append(found)
         result |= _read_outcome(root)
         save()
@@ -154,8 +170,10 @@ def _measure(
         print(f"{stage}: {found['seconds']} s, {found['memory_mib']} MiB", file=sys.stderr, flush=True)
 
 
-def run_stage(root: Path, stage: str, size: Size, limit: float | None) -> dict[str, Any]:
-    """Seconds, processor seconds and peak memory of one stage."""
+def run_stage(
+    root: Path, stage: str, size: Size, limit: float | None, command: list[str] | None = None
+) -> dict[str, Any]:
+    """Seconds, processor seconds and peak memory of one stage; `command`: a module in its place, and its arguments."""
 
     def bound() -> None:
         if limit is not None:
@@ -165,7 +183,7 @@ def run_stage(root: Path, stage: str, size: Size, limit: float | None) -> dict[s
     began = time.perf_counter()
     with (root / f"{stage}.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks", stage],
+            [sys.executable, "-m", *(command or ["tasks", stage])],
             cwd=root,
             preexec_fn=bound,
             env=os.environ | {"PYTHONPATH": str(_ROOT)},

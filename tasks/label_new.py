@@ -38,11 +38,12 @@ from tasks.core.extension import (
 )
 from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.label_models.nearvote import LFColumn, pool_votes, predict_nearvote, predict_weak_labels
-from tasks.core.search.exact import NOBODY, QUERIES, Nearest, find_neighbors
+from tasks.core.search.exact import QUERIES, Nearest, find_neighbors
 from tasks.core.search.plan import plan_searches
 from tasks.core.search.support import Support, build_queries, build_support
+from tasks.core.similarity import to_cosine
 from tasks.core.ties import pick_labels
-from tasks.core.types import ABSTAIN, ITEM_ID, Float32, Float64, Int8
+from tasks.core.types import ABSTAIN, ITEM_ID, NOBODY, Float32, Float64, Int8
 from tasks.core.unit_vectors import to_index_vectors
 from tasks.errors import DataError
 from tasks.params import Params, Scope
@@ -55,7 +56,7 @@ from tasks.tables.parquet import read_table, read_votes
 from tasks.tables.paths import EMBEDDINGS, ITEMS, VOTES
 from tasks.tables.release_rows import RowChanges, compare_rows, find_known, hash_rows
 from tasks.tables.saved_model import SavedModel, read_model
-from tasks.tables.scaled_embeddings import place_vectors, to_cosine
+from tasks.tables.scaled_embeddings import place_vectors
 from tasks.tables.schemas import probability_column
 from tasks.tables.thresholds import read_thresholds
 from tasks.tables.validation import require_same_items
@@ -258,7 +259,7 @@ def predict_labels(model: SavedModel, points: Float32, columns: list[LFColumn], 
     k = len(model.classes)
     near = None
     if model.end.gold is not None:
-        near = measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k)
+        near = measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k, model.metric.value)
     nearvote = predict_nearvote(model.nearvote, pooled, head, near)
     if model.shipped == "nearvote":
         return nearvote
@@ -307,7 +308,7 @@ def _cut_columns(model: SavedModel, L: Int8, support: Support, nearest: Nearest)
         similarity = np.full((len(L), len(model.classes)), np.nan, np.float32)
         for row, lf_class in enumerate(support.lf_classes):
             if lf_class.lf == lf:
-                similarity[:, lf_class.label] = to_cosine(nearest.similarity[row], model.metric, model.scale)
+                similarity[:, lf_class.label] = to_cosine(nearest.similarity[row], model.metric.value, model.scale)
         yield LFColumn(votes=np.ascontiguousarray(L[:, lf]), similarity=similarity)
 
 

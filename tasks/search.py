@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tasks.core.search.exact import NOBODY, QUERIES
+from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import group_items, join_cells
-from tasks.core.types import ITEM_ID
+from tasks.core.types import ITEM_ID, NOBODY
+from tasks.neighbors.exactly import Space
 from tasks.neighbors.run import SearchInputs, SearchResult, search_items
 from tasks.params import SearchParams
 from tasks.progress import Progress
@@ -90,11 +91,14 @@ def read_inputs(root: Path, k: int, params: SearchParams) -> SearchInputs:
         ids=items[ITEM_ID],
         lfs=votes.lfs,
         L=votes.votes,
-        lends=items["split"].is_in([str(split) for split in params.reference]).to_numpy(),
         description=description,
-        index=index,
-        cells=cells,
-        scratch=scratch,
+        space=Space(
+            vectors=index.vectors,
+            metric=index.metric,
+            lends=items["split"].is_in([str(split) for split in params.reference]).to_numpy(),
+            cells=cells,
+            scratch=scratch,
+        ),
     )
 
 

@@ -272,7 +272,9 @@ def gather_evidence(root: Path, inputs: Inputs, k: int, params: TrainParams) -> 
             progress.advance(rows.stop - rows.start)
     pooled = PooledVotes(own=own, near=near, bandwidth=bandwidth)
     with Progress("comparing items", total=WHOLE) as progress:
-        known = KnownItems(root, inputs.items[ITEM_ID], vectors, (root / END_MODEL_SUMMARY).parent)
+        known = KnownItems(
+            root, inputs.items[ITEM_ID], vectors, inputs.points.metric.value, (root / END_MODEL_SUMMARY).parent
+        )
         nearest = known.find_nearest_items(progress.advance)
     return Evidence(features=features, head=head, pooled=pooled, known=known, nearest=nearest)
 
@@ -285,8 +287,7 @@ def fit_labels(
     near_gold, lookout = None, None
     if inputs.gold is not None:
         lookout = thin_gold(inputs.gold, inputs.points.vectors)
-        with Progress("comparing with gold", total=WHOLE) as progress:
-            near_gold = evidence.known.measure_gold_similarity(lookout, k, progress.advance)
+        near_gold = evidence.known.measure_gold_similarity(lookout, k)
     with Progress("weighing evidence", total=LABEL_WORK) as progress:
         nearvote = fit_nearvote(
             evidence.pooled,
@@ -341,7 +342,9 @@ def _hold_out_label_model(
         there = np.flatnonzero(at < len(kept.rows))
         there = there[kept.rows[at[there]] == rows[there]]
         itself[there] = at[there]
-        near = measure_similarity_to_gold(vectors[rows], vectors[kept.rows], kept.classes, k, itself)
+        near = measure_similarity_to_gold(
+            vectors[rows], vectors[kept.rows], kept.classes, k, inputs.points.metric.value, itself
+        )
         return predict_without_fold(nearvote, without, evidence.pooled.take(rows), evidence.head.proba[rows], near)
 
     return predict

@@ -6,11 +6,19 @@ from tasks.core.classifiers.end_model import fit_end_model
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import VoteHead
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.types import GoldRows
 
 
 def gold_of(rows, classes):
     return GoldRows(rows=np.array(rows, np.int64), classes=np.array(classes, np.int64))
+
+
+def compare_with_gold(points, gold, k, metric="l2"):
+    """The similarity of each item to the nearest other gold row of each class."""
+    itself = np.full(len(points), -1)
+    itself[gold.rows] = np.arange(len(gold.rows))
+    return measure_similarity_to_gold(points, points[gold.rows], gold.classes, k, metric, itself)
 
 
 def task(seed=0, n=200, k=2, m=4, d=6, noise=0.5):

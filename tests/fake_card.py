@@ -4,8 +4,9 @@ It answers as a real one may: nothing that it finds depends on the order of summ
 
 import numpy as np
 
-from tasks.core.search.exact import NOBODY, compute_similarity
 from tasks.core.search.on_cards import GROUP, CardIsFull, FoundByCard
+from tasks.core.similarity import compute_similarity
+from tasks.core.types import NOBODY
 
 
 class FakeCard:

@@ -1,5 +1,6 @@
 """Copies and near-copies of LFs: how much of a vote each is worth, so that saying a thing twice adds little."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,11 @@ NEAR_COPY = 0.8
 """Share of common votes from which LFs are named as near-copies: together two of them count as 1.4 at most."""
 
 
-BLOCK = 4096
-"""Rows of which votes are listed at a time; whatever their number, the counts are the same."""
+CELLS = 1 << 20
+"""Votes and abstentions that are listed at a time; whatever their number, the counts are the same."""
+
+ROWS = 1 << 15
+"""Rows of them, at most: listed, a vote takes some 80 bytes."""
 
 COUNTED = 1 << 17
 """Rows whose votes are counted at a time, likewise."""
@@ -95,10 +99,18 @@ def weigh_copies(votes: Votes, n_classes: int) -> Float64:
 def _count_both(cast: Bool) -> Float64:
     """Return on how many items each two of the columns of `cast` (n, m) are true, (m, m)."""
     both = np.zeros((cast.shape[1], cast.shape[1]), np.int64)
-    for start in range(0, len(cast), BLOCK):
-        block = scipy.sparse.csr_array(cast[start : start + BLOCK].astype(np.int64))
+    for rows in _cut(cast):
+        block = scipy.sparse.csr_array(cast[rows].astype(np.int64))
         both += (block.T @ block).toarray()
     return both.astype(np.float64)
+
+
+def _cut(matrix: Votes | Bool) -> Iterator[slice]:
+    """Return slices of the rows of `matrix` (n, m), at most `CELLS` of it at a time or a row."""
+    n, m = matrix.shape
+    size = min(max(CELLS // max(m, 1), 1), ROWS)
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +124,12 @@ class _Common:
 def _count_common(votes: Votes, n_classes: int) -> _Common:
     m = votes.shape[1]
     same, both = np.zeros((m, m), np.int64), np.zeros((m, m), np.int64)
-    for start in range(0, len(votes), BLOCK):
-        item, lf = np.nonzero(votes[start : start + BLOCK] >= 0)
-        said = item * n_classes + votes[start + item, lf]
+    for rows in _cut(votes):
+        item, lf = np.nonzero(votes[rows] >= 0)
+        said = item * n_classes + votes[rows][item, lf]
         for total, row, width in ((same, said, n_classes), (both, item, 1)):
-            cast = scipy.sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(BLOCK * width, m))
+            height = (rows.stop - rows.start) * width
+            cast = scipy.sparse.csr_array((np.ones(len(lf), np.int64), (row, lf)), shape=(height, m))
             total += (cast.T @ cast).toarray()
     each = np.diag(both)
     return _Common(same=same, either=each[:, None] + each[None, :] - both)

@@ -11,8 +11,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import ABSTAIN, Float32, Float64, Int64, MetricName, Votes
 
 SAMPLE = 4000

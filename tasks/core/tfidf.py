@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import scipy
 
-from tasks.core.one_thread import one_thread
+from tasks.core.threads import one_thread
 from tasks.core.types import Bool, Float32, Float64
 
 if TYPE_CHECKING:

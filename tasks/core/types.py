@@ -29,6 +29,9 @@ MetricName = Literal["cosine", "l2"]
 ABSTAIN = -1
 """The vote of an LF that does not vote."""
 
+NOBODY = -1
+"""The position of a neighbor that does not exist."""
+
 ITEM_ID = "item_id"
 """The column by which the rows of all tables are joined."""
 

@@ -1,7 +1,7 @@
 """The items and the gold nearest to each item, found again among those of an earlier run: see `tasks.core.classifiers.known_nearest`.
 
 An entry of the cache holds the keys of the items of one run and their embeddings (`tasks.cache.row_keys`), who of them was in
-the reference, or gold of which class, and the nearest of each.
+the reference, and the nearest of each. Gold is remembered as the `search` stage remembers an LF.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,22 @@ from tasks.cache.row_keys import Keys, hash_vectors, match_rows
 from tasks.cache.store import Cache, identify
 from tasks.core.classifiers.known_nearest import REMEMBERED, EarlierNearest, recall_nearest_items
 from tasks.core.classifiers.nearest_items import NearestItems, choose_reference
-from tasks.core.label_models.gold_similarity import EarlierGold, recall_nearest_gold
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.progress_callback import Advance
-from tasks.core.types import Float32, GoldRows, Int32, Int64
+from tasks.core.similarity import to_cosine
+from tasks.core.types import ABSTAIN, Float32, GoldRows, Int32, Int64, MetricName
+from tasks.neighbors.cache import CurrentRun, NeighborCache
+from tasks.neighbors.columns import NeighborColumns
 from tasks.tables.scratch import open_scratch
 
 CACHE_KIND = "nearest"
 """The kind of the cache's entries."""
+
+FEW_PAIRS = 1 << 26
+"""Pairs of an item and a gold row that are compared anew each time, within a second."""
+
+_GOLD = "gold"
+"""The LF that votes on gold rows."""
 
 _RUNS = 2
 """Runs kept: the last one, and one more for who switches between two inputs."""
@@ -42,11 +51,10 @@ T = TypeVar("T")
 class KnownItems:
     """Items, and what is nearest to them, remembered in the project at `root`."""
 
-    def __init__(self, root: Path, ids: pl.Series, points: Float32, folder: Path) -> None:
+    def __init__(self, root: Path, ids: pl.Series, points: Float32, metric: MetricName, folder: Path) -> None:
         """`ids` (n,) of the items ascend; `points` (n, d); scratch files are below `folder`."""
-        self._root, self._points = root, points
-        self._allocate = partial(open_scratch, folder)
-        self._keys: Keys = self._allocate((len(ids), _KEY // 8), np.uint64)
+        self._root, self._points, self._metric, self._folder = root, points, metric, folder
+        self._keys: Keys = open_scratch(folder, (len(ids), _KEY // 8), np.uint64)
         for start in range(0, len(ids), _BLOCK):
             part = slice(start, start + _BLOCK)
             self._keys[part] = hash_vectors(ids[part], points[part])
@@ -59,29 +67,60 @@ class KnownItems:
         with Cache(self._root, CACHE_KIND) as cache:
             earlier = _read_first(cache, base, lambda stored: _read_nearest(stored, self._keys, reference.rows))
             nearest, remembered = recall_nearest_items(
-                self._points, reference, others, earlier, advance, self._allocate
+                self._points, reference, others, earlier, advance, partial(open_scratch, self._folder)
             )
             self._write(cache, base, reference.rows.astype("<i4"), remembered)
         return nearest
 
-    def measure_gold_similarity(self, gold: GoldRows, k: int, advance: Advance) -> Float32:
-        """Return what `tasks.core.label_models.gold_similarity.measure_gold_similarity` does."""
-        base = identify(identify_code("tasks.core.label_models.gold_similarity"), row_keys.VERSION, k) + "-"
-        with Cache(self._root, CACHE_KIND) as cache:
-            earlier = _read_first(cache, base, lambda stored: _read_gold(stored, self._keys, gold, k))
-            found = recall_nearest_gold(self._points, gold, k, earlier, advance, self._allocate)
-            told = np.stack([gold.rows, gold.classes]).astype("<i4")
-            self._write(cache, base, told, found.nearest, found.similarity)
-        return found.similarity
+    def measure_gold_similarity(self, gold: GoldRows, k: int) -> Float32:
+        """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none."""
+        rows = np.arange(len(gold.rows))
+        if len(self._points) * len(rows) <= FEW_PAIRS:
+            itself = np.full(len(self._points), -1)
+            itself[gold.rows] = rows
+            return self._compare_with_gold(slice(None), gold, k, itself)
+        similarity = open_scratch(self._folder, (len(self._points), k), np.float32)
+        similarity[:] = np.nan
+        found = self._search_gold(gold)
+        for c, near in zip(found.labels, found.similarity, strict=True):
+            similarity[:, c] = to_cosine(near, self._metric)
+        similarity[gold.rows] = self._compare_with_gold(gold.rows, gold, k, rows)
+        return similarity
 
-    def _write(self, cache: Cache, base: str, members: Int32, *found: Int32 | Float32) -> None:
-        """Keep what was `found` of each item, and who the `members` were."""
+    def _search_gold(self, gold: GoldRows) -> NeighborColumns:
+        """Return the neighbors of an LF that votes on the gold rows: the nearest gold of each other item."""
+        from tasks.neighbors.exactly import Space, search_exactly  # Numba, which little gold need not wait for
+
+        votes, lends = np.full((len(self._points), 1), ABSTAIN, np.int8), np.ones(len(self._points), bool)
+        votes[gold.rows, 0] = gold.classes
+        run = CurrentRun(
+            base=[identify_code("tasks.neighbors.exactly"), self._metric],
+            content=sha256(self._keys.data).hexdigest(),
+            lends=lends,
+            hash_rows=lambda: self._keys,
+        )
+        with Cache(self._root, CACHE_KIND) as entries:
+            cache = NeighborCache(entries, run)
+            known = cache.recall(votes[:, 0])
+            if known is not None:
+                return known
+            space = Space(vectors=self._points, metric=self._metric, lends=lends, cells=None, scratch=self._folder)
+            titles = "comparing with gold", "comparing with new gold"
+            (found,) = search_exactly(space, votes, [_GOLD], cache, titles, is_spread=False).columns
+            cache.keep_rows()
+            cache.keep(_GOLD, votes[:, 0], found)
+        return found
+
+    def _compare_with_gold(self, rows: Int64 | slice, gold: GoldRows, k: int, itself: Int64) -> Float32:
+        points, metric = self._points, self._metric
+        return measure_similarity_to_gold(points[rows], points[gold.rows], gold.classes, k, metric, itself)
+
+    def _write(self, cache: Cache, base: str, members: Int32, nearest: Int32) -> None:
+        """Keep who is `nearest` to each item, and who the `members` were."""
         digest = sha256(self._keys.data)
         digest.update(members.data)
-        parts = (array.astype(array.dtype.newbyteorder("<"), copy=False).data for array in found)
-        cache.write(
-            base + digest.hexdigest(), len(self._keys).to_bytes(8, "little"), self._keys.data, *parts, members.data
-        )
+        count, found = len(self._keys).to_bytes(8, "little"), nearest.astype("<i4", copy=False)
+        cache.write(base + digest.hexdigest(), count, self._keys.data, found.data, members.data)
         cache.keep_latest(base, _RUNS)
 
 
@@ -93,29 +132,11 @@ def _read_first(cache: Cache, base: str, read: Callable[[memoryview], T]) -> T |
 
 def _read_nearest(stored: memoryview, keys: Keys, reference: Int64) -> EarlierNearest:
     """Return what an entry says of the items with these `keys`, of which the rows `reference` may be near others."""
-    n, at, row = _read_rows(stored, keys)
+    n = int.from_bytes(stored[:8], "little")
+    row = match_rows(np.frombuffer(stored, np.uint64, 3 * n, 8).reshape(n, 3), keys).earlier
+    at = 8 + _KEY * n
     nearest = np.frombuffer(stored, "<i4", REMEMBERED * n, at).reshape(n, REMEMBERED)
     return _follow(nearest, row, np.frombuffer(stored, "<i4", -1, at + _WORD * REMEMBERED * n), reference)
-
-
-def _read_gold(stored: memoryview, keys: Keys, gold: GoldRows, k: int) -> EarlierGold:
-    """Return what an entry says of the items with these `keys`, of which the rows `gold` may be near others."""
-    n, at, row = _read_rows(stored, keys)
-    nearest = np.frombuffer(stored, "<i4", k * n, at).reshape(n, k)
-    similarity = np.frombuffer(stored, "<f4", k * n, at + _WORD * k * n).reshape(n, k)
-    rows, classes = np.frombuffer(stored, "<i4", -1, at + 2 * _WORD * k * n).reshape(2, -1)
-    return EarlierGold(
-        of_class=tuple(
-            _follow(nearest[:, c : c + 1], row, rows[classes == c], gold.rows[gold.classes == c]) for c in range(k)
-        ),
-        similarity=similarity,
-    )
-
-
-def _read_rows(stored: memoryview, keys: Keys) -> tuple[int, int, Int64]:
-    """Return how many items an entry has, where their keys end, and where among them those with these `keys` are."""
-    n = int.from_bytes(stored[:8], "little")
-    return n, 8 + _KEY * n, match_rows(np.frombuffer(stored, np.uint64, 3 * n, 8).reshape(n, 3), keys).earlier
 
 
 def _follow(nearest: Int32, row: Int64, before: Int32, after: Int64) -> EarlierNearest:

@@ -1,13 +1,10 @@
 """A pass of items over a support, cut into blocks that are searched by threads of this machine or by a cluster."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from tasks.compute.cluster import open_cluster
 from tasks.compute.device import THREADS_PER_CARD, choose_block_size, choose_cards, search_block
@@ -17,6 +14,7 @@ from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, iterate_queries, locate_members
 from tasks.core.search.plan import plan_searches
 from tasks.core.search.support import LFClass, Support
+from tasks.core.threads import map_in_threads
 from tasks.core.types import Bool, Float32, Int64
 from tasks.neighbors.table import NeighborTable
 from tasks.progress import Progress
@@ -143,17 +141,7 @@ def _search_here(work: Pass, cut: Callable[[Block], QueryBlock]) -> Iterator[tup
         queries = cut(block)
         return queries, search_block(work.task, queries)
 
-    controller = ThreadpoolController()
-    # One block per thread beats many threads per product; the number BLAS was allowed (OMP_NUM_THREADS and the like).
-    threads = max((library["num_threads"] for library in controller.select(user_api="blas").info()), default=1)
+    threads = None
     if isinstance(work.task.plan, SamePlan) and (cards := choose_cards(work.task.plan)):
         threads = THREADS_PER_CARD * len(cards)
-    with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[tuple[QueryBlock, FoundInBlock]]] = deque()
-        for block in work.blocks:
-            waiting.append(pool.submit(find, block))
-            # As many again are planned ahead, so that no thread waits and few results do.
-            while len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return map_in_threads(find, work.blocks, threads)

@@ -21,14 +21,13 @@ from tasks.cache.row_keys import Keys, hash_vectors
 from tasks.cache.store import Cache, Part
 from tasks.core.mapped_rows import fetch_rows
 from tasks.core.search.blocks import EarlierLook
-from tasks.core.search.exact import NOBODY, QUERIES
-from tasks.core.search.faiss_index import FlatIndex
-from tasks.core.search.incremental import ReusedNeighbors, mark_support, reuse_neighbors
+from tasks.core.search.exact import QUERIES
 from tasks.core.search.ivf import Cells, choose_effort, find_lost, locate_members, measure_need
-from tasks.core.search.support import LFClass, Support, build_support
-from tasks.core.types import ABSTAIN, Bool, Float32, Int32, Int64, Votes
+from tasks.core.search.support import LFClass, Support
+from tasks.core.types import ABSTAIN, NOBODY, Bool, Float32, Int32, Int64, Votes
 from tasks.neighbors.cache import CACHE_KIND, CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns
+from tasks.neighbors.exactly import Searched, Space, reuse, search_exactly
 from tasks.neighbors.passes import (
     Pass,
     cut_into_blocks,
@@ -42,7 +41,6 @@ from tasks.neighbors.table import NeighborTable
 from tasks.params import SearchParams
 from tasks.progress import Progress
 from tasks.tables.index_file import IndexDescription
-from tasks.tables.scratch import open_scratch
 
 SAMPLE = 2048
 """Items on which efforts are chosen, and again on which recall is measured; .99 is then known to about .002 per
@@ -60,14 +58,8 @@ class SearchInputs:
     lfs: tuple[str, ...]
     L: Votes
     """(n, m)"""
-    lends: Bool
-    """(n,) whether the item is a reference."""
     description: IndexDescription
-    index: FlatIndex
-    cells: Cells | None
-    """None in a flat index."""
-    scratch: Path
-    """The folder of mapped files without a name."""
+    space: Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +77,6 @@ class SearchResult:
     recall: Recall
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Searched:
-    """The neighbors of some LFs, and the number of products that it took to find them."""
-
-    columns: list[NeighborColumns]
-    compared: int
-
-
 def search_items(root: Path, inputs: SearchInputs, params: SearchParams) -> SearchResult:
     """The neighbors of every LF: from the cache below `root` as far as it has them, else searched, and kept there.
 
@@ -105,14 +89,14 @@ def search_items(root: Path, inputs: SearchInputs, params: SearchParams) -> Sear
         cache = NeighborCache(entries, _describe_run(inputs, params))
         known = [cache.recall(inputs.L[:, lf]) for lf in range(len(inputs.lfs))]
         missing = [lf for lf, columns in enumerate(known) if columns is None]
-        searched = _Searched(columns=[], compared=0)
+        searched = Searched(columns=[], compared=0)
         if missing:
             L = inputs.L if len(missing) == len(known) else np.asfortranarray(inputs.L[:, missing])
             names = [inputs.lfs[lf] for lf in missing]
-            if inputs.cells is None:
-                searched = _search_exactly(inputs, L, names, cache)
+            if inputs.space.cells is None:
+                searched = search_exactly(inputs.space, L, names, cache)
             else:
-                searched = _search_approximately(inputs, inputs.cells, L, names, cache, params)
+                searched = _search_approximately(inputs, inputs.space.cells, L, names, cache, params)
             cache.keep_rows()
         for lf, found in zip(missing, searched.columns, strict=True):
             known[lf] = found
@@ -133,14 +117,14 @@ def _describe_run(inputs: SearchInputs, params: SearchParams) -> CurrentRun:
     """What determines the neighbors of an LF, beside its votes."""
     centers: Part = None
     approximate: Part = None
-    if inputs.cells is not None:
+    if inputs.space.cells is not None:
         centers = inputs.description.centers_sha256
         approximate = [inputs.description.cells_sha256, params.target_recall, SAMPLE]
     return CurrentRun(
         # An item's cell follows from its vector and the centers.
-        base=[identify_code("tasks.neighbors.run"), inputs.index.metric, centers],
+        base=[identify_code("tasks.neighbors.run"), inputs.space.metric, centers],
         content=[inputs.description.content, approximate],
-        lends=inputs.lends,
+        lends=inputs.space.lends,
         hash_rows=lambda: _hash_rows(inputs),
     )
 
@@ -151,86 +135,16 @@ def _hash_rows(inputs: SearchInputs) -> Keys:
     with Progress("comparing items with earlier ones", total=len(starts)) as progress:
         for start in progress.follow(starts):
             part = slice(start, start + QUERIES)
-            keys[part] = hash_vectors(inputs.ids[part], fetch_rows(inputs.index.vectors, part))
+            keys[part] = hash_vectors(inputs.ids[part], fetch_rows(inputs.space.vectors, part))
     return keys
-
-
-def _build_support(inputs: SearchInputs, votes: Votes) -> Support:
-    """The support of LFs that are lent `votes` (n, m)."""
-    reference = np.flatnonzero((votes != ABSTAIN).any(axis=1))
-    return build_support(
-        np.ascontiguousarray(votes[reference]),
-        reference,
-        inputs.index.vectors,
-        metric=inputs.index.metric,
-        cells=None if inputs.cells is None else inputs.cells.of_item,
-        allocate=lambda shape: open_scratch(inputs.scratch, shape, np.float32),
-    )
-
-
-def _search_pass(inputs: SearchInputs, work: Pass, table: NeighborTable, rows: Int64) -> int:
-    return search_pass(work, inputs.index.vectors, table, rows)
-
-
-def _reuse(
-    inputs: SearchInputs, votes: Votes, name: str, cache: NeighborCache, effort: int | None = None
-) -> tuple[ReusedNeighbors, NeighborColumns | None]:
-    """What is known of the LF with this `name` and these `votes` (n,), and by which earlier search; `effort` is that of this one."""
-    support = mark_support(votes, inputs.lends)
-    labels = tuple(np.unique(support[support >= 0]).tolist())
-    previous = cache.recall_previous(name)
-    if previous is None or (effort is None and previous.entry.columns.effort is not None):
-        # Of a search nearby, a search of everything can use nothing.
-        return reuse_neighbors(None, None, support, labels), None
-    return reuse_neighbors(previous.entry.as_previous(), previous.row, support, labels), previous.entry.columns
-
-
-# Exactly.
-
-
-def _search_exactly(inputs: SearchInputs, L: Votes, names: Sequence[str], cache: NeighborCache) -> _Searched:
-    """The neighbors of LFs with the votes `L` (n, m), of which the cache knows some."""
-    lent = np.where(inputs.lends[:, None], L, np.int8(ABSTAIN))
-    labels = [np.unique(votes[votes >= 0]).tolist() for votes in lent.T]
-    keys = [(lf, label) for lf, of_lf in enumerate(labels) for label in of_lf]
-    table = NeighborTable(keys, len(L), inputs.scratch)
-    is_open, is_added = np.empty(L.shape, bool), np.empty(L.shape, bool)
-    for lf, name in enumerate(names):
-        reused, _ = _reuse(inputs, L[:, lf], name, cache)
-        is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
-        table.put(lf, reused)
-    # Items of which nothing is known ask the whole support, and the others what was added to it.
-    compared = _search_lent(inputs, is_open, lent, table, improves=False)
-    lent[~is_added] = ABSTAIN
-    compared += _search_lent(inputs, (L == ABSTAIN) & ~is_open, lent, table, improves=True)
-    nowhere = np.empty((len(keys), 0), bool)
-    return _Searched(columns=[table.take(lf, nowhere) for lf in range(L.shape[1])], compared=compared)
-
-
-def _search_lent(inputs: SearchInputs, asking: Bool, votes: Votes, table: NeighborTable, *, improves: bool) -> int:
-    """The number of products computed while items that ask (n, m) search those that lend `votes` (n, m) exactly.
-
-    `improves`: the items' neighbors among all others are in `table` already.
-    """
-    lfs = np.flatnonzero(asking.any(axis=0) & (votes != ABSTAIN).any(axis=0))
-    if not len(lfs):
-        return 0
-    support = _build_support(inputs, votes[:, lfs])
-    rows = table.index_rows([(int(lfs[lf_class.lf]), lf_class.label) for lf_class in support.lf_classes])
-    title = "searching what is new" if improves else "searching"
-    work = plan_exact_pass(support, support.lf_classes, asking[:, lfs], title, improves=improves)
-    return _search_pass(inputs, work, table, rows)
-
-
-# Approximately.
 
 
 def _search_approximately(
     inputs: SearchInputs, cells: Cells, L: Votes, names: Sequence[str], cache: NeighborCache, params: SearchParams
-) -> _Searched:
+) -> Searched:
     """The neighbors of LFs with the votes `L` (n, m) in an approximate index, of which the cache knows some."""
     asking = L == ABSTAIN
-    support = _build_support(inputs, np.where(inputs.lends[:, None], L, np.int8(ABSTAIN)))
+    support = inputs.space.build_support(np.where(inputs.space.lends[:, None], L, np.int8(ABSTAIN)))
     keys = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
     sample = _search_sample(inputs, support, asking, cache.keys)
     occupied = locate_members(support, support.lf_classes, cells).counts > 0
@@ -238,7 +152,7 @@ def _search_approximately(
     efforts = [_choose_effort(support, lf, need, occupied, params) for lf in range(len(names))]
     effort = np.array([efforts[lf] or 0 for lf, _ in keys], np.int64)
 
-    table = NeighborTable(keys, len(L), inputs.scratch, of=cells.order)
+    table = NeighborTable(keys, len(L), inputs.space.scratch, of=cells.order)
     known = _reuse_nearby(inputs, cells, L, names, cache, table, occupied, efforts)
     compared = _search_nearby(inputs, cells, support, support.lf_classes, effort, known.is_open, table)
     added = [lf_class.take(known.is_added[lf_class.positions, lf_class.lf]) for lf_class in support.lf_classes]
@@ -255,7 +169,7 @@ def _search_approximately(
     for lf, chosen in enumerate(efforts):
         rows = table.find_rows(lf)
         found.append(table.take(lf, occupied, chosen, int(checked[rows].sum()), int(right[rows].sum())))
-    return _Searched(columns=found, compared=sample.compared + compared)
+    return Searched(columns=found, compared=sample.compared + compared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,11 +194,11 @@ def _search_sample(inputs: SearchInputs, support: Support, asking: Bool, keys: K
     tuning, checking = _choose_samples(keys)
     items = np.union1d(tuning, checking)
     lf_classes = [(lf_class.lf, lf_class.label) for lf_class in support.lf_classes]
-    table = NeighborTable(lf_classes, len(asking), inputs.scratch, of=items)
+    table = NeighborTable(lf_classes, len(asking), inputs.space.scratch, of=items)
     task = plan_exact_task(support, support.lf_classes, asking, len(asking))
     title = "searching a sample exactly"
     work = Pass(task=task, asking=asking, blocks=cut_into_blocks(items), total=len(items), title=title)
-    compared = _search_pass(inputs, work, table, table.index_rows(lf_classes))
+    compared = search_pass(work, inputs.space.vectors, table, table.index_rows(lf_classes))
     return _Sample(
         items=items,
         tuning=tuning,
@@ -337,7 +251,7 @@ def _reuse_nearby(
     before, effort_before = np.zeros_like(occupied), np.zeros(len(occupied), np.int64)
     moved, lf_of_row = [], np.empty(len(occupied), np.int64)
     for lf, (name, effort) in enumerate(zip(names, efforts, strict=True)):
-        reused, earlier = _reuse(inputs, L[:, lf], name, cache, effort)
+        reused, earlier = reuse(inputs.space, L[:, lf], name, cache, effort)
         is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
         table.put(lf, reused)
         rows = table.find_rows(lf)
@@ -377,7 +291,7 @@ def _search_nearby(
     if nearby.any():
         title = "searching approximately" if earlier is None else "searching what is new nearby"
         work = plan_nearby_pass(cells, support, effort, nearby, title, earlier)
-        compared += _search_pass(inputs, work, table, rows)
+        compared += search_pass(work, inputs.space.vectors, table, rows)
     rest = [
         lf_class.take(slice(0)) if near else lf_class for lf_class, near in zip(lf_classes, effort > 0, strict=True)
     ]
@@ -387,7 +301,7 @@ def _search_nearby(
     if everywhere.any():
         title = "searching exactly" if earlier is None else "searching what is new"
         work = plan_exact_pass(support, rest, everywhere, title, improves=earlier is not None)
-        compared += _search_pass(inputs, work, table, rows)
+        compared += search_pass(work, inputs.space.vectors, table, rows)
     return compared
 
 

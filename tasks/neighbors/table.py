@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.core.search.exact import NOBODY, Nearest
+from tasks.core.search.exact import Nearest
 from tasks.core.search.incremental import ReusedNeighbors
-from tasks.core.types import Bool, Float32, Int32, Int64
+from tasks.core.types import NOBODY, Bool, Float32, Int32, Int64
 from tasks.neighbors.columns import NeighborColumns
 from tasks.tables.scratch import open_scratch
 
@@ -47,9 +47,10 @@ class NeighborTable:
 
     def put(self, lf: int, reused: ReusedNeighbors) -> None:
         """Begin with what is known of one LF."""
-        of = slice(None) if self._of is None else self._of
-        rows = self.find_rows(lf)
-        self.similarity[rows], self.position[rows] = reused.similarity[:, of], reused.position[:, of]
+        of, rows = slice(None) if self._of is None else self._of, self.find_rows(lf)
+        for row, label in zip(range(rows.start, rows.stop), reused.labels, strict=True):
+            similarity, position = reused.of_label(label)
+            self.similarity[row], self.position[row] = similarity[of], position[of]
 
     def forget(self, lf: int, items: Bool) -> None:
         """Begin anew with some of the `items` (n,) for one LF."""

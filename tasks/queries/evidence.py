@@ -18,6 +18,7 @@ from tasks.core.label_models.parts import (
     take_apart_weak_labels,
     take_apart_without_gold,
 )
+from tasks.core.similarity import to_cosine
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float32, Float64, Int64, Votes
 from tasks.core.unit_vectors import to_index_vectors
 from tasks.errors import DataError, QueryError
@@ -26,7 +27,7 @@ from tasks.tables import schemas
 from tasks.tables.files import explain_read_errors
 from tasks.tables.muted import mute
 from tasks.tables.saved_model import SavedModel
-from tasks.tables.scaled_embeddings import place_vectors, to_cosine
+from tasks.tables.scaled_embeddings import place_vectors
 from tasks.tables.schemas import probability_column, similarity_column
 from tasks.tables.thresholds import read_thresholds
 from tasks.tables.validation import validate_table
@@ -75,7 +76,7 @@ class Evidence:
                 name = similarity_column(lf, c)
                 if name in self.near.columns:
                     similarity[:, c] = self.near[name].fill_null(np.nan).to_numpy()
-            cosine = to_cosine(similarity, self.model.metric, self.model.scale)
+            cosine = to_cosine(similarity, self.model.metric.value, self.model.scale)
             columns.append(LFColumn(votes=np.ascontiguousarray(self.original[:, j]), similarity=cosine))
         return columns
 
@@ -264,7 +265,8 @@ def _measure_gold_similarity(model: SavedModel, points: Float32, gold: Votes) ->
         # A copy of the item is as near as the item itself, so leaving out either gives the same result.
         same = (model.gold_vectors == points[row]).all(axis=1) & (model.gold_classes == gold[row])
         itself[row] = same.argmax() if same.any() else -1
-    return measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, len(model.classes), itself)
+    k = len(model.classes)
+    return measure_similarity_to_gold(points, model.gold_vectors, model.gold_classes, k, model.metric.value, itself)
 
 
 def _read_row(release: ReleaseData, name: str, schema: schemas.TableSchema, item: str | int) -> pl.DataFrame:

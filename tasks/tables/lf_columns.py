@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 
 from tasks.core.label_models.nearvote import LFColumn
+from tasks.core.similarity import to_cosine
 from tasks.core.types import ITEM_ID, Votes
 from tasks.params import Metric
 from tasks.tables import schemas
 from tasks.tables.neighbor_columns import NeighborColumnNames
 from tasks.tables.parquet import read_of_items
 from tasks.tables.paths import NEIGHBORS
-from tasks.tables.scaled_embeddings import to_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class StoredColumns:
             similarity = np.empty((table.height, len(names) - 1), dtype=np.float32, order="F")
             for number, name in enumerate(self.pairs.similarity):
                 found = table[name].fill_null(np.nan).to_numpy()
-                similarity[:, number] = to_cosine(found, self.metric, self.scale)
+                similarity[:, number] = to_cosine(found, self.metric.value, self.scale)
             votes = self.votes[rows]
             yield (
                 rows,

@@ -74,13 +74,6 @@ def place_vectors(vectors: Float32, metric: Metric, center: Float32, scale: floa
     return vectors if metric is Metric.COSINE else (vectors - center) / np.float32(scale)
 
 
-def to_cosine(similarity: Float32, metric: Metric, scale: float) -> Float32:
-    """A similarity of embeddings as that of points: minus a distance becomes 1 - (distance / scale)^2 / 2."""
-    if metric is Metric.COSINE:
-        return similarity
-    return (1 - (similarity / np.float32(scale)) ** 2 / 2).astype(np.float32)
-
-
 def _cut(n: int) -> Iterator[slice]:
     for start in range(0, n, _BLOCK):
         yield slice(start, min(start + _BLOCK, n))

@@ -23,11 +23,13 @@ from tasks import index, search
 from tasks.cache.code import PROJECT
 from tasks.cache.store import FOLDER
 from tasks.core.search import ivf
-from tasks.core.search.exact import NOBODY, QUERIES, Nearest, compute_similarity, find_neighbors, score_pairs
+from tasks.core.search.exact import QUERIES, Nearest, find_neighbors, score_pairs
 from tasks.core.search.incremental import ReusedNeighbors
 from tasks.core.search.plan import plan_per_lf, plan_searches, plan_union
 from tasks.core.search.products import Int8Products, prepare
 from tasks.core.search.support import build_queries, build_support
+from tasks.core.similarity import compute_similarity
+from tasks.core.types import NOBODY
 from tasks.core.unit_vectors import normalize, to_index_vectors
 from tasks.errors import DataError
 from tasks.neighbors.run import search_items
@@ -107,10 +109,11 @@ def test_in_whatever_order_items_have_their_columns_the_table_is_the_same(order,
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         tables = [NeighborTable([(0, 0), (0, 1)], 12, Path(folder), of=of) for of in (None, np.array(order))]
+        similarity = rng.integers(0, 3, (2, 12)).astype(np.float32)
+        position = rng.integers(0, 12, (2, 12)).astype(np.int32)
         known = ReusedNeighbors(
             labels=(0, 1),
-            similarity=rng.integers(0, 3, (2, 12)).astype(np.float32),
-            position=rng.integers(0, 12, (2, 12)).astype(np.int32),
+            of_label=lambda label: (similarity[label], position[label]),
             is_open=np.zeros(12, bool),
             is_added=np.zeros(12, bool),
         )

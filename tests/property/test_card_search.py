@@ -23,10 +23,11 @@ from extension_data import write_neighbors, write_project  # noqa: E402
 from benchmarks import gpu  # noqa: E402
 from tasks.core.search import on_cards  # noqa: E402
 from tasks.core.search.card import TILES, TILES_TO_INTERPRET, TorchCard  # noqa: E402
-from tasks.core.search.exact import NOBODY, find_neighbors  # noqa: E402
+from tasks.core.search.exact import find_neighbors  # noqa: E402
 from tasks.core.search.on_cards import CardIsFull, CardSearch  # noqa: E402
 from tasks.core.search.plan import plan_per_lf  # noqa: E402
 from tasks.core.search.support import build_queries, build_support  # noqa: E402
+from tasks.core.types import NOBODY  # noqa: E402
 from tasks.core.unit_vectors import to_index_vectors  # noqa: E402
 from tasks.tables.paths import NEIGHBORS  # noqa: E402
 

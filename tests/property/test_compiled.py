@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.search import kernels
-from tasks.core.search.exact import compute_similarity
 from tasks.core.search.products import Float32Products, Int8Products, prepare, quantize
+from tasks.core.similarity import compute_similarity
 from tasks.core.unit_vectors import normalize
 
 ROOT = Path(__file__).resolve().parents[2]

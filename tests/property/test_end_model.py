@@ -383,7 +383,7 @@ def test_votes_are_counted_block_by_block_as_all_at_once(block, monkeypatch):
     either = [[((votes[:, [a, b]] >= 0).any(axis=1)).sum() for b in range(6)] for a in range(6)]
     same = [[((votes[:, a] == votes[:, b]) & (votes[:, a] >= 0)).sum() for b in range(6)] for a in range(6)]
     expected = [(a, b) for a in range(6) for b in range(a) if same[a][b] >= 0.8 * either[a][b]]
-    monkeypatch.setattr("tasks.core.copies.BLOCK", block)
+    monkeypatch.setattr("tasks.core.copies.CELLS", block)
     linked = {lf for group in group_copies(votes, 2) for lf in group.lfs}
     assert linked == {lf for pair in expected for lf in pair} and len(linked) > 0
     assert count_votes(votes, 2).tolist() == [[(votes[:, lf] == c).sum() for c in range(2)] for lf in range(6)]
@@ -435,7 +435,7 @@ from tasks.core.classifiers.class_balance import estimate_class_balance
 from tasks.core.classifiers.end_model import fit_end_model, fit_gold_baseline
 from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import fit_vote_head
-from tasks.core.label_models.gold_similarity import measure_gold_similarity
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.label_models.nearvote import (
     LFColumn, choose_bandwidth, find_largest_similarity, fit_nearvote, pool_votes
 )
@@ -452,7 +452,7 @@ features = apply_spectral_map(fit_spectral_map(points), points)
 head = fit_vote_head(features, votes, 3)
 columns = [LFColumn(votes=votes[:, lf], similarity=similarity[:, lf]) for lf in range(m)]
 pooled = pool_votes(columns, head.reliability, choose_bandwidth(find_largest_similarity(columns)))
-near = measure_gold_similarity(points, gold, 3)
+near = measure_similarity_to_gold(points, points[:200], gold.classes, 3, "cosine", np.r_[:200, [-1] * 2800])
 balance = estimate_class_balance(head, votes, gold)
 label = fit_nearvote(pooled, head, balance, gold, near)
 end = fit_end_model(features, votes, label.weak, gold, np.log(label.posterior), np.log(label.held_out))

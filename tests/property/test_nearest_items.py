@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from classifier_data import gold_of, task
+from classifier_data import compare_with_gold, gold_of, task
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -24,8 +24,12 @@ from tasks.core.classifiers.nearest_items import (
     smooth_labels,
 )
 from tasks.core.label_models import gold_similarity
-from tasks.core.label_models.gold_similarity import measure_gold_similarity, thin_gold
-from tasks.neighbors.nearest_cache import CACHE_KIND, KnownItems
+from tasks.core.label_models.gold_similarity import thin_gold
+from tasks.core.similarity import compute_similarity
+from tasks.core.unit_vectors import normalize
+from tasks.neighbors import exactly, nearest_cache
+from tasks.neighbors.nearest_cache import CACHE_KIND, FEW_PAIRS, KnownItems
+from tasks.neighbors.passes import search_pass
 
 
 def search(points, **options):
@@ -141,7 +145,9 @@ def test_a_cache_of_nearest_items_is_asked_and_believed_only_where_it_is_sound(t
     def find(ids, points):
         compared.clear()
         reference = choose_reference(points)
-        found = KnownItems(tmp_path, pl.Series("item_id", ids), points, tmp_path).find_nearest_items(lambda _: None)
+        found = KnownItems(tmp_path, pl.Series("item_id", ids), points, "l2", tmp_path).find_nearest_items(
+            lambda _: None
+        )
         assert np.array_equal(found.nearest, find_nearest_items(points, reference, points[reference.rows]).nearest)
         return sum(compared)
 
@@ -157,34 +163,38 @@ def test_a_cache_of_nearest_items_is_asked_and_believed_only_where_it_is_sound(t
     assert find(ids, points) == 300
 
 
-def compare_slowly(points, gold, k):
+def compare_slowly(points, gold, k, metric):
     """Of each item the similarity (n, k) to the nearest other gold row of each class."""
     found = np.full((len(points), k), np.nan, np.float32)
-    for item, point in enumerate(points):
-        distance = ((points[gold.rows].astype(np.float64) - point) ** 2).sum(axis=1)
+    for item in range(len(points)):
+        near = compute_similarity(points[[item] * len(gold.rows)], points[gold.rows], metric)
         for c in range(k):
-            others = distance[(gold.classes == c) & (gold.rows != item)]
+            others = near[(gold.classes == c) & (gold.rows != item)]
             if len(others):
-                found[item, c] = 1 - others.min() / 2
+                found[item, c] = others.max() if metric == "cosine" else 1 - others.max() * others.max() / 2
     return found
 
 
-@given(st.integers(0, 2**32), st.integers(1, 80), st.booleans())
-def test_nights_find_the_gold_that_a_comparison_with_all_finds(tmp_path_factory, seed, n, is_coarse):
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@given(st.integers(0, 2**32), st.integers(1, 80), st.integers(2, 12), st.booleans())
+def test_nights_find_the_gold_that_a_comparison_with_all_finds(tmp_path_factory, metric, seed, n, d, is_coarse):
     root, rng = tmp_path_factory.mktemp("nights"), np.random.default_rng(seed)
 
     def draw(count):
-        points = rng.normal(size=(count, 3)).astype(np.float32)
-        return np.round(points) if is_coarse else points  # coarse: copies and equally near ones are the rule
+        points = rng.normal(size=(count, d)).astype(np.float32)
+        if is_coarse:  # copies and equally near ones are the rule
+            points = np.round(points)
+        return points if metric == "l2" else normalize(points + (points == 0).all(axis=1, keepdims=True))
 
     ids, points, classes = np.arange(n) * 10, draw(n), rng.integers(-1, 3, n)  # -1: no gold; class 3 never has any
     for _ in range(4):
         gold = gold_of(np.flatnonzero(classes >= 0), classes[classes >= 0])
-        near = KnownItems(root, pl.Series("item_id", ids), points, root).measure_gold_similarity(
-            gold, 4, lambda _: None
-        )
-        assert np.array_equal(near, measure_gold_similarity(points, gold, 4), equal_nan=True)
-        assert near == pytest.approx(compare_slowly(points, gold, 4), rel=1e-6, nan_ok=True)
+        expected = compare_slowly(points, gold, 4, metric)
+        for few in (0, FEW_PAIRS):  # remembered, and compared anew
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(nearest_cache, "FEW_PAIRS", few)
+                known = KnownItems(root, pl.Series("item_id", ids), points, metric, root)
+                assert np.array_equal(known.measure_gold_similarity(gold, 4), expected, equal_nan=True)
         kept = np.flatnonzero(rng.random(len(ids)) > rng.choice([0, 0.05, 0.4]))
         points = np.where((rng.random(len(ids)) < 0.05)[:, None], draw(len(ids)), points)[kept]
         classes = np.where(rng.random(len(ids)) < rng.choice([0, 0.2]), rng.integers(-1, 3, len(ids)), classes)[kept]
@@ -196,35 +206,38 @@ def test_nights_find_the_gold_that_a_comparison_with_all_finds(tmp_path_factory,
 
 
 def test_a_cache_of_nearest_gold_is_asked_and_believed_only_where_it_is_sound(tmp_path, monkeypatch):
-    compared = []
+    asked = []
 
-    def count(points, *rest, **options):
-        compared.append(len(points))
-        return rank_reference(points, *rest, **options)
+    def count(work, *rest, **options):
+        asked.append((work.title, work.total))
+        return search_pass(work, *rest, **options)
 
-    monkeypatch.setattr(known_nearest, "rank_reference", count)
+    monkeypatch.setattr(exactly, "search_pass", count)
+    monkeypatch.setattr(nearest_cache, "FEW_PAIRS", 0)
     points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     ids = pl.Series("item_id", [f"item {number:03}" for number in range(300)])
     whole = gold_of(range(0, 300, 3), np.arange(100) % 2)
 
     def compare(n, gold):
-        known = KnownItems(tmp_path, ids[:n], points[:n], tmp_path)
-        compared.clear()
-        near = known.measure_gold_similarity(gold, 2, lambda _: None)
-        asked = sum(compared)
-        assert np.array_equal(near, measure_gold_similarity(points[:n], gold, 2))
-        return asked
+        asked.clear()
+        near = KnownItems(tmp_path, ids[:n], points[:n], "l2", tmp_path).measure_gold_similarity(gold, 2)
+        assert np.array_equal(near, compare_with_gold(points[:n], gold, 2))
+        return dict(asked)
 
     first = gold_of(whole.rows[:95], whole.classes[:95])
-    assert compare(290, first) == 2 * 290, "each with the gold of two classes"
-    assert compare(290, first) == 0
-    assert compare(300, first) == 2 * 10, "a night"
-    assert compare(300, whole) == 0, "new gold is compared with all, and nothing else"
+    assert compare(290, first) == {"comparing with gold": 195}
+    assert compare(290, first) == {}
+    assert compare(300, first) == {"comparing with gold": 10}, "a night"
+    assert compare(300, whole) == {"comparing with new gold": 200}
     fewer = gold_of(whole.rows[1:], whole.classes[1:])
-    assert 0 < compare(300, fewer) < 30, "those to whom the gold row that has gone was the nearest"
+    again = compare(300, fewer)
+    assert again.keys() == {"comparing with gold"}
+    assert 1 < again["comparing with gold"] < 30, (
+        "the gold row that is none any more, and those to whom it was the nearest"
+    )
     for entry in (tmp_path / FOLDER / CACHE_KIND).iterdir():
         entry.write_bytes(entry.read_bytes()[:-1] + b"x")
-    assert compare(300, fewer) == 2 * 300
+    assert compare(300, fewer) == {"comparing with gold": 201}
 
 
 def test_a_part_of_much_gold_is_drawn_by_embeddings_and_mostly_stays(monkeypatch):
@@ -252,7 +265,7 @@ def test_who_is_as_near_as_the_last_known_one_within_float32_is_not_remembered_b
         points = np.array(positions, dtype=np.float32)[:, None]
         ids = pl.Series("item_id", [f"item {position:05}" for position in positions])
         reference = choose_reference(points)
-        found = KnownItems(tmp_path, ids, points, tmp_path).find_nearest_items(lambda _: None)
+        found = KnownItems(tmp_path, ids, points, "l2", tmp_path).find_nearest_items(lambda _: None)
         assert np.array_equal(found.nearest, find_nearest_items(points, reference, points[reference.rows]).nearest)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from classifier_data import compare_with_gold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
@@ -9,7 +10,7 @@ from scipy.optimize import approx_fprime
 from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.classifiers.vote_head import VoteHead, fit_vote_head
 from tasks.core.label_models.balancing import BALANCE_FACTOR, apply_balance, fit_balance
-from tasks.core.label_models.gold_similarity import measure_gold_similarity, measure_similarity_to_gold
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.label_models.nearvote import (
     NEAR_FLOOR,
     OFFSET_SPREAD,
@@ -84,7 +85,7 @@ def label(points, votes, similarity, k=2, gold=None, seed=0):
     head = fit_vote_head(points, votes, k)
     columns = cut_columns(votes, similarity)
     pooled = pool_votes(columns, head.reliability, choose_bandwidth(find_largest_similarity(columns)))
-    near_gold = None if gold is None else measure_gold_similarity(points, gold, k)
+    near_gold = None if gold is None else compare_with_gold(points, gold, k)
     return fit_nearvote(pooled, head, np.full(k, 1 / k), gold, near_gold, seed)
 
 
@@ -203,7 +204,7 @@ CIRCLE = np.float32([[1, 0], [0.5, np.sqrt(0.75)], [0, 1], [-1, 0]])
 
 
 def test_the_nearest_other_gold_row():
-    found = measure_gold_similarity(CIRCLE, gold_of([0, 2, 3], [0, 0, 1]), 3)
+    found = compare_with_gold(CIRCLE, gold_of([0, 2, 3], [0, 0, 1]), 3)
     # Item 0 is gold of class 0: its nearest other is item 2, at 90 degrees. Item 3 has no other row of class 1.
     expected = [[0, -1, NAN], [np.sqrt(0.75), -0.5, NAN], [0, 0, NAN], [0, NAN, NAN]]
     assert found == pytest.approx(np.array(expected), abs=1e-6, nan_ok=True)
@@ -211,7 +212,7 @@ def test_the_nearest_other_gold_row():
 
 def test_similarity_to_gold_of_any_points_is_that_of_their_distance():
     points = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    found = measure_gold_similarity(points, gold_of([3], [1]), 2)
+    found = compare_with_gold(points, gold_of([3], [1]), 2)
     expected = 1 - ((points - points[3]) ** 2).sum(axis=1) / 2
     others = np.arange(30) != 3
     assert found[others, 1] == pytest.approx(expected[others], abs=1e-4)
@@ -222,7 +223,7 @@ def test_a_gold_rows_own_class_does_not_move_its_similarities():
     points = task()[0]
     classes = np.arange(20) % 2
     turned = np.where(np.arange(20) == 7, 1 - classes, classes)
-    one, other = (measure_gold_similarity(points, gold_of(range(20), c), 2) for c in (classes, turned))
+    one, other = (compare_with_gold(points, gold_of(range(20), c), 2) for c in (classes, turned))
     assert np.array_equal(one[7], other[7])
     assert not np.array_equal(one, other)
 
@@ -355,7 +356,7 @@ def test_the_order_of_items_and_lfs_does_not_matter(with_gold):
     columns = cut_columns(votes, similarity)
     b = choose_bandwidth(find_largest_similarity(columns))
     balance = np.array([0.4, 0.6])
-    near = measure_gold_similarity(points, gold, 2) if with_gold else None
+    near = compare_with_gold(points, gold, 2) if with_gold else None
     one = fit_nearvote(pool_votes(columns, head.reliability, b), head, balance, gold, near)
     columns = cut_columns(votes[rows][:, lfs], similarity[rows][:, lfs])
     assert choose_bandwidth(find_largest_similarity(columns)) == b
@@ -426,11 +427,11 @@ def test_learned_weights_ask_for_the_nearest_gold():
 def test_similarity_to_gold_is_the_same_for_a_row_that_was_not_there():
     points, _, _, truth = task()
     gold = gold_of(range(50), truth[:50])
-    whole = measure_gold_similarity(points, gold, 2)
-    later = measure_similarity_to_gold(points[50:], points[:50], gold.classes, 2)
+    whole = compare_with_gold(points, gold, 2)
+    later = measure_similarity_to_gold(points[50:], points[:50], gold.classes, 2, "l2")
     assert later == pytest.approx(whole[50:], abs=1e-6)
     # A gold row, asked as if it were another item, finds itself.
-    assert measure_similarity_to_gold(points[:1], points[:50], gold.classes, 2)[0, truth[0]] == pytest.approx(1)
+    assert measure_similarity_to_gold(points[:1], points[:50], gold.classes, 2, "l2")[0, truth[0]] == pytest.approx(1)
 
 
 def test_classes_that_an_lf_never_votes_need_no_column():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from classifier_data import compare_with_gold
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from tasks.core.classifiers.spectral import apply_spectral_map, fit_spectral_map
 from tasks.core.classifiers.vote_head import HEAD_WORK, fit_vote_head
 from tasks.core.fitness import measure_fitness
 from tasks.core.label_models.choice import CANDIDATES, TRIALS, Options, choose_kind, fit_label_model
-from tasks.core.label_models.gold_similarity import measure_gold_similarity
 from tasks.core.label_models.liger import LIGER_WORK, fit_liger
 from tasks.core.label_models.nearvote import LABEL_WORK, LFColumn, fit_nearvote, pool_votes
 from tasks.core.metrics import resample
@@ -78,7 +78,7 @@ def test_a_choice_and_liger_tell_of_all_their_fits():
 
 def test_the_parts_of_the_end_model_tell_of_all_their_fits():
     votes, truth, vectors = make_votes()
-    told = {name: [] for name in ("map", "head", "near", "labels", "end", "fitness", "resample")}
+    told = {name: [] for name in ("map", "head", "labels", "end", "fitness", "resample")}
     spectral_map = fit_spectral_map(vectors, told["map"].append)
     features = apply_spectral_map(spectral_map, vectors)
     head = fit_vote_head(features, votes, 2, advance=told["head"].append)
@@ -86,7 +86,7 @@ def test_the_parts_of_the_end_model_tell_of_all_their_fits():
     silent = np.zeros((300, 2), np.float32)
     columns = [LFColumn(votes=votes[:, lf], similarity=silent) for lf in range(5)]
     pooled = pool_votes(columns, head.reliability, 2.0)
-    near = measure_gold_similarity(vectors, gold, 2, told["near"].append)
+    near = compare_with_gold(vectors, gold, 2)
     even = np.full(2, 0.5)
     labels = fit_nearvote(pooled, head, even, gold, near, advance=told["labels"].append)
     logs = np.log(labels.posterior), np.log(labels.held_out)

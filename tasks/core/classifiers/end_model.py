@@ -47,8 +47,8 @@ from tasks.core.classifiers.softmax import (
 )
 from tasks.core.classifiers.spectral import Features, SpectralFeatures
 from tasks.core.classifiers.student import STUDENT_FOLDS, STUDENT_PENALTIES, Student, fit_student
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Bool, Float32, Float64, GoldRows, Int64, Votes
 
 END_WORK = (1 + STUDENT_FOLDS * len(STUDENT_PENALTIES) + 2 * (len(GOLD_PENALTIES) * GOLD_FOLDS + 1)) * WHOLE

@@ -5,8 +5,7 @@ nearer. More than ten are remembered of each, nearest first, so that ten are lef
 was no nearer than the last of them then, and still is not. An item with fewer than ten left is compared with the whole
 reference; all others with what is new in it.
 
-Reference items are in the order of item ids in both runs, so that equally near ones keep their order. Gold rows of a class are
-such a reference, too, of which the nearest alone is needed and remembered.
+Reference items are in the order of item ids in both runs, so that equally near ones keep their order.
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ from tasks.core.classifiers.nearest_items import (
     rank_pairs,
     rank_reference,
 )
+from tasks.core.mapped_rows import fetch_rows
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.threads import map_in_threads
 from tasks.core.types import Allocate, Bool, Float32, Int32, Int64
 
 REMEMBERED = 14
@@ -41,9 +42,9 @@ _BLOCK = 8192
 class EarlierNearest:
     """What an earlier run found.
 
-    nearest: (n', most) positions in its reference, the nearest first, -1 where not known. row: (n,) where each present item, with the
-    same embedding, was; -1: nowhere. now: (r',) the present positions of its reference, ascending; -1: gone. is_new: (r,) the
-    present reference items that it had not.
+    nearest: (n', `REMEMBERED`) positions in its reference, the nearest first, -1 where not known. row: (n,) where each present
+    item, with the same embedding, was; -1: nowhere. now: (r',) the present positions of its reference, ascending; -1: gone.
+    is_new: (r,) the present reference items that it had not.
     """
 
     nearest: Int32
@@ -53,28 +54,24 @@ class EarlierNearest:
 
 
 class Finder:
-    """Finds the `most` nearest of `others` (r, d), of which at least `needed` have to be known, to a block of items after the other.
+    """Finds the nearest of `others` (r, d) to blocks of items, of which `size` at most belong together."""
 
-    size: how many items a block may have.
-    """
-
-    def __init__(self, others: Float32, needed: int, most: int, earlier: EarlierNearest | None) -> None:
+    def __init__(self, others: Float32, earlier: EarlierNearest | None) -> None:
         """`earlier`: what an earlier run found; None: nothing."""
-        self._needed, self._most, self._earlier = needed, most, earlier
-        self._scorer = Scorer(others)
+        self._earlier, self._scorer = earlier, Scorer(others)
         self._fresh = np.flatnonzero(earlier.is_new) if earlier is not None else np.empty(0, np.int64)
         self._fresh_scorer = Scorer(others[self._fresh])
         self.size = min(_BLOCK, max(PRODUCTS // max(len(self._fresh), 1), 1))
 
     def find(self, block: Float32, itself: Int64, part: slice) -> Int32:
-        """Return the positions (b, most) of those nearest to `block` (b, d), the items in `part`, the nearest first, -1 where not known.
+        """Return the positions (b, `REMEMBERED`) of those nearest to `block` (b, d), the items in `part`, the nearest first.
 
-        None of them is that at the position `itself` (b,).
+        -1 where not known. None of them is that at the position `itself` (b,).
         """
         if self._earlier is None:
-            return rank_reference(block, itself, self._scorer, self._most)
-        found = self.recall(part)
-        is_left = found[:, self._needed - 1] >= 0
+            return rank_reference(block, itself, self._scorer, REMEMBERED)
+        found = _recall(self._earlier, part)
+        is_left = found[:, NEAREST - 1] >= 0
         if len(self._fresh):
             # The reference is sorted by item, so that positions among the fresh are in the order of those in it.
             fresh_self = np.full(len(block), -1, dtype=np.int64)
@@ -85,17 +82,8 @@ class Finder:
             _add_fresh(block, self._scorer.others, found, np.flatnonzero(is_left), scores, margin, self._fresh)
         rest = np.flatnonzero(~is_left)
         if len(rest):
-            found[rest] = rank_reference(block[rest], itself[rest], self._scorer, self._most)
+            found[rest] = rank_reference(block[rest], itself[rest], self._scorer, REMEMBERED)
         return found
-
-    def recall(self, part: slice) -> Int32:
-        """Return the present positions (b, most) of what is known of the items in `part`, the nearest first, then -1."""
-        rows = np.arange(part.start, part.stop) if self._earlier is None else self._earlier.row[part]
-        if self._earlier is None or not len(self._earlier.now):
-            return np.full((len(rows), self._most), -1, dtype=np.int32)
-        before = np.where(rows[:, None] >= 0, self._earlier.nearest[rows], -1)
-        left = np.where(before >= 0, self._earlier.now[before], -1).astype(np.int32)
-        return np.take_along_axis(left, np.argsort(left < 0, axis=1, kind="stable"), axis=1)
 
 
 def recall_nearest_items(
@@ -112,13 +100,28 @@ def recall_nearest_items(
     """
     itself = Itself(reference)
     nearest = allocate((len(points), REMEMBERED), np.int32)
-    finder = Finder(others, NEAREST, REMEMBERED, earlier)
+    finder = Finder(others, earlier)
     parts = [slice(at, min(at + finder.size, len(points))) for at in range(0, len(points), finder.size)]
+
+    def find(part: slice) -> Int32:
+        block = fetch_rows(points, part)
+        return finder.find(block, itself.find(block), part)
+
     with count_steps(advance, len(parts)) as step:
-        for part in parts:
-            nearest[part] = finder.find(points[part], itself.find(points[part]), part)
+        for part, found in zip(parts, map_in_threads(find, parts), strict=True):
+            nearest[part] = found
             step(1)
     return NearestItems(reference=reference, nearest=nearest[:, :NEAREST]), nearest
+
+
+def _recall(earlier: EarlierNearest, part: slice) -> Int32:
+    """Return the present positions (b, `REMEMBERED`) of what is known of the items in `part`, the nearest first, then -1."""
+    rows = earlier.row[part]
+    if not len(earlier.now):
+        return np.full((len(rows), REMEMBERED), -1, dtype=np.int32)
+    before = np.where(rows[:, None] >= 0, earlier.nearest[rows], -1)
+    left = np.where(before >= 0, earlier.now[before], -1).astype(np.int32)
+    return np.take_along_axis(left, np.argsort(left < 0, axis=1, kind="stable"), axis=1)
 
 
 def _add_fresh(

@@ -44,8 +44,8 @@ import numpy as np
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import count_votes, group_copies, weigh_copies
 from tasks.core.lf_analysis import count_correct, wilson_interval
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, count_steps, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, GoldRows, Int64, Votes
 
 NEIGHBORS = 20

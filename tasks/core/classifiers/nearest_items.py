@@ -52,8 +52,8 @@ STEPS = 20
 MOST_STEPS = 150
 """Steps that are followed for the labels; of a say of .9 they leave less than a millionth unsettled."""
 
-PRODUCTS = 1 << 23
-"""Products at a time, 32 MiB."""
+PRODUCTS = 1 << 22
+"""Products at a time in each thread, 16 MiB."""
 
 _GROUPS = 16
 """Products of which only the largest is looked at to bound the tenth largest of all."""
@@ -154,11 +154,10 @@ def rank_reference(
         for start in starts:
             block = points[start : start + size]
             scores, margin = scorer.score(block, itself[start : start + size])
-            floor = _bound_largest(scores, most) - margin
-            row, column = find_reaching(scores, floor)
-            rank, row, column = rank_pairs(block, row, scorer.others, column)
+            row, column = find_reaching(scores, _bound_largest(scores, most) - margin)
+            order, rank = _rank_scores(block, scorer.others, row, column, scores[row, column], margin)
             kept = rank < most
-            nearest[start + row[kept], rank[kept]] = column[kept]
+            nearest[start + row[order[kept]], rank[kept]] = column[order[kept]]
             step(1)
     return nearest
 
@@ -176,14 +175,18 @@ class Scorer:
         self._growth = terms * _UNIT / (1 - terms * _UNIT)
 
     def score(self, block: Float32, itself: Int64) -> tuple[Float32, Float64]:
-        """Return scores (b, r) for the points `block` (b, d), of `itself` (b,) minus infinity, and by how much two may err, (b,)."""
+        """Return scores (b, r) for the points `block` (b, d), of `itself` (b,) minus infinity, and (b,) how far apart two may be of
+        which the other is nearer, or as near once both are rounded to float32.
+        """
         scores = block @ self.others.T
         scores -= self._halves
         known = np.flatnonzero(itself >= 0)
         scores[known, itself[known]] = -np.inf
         lengths = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64))
-        # Each of two products errs by growth times the lengths, twice to be safe.
-        return scores, 4 * self._growth * self._longest * (lengths + self._longest)
+        reach = lengths + self._longest
+        # Each of two products errs by growth times the lengths, twice to be safe; rounding a distance to float32 closes less than
+        # the second term, and so do the lengths of unit vectors, which are rounded too.
+        return scores, (4 * self._growth * self._longest + 4 * _UNIT * reach) * reach
 
 
 def find_reaching(scores: Float32, floor: Float64) -> tuple[Int64, Int64]:
@@ -191,6 +194,32 @@ def find_reaching(scores: Float32, floor: Float64) -> tuple[Int64, Int64]:
     reached = scores >= np.maximum(floor, np.finfo(np.float32).min)[:, None].astype(np.float32)
     row, column = np.divmod(np.flatnonzero(reached), max(scores.shape[1], 1))  # a fifth of the time of `nonzero`
     return row, column
+
+
+def _rank_scores(
+    points: Float32, others: Float32, row: Int64, column: Int64, scores: Float32, margin: Float64
+) -> tuple[Int64, Int64]:
+    """Return the pairs (p,), as `rank_pairs` orders them, and the rank of each in its row; both (p,).
+
+    `row` ascends, and `column` within a row. Of two whose `scores` are more than the `margin` (b,) of the row apart, the larger one is
+    nearer: only what others of the row come close to is measured.
+    """
+    count = np.bincount(row, minlength=len(points))
+    first = np.cumsum(count) - count
+    table = np.full((len(points), count.max(initial=0)), -np.inf, np.float32)
+    table[row, np.arange(len(row)) - first[row]] = scores
+    ranked = np.argsort(-table, axis=1, kind="stable")
+    order = (first[:, None] + ranked)[np.arange(table.shape[1]) < count[:, None]]
+    rank = np.arange(len(row)) - first[row]
+    scores = scores[order]
+    follows = np.zeros(len(row) + 1, bool)
+    follows[1:-1] = (row[1:] == row[:-1]) & (scores[:-1] - scores[1:] <= margin[row[1:]])
+    contested = np.flatnonzero(follows[:-1] | follows[1:])
+    pairs = order[contested]
+    run = np.cumsum(~follows[:-1])[contested]
+    distance = measure_pairs(points, row[pairs], others, column[pairs])
+    order[contested] = pairs[np.lexsort((column[pairs], distance, run))]
+    return order, rank
 
 
 def rank_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> tuple[Int64, Int64, Int64]:
@@ -216,8 +245,6 @@ def measure_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -
 def _bound_largest(scores: Float32, most: int) -> Float64:
     """Return a number (b,) that at least `most` scores of each row reach, or as many as there are; close to the largest such."""
     r = scores.shape[1]
-    if most == 1:
-        return np.asarray(scores.max(axis=1), dtype=np.float64)
     if r <= most * _GROUPS:
         reached = np.partition(scores, r - most, axis=1)[:, r - most] if r > most else scores.min(axis=1)
         return np.asarray(reached, dtype=np.float64)

@@ -21,8 +21,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import scipy
 
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Float32, Float64
 
 LOG_FLOOR = 1e-4

@@ -16,8 +16,8 @@ import numpy as np
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import SoftmaxRegression, cut_blocks
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Float32, Float64, Int64
 
 SPECTRAL_POWERS = (0.0, 0.5, 1.0)

@@ -21,8 +21,8 @@ from tasks.core.classifiers.softmax import (
 from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import weigh_copies
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Float64, Int64, Votes
 
 STUDENT_PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)

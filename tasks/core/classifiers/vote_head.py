@@ -29,8 +29,8 @@ from tasks.core.classifiers.softmax import (
 )
 from tasks.core.classifiers.spectral import Features
 from tasks.core.copies import count_votes, find_originals, weigh_copies
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Float64, Votes
 
 HEAD_PENALTY = 0.3

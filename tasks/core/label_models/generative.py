@@ -17,8 +17,8 @@ import numpy as np
 import scipy
 
 from tasks.core.label_models.base import VoteTable, count_joint_votes, inspect_votes
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Float64, Int64, Votes
 
 STEPS = 100

@@ -47,8 +47,8 @@ from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gol
 from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
 from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.label_models.balancing import apply_balance, fit_balance
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Float32, Float64, GoldRows, Int64, Votes
 
 MEDIAN_EXPONENT = 5.0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.one_thread import one_thread
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.search.faiss_index import find_tightest_centers
+from tasks.core.threads import one_thread
 from tasks.core.types import Int8
 
 _STARTS = 4

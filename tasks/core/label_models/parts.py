@@ -16,7 +16,7 @@ from tasks.core.classifiers.gold_experts import predict_stacked, stack_fused
 from tasks.core.classifiers.pool import EXPERTS
 from tasks.core.classifiers.softmax import normalize_scores, score_rows
 from tasks.core.label_models.nearvote import SOURCES, NearvoteParameters, PooledVotes, stack_evidence, weigh_similarity
-from tasks.core.one_thread import one_thread
+from tasks.core.threads import one_thread
 from tasks.core.types import Float32, Float64, Int64, Votes
 
 NEAREST = "nearest items"

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 
 from tasks.core.search import card_kernels as kernels
-from tasks.core.search.exact import NOBODY, find_neighbors
+from tasks.core.search.exact import find_neighbors
 from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, FoundByCard, NoCard, Part
 from tasks.core.search.plan import plan_per_lf
 from tasks.core.search.products import take_rows
 from tasks.core.search.support import Geometry, Support, build_queries, build_support, cut_slices
-from tasks.core.types import Bool, Float32, Float64, MetricName
+from tasks.core.types import NOBODY, Bool, Float32, Float64, MetricName
 from tasks.core.unit_vectors import to_index_vectors
 
 torch: Any = importlib.import_module("torch")

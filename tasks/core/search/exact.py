@@ -1,13 +1,6 @@
 """Nearest support items, exactly: per LF and class, for every item on which that LF abstains.
 
-Similarity is float64 arithmetic on the float32 vectors of the index, which for cosine are embeddings brought to length one,
-rounded to float32 at the end:
-
-- cosine: sum(x * y) / sqrt(sum(x * x) * sum(y * y)), clipped to [-1, 1];
-- L2: minus sqrt(sum((x - y) ** 2)).
-
-Products of two float32 numbers are exact in float64 and each sum is NumPy's pairwise sum over one row, so a value
-depends on its two rows alone. The neighbor has the largest similarity, and among equals the smallest position.
+What similarity is, `tasks.core.similarity` says. The neighbor has the largest similarity, and among equals the smallest position.
 
 Matrix products, in float32 or in 8-bit integers (tasks/core/search/products.py), only select candidates: every vector whose
 product is within a proven error bound of the best product is scored in float64. Batches, threads, BLAS, the kind of products
@@ -28,14 +21,12 @@ import numpy as np
 from tasks.core.search.kernels import bound_similarities, collect, drop_beaten, keep_nearest, raise_floor
 from tasks.core.search.plan import Search, Tile
 from tasks.core.search.products import Products
-from tasks.core.search.support import BLOCK, Queries, Support, bound_products, cut_slices
-from tasks.core.types import Bool, Float32, Float64, Int64, MetricName
+from tasks.core.search.support import Queries, Support, bound_products
+from tasks.core.similarity import compare_pairs
+from tasks.core.types import NOBODY, Bool, Float32, Float64, Int64
 
 QUERIES = 2048
 """Queries worth searching at a time: fewer are multiplied more slowly."""
-
-NOBODY = -1
-"""The position of a neighbor that does not exist."""
 
 PENDING = 1 << 20
 """Candidates collected before they are scored, 28 MiB: memory stays bounded whatever the number of ties."""
@@ -49,21 +40,6 @@ class Nearest:
     """(lf_classes, q) cosine in [-1, 1] or minus the distance; NaN where the LF votes on the query itself."""
     position: Int64
     """(lf_classes, q) position of the neighbor among all items; NOBODY where similarity is NaN."""
-
-
-def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
-    """The similarities (r,) of rows of `x` with the same rows of `y`, both (r, d): the definition at the top.
-
-    >>> x, y = np.float32([[3, 4], [3, 4]]), np.float32([[6, 8], [4, -3]])
-    >>> compute_similarity(x, y, "cosine").tolist(), compute_similarity(x, y, "l2").tolist()
-    ([1.0, 0.0], [-5.0, -7.071067810058594])
-    """
-    if metric == "cosine":
-        return np.clip(_dot(x, y) / np.sqrt(_dot(x, x) * _dot(y, y)), -1, 1).astype(np.float32)
-    difference = np.subtract(x, y, dtype=np.float64)
-    distance = np.sqrt(np.add.reduce(difference * difference, axis=1))
-    near: Float64 = 0.0 - np.minimum(distance, np.finfo(np.float32).max)  # 0, never -0, for equal rows
-    return near.astype(np.float32)
 
 
 def find_neighbors(
@@ -205,15 +181,5 @@ def score_pairs(support: Support, queries: Queries, query: Int64, row: Int64) ->
         similarity, high,
     )  # fmt: skip
     unsure = np.flatnonzero(similarity != high)
-    for part in cut_slices(len(unsure), BLOCK):
-        pairs = unsure[part]
-        vectors, others = queries.vectors[query[pairs]], support.vectors[row[pairs]]
-        similarity[pairs] = compute_similarity(vectors, others, metric)
+    similarity[unsure] = compare_pairs(queries.vectors, query[unsure], support.vectors, row[unsure], metric)
     return similarity
-
-
-def _dot(x: Float32, y: Float32) -> Float64:
-    """The inner products (r,) of the rows of `x` and `y`, in float64 and in an order that the row alone fixes."""
-    products: Float64 = np.multiply(x, y, dtype=np.float64)
-    sums: Float64 = np.add.reduce(products, axis=1)
-    return sums

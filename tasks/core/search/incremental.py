@@ -11,12 +11,12 @@ and is compared with what the cells that it looked in have gained, and with all 
 Items are ordered by their ids in both runs, so that the earlier of two items is the same item in both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.search.exact import NOBODY
-from tasks.core.types import ABSTAIN, Bool, Float32, Int32, Int64, Votes
+from tasks.core.types import ABSTAIN, NOBODY, Bool, Float32, Int32, Int64, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,8 @@ class ReusedNeighbors:
 
     labels: tuple[int, ...]
     """The classes, ascending."""
-    similarity: Float32
-    """(c, n) NaN where nothing is known."""
-    position: Int32
-    """(c, n) among the current items; NOBODY where nothing is known."""
+    of_label: Callable[[int], tuple[Float32, Int32]]
+    """Returns similarity and position among the current items, (n,) each, for a class; NaN and NOBODY where nothing is known."""
     is_open: Bool
     """(n,) the items to be searched among the whole support."""
     is_added: Bool
@@ -70,33 +68,41 @@ def reuse_neighbors(
         The classes in it, ascending.
     """
     n = len(support)
-    similarity, position = np.full((len(labels), n), np.nan, np.float32), np.full((len(labels), n), NOBODY, np.int32)
     asks = support == ABSTAIN
     if previous is None or row is None:
         return ReusedNeighbors(
-            labels=labels, similarity=similarity, position=position, is_open=asks, is_added=np.zeros(n, bool)
+            labels=labels, of_label=lambda _: _know_nothing(n), is_open=asks, is_added=np.zeros(n, bool)
         )
     was_there = row >= 0
-    before = np.where(was_there, previous.support[row], np.int8(-2)) if len(previous.support) else np.full(n, -2)
+    lent = previous.support if len(previous.support) else np.full(1, -2, np.int8)
+    before = np.where(was_there, lent[row], np.int8(-2))
     is_known = asks & (before == ABSTAIN)
     now = np.full(len(previous.support), NOBODY, np.int32)
     now[row[was_there]] = np.flatnonzero(was_there)
     known = np.flatnonzero(is_known)
     is_open = asks & ~is_known
-    for index, label in enumerate(labels):
-        if label not in previous.labels:
-            continue  # whoever lends it now is new
-        source = previous.labels.index(label)
-        neighbor = now[previous.position[source, row[known]]]
-        holds = (neighbor != NOBODY) & (support[neighbor] == label)
-        is_open[known[~holds]] = True
-        similarity[index, known] = previous.similarity[source, row[known]]
-        position[index, known] = neighbor
-    similarity[:, is_open], position[:, is_open] = np.nan, NOBODY
+    for label in labels:
+        if label in previous.labels:  # else whoever lends it now is new
+            neighbor = now[previous.position[previous.labels.index(label), row[known]]]
+            holds = (neighbor != NOBODY) & (support[neighbor] == label)
+            is_open[known[~holds]] = True
+    known = np.flatnonzero(is_known & ~is_open)
+
+    def take(label: int) -> tuple[Float32, Int32]:
+        similarity, position = _know_nothing(n)
+        if label in previous.labels:
+            source = previous.labels.index(label)
+            similarity[known] = previous.similarity[source, row[known]]
+            position[known] = now[previous.position[source, row[known]]]
+        return similarity, position
+
     return ReusedNeighbors(
         labels=labels,
-        similarity=similarity,
-        position=position,
+        of_label=take,
         is_open=is_open,
         is_added=(support >= 0) & (before != support),
     )
+
+
+def _know_nothing(n: int) -> tuple[Float32, Int32]:
+    return np.full(n, np.nan, np.float32), np.full(n, NOBODY, np.int32)

@@ -15,10 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tasks.core.search.exact import NOBODY, PENDING, Nearest, score_pairs
+from tasks.core.search.exact import PENDING, Nearest, score_pairs
 from tasks.core.search.kernels import keep_nearest
 from tasks.core.search.support import LFClass, Queries, Support, cut_slices
-from tasks.core.types import Bool, Float32, Float64, Int64
+from tasks.core.types import NOBODY, Bool, Float32, Float64, Int64
 
 GROUP = 16
 """Members of which only the largest product is written: of fewer, more is written; of more, more is scored."""
