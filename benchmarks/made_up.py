@@ -5,6 +5,7 @@ remembered. So it takes what a search costs that multiplies nothing, which is wh
 """
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -28,5 +29,5 @@ def make_up(task: SearchTask, block: QueryBlock) -> FoundInBlock:
 
 
 if __name__ == "__main__":
-    passes.search_block = make_up
-    run_stage(Path(), "search")
+    with patch.object(passes, "search_block", make_up):
+        run_stage(Path(), "search")

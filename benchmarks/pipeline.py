@@ -73,8 +73,8 @@ def main(arguments: list[str]) -> int:
         with _open_project(options.keep, options.folder, size) as root:
             if not (root / "params.yaml").is_file():
                 _make_project(root, options.space, size, options.dtype, options.index)
-            stages = STAGES[: STAGES.index(until) + 1]
-            _measure(root, size, results[-1], stages, options.limit, save, made_up=options.made_up)
+            named = STAGES[: STAGES.index(until) + 1]
+            _measure(root, size, results[-1], named, options.limit, save, made_up=options.made_up)
         print(_tabulate(results[-1]), flush=True)
     stages = [stage for result in results for stage in result["stages"]]
     return int(any(stage["exit_code"] or stage["memory_mib"] > stage["formula_mib"] for stage in stages))

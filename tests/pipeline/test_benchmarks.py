@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -236,6 +236,27 @@ def test_unchanged(
     assert sizes["data/ingest/embeddings/part-00001-of-00002.parquet"] > 100_000_000
     assert {str(path) for path in (NEIGHBORS, SHIPPED_LABELS)} <= {*sizes}
     assert "epoxy run" in capsys.readouterr().out
+
+
+def test_made_up_neighbors_take_no_products_and_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+
+    def look(root: Path, *rest: Any, **options: Any) -> None:
+        measure(root, *rest, **options)
+        found.append(pl.read_parquet(root / NEIGHBORS))
+
+    measure = pipeline._measure
+    monkeypatch.setattr(pipeline, "_measure", look)
+    command = ["--n", "300", "--d", "8", "--lfs", "3", "--made-up"]
+    pipeline.main([*command, "--folder", str(tmp_path)])
+    (neighbors,) = found
+    similar = neighbors.select("^.*similarity.*$")
+    assert similar.width and set(np.unique(similar.to_numpy()[~np.isnan(similar.to_numpy())])) == {0.5}
+    assert "tune" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        pipeline.main([*command, "--keep", str(tmp_path)])
 
 
 def test_a_stage_that_needs_more_memory_than_its_limit_says_so(tmp_path: Path) -> None:
