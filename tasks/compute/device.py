@@ -84,9 +84,9 @@ def _open(device: str) -> Sequence[Card]:
                 f"{ENVIRONMENT} is gpu, but {reason}. Check the driver, install the extra gpu, "
                 f"or set {ENVIRONMENT} to auto or cpu: the neighbors are the same."
             ) from None
-        _tell(f"exact products on the processor, since {reason}")
+        _tell(f"on the processor, since {reason}")
     else:
-        _tell(f"exact products on {'a GPU' if len(cards) == 1 else f'{len(cards)} GPUs'}")
+        _tell(f"on {'a GPU' if len(cards) == 1 else f'{len(cards)} GPUs'}")
     return cards
 
 
@@ -99,7 +99,7 @@ def forget() -> None:
 @functools.cache
 def _tell(line: str) -> None:
     """Say `line`, once."""
-    print(f"search: {line}", file=sys.stderr)
+    print(f"exact search: {line}", file=sys.stderr)
 
 
 def choose_block_size(plan: SamePlan) -> int:
@@ -123,4 +123,4 @@ def search_block(task: SearchTask, block: QueryBlock) -> FoundInBlock:
         _tell("some items on the processor, since the memory of the GPU is full")
         return find_block(task, block)
     except RuntimeError as error:  # PyTorch
-        raise StageError(f"search: the GPU failed: {error}. Set {ENVIRONMENT} to cpu to do without.") from None
+        raise StageError(f"exact search: the GPU failed: {error}. Set {ENVIRONMENT} to cpu to do without.") from None

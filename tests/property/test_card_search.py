@@ -275,4 +275,4 @@ def test_the_stage_writes_the_same_bytes(tmp_path, monkeypatch, capsys):
         write_neighbors(tmp_path / choice)
         written.append((tmp_path / choice / NEIGHBORS).read_bytes())
     assert written[0] == written[1]
-    assert "search: exact products on a GPU\n" in capsys.readouterr().err
+    assert "exact search: on a GPU\n" in capsys.readouterr().err

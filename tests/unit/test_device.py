@@ -145,14 +145,14 @@ def test_the_stage_writes_the_same_bytes(tmp_path, monkeypatch, capsys, kind):
         written.append([(root / path).read_bytes() for path in (NEIGHBORS, RECALL)])
         assert bool(card.searched) == (choice == "auto")
     assert written[0] == written[1]
-    assert "search: exact products on a GPU\n" in capsys.readouterr().err
+    assert "exact search: on a GPU\n" in capsys.readouterr().err
 
 
 def test_a_card_that_is_full_leaves_the_rest_to_the_processor(tmp_path, monkeypatch, capsys):
     use(monkeypatch, FakeCard(queries=0))
     write_project(tmp_path, vectors=np.eye(3), votes=[[0], [1], [-1]], splits=["train"] * 3)
     write_neighbors(tmp_path)
-    assert "search: some items on the processor, since the memory of the GPU is full\n" in capsys.readouterr().err
+    assert "exact search: some items on the processor, since the memory of the GPU is full\n" in capsys.readouterr().err
 
 
 def plan(multiply_adds):
@@ -174,7 +174,7 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     for _ in range(2):
         assert not device.choose_cards(plan(10**15))
-    assert capsys.readouterr().err == "search: exact products on the processor, since PyTorch sees no GPU\n"
+    assert capsys.readouterr().err == "exact search: on the processor, since PyTorch sees no GPU\n"
 
 
 def test_without_driver_or_pytorch_the_reason_is_told(monkeypatch):
