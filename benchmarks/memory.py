@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 
 from tasks.core.classifiers.folds import TRAINING_ROWS
-from tasks.core.classifiers.softmax import WIDE
 from tasks.core.label_models.partitions import KMEANS_ROWS
 from tasks.core.search.faiss_index import count_cells
+from tasks.core.slices import WIDE
 from tasks.tables.parquet import ROW_GROUP
 
 MIB = 2**20

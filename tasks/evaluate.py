@@ -14,6 +14,7 @@ import polars as pl
 from tasks.cache.store import hash_as_dvc
 from tasks.core import metrics
 from tasks.core.progress_callback import WHOLE, Advance
+from tasks.core.slices import cut_slices
 from tasks.core.ties import TIE
 from tasks.core.types import ABSTAIN, ITEM_ID, Allocate, Bool, Float64, Int8, Int64, Votes
 from tasks.errors import DataError
@@ -243,9 +244,9 @@ def read_inputs(root: Path, classes: tuple[str, ...]) -> Inputs:
         for part, batch in _read_probabilities(root, items, predictions[shipped], [shipped], k):
             labels.P[part] = batch[shipped]
     picked, confidence = np.empty(items.height, np.int8), np.empty(items.height)
-    for start in range(0, items.height, ROW_GROUP):
-        P = labels.P[start : start + ROW_GROUP]
-        picked[start : start + ROW_GROUP], confidence[start : start + ROW_GROUP] = P.argmax(axis=1), P.max(axis=1)
+    for part in cut_slices(items.height, ROW_GROUP):
+        P = labels.P[part]
+        picked[part], confidence[part] = P.argmax(axis=1), P.max(axis=1)
     return Inputs(
         ids=items[ITEM_ID],
         splits=known.splits,

@@ -42,6 +42,7 @@ from tasks.core.search.exact import QUERIES, Nearest, find_neighbors
 from tasks.core.search.plan import plan_searches
 from tasks.core.search.support import Support, build_queries, build_support
 from tasks.core.similarity import to_cosine
+from tasks.core.slices import cut_slices
 from tasks.core.ties import pick_labels
 from tasks.core.types import ABSTAIN, ITEM_ID, NOBODY, Float32, Float64, Int8
 from tasks.core.unit_vectors import to_index_vectors
@@ -293,12 +294,11 @@ def _search(support: Support, vectors: Float32, abstains: npt.NDArray[np.bool_])
     position = np.full((len(support.lf_classes), q), NOBODY, np.int64)
     plans = plan_searches(support.lf_classes, abstains.sum(axis=0), q, support.factors.shape[1])
     with Progress("searching", total=q) as progress:
-        for start in range(0, q, QUERIES):
-            part = slice(start, start + QUERIES)
+        for part in cut_slices(q, QUERIES):
             queries = build_queries(support.geometry, vectors[part])
             found = find_neighbors(support, plans, queries, abstains[part])
             similarity[:, part], position[:, part] = found.similarity, found.position
-            progress.advance(len(found.similarity[0]) if len(found.similarity) else 0)
+            progress.advance(part.stop - part.start)
     return Nearest(similarity=similarity, position=position)
 
 

@@ -1,11 +1,11 @@
 """Copies and near-copies of LFs: how much of a vote each is worth, so that saying a thing twice adds little."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy
 
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.types import Bool, Float64, Int64, Votes
 
 COPY_POWER = 4
@@ -21,9 +21,6 @@ CELLS = 1 << 20
 
 ROWS = 1 << 15
 """Rows of them, at most: listed, a vote takes some 80 bytes."""
-
-COUNTED = 1 << 17
-"""Rows whose votes are counted at a time, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +48,8 @@ def count_votes(votes: Votes, n_classes: int) -> Int64:
     [[1, 0], [0, 2]]
     """
     counts = np.zeros((votes.shape[1], n_classes), np.int64)
-    for start in range(0, len(votes), COUNTED):
-        for lf, cast in enumerate(votes[start : start + COUNTED].T):
+    for rows in cut_slices(len(votes), WIDE):
+        for lf, cast in enumerate(votes[rows].T):
             counts[lf] += np.bincount(cast.astype(np.int64) + 1, minlength=n_classes + 1)[1:]
     return counts
 
@@ -105,12 +102,10 @@ def _count_both(cast: Bool) -> Float64:
     return both.astype(np.float64)
 
 
-def _cut(matrix: Votes | Bool) -> Iterator[slice]:
+def _cut(matrix: Votes | Bool) -> list[slice]:
     """Return slices of the rows of `matrix` (n, m), at most `CELLS` of it at a time or a row."""
     n, m = matrix.shape
-    size = min(max(CELLS // max(m, 1), 1), ROWS)
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
+    return cut_slices(n, min(max(CELLS // max(m, 1), 1), ROWS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tasks.core.slices import cut_slices
 from tasks.core.types import ABSTAIN, Float64, Int64, Votes
 
 _BLOCK = 1 << 16
@@ -19,8 +20,8 @@ def count_pairs(votes: Votes, k: int, lfs: Int64 | None = None) -> tuple[Int64, 
     """
     m = votes.shape[1] if lfs is None else len(lfs)
     both, same = np.zeros((m, m)), np.zeros((m, m))
-    for start in range(0, len(votes), _BLOCK):
-        block = votes[start : start + _BLOCK]
+    for part in cut_slices(len(votes), _BLOCK):
+        block = votes[part]
         block = np.ascontiguousarray(block if lfs is None else block[:, lfs])
         voted = (block != ABSTAIN).astype(np.float32)
         both += voted.T @ voted

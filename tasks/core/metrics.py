@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.slices import cut_slices
 from tasks.core.ties import TIE, share_labels
 from tasks.core.types import Allocate, Float64
 
@@ -155,8 +156,7 @@ def resample(
     accuracy, macro_f1, log_loss, brier = np.empty((4, len(rows), resamples))
     step = max(1, ENTRIES // n)
     with count_steps(advance, resamples) as count:
-        for start in range(0, resamples, step):
-            block = slice(start, min(start + step, resamples))
+        for block in cut_slices(resamples, step):
             weights = _weights(generator, n, block.stop - block.start)
             support = weights @ truth
             for method, statistics in enumerate(rows):

@@ -12,6 +12,7 @@ depends on its two rows alone.
 
 import numpy as np
 
+from tasks.core.slices import cut_slices
 from tasks.core.types import Float32, Float64, Int64, MetricName
 
 _PAIRS = 512
@@ -36,8 +37,7 @@ def compute_similarity(x: Float32, y: Float32, metric: MetricName) -> Float32:
 def compare_pairs(x: Float32, row: Int64, y: Float32, column: Int64, metric: MetricName) -> Float32:
     """The similarities (p,) of the vectors in `row` (p,) of `x` with those in `column` (p,) of `y`."""
     similarity = np.empty(len(row), np.float32)
-    for start in range(0, len(row), _PAIRS):
-        part = slice(start, start + _PAIRS)
+    for part in cut_slices(len(row), _PAIRS):
         similarity[part] = compute_similarity(x[row[part]], y[column[part]], metric)
     return similarity
 

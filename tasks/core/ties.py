@@ -2,10 +2,8 @@
 
 import numpy as np
 
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.types import Bool, Float64, Int64
-
-_BLOCK = 1 << 17
-"""Rows labeled at a time, which bounds memory."""
 
 TIE = 1e-12
 """Probabilities this near to the highest one tie with it: rounding moves them by some 1e-15, evidence by far more."""
@@ -44,7 +42,6 @@ def score_labels(probabilities: Float64, classes: Int64) -> Float64:
 def pick_labels(probabilities: Float64, class_balance: Float64) -> Int64:
     """Return the hard label, (n,): of classes that tie, the one with the larger class balance, then the first."""
     picked = np.empty(len(probabilities), np.int64)
-    for start in range(0, len(picked), _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for part in cut_slices(len(picked), WIDE):
         picked[part] = np.argmax(np.where(find_top(probabilities[part]), class_balance, -1.0), axis=1)
     return picked

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tasks.core.slices import cut_slices
 from tasks.core.types import Float32, MetricName
 
 _IN_CACHE = 128
@@ -17,12 +18,12 @@ def normalize(vectors: Float32) -> Float32:
         A vector is zero or not finite.
     """
     unit = np.empty(vectors.shape, np.float32)
-    for start in range(0, len(vectors), _IN_CACHE):
-        rows = vectors[start : start + _IN_CACHE]
+    for part in cut_slices(len(vectors), _IN_CACHE):
+        rows = vectors[part]
         norms = np.sqrt(np.multiply(rows, rows, dtype=np.float64).sum(axis=1, keepdims=True))
         if not (np.isfinite(norms).all() and (norms > 0).all()):
             raise ValueError("a zero or non-finite vector has no direction")
-        unit[start : start + _IN_CACHE] = rows / norms
+        unit[part] = rows / norms
     return unit
 
 

@@ -22,6 +22,7 @@ from tasks.core.classifiers.nearest_items import NearestItems, choose_reference
 from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
 from tasks.core.progress_callback import Advance
 from tasks.core.similarity import to_cosine
+from tasks.core.slices import cut_slices
 from tasks.core.types import ABSTAIN, Float32, GoldRows, Int32, Int64, MetricName
 from tasks.neighbors.cache import CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns
@@ -55,8 +56,7 @@ class KnownItems:
         """`ids` (n,) of the items ascend; `points` (n, d); scratch files are below `folder`."""
         self._root, self._points, self._metric, self._folder = root, points, metric, folder
         self._keys: Keys = open_scratch(folder, (len(ids), _KEY // 8), np.uint64)
-        for start in range(0, len(ids), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for part in cut_slices(len(ids), _BLOCK):
             self._keys[part] = hash_vectors(ids[part], points[part])
 
     def find_nearest_items(self, advance: Advance) -> NearestItems:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from tasks.core.slices import cut_slices
 from tasks.core.types import ABSTAIN, Bool, Float32, Float64, Int64
 from tasks.errors import QueryError
 from tasks.params import Split
@@ -100,9 +101,9 @@ def _rank(data: ProjectData, pool: Int64, units: Float32, shuffled: Int64) -> di
     margin = measures["margin"].to_numpy()
     crowd = min(_CROWD, max(len(pool) - 1, 1))
     density = np.empty(len(pool))
-    for start in range(0, len(pool), 1000):
-        similarity = units[start : start + 1000] @ units.T
-        density[start : start + 1000] = np.partition(similarity, -crowd - 1, axis=1)[:, -crowd - 1 : -1].mean(axis=1)
+    for part in cut_slices(len(pool), 1000):
+        similarity = units[part] @ units.T
+        density[part] = np.partition(similarity, -crowd - 1, axis=1)[:, -crowd - 1 : -1].mean(axis=1)
     known = data.gold()
     counts = np.bincount(known[known != ABSTAIN], minlength=len(data.classes))
     of_class = counts[data.label_positions()[pool]]

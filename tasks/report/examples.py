@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.core.slices import cut_slices
 from tasks.core.types import ABSTAIN, ITEM_ID, Bool, Float64, Int8, Int64, Votes
 from tasks.params import Split
 from tasks.report.evaluation import Example, ExampleGroup
@@ -83,8 +84,7 @@ def _list_kinds(labeled: Labeled) -> list[tuple[str, str, Int64]]:
     n = len(label)
     against, astray = np.zeros(n, np.int32), np.zeros(n, np.int32)
     is_disputed, is_uncovered = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-    for start in range(0, n, _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for part in cut_slices(n, _BLOCK):
         original, extended = labeled.original[part], labeled.extended[part]
         voted = original != ABSTAIN
         added = (extended != ABSTAIN) & ~voted

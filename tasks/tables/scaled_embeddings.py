@@ -4,22 +4,19 @@ Those for cosine are the index's own. Those for L2 lie in a mapped file of 4 n d
 is needed elsewhere; only blocks of rows are ever copied.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from tasks.core.slices import cut_slices
 from tasks.core.types import Float32, Float64
 from tasks.params import Metric
 from tasks.progress import Progress
 from tasks.tables.index_file import open_index, read_cells, read_description
 from tasks.tables.parquet import ROW_GROUP
 from tasks.tables.scratch import open_scratch
-
-_BLOCK = ROW_GROUP
-"""Rows scaled at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +50,17 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, folder: Path) -> Sca
         return ScaledEmbeddings(metric=metric, vectors=stored, center=np.zeros(d, np.float32), scale=1.0)
     vectors, total, squares = open_scratch(folder, (n, d), np.float32), np.zeros((1, d)), np.empty(n)
     with Progress("centering embeddings", total=3 * n) as progress:
-        for rows in _cut(n):
+        for rows in cut_slices(n, ROW_GROUP):
             # Row after row whatever the blocks are, so that the last digit is that of a single sum over all rows.
             total[0] = np.concatenate([total, stored[rows]]).sum(axis=0)
             progress.advance(rows.stop - rows.start)
         center = (total[0] / n).astype(np.float32)
-        for rows in _cut(n):
+        for rows in cut_slices(n, ROW_GROUP):
             np.subtract(stored[rows], center, out=vectors[rows])
             squares[rows] = _square_norms(vectors[rows])
             progress.advance(rows.stop - rows.start)
         scale = float(np.sqrt(squares.mean())) if squares.any() else 1.0
-        for rows in _cut(n):
+        for rows in cut_slices(n, ROW_GROUP):
             vectors[rows] /= np.float32(scale)
             progress.advance(rows.stop - rows.start)
     return ScaledEmbeddings(metric=metric, vectors=vectors, center=center, scale=scale)
@@ -72,11 +69,6 @@ def read_scaled_embeddings(root: Path, items: pl.DataFrame, folder: Path) -> Sca
 def place_vectors(vectors: Float32, metric: Metric, center: Float32, scale: float) -> Float32:
     """Vectors (q, d) as an index has them, as points (q, d) among others, whose center and scale are known."""
     return vectors if metric is Metric.COSINE else (vectors - center) / np.float32(scale)
-
-
-def _cut(n: int) -> Iterator[slice]:
-    for start in range(0, n, _BLOCK):
-        yield slice(start, min(start + _BLOCK, n))
 
 
 def _square_norms(vectors: Float32) -> Float64:

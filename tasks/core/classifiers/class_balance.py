@@ -3,10 +3,10 @@
 import numpy as np
 import scipy
 
-from tasks.core.classifiers.softmax import WIDE, cut_blocks
 from tasks.core.classifiers.vote_head import VoteHead, sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.default_lfs import find_default_lfs
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.types import Float64, GoldRows, Int64, Votes
 
 BALANCE_STRENGTHS = (30.0, 10.0, 3.0, 1.0)
@@ -44,7 +44,7 @@ def estimate_class_balance(head: VoteHead, votes: Votes, gold: GoldRows | None) 
     balance = head.proba.mean(axis=0)
     if len(find_default_lfs(votes)):
         weights, total, rows = weigh_copies(votes, n_classes), np.zeros(n_classes), 0
-        for part in cut_blocks(len(votes), WIDE):
+        for part in cut_slices(len(votes), WIDE):
             counts = sum_votes(votes[part], weights)
             counts = counts[counts.sum(axis=1) > 0]
             total += (counts / counts.sum(axis=1, keepdims=True)).sum(axis=0)

@@ -40,7 +40,6 @@ from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
     Rows,
     SoftmaxRegression,
-    cut_blocks,
     fit_softmax_regression,
     normalize_scores,
     score_rows,
@@ -48,6 +47,7 @@ from tasks.core.classifiers.softmax import (
 from tasks.core.classifiers.spectral import Features, SpectralFeatures
 from tasks.core.classifiers.student import STUDENT_FOLDS, STUDENT_PENALTIES, Student, fit_student
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.slices import cut_slices
 from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Bool, Float32, Float64, GoldRows, Int64, Votes
 
@@ -187,7 +187,7 @@ def fit_end_model(
     fitted = fit_student(features, votes, weak_labels, seed, advance, allocate) if student is None else student
     with one_thread():
         own = allocate(weak_labels.shape, np.float64)
-        for rows in cut_blocks(len(own)):
+        for rows in cut_slices(len(own)):
             own[rows] = _pool_without_gold(fitted.predict(rows), weak_labels[rows], without_gold)
         usual = 0.0 if nearest is None else find_usual_say(own, nearest)
         if gold is None or not is_enough_gold(gold):
@@ -225,7 +225,7 @@ def fit_end_model(
         for f in range(GOLD_FOLDS):
             pooled[fold == f] = held_out[fold == f] @ without_fold[f]
         regressions = alone.regression, fused.regression
-        for rows in cut_blocks(len(own)):
+        for rows in cut_slices(len(own)):
             scores = _pool_experts(
                 regressions, _take(blocks, rows), label_log_proba[rows], fitted.predict(rows), weights
             )
@@ -352,7 +352,7 @@ def _pool_without_fold(
     label_model = predict_fold(fold, rows)
     scores = np.empty_like(label_model)
     alone, fused = (expert.folds[fold] for expert in experts)
-    for block in cut_blocks(len(rows)):
+    for block in cut_slices(len(rows)):
         part = _take(blocks, rows[block])
         scores[block] = _pool_experts((alone, fused), part, label_model[block], student.predict(rows[block]), weights)
     return scores

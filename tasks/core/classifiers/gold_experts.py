@@ -10,9 +10,7 @@ import numpy as np
 from tasks.core.classifiers.folds import GOLD_FOLDS
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
-    WIDE,
     SoftmaxRegression,
-    cut_blocks,
     fit_softmax,
     normalize_scores,
     score_rows,
@@ -21,6 +19,7 @@ from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import has_votes, sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.types import Float32, Float64, GoldRows, Int64, Votes
 
 GOLD_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -162,7 +161,7 @@ def center_scores(log_proba: Float64) -> Float64:
 def measure_norm(log_proba: Float64) -> float:
     """Return the root mean square norm of the rows of `center_scores`, positive."""
     squares = np.empty(len(log_proba))
-    for block in cut_blocks(len(log_proba)):
+    for block in cut_slices(len(log_proba)):
         squares[block] = (center_scores(log_proba[block]) ** 2).sum(axis=1)
     return max(float(np.sqrt(squares.mean())), 1e-12)
 
@@ -170,6 +169,6 @@ def measure_norm(log_proba: Float64) -> float:
 def fit_vote_code(votes: Votes, n_classes: int) -> VoteCode:
     """Return the code with a column per LF and class it votes for, and rows of root mean square norm `VOTE_BLOCK_NORM`."""
     heights = np.where(has_votes(votes, n_classes), np.sqrt(weigh_copies(votes, n_classes)), 0.0)
-    parts = cut_blocks(len(votes), WIDE)
+    parts = cut_slices(len(votes), WIDE)
     mean = sum(sum_votes(votes[part], heights**2).sum(axis=1).sum() for part in parts) / max(len(votes), 1)
     return VoteCode(heights=heights, scale=float(VOTE_BLOCK_NORM / np.sqrt(mean)) if heights.any() else 0.0)

@@ -27,6 +27,7 @@ from tasks.core.classifiers.nearest_items import (
 )
 from tasks.core.mapped_rows import fetch_rows
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.slices import cut_slices
 from tasks.core.threads import map_in_threads
 from tasks.core.types import Allocate, Bool, Float32, Int32, Int64
 
@@ -101,7 +102,7 @@ def recall_nearest_items(
     itself = Itself(reference)
     nearest = allocate((len(points), REMEMBERED), np.int32)
     finder = Finder(others, earlier)
-    parts = [slice(at, min(at + finder.size, len(points))) for at in range(0, len(points), finder.size)]
+    parts = cut_slices(len(points), finder.size)
 
     def find(part: slice) -> Int32:
         block = fetch_rows(points, part)

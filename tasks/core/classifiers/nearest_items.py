@@ -27,8 +27,9 @@ import numpy.typing as npt
 import scipy
 
 from tasks.core.classifiers.pool import trust_gold
-from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
+from tasks.core.classifiers.softmax import LOG_FLOOR
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.slices import cut_slices
 from tasks.core.types import Allocate, Float32, Float64, GoldRows, Int64, UInt64
 
 NEAREST = 10
@@ -235,8 +236,7 @@ def rank_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> t
 def measure_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> Float64:
     """Return the squared distances (p,) between `row` (p,) of `points` and `column` (p,) of `others`."""
     distance = np.empty(len(row))
-    for start in range(0, len(row), _PAIRS):
-        part = slice(start, start + _PAIRS)
+    for part in cut_slices(len(row), _PAIRS):
         difference = np.subtract(points[row[part]], others[column[part]], dtype=np.float64)
         distance[part] = np.add.reduce(difference * difference, axis=1)
     return distance
@@ -262,7 +262,7 @@ def measure_agreement(own: Float64, items: NearestItems) -> float:
     """
     rows, agreeing, compared = items.reference.rows, 0, 0
     heard, count = own[rows].argmax(axis=1), np.zeros(own.shape[1], np.int64)
-    for block in cut_blocks(len(own) if len(rows) else 0):
+    for block in cut_slices(len(own) if len(rows) else 0):
         labels = own[block].argmax(axis=1)
         is_there = items.nearest[block] >= 0
         agreeing += int((heard[items.nearest[block]] == labels[:, None])[is_there].sum())
@@ -304,7 +304,7 @@ def extend_labels(
 ) -> Float64:
     """Return F (q, k) of any rows: `own` (q, k), with neighbors `nearest` (q, 10) whose F is `settled` (r, k)."""
     smoothed = allocate(own.shape, np.float64)
-    for block in cut_blocks(len(own)):
+    for block in cut_slices(len(own)):
         near = nearest[block]
         smoothed[block] = mix(own[block], _average(near, len(settled)) @ settled, near, weight)
     return smoothed
@@ -385,7 +385,7 @@ def hash_points(points: Float32) -> npt.NDArray[np.uint64]:
     """Return a hash (n,) of each row, of its numbers alone."""
     weights = np.random.default_rng(0).integers(0, 2**64, points.shape[1], dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(points), dtype=np.uint64)
-    for block in cut_blocks(len(points)):
+    for block in cut_slices(len(points)):
         bits = (points[block] + np.float32(0)).view(np.uint32)  # so that -0 is 0
         hashes[block] = np.einsum("nd,d->n", bits, weights, dtype=np.uint64, casting="safe")
     # So that the high digits, by which the reference is cut, depend on all.

@@ -22,6 +22,7 @@ import numpy as np
 import scipy
 
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.threads import one_thread
 from tasks.core.types import Float32, Float64
 
@@ -39,12 +40,6 @@ SCALING_COLUMNS = 2048
 
 SCALING_LEAST = 4
 """Fewest rows per column for which it is taken: with 384 columns and 1,000 rows, it costs as much as the steps that it spares."""
-
-BLOCK = 4096
-"""Rows per block of a float64 reduction, so that the order of summation is fixed for every n."""
-
-WIDE = 1 << 17
-"""Rows per block where whole columns are added up: few blocks, as each is a handful of NumPy's calls."""
 
 
 class Rows(Protocol):
@@ -113,7 +108,7 @@ def fit_temperature(scores: Float64, targets: Float64) -> Float64:
     in [1/e, e^3], since separable votes would send it to infinity.
     """
     k = scores.shape[1]
-    parts = cut_blocks(len(scores), WIDE)
+    parts = cut_slices(len(scores), WIDE)
     total = sum(float(targets[part].sum(axis=1).sum()) for part in parts)
 
     def objective(v: Float64) -> tuple[float, Float64]:
@@ -152,7 +147,7 @@ def fit_softmax(
         coef = stacked[:d].astype(np.float32)
         value = 0.0
         gradient = np.zeros((d + 1, k))
-        for block in cut_blocks(len(features)):
+        for block in cut_slices(len(features)):
             x = features[block]
             log_p = (x @ coef).astype(np.float64)
             log_p += stacked[d]
@@ -223,7 +218,7 @@ def _score_blocks(model: SoftmaxRegression, features: Rows) -> Iterator[tuple[sl
     if isinstance(features, MappedRows):
         features, model = features.fold(model)
     coef = model.coef.astype(np.float32)
-    for block in cut_blocks(len(features)):
+    for block in cut_slices(len(features)):
         yield block, (features[block] @ coef).astype(np.float64) + model.intercept
 
 
@@ -255,8 +250,3 @@ def _sum_exponentials(scores: Float64) -> Float64:
     below[is_top] = 0.0
     ties = is_top.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(np.log1p(below.sum(axis=1, keepdims=True) / ties) + np.log(ties) + top)
-
-
-def cut_blocks(n: int, size: int = BLOCK) -> list[slice]:
-    """Return slices of `size` rows that cover n rows in order."""
-    return [slice(at, min(at + size, n)) for at in range(0, n, size)]

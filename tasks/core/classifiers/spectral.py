@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
-from tasks.core.classifiers.softmax import SoftmaxRegression, cut_blocks
+from tasks.core.classifiers.softmax import SoftmaxRegression
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.slices import cut_slices
 from tasks.core.threads import one_thread
 from tasks.core.types import Float32, Float64, Int64
 
@@ -62,9 +63,9 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
     if n == 0:
         raise ValueError("embeddings: got 0 rows; expected at least 1")
     drawn = draw_rows(np.arange(n), TRAINING_ROWS, 0)
-    with one_thread(), count_steps(advance, len(cut_blocks(n)) + len(cut_blocks(len(drawn)))) as step:
+    with one_thread(), count_steps(advance, len(cut_slices(n)) + len(cut_slices(len(drawn)))) as step:
         total = np.zeros(d)
-        for block in cut_blocks(n):
+        for block in cut_slices(n):
             total += embeddings[block].sum(axis=0, dtype=np.float64)
             step(1)
         mean = total / n
@@ -73,7 +74,7 @@ def fit_spectral_map(embeddings: Float32, advance: Advance = ignore_progress) ->
         if n < d:
             return SpectralMap(mean=mean, projection=_project_few(embeddings, mean, step))
         covariance = np.zeros((d, d))
-        for block in cut_blocks(len(drawn)):
+        for block in cut_slices(len(drawn)):
             centered = embeddings[drawn[block]].astype(np.float64) - mean
             covariance += centered.T @ centered
             step(1)
@@ -88,7 +89,7 @@ def _project_few(embeddings: Float32, mean: Float64, step: Advance) -> Float64:
     """Return the projection (d, r) for n < d rows, from the eigenvectors of their n x n products."""
     n = len(embeddings)
     centered = embeddings.astype(np.float64) - mean
-    step(len(cut_blocks(n)))
+    step(len(cut_slices(n)))
     values, vectors = np.linalg.eigh(centered @ centered.T / n)
     varies = values > values.max(initial=0.0) * n * np.finfo(np.float64).eps
     if not varies.any():
@@ -151,6 +152,6 @@ def apply_spectral_map(spectral_map: SpectralMap, embeddings: Float32, rows: Int
     count = len(embeddings) if rows is None else len(rows)
     features = np.empty((count, projection.shape[1]), dtype=np.float32)
     with one_thread():
-        for block in cut_blocks(count):
+        for block in cut_slices(count):
             features[block] = (embeddings[block if rows is None else rows[block]] - mean) @ projection
     return features

@@ -9,9 +9,7 @@ import scipy
 
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import (
-    WIDE,
     SoftmaxRegression,
-    cut_blocks,
     fit_softmax,
     fit_temperature,
     normalize_scores,
@@ -22,6 +20,7 @@ from tasks.core.classifiers.spectral import Features
 from tasks.core.classifiers.vote_head import sum_votes
 from tasks.core.copies import weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Float64, Int64, Votes
 
@@ -151,7 +150,7 @@ def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64
     # Rows without votes come last and are cut off.
     share, said = allocate(log_proba.shape, np.float64), allocate(log_proba.shape, np.float64)
     total, rows = np.zeros(len(class_balance)), 0
-    for part in cut_blocks(len(votes), WIDE):
+    for part in cut_slices(len(votes), WIDE):
         counts = sum_votes(votes[part], weights)
         is_covered = counts.sum(axis=1) > 0
         end = rows + int(is_covered.sum())
@@ -162,6 +161,6 @@ def _measure_confidence(log_proba: Float64, votes: Votes, class_balance: Float64
     if not rows:
         return 1.0
     mean = total / rows
-    for part in cut_blocks(rows):
+    for part in cut_slices(rows):
         share[part] *= np.where(mean > 0, class_balance / np.where(mean > 0, mean, 1.0), 0.0)
     return float(fit_temperature(said[:rows], share[:rows])[0])

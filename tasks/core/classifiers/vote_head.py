@@ -18,9 +18,7 @@ import numpy.typing as npt
 from tasks.core.classifiers.folds import TRAINING_ROWS, draw_rows
 from tasks.core.classifiers.softmax import (
     LOG_FLOOR,
-    WIDE,
     SoftmaxRegression,
-    cut_blocks,
     fit_softmax,
     fit_temperature,
     normalize_scores,
@@ -30,6 +28,7 @@ from tasks.core.classifiers.softmax import (
 from tasks.core.classifiers.spectral import Features
 from tasks.core.copies import count_votes, find_originals, weigh_copies
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Float64, Votes
 
@@ -153,7 +152,7 @@ def measure_skill(votes: Votes, proba: Float64) -> float:
     originals = np.unique(find_originals(votes))
     k = proba.shape[1]
     gained, cast = np.zeros(k), np.zeros(k)
-    for part in cut_blocks(len(votes), WIDE):
+    for part in cut_slices(len(votes), WIDE):
         said = sum_votes(votes[part, originals], np.ones((len(originals), k)))
         gained += (said * np.log(np.maximum(proba[part], LOG_FLOOR))).sum(axis=0)
         cast += said.sum(axis=0)
@@ -167,7 +166,7 @@ def _fit_votes(
     """Return the classifier of a round of `fit_vote_head`, by votes that weigh `weights` (m, k); write what it says to `proba` (n, k)."""
     n_classes = proba.shape[1]
     is_covered, voted = np.zeros(len(votes), np.bool_), np.zeros(n_classes, np.bool_)
-    for part in cut_blocks(len(votes), WIDE):
+    for part in cut_slices(len(votes), WIDE):
         counts = sum_votes(votes[part], weights)
         is_covered[part] = counts.sum(axis=1) > 0
         voted |= (counts > 0).any(axis=0)
@@ -205,7 +204,7 @@ def _fit_votes(
         intercept[voted] = calibrated[0] * mean_intercept + calibrated[1:]
         regression = SoftmaxRegression(coef=coef, intercept=intercept)
         write_log_proba(regression, features, proba)
-    for part in cut_blocks(len(proba)):
+    for part in cut_slices(len(proba)):
         np.exp(proba[part], out=proba[part])
     proba[np.ix_(covered, voted)] = np.exp(normalize_scores(calibrated[0] * held_out + calibrated[1:]))
     return regression

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.core.classifiers.softmax import WIDE, cut_blocks
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.types import Allocate, Float64
 
 BALANCE_ROUNDS = 500
@@ -52,7 +52,7 @@ def fit_balance(
         raise ValueError(f"class_balance: got {class_balance.tolist()}; expected nonnegative numbers that sum to 1")
     shares, known = allocate(evidence.shape, np.float64), 0  # rows without evidence come last and are cut off
     has_any = np.zeros(len(class_balance), dtype=np.bool_)
-    for part in cut_blocks(len(evidence), WIDE):
+    for part in cut_slices(len(evidence), WIDE):
         rows = evidence[part][evidence[part].sum(axis=1) > 0]
         has_any |= (rows > 0).any(axis=0)
         shares[known : known + len(rows)] = rows / rows.sum(axis=1, keepdims=True)
@@ -65,7 +65,7 @@ def fit_balance(
     with count_steps(advance, BALANCE_ROUNDS) as step:
         for _ in range(BALANCE_ROUNDS):
             total = np.zeros(len(target))
-            for part in cut_blocks(known, WIDE):
+            for part in cut_slices(known, WIDE):
                 total += _weigh(shares[part], weights, target).sum(axis=0)
             mean = total / known
             if np.abs(mean - target).max() < 1e-9:
@@ -99,7 +99,7 @@ def apply_balance(
     target = np.where(weights > 0, class_balance, 0.0)
     posterior = allocate(evidence.shape, np.float64)
     posterior[:] = class_balance
-    for block in cut_blocks(len(evidence) if target.sum() > 0 else 0):
+    for block in cut_slices(len(evidence) if target.sum() > 0 else 0):
         known = evidence[block].sum(axis=1) > 0
         rows = evidence[block][known]
         rows /= rows.sum(axis=1, keepdims=True)

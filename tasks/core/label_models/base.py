@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy
 
 from tasks.core.patterns import Patterns, find_patterns
+from tasks.core.slices import cut_slices
 from tasks.core.types import ABSTAIN, Float64, Int64, Votes
 
 PRIOR_VOTES = 10.0
@@ -187,8 +188,7 @@ def _count_together(patterns: Patterns, lf: npt.NDArray[np.intp], vote: npt.NDAr
     together = np.zeros((r, r))
     dtype = np.float32 if patterns.counts.sum() < _EXACT else np.float64
     step = max(1, _ENTRIES // max(1, r))
-    for start in range(0, u, step):
-        block = slice(start, start + step)
+    for block in cut_slices(u, step):
         entries = (patterns.votes[lf, block] == vote[:, None]).astype(dtype)
         weights = patterns.counts[block].astype(dtype)
         # A matrix times its own transpose takes half the work of a general product.

@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks.core.classifiers.nearest_items import PRODUCTS, Scorer, find_reaching, hash_points
 from tasks.core.similarity import compare_pairs, to_cosine
+from tasks.core.slices import cut_slices
 from tasks.core.types import Float32, GoldRows, Int64, MetricName
 
 GOLD_PAIRS = 1 << 32
@@ -57,9 +58,7 @@ def measure_similarity_to_gold(
     own = np.full(len(points), -1, dtype=np.int64)
     if itself is not None and len(order):
         own = np.where(itself >= 0, np.argsort(order)[itself], -1)
-    size = max(PRODUCTS // max(len(order), 1), 1)
-    for start in range(0, len(points), size):
-        part = slice(start, start + size)
+    for part in cut_slices(len(points), max(PRODUCTS // max(len(order), 1), 1)):
         scores, margin = scorer.score(points[part], own[part])
         for c in np.flatnonzero(np.diff(bounds)):
             of_class = scores[:, bounds[c] : bounds[c + 1]]
@@ -67,5 +66,5 @@ def measure_similarity_to_gold(
             near = compare_pairs(points[part], row, scorer.others, bounds[c] + column, metric)
             first = np.flatnonzero(np.diff(row, prepend=-1))
             if len(first):
-                similarity[start + row[first], c] = to_cosine(np.maximum.reduceat(near, first), metric)
+                similarity[part.start + row[first], c] = to_cosine(np.maximum.reduceat(near, first), metric)
     return similarity

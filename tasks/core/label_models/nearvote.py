@@ -44,10 +44,11 @@ import numpy.typing as npt
 import scipy  # whose parts are imported where they are used: together they take .3 s
 
 from tasks.core.classifiers.folds import GOLD_FOLDS, assign_folds, is_enough_gold
-from tasks.core.classifiers.softmax import LOG_FLOOR, cut_blocks
+from tasks.core.classifiers.softmax import LOG_FLOOR
 from tasks.core.classifiers.vote_head import VoteHead
 from tasks.core.label_models.balancing import apply_balance, fit_balance
 from tasks.core.progress_callback import WHOLE, Advance, ignore_progress
+from tasks.core.slices import cut_slices
 from tasks.core.threads import one_thread
 from tasks.core.types import Allocate, Float32, Float64, GoldRows, Int64, Votes
 
@@ -295,7 +296,7 @@ def fit_nearvote(
     if gold_similarity is None:
         raise ValueError("gold_similarity: got None; expected an array, since gold is given")
     near_gold = together  # which is not needed any more
-    for block in cut_blocks(len(weak)):
+    for block in cut_slices(len(weak)):
         near_gold[block] = weigh_similarity(gold_similarity[block], evidence.bandwidth)
     means[2] = near_gold.mean()
 
@@ -314,7 +315,7 @@ def fit_nearvote(
             held_out[fold == f] = _posterior(at_gold[fold == f], folds[f])
         fitted = _fit_conditional_logit(at_gold, gold.classes)
         posterior = allocate(weak.shape, np.float64)
-        for block in cut_blocks(len(posterior)):
+        for block in cut_slices(len(posterior)):
             posterior[block] = _posterior(stack_rows(block), fitted)
     weights, offsets = fitted[: len(SOURCES)], fitted[len(SOURCES) :]
     return NearvoteLabels(

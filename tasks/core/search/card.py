@@ -31,7 +31,8 @@ from tasks.core.search.exact import find_neighbors
 from tasks.core.search.on_cards import GROUP, CardIsFull, CardSearch, FoundByCard, NoCard, Part
 from tasks.core.search.plan import plan_per_lf
 from tasks.core.search.products import take_rows
-from tasks.core.search.support import Geometry, Support, build_queries, build_support, cut_slices
+from tasks.core.search.support import Geometry, Support, build_queries, build_support
+from tasks.core.slices import cut_slices
 from tasks.core.types import NOBODY, Bool, Float32, Float64, MetricName
 from tasks.core.unit_vectors import to_index_vectors
 

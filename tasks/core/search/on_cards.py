@@ -17,7 +17,8 @@ import numpy as np
 
 from tasks.core.search.exact import PENDING, Nearest, score_pairs
 from tasks.core.search.kernels import keep_nearest
-from tasks.core.search.support import LFClass, Queries, Support, cut_slices
+from tasks.core.search.support import LFClass, Queries, Support
+from tasks.core.slices import cut_slices
 from tasks.core.types import NOBODY, Bool, Float32, Float64, Int64
 
 GROUP = 16

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.search.support import LFClass, cut_slices
+from tasks.core.search.support import LFClass
+from tasks.core.slices import cut_slices
 from tasks.core.types import Bool, Int64
 
 TILE = 1024

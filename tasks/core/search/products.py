@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core.search.kernels import put_in_8_bits
+from tasks.core.slices import cut_slices
 from tasks.core.types import Float32, Float64, Int8, Int64
 
 try:
@@ -32,9 +33,6 @@ except ImportError:  # there is no wheel for this platform: float32 alone
 
 _UNIT = 2.0**-24
 """Unit roundoff of float32."""
-
-_BLOCK = 4096
-"""Rows that are summed at a time."""
 
 _TRIALS = 2
 """Timings of each way before one is chosen, by the shorter one: the first may hold compilation."""
@@ -185,8 +183,8 @@ def prepare(factors: Float32, allocate: Callable[[tuple[int, int]], Float32]) ->
     if numkong is None or not v:
         return Multiplier(factors=factors, quantized=None)
     center = np.zeros(d)
-    for start in range(0, v, _BLOCK):
-        center += factors[start : start + _BLOCK].sum(axis=0, dtype=np.float64)
+    for part in cut_slices(v):
+        center += factors[part].sum(axis=0, dtype=np.float64)
     room = allocate((v, -(-d // 4))).view(np.int8)[:, :d]
     return Multiplier(factors=factors, quantized=quantize(factors, (center / v).astype(np.float32), room))
 

@@ -3,7 +3,7 @@
 Both have factors: vectors whose float32 products rank the support for a query.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +12,8 @@ from tasks.core.mapped_rows import fetch_rows
 from tasks.core.patterns import find_patterns
 from tasks.core.search.kernels import hash_rows, measure_norms
 from tasks.core.search.products import Multiplier, prepare
+from tasks.core.slices import cut_slices
 from tasks.core.types import Bool, Float32, Float64, Int64, MetricName, Votes
-
-BLOCK = 4096
-"""Rows hashed, compared or converted at a time when a support is built."""
 
 _UNIT = 2.0**-24
 """Unit roundoff of float32."""
@@ -134,13 +132,13 @@ def build_support(
     items = positions[first]
     d = vectors.shape[1]
     lent, norms = allocate((len(items), d)), np.empty(len(items))
-    for part in cut_slices(len(items), BLOCK):
+    for part in cut_slices(len(items)):
         lent[part] = fetch_rows(vectors, items[part])
         norms[part] = measure_norms(lent[part])
     geometry, factors = _find_geometry(lent, metric), lent
     if metric == "l2":
         factors = allocate((len(items), d + 1))
-        for part in cut_slices(len(items), BLOCK):
+        for part in cut_slices(len(items)):
             placed = (lent[part] - geometry.center) * geometry.scale
             factors[part, :-1] = placed
             factors[part, -1] = -0.5 * (placed * placed).sum(axis=1)
@@ -214,7 +212,7 @@ def _find_geometry(vectors: Float32, metric: MetricName) -> Geometry:
     if metric == "cosine" or not v:
         return Geometry(metric=metric, center=np.zeros(d), scale=1.0)
     total, low, high = np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
-    for part in cut_slices(v, BLOCK):
+    for part in cut_slices(v):
         some = vectors[part]
         total += some.sum(axis=0, dtype=np.float64)
         low, high = np.minimum(low, some.min(axis=0)), np.maximum(high, some.max(axis=0))
@@ -234,21 +232,15 @@ def _find_leaders(vectors: Float32, positions: Int64) -> Int64:
     r, d = len(positions), vectors.shape[1]
     weights = np.bitwise_or(np.random.default_rng(0).integers(0, 2**64, d, dtype=np.uint64), np.uint64(1))
     hashes = np.empty(r, np.uint64)
-    for part in cut_slices(r, BLOCK):
+    for part in cut_slices(r):
         hashes[part] = hash_rows(np.ascontiguousarray(fetch_rows(vectors, positions[part])).view(np.uint32), weights)
     order = np.argsort(hashes, kind="stable")
     is_new = np.ones(r, bool)
     maybe = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
-    for part in cut_slices(len(maybe), BLOCK):
+    for part in cut_slices(len(maybe)):
         here, before = positions[order[maybe[part]]], positions[order[maybe[part] - 1]]
         same = vectors[here].view(np.uint32) == vectors[before].view(np.uint32)
         is_new[maybe[part]] = ~same.all(axis=1)
     leader = np.empty(r, np.int64)
     leader[order] = order[np.flatnonzero(is_new)[np.cumsum(is_new) - 1]]
     return leader
-
-
-def cut_slices(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` positions that cover `count` positions."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
