@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.made_up and options.keep:
         parser.error("--made-up and --keep: got both; expected one, since made-up neighbors are not to be gone on with")
-    until = "search" if options.made_up else options.until
+    until = min(options.until, "search", key=STAGES.index) if options.made_up else options.until
     results: list[Result] = []
     for n in options.n:
         size = Size(n=n, d=options.d, m=options.lfs, k=2)

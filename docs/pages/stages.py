@@ -22,7 +22,8 @@ def write_stages() -> str:
         + "\n## Memory\n\n"
         + "What a stage must hold at most, for n items, d dimensions, m LFs and k classes:\n\n"
         + memory_table()
-        + "\nG = 16,384 rows are a row group; S = min(n, 20,000) rows are seen by Liger's k-means, R = min(n, 100,000) by the "
+        + "\nTwo threads are counted; each further one takes some 90 MiB in `search` and `train`. "
+        + "G = 16,384 rows are a row group; S = min(n, 20,000) rows are seen by Liger's k-means, R = min(n, 100,000) by the "
         + "end model; of W = min(n, 131,072) rows columns are added up at a time; C = 64 vectors per cell find the cells of an approximate index. To this come the texts of the items, "
         + "in `ingest` and `apply`, what gold of more than a fifth of the items adds to `evaluate`, and while `encoder: tfidf` is fitted the counts of words in at most 50,000 of them (100,000 texts "
         + "of 20 words took 706 MiB). `python -m benchmarks pipeline` measures the stages against these formulas.\n"

@@ -16,11 +16,11 @@ NEAR_COPY = 0.8
 """Share of common votes from which LFs are named as near-copies: together two of them count as 1.4 at most."""
 
 
-CELLS = 1 << 20
-"""Votes and abstentions that are listed at a time; whatever their number, the counts are the same."""
+ROWS = 4096, 1 << 15
+"""The fewest and the most rows whose votes are listed at a time; however many, the counts are the same. A vote takes some 80 bytes."""
 
-ROWS = 1 << 15
-"""Rows of them, at most: listed, a vote takes some 80 bytes."""
+CELLS = 1 << 20
+"""Votes and abstentions among them, where the rows are neither the fewest nor the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,10 @@ def _count_both(cast: Bool) -> Float64:
 
 
 def _cut(matrix: Votes | Bool) -> list[slice]:
-    """Return slices of the rows of `matrix` (n, m), at most `CELLS` of it at a time or a row."""
+    """Return slices of the rows of `matrix` (n, m)."""
     n, m = matrix.shape
-    return cut_slices(n, min(max(CELLS // max(m, 1), 1), ROWS))
+    fewest, most = ROWS
+    return cut_slices(n, min(max(CELLS // max(m, 1), fewest), most))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,15 @@ def compare_pairs(x: Float32, row: Int64, y: Float32, column: Int64, metric: Met
     return similarity
 
 
+def measure_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> Float64:
+    """Return the squared distances (p,) between `row` (p,) of `points` and `column` (p,) of `others`."""
+    distance = np.empty(len(row))
+    for part in cut_slices(len(row), _PAIRS):
+        difference = np.subtract(points[row[part]], others[column[part]], dtype=np.float64)
+        distance[part] = np.add.reduce(difference * difference, axis=1)
+    return distance
+
+
 def to_cosine(similarity: Float32, metric: MetricName, scale: float = 1.0) -> Float32:
     """A similarity of embeddings as that of points (`tasks.tables.scaled_embeddings`): minus a distance becomes 1 - (distance / scale)^2 / 2."""
     if metric == "cosine":

@@ -1,4 +1,4 @@
-"""Threads of libraries and of our own, so that the order of no sum depends on the machine."""
+"""Threads: of libraries, which a sum must not depend on, and of our own."""
 
 import functools
 import sys
@@ -30,8 +30,8 @@ def map_in_threads(
 ) -> Iterator[Result]:
     """What `function` gives for each of `parts`, in their order, several of them computed at a time.
 
-    threads: None stands for as many as BLAS is allowed (OMP_NUM_THREADS and the like). Each computes with a single thread: a
-    part per thread beats many threads per product.
+    threads: None stands for as many as BLAS is allowed (OMP_NUM_THREADS and the like). BLAS has a single one in each: a part per
+    thread beats many threads per product.
     """
     libraries = _find_libraries(len(sys.modules)).select(user_api="blas")
     count = threads or max((library["num_threads"] for library in libraries.info()), default=1)

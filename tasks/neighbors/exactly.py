@@ -89,8 +89,8 @@ def search_exactly(
         is_open[:, lf], is_added[:, lf] = reused.is_open, reused.is_added
         table.put(lf, reused)
 
-    def search(asking: Bool, title: str, *, improves: bool) -> int:
-        """The number of products computed while items that ask (n, m) search those that lend; `improves` as in `Pass`."""
+    def search(asking: Bool, lent: Votes, title: str, *, improves: bool) -> int:
+        """The number of products computed while items that ask (n, m) search those that lend (n, m); `improves` as in `Pass`."""
         lfs = np.flatnonzero(asking.any(axis=0) & (lent != ABSTAIN).any(axis=0))
         if not len(lfs):
             return 0
@@ -100,8 +100,8 @@ def search_exactly(
         return search_pass(work, space.vectors, table, rows, is_spread=is_spread)
 
     # Items of which nothing is known ask the whole support, and the others what was added to it.
-    compared = search(is_open, titles[0], improves=False)
+    compared = search(is_open, lent, titles[0], improves=False)
     lent[~is_added] = ABSTAIN
-    compared += search((L == ABSTAIN) & ~is_open, titles[1], improves=True)
+    compared += search((L == ABSTAIN) & ~is_open, lent, titles[1], improves=True)
     nowhere = np.empty((len(keys), 0), bool)
     return Searched(columns=[table.take(lf, nowhere) for lf in range(L.shape[1])], compared=compared)

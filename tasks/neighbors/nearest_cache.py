@@ -4,13 +4,13 @@ An entry of the cache holds the keys of the items of one run and their embedding
 the reference, and the nearest of each. Gold is remembered as the `search` stage remembers an LF.
 """
 
-from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tasks.cache import row_keys
@@ -20,19 +20,21 @@ from tasks.cache.store import Cache, identify
 from tasks.core.classifiers.known_nearest import REMEMBERED, EarlierNearest, recall_nearest_items
 from tasks.core.classifiers.nearest_items import NearestItems, choose_reference
 from tasks.core.label_models.gold_similarity import measure_similarity_to_gold
-from tasks.core.progress_callback import Advance
+from tasks.core.mapped_rows import fetch_rows
+from tasks.core.progress_callback import WHOLE, Advance
 from tasks.core.similarity import to_cosine
-from tasks.core.slices import cut_slices
+from tasks.core.slices import WIDE, cut_slices
 from tasks.core.types import ABSTAIN, Float32, GoldRows, Int32, Int64, MetricName
 from tasks.neighbors.cache import CurrentRun, NeighborCache
 from tasks.neighbors.columns import NeighborColumns
+from tasks.progress import Progress
 from tasks.tables.scratch import open_scratch
 
 CACHE_KIND = "nearest"
 """The kind of the cache's entries."""
 
 FEW_PAIRS = 1 << 26
-"""Pairs of an item and a gold row that are compared anew each time, within a second."""
+"""Pairs of an item and a gold row that are compared anew each time: at d = 384 within a second of a core."""
 
 _GOLD = "gold"
 """The LF that votes on gold rows."""
@@ -44,9 +46,7 @@ _BLOCK = 16_384
 """Items hashed at a time."""
 
 _KEY, _WORD = 24, 4
-"""Bytes of an item's key, and of a position or a similarity."""
-
-T = TypeVar("T")
+"""Bytes of an item's key, and of a position."""
 
 
 class KnownItems:
@@ -63,28 +63,33 @@ class KnownItems:
         """Return the items nearest to each; `advance` receives a single piece of work."""
         reference = choose_reference(self._points)
         others = self._points if len(reference.rows) == len(self._points) else self._points[reference.rows]
-        base = identify(identify_code("tasks.core.classifiers.known_nearest"), row_keys.VERSION) + "-"
+        base = _name_entries("items")
         with Cache(self._root, CACHE_KIND) as cache:
-            earlier = _read_first(cache, base, lambda stored: _read_nearest(stored, self._keys, reference.rows))
+            stored = next((found for name in cache.find(base) if (found := cache.map(name)) is not None), None)
+            earlier = None if stored is None else _read_nearest(stored, self._keys, reference.rows)
             nearest, remembered = recall_nearest_items(
                 self._points, reference, others, earlier, advance, partial(open_scratch, self._folder)
             )
-            self._write(cache, base, reference.rows.astype("<i4"), remembered)
+            count, members = len(self._keys).to_bytes(8, "little"), reference.rows.astype("<i4")
+            parts = count, self._keys.data, remembered.astype("<i4", copy=False).data, members.data
+            cache.write(base + _digest(self._keys, members), *parts)
+            cache.keep_latest(base, _RUNS)
         return nearest
 
     def measure_gold_similarity(self, gold: GoldRows, k: int) -> Float32:
         """Return the similarity of each item to the nearest *other* gold row of each class, (n, k) float32, NaN if none."""
-        rows = np.arange(len(gold.rows))
-        if len(self._points) * len(rows) <= FEW_PAIRS:
-            itself = np.full(len(self._points), -1)
-            itself[gold.rows] = rows
-            return self._compare_with_gold(slice(None), gold, k, itself)
-        similarity = open_scratch(self._folder, (len(self._points), k), np.float32)
-        similarity[:] = np.nan
+        n, g = len(self._points), len(gold.rows)
+        if n * g <= FEW_PAIRS:
+            itself, others = np.full(n, -1), fetch_rows(self._points, gold.rows)
+            itself[gold.rows] = np.arange(g)
+            return measure_similarity_to_gold(self._points, others, gold.classes, k, self._metric, itself)
+        similarity = open_scratch(self._folder, (n, k), np.float32)
         found = self._search_gold(gold)
-        for c, near in zip(found.labels, found.similarity, strict=True):
-            similarity[:, c] = to_cosine(near, self._metric)
-        similarity[gold.rows] = self._compare_with_gold(gold.rows, gold, k, rows)
+        for part in cut_slices(n, WIDE):
+            similarity[part] = np.nan
+            for c, near in zip(found.labels, found.similarity, strict=True):
+                similarity[part, c] = to_cosine(near[part], self._metric)
+        similarity[gold.rows] = self._compare_gold(gold, k)
         return similarity
 
     def _search_gold(self, gold: GoldRows) -> NeighborColumns:
@@ -94,8 +99,8 @@ class KnownItems:
         votes, lends = np.full((len(self._points), 1), ABSTAIN, np.int8), np.ones(len(self._points), bool)
         votes[gold.rows, 0] = gold.classes
         run = CurrentRun(
-            base=[identify_code("tasks.neighbors.exactly"), self._metric],
-            content=sha256(self._keys.data).hexdigest(),
+            base=[_name_entries("neighbors"), self._metric],
+            content=_digest(self._keys),
             lends=lends,
             hash_rows=lambda: self._keys,
         )
@@ -111,23 +116,34 @@ class KnownItems:
             cache.keep(_GOLD, votes[:, 0], found)
         return found
 
-    def _compare_with_gold(self, rows: Int64 | slice, gold: GoldRows, k: int, itself: Int64) -> Float32:
-        points, metric = self._points, self._metric
-        return measure_similarity_to_gold(points[rows], points[gold.rows], gold.classes, k, metric, itself)
+    def _compare_gold(self, gold: GoldRows, k: int) -> Float32:
+        """Return the similarity (g, k) of gold rows to the nearest other one of each class, known if they are the same as before."""
+        g, base = len(gold.rows), _name_entries("gold")
+        with Cache(self._root, CACHE_KIND) as cache:
+            name = base + _digest(self._keys[gold.rows], gold.classes, np.array([k]))
+            stored = cache.map(name)
+            if stored is not None:
+                return np.frombuffer(stored, "<f4").reshape(g, k)
+            points = fetch_rows(self._points, gold.rows)
+            with Progress("comparing gold", total=WHOLE) as progress:
+                similarity = measure_similarity_to_gold(
+                    points, points, gold.classes, k, self._metric, np.arange(g), progress.advance
+                )
+            cache.write(name, similarity.astype("<f4", copy=False).data)
+            cache.keep_latest(base, _RUNS)
+        return similarity
 
-    def _write(self, cache: Cache, base: str, members: Int32, nearest: Int32) -> None:
-        """Keep who is `nearest` to each item, and who the `members` were."""
-        digest = sha256(self._keys.data)
-        digest.update(members.data)
-        count, found = len(self._keys).to_bytes(8, "little"), nearest.astype("<i4", copy=False)
-        cache.write(base + digest.hexdigest(), count, self._keys.data, found.data, members.data)
-        cache.keep_latest(base, _RUNS)
+
+def _name_entries(what: str) -> str:
+    """Return how the names of entries begin: by code, and how rows are told apart."""
+    return identify(identify_code("tasks.neighbors.nearest_cache"), row_keys.VERSION, what) + "-"
 
 
-def _read_first(cache: Cache, base: str, read: Callable[[memoryview], T]) -> T | None:
-    """Return what `read` makes of the newest sound entry; None where there is none."""
-    stored = next((stored for name in cache.find(base) if (stored := cache.map(name)) is not None), None)
-    return None if stored is None else read(stored)
+def _digest(*arrays: npt.NDArray[Any]) -> str:
+    digest = sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _read_nearest(stored: memoryview, keys: Keys, reference: Int64) -> EarlierNearest:

@@ -246,14 +246,17 @@ def test_made_up_neighbors_take_no_products_and_are_not_kept(
     def look(root: Path, *rest: Any, **options: Any) -> None:
         measure(root, *rest, **options)
         found.append(pl.read_parquet(root / NEIGHBORS))
+        with contextlib.chdir(root):
+            assert run_task(["search"]) == 0
+        found.append(pl.read_parquet(root / NEIGHBORS))
 
     measure = pipeline._measure
     monkeypatch.setattr(pipeline, "_measure", look)
     command = ["--n", "300", "--d", "8", "--lfs", "3", "--made-up"]
     pipeline.main([*command, "--folder", str(tmp_path)])
-    (neighbors,) = found
-    similar = neighbors.select("^.*similarity.*$")
-    assert similar.width and set(np.unique(similar.to_numpy()[~np.isnan(similar.to_numpy())])) == {0.5}
+    made_up, searched = (table.select("^.*similarity.*$").to_numpy() for table in found)
+    assert set(made_up[~np.isnan(made_up)]) == {0.5}
+    assert len(set(searched[~np.isnan(searched)])) > 10, "nothing that was made up is believed later"
     assert "tune" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         pipeline.main([*command, "--keep", str(tmp_path)])

@@ -383,7 +383,7 @@ def test_votes_are_counted_block_by_block_as_all_at_once(block, monkeypatch):
     either = [[((votes[:, [a, b]] >= 0).any(axis=1)).sum() for b in range(6)] for a in range(6)]
     same = [[((votes[:, a] == votes[:, b]) & (votes[:, a] >= 0)).sum() for b in range(6)] for a in range(6)]
     expected = [(a, b) for a in range(6) for b in range(a) if same[a][b] >= 0.8 * either[a][b]]
-    monkeypatch.setattr("tasks.core.copies.CELLS", block)
+    monkeypatch.setattr("tasks.core.copies.ROWS", (block, block))
     linked = {lf for group in group_copies(votes, 2) for lf in group.lfs}
     assert linked == {lf for pair in expected for lf in pair} and len(linked) > 0
     assert count_votes(votes, 2).tolist() == [[(votes[:, lf] == c).sum() for c in range(2)] for lf in range(6)]

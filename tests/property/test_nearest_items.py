@@ -24,7 +24,7 @@ from tasks.core.classifiers.nearest_items import (
     smooth_labels,
 )
 from tasks.core.label_models import gold_similarity
-from tasks.core.label_models.gold_similarity import thin_gold
+from tasks.core.label_models.gold_similarity import measure_similarity_to_gold, thin_gold
 from tasks.core.similarity import compute_similarity
 from tasks.core.unit_vectors import normalize
 from tasks.neighbors import exactly, nearest_cache
@@ -47,12 +47,19 @@ def search_slowly(points, rows):
     return found
 
 
-@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 4), st.booleans())
-def test_they_are_those_that_a_search_of_all_pairs_finds(seed, n, d, is_coarse):
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.booleans(),
+    st.sampled_from([1.0, 1e-20, 3e-22, 1e-23, 1e15]),  # squares of the small ones are no more than multiples of 2^-149
+)
+def test_they_are_those_that_a_search_of_all_pairs_finds(seed, n, d, is_coarse, scale):
     rng = np.random.default_rng(seed)
-    points = rng.normal(size=(n, d)).astype(np.float32)
+    points = rng.normal(size=(n, d))
     if is_coarse:  # so that items are copies, or equally near
         points = np.round(points)
+    points = (scale * points).astype(np.float32)
     found = search(points)
     assert len(np.unique(points[found.reference.rows] + 0.0, axis=0)) == len(np.unique(points + 0.0, axis=0))
     if not is_coarse:
@@ -212,7 +219,12 @@ def test_a_cache_of_nearest_gold_is_asked_and_believed_only_where_it_is_sound(tm
         asked.append((work.title, work.total))
         return search_pass(work, *rest, **options)
 
+    def count_gold(points, *rest):
+        asked.append(("gold", len(points)))
+        return measure_similarity_to_gold(points, *rest)
+
     monkeypatch.setattr(exactly, "search_pass", count)
+    monkeypatch.setattr(nearest_cache, "measure_similarity_to_gold", count_gold)
     monkeypatch.setattr(nearest_cache, "FEW_PAIRS", 0)
     points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     ids = pl.Series("item_id", [f"item {number:03}" for number in range(300)])
@@ -225,19 +237,19 @@ def test_a_cache_of_nearest_gold_is_asked_and_believed_only_where_it_is_sound(tm
         return dict(asked)
 
     first = gold_of(whole.rows[:95], whole.classes[:95])
-    assert compare(290, first) == {"comparing with gold": 195}
+    assert compare(290, first) == {"comparing with gold": 195, "gold": 95}
     assert compare(290, first) == {}
     assert compare(300, first) == {"comparing with gold": 10}, "a night"
-    assert compare(300, whole) == {"comparing with new gold": 200}
+    assert compare(300, whole) == {"comparing with new gold": 200, "gold": 100}
     fewer = gold_of(whole.rows[1:], whole.classes[1:])
     again = compare(300, fewer)
-    assert again.keys() == {"comparing with gold"}
+    assert again.keys() == {"comparing with gold", "gold"}
     assert 1 < again["comparing with gold"] < 30, (
         "the gold row that is none any more, and those to whom it was the nearest"
     )
     for entry in (tmp_path / FOLDER / CACHE_KIND).iterdir():
         entry.write_bytes(entry.read_bytes()[:-1] + b"x")
-    assert compare(300, fewer) == {"comparing with gold": 201}
+    assert compare(300, fewer) == {"comparing with gold": 201, "gold": 99}
 
 
 def test_a_part_of_much_gold_is_drawn_by_embeddings_and_mostly_stays(monkeypatch):

@@ -21,12 +21,11 @@ from tasks.core.classifiers.nearest_items import (
     Reference,
     Scorer,
     find_reaching,
-    measure_pairs,
-    rank_pairs,
     rank_reference,
 )
 from tasks.core.mapped_rows import fetch_rows
 from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.similarity import measure_pairs
 from tasks.core.slices import cut_slices
 from tasks.core.threads import map_in_threads
 from tasks.core.types import Allocate, Bool, Float32, Int32, Int64
@@ -55,14 +54,15 @@ class EarlierNearest:
 
 
 class Finder:
-    """Finds the nearest of `others` (r, d) to blocks of items, of which `size` at most belong together."""
+    """Finds the nearest of `others` (r, d) to blocks of items, each of `size` items at most."""
 
     def __init__(self, others: Float32, earlier: EarlierNearest | None) -> None:
         """`earlier`: what an earlier run found; None: nothing."""
         self._earlier, self._scorer = earlier, Scorer(others)
         self._fresh = np.flatnonzero(earlier.is_new) if earlier is not None else np.empty(0, np.int64)
         self._fresh_scorer = Scorer(others[self._fresh])
-        self.size = min(_BLOCK, max(PRODUCTS // max(len(self._fresh), 1), 1))
+        compared = others if earlier is None else self._fresh
+        self.size = min(_BLOCK, max(PRODUCTS // max(len(compared), 1), 1))
 
     def find(self, block: Float32, itself: Int64, part: slice) -> Int32:
         """Return the positions (b, `REMEMBERED`) of those nearest to `block` (b, d), the items in `part`, the nearest first.
@@ -134,7 +134,7 @@ def _add_fresh(
     margin: npt.NDArray[np.float64],
     fresh: Int64,
 ) -> None:
-    """Insert into `found` (b, most) the `fresh` reference items that are nearer to `rows` than the last known one.
+    """Insert into `found` (b, `REMEMBERED`) the `fresh` reference items that are nearer to `rows` than the last known one.
 
     Whoever is farther stays out, even where there is room: somebody unknown may be between.
     """
@@ -150,7 +150,7 @@ def _add_fresh(
     slot, place = np.nonzero(found[rows[touched]] >= 0)
     row = np.concatenate([rows[touched[slot]], rows[at]])
     position = np.concatenate([found[rows[touched[slot]], place], fresh[column]])
-    rank, row, position = rank_pairs(block, row, others, position)
+    rank, row, position = _rank_pairs(block, row, others, position)
     end = np.zeros(len(block), dtype=np.int64)
     is_last = position == _spread(last, rows, len(block))[row]
     end[row[is_last]] = rank[is_last]
@@ -163,3 +163,13 @@ def _spread(values: Int32, rows: Int64, n: int) -> Int32:
     spread = np.full(n, -1, dtype=np.int32)
     spread[rows] = values
     return spread
+
+
+def _rank_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> tuple[Int64, Int64, Int64]:
+    """Return the pairs of `row` (p,) of `points` and `column` (p,) of `others` by row and nearness: rank within the row, row, column."""
+    distance = np.zeros(len(row))
+    contested = np.flatnonzero(np.bincount(row)[row] > 1)
+    distance[contested] = measure_pairs(points, row[contested], others, column[contested])
+    ranked = np.lexsort((column, distance, row))
+    row, column = row[ranked], column[ranked]
+    return np.arange(len(row)) - np.searchsorted(row, row), row, column

@@ -15,7 +15,7 @@ takes from an earlier run.
 
 Source: X. Zhu, Z. Ghahramani and J. Lafferty, "Semi-supervised learning using Gaussian fields and harmonic functions", ICML 2003;
 D. Zhou, O. Bousquet, T. Lal, J. Weston and B. Schölkopf, "Learning with local and global consistency", NIPS 2003. Higham, as in
-`tasks.core.search.exact`, for the bound.
+`tasks.core.search.support`, for the bound.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import scipy
 
 from tasks.core.classifiers.pool import trust_gold
 from tasks.core.classifiers.softmax import LOG_FLOOR
-from tasks.core.progress_callback import Advance, count_steps, ignore_progress
+from tasks.core.similarity import measure_pairs
 from tasks.core.slices import cut_slices
 from tasks.core.types import Allocate, Float32, Float64, GoldRows, Int64, UInt64
 
@@ -59,11 +59,11 @@ PRODUCTS = 1 << 22
 _GROUPS = 16
 """Products of which only the largest is looked at to bound the tenth largest of all."""
 
-_PAIRS = 512
-"""Pairs measured at a time: of 384 dimensions, 1.5 MiB each for items and differences, which a core's cache holds."""
-
 _UNIT = 2.0**-24
 """Unit roundoff of float32."""
+
+_TINIEST = 2.0**-149
+"""The smallest positive number of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +110,9 @@ def _find_smallest(hashes: UInt64, most: int) -> tuple[UInt64, Int64]:
         bound *= 2
 
 
-def find_nearest_items(
-    points: Float32, reference: Reference, others: Float32, advance: Advance = ignore_progress
-) -> NearestItems:
-    """Return the items nearest to each of `points` (n, d) among the `reference`, whose points are `others` (r, d).
-
-    `advance` receives a single piece of work. O(n r d).
-    """
-    nearest = rank_reference(points, Itself(reference).find(points), Scorer(others), NEAREST, advance)
+def find_nearest_items(points: Float32, reference: Reference, others: Float32) -> NearestItems:
+    """Return the items nearest to each of `points` (n, d) among the `reference`, whose points are `others` (r, d). O(n r d)."""
+    nearest = rank_reference(points, Itself(reference).find(points), Scorer(others), NEAREST)
     return NearestItems(reference=reference, nearest=nearest)
 
 
@@ -140,26 +135,20 @@ class Itself:
         return itself
 
 
-def rank_reference(
-    points: Float32, itself: Int64, scorer: Scorer, most: int, advance: Advance = ignore_progress
-) -> npt.NDArray[np.int32]:
+def rank_reference(points: Float32, itself: Int64, scorer: Scorer, most: int) -> npt.NDArray[np.int32]:
     """Return the positions (n, most) in the others (r, d) of `scorer` of those nearest to each of `points`, the nearest first, -1 where fewer.
 
     None of them is that at the position `itself` (n,).
     """
     nearest = np.full((len(points), most), -1, dtype=np.int32)
     r = len(scorer.others)
-    size = max(PRODUCTS // max(r, 1), 1)
-    starts = range(0, len(points) if r else 0, size)
-    with count_steps(advance, len(starts)) as step:
-        for start in starts:
-            block = points[start : start + size]
-            scores, margin = scorer.score(block, itself[start : start + size])
-            row, column = find_reaching(scores, _bound_largest(scores, most) - margin)
-            order, rank = _rank_scores(block, scorer.others, row, column, scores[row, column], margin)
-            kept = rank < most
-            nearest[start + row[order[kept]], rank[kept]] = column[order[kept]]
-            step(1)
+    for part in cut_slices(len(points) if r else 0, max(PRODUCTS // max(r, 1), 1)):
+        block = points[part]
+        scores, margin = scorer.score(block, itself[part])
+        row, column = find_reaching(scores, _bound_largest(scores, most) - margin)
+        order, rank = _rank_scores(block, scorer.others, row, column, scores[row, column], margin)
+        kept = rank < most
+        nearest[part.start + row[order[kept]], rank[kept]] = column[order[kept]]
     return nearest
 
 
@@ -172,12 +161,13 @@ class Scorer:
         squares = np.einsum("nd,nd->n", others, others, dtype=np.float64)
         self._halves = (squares / 2).astype(np.float32)
         self._longest = float(np.sqrt(squares.max(initial=0.0)))
-        terms = others.shape[1] + 4
+        self._terms = terms = others.shape[1] + 4
         self._growth = terms * _UNIT / (1 - terms * _UNIT)
 
     def score(self, block: Float32, itself: Int64) -> tuple[Float32, Float64]:
-        """Return scores (b, r) for the points `block` (b, d), of `itself` (b,) minus infinity, and (b,) how far apart two may be of
-        which the other is nearer, or as near once both are rounded to float32.
+        """Return scores (b, r) for the points `block` (b, d), of `itself` (b,) minus infinity, and a margin (b,).
+
+        Of two whose scores are no more than that apart, the lower one may be nearer, or as near once both similarities are rounded.
         """
         scores = block @ self.others.T
         scores -= self._halves
@@ -186,8 +176,10 @@ class Scorer:
         lengths = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64))
         reach = lengths + self._longest
         # Each of two products errs by growth times the lengths, twice to be safe; rounding a distance to float32 closes less than
-        # the second term, and so do the lengths of unit vectors, which are rounded too.
-        return scores, (4 * self._growth * self._longest + 4 * _UNIT * reach) * reach
+        # the second term, and so do the lengths of unit vectors, which are rounded too; the last is of numbers so small that they
+        # are rounded to a multiple of `_TINIEST`.
+        margin = (4 * self._growth * self._longest + 4 * _UNIT * reach) * reach
+        return scores, margin + 4 * self._terms * _TINIEST
 
 
 def find_reaching(scores: Float32, floor: Float64) -> tuple[Int64, Int64]:
@@ -200,7 +192,7 @@ def find_reaching(scores: Float32, floor: Float64) -> tuple[Int64, Int64]:
 def _rank_scores(
     points: Float32, others: Float32, row: Int64, column: Int64, scores: Float32, margin: Float64
 ) -> tuple[Int64, Int64]:
-    """Return the pairs (p,), as `rank_pairs` orders them, and the rank of each in its row; both (p,).
+    """Return the pairs (p,) by row, then nearness, then column, and the rank of each in its row (p,).
 
     `row` ascends, and `column` within a row. Of two whose `scores` are more than the `margin` (b,) of the row apart, the larger one is
     nearer: only what others of the row come close to is measured.
@@ -221,25 +213,6 @@ def _rank_scores(
     distance = measure_pairs(points, row[pairs], others, column[pairs])
     order[contested] = pairs[np.lexsort((column[pairs], distance, run))]
     return order, rank
-
-
-def rank_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> tuple[Int64, Int64, Int64]:
-    """Return the pairs of `row` (p,) of `points` and `column` (p,) of `others` by row and nearness: rank within the row, row, column."""
-    distance = np.zeros(len(row))
-    contested = np.flatnonzero(np.bincount(row)[row] > 1)
-    distance[contested] = measure_pairs(points, row[contested], others, column[contested])
-    ranked = np.lexsort((column, distance, row))
-    row, column = row[ranked], column[ranked]
-    return np.arange(len(row)) - np.searchsorted(row, row), row, column
-
-
-def measure_pairs(points: Float32, row: Int64, others: Float32, column: Int64) -> Float64:
-    """Return the squared distances (p,) between `row` (p,) of `points` and `column` (p,) of `others`."""
-    distance = np.empty(len(row))
-    for part in cut_slices(len(row), _PAIRS):
-        difference = np.subtract(points[row[part]], others[column[part]], dtype=np.float64)
-        distance[part] = np.add.reduce(difference * difference, axis=1)
-    return distance
 
 
 def _bound_largest(scores: Float32, most: int) -> Float64:

@@ -7,8 +7,11 @@ that batches and threads cannot change the result.
 import numpy as np
 
 from tasks.core.classifiers.nearest_items import PRODUCTS, Scorer, find_reaching, hash_points
+from tasks.core.mapped_rows import fetch_rows
+from tasks.core.progress_callback import Advance, count_steps, ignore_progress
 from tasks.core.similarity import compare_pairs, to_cosine
 from tasks.core.slices import cut_slices
+from tasks.core.threads import map_in_threads
 from tasks.core.types import Float32, GoldRows, Int64, MetricName
 
 GOLD_PAIRS = 1 << 32
@@ -37,6 +40,7 @@ def measure_similarity_to_gold(
     k: int,
     metric: MetricName,
     itself: Int64 | None = None,
+    advance: Advance = ignore_progress,
 ) -> Float32:
     """Return the similarity (q, k) float32 of items to the nearest gold row of each class, NaN where there is none. O(q g d).
 
@@ -51,6 +55,8 @@ def measure_similarity_to_gold(
     itself
         (q,) positions of items among the gold rows, so that an item is not compared with itself; -1 for items that are
         not gold rows. None if no item is a gold row.
+    advance
+        Receives a single piece of work.
     """
     similarity = np.full((len(points), k), np.nan, np.float32)
     order = np.argsort(classes, kind="stable")
@@ -58,13 +64,20 @@ def measure_similarity_to_gold(
     own = np.full(len(points), -1, dtype=np.int64)
     if itself is not None and len(order):
         own = np.where(itself >= 0, np.argsort(order)[itself], -1)
-    for part in cut_slices(len(points), max(PRODUCTS // max(len(order), 1), 1)):
-        scores, margin = scorer.score(points[part], own[part])
+    parts = cut_slices(len(points), max(PRODUCTS // max(len(order), 1), 1))
+
+    def compare(part: slice) -> None:
+        block = fetch_rows(points, part)
+        scores, margin = scorer.score(block, own[part])
         for c in np.flatnonzero(np.diff(bounds)):
             of_class = scores[:, bounds[c] : bounds[c + 1]]
             row, column = find_reaching(of_class, of_class.max(axis=1) - margin)
-            near = compare_pairs(points[part], row, scorer.others, bounds[c] + column, metric)
+            near = compare_pairs(block, row, scorer.others, bounds[c] + column, metric)
             first = np.flatnonzero(np.diff(row, prepend=-1))
             if len(first):
                 similarity[part.start + row[first], c] = to_cosine(np.maximum.reduceat(near, first), metric)
+
+    with count_steps(advance, len(parts)) as step:
+        for _ in map_in_threads(compare, parts):
+            step(1)
     return similarity

@@ -256,8 +256,8 @@ def fit_nearvote(
     class_balance
         (k,) float64, sum 1, given by the user or from `estimate_class_balance`.
     gold, gold_similarity
-        Gold rows and the result of `measure_gold_similarity` for them, or None. Fewer than 20 rows or a single class
-        count as no gold (`is_enough_gold`).
+        Gold rows, and the similarity (n, k) float32 of every item to the nearest other one of each class; or None. Fewer than 20
+        rows or a single class count as no gold (`is_enough_gold`).
     seed
         Seed of the fold assignment; the folds are the same as the end model's.
     advance
