@@ -58,7 +58,7 @@ FORMULAS: dict[str, dict[str, float]] = {
     "tune": {"MiB": 310, "n": 20, "n m": 0.5, "G d": 22},
     "extend": {"MiB": 165, "n": 50, "G m": 60},
     "fit": {"MiB": 220, "n": 40, "n m": 1, "S d": 15},
-    "train": {"MiB": 350, "n": 70, "G m": 70, "R d": 4, "W k": 60},
+    "train": {"MiB": 300, "n": 70, "G m": 70, "R d": 4, "W k": 60},
     "evaluate": {"MiB": 290, "n": 80, "n m": 0.5},
 }
 """Bytes (MiB: mebibytes) of each unit that a stage takes at most."""

@@ -1,5 +1,7 @@
 """Threads: of libraries, which a sum must not depend on, and of our own."""
 
+import contextlib
+import ctypes
 import functools
 import sys
 from collections import deque
@@ -44,6 +46,14 @@ def map_in_threads(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    _return_memory()
+
+
+def _return_memory() -> None:
+    """Give the system what the threads have freed: glibc keeps it for threads to come, 180 MiB after two in `train` of a million items."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl has none
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.lru_cache(maxsize=1)
