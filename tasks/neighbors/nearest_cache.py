@@ -1,7 +1,8 @@
 """The items and the gold nearest to each item, found again among those of an earlier run: see `tasks.core.classifiers.known_nearest`.
 
 An entry of the cache holds the keys of the items of one run and their embeddings (`tasks.cache.row_keys`), who of them was in
-the reference, and the nearest of each. Gold is remembered as the `search` stage remembers an LF.
+the reference, and the nearest of each. Gold is remembered as the `search` stage remembers an LF that votes on gold rows; what these
+have with each other, as long as they are the same.
 """
 
 from functools import partial
@@ -118,7 +119,7 @@ class KnownItems:
 
     def _compare_gold(self, gold: GoldRows, k: int) -> Float32:
         """Return the similarity (g, k) of gold rows to the nearest other one of each class, known if they are the same as before."""
-        g, base = len(gold.rows), _name_entries("gold")
+        g, base = len(gold.rows), _name_entries(f"gold {self._metric}")
         with Cache(self._root, CACHE_KIND) as cache:
             name = base + _digest(self._keys[gold.rows], gold.classes, np.array([k]))
             stored = cache.map(name)
