@@ -9,7 +9,6 @@ import functools
 import queue
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from tasks.compute import engine
-from tasks.compute.engine import Result, Shard, ShardLostError, describe_environment
+from tasks.compute.engine import Result, Shard, Workers, describe_environment
 from tasks.errors import StageError
 
 ENVIRONMENT = "EPOXY_DASK"
@@ -29,11 +28,14 @@ _LIVES = 5
 """How often in a row the cluster may lose what it was sent, without finishing a shard, before the run gives up."""
 
 
-class DaskCluster:
+class DaskCluster(Workers):
     """The workers of a connected cluster."""
 
+    kind, environment = "Dask cluster", ENVIRONMENT
+
     def __init__(self, client: Any, address: str) -> None:
-        self._client, self._address = client, address
+        super().__init__(address)
+        self._client = client
 
     def spread(
         self,
@@ -52,21 +54,18 @@ class DaskCluster:
         source, held, losses = iter(shards), self._share(shared), 0
         waiting: deque[tuple[Shard, Any]] = deque()
         while True:
-            most = engine.AHEAD * self._find_workers(name(waiting[0][0]) if waiting else "nothing yet")
+            most = engine.AHEAD * self.find_threads(name(waiting[0][0]) if waiting else "nothing yet")
             room = max(0, most - len(waiting))
             waiting.extend((shard, self._submit(function, held, shard)) for shard in islice(source, room))
             if not waiting:
                 return
             shard, future = waiting[0]
             try:
-                self._wait(future, name(shard))
+                self.wait(functools.partial(_is_done, future), name(shard))
                 result: Result = future.result()
             except KilledWorker:
                 if rescue is None:
-                    raise ShardLostError(
-                        f"{name(shard)}: every worker of the Dask cluster at {self._address} that tried it died. Perhaps it "
-                        "wants more memory than a worker has; the workers' logs tell."
-                    ) from None
+                    raise self.lose_shard(name(shard)) from None
                 # Dask blames everything that a worker had when it died. Alone, a shard can only blame itself.
                 for _, other in waiting:
                     other.cancel()
@@ -76,7 +75,7 @@ class DaskCluster:
                 # Nobody has `shared` any more: the workers that had it died. What is done stays done.
                 losses += 1
                 if losses > _LIVES or self._client.status != "running":
-                    raise self._lose(f"lost its work again and again. Under way was {name(shard)}") from None
+                    raise self.lose(f"lost its work again and again. Under way was {name(shard)}") from None
                 held = self._share(shared)
                 waiting = deque((each, self._submit(function, held, each)) for each, _ in waiting)
                 continue
@@ -89,7 +88,7 @@ class DaskCluster:
         if not shared:
             return ()
         while True:
-            self._find_workers("to send what all shards need")
+            self.find_threads("to send what all shards need")
             with contextlib.suppress(TimeoutError):  # the last worker went meanwhile
                 # A list of a single object: Dask would unpack a bare tuple. hash=False: never taken for a lost copy.
                 return self._ask(lambda: self._client.scatter([tuple(shared)], broadcast=True, hash=False)[0])
@@ -107,38 +106,22 @@ class DaskCluster:
         except TimeoutError:
             raise
         except (OSError, RuntimeError) as error:
-            raise self._lose(f"does not answer: {error}") from None
+            raise self.lose(f"does not answer: {error}") from None
 
-    def _wait(self, future: Any, doing: str) -> None:
-        """Wait for the end of `future`, as long as there are workers; say once when that takes long."""
-        began, is_told = time.monotonic(), False
-        while not future.done():
-            if not is_told and time.monotonic() - began > engine.SLOW_SECONDS:
-                is_told = True
-                engine.tell_slow(doing, "Dask cluster")
-            try:
-                future.exception(timeout=1)  # gives it; what is raised is of the waiting
-            except TimeoutError:
-                self._find_workers(doing)
+    def count_threads(self) -> int:
+        """The number of threads of all workers."""
+        if self._client.status != "running":
+            raise self.lose("closed the connection")
+        threads: dict[str, int] = self._ask(self._client.nthreads)
+        return sum(threads.values())
 
-    def _find_workers(self, doing: str) -> int:
-        """The number of threads of all workers; where there are none, waits for some, which have `doing` to do."""
-        began = time.monotonic()
-        while True:
-            if self._client.status != "running":
-                raise self._lose("closed the connection")
-            threads: dict[str, int] = self._ask(self._client.nthreads)
-            if threads:
-                return sum(threads.values())
-            if time.monotonic() - began > engine.PATIENCE_SECONDS:
-                raise self._lose(f"has had no worker for {engine.PATIENCE_SECONDS} s. Under way was {doing}")
-            time.sleep(0.2)
 
-    def _lose(self, what: str) -> StageError:
-        return StageError(
-            f"the Dask cluster at {self._address} {what}. Look after it, then run 'dvc repro' again; or unset "
-            f"{ENVIRONMENT} to work on this machine."
-        )
+def _is_done(future: Any) -> bool:
+    """Whether `future` is done within a second."""
+    if not future.done():
+        with contextlib.suppress(TimeoutError):
+            future.exception(timeout=1)  # gives it; what is raised is of the waiting
+    return bool(future.done())
 
 
 @contextmanager
@@ -154,10 +137,7 @@ def connect(address: str) -> Iterator[DaskCluster]:
         import dask
         from distributed import Client
     except ImportError:
-        raise StageError(
-            f"{ENVIRONMENT} is {address}, but Dask is not installed. Install it: pip install 'epoxy-flow[dask]'; or unset "
-            f"{ENVIRONMENT} to work on this machine."
-        ) from None
+        raise DaskCluster.miss("Dask", address) from None
     # Shards hold their data, and are meant to.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
         client = _connect(Client, address)

@@ -3,10 +3,12 @@
 import functools
 import platform
 import sys
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from tasks.cache.store import identify, identify_file
 from tasks.errors import StageError
@@ -137,13 +139,65 @@ def _find_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> lis
     return found
 
 
-def tell_slow(doing: str, cluster: str) -> None:
-    """Say that everything waits for a shard, `doing`."""
-    print(
-        f"{WARNING}on the {cluster}, {doing} has taken more than {SLOW_SECONDS} s; what the worker is at is in its log",
-        file=sys.stderr,
-        flush=True,
-    )
+class Workers(ABC):
+    """What the clusters of all engines do alike: they wait for workers, and say what became of them."""
+
+    kind: ClassVar[str]
+    """What the cluster is called, such as "Dask cluster"."""
+    environment: ClassVar[str]
+    """The variable that names it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    @abstractmethod
+    def count_threads(self) -> int:
+        """The number of threads of all workers there are."""
+
+    def find_threads(self, doing: str) -> int:
+        """The number of threads of all workers; where there are none, waits for some, which have `doing` to do."""
+        began = time.monotonic()
+        while not (threads := self.count_threads()):
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise self.lose(f"has had no worker for {PATIENCE_SECONDS} s. Under way was {doing}")
+            time.sleep(0.2)
+        return threads
+
+    def wait(self, ends: Callable[[], bool], doing: str) -> None:
+        """Wait until `ends`, which looks for a second, as long as there are workers; say once when `doing` takes long."""
+        began, is_told = time.monotonic(), False
+        while not ends():
+            if not is_told and time.monotonic() - began > SLOW_SECONDS:
+                is_told = True
+                print(
+                    f"{WARNING}on the {self.kind}, {doing} has taken more than {SLOW_SECONDS} s; what the worker is at is in "
+                    "its log",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self.find_threads(doing)
+
+    def lose(self, what: str) -> StageError:
+        """The error that the cluster does not go on, with `what` it does."""
+        return StageError(
+            f"the {self.kind} at {self.address} {what}. Look after it, then run 'dvc repro' again; or unset "
+            f"{self.environment} to work on this machine."
+        )
+
+    def lose_shard(self, name: str, how: str = "") -> ShardLostError:
+        """The error that no worker has survived the shard of this `name`, and `how` the last one ended, where that is known."""
+        return ShardLostError(
+            f"{name}: every worker of the {self.kind} at {self.address} that tried it died{how and f' ({how})'}. Perhaps it wants "
+            "more memory than a worker has; the workers' logs tell."
+        )
+
+    @classmethod
+    def miss(cls, package: str, address: str) -> StageError:
+        """The error that the engine's `package` is not installed."""
+        return StageError(
+            f"{cls.environment} is {address}, but {package} is not installed. Install it: pip install "
+            f"'epoxy-flow[{package.lower()}]'; or unset {cls.environment} to work on this machine."
+        )
 
 
 def perform(digest: str, function: Callable[..., Result], shared: Sequence[object], shard: object) -> Result:

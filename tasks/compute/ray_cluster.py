@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from itertools import islice
 from typing import Any
 
 from tasks.compute import engine
-from tasks.compute.engine import Environment, Result, Shard, ShardLostError, describe_environment, perform
+from tasks.compute.engine import Environment, Result, Shard, Workers, describe_environment, perform
 from tasks.errors import StageError
 
 ENVIRONMENT = "EPOXY_RAY"
@@ -32,11 +31,14 @@ RETRIES = 3
 """How often a shard is tried again after it ended a worker."""
 
 
-class RayCluster:
+class RayCluster(Workers):
     """The workers of a connected cluster."""
 
+    kind, environment = "Ray cluster", ENVIRONMENT
+
     def __init__(self, ray: Any, address: str) -> None:
-        self._ray, self._address = ray, address
+        super().__init__(address)
+        self._ray = ray
 
     def spread(
         self,
@@ -53,30 +55,27 @@ class RayCluster:
         submit = self._ray.remote(num_cpus=1, max_retries=RETRIES)(perform).remote
         waiting: deque[tuple[Shard, Any]] = deque()
         while True:
-            most = engine.AHEAD * self._find_processors(name(waiting[0][0]) if waiting else "nothing yet")
+            most = engine.AHEAD * self.find_threads(name(waiting[0][0]) if waiting else "nothing yet")
             room = max(0, most - len(waiting))
             waiting.extend((shard, submit(digest, function, held, shard)) for shard in islice(source, room))
             if not waiting:
                 return
             shard, reference = waiting.popleft()
             try:
-                self._wait(reference, name(shard))
+                self.wait(functools.partial(self._is_done, reference), name(shard))
                 result: Result = self._ray.get(reference)
             except ends.RayTaskError as error:
                 raise error.cause from None
             except (ends.WorkerCrashedError, ends.NodeDiedError, ends.OutOfMemoryError) as error:
                 if rescue is None:
-                    raise ShardLostError(
-                        f"{name(shard)}: every worker of the Ray cluster at {self._address} that tried it died "
-                        f"({type(error).__name__}). Perhaps it wants more memory than a worker has; the workers' logs tell."
-                    ) from None
+                    raise self.lose_shard(name(shard), type(error).__name__) from None
                 result = rescue(shard)
             yield shard, result
 
     def require_same_environment(self) -> None:
         """Check that all nodes have the code and packages of this process, and say how many there are."""
         strategies = _import_ray("ray.util.scheduling_strategies")
-        processors = self._find_processors("nothing yet")
+        threads = self.find_threads("nothing yet")
         nodes = [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         ask, found = self._ray.remote(num_cpus=1)(_describe), {}
         for node in nodes:
@@ -86,30 +85,16 @@ class RayCluster:
                 found[where] = self._ray.get(ask.options(scheduling_strategy=strategy).remote())
             except Exception as error:  # whatever importing meets there
                 found[where] = error
-        engine.require_same_environment(found, f"Ray cluster at {self._address}")
-        print(f"on {len(nodes)} nodes, {processors} threads, at {self._address}", file=sys.stderr)
+        engine.require_same_environment(found, f"{self.kind} at {self.address}")
+        print(f"on {len(nodes)} nodes, {threads} threads, at {self.address}", file=sys.stderr)
 
-    def _wait(self, reference: Any, doing: str) -> None:
-        """Wait for the end of the task of `reference`, as long as there are nodes; say once when that takes long."""
-        began, is_told = time.monotonic(), False
-        while not self._ray.wait([reference], timeout=1)[0]:
-            if not is_told and time.monotonic() - began > engine.SLOW_SECONDS:
-                is_told = True
-                engine.tell_slow(doing, "Ray cluster")
-            self._find_processors(doing)
+    def _is_done(self, reference: Any) -> bool:
+        """Whether the task of `reference` is done within a second."""
+        return bool(self._ray.wait([reference], timeout=1)[0])
 
-    def _find_processors(self, doing: str) -> int:
-        """The number of processors of all nodes; where there are none, waits for some, which have `doing` to do."""
-        began = time.monotonic()
-        while True:
-            if processors := int(self._ray.cluster_resources().get("CPU", 0)):
-                return processors
-            if time.monotonic() - began > engine.PATIENCE_SECONDS:
-                raise StageError(
-                    f"the Ray cluster at {self._address} has had no processor for {engine.PATIENCE_SECONDS} s. Under way was "
-                    f"{doing}. Look after it, then run 'dvc repro' again; or unset {ENVIRONMENT} to work on this machine."
-                )
-            time.sleep(0.2)
+    def count_threads(self) -> int:
+        """The number of processors of all nodes."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
 
 
 def _describe() -> Environment:
@@ -139,10 +124,7 @@ def _join(address: str) -> RayCluster:
     try:
         ray = _import_ray("ray")
     except ImportError:
-        raise StageError(
-            f"{ENVIRONMENT} is {address}, but Ray is not installed. Install it: pip install 'epoxy-flow[ray]'; or unset "
-            f"{ENVIRONMENT} to work on this machine."
-        ) from None
+        raise RayCluster.miss("Ray", address) from None
     seed = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "random")}  # labeling functions may use hash()
     try:
         if address != "auto":
