@@ -23,8 +23,9 @@ Parse = Callable[[str, str], Any]
 _HEAD = "schema: '2.0'\nstages:\n"
 """How DVC begins the file."""
 
-_FOREIGN = frozenset("#&*!|>%\t\r\N{REPLACEMENT CHARACTER}")
-"""Comments, aliases, tags and blocks of text, with which an entry may not mean the same by itself; and what is not UTF-8."""
+_FOREIGN = frozenset("#&*!|>%\t\r\x85\u2028\u2029\N{REPLACEMENT CHARACTER}")
+"""Comments, aliases, tags and blocks of text, with which an entry may not mean the same by itself; other ends of lines, which DVC
+does not write as it has read them; and what is not UTF-8."""
 
 _ENTRY = re.compile(r"^(?=  \S)", re.MULTILINE)
 

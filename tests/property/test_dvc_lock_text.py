@@ -1,6 +1,7 @@
 """dvc.lock, read and written entry by entry, is what DVC reads and writes."""
 
 import string
+import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -56,6 +57,15 @@ def test_what_is_read_and_written_is_what_dvc_reads_and_writes(
     assert found is None or found == parse_yaml(text, NAME)
     path = tmp_path / NAME
     assert write(path, modify_ours, text, changes) == write(path, modify_yaml, text, changes)
+
+
+def test_what_is_invisible_or_ends_a_line_is_written_as_dvc_writes_it(tmp_path: Path) -> None:
+    odd = [char for char in map(chr, range(0xD800)) if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp", "Zs"}]
+    path, changes = tmp_path / NAME, {"tune": {"cmd": "b"}}
+    for char in [*odd, "\ufeff"]:
+        text = dumps_yaml({"schema": "2.0", "stages": {"fit": {f"a{char}b": char, char: [f"{char}a"]}}})
+        ours, theirs = (write(path, modify, text, changes) for modify in (modify_ours, modify_yaml))
+        assert ours == theirs, f"U+{ord(char):04X}"
 
 
 @pytest.mark.parametrize(
